@@ -1,0 +1,93 @@
+# From a fresh machine to a pruned translation model. `make` alone lists what there is.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test multi30k grid doctor clean distclean
+
+# The interpreter that .venv is made from: python3.11, or a python3 that is one.
+PYTHON ?= $(shell for name in python3.11 python3 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What has been installed; made anew when what is asked for has changed.
+BASE := $(VENV)/.installed-base
+ALL := $(VENV)/.installed-all
+WANTED := setup.py constraints.txt
+
+help:
+	@echo 'make demo      a small model, unpruned and with a quarter of its heads: BLEU, size, speed, a picture'
+	@echo 'make test      all tests (DSP_DATA_DIR=FOLDER adds those on real text)'
+	@echo 'make multi30k  the same as the demo on Multi30k, real German-English (from DSP_DATA_DIR, else fetched)'
+	@echo 'make grid      every method and budget on Multi30k; goes on where it was stopped'
+	@echo 'make doctor    what is installed, what is missing, and the command that mends it'
+	@echo 'make venv      only make $(VENV) and install everything in it (the others do so by themselves)'
+	@echo 'make clean     remove caches, build leftovers and the output of the demo (distclean: $(VENV) as well)'
+	@echo
+	@echo 'PYTHON=/path/to/python3.11 chooses the interpreter, VENV=FOLDER where to install.'
+
+demo: $(BASE)
+	$(BIN)/python scripts/demo.py
+
+multi30k: $(BASE)
+	$(BIN)/python scripts/multi30k.py
+
+grid: $(BASE)
+	$(BIN)/python scripts/mt/grid.py
+
+test: $(ALL)
+	$(BIN)/python -m pytest -q tests
+
+venv: $(ALL)
+
+doctor: $(BASE)
+	$(BIN)/dsp doctor
+
+# Everything the fairseq side needs. fairseq is built against the installed torch, hence the order and no build isolation.
+$(BASE): $(WANTED)
+	@$(check_machine)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo 'Making $(VENV)'; $(PYTHON) -m venv --clear $(VENV); }
+	@echo '1/4 pip'
+	@$(PIP) --upgrade 'pip>=24'
+	@echo '2/4 torch and what fairseq is built with (where torch comes with CUDA, a download of several GB)'
+	@$(PIP) torch numpy cython setuptools wheel ninja
+	@echo '3/4 fairseq, compiled here: about three minutes on two cores'
+	@$(PIP) --no-build-isolation fairseq-fixed
+	@echo '4/4 dsp_plugin and its libraries'
+	@$(PIP) --no-build-isolation --editable '.[fairseq]'
+	@touch $@
+
+# And the Transformers side and the test runner.
+$(ALL): $(BASE)
+	@echo 'The Transformers side and the test runner'
+	@$(PIP) --no-build-isolation --editable '.[fairseq,hf,dev]'
+	@touch $@
+
+# Said before anything is installed: what this machine lacks, with the command that mends it.
+define check_machine
+version=$$($(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); \
+case "$$version" in \
+3.11 | 3.12) ;; \
+*) \
+	if test -n "$$version"; then echo "$(PYTHON) is Python $$version; needed is 3.11 (3.12 is untested)." >&2; \
+	elif test -n "$(PYTHON)"; then echo "There is no interpreter $(PYTHON) that runs." >&2; \
+	else echo 'Python 3.11 is missing.' >&2; fi; \
+	echo 'Install it with its headers and start again, by one of' >&2; \
+	echo '  apt-get install python3.11 python3.11-dev python3.11-venv    (Debian 12, Ubuntu 22.04)' >&2; \
+	echo '  dnf install python3.11 python3.11-devel                      (Fedora, RHEL)' >&2; \
+	echo '  pyenv install 3.11 && pyenv local 3.11                       (anywhere)' >&2; \
+	echo '  conda create -n dsp python=3.11 && conda activate dsp        (anywhere)' >&2; \
+	echo 'or name another one: make PYTHON=/path/to/python3.11' >&2; \
+	exit 1;; \
+esac; \
+$(PYTHON) dsp_plugin/cli/doctor.py --before-install >&2 \
+	|| { echo 'Nothing has been installed: mend what is missing, then start again.' >&2; exit 1; }
+endef
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache demo
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""The `dsp` command: `main` is the door, every other module here is one subcommand."""

@@ -1,0 +1,95 @@
+"""The `dsp` command.
+
+A subcommand is a module of this folder with `add_arguments(parser)` and `run(args) -> int`, and one line in
+`COMMANDS`; its docstring opens its `--help`. It is imported only when it is asked for, and imports torch or a
+host only when it runs, so that every `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from dsp_plugin import __version__
+
+# The name of the module and the line that `dsp --help` shows for it.
+COMMANDS = {
+    "doctor": "say what is installed, what is missing and the command that mends it",
+    "prune": "take the heads that were not kept out of a checkpoint, for good",
+    "export": "write a checkpoint that loads without this plugin",
+}
+
+DESCRIPTION = """\
+Prune attention heads, and work with what came out of it.
+
+Training and translating is done by the programs of the host:
+
+  fairseq-train DATA --user-dir dsp_plugin --task dsp_translation ...   train with exactly K heads kept
+  fairseq-generate DATA --user-dir dsp_plugin --path CHECKPOINT ...     translate
+
+This command is for what comes before and after."""
+
+EPILOG = """\
+Start here:
+
+  dsp doctor                                      can this machine do the work?
+  dsp prune checkpoint_best.pt --out small.pt     a smaller, faster checkpoint
+  dsp COMMAND --help                              everything a command takes"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dsp` with `argv` (the process's own arguments by default) and return the exit status.
+
+    0: done; 1: it could not be done, the reason is on stderr; 2: the command line is wrong.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(argv)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print(f"dsp {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, ImportError) as error:
+        # What bad input raises. A user wants the reason, not where in the program it was noticed.
+        if args.traceback:
+            raise
+        print(f"dsp {args.command}: error: {error}", file=sys.stderr)
+        if isinstance(error, ImportError):
+            print("`dsp doctor` says what is missing and how to get it.", file=sys.stderr)
+        return 1
+
+
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The whole parser, but only the subcommand that `argv` asks for is imported and has its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="dsp", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"dsp_plugin {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        module_name = f"dsp_plugin.cli.{name}"
+        if importlib.util.find_spec(module_name) is None:
+            continue
+        if name != chosen:
+            commands.add_parser(name, help=summary)
+            continue
+        module = importlib.import_module(module_name)
+        subparser = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

