@@ -1,0 +1,57 @@
+"""What every way of choosing heads offers to the hosts: the `HeadGates` protocol.
+
+Notation: N heads in all; gates multiply the heads' context vectors, 1 = untouched, 0 = removed.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class HeadGates(Protocol):
+    """Gates of N heads. Implementations are `nn.Module`s, so that their state is saved with the model."""
+
+    num_heads: int
+
+    def sample(self) -> Tensor:
+        """Gates [N] for one forward pass of training; differentiable in the method's own parameters."""
+
+    def keep(self) -> Tensor:
+        """Deployed heads: bool [N], deterministic, True = kept."""
+
+    def penalty(self) -> Tensor:
+        """What the method adds to the loss (a scalar, 0 where it adds nothing)."""
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Number of optimizer updates made so far; schedules are functions of it."""
+
+    def metrics(self) -> Dict[str, float | Tensor]:
+        """Figures worth logging: numbers, or scalar tensors left on their device so that nothing waits for it."""
+
+
+class FixedGates(nn.Module):
+    """A mask that does not learn: `keep` [N] bool, in training and in evaluation."""
+
+    def __init__(self, keep: Tensor):
+        super().__init__()
+        self.num_heads = keep.numel()
+        self.register_buffer("mask", keep.detach().clone().bool())
+
+    def sample(self) -> Tensor:
+        return self.mask.float()
+
+    def keep(self) -> Tensor:
+        return self.mask
+
+    def penalty(self) -> Tensor:
+        return self.mask.new_zeros((), dtype=torch.float32)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        pass
+
+    def metrics(self) -> Dict[str, float]:
+        return {"heads_open": float(self.mask.sum())}

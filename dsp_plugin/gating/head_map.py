@@ -1,0 +1,131 @@
+"""The attention heads of a model, in one fixed order.
+
+Everything else in the core speaks of heads by their flat index `0 .. N-1`; a `HeadMap` is the only
+place that knows which attention block and which head inside it an index stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """One attention module.
+
+    Attributes:
+        name: dotted module path inside the model, unique.
+        num_heads: heads it has now (0 is allowed: a block whose heads were all removed).
+        kind: what it attends from and to: `encoder-self`, `decoder-cross` or `decoder-self`.
+    """
+
+    name: str
+    num_heads: int
+    kind: str
+
+
+class HeadMap:
+    """Ordered attention blocks and the flat numbering of their N heads.
+
+    Args:
+        blocks: the attention blocks in the model's order; head counts may differ between blocks.
+
+    Raises:
+        ValueError: two blocks share a name, or a head count is negative.
+    """
+
+    def __init__(self, blocks: Sequence[AttentionBlock]):
+        self.blocks: Tuple[AttentionBlock, ...] = tuple(blocks)
+        names = [block.name for block in self.blocks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"attention blocks must have distinct names, got {names}")
+        if any(block.num_heads < 0 for block in self.blocks):
+            raise ValueError("an attention block cannot have a negative number of heads")
+        self._start: Dict[str, int] = {}
+        start = 0
+        for block in self.blocks:
+            self._start[block.name] = start
+            start += block.num_heads
+        self.num_heads = start
+
+    def index(self, name: str, head: int) -> int:
+        """Flat index of head `head` of block `name`.
+
+        Raises:
+            KeyError: no such block or head.
+        """
+        block = self.blocks[self._position(name)]
+        if not 0 <= head < block.num_heads:
+            raise KeyError(f"{name} has heads 0..{block.num_heads - 1}, not {head}")
+        return self._start[name] + head
+
+    def locate(self, index: int) -> Tuple[str, int]:
+        """(block name, head inside it) of a flat index.
+
+        Raises:
+            KeyError: index outside 0..N-1.
+        """
+        for block in self.blocks:
+            start = self._start[block.name]
+            if start <= index < start + block.num_heads:
+                return block.name, index - start
+        raise KeyError(f"head index must be in 0..{self.num_heads - 1}, got {index}")
+
+    def range(self, name: str) -> Tuple[int, int]:
+        """[start, stop) of a block's heads in the flat numbering."""
+        start = self._start[name]
+        return start, start + self.blocks[self._position(name)].num_heads
+
+    def split(self, values: Tensor) -> List[Tensor]:
+        """Cut `values` [..., N] into one [..., h] view a block.
+
+        Raises:
+            ValueError: the last dimension is not N.
+        """
+        if values.shape[-1] != self.num_heads:
+            raise ValueError(f"expected {self.num_heads} values, one a head, got {values.shape[-1]}")
+        return list(torch.split(values, [block.num_heads for block in self.blocks], dim=-1))
+
+    def kept_by_block(self, keep: Sequence[bool] | Tensor) -> Dict[str, List[int]]:
+        """Heads kept in every block: {block name: sorted head numbers}. `keep` is [N], True = kept."""
+        flags = [bool(flag) for flag in keep]
+        if len(flags) != self.num_heads:
+            raise ValueError(f"expected {self.num_heads} flags, one a head, got {len(flags)}")
+        return {
+            block.name: [
+                head for head in range(block.num_heads) if flags[self._start[block.name] + head]
+            ]
+            for block in self.blocks
+        }
+
+    def fingerprint(self) -> str:
+        """Short hash of names, counts and kinds: two maps with the same one number heads alike."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"blocks": [asdict(block) for block in self.blocks]}
+
+    @classmethod
+    def from_dict(cls, data: Dict[str, Any]) -> "HeadMap":
+        return cls([AttentionBlock(**block) for block in data["blocks"]])
+
+    def _position(self, name: str) -> int:
+        for position, block in enumerate(self.blocks):
+            if block.name == name:
+                return position
+        raise KeyError(f"no attention block {name!r}; blocks: {[b.name for b in self.blocks]}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeadMap) and self.blocks == other.blocks
+
+    def __hash__(self) -> int:
+        return hash(self.blocks)
+
+    def __repr__(self) -> str:
+        return f"HeadMap({self.num_heads} heads in {len(self.blocks)} blocks)"

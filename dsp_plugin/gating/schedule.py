@@ -1,0 +1,41 @@
+"""Temperature of the relaxed sampler over training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExponentialCooling:
+    """T falls exponentially from `initial` to `final` over `steps` updates, then stays (DSP, section 3.3).
+
+    T(s) = exp(ln T0 - (s / C) (ln T0 - ln Tf)) for s < C, else Tf. A function of the number of
+    optimizer updates and of nothing else, so that a resumed run has the temperature it would have had.
+
+    Raises:
+        ValueError: a temperature that is not positive, or a negative number of steps.
+    """
+
+    initial: float
+    final: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.initial > 0:
+            raise ValueError(f"--initial-temperature must be above 0, got {self.initial}")
+        if not self.final > 0:
+            raise ValueError(f"--final-temperature must be above 0, got {self.final}")
+        if self.steps < 0:
+            raise ValueError(f"--cooldown-steps must be 0 or more updates, got {self.steps}")
+
+    def __call__(self, num_updates: int) -> float:
+        if num_updates >= self.steps:
+            return self.final
+        log_initial, log_final = math.log(self.initial), math.log(self.final)
+        return math.exp(log_initial - num_updates / self.steps * (log_initial - log_final))
+
+
+def constant_temperature(value: float) -> ExponentialCooling:
+    """No annealing: the final temperature from the first update on."""
+    return ExponentialCooling(initial=value, final=value, steps=0)

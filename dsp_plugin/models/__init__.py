@@ -1,0 +1,1 @@
+"""fairseq models; fairseq imports every module here."""

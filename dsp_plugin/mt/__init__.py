@@ -1,0 +1,1 @@
+"""The fairseq shell's own modules: attention, checkpoints, generation, pruning, export."""

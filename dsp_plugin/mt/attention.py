@@ -1,0 +1,212 @@
+"""fairseq's multi-head attention with gates on its heads and with any number of heads, even none.
+
+Shapes: T queries, S keys, B sentences, C = embed_dim, h heads of this block, d = head_dim,
+beam = hypotheses a sentence that share one encoder output.
+"""
+
+from typing import Callable, Dict, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
+
+
+class OutputBias(nn.Module):
+    """What is left of an output projection when a block has no head: its bias [C]."""
+
+    def __init__(self, bias: Tensor):
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone())
+
+
+class GatedMultiheadAttention(MultiheadAttention):
+    """Stock parameters and key names (`q_proj` ... `out_proj`), so that a stock checkpoint loads into it.
+
+    Differences from the stock module: `scaled_dot_product_attention` in training and in incremental
+    decoding alike; each head's context is multiplied by its gate just before the output projection;
+    h * d may differ from C once heads were taken out (`resize`); attention weights are worked out only
+    where they are asked for (`--print-alignment`, `--replace-unk`, `need_head_weights`), never because
+    a decoder layer asks by default.
+
+    Raises:
+        ValueError: xFormers, extra key/value biases or zero attention are configured, which gates do not cover.
+    """
+
+    def __init__(self, embed_dim, num_heads, **kwargs):
+        for option in ("add_bias_kv", "add_zero_attn", "xformers_att_config"):
+            if kwargs.get(option):
+                raise ValueError(f"{option} cannot be combined with gated attention heads")
+        super().__init__(embed_dim, num_heads, **kwargs)
+        # a plain callable, not a submodule: the switchboard belongs to the model, not to its blocks
+        self.read_gates: Optional[Callable[[], Optional[Tensor]]] = None
+        self.weights_asked = False
+
+    def resize(self, num_heads: int) -> None:
+        """Make room for `num_heads` heads of the same size d; the new weights are left for a checkpoint to fill."""
+        if num_heads == self.num_heads:
+            return
+        width, bias = num_heads * self.head_dim, self.q_proj.bias is not None
+        self.num_heads = num_heads
+        if num_heads == 0:
+            self.q_proj = self.k_proj = self.v_proj = None
+            self.out_proj = OutputBias(self.out_proj.bias)
+            return
+        self.q_proj = nn.Linear(self.embed_dim, width, bias=bias)
+        self.k_proj = nn.Linear(self.kdim, width, bias=bias)
+        self.v_proj = nn.Linear(self.vdim, width, bias=bias)
+        self.out_proj = nn.Linear(width, self.embed_dim, bias=bias)
+
+    def make_generation_fast_(self, need_attn: bool = False, **kwargs):
+        self.weights_asked = bool(need_attn)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Optional[Tensor],
+        value: Optional[Tensor],
+        key_padding_mask: Optional[Tensor] = None,
+        incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
+        need_weights: bool = True,
+        static_kv: bool = False,
+        attn_mask: Optional[Tensor] = None,
+        before_softmax: bool = False,
+        need_head_weights: bool = False,
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """As the stock module.
+
+        Args:
+            query: [T, B, C].
+            key, value: [S, B, C]; B may be B / beam for the cross-attention of a beam search.
+            key_padding_mask: [B, S], True or 1 where a key is padding.
+            attn_mask: [T, S], additive (-inf = masked) or boolean (True = masked).
+
+        Returns:
+            output [T, B, C]; attention weights [B, T, S] averaged over heads (or [h, B, T, S] with
+            `need_head_weights`) where they are asked for, else None.
+
+        Raises:
+            NotImplementedError: `before_softmax`.
+        """
+        if before_softmax:
+            raise NotImplementedError("before_softmax is not offered by gated attention")
+        want_weights = need_head_weights or (need_weights and self.weights_asked)
+        tgt_len, bsz, _ = query.shape
+        if self.num_heads == 0:
+            return self._without_heads(query, key, key_padding_mask, want_weights, need_head_weights)
+
+        keys, values, key_padding_mask = self._keys_and_values(
+            query, key, value, key_padding_mask, incremental_state, static_kv
+        )
+        kv_bsz, src_len = keys.size(0), keys.size(2)
+        beam = bsz // kv_bsz
+        # hypotheses of one sentence share keys and values: lay them side by side as queries
+        queries = self.q_proj(query).view(tgt_len, kv_bsz, beam, self.num_heads, self.head_dim)
+        queries = queries.permute(1, 3, 2, 0, 4).reshape(kv_bsz, self.num_heads, beam * tgt_len, self.head_dim)
+        mask = self._additive_mask(attn_mask, key_padding_mask, queries.dtype, beam)
+
+        dropout = self.dropout_module.p if self._drops() else 0.0
+        if want_weights:
+            context, weights = self._explicit_attention(queries, keys, values, mask, dropout)
+        else:
+            context = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+            weights = None
+
+        # [B', h, beam * T, d] -> [T, B, h, d]
+        context = context.view(kv_bsz, self.num_heads, beam, tgt_len, self.head_dim).permute(3, 0, 2, 1, 4)
+        context = context.reshape(tgt_len, bsz, self.num_heads, self.head_dim)
+        gates = self.read_gates() if self.read_gates is not None else None
+        if gates is not None:
+            # [h] or, one row an example, [B, h]; cast so that half-precision contexts stay half
+            context = context * gates.to(context.dtype).unsqueeze(-1)
+        output = self.out_proj(context.reshape(tgt_len, bsz, -1))
+
+        if weights is None:
+            return output, None
+        weights = weights.view(kv_bsz, self.num_heads, beam, tgt_len, src_len).permute(1, 0, 2, 3, 4)
+        weights = weights.reshape(self.num_heads, bsz, tgt_len, src_len)
+        return output, weights if need_head_weights else weights.mean(dim=0)
+
+    def _drops(self) -> bool:
+        return self.dropout_module.p > 0 and (self.training or self.dropout_module.apply_during_inference)
+
+    def _split_heads(self, projected: Tensor) -> Tensor:
+        """[S, B, h * d] -> [B, h, S, d]."""
+        src_len, bsz, _ = projected.shape
+        return projected.view(src_len, bsz, self.num_heads, self.head_dim).permute(1, 2, 0, 3)
+
+    def _keys_and_values(
+        self, query, key, value, key_padding_mask, incremental_state, static_kv
+    ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+        """Keys and values [B', h, S, d] of this step, with the cache read and written, and the padding mask [B', S]."""
+        saved = self._get_input_buffer(incremental_state) if incremental_state is not None else None
+        cached = saved is not None and "prev_key" in saved
+        if cached and static_kv:
+            return saved["prev_key"], saved["prev_value"], saved["prev_key_padding_mask"]
+
+        if self.self_attention:
+            key = value = query
+        elif self.encoder_decoder_attention and incremental_state is not None:
+            if self.beam_size > 1 and query.size(1) == key.size(1):
+                # every sentence's encoder output comes beam times: one is enough
+                key = value = key[:, :: self.beam_size]
+                if key_padding_mask is not None:
+                    key_padding_mask = key_padding_mask[:: self.beam_size]
+        keys = self._split_heads(self.k_proj(key))
+        values = self._split_heads(self.v_proj(value))
+        if saved is None:
+            return keys, values, key_padding_mask
+        if cached:
+            keys = torch.cat([saved["prev_key"], keys], dim=2)
+            values = torch.cat([saved["prev_value"], values], dim=2)
+        key_padding_mask = self._append_prev_key_padding_mask(
+            key_padding_mask=key_padding_mask,
+            prev_key_padding_mask=saved.get("prev_key_padding_mask"),
+            batch_size=keys.size(0),
+            src_len=keys.size(2),
+            static_kv=static_kv,
+        )
+        saved["prev_key"], saved["prev_value"] = keys, values
+        saved["prev_key_padding_mask"] = key_padding_mask
+        self._set_input_buffer(incremental_state, saved)
+        return keys, values, key_padding_mask
+
+    @staticmethod
+    def _additive_mask(
+        attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor], dtype: torch.dtype, beam: int
+    ) -> Optional[Tensor]:
+        """One mask for scaled_dot_product_attention, broadcastable to [B', h, beam * T, S]; None if all is visible."""
+        mask: Optional[Tensor] = None
+        if key_padding_mask is not None:
+            mask = torch.zeros(key_padding_mask.shape, dtype=dtype, device=key_padding_mask.device)
+            mask = mask.masked_fill(key_padding_mask.to(torch.bool), float("-inf"))[:, None, None, :]
+        if attn_mask is not None:
+            if attn_mask.dtype == torch.bool:
+                attn_mask = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(attn_mask, float("-inf"))
+            attn_mask = attn_mask.to(dtype)
+            if beam > 1:
+                attn_mask = attn_mask.repeat(beam, 1)
+            mask = attn_mask if mask is None else mask + attn_mask
+        return mask
+
+    def _explicit_attention(self, queries, keys, values, mask, dropout) -> Tuple[Tensor, Tensor]:
+        """Context [B', h, Q, d] and weights [B', h, Q, S]; fused attention cannot give the weights."""
+        logits = (queries * self.scaling) @ keys.transpose(-2, -1)
+        weights = torch.softmax((logits if mask is None else logits + mask).float(), dim=-1).type_as(logits)
+        return F.dropout(weights, dropout) @ values, weights
+
+    def _without_heads(
+        self, query, key, key_padding_mask, want_weights, need_head_weights
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """The output bias alone: no projection, no cache. Weights, if asked for, spread evenly over the source."""
+        tgt_len, bsz, embed_dim = query.shape
+        output = self.out_proj.bias.to(query.dtype).expand(tgt_len, bsz, embed_dim)
+        if not want_weights:
+            return output, None
+        src_len = key.size(0)
+        weights = query.new_ones(key.size(1), src_len)
+        if key_padding_mask is not None:
+            weights = weights.masked_fill(key_padding_mask.to(torch.bool), 0.0)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights = weights.repeat_interleave(bsz // key.size(1), dim=0)[:, None, :].expand(bsz, tgt_len, src_len)
+        return output, weights[None] if need_head_weights else weights

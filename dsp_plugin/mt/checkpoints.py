@@ -1,0 +1,99 @@
+"""Checkpoints as data: torch loads them weights-only, with the few types fairseq's own files hold.
+
+Nothing here turns `weights_only` off: a file that needs any other type is refused by torch before
+anything in it runs.
+"""
+
+import argparse
+import os
+import pickle
+from typing import Any, Dict, Optional
+
+import numpy as np
+import torch
+
+
+def allow_fairseq_types() -> None:
+    """Let weights-only loading read what fairseq's Trainer saves. Safe to call again.
+
+    The list: argparse.Namespace (options of old checkpoints) and NumPy's scalars, arrays and plain
+    number dtypes (meters, best scores). On torch < 2.4, which has no such list, there is nothing to do.
+    """
+    add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
+    if add_safe_globals is None:
+        return
+    core = getattr(np, "_core", None) or np.core
+    numpy_types = [core.multiarray.scalar, core.multiarray._reconstruct, np.dtype, np.ndarray]
+    number_types = [type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4", "?", "O")]
+    add_safe_globals([argparse.Namespace, *numpy_types, *number_types])
+    # files written under NumPy 1 name the same functions by their old module
+    add_safe_globals(
+        [
+            (core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+            (core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+        ]
+    )
+
+
+def load_checkpoint(path: str) -> Dict[str, Any]:
+    """A fairseq checkpoint as a dictionary of tensors and plain values, on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, is no fairseq checkpoint, or holds anything but data.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    allow_fairseq_types()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is refused: it holds more than data, or is damaged ({first_line(error)})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise ValueError(f"{path} is not a fairseq checkpoint: it has no 'model' entry")
+    return state
+
+
+def save_checkpoint(state: Dict[str, Any], path: str) -> None:
+    """Write a checkpoint under a temporary name, then rename: a full disk leaves the old file whole.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left behind.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    partial = f"{path}.part"
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        if os.path.exists(partial):
+            os.remove(partial)
+        raise OSError(f"cannot write {path}: {first_line(error)}") from error
+
+
+def model_options(state: Dict[str, Any]) -> Dict[str, Any]:
+    """The options of the checkpoint's model as a flat dictionary, old (`args`) or new (`cfg`) format.
+
+    Raises:
+        ValueError: the checkpoint has no options.
+    """
+    if state.get("cfg"):
+        model = state["cfg"]["model"]
+        return dict(vars(model)) if isinstance(model, argparse.Namespace) else dict(model)
+    if state.get("args") is not None:
+        return dict(vars(state["args"]))
+    raise ValueError("the checkpoint holds no options (neither 'cfg' nor 'args')")
+
+
+def kept_heads_in(path: Optional[str]) -> Optional[str]:
+    """The record of head removal in a checkpoint's options; None without one, or without a file."""
+    if not path or not os.path.isfile(path):
+        return None
+    return model_options(load_checkpoint(path)).get("kept_heads")
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,135 @@
+"""fairseq's transformer with gated attention: encoder and decoder through fairseq's own build hooks."""
+
+import json
+from functools import partial
+from typing import Dict, List, Optional
+
+from fairseq.distributed import fsdp_wrap
+from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import nn
+
+from ..gating import AttentionBlock, HeadMap, Switchboard
+from .attention import GatedMultiheadAttention
+
+
+class GatedEncoderLayer(TransformerEncoderLayerBase):
+    def build_self_attention(self, embed_dim, cfg):
+        return GatedMultiheadAttention(
+            embed_dim,
+            cfg.encoder.attention_heads,
+            dropout=cfg.attention_dropout,
+            self_attention=True,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+            xformers_att_config=cfg.encoder.xformers_att_config,
+        )
+
+
+class GatedDecoderLayer(TransformerDecoderLayerBase):
+    def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
+        return GatedMultiheadAttention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            dropout=cfg.attention_dropout,
+            add_bias_kv=add_bias_kv,
+            add_zero_attn=add_zero_attn,
+            self_attention=not cfg.cross_self_attention,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+            xformers_att_config=cfg.decoder.xformers_att_config,
+        )
+
+    def build_encoder_attention(self, embed_dim, cfg):
+        return GatedMultiheadAttention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            kdim=cfg.encoder.embed_dim,
+            vdim=cfg.encoder.embed_dim,
+            dropout=cfg.attention_dropout,
+            encoder_decoder_attention=True,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+            xformers_att_config=cfg.encoder.xformers_att_config,
+        )
+
+
+def _wrapped(layer: nn.Module, cfg) -> nn.Module:
+    """What fairseq does to every layer it builds: activation checkpointing and FSDP, if asked for."""
+    if cfg.checkpoint_activations:
+        layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+    return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
+
+
+class GatedEncoder(TransformerEncoderBase):
+    def build_encoder_layer(self, cfg):
+        return _wrapped(GatedEncoderLayer(cfg, return_fc=self.return_fc), cfg)
+
+
+class GatedDecoder(TransformerDecoderBase):
+    def build_decoder_layer(self, cfg, no_encoder_attn=False):
+        return _wrapped(GatedDecoderLayer(cfg, no_encoder_attn), cfg)
+
+
+def attention_blocks(model: nn.Module) -> Dict[str, GatedMultiheadAttention]:
+    """Attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross, decoder-self."""
+    by_kind: Dict[str, Dict[str, GatedMultiheadAttention]] = {kind: {} for kind in _KINDS}
+    for name, module in model.named_modules():
+        if isinstance(module, GatedMultiheadAttention):
+            by_kind[_kind(name)][name] = module
+    return {name: module for blocks in by_kind.values() for name, module in blocks.items()}
+
+
+def head_map_of(model: nn.Module) -> HeadMap:
+    """The model's heads as they are now, removed ones not counted."""
+    return HeadMap(
+        [
+            AttentionBlock(name=name, num_heads=module.num_heads, kind=_kind(name))
+            for name, module in attention_blocks(model).items()
+        ]
+    )
+
+
+def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
+    """Let every attention block read its gates from `switchboard` (None: no gates at all)."""
+    for position, module in enumerate(attention_blocks(model).values()):
+        module.read_gates = None if switchboard is None else partial(switchboard.block_gates, position)
+
+
+def encode_kept_heads(kept: Dict[str, List[int]]) -> str:
+    """The record of surgery as it stands in the model's config: {block name: heads kept, by their first numbers}."""
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
+    """Give every attention block the number of heads the record says; weights come from the checkpoint.
+
+    Raises:
+        ValueError: the record is damaged, or belongs to another architecture.
+    """
+    try:
+        kept = json.loads(record)
+        counts = {name: len(heads) for name, heads in kept.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"--kept-heads is not a record of kept heads: {record[:80]!r}") from error
+    blocks = attention_blocks(model)
+    if set(counts) != set(blocks):
+        raise ValueError(
+            "--kept-heads names other attention blocks than this architecture has: "
+            f"{sorted(set(counts) ^ set(blocks))[:4]} ..."
+        )
+    for name, module in blocks.items():
+        if counts[name] > module.num_heads:
+            raise ValueError(f"--kept-heads keeps {counts[name]} heads of {name}, which has {module.num_heads}")
+        module.resize(counts[name])
+    return kept
+
+
+_KINDS = ("encoder-self", "decoder-cross", "decoder-self")
+
+
+def _kind(name: str) -> str:
+    if name.startswith("encoder."):
+        return "encoder-self"
+    return "decoder-cross" if name.endswith("encoder_attn") else "decoder-self"

@@ -1,0 +1,66 @@
+"""Adam whose head scores keep a learning rate of their own."""
+
+from dataclasses import dataclass
+
+from fairseq.optim import register_optimizer
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+
+SCORE_GROUP = "dsp_scores"
+
+
+def mark_scores(parameter, lr: float) -> None:
+    """Tag a parameter as head scores with the constant learning rate `lr`.
+
+    fairseq copies both attributes to the float32 master copies it makes under --fp16 and --bf16.
+    """
+    parameter.param_group = SCORE_GROUP
+    parameter.optim_overrides = {"optimizer": {"lr": [lr]}}
+
+
+@dataclass
+class DSPAdamConfig(FairseqAdamConfig):
+    pass
+
+
+@register_optimizer("dsp_adam", dataclass=DSPAdamConfig)
+class DSPAdam(FairseqAdam):
+    """fairseq's Adam (same options) with two parameter groups: the model and the head scores.
+
+    The scheduler moves the model's learning rate only; scores (see `mark_scores`) keep their constant
+    one, without warm-up, decay or weight decay, as in DSP's own MT program.
+    """
+
+    def __init__(self, cfg: DSPAdamConfig, params):
+        params = list(params)
+        scores = [p for p in params if getattr(p, "param_group", None) == SCORE_GROUP]
+        others = [p for p in params if getattr(p, "param_group", None) != SCORE_GROUP]
+        groups = [{"params": others}] if others else []
+        by_lr = {}
+        for p in scores:
+            by_lr.setdefault(float(p.optim_overrides["optimizer"]["lr"][0]), []).append(p)
+        groups += [
+            {"params": group, "lr": lr, "weight_decay": 0.0, "constant_lr": lr} for lr, group in sorted(by_lr.items())
+        ]
+        super().__init__(cfg, groups)
+
+    @property
+    def supports_flat_params(self) -> bool:
+        # one flat fp16 parameter could not tell scores from weights: fairseq then names
+        # --fp16-no-flatten-grads itself
+        return False
+
+    def get_lr(self) -> float:
+        """The scheduled rate; in pipelined mode, where only scores learn, theirs."""
+        return self.param_groups[0]["lr"]
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = group.get("constant_lr", lr)
+
+    def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
+        # today's command line wins over the checkpoint's options, as in fairseq; scores keep their own
+        own = [{k: g[k] for k in ("constant_lr", "lr", "weight_decay") if k in g} for g in self.param_groups]
+        super().load_state_dict(state_dict, optimizer_overrides)
+        for group, mine in zip(self.param_groups, own):
+            group.update(mine)
+

@@ -1,0 +1,123 @@
+"""`dsp_translation`: fairseq's translation task with DSP's checks before any long work starts."""
+
+import logging
+import math
+import os
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.models import ARCH_MODEL_REGISTRY
+from omegaconf import II, open_dict
+
+from ..gating import ExponentialCooling
+from ..models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel, check_options
+from ..mt.checkpoints import kept_heads_in
+from ..optim.dsp_adam import DSPAdam
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DSPTranslationConfig(TranslationConfig):
+    # read-only views of other options, so that their combination can be checked at start-up
+    save_dir: str = II("checkpoint.save_dir")
+    restore_file: str = II("checkpoint.restore_file")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    max_update: int = II("optimization.max_update")
+    max_epoch: int = II("optimization.max_epoch")
+    update_freq: List[int] = II("optimization.update_freq")
+
+
+@register_task("dsp_translation", dataclass=DSPTranslationConfig)
+class DSPTranslationTask(TranslationTask):
+    """Translation whose model keeps K attention heads. Works with every fairseq command."""
+
+    def __init__(self, cfg: DSPTranslationConfig, src_dict, tgt_dict):
+        super().__init__(cfg, src_dict, tgt_dict)
+        self._cooling: Optional[ExponentialCooling] = None
+        self._has_scores = False
+        self._optimizer_checked = False
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """Build the model; on a new training, after checking what it is to start from.
+
+        Raises:
+            ValueError: pipelined pruning with no trained model to prune.
+        """
+        model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
+        if not from_checkpoint and model_class is DSPTransformerModel:
+            self._prepare(cfg)
+        return super().build_model(cfg, from_checkpoint)
+
+    def _prepare(self, cfg) -> None:
+        # a YAML file gives only what differs from the defaults
+        options = merge_with_parent(DSPTransformerConfig(), cfg)
+        check_options(options)
+        start = self._starting_checkpoint()
+        if options.num_of_heads is not None and not options.joint_pruning and start is None:
+            raise ValueError(
+                "pipelined pruning (no --joint-pruning) needs a trained model: name it with --restore-file or "
+                f"--finetune-from-model (no file {self._wanted_checkpoint()})"
+            )
+        kept = None if options.kept_heads else kept_heads_in(start)
+        if kept:
+            logger.info(f"{start} has had heads removed: building the same smaller model")
+            # into the configuration itself, so that fairseq saves it with every checkpoint
+            with open_dict(cfg):
+                cfg.kept_heads = kept
+        self._has_scores = options.num_of_heads is not None
+        if self._has_scores and options.annealing:
+            self._cooling = ExponentialCooling(
+                options.initial_temperature, options.final_temperature, options.cooldown_steps
+            )
+
+    def get_batch_iterator(self, dataset, *args, **kwargs):
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if self._cooling is not None and dataset is self.datasets.get(self.cfg.train_subset):
+            self._warn_of_long_cooldown(len(iterator))
+        return iterator
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        if self._has_scores and not self._optimizer_checked:
+            self._check_optimizer(optimizer)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def _wanted_checkpoint(self) -> str:
+        if self.cfg.restore_file != "checkpoint_last.pt":
+            return self.cfg.restore_file
+        last = os.path.join(self.cfg.save_dir, "checkpoint_last.pt")
+        if self.cfg.finetune_from_model and not os.path.exists(last):
+            return self.cfg.finetune_from_model
+        return last
+
+    def _starting_checkpoint(self) -> Optional[str]:
+        """The checkpoint fairseq will restore, by its own rules; None if there is none."""
+        path = self._wanted_checkpoint()
+        return path if os.path.exists(path) else None
+
+    def _check_optimizer(self, optimizer) -> None:
+        """Scores need an optimizer that leaves their learning rate alone; fairseq builds it after the model."""
+        for attribute in ("fp32_optimizer", "wrapped_optimizer"):  # --fp16, --bf16; --memory-efficient-*
+            optimizer = getattr(optimizer, attribute, optimizer)
+        if not isinstance(optimizer, DSPAdam):
+            raise ValueError(
+                "head scores have a learning rate of their own (--pruning-lr): use --optimizer dsp_adam, "
+                "which takes the same options as --optimizer adam"
+            )
+        self._optimizer_checked = True
+
+    def _warn_of_long_cooldown(self, batches_per_epoch: int) -> None:
+        """Say so loudly where the run ends before the cool-down does."""
+        updates_per_epoch = math.ceil(batches_per_epoch / max(1, self.cfg.update_freq[0]))
+        limits = [self.cfg.max_update] if self.cfg.max_update else []
+        if self.cfg.max_epoch:
+            limits.append(self.cfg.max_epoch * updates_per_epoch)
+        if limits and min(limits) < self._cooling.steps:
+            logger.warning(
+                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {self._cooling.steps}, but training ends after "
+                f"about {min(limits)} updates, at temperature {self._cooling(min(limits)):.3g} instead of "
+                f"{self._cooling.final:.3g}. The deployed mask may differ from the gates the model has learned with."
+            )
