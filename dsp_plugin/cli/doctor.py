@@ -12,6 +12,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the checks, print them, and return 0 when nothing that the main job needs is missing, else 1."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # its import tells of packages that nothing here uses
     checks = check_before_install() if args.before_install else check_all()
     ok = all(check.status != "missing" for check in checks)
     if args.json:

@@ -1,0 +1,136 @@
+"""The rule of the rooms: the core knows no host, a shell knows its own, and no shell knows the other."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "dsp_plugin"
+
+CORE = ("gating", "surgery", "diffs", "deltas", "reports")
+FAIRSEQ_SHELL = ("tasks", "criterions", "models", "optim", "mt")
+TRANSFORMERS_SHELL = ("hf",)
+FAIRSEQ = {"fairseq", "fairseq_cli"}
+TRANSFORMERS = {"transformers", "peft", "accelerate"}
+
+# What a file of a room must not import, anywhere in it, not even inside a function.
+FORBIDDEN_HOSTS = {
+    **{room: FAIRSEQ | TRANSFORMERS for room in CORE},
+    **{room: TRANSFORMERS for room in FAIRSEQ_SHELL},
+    **{room: FAIRSEQ for room in TRANSFORMERS_SHELL},
+    "": FAIRSEQ | TRANSFORMERS,  # dsp_plugin/__init__.py
+}
+FORBIDDEN_ROOMS = {
+    **{room: {*FAIRSEQ_SHELL, *TRANSFORMERS_SHELL, "cli"} for room in CORE},
+    **{room: {*TRANSFORMERS_SHELL, "cli"} for room in FAIRSEQ_SHELL},
+    **{room: {*FAIRSEQ_SHELL, "cli"} for room in TRANSFORMERS_SHELL},
+}
+
+
+def imported_names(source: str, package: str) -> set[str]:
+    """The full dotted names that `source`, a module inside `package`, imports, however deep in it.
+
+    `from a.b import c` counts as `a.b.c`; `import_module("a")` and `__import__("a")` count where the name is
+    written out; relative names are resolved against `package`.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__", "find_spec") and isinstance(node.args[0].value, str):
+                names.add(node.args[0].value)
+    return names
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def module_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_nothing_that_its_room_may_not_know(path):
+    room = room_of(path)
+    package = ".".join(["dsp_plugin", *path.relative_to(PACKAGE).parent.parts])
+    names = imported_names(path.read_text("utf-8"), package)
+    hosts = {name for name in names if name.split(".")[0] in FORBIDDEN_HOSTS.get(room, set())}
+    assert not hosts, f"{path} imports {sorted(hosts)}"
+    rooms = {
+        name for name in names if name.startswith("dsp_plugin.") and name.split(".")[1] in FORBIDDEN_ROOMS.get(room, set())
+    }
+    assert not rooms, f"{path} imports {sorted(rooms)}"
+
+
+def test_every_room_is_known_here():
+    """A new room must be placed on one side of the rule."""
+    rooms = {room_of(path) for path in module_files()}
+    assert rooms <= {*FORBIDDEN_HOSTS, "cli"}, "say in this file what the new room may import"
+
+
+def test_the_reader_of_imports_finds_them_all():
+    source = (
+        "import a.b as c\n"
+        "from . import d\n"
+        "from ..e import f\n"
+        "def g():\n"
+        "    from h import i\n"
+        "    importlib.import_module('j.k')\n"
+    )
+    assert imported_names(source, "dsp_plugin.room") == {"a.b", "dsp_plugin.room.d", "dsp_plugin.e.f", "h.i", "j.k"}
+
+
+def run_with_blocked(blocked: set[str], program: str) -> None:
+    """Run `program` in a new interpreter in which importing any of `blocked` fails."""
+    block = f"import sys\nsys.modules.update(dict.fromkeys({sorted(blocked)!r}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", block + program], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_imports_where_fairseq_is_absent():
+    run_with_blocked(FAIRSEQ, "import dsp_plugin; assert dsp_plugin.__version__")
+
+
+def test_the_core_imports_where_no_host_is():
+    rooms = [room for room in CORE if (PACKAGE / room / "__init__.py").exists()]
+    assert rooms
+    run_with_blocked(FAIRSEQ | TRANSFORMERS, "\n".join(f"import dsp_plugin.{room}" for room in rooms))
+
+
+def test_register_without_fairseq_says_what_is_missing():
+    run_with_blocked(
+        FAIRSEQ,
+        "import dsp_plugin\n"
+        "try:\n"
+        "    dsp_plugin.register()\n"
+        "except ImportError as error:\n"
+        "    assert 'fairseq' in str(error), error\n"
+        "else:\n"
+        "    sys.exit('no error')\n",
+    )
+
+
+@pytest.mark.skipif(not (PACKAGE / "hf" / "__init__.py").exists(), reason="there is no Transformers shell yet")
+def test_the_transformers_shell_imports_where_fairseq_is_absent():
+    run_with_blocked(FAIRSEQ, "import dsp_plugin.hf")
+
+
+def test_the_fairseq_shell_imports_where_transformers_is_absent():
+    pytest.importorskip("fairseq")
+    run_with_blocked(TRANSFORMERS, "import dsp_plugin; dsp_plugin.register(); dsp_plugin.register()")
