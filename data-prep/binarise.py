@@ -1,0 +1,100 @@
+"""fairseq-preprocess with the checks that it lacks: aligned input, whole output, no mixing of runs.
+
+    python data-prep/binarise.py --text data/multi30k --dest data-bin/multi30k --tests test test1 --joined-dictionary
+
+A folder with the final name is complete: fairseq writes into `DEST.part`, which is renamed at the
+end. `prepared.json` in it tells which text it was made from.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pairs import LANGS, CorpusError, fingerprint, read_pair
+
+RECORD = "prepared.json"
+
+
+def count_words(dictionary: Path) -> int:
+    """Entries of a fairseq dictionary, with its four special symbols."""
+    return 4 + sum(1 for _ in open(dictionary, encoding="utf-8"))
+
+
+def binarise(
+    text: Path, dest: Path, tests: list[str], joined_dictionary: bool, workers: int = 2, langs: tuple[str, str] = LANGS
+) -> bool:
+    """Binarises `text/{train,valid,*tests}` into `dest`; False when that was done before.
+
+    Raises:
+        CorpusError: a split is missing, empty or misaligned; `dest` holds something else.
+        subprocess.CalledProcessError: fairseq-preprocess failed.
+    """
+    splits = ["train", "valid", *tests]
+    pairs = {split: len(read_pair(text / split, langs)) for split in splits}
+    settings = {
+        "source": langs[0],
+        "target": langs[1],
+        "pairs": pairs,
+        "joined_dictionary": joined_dictionary,
+        "fingerprint": fingerprint([str(text / split) for split in splits], langs),
+    }
+    if dest.is_dir() and any(dest.iterdir()):
+        record = dest / RECORD
+        made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        if {key: made.get(key) for key in settings} == settings:
+            return False
+        raise CorpusError(
+            f"{dest} already holds other data (another text, or other settings): remove it, or name another folder with --dest"
+        )
+
+    part = dest.with_name(dest.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    command = [
+        sys.executable, "-m", "fairseq_cli.preprocess",
+        "--source-lang", langs[0], "--target-lang", langs[1],
+        "--trainpref", str(text / "train"), "--validpref", str(text / "valid"),
+        "--testpref", ",".join(str(text / test) for test in tests),
+        "--destdir", str(part), "--workers", str(workers),
+    ]  # fmt: skip
+    if joined_dictionary:
+        command.append("--joined-dictionary")
+    print(f"{dest}: binarising", file=sys.stderr)
+    # What it logs is worth reading only when it fails; the folder's own preprocess.log keeps it.
+    subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    vocabulary = {lang: count_words(part / f"dict.{lang}.txt") for lang in langs}
+    (part / RECORD).write_text(json.dumps({**settings, "vocabulary": vocabulary}, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, dest)
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="folder of the tokenised splits")
+    parser.add_argument("--dest", type=Path, required=True, help="folder to make")
+    parser.add_argument("--tests", nargs="+", default=["test"], help="names of the test splits")
+    parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both languages")
+    parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    try:
+        made = binarise(args.text, args.dest, args.tests, args.joined_dictionary, args.workers, tuple(args.langs))
+    except CorpusError as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error.output}\nerror: fairseq-preprocess ended with {error.returncode}; {args.dest} was not made")
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    record = json.loads((args.dest / RECORD).read_text(encoding="utf-8"))
+    counts = ", ".join(f"{split} {count:,}" for split, count in record["pairs"].items())
+    words = ", ".join(f"{lang} {count:,}" for lang, count in record["vocabulary"].items())
+    print(f"{args.dest}: {'written' if made else 'done before'}; pairs: {counts}; vocabulary: {words}")
+
+
+if __name__ == "__main__":
+    main()

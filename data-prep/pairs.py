@@ -1,0 +1,127 @@
+"""Aligned text files: reading, checking and writing the two sides of a corpus.
+
+A corpus split is named by a prefix: `raw/train` with the languages `de en` means the files
+`raw/train.de` and `raw/train.en` (or `.gz` of them), one sentence a line, line i of the one
+translating line i of the other.
+
+As a program: checks splits before long work starts and prints one fingerprint of them all.
+
+    python data-prep/pairs.py raw/train raw/valid raw/test
+"""
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+LANGS = ("de", "en")
+
+
+class CorpusError(Exception):
+    """A corpus that cannot be used; the message names the file and what is wrong with it."""
+
+
+def side_path(prefix: str | Path, lang: str) -> Path:
+    """The file of one side; a `.gz` beside a missing plain file will do.
+
+    Raises:
+        CorpusError: neither file exists.
+    """
+    plain = Path(f"{prefix}.{lang}")
+    packed = Path(f"{plain}.gz")
+    if plain.is_file():
+        return plain
+    if packed.is_file():
+        return packed
+    raise CorpusError(f"{plain} is missing (nor is there {packed.name})")
+
+
+def read_side(path: Path) -> list[str]:
+    """The lines of one file, without their ends.
+
+    Only a line feed ends a line: `str.splitlines` would also split at U+2028 or U+0085, which do
+    occur in crawled text, and the two sides would drift apart.
+
+    Raises:
+        CorpusError: the text is not UTF-8, or the archive is damaged.
+    """
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read: {error}") from error
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.rstrip("\r") for line in lines]
+
+
+def read_pair(prefix: str | Path, langs: tuple[str, str] = LANGS) -> list[tuple[str, str]]:
+    """All sentence pairs of a split.
+
+    Raises:
+        CorpusError: a side is missing, empty, or has another number of lines than the other.
+    """
+    source_path, target_path = (side_path(prefix, lang) for lang in langs)
+    source, target = read_side(source_path), read_side(target_path)
+    for path, lines in ((source_path, source), (target_path, target)):
+        if not any(line.strip() for line in lines):
+            raise CorpusError(f"{path} is empty ({len(lines)} lines, none with text)")
+    if len(source) != len(target):
+        raise CorpusError(
+            f"misaligned corpus: {source_path} has {len(source)} lines, {target_path} has {len(target)}"
+        )
+    return list(zip(source, target))
+
+
+def write_pair(prefix: str | Path, pairs: list[tuple[str, str]], langs: tuple[str, str] = LANGS) -> None:
+    """Writes both sides under temporary names first, so that a file with its final name is complete."""
+    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for side, lang in enumerate(langs):
+        path = Path(f"{prefix}.{lang}")
+        part = Path(f"{path}.part")
+        with open(part, "w", encoding="utf-8", newline="\n") as out:
+            out.writelines(f"{pair[side]}\n" for pair in pairs)
+        parts.append((part, path))
+    for part, path in parts:
+        os.replace(part, path)
+
+
+def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS) -> bool:
+    """Whether a split that an earlier run wrote needs no second writing."""
+    try:
+        read_pair(prefix, langs)
+    except CorpusError:
+        return False
+    return True
+
+
+def fingerprint(prefixes: list[str], langs: tuple[str, str] = LANGS) -> str:
+    """Sixteen hex digits over the bytes of all files, in order."""
+    digest = hashlib.sha256()
+    for prefix in prefixes:
+        for lang in langs:
+            digest.update(hashlib.sha256(side_path(prefix, lang).read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Check splits; print a fingerprint of them all.")
+    parser.add_argument("prefixes", nargs="+", metavar="PREFIX")
+    parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
+    args = parser.parse_args()
+    langs = tuple(args.langs)
+    try:
+        for prefix in args.prefixes:
+            print(f"{prefix}: {len(read_pair(prefix, langs)):,} pairs", file=sys.stderr)
+        print(fingerprint(args.prefixes, langs))
+    except CorpusError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
