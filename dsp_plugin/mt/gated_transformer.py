@@ -77,7 +77,7 @@ def attention_blocks(model: nn.Module) -> Dict[str, GatedMultiheadAttention]:
     by_kind: Dict[str, Dict[str, GatedMultiheadAttention]] = {kind: {} for kind in _KINDS}
     for name, module in model.named_modules():
         if isinstance(module, GatedMultiheadAttention):
-            by_kind[_kind(name)][name] = module
+            by_kind[block_kind(name)][name] = module
     return {name: module for blocks in by_kind.values() for name, module in blocks.items()}
 
 
@@ -85,7 +85,7 @@ def head_map_of(model: nn.Module) -> HeadMap:
     """The model's heads as they are now, removed ones not counted."""
     return HeadMap(
         [
-            AttentionBlock(name=name, num_heads=module.num_heads, kind=_kind(name))
+            AttentionBlock(name=name, num_heads=module.num_heads, kind=block_kind(name))
             for name, module in attention_blocks(model).items()
         ]
     )
@@ -129,7 +129,7 @@ def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
 _KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 
 
-def _kind(name: str) -> str:
+def block_kind(name: str) -> str:
     if name.startswith("encoder."):
         return "encoder-self"
     return "decoder-cross" if name.endswith("encoder_attn") else "decoder-self"

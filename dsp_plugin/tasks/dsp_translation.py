@@ -75,8 +75,13 @@ class DSPTranslationTask(TranslationTask):
             )
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
+        training = dataset is self.datasets.get(self.cfg.train_subset)
+        if not training:
+            # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of
+            # --required-batch-size-multiple (8): up to a batch of test sentences would go unscored
+            kwargs["required_batch_size_multiple"] = 1
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if self._cooling is not None and dataset is self.datasets.get(self.cfg.train_subset):
+        if training and self._cooling is not None:
             self._warn_of_long_cooldown(len(iterator))
         return iterator
 

@@ -1,0 +1,169 @@
+"""Translate and score with fairseq's own generation program, keeping what a record needs."""
+
+import argparse
+import ast
+import json
+import os
+import sys
+import time
+from typing import Any, Dict, List, Optional, Sequence, TextIO, Tuple
+
+import torch
+
+from ..reports.files import write_text
+from ..reports.head_pictures import head_map_text
+from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
+from ..reports.scores import bleu, detokenize
+from .checkpoints import load_checkpoint, model_options
+from .heads import CheckpointHeads, heads_of_checkpoint
+from .launch import PLUGIN_DIR
+
+
+class TranslationLog:
+    """A text stream that passes fairseq's output on and keeps the best translations and references.
+
+    Args:
+        out: where the output goes.
+        quiet: hold back the sentence lines (S-, T-, H-, D-, P-, A-, I-, E-), as fairseq's `--quiet` does.
+    """
+
+    def __init__(self, out: TextIO, quiet: bool):
+        self.out, self.quiet = out, quiet
+        self.hypotheses: Dict[int, str] = {}
+        self.scores: Dict[int, float] = {}
+        self.references: Dict[int, str] = {}
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._take(line)
+        return len(text)
+
+    def flush(self) -> None:
+        self.out.flush()
+
+    def _take(self, line: str) -> None:
+        kind, dash, rest = line[:1], line[1:2], line[2:]
+        number, tab, content = rest.partition("\t")
+        is_sentence = dash == "-" and tab and kind in "STHDPAIE" and number.partition("_")[0].isdigit()
+        if is_sentence and kind == "T":
+            self.references[int(number)] = content
+        elif is_sentence and kind == "D" and int(number) not in self.hypotheses:  # the first is the best of --nbest
+            score, _, translation = content.partition("\t")
+            self.hypotheses[int(number)], self.scores[int(number)] = translation, float(score)
+        if not (self.quiet and is_sentence):
+            self.out.write(line + "\n")
+
+    def pairs(self) -> Tuple[List[str], List[str]]:
+        """Translations and references in the order of the test set; no references, empty list."""
+        order = sorted(self.hypotheses)
+        references = [self.references[i] for i in order] if self.references else []
+        return [self.hypotheses[i] for i in order], references
+
+
+def own_options() -> argparse.ArgumentParser:
+    """The options `generate_dsp.py` adds to fairseq-generate's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
+    parser.add_argument("--record-dir", help="folder for results.json, mask.json and the translations")
+    parser.add_argument("--record-name", help="name of the setting in the record (default: the checkpoint's folder)")
+    parser.add_argument("--method", help="name of the method in the record")
+    parser.add_argument("--no-detok", action="store_true", help="score the text as it is, not Moses-detokenised")
+    return parser
+
+
+def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
+    """Run `fairseq-generate` in this process; print sacreBLEU and the kept heads; write the record.
+
+    Raises:
+        ValueError: K outside 0..N, a damaged or hostile checkpoint, checkpoints that do not exist.
+    """
+    from fairseq import options, utils
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq_cli import generate as fairseq_generate
+
+    from .. import register
+
+    register()
+    own, rest = own_options().parse_known_args(list(argv))
+    if "--user-dir" not in rest:
+        rest += ["--user-dir", PLUGIN_DIR]
+    if "--task" not in rest:
+        rest += ["--task", "dsp_translation"]
+    parser = options.get_generation_parser()
+    args = options.parse_args_and_arch(parser, input_args=rest)
+    if not args.path:
+        raise ValueError("--path: name the checkpoint to translate with (several, joined by ':', make an ensemble)")
+
+    paths = utils.split_paths(args.path)
+    states = [load_checkpoint(path) for path in paths]
+    heads = [heads_of_checkpoint(state, own.num_of_heads) for state in states]
+    if own.num_of_heads is not None:
+        overrides = {**ast.literal_eval(args.model_overrides), "num_of_heads": own.num_of_heads}
+        args.model_overrides = repr(overrides)
+    quiet, args.quiet = args.quiet, False
+    log = TranslationLog(sys.stdout, quiet)
+
+    started = time.time()
+    fairseq_generate._main(convert_namespace_to_omegaconf(args), log)
+    seconds = time.time() - started
+
+    hypotheses, references = log.pairs()
+    metrics = score(hypotheses, references, args, own.no_detok, states[0])
+    default_name = os.path.basename(os.path.dirname(os.path.abspath(paths[0]))) or "model"
+    record = new_record(
+        "mt-bleu",
+        own.record_name or default_name,
+        own.method or method or ("unpruned" if heads[0].budget is None else "dsp"),
+        device="cpu" if args.cpu or not torch.cuda.is_available() else None,
+        seed=_training_seed(states[0]),
+        data=data_fingerprint(args.data, args.gen_subset),
+        heads=kept_heads(heads[0].head_map.to_dict(), heads[0].keep.tolist()),
+        seconds={"generate": seconds},
+        updates=(states[0].get("optimizer_history") or [{}])[-1].get("num_updates"),
+        metrics=metrics,
+        extra={"beam": args.beam, "models": len(paths), "sentences": len(hypotheses)},
+    )
+    folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{args.gen_subset}")
+    write_results(folder, record, heads, hypotheses)
+    for position, model_heads in enumerate(heads):
+        if len(heads) > 1:
+            print(f"| model {position + 1} of {len(heads)}")
+        print(head_map_text(model_heads.head_map.to_dict(), model_heads.keep.tolist()))
+    for metric in metrics:
+        print(f"| {metric.name} on {metric.subset}: {metric.value:.2f}  {metric.signature}")
+    print(f"| record, mask and translations: {folder}", flush=True)
+    return record
+
+
+def score(hypotheses: List[str], references: List[str], args, no_detok: bool, state: Dict[str, Any]) -> List[Metric]:
+    """sacreBLEU of the translations, detokenised unless they are already; no metric without references."""
+    if not references:
+        return []
+    if not no_detok and getattr(args, "tokenizer", None) is None:
+        target = args.target_lang or ((state.get("cfg") or {}).get("task") or {}).get("target_lang") or "en"
+        hypotheses, references = detokenize(hypotheses, target), detokenize(references, target)
+    result = bleu(hypotheses, references)
+    return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=args.gen_subset)]
+
+
+def data_fingerprint(data: str, subset: str) -> str:
+    """Fingerprint of a binarised subset and its dictionaries."""
+    folder = data.split(os.pathsep)[0]
+    names = sorted(n for n in os.listdir(folder) if n.startswith((f"{subset}.", "dict.")))
+    return fingerprint([os.path.join(folder, name) for name in names])
+
+
+def write_results(folder: str, record: Record, heads: Sequence[CheckpointHeads], hypotheses: List[str]) -> None:
+    """`results.json`, `mask.json` (one mask a model) and `translations.txt`, each whole or not at all."""
+    os.makedirs(folder, exist_ok=True)
+    masks = [{**model.head_map.to_dict(), "keep": model.keep.tolist()} for model in heads]
+    write_text(os.path.join(folder, "mask.json"), json.dumps(masks[0] if len(masks) == 1 else masks, indent=1) + "\n")
+    write_text(os.path.join(folder, "translations.txt"), "".join(line + "\n" for line in hypotheses))
+    save_record(record, os.path.join(folder, "results.json"))
+
+
+def _training_seed(state: Dict[str, Any]) -> Optional[int]:
+    common = (state.get("cfg") or {}).get("common") or {}
+    return common.get("seed", model_options(state).get("seed"))

@@ -1,0 +1,77 @@
+"""Which heads a fairseq checkpoint has and keeps, read from its tensors and options alone."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+import torch
+from torch import Tensor
+
+from ..gating import AttentionBlock, HeadMap, check_budget, hard_topk
+from .checkpoints import model_options
+from .gated_transformer import block_kind
+
+SCORES = "gating.gates.scores"
+_OUTPUT_BIAS = re.compile(r"^(.*\.(?:self_attn|encoder_attn))\.out_proj\.bias$")
+_KIND_ORDER = ("encoder-self", "decoder-cross", "decoder-self")
+
+
+@dataclass
+class CheckpointHeads:
+    """Heads of one checkpoint.
+
+    Attributes:
+        head_map: its heads, in the order of the scores.
+        keep: bool [N], the deployed mask; all True where the checkpoint has no scores.
+        budget: K; None where the checkpoint has no scores.
+    """
+
+    head_map: HeadMap
+    keep: Tensor
+    budget: Optional[int]
+
+
+def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -> HeadMap:
+    """HeadMap of a checkpoint's model tensors; same names and order as `head_map_of` the model built from it.
+
+    Head counts come from the tensors' own shapes, so that models with heads removed are right too.
+
+    Raises:
+        ValueError: there is no attention in it.
+    """
+    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in _KIND_ORDER}
+    names = [match.group(1) for match in map(_OUTPUT_BIAS.match, model_state) if match]
+    for name in sorted(names, key=_layer_order):
+        side = name.split(".", 1)[0]
+        head_dim = int(options[f"{side}_embed_dim"]) // int(options[f"{side}_attention_heads"])
+        width = model_state[f"{name}.q_proj.weight"].shape[0] if f"{name}.q_proj.weight" in model_state else 0
+        kind = block_kind(name)
+        by_kind[kind].append(AttentionBlock(name=name, num_heads=width // head_dim, kind=kind))
+    if not names:
+        raise ValueError("the checkpoint has no attention blocks: it is not an encoder-decoder transformer")
+    return HeadMap([block for blocks in by_kind.values() for block in blocks])
+
+
+def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
+    """The heads a checkpoint keeps, by its own K or by `num_of_heads`.
+
+    Raises:
+        ValueError: K is outside 0..N, or is given for a checkpoint without head scores.
+    """
+    options = model_options(state)
+    head_map = head_map_of_state(state["model"], options)
+    scores = state["model"].get(SCORES)
+    if scores is None:
+        if num_of_heads is not None:
+            raise ValueError(
+                "--num-of-heads was given, but the checkpoint has no head scores to rank its heads by: "
+                "train it with --num-of-heads, or leave the option out"
+            )
+        return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
+    budget = check_budget(options["num_of_heads"] if num_of_heads is None else num_of_heads, head_map.num_heads)
+    return CheckpointHeads(head_map, hard_topk(scores.float(), budget), budget)
+
+
+def _layer_order(name: str) -> List[Any]:
+    """Numeric order of layers: 'layers.10' after 'layers.9'."""
+    return [int(part) if part.isdigit() else part for part in name.split(".")]

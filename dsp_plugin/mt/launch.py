@@ -1,0 +1,130 @@
+"""From the command lines users know to fairseq's own programs with this plugin in them."""
+
+import argparse
+import os
+import sys
+import time
+from typing import List, Optional, Sequence
+
+from ..reports.head_pictures import head_map_text
+from ..reports.records import Metric, kept_heads, new_record, save_record
+from .checkpoints import load_checkpoint
+from .heads import SCORES, heads_of_checkpoint
+
+PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# stock names a user may write, and the plugin's own that can carry head gates
+_OURS = {
+    "criterion": {"label_smoothed_cross_entropy": "dsp_label_smoothed_cross_entropy"},
+    "optimizer": {"adam": "dsp_adam"},
+}
+_RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters")
+
+
+def training_arguments(argv: Sequence[str], task: str = "dsp_translation", prefix: str = "dsp_") -> List[str]:
+    """Arguments for `fairseq-train` from a `run_dsp.py` command line.
+
+    Adds `--user-dir` and `--task`; takes `--arch transformer_X` as `dsp_transformer_X`, and the stock
+    criterion and optimizer as the plugin's. A run that already has a checkpoint of its own in
+    `--save-dir` goes on from it: `--restore-file` and the resets, meant for its start, are dropped.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--arch", "-a")
+    parser.add_argument("--task")
+    parser.add_argument("--user-dir")
+    parser.add_argument("--save-dir", default="checkpoints")
+    parser.add_argument("--restore-file")
+    for name in _OURS:
+        parser.add_argument(f"--{name}")
+    known, rest = parser.parse_known_args(list(argv))
+
+    arguments = rest + ["--user-dir", known.user_dir or PLUGIN_DIR, "--task", known.task or task]
+    arguments += ["--save-dir", known.save_dir]
+    if known.arch:
+        arch = known.arch if known.arch.startswith(prefix) else prefix + known.arch
+        arguments += ["--arch", arch]
+    for name, ours in _OURS.items():
+        value = getattr(known, name)
+        if value:
+            arguments += [f"--{name}", ours.get(value, value)]
+
+    if known.restore_file:
+        last = os.path.join(known.save_dir, "checkpoint_last.pt")
+        if _is_own(last):
+            print(f"| going on from {last}; --restore-file {known.restore_file} was this run's start", flush=True)
+            arguments = [a for a in arguments if a not in _RESETS]
+        else:
+            arguments += ["--restore-file", known.restore_file]
+    return arguments
+
+
+def _is_own(last: str) -> bool:
+    """Whether a checkpoint in the save folder is this run's: it carries head scores.
+
+    The folder may also hold the unpruned model that a pipelined run starts from.
+    """
+    return os.path.isfile(last) and SCORES in load_checkpoint(last)["model"]
+
+
+def summarise_training(save_dir: str, seconds: float, method: str, name: Optional[str] = None) -> None:
+    """Print which heads the finished training keeps and write `results.json` beside its checkpoints."""
+    for candidate in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        path = os.path.join(save_dir, candidate)
+        if os.path.isfile(path):
+            break
+    else:
+        print(f"| no checkpoint was saved in {save_dir}")
+        return
+    state = load_checkpoint(path)
+    heads = heads_of_checkpoint(state)
+    history = state.get("optimizer_history") or [{}]
+    best = (state.get("extra_state") or {}).get("best")
+    cfg = state.get("cfg") or {}
+    metric_name = (cfg.get("checkpoint") or {}).get("best_checkpoint_metric", "loss")
+    common = cfg.get("common") or {}
+    record = new_record(
+        "mt-train",
+        name or os.path.basename(os.path.normpath(save_dir)),
+        method,
+        device="cpu" if common.get("cpu") else None,
+        seed=common.get("seed"),
+        heads=kept_heads(heads.head_map.to_dict(), heads.keep.tolist()),
+        seconds={"train": seconds},
+        updates=history[-1].get("num_updates"),
+        metrics=[Metric(name=metric_name, value=float(best), subset="valid")] if best is not None else [],
+        extra={"checkpoint": candidate},
+    )
+    written = save_record(record, os.path.join(save_dir, "results.json"))
+    print(head_map_text(heads.head_map.to_dict(), heads.keep.tolist()))
+    if best is not None:
+        print(f"| best {metric_name} on valid: {float(best):.4g}")
+    print(f"| {candidate} in {save_dir}; record: {written}", flush=True)
+
+
+def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -> Optional[str]:
+    """Value of a command-line option in an argument list (the last one, as argparse takes it)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, dest="value", default=default)
+    return parser.parse_known_args(list(arguments))[0].value
+
+
+def train(arguments: List[str], method: str) -> None:
+    """Run `fairseq-train` in this process, then sum up."""
+    from fairseq_cli import train as fairseq_train
+
+    from .. import register
+
+    register()
+    started = time.time()
+    with_arguments(fairseq_train.cli_main, arguments)
+    if int(os.environ.get("RANK", 0)) == 0:
+        summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method)
+
+
+def with_arguments(main, arguments: Sequence[str]) -> None:
+    """Call a fairseq entry point, which reads `sys.argv`, with these arguments."""
+    saved, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        main()
+    finally:
+        sys.argv = saved

@@ -1,0 +1,86 @@
+# Shared by the pipelines of this folder: settings by environment variables, data, training, scoring, head removal.
+# Every step is skipped when its result is there, and training goes on from its last checkpoint.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+PYTHON=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
+export PATH="$(dirname "$(command -v "$PYTHON")"):$PATH"
+
+DATASET=${DATASET:-multi30k}            # multi30k or iwslt14
+DATA_BIN=${DATA_BIN:-data-bin/$DATASET} # prepared from raw text when it is not there
+SEED=${SEED:-1}
+FLAGS=${FLAGS:-}                        # more fairseq flags for training and scoring, e.g. --cpu or --fp16 ...
+TRAIN_FLAGS=${TRAIN_FLAGS:-}            # more fairseq flags for training alone
+
+case $DATASET in
+multi30k)
+    ARCH=${ARCH:-dsp_transformer_multi30k}
+    MAX_UPDATE=${MAX_UPDATE:-1820}
+    VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
+    RECIPE=(--share-all-embeddings --lr 3e-3 --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
+    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE / 2))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
+    SUBSETS=${SUBSETS:-test test1}      # test_2016_flickr, test_2017_flickr
+    ;;
+iwslt14)                                # the recipe of the paper
+    ARCH=${ARCH:-dsp_transformer_iwslt_de_en}
+    MAX_UPDATE=${MAX_UPDATE:-0}
+    VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-1}
+    RECIPE=(--share-decoder-input-output-embed --lr 5e-4 --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001
+        --max-epoch 60 --max-update "$MAX_UPDATE")
+    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-15000} PIPELINED_UPDATES=${PIPELINED_UPDATES:-1100}
+    SUBSETS=${SUBSETS:-test}
+    ;;
+*)
+    echo "DATASET=$DATASET: choose multi30k or iwslt14" >&2
+    exit 2
+    ;;
+esac
+
+need_budget() {
+    [[ ${K:-} =~ ^[0-9]+$ ]] || { echo "K='${K:-}': set K to the number of heads to keep, e.g. K=9" >&2; exit 2; }
+}
+
+# Where this run's checkpoints and records go; $1 names the run.
+name_run() {
+    SAVE_DIR=${SAVE_DIR:-runs/$DATASET/$1}
+    RECORD_DIR=${RECORD_DIR:-$SAVE_DIR/records}
+}
+
+prepare_data() {
+    [[ -f $DATA_BIN/dict.en.txt ]] || "data-prep/prepare-$DATASET.sh" --dest "$DATA_BIN"
+}
+
+# Train by run_dsp.py with the recipe and the options given; does nothing when the run is complete.
+train_model() {
+    prepare_data
+    [[ -f $SAVE_DIR/results.json ]] && { echo "| $SAVE_DIR is trained"; return; }
+    mkdir -p "$SAVE_DIR"
+    # shellcheck disable=SC2086
+    "$PYTHON" scripts/mt/run_dsp.py "$DATA_BIN" --arch "$ARCH" --seed "$SEED" \
+        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --lr-scheduler inverse_sqrt \
+        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens "${MAX_TOKENS:-4096}" \
+        --eval-bleu --eval-bleu-args '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}' --eval-bleu-detok moses \
+        --eval-bleu-remove-bpe --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
+        --validate-interval "$VALIDATE_INTERVAL" --no-epoch-checkpoints --log-interval 50 \
+        --save-dir "$SAVE_DIR" "${RECIPE[@]}" "$@" $FLAGS $TRAIN_FLAGS
+}
+
+# Score checkpoint $1 on every test set; $2 is the method's name in the records, $3 a suffix of their folders.
+score_model() {
+    local subset out
+    for subset in $SUBSETS; do
+        out=$RECORD_DIR/$subset${3:-}
+        [[ -f $out/results.json ]] && { echo "| $out is scored"; continue; }
+        # shellcheck disable=SC2086
+        "$PYTHON" scripts/mt/generate_dsp.py "$DATA_BIN" -s de -t en --path "$1" --gen-subset "$subset" --quiet \
+            --batch-size 32 --beam 5 --remove-bpe --record-dir "$out" --record-name "${RECORD_NAME:-$DATASET}" \
+            --method "$2" $FLAGS
+    done
+}
+
+# Take the dead heads of the best checkpoint out for good.
+remove_heads() {
+    local pruned=$SAVE_DIR/checkpoint_pruned.pt
+    [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/checkpoint_best.pt" --out "$pruned"
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Train a translation model that keeps exactly K attention heads (differentiable subset pruning).
+
+Takes fairseq-train's options and DSP's own:
+
+  joint, annealed    --num-of-heads K --joint-pruning --annealing --initial-temperature 0.1
+                     --final-temperature 1e-8 --cooldown-steps 15000 --pruning-lr 0.2
+  straight-through   --num-of-heads K --joint-pruning --use-ste
+  pipelined          --num-of-heads K --annealing --cooldown-steps 250
+                     --restore-file trained.pt --reset-optimizer   (weights frozen, only the choice is learned)
+
+`--arch transformer_iwslt_de_en` and other stock names are taken as the plugin's gated ones. Started
+again, the same command goes on from its own last checkpoint. At the end: the kept heads, and
+results.json in --save-dir.
+
+  python scripts/mt/run_dsp.py data-bin/ --arch transformer_iwslt_de_en ... --num-of-heads 4 --joint-pruning --annealing
+"""
+
+import os
+import sys
+
+
+def method(argv) -> str:
+    if not any(argument.startswith("--num-of-heads") for argument in argv):
+        return "unpruned"
+    if "--joint-pruning" not in argv:
+        return "dsp-pipelined"
+    return "dsp-ste" if "--use-ste" in argv else "dsp-joint"
+
+
+def main() -> None:
+    if len(sys.argv) == 1 or sys.argv[1] in ("--help", "-h"):
+        print(__doc__)
+        if len(sys.argv) == 1:
+            sys.exit("Give the prepared data folder and fairseq-train's options; --help lists them all.")
+    # imported here and not above: a worker process that fairseq spawns imports this file again, and must
+    # find the plugin not yet imported for --user-dir to register it
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from dsp_plugin.mt.launch import train, training_arguments
+
+    train(training_arguments(sys.argv[1:]), method(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
