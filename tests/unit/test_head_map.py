@@ -1,0 +1,101 @@
+"""Names of heads and their flat numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dsp_plugin.gating import AttentionBlock, HeadMap
+
+# head counts differ, and one block has none: h = 2, 0, 3
+BLOCKS = [
+    AttentionBlock("encoder.0", 2, "encoder-self"),
+    AttentionBlock("decoder.0.cross", 0, "decoder-cross"),
+    AttentionBlock("decoder.0.self", 3, "decoder-self"),
+]
+FLAT = [("encoder.0", 0), ("encoder.0", 1), ("decoder.0.self", 0), ("decoder.0.self", 1), ("decoder.0.self", 2)]
+
+
+@pytest.fixture
+def heads() -> HeadMap:
+    return HeadMap(BLOCKS)
+
+
+def test_the_numbering_follows_the_blocks(heads):
+    assert heads.num_heads == 5
+    assert [heads.locate(i) for i in range(5)] == FLAT
+    assert [heads.index(name, head) for name, head in FLAT] == list(range(5))
+    assert [heads.range(block.name) for block in BLOCKS] == [(0, 2), (2, 2), (2, 5)]
+
+
+@pytest.mark.parametrize("name, head", [("encoder.0", 2), ("encoder.0", -1), ("decoder.0.cross", 0), ("nowhere", 0)])
+def test_a_head_that_does_not_exist(heads, name, head):
+    with pytest.raises(KeyError):
+        heads.index(name, head)
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_number_outside_the_map(heads, index):
+    with pytest.raises(KeyError, match="0..4"):
+        heads.locate(index)
+
+
+def test_split_cuts_the_last_dimension_into_views(heads):
+    values = torch.arange(10.0).view(2, 5)
+    parts = heads.split(values)
+    assert [tuple(part.shape) for part in parts] == [(2, 2), (2, 0), (2, 3)]
+    assert torch.equal(torch.cat(parts, dim=-1), values)
+    parts[2][1, 0] = -1.0
+    assert values[1, 2] == -1.0
+
+
+@pytest.mark.parametrize("size", [0, 4, 6])
+def test_split_refuses_another_number_of_values(heads, size):
+    with pytest.raises(ValueError, match=f"expected 5 values.*got {size}"):
+        heads.split(torch.zeros(size))
+
+
+@pytest.mark.parametrize("as_type", [list, torch.tensor])
+def test_kept_by_block(heads, as_type):
+    keep = as_type([False, True, True, False, True])
+    assert heads.kept_by_block(keep) == {"encoder.0": [1], "decoder.0.cross": [], "decoder.0.self": [0, 2]}
+
+
+def test_kept_by_block_refuses_another_number_of_flags(heads):
+    with pytest.raises(ValueError, match="expected 5 flags"):
+        heads.kept_by_block([True] * 4)
+
+
+def test_it_survives_json(heads):
+    again = HeadMap.from_dict(json.loads(json.dumps(heads.to_dict())))
+    assert again == heads and hash(again) == hash(heads)
+    assert again.fingerprint() == heads.fingerprint()
+
+
+def test_the_fingerprint_tells_maps_apart():
+    maps = [
+        HeadMap(BLOCKS),
+        HeadMap(BLOCKS[::-1]),
+        HeadMap(BLOCKS[:2]),
+        HeadMap([*BLOCKS[:2], AttentionBlock("decoder.0.self", 4, "decoder-self")]),
+        HeadMap([*BLOCKS[:2], AttentionBlock("decoder.0.self", 3, "encoder-self")]),
+    ]
+    assert len({m.fingerprint() for m in maps}) == len(maps)
+    assert len(set(maps)) == len(maps)
+
+
+def test_two_blocks_of_one_name():
+    with pytest.raises(ValueError, match="distinct names"):
+        HeadMap([BLOCKS[0], BLOCKS[0]])
+
+
+def test_a_negative_number_of_heads():
+    with pytest.raises(ValueError, match="negative"):
+        HeadMap([AttentionBlock("a", -1, "encoder-self")])
+
+
+def test_a_model_without_attention():
+    empty = HeadMap([])
+    assert empty.num_heads == 0 and empty.split(torch.zeros(0)) == [] and empty.kept_by_block([]) == {}
