@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .relaxed_topk import MIN_TEMPERATURE
+
 
 @dataclass(frozen=True)
 class ExponentialCooling:
@@ -14,7 +16,7 @@ class ExponentialCooling:
     optimizer updates and of nothing else, so that a resumed run has the temperature it would have had.
 
     Raises:
-        ValueError: a temperature that is not positive, or a negative number of steps.
+        ValueError: a temperature the sampler cannot divide by (not positive, not finite), or a negative number of steps.
     """
 
     initial: float
@@ -22,10 +24,10 @@ class ExponentialCooling:
     steps: int
 
     def __post_init__(self) -> None:
-        if not self.initial > 0:
-            raise ValueError(f"--initial-temperature must be above 0, got {self.initial}")
-        if not self.final > 0:
-            raise ValueError(f"--final-temperature must be above 0, got {self.final}")
+        # the final one first: without annealing it is the only one the user gave
+        for option, value in (("--final-temperature", self.final), ("--initial-temperature", self.initial)):
+            if not MIN_TEMPERATURE <= value < math.inf:
+                raise ValueError(f"{option} must be a positive finite number (at least {MIN_TEMPERATURE}), got {value}")
         if self.steps < 0:
             raise ValueError(f"--cooldown-steps must be 0 or more updates, got {self.steps}")
 
