@@ -198,7 +198,8 @@ class _NumpyRounds:
         out = torch.zeros_like(grad)
         with np.errstate(all="ignore"):
             # Everything that does not depend on R, for all rounds at once: R <- keep*R + own + p*(q.R).
-            own = p * (g - (p @ g)[:, None]) / temperature  # [K, N]
+            mean = np.einsum("kn,n->k", p, g)  # p @ g, but never by BLAS threads
+            own = p * (g - mean[:, None]) / temperature  # [K, N]
             rest = 1.0 - p
             q = np.where(rest > EPS, p / rest, 0.0) / temperature  # [K, N]
             keep = 1.0 - q  # [K, N]
