@@ -21,7 +21,7 @@ def check_budget(k: int, num_heads: int, option: str = "--num-of-heads") -> int:
     Raises:
         ValueError: K is not a whole number in 0..N; names `option` and the range.
     """
-    if k != int(k) or not 0 <= k <= num_heads:
+    if not 0 <= k <= num_heads or k != int(k):  # in this order: NaN fails the first
         raise ValueError(f"{option} must be a whole number in 0..{num_heads} (heads of the model), got {k}")
     return int(k)
 
@@ -59,13 +59,16 @@ class SubsetScores(nn.Module):
         return {"heads_open": float(self.budget)}
 
     def _apply(self, fn, *args, **kwargs):
-        # Scores stay float32 when the host halves its model: an annealed gradient (~ 1/T) overflows
-        # half precision, and rounded scores tie.
+        # Scores stay float32, to the last bit, when the host halves its model: an annealed gradient (~ 1/T)
+        # overflows half precision, and rounded scores tie, which would deploy other heads.
+        scores, grad = self.scores.data, self.scores.grad
         super()._apply(fn, *args, **kwargs)
         if self.scores.dtype in (torch.float16, torch.bfloat16):
-            self.scores.data = self.scores.data.float()
-            if self.scores.grad is not None:
-                self.scores.grad.data = self.scores.grad.data.float()
+            device = self.scores.device
+            self.scores.grad = None
+            self.scores.data = scores.to(device, torch.float32)
+            if grad is not None:
+                self.scores.grad = grad.to(device, torch.float32)
         return self
 
 

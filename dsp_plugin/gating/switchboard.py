@@ -64,11 +64,11 @@ class Switchboard(nn.Module):
 
         For importance scores, which need the gradient of every example's own gates in `eval()` mode.
         """
-        self._override = self.head_map.split(gates)
+        outer, self._override = self._override, self.head_map.split(gates)
         try:
             yield
         finally:
-            self._override = None
+            self._override = outer
 
     def _forget(self) -> None:
         self._current = None
