@@ -61,7 +61,8 @@ class SubsetScores(nn.Module):
     def _apply(self, fn, *args, **kwargs):
         # Scores stay float32, to the last bit, when the host halves its model: an annealed gradient (~ 1/T)
         # overflows half precision, and rounded scores tie, which would deploy other heads.
-        scores, grad = self.scores.data, self.scores.grad
+        scores = self.scores.detach()
+        grad = None if self.scores.grad is None else self.scores.grad.detach()
         super()._apply(fn, *args, **kwargs)
         if self.scores.dtype in (torch.float16, torch.bfloat16):
             device = self.scores.device
