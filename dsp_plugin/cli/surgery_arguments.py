@@ -1,0 +1,39 @@
+"""What `dsp prune` and `dsp export` have in common: their arguments, and the checks before any work."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+
+def add_surgery_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a fairseq checkpoint (.pt)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write; CHECKPOINT stays as it is")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--num-of-heads", type=int, metavar="K", help="keep the K heads of the best scores (default: the checkpoint's own K)"
+    )
+    which.add_argument(
+        "--mask", metavar="FILE.json", help="keep these heads: the mask.json of generate_dsp.py, or a list of true and false"
+    )
+
+
+def start(args: argparse.Namespace) -> None:
+    """Refuse what would lose a file or fail only at the end, before anything slow is imported.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: --out is the checkpoint itself, or a folder.
+    """
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells of what it could not import
+    if not os.path.isfile(args.checkpoint):
+        raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
+    if os.path.isdir(args.out):
+        raise ValueError(f"--out {args.out} is a folder: name the file to write")
+    if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
+        raise ValueError(f"--out {args.out} is the checkpoint itself, which would be lost: name another file")
+
+
+def megabytes(path: str) -> str:
+    return f"{os.path.getsize(path) / 1e6:.1f} MB"

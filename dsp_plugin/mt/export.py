@@ -1,0 +1,97 @@
+"""A checkpoint for stock fairseq: it needs no plugin to be read, to translate or to be trained on."""
+
+from dataclasses import replace
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+from ..gating import AttentionBlock
+from ..models.dsp_transformer import FlatTransformerConfig
+from ..surgery import fill_block
+from .heads import SCORES
+from .pruning import (
+    Mask,
+    Pruned,
+    choose_heads,
+    count_parameters,
+    head_dim_of,
+    prepare,
+    put_block,
+    remove_heads,
+    take_block,
+)
+
+_OURS = "dsp_"
+_REGISTRIES = {
+    "task": TASK_DATACLASS_REGISTRY,
+    "criterion": CRITERION_DATACLASS_REGISTRY,
+    "optimizer": OPTIMIZER_DATACLASS_REGISTRY,
+}
+_STOCK_CLASSES = {
+    "DSPAdam": "FairseqAdam",
+    "DSPLabelSmoothedCrossEntropyCriterion": "LabelSmoothedCrossEntropyCriterion",
+}
+
+
+def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Pruned:
+    """The checkpoint as stock fairseq's `transformer`: every head in its place, those that are not kept zeros.
+
+    Scores are left out, task, criterion and optimizer are stock, and all values are of plain types. A checkpoint
+    without scores keeps the heads it has.
+
+    Args:
+        state, num_of_heads, mask: as `pruning.prune_state`.
+
+    Raises:
+        ValueError: as `pruning.prune_state`, or a task, criterion or optimizer that has no stock counterpart.
+    """
+    patient = prepare(state)
+    if mask is None and num_of_heads is None and SCORES not in patient.tensors:
+        mask = torch.ones(patient.head_map.num_heads, dtype=torch.bool)
+    pruned = remove_heads(patient, choose_heads(patient, num_of_heads, mask))
+    exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
+    for block in pruned.head_map.blocks:
+        own = take_block(exported["model"], block)
+        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), _dense_shapes(block, options))
+        put_block(exported["model"], block, own)
+    exported["cfg"] = stock_config(exported["cfg"])
+    for entry in exported["optimizer_history"]:
+        for key in ("criterion_name", "optimizer_name"):
+            entry[key] = _STOCK_CLASSES.get(entry.get(key), entry.get(key))
+    return replace(pruned, state=exported, parameters_after=count_parameters(exported["model"], options))
+
+
+def stock_config(cfg: Dict[str, Any]) -> Dict[str, Any]:
+    """Options of ours as stock fairseq's: nothing in them asks for the plugin.
+
+    Raises:
+        ValueError: a task, criterion or optimizer of ours that has no stock counterpart.
+    """
+    cfg = dict(cfg)
+    model = {name: value for name, value in cfg["model"].items() if name in FlatTransformerConfig.__dataclass_fields__}
+    cfg["model"] = {**model, "_name": "transformer"}
+    for section, registry in _REGISTRIES.items():
+        name = (cfg.get(section) or {}).get("_name") or ""
+        if not name.startswith(_OURS):
+            continue
+        stock = name[len(_OURS) :]
+        if stock not in registry:
+            raise ValueError(f"stock fairseq has no {section} that could stand for {name!r}")
+        known = registry[stock].__dataclass_fields__
+        cfg[section] = {**{key: value for key, value in cfg[section].items() if key in known}, "_name": stock}
+    if cfg.get("common"):
+        cfg["common"] = {**cfg["common"], "user_dir": None}
+    return cfg
+
+
+def _dense_shapes(block: AttentionBlock, options: Dict[str, Any]) -> Dict[str, Tuple[int, ...]]:
+    """Shapes of a block's tensors in the stock model: width C, keys and values from the encoder where it is cross."""
+    width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
+    source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+    shapes: Dict[str, Tuple[int, ...]] = {"q_proj.weight": (width, width), "out_proj.weight": (width, width)}
+    shapes.update({f"{name}.weight": (width, source) for name in ("k_proj", "v_proj")})
+    shapes.update({f"{name}.bias": (width,) for name in ("q_proj", "k_proj", "v_proj")})
+    return shapes

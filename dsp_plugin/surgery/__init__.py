@@ -1,0 +1,15 @@
+"""Taking heads out of attention projections for good, and the record of what was kept. Pure torch; knows no host."""
+
+from .record import KeptHeads, check_record, compose, mask_of_record
+from .slicing import Projections, fill_block, head_rows, slice_block
+
+__all__ = [
+    "KeptHeads",
+    "Projections",
+    "check_record",
+    "compose",
+    "fill_block",
+    "head_rows",
+    "mask_of_record",
+    "slice_block",
+]
