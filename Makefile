@@ -11,6 +11,8 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Editable, so that `--user-dir dsp_plugin` and the installed package are one folder: fairseq refuses two.
+EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable
 # What has been installed; made anew when what is asked for has changed.
 BASE := $(VENV)/.installed-base
 ALL := $(VENV)/.installed-all
@@ -55,13 +57,13 @@ $(BASE): $(WANTED)
 	@echo '3/4 fairseq, compiled here: about three minutes on two cores'
 	@$(PIP) --no-build-isolation fairseq-fixed
 	@echo '4/4 dsp_plugin and its libraries'
-	@$(PIP) --no-build-isolation --editable '.[fairseq]'
+	@$(EDITABLE) '.[fairseq]'
 	@touch $@
 
 # And the Transformers side and the test runner.
 $(ALL): $(BASE)
 	@echo 'The Transformers side and the test runner'
-	@$(PIP) --no-build-isolation --editable '.[fairseq,hf,dev]'
+	@$(EDITABLE) '.[fairseq,hf,dev]'
 	@touch $@
 
 # Said before anything is installed: what this machine lacks, with the command that mends it.
