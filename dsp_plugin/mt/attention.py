@@ -192,7 +192,10 @@ class GatedMultiheadAttention(MultiheadAttention):
     def _explicit_attention(self, queries, keys, values, mask, dropout) -> Tuple[Tensor, Tensor]:
         """Context [B', h, Q, d] and weights [B', h, Q, S]; fused attention cannot give the weights."""
         logits = (queries * self.scaling) @ keys.transpose(-2, -1)
-        weights = torch.softmax((logits if mask is None else logits + mask).float(), dim=-1).type_as(logits)
+        logits = logits if mask is None else logits + mask
+        # half precision is too coarse for a softmax; double stays double, as in the fused path
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        weights = torch.softmax(logits, dim=-1, dtype=wide).type_as(logits)
         return F.dropout(weights, dropout) @ values, weights
 
     def _without_heads(
