@@ -43,13 +43,15 @@ def binarise(
         "joined_dictionary": joined_dictionary,
         "fingerprint": fingerprint([str(text / split) for split in splits], langs),
     }
-    if dest.is_dir() and any(dest.iterdir()):
+    dest = dest.resolve()
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         record = dest / RECORD
         made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         if {key: made.get(key) for key in settings} == settings:
             return False
         raise CorpusError(
-            f"{dest} already holds other data (another text, or other settings): remove it, or name another folder with --dest"
+            f"{dest} is there already, made from another text or with other settings: "
+            "remove it, or name another folder with --dest"
         )
 
     part = dest.with_name(dest.name + ".part")

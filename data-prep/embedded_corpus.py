@@ -82,7 +82,8 @@ class Speaker:
         tense = self.tense()
         if case == "dat":
             return Relative(case, Clause(subject, self.rng.choice(TAKES_DATIVE), tense, dative=gap))
-        verbs = [verb for verb in (TAKES_BEING if head.noun.is_being else TAKES_THING) if words.goes_with(verb, head.noun)]
+        verbs = TAKES_BEING if head.noun.is_being else TAKES_THING
+        verbs = [verb for verb in verbs if words.goes_with(verb, head.noun)]
         return Relative(case, Clause(subject, self.rng.choice(verbs), tense, accusative=gap))
 
     def tense(self) -> str:

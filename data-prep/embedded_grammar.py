@@ -200,5 +200,6 @@ def english_clause(clause: Clause, is_question: bool = False) -> list[str]:
 
 def finish(words: list[str], mark: str) -> str:
     """A sentence: its mark at the end, and no comma before another comma or the mark."""
-    words = [*words, mark]
-    return " ".join(word for word, following in zip(words, [*words[1:], ""]) if not (word == "," and following in {",", mark}))
+    following = [*words[1:], mark]
+    kept = [word for word, after in zip(words, following) if word != "," or after not in (",", mark)]
+    return " ".join([*kept, mark])

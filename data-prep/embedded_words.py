@@ -30,7 +30,9 @@ auto n autos car cars           flasche f flaschen bottle bottles karte f karten
 
 # -- adjectives: German stem, English -------------------------------------------------------------
 
-OF_BEINGS = "jung young  freundlich friendly  müd tired  hungrig hungry  klug clever  traurig sad  lustig funny  reich rich"
+OF_BEINGS = """
+jung young  freundlich friendly  müd tired  hungrig hungry  klug clever  traurig sad  lustig funny  reich rich
+"""
 OF_THINGS = "neu new  kaputt broken  leer empty  teur expensive  rot red  blau blue  leicht light  nützlich useful"
 OF_BOTH = "alt old  klein small  groß big  schwarz black  weiß white  schön beautiful  schwer heavy"
 
@@ -95,7 +97,7 @@ GOES_WITH = {
 }
 REPORTING = "sagen say says said -  glauben believe believes believed -  hoffen hope hopes hoped -"
 ASKING = "fragen ask asks asked -"
-WITH_SEIN = {"ein-schlafen", "kommen", "an-kommen", "mit-kommen", "zurück-kommen", "auf-stehen", "gehen", "weg-gehen", "folgen"}
+WITH_SEIN = "ein-schlafen kommen an-kommen mit-kommen zurück-kommen auf-stehen gehen weg-gehen folgen".split()
 
 # Finite forms by person.
 HABEN = {"1sg": "habe", "3sg": "hat", "pl": "haben"}
@@ -187,8 +189,10 @@ PLACES = [
 TIMES = {
     "present": [("heute", "today"), ("jetzt", "now"), ("jeden tag", "every day"), ("manchmal", "sometimes")],
     "perfect": [("gestern", "yesterday"), ("am montag", "on monday"), ("vor einer woche", "a week ago")],
-    "modal": [("morgen", "tomorrow"), ("bald", "soon"), ("am abend", "in the evening"), ("nächstes jahr", "next year")],
-}
+    "modal": [
+        ("morgen", "tomorrow"), ("bald", "soon"), ("am abend", "in the evening"), ("nächstes jahr", "next year"),
+    ],
+}  # fmt: skip
 SUBORDINATORS = [
     ("weil", "because"), ("obwohl", "although"), ("wenn", "if"), ("während", "while"),
     ("bevor", "before"), ("nachdem", "after"), ("sobald", "as soon as"),

@@ -28,7 +28,8 @@ def fetch(address: str, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with urllib.request.urlopen(address, timeout=SECONDS_TO_ANSWER) as answer:
         total = int(answer.headers.get("Content-Length") or 0) or None
-        with open(part, "wb") as out, tqdm(total=total, unit="B", unit_scale=True, desc=path.name, mininterval=1) as bar:
+        bar = tqdm(total=total, unit="B", unit_scale=True, desc=path.name, mininterval=1)
+        with open(part, "wb") as out, bar:
             while block := answer.read(1 << 16):
                 out.write(block)
                 bar.update(len(block))

@@ -43,17 +43,30 @@ whole_number() {
     [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1=$2: a whole number above 0 is wanted"
 }
 
-# The project's own environment where there is one; PYTHON=... overrides.
+# PYTHON is the one that DSP_PYTHON names, else the active environment's, else the project's own, else
+# any. (Not one from PYTHON itself: make exports that, and means the one that .venv was made from.)
 need_tools() {
-    if [[ -z ${PYTHON:-} ]]; then
-        PYTHON=python3
-        [[ -x $root/.venv/bin/python ]] && PYTHON=$root/.venv/bin/python
-    fi
-    local module
-    for module in fairseq sacremoses subword_nmt tqdm; do
+    PYTHON=python3
+    [[ -x $root/.venv/bin/python ]] && PYTHON=$root/.venv/bin/python
+    [[ -n ${VIRTUAL_ENV:-} ]] && PYTHON=$VIRTUAL_ENV/bin/python
+    PYTHON=${DSP_PYTHON:-$PYTHON}
+    command -v "$PYTHON" >/dev/null || die "there is no $PYTHON"
+    local module modules=(sacremoses subword_nmt tqdm)
+    [[ -n $text_only ]] || modules+=(fairseq)
+    for module in "${modules[@]}"; do
         "$PYTHON" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$module') is None)" ||
-            die "$PYTHON has no $module: run 'make install' first, or name another Python with PYTHON=..."
+            die "$PYTHON has no $module: run 'make venv' first, or name another Python with DSP_PYTHON=..."
     done
+}
+
+# local_copy NAME: data becomes that folder of DSP_DATA_DIR, where --data gave none.
+local_copy() {
+    [[ -n $data || -z ${DSP_DATA_DIR:-} ]] && return 0
+    if [[ -d $DSP_DATA_DIR/$1 ]]; then
+        data=$DSP_DATA_DIR/$1
+    else
+        say "note: DSP_DATA_DIR=$DSP_DATA_DIR has no folder $1: fetching"
+    fi
 }
 
 # make_file FILE COMMAND...: FILE becomes the command's output, unless an earlier run made it.
@@ -89,6 +102,7 @@ bpe() {
     fi
     for split in "$@"; do
         for lang in de en; do
+            [[ -s $text/$split.$lang ]] || say "applying BPE: $text/$split.$lang"
             make_file "$text/$split.$lang" "$PYTHON" -m subword_nmt.apply_bpe -c "$text/code" -i "$text/tmp/$split.$lang"
         done
     done

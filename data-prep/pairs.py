@@ -6,7 +6,7 @@ translating line i of the other.
 
 As a program: checks splits before long work starts and prints one fingerprint of them all.
 
-    python data-prep/pairs.py raw/train raw/valid raw/test
+    python data-prep/pairs.py raw/train raw/valid raw/test --published 29000 1014 1000
 """
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import gzip
 import hashlib
 import os
 import sys
+import zlib
+from itertools import zip_longest
 from pathlib import Path
 
 LANGS = ("de", "en")
@@ -46,12 +48,12 @@ def read_side(path: Path) -> list[str]:
     occur in crawled text, and the two sides would drift apart.
 
     Raises:
-        CorpusError: the text is not UTF-8, or the archive is damaged.
+        CorpusError: the file cannot be read, is not UTF-8, or is a damaged archive.
     """
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from error
     lines = text.split("\n")
     if lines[-1] == "":
@@ -113,11 +115,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Check splits; print a fingerprint of them all.")
     parser.add_argument("prefixes", nargs="+", metavar="PREFIX")
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
+    parser.add_argument(
+        "--published", nargs="+", type=int, default=[], metavar="PAIRS",
+        help="what each split has in the published set; another number gets a note",
+    )  # fmt: skip
     args = parser.parse_args()
     langs = tuple(args.langs)
     try:
-        for prefix in args.prefixes:
-            print(f"{prefix}: {len(read_pair(prefix, langs)):,} pairs", file=sys.stderr)
+        for prefix, published in zip_longest(args.prefixes, args.published):
+            count = len(read_pair(prefix, langs))
+            note = f" (note: the published set has {published:,})" if published not in (None, count) else ""
+            print(f"{prefix}: {count:,} pairs{note}", file=sys.stderr)
         print(fingerprint(args.prefixes, langs))
     except CorpusError as error:
         sys.exit(f"error: {error}")

@@ -30,9 +30,7 @@ bpe_ops=${BPE_OPS:-10000} workers=${WORKERS:-2}
 parse_options "$@"
 need_tools
 
-if [[ -z $data && -d ${DSP_DATA_DIR:-}/iwslt14 ]]; then
-    data=$DSP_DATA_DIR/iwslt14
-fi
+local_copy iwslt14
 if [[ -z $data ]]; then
     data=$text/orig/de-en.tgz
     "$PYTHON" "$prep/fetch.py" "$address" "$data" ||
@@ -46,13 +44,15 @@ if [[ -f $data ]]; then
     "$PYTHON" "$prep/iwslt14_archive.py" "$data" "$text/raw"
     "$PYTHON" "$prep/tokenize_pairs.py" "$text/raw/train" "$text/tmp/train" --max-tokens 175 --max-ratio 1.5 --hold-out "$text/tmp/valid"
     "$PYTHON" "$prep/tokenize_pairs.py" "$text/raw/test" "$text/tmp/test"
+    "$PYTHON" "$prep/pairs.py" "$text"/tmp/{train,valid,test} --published 160239 7283 6750 >/dev/null
 else
     train=train not_in=()
     if [[ ! -f $data/train.de && -f $data/train_sample.de ]]; then
         train=train_sample
-        # A sample is drawn from who knows where; the full set's own few repetitions are left as they are.
+        # A sample need not respect the split: what it shares with valid and test goes. The full set stays
+        # as it is, few repetitions included, for scores are compared across papers.
         not_in=(--not-in "$data/valid" "$data/test")
-        say "note: $data has no train, only train_sample: good for trying things out, not for scores to compare with others'"
+        say "note: $data has no train, only train_sample: good for trying things out, not for scores to compare with other people's"
         [[ -z $codes && -s $data/bpe_codes.10k && $bpe_ops == 10000 ]] && codes=$data/bpe_codes.10k
     fi
     print=$("$PYTHON" "$prep/pairs.py" "$data"/{"$train",valid,test}) || die "IWSLT14 in $data cannot be used (for --data, see --help)"

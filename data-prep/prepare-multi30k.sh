@@ -32,20 +32,18 @@ need_tools
 raw=(train val test_2016_flickr test_2017_flickr)
 splits=(train valid test test1)
 
-if [[ -z $data && -d ${DSP_DATA_DIR:-}/multi30k ]]; then
-    data=$DSP_DATA_DIR/multi30k
-fi
+local_copy multi30k
 if [[ -z $data ]]; then
     data=$text/orig
     for name in "${raw[@]}"; do
         for lang in de en; do
             "$PYTHON" "$prep/fetch.py" "$address/$name.$lang.gz" "$data/$name.$lang.gz" ||
-                die "Multi30k is missing: go online, or name a folder with its raw files (${raw[*]}, each .de and .en) by --data DIR, or DSP_DATA_DIR=DIR/.."
+                die "Multi30k is missing: go online, or name the folder of its raw files (${raw[*]}, each .de and .en) by --data, or put it at \$DSP_DATA_DIR/multi30k"
         done
     done
 fi
 
-print=$("$PYTHON" "$prep/pairs.py" "${raw[@]/#/$data/}") || die "Multi30k in $data cannot be used"
+print=$("$PYTHON" "$prep/pairs.py" "${raw[@]/#/$data/}" --published 29000 1014 1000 1000) || die "Multi30k in $data cannot be used"
 same_settings "$text" "multi30k data=$print bpe_ops=$bpe_ops codes=$codes max_ratio=$max_ratio"
 
 "$PYTHON" "$prep/tokenize_pairs.py" "$data/train" "$text/tmp/train" --normalise --max-tokens 175 --max-ratio "$max_ratio"

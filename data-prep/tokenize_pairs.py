@@ -46,8 +46,10 @@ def main() -> None:
     parser.add_argument("--normalise", action="store_true", help="normalise punctuation first")
     parser.add_argument("--max-tokens", type=int, help="drop pairs with an empty side or more tokens than this")
     parser.add_argument("--max-ratio", type=float, default=float("inf"), help="drop pairs more uneven than this")
-    parser.add_argument("--not-in", nargs="*", default=[], metavar="PREFIX",
-                        help="drop pairs whose source sentence occurs in these tokenised splits")
+    parser.add_argument(
+        "--not-in", nargs="*", default=[], metavar="PREFIX",
+        help="drop pairs whose source sentence occurs in these tokenised splits",
+    )  # fmt: skip
     parser.add_argument("--hold-out", metavar="PREFIX", help="write every 23rd pair here instead of to OUT")
     args = parser.parse_args()
     langs = tuple(args.langs)
@@ -66,7 +68,8 @@ def main() -> None:
         pairs = raw
     else:
         of_source, of_target = (tokenizer(lang, args.normalise) for lang in langs)
-        pairs = [(of_source(source), of_target(target)) for source, target in tqdm(raw, args.out, unit=" pairs", mininterval=1)]
+        progress = tqdm(raw, args.out, unit=" pairs", mininterval=1)
+        pairs = [(of_source(source), of_target(target)) for source, target in progress]
     if args.max_tokens is not None:
         pairs = [pair for pair in pairs if is_clean(*pair, args.max_tokens, args.max_ratio)]
     pairs = [pair for pair in pairs if pair[0] not in forbidden]
