@@ -24,8 +24,8 @@ sys.path.insert(0, ROOT)
 
 # model -> its pipeline settings; equal numbers of updates for all methods of a model
 MODELS: Dict[str, Dict[str, str]] = {
-    "small": {"ARCH": "dsp_transformer_multi30k_small", "MAX_UPDATE": "5200", "VALIDATE_INTERVAL": "4"},
-    "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "2600", "VALIDATE_INTERVAL": "2"},
+    "small": {"ARCH": "dsp_transformer_multi30k_small", "MAX_UPDATE": "1170", "VALIDATE_INTERVAL": "3"},
+    "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "1040", "VALIDATE_INTERVAL": "2"},
 }
 HEADS = {"small": 24, "base": 36}
 

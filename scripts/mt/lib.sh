@@ -16,10 +16,10 @@ TRAIN_FLAGS=${TRAIN_FLAGS:-}            # more fairseq flags for training alone
 case $DATASET in
 multi30k)
     ARCH=${ARCH:-dsp_transformer_multi30k}
-    MAX_UPDATE=${MAX_UPDATE:-1820}
+    MAX_UPDATE=${MAX_UPDATE:-1040}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
     RECIPE=(--share-all-embeddings --lr 3e-3 --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
-    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE / 2))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
+    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 2 / 5))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
     SUBSETS=${SUBSETS:-test test1}      # test_2016_flickr, test_2017_flickr
     ;;
 iwslt14)                                # the recipe of the paper
