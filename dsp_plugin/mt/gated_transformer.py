@@ -1,14 +1,17 @@
 """fairseq's transformer with gated attention: encoder and decoder through fairseq's own build hooks."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from typing import Dict, List, Optional
 
+import torch
 from fairseq.distributed import fsdp_wrap
 from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
-from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
 
 from ..gating import AttentionBlock, HeadMap, Switchboard
 from .attention import GatedMultiheadAttention
@@ -58,8 +61,19 @@ class GatedDecoderLayer(TransformerDecoderLayerBase):
 def _wrapped(layer: nn.Module, cfg) -> nn.Module:
     """What fairseq does to every layer it builds: activation checkpointing and FSDP, if asked for."""
     if cfg.checkpoint_activations:
-        layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+        # under fairseq's own name for it, so that its `unwrap_checkpoint` finds it
+        layer.precheckpoint_forward = layer.forward
+        layer.forward = partial(_recomputed, layer.precheckpoint_forward, cfg.offload_activations)
     return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
+
+
+def _recomputed(forward, offload_to_cpu: bool, *args, **kwargs):
+    """Activation checkpointing by torch. fairseq's own kind runs one backward a layer, each through the gates that
+    all layers share, and none at all where a layer's inputs need no gradient (pipelined pruning)."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    with save_on_cpu() if offload_to_cpu else nullcontext():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 class GatedEncoder(TransformerEncoderBase):
