@@ -118,7 +118,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
         own.method or method or ("unpruned" if heads[0].budget is None else "dsp"),
         device="cpu" if args.cpu or not torch.cuda.is_available() else None,
         seed=_training_seed(states[0]),
-        data=data_fingerprint(args.data, args.gen_subset),
+        data=data_fingerprint(args.data),
         heads=kept_heads(heads[0].head_map.to_dict(), heads[0].keep.tolist()),
         seconds={"generate": seconds},
         updates=(states[0].get("optimizer_history") or [{}])[-1].get("num_updates"),
@@ -148,10 +148,10 @@ def score(hypotheses: List[str], references: List[str], args, no_detok: bool, st
     return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=args.gen_subset)]
 
 
-def data_fingerprint(data: str, subset: str) -> str:
-    """Fingerprint of a binarised subset and its dictionaries."""
+def data_fingerprint(data: str) -> str:
+    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them."""
     folder = data.split(os.pathsep)[0]
-    names = sorted(n for n in os.listdir(folder) if n.startswith((f"{subset}.", "dict.")))
+    names = sorted(n for n in os.listdir(folder) if n.startswith(("dict.", "valid", "test")))
     return fingerprint([os.path.join(folder, name) for name in names])
 
 

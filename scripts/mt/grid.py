@@ -17,7 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
@@ -28,6 +28,13 @@ MODELS: Dict[str, Dict[str, str]] = {
     "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "1040", "VALIDATE_INTERVAL": "2"},
 }
 HEADS = {"small": 24, "base": 36}
+# pipeline script -> the method's name in its records
+METHODS = {
+    "unpruned": "unpruned",
+    "joint": "dsp-joint",
+    "straight_through": "dsp-ste",
+    "pipelined": "dsp-pipelined",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class Run:
 
     def save_dir(self, folder: str) -> str:
         return os.path.join(folder, self.name)
+
+    def setting(self) -> Tuple[str, str, int, int]:
+        """(name, method, heads kept, heads in all), as the records of this run have them."""
+        total = HEADS[self.model]
+        return f"multi30k-{self.model}", METHODS[self.script], total if self.budget is None else self.budget, total
 
     def complete(self) -> bool:
         return all(os.path.isfile(f"results/multi30k/{self.name}/{s}/results.json") for s in ("test", "test1"))
@@ -87,11 +99,20 @@ def start(run: Run, options: argparse.Namespace) -> bool:
     return code == 0
 
 
-def write_table(runs: List[Run]) -> None:
-    from dsp_plugin.reports.grid import write_grid_table
+def write_table(seeds: List[int]) -> str:
+    """results/multi30k/table.md and table.csv from the records alone; what was not run says so."""
+    from dsp_plugin.reports.files import write_text
+    from dsp_plugin.reports.records import load_records
+    from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, signature_notes, table_rows
 
-    expected = [(f"multi30k-{run.model}", run.script, run.budget) for run in runs]
-    print(write_grid_table("results/multi30k", expected))
+    expected = [run.setting() for run in runs_of(seeds[0])]
+    records = load_records("results/multi30k")
+    rows, columns = table_rows(records, [Setting(*setting) for setting in expected], ["test", "test1"], len(seeds))
+    text = "Multi30k de-en; test is test_2016_flickr, test1 is test_2017_flickr. Made by `make grid`.\n\n"
+    text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
+    write_text("results/multi30k/table.md", text)
+    write_text("results/multi30k/table.csv", csv_table(rows, columns))
+    return text
 
 
 def main() -> None:
@@ -117,7 +138,7 @@ def main() -> None:
         waiting = [run for run in runs if run.script in wave and not run.complete()]
         with ThreadPoolExecutor(options.jobs) as pool:
             failed += sum(not ok for ok in pool.map(lambda run: start(run, options), waiting))
-    write_table(runs)
+    print(write_table(options.seeds))
     if failed:
         sys.exit(f"{failed} run(s) failed: see their logs under {options.runs}")
 
