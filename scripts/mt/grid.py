@@ -106,6 +106,7 @@ def write_table(seeds: List[int]) -> str:
     from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, signature_notes, table_rows
 
     expected = [run.setting() for run in runs_of(seeds[0])]
+    os.makedirs("results/multi30k", exist_ok=True)
     records = load_records("results/multi30k")
     rows, columns = table_rows(records, [Setting(*setting) for setting in expected], ["test", "test1"], len(seeds))
     text = "Multi30k de-en; test is test_2016_flickr, test1 is test_2017_flickr. Made by `make grid`.\n\n"

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PYTHON=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 export PATH="$(dirname "$(command -v "$PYTHON")"):$PATH"
 
-DATASET=${DATASET:-multi30k}            # multi30k or iwslt14
+DATASET=${DATASET:-multi30k}            # multi30k, iwslt14, or embedded (a generated corpus, no download)
 DATA_BIN=${DATA_BIN:-data-bin/$DATASET} # prepared from raw text when it is not there
 SEED=${SEED:-1}
 FLAGS=${FLAGS:-}                        # more fairseq flags for training and scoring, e.g. --cpu or --fp16 ...
@@ -22,6 +22,14 @@ multi30k)
     PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 2 / 5))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
     SUBSETS=${SUBSETS:-test test1}      # test_2016_flickr, test_2017_flickr
     ;;
+embedded)
+    ARCH=${ARCH:-dsp_transformer_multi30k_small}
+    MAX_UPDATE=${MAX_UPDATE:-400} MAX_TOKENS=${MAX_TOKENS:-2048}
+    VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
+    RECIPE=(--share-decoder-input-output-embed --lr 4e-3 --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
+    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 2 / 5))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
+    SUBSETS=${SUBSETS:-test}
+    ;;
 iwslt14)                                # the recipe of the paper
     ARCH=${ARCH:-dsp_transformer_iwslt_de_en}
     MAX_UPDATE=${MAX_UPDATE:-0}
@@ -32,7 +40,7 @@ iwslt14)                                # the recipe of the paper
     SUBSETS=${SUBSETS:-test}
     ;;
 *)
-    echo "DATASET=$DATASET: choose multi30k or iwslt14" >&2
+    echo "DATASET=$DATASET: choose multi30k, iwslt14 or embedded" >&2
     exit 2
     ;;
 esac
@@ -48,7 +56,14 @@ name_run() {
 }
 
 prepare_data() {
-    [[ -f $DATA_BIN/dict.en.txt ]] || "data-prep/prepare-$DATASET.sh" --dest "$DATA_BIN"
+    [[ -f $DATA_BIN/dict.en.txt ]] && return
+    export DSP_PYTHON=${DSP_PYTHON:-$PYTHON}
+    if [[ $DATASET == embedded ]]; then
+        "$PYTHON" data-prep/embedded_corpus.py --out data/embedded --train 12000 --valid 500 --test 500 --seed 1
+        "$PYTHON" data-prep/binarise.py --text data/embedded --dest "$DATA_BIN"
+    else
+        "data-prep/prepare-$DATASET.sh" --dest "$DATA_BIN"
+    fi
 }
 
 # Train by run_dsp.py with the recipe and the options given; does nothing when the run is complete.

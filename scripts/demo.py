@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""The main job from end to end: an unpruned translation model beside one that keeps a quarter of its heads.
+
+Prepares the corpus, trains both models (joint DSP, annealed), scores them, takes the dead heads out of the
+second for good, scores the smaller model, measures the speed of both, and leaves in the output folder:
+table.md, heads.png, comparison.png, results.json, and every checkpoint and record beside them.
+
+  python scripts/demo.py                       a generated corpus: minutes on two cores
+  python scripts/demo.py --dataset multi30k    real text (DSP_DATA_DIR/multi30k, else fetched)
+
+Started again, it goes on where it stopped.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from typing import Dict, List
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+SETTINGS = {
+    "embedded": {"heads": 24, "subset": "test"},
+    "multi30k": {"heads": 36, "subset": "test"},
+}
+
+
+def run_both(jobs: Dict[str, Dict[str, str]]) -> None:
+    """Run pipelines side by side, one core each, showing their progress; stop if one fails.
+
+    Args:
+        jobs: script name -> its environment variables.
+    """
+    running = {}
+    for script, settings in jobs.items():
+        os.makedirs(settings["SAVE_DIR"], exist_ok=True)
+        log = os.path.join(settings["SAVE_DIR"], "pipeline.log")
+        stream = open(log, "a", encoding="utf-8")
+        process = subprocess.Popen(
+            [f"scripts/mt/{script}.sh"], env={**os.environ, **settings}, stdout=stream, stderr=subprocess.STDOUT
+        )
+        running[script] = (process, log, stream)
+    shown = {}
+    started = time.time()
+    while any(process.poll() is None for process, _, _ in running.values()):
+        time.sleep(1)
+        for script, (_, log, _) in running.items():
+            line = last_news(log)
+            if line and shown.get(script) != line:
+                shown[script] = line
+                print(f"  {time.time() - started:4.0f} s  {script:10s} {line}", flush=True)
+    for script, (process, log, stream) in running.items():
+        stream.close()
+        if process.returncode:
+            tail = "".join(open(log, encoding="utf-8").readlines()[-15:])
+            sys.exit(f"{tail}\n{script} failed; its whole output: {log}. Mend it and start again: finished steps are kept.")
+
+
+def last_news(log: str) -> str:
+    """The latest training or validation figures in a pipeline's log, short."""
+    news = ""
+    with open(log, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if "train_inner" in line or "| valid | " in line or "INFO:valid:" in line:
+                fields = line.replace("|", " ").replace("=", " ").replace(",", " ").split()
+                parts = [f"{n} {fields[fields.index(n) + 1]}" for n in ("num_updates", "loss", "bleu", "heads_open") if n in fields]
+                news = ("valid: " if "valid" in line.split("train_inner")[0] and "train_inner" not in line else "") + ", ".join(parts)
+    return news
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=sorted(SETTINGS), default="embedded")
+    parser.add_argument("--out", help="output folder (default demo/<dataset>)")
+    parser.add_argument("--num-of-heads", type=int, help="heads to keep (default: a quarter)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--gpu", action="store_true", help="train and translate on the GPU")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    setting = SETTINGS[options.dataset]
+    budget = setting["heads"] // 4 if options.num_of_heads is None else options.num_of_heads
+    if not 0 <= budget <= setting["heads"]:
+        parser.error(f"--num-of-heads must be in 0..{setting['heads']} (heads of the model), got {budget}")
+    out = options.out or os.path.join("demo", options.dataset)
+    started = time.time()
+
+    print(f"1/4  train: all {setting['heads']} heads, and exactly {budget} of them", flush=True)
+    common = {
+        "DATASET": options.dataset,
+        "DATA_BIN": os.path.join("data-bin", options.dataset),
+        "SEED": str(options.seed),
+        "PYTHON": sys.executable,
+        "RECORD_NAME": options.dataset,
+        "K": str(budget),
+        "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
+        **({} if options.gpu else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}),
+    }
+    folders = {script: os.path.join(out, script) for script in ("unpruned", "joint")}
+    prepare = subprocess.call(["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env={**os.environ, **common})
+    if prepare:
+        sys.exit("the corpus could not be prepared: see above")
+    run_both({script: {**common, "SAVE_DIR": folder} for script, folder in folders.items()})
+
+    print("2/4  score the smaller model, its dead heads taken out", flush=True)
+    checkpoints = {
+        "unpruned": os.path.join(folders["unpruned"], "checkpoint_best.pt"),
+        "masked": os.path.join(folders["joint"], "checkpoint_best.pt"),
+        "pruned": os.path.join(folders["joint"], "checkpoint_pruned.pt"),
+    }
+    records = collect_records(common, folders, checkpoints, setting["subset"], options.gpu)
+
+    print("3/4  speed, both models in turn", flush=True)
+    from dsp_plugin.mt.speed import translation_speed
+
+    speeds = translation_speed(
+        common["DATA_BIN"], [checkpoints["unpruned"], checkpoints["pruned"]], setting["subset"], cpu=not options.gpu
+    )
+    print("4/4  table, pictures, record", flush=True)
+    report(out, options, records, checkpoints, dict(zip(("unpruned", "pruned"), speeds)), time.time() - started)
+
+
+def collect_records(common, folders, checkpoints, subset: str, gpu: bool):
+    """Records of the three models' scores; the pruned one is scored here, the others were by their pipelines."""
+    from dsp_plugin.mt.generate import generate
+    from dsp_plugin.reports.records import load_record
+
+    pruned = os.path.join(folders["joint"], "records", f"{subset}-pruned")
+    if not os.path.isfile(os.path.join(pruned, "results.json")):
+        arguments = [common["DATA_BIN"], "-s", "de", "-t", "en", "--path", checkpoints["pruned"], "--gen-subset", subset]
+        arguments += ["--quiet", "--batch-size", "32", "--beam", "5", "--remove-bpe", "--no-progress-bar"]
+        arguments += ["--record-dir", pruned, "--record-name", common["RECORD_NAME"], "--method", "dsp-joint, heads removed"]
+        generate(arguments + ([] if gpu else ["--cpu"]))
+    return {
+        "unpruned": load_record(os.path.join(folders["unpruned"], "records", subset, "results.json")),
+        "masked": load_record(os.path.join(folders["joint"], "records", subset, "results.json")),
+        "pruned": load_record(os.path.join(pruned, "results.json")),
+    }
+
+
+def report(out: str, options, records, checkpoints, speeds: Dict[str, float], seconds: float) -> None:
+    """Write and print the summary; every number comes from the records, the files and the measured speeds."""
+    from dsp_plugin.mt.checkpoints import load_checkpoint
+    from dsp_plugin.reports.bar_pictures import comparison_png
+    from dsp_plugin.reports.files import write_text
+    from dsp_plugin.reports.head_pictures import head_map_png
+    from dsp_plugin.reports.kept import mask_of
+    from dsp_plugin.reports.records import Metric, new_record, save_record
+    from dsp_plugin.reports.tables import markdown_table
+
+    def parameters(name: str) -> int:
+        model = load_checkpoint(checkpoints[name])["model"]
+        return sum(t.numel() for key, t in model.items() if t.is_floating_point() and not key.startswith("gating."))
+
+    subset = SETTINGS[options.dataset]["subset"]
+    labels = {"unpruned": "all heads", "masked": "a mask on the heads", "pruned": "dead heads removed"}
+    rows: List[Dict] = []
+    for name, record in records.items():
+        bleu = record.metric("BLEU", subset)
+        # the pruned checkpoint's own heads are all alive: its share is the masked model's
+        kept = records["masked" if name == "pruned" else name].heads
+        rows.append(
+            {
+                "model": labels[name],
+                "heads": f"{kept['kept']} of {kept['total']}",
+                "BLEU": bleu.value,
+                "parameters": parameters(name),
+                "sentences/s": speeds.get(name),
+            }
+        )
+    table = markdown_table(rows, ["model", "heads", "BLEU", "parameters", "sentences/s"])
+    text = f"# {options.dataset}: a quarter of the heads\n\n{table}\n\nBLEU: {records['unpruned'].metric('BLEU', subset).signature}\n"
+    write_text(os.path.join(out, "table.md"), text)
+    heads = records["masked"].heads
+    head_map_png(heads, mask_of(heads), os.path.join(out, "heads.png"), f"{options.dataset}: heads kept")
+    comparison_png(
+        [labels["unpruned"], labels["pruned"]],
+        {
+            "BLEU": [rows[0]["BLEU"], rows[2]["BLEU"]],
+            "parameters (millions)": [rows[0]["parameters"] / 1e6, rows[2]["parameters"] / 1e6],
+            "sentences/s": [speeds["unpruned"], speeds["pruned"]],
+        },
+        os.path.join(out, "comparison.png"),
+    )
+    record = new_record(
+        "demo",
+        options.dataset,
+        "dsp-joint",
+        device=None if options.gpu else "cpu",
+        seed=options.seed,
+        data=records["masked"].data,
+        heads=heads,
+        parameters={"before": rows[0]["parameters"], "after": rows[2]["parameters"]},
+        updates=records["masked"].updates,
+        seconds={"demo": seconds},
+        metrics=[
+            Metric(f"BLEU {name}", row["BLEU"], signature=records[name].metric("BLEU", subset).signature, subset=subset)
+            for name, row in zip(records, rows)
+        ]
+        + [Metric(f"speed {name}", value, "sentences/s", subset=subset) for name, value in speeds.items()],
+    )
+    save_record(record, os.path.join(out, "results.json"))
+    print("\n" + table)
+    print(
+        f"\nspeed: {speeds['pruned'] / speeds['unpruned']:.2f} times the unpruned model's (medians of 3, in turn)\n"
+        f"in {out}: table.md  heads.png  comparison.png  results.json    ({seconds:.0f} s in all)"
+    )
+
+
+if __name__ == "__main__":
+    main()
