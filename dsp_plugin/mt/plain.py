@@ -5,6 +5,7 @@ Such a file loads weights-only with no list of allowed types, so that stock fair
 
 import argparse
 import enum
+import warnings
 from typing import Any, Dict
 
 import numpy as np
@@ -56,7 +57,10 @@ def plain_config(state: Dict[str, Any]) -> Dict[str, Any]:
     copy["optimizer_history"] = [dict(entry) for entry in copy["optimizer_history"]]
     copy["extra_state"] = {"train_iterator": None, **(state.get("extra_state") or {})}
     try:
-        return plain(OmegaConf.to_container(_upgrade_state_dict(copy)["cfg"], resolve=True, enum_to_str=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hydra's, about the way fairseq calls it
+            cfg = _upgrade_state_dict(copy)["cfg"]
+        return plain(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
     except Exception as error:  # whatever Hydra makes of options it does not know
         raise ValueError(f"the checkpoint's options are of a fairseq too old to convert ({first_line(error)})") from error
 
