@@ -1,0 +1,133 @@
+"""What a record says about the run's surroundings: command, versions, device, data.
+
+Nothing here tells where on a machine something lay: a record can be published as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Iterable, Sequence
+
+# name in the record -> distributions that provide it, the first one found counts
+_DISTRIBUTIONS = {
+    "dsp_plugin": ("dsp_plugin",),
+    "torch": ("torch",),
+    "fairseq": ("fairseq-fixed", "fairseq"),
+    "transformers": ("transformers",),
+    "sacrebleu": ("sacrebleu",),
+}
+
+# An absolute path inside a longer argument, such as a JSON value: after a quote, '=', ':' ... or file://,
+# but not the // of tcp://host and not the / of </s>.
+_INNER_PATH = re.compile(r"""(?:(?<=[\s'"=:,(\[{])(?!(?<=:)//)|(?<=file://))/[^\s'",:;)\]}]+""")
+
+
+def portable_path(path: str | os.PathLike) -> str:
+    """`path` without the machine: relative to the working folder, or the base name if it lies outside.
+
+    A relative path stays as it is.
+    """
+    text = os.fspath(path)
+    if not os.path.isabs(text):
+        return text
+    for clean in (os.path.normpath, os.path.realpath):  # the working folder may be reached by a link
+        relative = os.path.relpath(clean(text), clean(os.getcwd()))
+        if relative.split(os.sep, 1)[0] != os.pardir:
+            return relative
+    return os.path.basename(os.path.normpath(text)) or os.sep
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """The command as one could type it (`sys.argv` if None), each absolute path by `portable_path`."""
+    return shlex.join(_portable_argument(arg) for arg in (sys.argv if argv is None else argv))
+
+
+def _portable_argument(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    if os.path.isabs(value):  # the whole value, so that blanks do not end it; fairseq joins folders by ':'
+        return option + equals + ":".join(portable_path(part) for part in value.split(":"))
+    return _INNER_PATH.sub(lambda match: portable_path(match[0]), argument)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of those of our packages that are installed; imports no host."""
+    found = {"python": platform.python_version()}
+    for name, distributions in _DISTRIBUTIONS.items():
+        for distribution in distributions:
+            try:
+                found[name] = importlib.metadata.version(distribution)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    if "dsp_plugin" not in found:  # used from a clone, by --user-dir alone
+        import dsp_plugin
+
+        found["dsp_plugin"] = getattr(dsp_plugin, "__version__", "unknown")
+    return found
+
+
+def device_name(device: object = None) -> str:
+    """The accelerator's or the processor's name, the latter with the number of threads torch uses.
+
+    Args:
+        device: `torch.device` or its text; None means the first GPU if there is one, else the CPU.
+    """
+    import torch  # here, because reading records needs no torch
+
+    chosen = torch.device(device) if device is not None else None
+    if chosen is None:
+        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.type == "cuda":
+        return torch.cuda.get_device_name(chosen)
+    if chosen.type != "cpu":
+        return str(chosen.type)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        text = ""
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine() or "unknown processor"
+
+
+def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
+    """A short name for data: 16 hex digits of SHA-256 over file names and contents.
+
+    The order of `paths` and the folder they lie in play no part. A folder stands for all its files with their
+    names inside it, without hidden files and without `*.log` (fairseq's preprocess.log tells paths and times).
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        ValueError: no file at all.
+    """
+    if isinstance(paths, (str, os.PathLike)):  # a lone text would be taken letter by letter
+        paths = [paths]
+    files: list[tuple[str, Path]] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = ((p.relative_to(path), p) for p in path.rglob("*") if p.is_file() and p.suffix != ".log")
+            files += [(name.as_posix(), p) for name, p in inside if not any(s.startswith(".") for s in name.parts)]
+        elif path.exists():
+            files.append((path.name, path))
+        else:
+            raise FileNotFoundError(f"cannot fingerprint the data: {path} does not exist")
+    if not files:
+        raise ValueError("cannot fingerprint the data: no file was given")
+    lines = []
+    for name, path in files:
+        digest = hashlib.sha256()
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+        lines.append(f"{digest.hexdigest()}  {name}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,236 @@
+"""Tables of results, made from records only: one row a setting, averaged over its seeds; Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+
+from dsp_plugin.reports.records import Metric, Record
+
+NOT_MEASURED = "not measured"
+
+Row = Mapping[str, Any]
+
+
+class Setting(NamedTuple):
+    """What a row of the table stands for; its runs differ by the seed only.
+
+    Args:
+        name, method: as in the records.
+        kept, total: heads kept, of how many; None where heads play no part.
+    """
+
+    name: str
+    method: str
+    kept: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over `n` >= 2 runs."""
+
+    mean: float
+    sd: float
+    n: int
+
+
+def setting_of(record: Record) -> Setting:
+    heads = record.heads or {}
+    return Setting(record.name, record.method, heads.get("kept"), heads.get("total"))
+
+
+def table_rows(
+    records: Iterable[Record],
+    expected: Sequence[Setting] = (),
+    subsets: Sequence[str] = (),
+    seeds: int | None = None,
+) -> tuple[list[Row], list[str]]:
+    """The rows of the table and the names of its columns, in order.
+
+    Records that share setting and seed are parts of one run (training, each test set) and are joined.
+
+    Args:
+        records: of one or several settings.
+        expected: the rows the table should have, in this order; other settings follow, most heads first.
+        subsets: the test sets it should have, in this order; others follow by name.
+        seeds: runs a setting should have; then the column "runs" says "1 of 3".
+
+    Returns:
+        rows: column -> text, number, `Spread`, or None for what was not measured.
+        columns: "setting" only if there are several names; "method"; "K" (kept/total); one a metric and subset,
+            BLEU first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)"; "runs".
+
+    Raises:
+        ValueError: two records of one run contradict each other, or runs of one setting were scored in ways that
+            cannot be compared (other data or BLEU signature); names both.
+    """
+    groups: dict[Setting, dict[int | None, _Run]] = {setting: {} for setting in expected}
+    found: dict[Setting, dict[int | None, _Run]] = {}
+    for record in records:
+        runs = groups.get(setting_of(record))
+        if runs is None:
+            runs = found.setdefault(setting_of(record), {})
+        runs.setdefault(record.seed, _Run()).add(record)
+    groups.update(sorted(found.items(), key=lambda item: _most_heads_first(item[0])))
+    for setting, runs in groups.items():
+        _require_comparable(setting, runs)
+
+    every_run = [run for runs in groups.values() for run in runs.values()]
+    metrics = _metric_columns(every_run, subsets)
+    phases = sorted({phase for run in every_run for phase in run.seconds}, key=lambda p: (p != "train", p))
+    rows = []
+    for setting, seeded in groups.items():
+        runs = list(seeded.values())
+        row: dict[str, Any] = {"setting": setting.name, "method": setting.method}
+        row["K"] = "-" if setting.kept is None else f"{setting.kept}/{setting.total}"
+        for column, key in metrics.items():
+            row[column] = _spread(runs, lambda run: run.metrics[key].value if key in run.metrics else None)
+        row["parameters"] = _spread(runs, lambda run: run.parameters["after"] if run.parameters else None)
+        row["updates"] = _spread(runs, lambda run: run.updates)
+        for phase in phases:
+            row[f"seconds ({phase})"] = _spread(runs, lambda run: run.seconds.get(phase))
+        row["runs"] = len(runs) if seeds is None else f"{len(runs)} of {seeds}"
+        rows.append(row)
+    columns = list(rows[0]) if rows else []
+    if len({setting.name for setting in groups}) < 2:
+        columns = columns[1:]
+    return rows, columns
+
+
+def signature_notes(records: Iterable[Record]) -> list[str]:
+    """One line a metric that has signatures, for below the table: "BLEU test_2016_flickr: nrefs:1|case:lc|..."."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        for metric in record.metrics:
+            if metric.signature:
+                found.setdefault((metric.name, metric.subset), set()).add(metric.signature)
+    return [f"{name} {subset}".rstrip() + ": " + "; ".join(sorted(s)) for (name, subset), s in sorted(found.items())]
+
+
+def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table; means as "38.12 ± 0.21", what is missing as "not measured"."""
+    from tabulate import tabulate
+
+    cells = [[_text(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    align = ["left" if column in ("setting", "method") else "right" for column in columns]
+    headers = [column.replace("|", "\\|") for column in columns]
+    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
+
+
+def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """The same as CSV, with unrounded numbers; a column with a spread is followed by its "sd"."""
+    spread = {column for column in columns for row in rows if isinstance(row.get(column), Spread)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [[column, f"{column} sd"] if column in spread else [column] for column in columns]
+    writer.writerow(sum(names, []))
+    for row in rows:
+        cells: list[Any] = []
+        for column in columns:
+            value = row.get(column)
+            cells.append(NOT_MEASURED if value is None else value.mean if isinstance(value, Spread) else value)
+            if column in spread:
+                cells.append(value.sd if isinstance(value, Spread) else "")
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+class _Run:
+    """The records of one setting and seed, joined."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.metrics: dict[tuple[str, str], Metric] = {}
+        self.seconds: dict[str, float] = {}
+        self.parameters: dict[str, int] | None = None
+        self.updates: int | None = None
+        self.data = ""
+
+    def add(self, record: Record) -> None:
+        for metric in record.metrics:
+            known = self.metrics.setdefault((metric.name, metric.subset), metric)
+            if known != metric:
+                self._contradiction(record, f"{metric.name} {metric.subset}".rstrip())
+        for name in ("parameters", "data"):
+            mine, other = getattr(self, name), getattr(record, name)
+            if mine and other and mine != other:
+                self._contradiction(record, name)
+            setattr(self, name, mine or other)
+        for phase, seconds in record.seconds.items():
+            # the same number twice is the same work reported twice; other numbers are further work
+            if all(seconds != known.seconds.get(phase) for known in self.records):
+                self.seconds[phase] = self.seconds.get(phase, 0) + seconds
+        if record.updates is not None:  # scoring an earlier checkpoint does not shorten the training
+            self.updates = max(record.updates, self.updates or 0)
+        self.records.append(record)
+
+    def _contradiction(self, record: Record, what: str) -> None:
+        first = self.records[0]
+        raise ValueError(
+            f"two records of one run differ in {what}: {first.kind} and {record.kind}, both of {_describe(record)}. "
+            "Keep one of them, or give settings that differ other names"
+        )
+
+
+def _describe(record: Record) -> str:
+    setting = setting_of(record)
+    heads = "" if setting.kept is None else f", {setting.kept} of {setting.total} heads"
+    return f"{record.name}, {record.method}{heads}, seed {record.seed}"
+
+
+def _require_comparable(setting: Setting, runs: Mapping[int | None, _Run]) -> None:
+    data: dict[str, Record] = {}
+    signatures: dict[tuple[str, str], dict[str, Record]] = {}
+    for run in runs.values():
+        if run.data:
+            data[run.data] = run.records[0]
+        for key, metric in run.metrics.items():
+            # sacreBLEU's version is no difference in what is measured
+            parts = [part for part in metric.signature.split("|") if not part.startswith("version:")]
+            signatures.setdefault(key, {})["|".join(parts)] = run.records[0]
+    for what, values in [("data", data), *((f"signature of {' '.join(k).rstrip()}", v) for k, v in signatures.items())]:
+        if len(values) > 1:
+            both = " and ".join(map(_describe, list(values.values())[:2]))
+            raise ValueError(f"runs of one setting cannot be averaged, their {what} differs: {both}")
+
+
+def _metric_columns(runs: Sequence[_Run], subsets: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Column name -> (metric name, subset): BLEU first, then by name; expected subsets first, in their order."""
+    units = {key: metric.unit for run in runs for key, metric in run.metrics.items()}
+    for subset in subsets:
+        units.setdefault(("BLEU", subset), "")
+    rank = {subset: position for position, subset in enumerate(subsets)}
+    ordered = sorted(units, key=lambda key: (key[0] != "BLEU", key[0], rank.get(key[1], len(rank)), key[1]))
+    return {f"{name} {subset}".rstrip() + (f" ({units[name, subset]})" if units[name, subset] else ""): (name, subset)
+            for name, subset in ordered}  # fmt: skip
+
+
+def _most_heads_first(setting: Setting) -> tuple:
+    return (setting.name, -(setting.total or 0), -(setting.kept or 0), setting.method)
+
+
+def _spread(runs: Sequence[_Run], value_of: Callable[[_Run], float | None]) -> float | Spread | None:
+    """None if no run has the value, the value itself if all agree, the spread over the runs that have it otherwise."""
+    values = [value for value in map(value_of, runs) if value is not None]
+    if len(values) < 2:
+        return values[0] if values else None
+    if len(set(values)) == 1 and isinstance(values[0], int):  # counts that are the same in all runs
+        return values[0]
+    return Spread(statistics.fmean(values), statistics.stdev(values), len(values))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, Spread):
+        digits = 2 if abs(value.mean) < 1000 else 0
+        return f"{value.mean:,.{digits}f} ± {value.sd:,.{digits}f}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return " ".join(str(value).split())  # no line ends inside a row
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
