@@ -134,8 +134,10 @@ def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
             f"{sorted(set(counts) ^ set(blocks))[:4]} ..."
         )
     for name, module in blocks.items():
-        if counts[name] > module.num_heads:
-            raise ValueError(f"--kept-heads keeps {counts[name]} heads of {name}, which has {module.num_heads}")
+        if len(set(kept[name])) != counts[name] or not set(kept[name]) <= set(range(module.num_heads)):
+            raise ValueError(
+                f"--kept-heads keeps heads {kept[name]} of {name}, which has the heads 0..{module.num_heads - 1}, each once"
+            )
         module.resize(counts[name])
     return kept
 
