@@ -1,6 +1,7 @@
 """`dsp_transformer`: fairseq's transformer that learns which K of its attention heads to keep."""
 
 import logging
+import math
 from argparse import Namespace
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import List, Optional, Tuple
@@ -176,8 +177,8 @@ def check_options(options) -> None:
         for name in ("joint_pruning", "use_ste", "annealing"):
             if options[name]:
                 raise ValueError(f"--{name.replace('_', '-')} needs --num-of-heads K, the number of heads to keep")
-    if options.pruning_lr <= 0:
-        raise ValueError(f"--pruning-lr must be above 0, got {options.pruning_lr}")
+    if not 0 < options.pruning_lr < math.inf:
+        raise ValueError(f"--pruning-lr must be above 0 and finite, got {options.pruning_lr}")
 
 
 def build_gates(head_map, options: dict) -> nn.Module:
