@@ -39,6 +39,7 @@ setup(
         "sacrebleu>=2.0",
         "sacremoses",
         "subword-nmt>=0.3.8",
+        "tabulate",
     ],
     extras_require={
         "fairseq": [

@@ -12,6 +12,7 @@ Started again, it goes on where it stopped.
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -59,14 +60,18 @@ def run_both(jobs: Dict[str, Dict[str, str]]) -> None:
 
 
 def last_news(log: str) -> str:
-    """The latest training or validation figures in a pipeline's log, short."""
+    """The latest step or figures in a pipeline's log, short."""
     news = ""
     with open(log, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if "train_inner" in line or "| valid | " in line or "INFO:valid:" in line:
-                fields = line.replace("|", " ").replace("=", " ").replace(",", " ").split()
-                parts = [f"{n} {fields[fields.index(n) + 1]}" for n in ("num_updates", "loss", "bleu", "heads_open") if n in fields]
-                news = ("valid: " if "valid" in line.split("train_inner")[0] and "train_inner" not in line else "") + ", ".join(parts)
+            is_validation = "INFO:valid:" in line or "| valid |" in line
+            if is_validation or "train_inner" in line:
+                words = line.replace("|", " ").replace("=", " ").replace(",", " ").split()
+                wanted = ("loss", "bleu") if is_validation else ("num_updates", "loss", "heads_open")
+                figures = ", ".join(f"{name} {words[words.index(name) + 1]}" for name in wanted if name in words)
+                news = f"{'valid' if is_validation else 'train'}: {figures}"
+            elif line.startswith("| BLEU on"):
+                news = line[2:].split("  ")[0]
     return news
 
 
@@ -86,7 +91,7 @@ def main() -> None:
     out = options.out or os.path.join("demo", options.dataset)
     started = time.time()
 
-    print(f"1/4  train: all {setting['heads']} heads, and exactly {budget} of them", flush=True)
+    print(f"1/3  train, score, remove dead heads: all {setting['heads']} heads beside exactly {budget} of them", flush=True)
     common = {
         "DATASET": options.dataset,
         "DATA_BIN": os.path.join("data-bin", options.dataset),
@@ -94,6 +99,7 @@ def main() -> None:
         "PYTHON": sys.executable,
         "RECORD_NAME": options.dataset,
         "K": str(budget),
+        "SCORE_PRUNED": "1",
         "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
         **({} if options.gpu else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}),
     }
@@ -103,45 +109,37 @@ def main() -> None:
         sys.exit("the corpus could not be prepared: see above")
     run_both({script: {**common, "SAVE_DIR": folder} for script, folder in folders.items()})
 
-    print("2/4  score the smaller model, its dead heads taken out", flush=True)
-    checkpoints = {
-        "unpruned": os.path.join(folders["unpruned"], "checkpoint_best.pt"),
-        "masked": os.path.join(folders["joint"], "checkpoint_best.pt"),
-        "pruned": os.path.join(folders["joint"], "checkpoint_pruned.pt"),
-    }
-    records = collect_records(common, folders, checkpoints, setting["subset"], options.gpu)
+    records = load_scores(folders, setting["subset"])
+    checkpoints = [
+        os.path.join(folders["unpruned"], "checkpoint_best.pt"),
+        os.path.join(folders["joint"], "checkpoint_pruned.pt"),
+    ]
 
-    print("3/4  speed, both models in turn", flush=True)
+    print("2/3  speed of both models, in turn", flush=True)
     from dsp_plugin.mt.speed import translation_speed
 
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     speeds = translation_speed(
-        common["DATA_BIN"], [checkpoints["unpruned"], checkpoints["pruned"]], setting["subset"], cpu=not options.gpu
+        common["DATA_BIN"], checkpoints, setting["subset"], cpu=not options.gpu
     )
-    print("4/4  table, pictures, record", flush=True)
-    report(out, options, records, checkpoints, dict(zip(("unpruned", "pruned"), speeds)), time.time() - started)
+    print("3/3  table, pictures, record", flush=True)
+    report(out, options, records, dict(zip(("unpruned", "pruned"), speeds)), time.time() - started)
 
 
-def collect_records(common, folders, checkpoints, subset: str, gpu: bool):
-    """Records of the three models' scores; the pruned one is scored here, the others were by their pipelines."""
-    from dsp_plugin.mt.generate import generate
+def load_scores(folders: Dict[str, str], subset: str):
+    """Records of the three models' scores, written by the pipelines."""
     from dsp_plugin.reports.records import load_record
 
-    pruned = os.path.join(folders["joint"], "records", f"{subset}-pruned")
-    if not os.path.isfile(os.path.join(pruned, "results.json")):
-        arguments = [common["DATA_BIN"], "-s", "de", "-t", "en", "--path", checkpoints["pruned"], "--gen-subset", subset]
-        arguments += ["--quiet", "--batch-size", "32", "--beam", "5", "--remove-bpe", "--no-progress-bar"]
-        arguments += ["--record-dir", pruned, "--record-name", common["RECORD_NAME"], "--method", "dsp-joint, heads removed"]
-        generate(arguments + ([] if gpu else ["--cpu"]))
-    return {
-        "unpruned": load_record(os.path.join(folders["unpruned"], "records", subset, "results.json")),
-        "masked": load_record(os.path.join(folders["joint"], "records", subset, "results.json")),
-        "pruned": load_record(os.path.join(pruned, "results.json")),
+    places = {
+        "unpruned": (folders["unpruned"], subset),
+        "masked": (folders["joint"], subset),
+        "pruned": (folders["joint"], f"{subset}-pruned"),
     }
+    return {name: load_record(os.path.join(folder, "records", s, "results.json")) for name, (folder, s) in places.items()}
 
 
-def report(out: str, options, records, checkpoints, speeds: Dict[str, float], seconds: float) -> None:
+def report(out: str, options, records, speeds: Dict[str, float], seconds: float) -> None:
     """Write and print the summary; every number comes from the records, the files and the measured speeds."""
-    from dsp_plugin.mt.checkpoints import load_checkpoint
     from dsp_plugin.reports.bar_pictures import comparison_png
     from dsp_plugin.reports.files import write_text
     from dsp_plugin.reports.head_pictures import head_map_png
@@ -149,23 +147,18 @@ def report(out: str, options, records, checkpoints, speeds: Dict[str, float], se
     from dsp_plugin.reports.records import Metric, new_record, save_record
     from dsp_plugin.reports.tables import markdown_table
 
-    def parameters(name: str) -> int:
-        model = load_checkpoint(checkpoints[name])["model"]
-        return sum(t.numel() for key, t in model.items() if t.is_floating_point() and not key.startswith("gating."))
-
     subset = SETTINGS[options.dataset]["subset"]
     labels = {"unpruned": "all heads", "masked": "a mask on the heads", "pruned": "dead heads removed"}
     rows: List[Dict] = []
     for name, record in records.items():
         bleu = record.metric("BLEU", subset)
-        # the pruned checkpoint's own heads are all alive: its share is the masked model's
-        kept = records["masked" if name == "pruned" else name].heads
+        kept = record.heads
         rows.append(
             {
                 "model": labels[name],
                 "heads": f"{kept['kept']} of {kept['total']}",
                 "BLEU": bleu.value,
-                "parameters": parameters(name),
+                "parameters": record.parameters["after" if name == "pruned" else "before"],
                 "sentences/s": speeds.get(name),
             }
         )

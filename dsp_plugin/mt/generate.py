@@ -15,8 +15,9 @@ from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from ..reports.scores import bleu, detokenize
 from .checkpoints import load_checkpoint, model_options
-from .heads import CheckpointHeads, heads_of_checkpoint
+from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
 from .launch import PLUGIN_DIR
+from .pruning import count_parameters
 
 
 class TranslationLog:
@@ -109,6 +110,8 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     fairseq_generate._main(convert_namespace_to_omegaconf(args), log)
     seconds = time.time() - started
 
+    # a model whose heads were removed is described by the heads it once had
+    shown = [in_original_numbers(state, model_heads) for state, model_heads in zip(states, heads)]
     hypotheses, references = log.pairs()
     metrics = score(hypotheses, references, args, own.no_detok, states[0])
     default_name = os.path.basename(os.path.dirname(os.path.abspath(paths[0]))) or "model"
@@ -119,7 +122,8 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
         device="cpu" if args.cpu or not torch.cuda.is_available() else None,
         seed=_training_seed(states[0]),
         data=data_fingerprint(args.data),
-        heads=kept_heads(heads[0].head_map.to_dict(), heads[0].keep.tolist()),
+        heads=kept_heads(shown[0].head_map.to_dict(), shown[0].keep.tolist()),
+        parameters=parameters_of(states[0], heads[0], shown[0]),
         seconds={"generate": seconds},
         updates=(states[0].get("optimizer_history") or [{}])[-1].get("num_updates"),
         metrics=metrics,
@@ -127,7 +131,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{args.gen_subset}")
     write_results(folder, record, heads, hypotheses)
-    for position, model_heads in enumerate(heads):
+    for position, model_heads in enumerate(shown):
         if len(heads) > 1:
             print(f"| model {position + 1} of {len(heads)}")
         print(head_map_text(model_heads.head_map.to_dict(), model_heads.keep.tolist()))
@@ -146,6 +150,22 @@ def score(hypotheses: List[str], references: List[str], args, no_detok: bool, st
         hypotheses, references = detokenize(hypotheses, target), detokenize(references, target)
     result = bleu(hypotheses, references)
     return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=args.gen_subset)]
+
+
+def parameters_of(state: Dict[str, Any], heads: CheckpointHeads, original: CheckpointHeads) -> Dict[str, int]:
+    """Parameters of the model with all the heads it once had, and with the deployed ones alone."""
+    options = model_options(state)
+
+    def of_heads(among: CheckpointHeads, which) -> int:
+        sizes = [parameters_of_head(block, options) for block in among.head_map.blocks for _ in range(block.num_heads)]
+        return sum(size for size, counts in zip(sizes, which) if counts)
+
+    now = count_parameters(state["model"], options)
+    without_heads = now - of_heads(heads, [True] * heads.head_map.num_heads)
+    return {
+        "before": without_heads + of_heads(original, [True] * original.head_map.num_heads),
+        "after": without_heads + of_heads(original, original.keep),
+    }
 
 
 def data_fingerprint(data: str) -> str:

@@ -1,5 +1,6 @@
 """Which heads a fairseq checkpoint has and keeps, read from its tensors and options alone."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gating import AttentionBlock, HeadMap, check_budget, hard_topk
+from ..surgery.record import compose, mask_of_record
 from .checkpoints import model_options
 from .gated_transformer import block_kind
 
@@ -70,6 +72,35 @@ def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = Non
         return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
     budget = check_budget(options["num_of_heads"] if num_of_heads is None else num_of_heads, head_map.num_heads)
     return CheckpointHeads(head_map, hard_topk(scores.float(), budget), budget)
+
+
+def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
+    """The same heads among those of the model before any removal, for records and pictures.
+
+    Raises:
+        ValueError: the checkpoint's record of removed heads is damaged.
+    """
+    options = model_options(state)
+    if not options.get("kept_heads"):
+        return heads
+    counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
+    original = HeadMap(
+        [AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in heads.head_map.blocks]
+    )
+    try:
+        record = compose(heads.head_map, heads.keep, json.loads(options["kept_heads"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
+    return CheckpointHeads(original, mask_of_record(record, original), heads.budget)
+
+
+def parameters_of_head(block: AttentionBlock, options: Dict[str, Any]) -> int:
+    """Parameters that go with one head: its rows of q, k, v with their biases, its columns of the output."""
+    side = block.name.split(".", 1)[0]
+    width = int(options[f"{side}_embed_dim"])
+    head_dim = width // int(options[f"{side}_attention_heads"])
+    source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+    return head_dim * (2 * width + 2 * source + 3)
 
 
 def _layer_order(name: str) -> List[Any]:

@@ -7,4 +7,4 @@ name_run "joint-K$K-seed$SEED"
 train_model --num-of-heads "$K" --joint-pruning --pruning-lr "$PRUNING_LR" \
     --annealing --initial-temperature "${T0:-0.1}" --final-temperature 1e-8 --cooldown-steps "$COOLDOWN"
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-joint
-remove_heads
+remove_heads dsp-joint

@@ -94,8 +94,10 @@ score_model() {
     done
 }
 
-# Take the dead heads of the best checkpoint out for good.
+# Take the dead heads of the best checkpoint out for good; with SCORE_PRUNED=1 score the smaller model too
+# (method $1, with "-pruned").
 remove_heads() {
     local pruned=$SAVE_DIR/checkpoint_pruned.pt
     [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/checkpoint_best.pt" --out "$pruned"
+    [[ -z ${SCORE_PRUNED:-} ]] || score_model "$pruned" "$1-pruned" -pruned
 }

@@ -13,4 +13,4 @@ train_model --num-of-heads "$K" --pruning-lr "$PRUNING_LR" --finetune-from-model
     --annealing --initial-temperature "${T0:-0.1}" --final-temperature 1e-8 --cooldown-steps "${PIPELINED_COOLDOWN:-250}" \
     --max-update "$PIPELINED_UPDATES" --max-epoch 0
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-pipelined
-remove_heads
+remove_heads dsp-pipelined

@@ -6,4 +6,4 @@ need_budget
 name_run "ste-K$K-seed$SEED"
 train_model --num-of-heads "$K" --joint-pruning --use-ste --pruning-lr "$PRUNING_LR"
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-ste
-remove_heads
+remove_heads dsp-ste
