@@ -58,6 +58,19 @@ def training_arguments(argv: Sequence[str], task: str = "dsp_translation", prefi
     return arguments
 
 
+def options_help() -> str:
+    """DSP's own options with defaults and meaning; fairseq's --help lists its own, but no model's."""
+    from ..models.dsp_transformer import DSPTransformerConfig, FlatTransformerConfig
+
+    stock = set(FlatTransformerConfig.__dataclass_fields__)
+    lines = []
+    for name, option in DSPTransformerConfig.__dataclass_fields__.items():
+        if name not in stock:
+            default = "" if option.default in (None, False) else f" (default {option.default})"
+            lines.append(f"  --{name.replace('_', '-')}{default}\n      {option.metadata['help']}")
+    return "DSP's options:\n" + "\n".join(lines)
+
+
 def _is_own(last: str) -> bool:
     """Whether a checkpoint in the save folder is this run's: it carries head scores.
 

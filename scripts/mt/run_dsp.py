@@ -29,15 +29,15 @@ def method(argv) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) == 1 or sys.argv[1] in ("--help", "-h"):
-        print(__doc__)
-        if len(sys.argv) == 1:
-            sys.exit("Give the prepared data folder and fairseq-train's options; --help lists them all.")
+    if len(sys.argv) == 1:
+        sys.exit(__doc__ + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
     # imported here and not above: a worker process that fairseq spawns imports this file again, and must
     # find the plugin not yet imported for --user-dir to register it
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.launch import train, training_arguments
+    from dsp_plugin.mt.launch import options_help, train, training_arguments
 
+    if "--help" in sys.argv or "-h" in sys.argv:
+        print(__doc__ + "\n" + options_help() + "\n\nfairseq-train's options:")
     train(training_arguments(sys.argv[1:]), method(sys.argv[1:]))
 
 
