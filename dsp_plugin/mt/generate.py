@@ -16,7 +16,7 @@ from ..reports.records import Metric, Record, fingerprint, kept_heads, new_recor
 from ..reports.scores import bleu, detokenize
 from .checkpoints import load_checkpoint, model_options
 from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
-from .launch import PLUGIN_DIR
+from .launch import PLUGIN_DIR, hush_hosts
 from .pruning import count_parameters
 
 
@@ -87,6 +87,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     from .. import register
 
     register()
+    hush_hosts()
     own, rest = own_options().parse_known_args(list(argv))
     if "--user-dir" not in rest:
         rest += ["--user-dir", PLUGIN_DIR]

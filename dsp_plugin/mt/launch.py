@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from typing import List, Optional, Sequence
 
 from ..reports.head_pictures import head_map_text
@@ -71,6 +72,13 @@ def options_help() -> str:
     return "DSP's options:\n" + "\n".join(lines)
 
 
+def hush_hosts() -> None:
+    """Hold back warnings about fairseq's own use of Hydra and of a GPU's pinned memory: no user can act on them."""
+    for module in (r"hydra\..*", r"torch\.utils\.data.*", r"fairseq\..*"):
+        warnings.filterwarnings("ignore", category=Warning, module=module)
+    warnings.filterwarnings("ignore", message=r"(?s).*(ConfigStore schema|strict flag in the compose).*")
+
+
 def _is_own(last: str) -> bool:
     """Whether a checkpoint in the save folder is this run's: it carries head scores.
 
@@ -128,6 +136,7 @@ def train(arguments: List[str], method: str) -> None:
     from .. import register
 
     register()
+    hush_hosts()
     started = time.time()
     with_arguments(fairseq_train.cli_main, arguments)
     if int(os.environ.get("RANK", 0)) == 0:

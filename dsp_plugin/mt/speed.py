@@ -7,6 +7,7 @@ from typing import Dict, List, Sequence
 import torch
 
 from .checkpoints import load_checkpoint
+from .launch import hush_hosts
 
 
 def translation_speed(
@@ -30,6 +31,7 @@ def translation_speed(
     from .. import register
 
     register()
+    hush_hosts()
     for path in paths:
         load_checkpoint(path)  # says clearly what is wrong with a file
     arguments = [data, "--path", paths[0], "--task", "dsp_translation", "--beam", str(beam), "--gen-subset", subset]
