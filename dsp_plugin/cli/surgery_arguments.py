@@ -12,10 +12,10 @@ def add_surgery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write; CHECKPOINT stays as it is")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--num-of-heads", type=int, metavar="K", help="keep the K heads of the best scores (default: the checkpoint's own K)"
+        "--num-of-heads", type=int, metavar="K", help="keep the K best heads (default: as many as the checkpoint says)"
     )
     which.add_argument(
-        "--mask", metavar="FILE.json", help="keep these heads: the mask.json of generate_dsp.py, or a list of true and false"
+        "--mask", metavar="FILE.json", help="keep these: the mask.json of generate_dsp.py, or a list of true and false"
     )
 
 

@@ -14,7 +14,7 @@ from .. import register
 
 @dataclass
 class Translation:
-    """The best hypothesis of one sentence: its tokens with the end mark, and its score, the mean log probability of a token."""
+    """The best hypothesis of one sentence: its tokens with the end mark, and the mean log probability of a token."""
 
     tokens: List[int]
     score: float

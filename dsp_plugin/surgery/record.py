@@ -16,7 +16,9 @@ from ..gating import HeadMap
 KeptHeads = Dict[str, List[int]]
 
 
-def compose(head_map: HeadMap, keep: Sequence[bool] | Tensor, earlier: Optional[Mapping[str, Sequence[int]]] = None) -> KeptHeads:
+def compose(
+    head_map: HeadMap, keep: Sequence[bool] | Tensor, earlier: Optional[Mapping[str, Sequence[int]]] = None
+) -> KeptHeads:
     """The record after keeping `keep` of a model that may have been pruned before.
 
     Args:

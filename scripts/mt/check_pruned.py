@@ -48,7 +48,8 @@ def main() -> int:
     search = {"max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
 
     metrics, faults, seconds = [], 0, time.time()
-    print(f"{'K':>4} {'ones':>5} {'parameters':>12} {'float64 same':>13} {'float32 same':>13} {'largest score difference':>25}")
+    columns = ("K", 4), ("ones", 5), ("parameters", 12), ("float64 same", 13), ("float32 same", 13)
+    print(*(f"{name:>{width}}" for name, width in columns), " largest score difference")
     for k in budgets:
         pruned = prune_state(state, k)
         ones = int(pruned.keep.sum())

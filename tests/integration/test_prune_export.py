@@ -173,7 +173,8 @@ def test_pruning_again(tiny_data, pruned, folder, capsys):
     assert dsp("prune", again, "--out", folder / "twice.pt") == 0
     assert "2 of 24 kept (8.3%); 6 before this removal" in capsys.readouterr().out
     same(translations(tiny_data, again), translations(tiny_data, folder / "twice.pt"))
-    once, twice = (json.loads(load_checkpoint(str(folder / f))["cfg"]["model"]["kept_heads"]) for f in ("pruned.pt", "twice.pt"))
+    files = (folder / "pruned.pt", folder / "twice.pt")
+    once, twice = (json.loads(load_checkpoint(str(file))["cfg"]["model"]["kept_heads"]) for file in files)
     assert sum(map(len, twice.values())) == 2
     assert all(set(twice[block]) <= set(once[block]) for block in once)
 
