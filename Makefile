@@ -33,7 +33,7 @@ demo: $(BASE)
 	$(BIN)/python scripts/demo.py
 
 multi30k: $(BASE)
-	$(BIN)/python scripts/multi30k.py
+	$(BIN)/python scripts/demo.py --dataset multi30k
 
 grid: $(BASE)
 	$(BIN)/python scripts/mt/grid.py

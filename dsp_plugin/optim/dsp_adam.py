@@ -27,7 +27,7 @@ class DSPAdam(FairseqAdam):
     """fairseq's Adam (same options) with two parameter groups: the model and the head scores.
 
     The scheduler moves the model's learning rate only; scores (see `mark_scores`) keep their constant
-    one, without warm-up, decay or weight decay, as in DSP's own MT program.
+    one without warm-up or decay, as in DSP's own MT program, and without weight decay, as in its BERT program.
     """
 
     def __init__(self, cfg: DSPAdamConfig, params):

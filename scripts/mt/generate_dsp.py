@@ -16,13 +16,13 @@ import sys
 
 
 def main() -> None:
-    if len(sys.argv) == 1 or sys.argv[1] in ("--help", "-h"):
-        print(__doc__)
-        if len(sys.argv) == 1:
-            sys.exit("Give the prepared data folder and --path; --help lists fairseq-generate's options too.")
+    if len(sys.argv) == 1:
+        sys.exit(__doc__ + "\nGive the prepared data folder and --path; --help lists fairseq-generate's options too.")
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from dsp_plugin.mt.generate import generate
 
+    if "--help" in sys.argv or "-h" in sys.argv:
+        print(__doc__ + "\nfairseq-generate's options:")
     try:
         generate(sys.argv[1:])
     except (ValueError, FileNotFoundError) as error:

@@ -22,7 +22,7 @@ import sys
 
 def method(argv) -> str:
     if not any(argument.startswith("--num-of-heads") for argument in argv):
-        return "unpruned"
+        return "no-pruning"  # the unpruned model, or one that is trained on after surgery
     if "--joint-pruning" not in argv:
         return "dsp-pipelined"
     return "dsp-ste" if "--use-ste" in argv else "dsp-joint"
