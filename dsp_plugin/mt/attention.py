@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
+from .decoding_cache import DecodingCache
+
 
 class OutputBias(nn.Module):
     """What is left of an output projection when a block has no head: its bias [C]."""
@@ -95,7 +97,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         if self.num_heads == 0:
             return self._without_heads(query, key, key_padding_mask, want_weights, need_head_weights)
 
-        keys, values, key_padding_mask = self._keys_and_values(
+        keys, values, mask = self._keys_and_values(
             query, key, value, key_padding_mask, incremental_state, static_kv
         )
         kv_bsz, src_len = keys.size(0), keys.size(2)
@@ -103,7 +105,8 @@ class GatedMultiheadAttention(MultiheadAttention):
         # hypotheses of one sentence share keys and values: lay them side by side as queries
         queries = self.q_proj(query).view(tgt_len, kv_bsz, beam, self.num_heads, self.head_dim)
         queries = queries.permute(1, 3, 2, 0, 4).reshape(kv_bsz, self.num_heads, beam * tgt_len, self.head_dim)
-        mask = self._additive_mask(attn_mask, key_padding_mask, queries.dtype, beam)
+        if attn_mask is not None:
+            mask = self._joined_mask(mask, attn_mask, queries.dtype, beam)
 
         dropout = self.dropout_module.p if self._drops() else 0.0
         if want_weights:
@@ -138,56 +141,60 @@ class GatedMultiheadAttention(MultiheadAttention):
     def _keys_and_values(
         self, query, key, value, key_padding_mask, incremental_state, static_kv
     ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
-        """Keys and values [B', h, S, d] of this step, with the cache read and written, and the padding mask [B', S]."""
+        """Keys and values [B', h, S, d] of this step, with the cache read and written, and their mask [B', 1, 1, S]."""
         saved = self._get_input_buffer(incremental_state) if incremental_state is not None else None
-        cached = saved is not None and "prev_key" in saved
-        if cached and static_kv:
-            return saved["prev_key"], saved["prev_value"], saved["prev_key_padding_mask"]
+        if saved and static_kv and "key_mask" in saved:
+            keys = saved["prev_key"]
+            return keys, saved["prev_value"], first_keys(saved["key_mask"], keys.size(2))
 
         if self.self_attention:
             key = value = query
-        elif self.encoder_decoder_attention and incremental_state is not None:
+        elif self.encoder_decoder_attention and saved is not None:
             if self.beam_size > 1 and query.size(1) == key.size(1):
                 # every sentence's encoder output comes beam times: one is enough
                 key = value = key[:, :: self.beam_size]
                 if key_padding_mask is not None:
                     key_padding_mask = key_padding_mask[:: self.beam_size]
-        keys = self._split_heads(self.k_proj(key))
-        values = self._split_heads(self.v_proj(value))
-        if saved is None:
-            return keys, values, key_padding_mask
-        if cached:
-            keys = torch.cat([saved["prev_key"], keys], dim=2)
-            values = torch.cat([saved["prev_value"], values], dim=2)
-        key_padding_mask = self._append_prev_key_padding_mask(
-            key_padding_mask=key_padding_mask,
-            prev_key_padding_mask=saved.get("prev_key_padding_mask"),
-            batch_size=keys.size(0),
-            src_len=keys.size(2),
-            static_kv=static_kv,
-        )
-        saved["prev_key"], saved["prev_value"] = keys, values
-        saved["prev_key_padding_mask"] = key_padding_mask
-        self._set_input_buffer(incremental_state, saved)
-        return keys, values, key_padding_mask
+        keys, values = self.k_proj(key), self.v_proj(value)
+        if saved is not None and not static_kv:
+            keys, values = saved.setdefault("cache", DecodingCache()).append(keys, values)
+            saved["prev_key"] = None  # a decoder layer only asks whether it is there
+            saved["prev_key_padding_mask"] = key_padding_mask = self._append_prev_key_padding_mask(
+                key_padding_mask=key_padding_mask,
+                prev_key_padding_mask=saved.get("prev_key_padding_mask"),
+                batch_size=keys.size(1),
+                src_len=keys.size(0),
+                static_kv=False,
+            )
+        keys, values, mask = self._split_heads(keys), self._split_heads(values), key_mask(key_padding_mask, keys.dtype)
+        if saved is not None:
+            if static_kv:
+                # read at every step from here on: worth laying down in order
+                keys, values = keys.contiguous(), values.contiguous()
+                saved.update(prev_key=keys, prev_value=values, key_mask=mask)
+            self._set_input_buffer(incremental_state, saved)
+        return keys, values, first_keys(mask, keys.size(2))
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor):
+        """As the stock module: hypothesis i goes on from what was hypothesis new_order[i]."""
+        saved = self._get_input_buffer(incremental_state)
+        if "cache" not in saved:  # cross-attention, or nothing decoded yet
+            return super().reorder_incremental_state(incremental_state, new_order)
+        saved["cache"].reorder(new_order)
+        padding = saved["prev_key_padding_mask"]
+        if padding is not None:
+            saved["prev_key_padding_mask"] = padding.index_select(0, new_order)
+        return incremental_state
 
     @staticmethod
-    def _additive_mask(
-        attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor], dtype: torch.dtype, beam: int
-    ) -> Optional[Tensor]:
-        """One mask for scaled_dot_product_attention, broadcastable to [B', h, beam * T, S]; None if all is visible."""
-        mask: Optional[Tensor] = None
-        if key_padding_mask is not None:
-            mask = torch.zeros(key_padding_mask.shape, dtype=dtype, device=key_padding_mask.device)
-            mask = mask.masked_fill(key_padding_mask.to(torch.bool), float("-inf"))[:, None, None, :]
-        if attn_mask is not None:
-            if attn_mask.dtype == torch.bool:
-                attn_mask = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(attn_mask, float("-inf"))
-            attn_mask = attn_mask.to(dtype)
-            if beam > 1:
-                attn_mask = attn_mask.repeat(beam, 1)
-            mask = attn_mask if mask is None else mask + attn_mask
-        return mask
+    def _joined_mask(mask: Optional[Tensor], attn_mask: Tensor, dtype: torch.dtype, beam: int) -> Tensor:
+        """Key mask and `attn_mask` [T, S] as one additive mask, broadcastable to [B', h, beam * T, S]."""
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(attn_mask, float("-inf"))
+        attn_mask = attn_mask.to(dtype)
+        if beam > 1:
+            attn_mask = attn_mask.repeat(beam, 1)
+        return attn_mask if mask is None else mask + attn_mask
 
     def _explicit_attention(self, queries, keys, values, mask, dropout) -> Tuple[Tensor, Tensor]:
         """Context [B', h, Q, d] and weights [B', h, Q, S]; fused attention cannot give the weights."""
@@ -213,3 +220,22 @@ class GatedMultiheadAttention(MultiheadAttention):
         weights = weights / weights.sum(dim=-1, keepdim=True)
         weights = weights.repeat_interleave(bsz // key.size(1), dim=0)[:, None, :].expand(bsz, tgt_len, src_len)
         return output, weights[None] if need_head_weights else weights
+
+
+def key_mask(padding: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
+    """Additive mask [B, 1, 1, S'] of a padding mask [B, S]; None if there is none.
+
+    S' is S rounded up to a multiple of 8: on a GPU fused attention wants aligned rows, and would copy others at every
+    call. Cut it with `first_keys`.
+    """
+    if padding is None:
+        return None
+    bsz, src_len = padding.shape
+    mask = torch.zeros(bsz, 1, 1, -(-src_len // 8) * 8, dtype=dtype, device=padding.device)
+    mask[..., :src_len].masked_fill_(padding.to(torch.bool)[:, None, None, :], float("-inf"))
+    return mask
+
+
+def first_keys(mask: Optional[Tensor], src_len: int) -> Optional[Tensor]:
+    """[B, 1, 1, S'] -> [B, 1, 1, S]."""
+    return None if mask is None else mask[..., :src_len]

@@ -82,6 +82,36 @@ class GatedEncoder(TransformerEncoderBase):
 
 
 class GatedDecoder(TransformerDecoderBase):
+    """Stock, less two things it does at every step: asking its last layer for attention weights that nobody reads, and
+    walking all its modules to find the few whose cache follows the beams."""
+
+    weights_asked = False
+
+    def make_generation_fast_(self, need_attn: bool = False, **kwargs):
+        self.weights_asked = bool(need_attn)
+
+    def extract_features(
+        self,
+        prev_output_tokens,
+        encoder_out=None,
+        incremental_state=None,
+        full_context_alignment: bool = False,
+        alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
+    ):
+        """As stock; attention weights only where --print-alignment or `alignment_layer` asks for them, else None."""
+        if alignment_layer is None and not self.weights_asked:
+            alignment_layer = -1  # no layer at all; None means the last one
+        return super().extract_features(
+            prev_output_tokens, encoder_out, incremental_state, full_context_alignment, alignment_layer, alignment_heads
+        )
+
+    def reorder_incremental_state_scripting(self, incremental_state, new_order):
+        for layer in self.layers:
+            for block in (layer.self_attn, layer.encoder_attn):
+                if block is not None and block.num_heads:
+                    block.reorder_incremental_state(incremental_state, new_order)
+
     def build_decoder_layer(self, cfg, no_encoder_attn=False):
         return _wrapped(GatedDecoderLayer(cfg, no_encoder_attn), cfg)
 
