@@ -7,7 +7,8 @@ anything in it runs.
 import argparse
 import os
 import pickle
-from typing import Any, Dict, Optional
+import re
+from typing import Any, Dict, Mapping
 
 import numpy as np
 import torch
@@ -48,7 +49,11 @@ def load_checkpoint(path: str) -> Dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is refused: it holds more than data, or is damaged ({first_line(error)})") from error
+        # torch's own first line advises to turn the protection off: show only what was met
+        met = re.search(r"(?:GLOBAL|[Uu]nsupported|[Uu]nrecognized) .*", str(error))
+        raise ValueError(
+            f"{path} is refused: it holds more than data, or is damaged ({met.group() if met else 'unreadable pickle'})"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
     if not isinstance(state, dict) or "model" not in state:
@@ -87,11 +92,30 @@ def model_options(state: Dict[str, Any]) -> Dict[str, Any]:
     raise ValueError("the checkpoint holds no options (neither 'cfg' nor 'args')")
 
 
-def kept_heads_in(path: Optional[str]) -> Optional[str]:
-    """The record of head removal in a checkpoint's options; None without one, or without a file."""
-    if not path or not os.path.isfile(path):
-        return None
-    return model_options(load_checkpoint(path)).get("kept_heads")
+# options that shape a transformer's weights, or (heads, norms) what they compute
+_SIZES = [
+    f"{side}_{size}"
+    for side in ("encoder", "decoder")
+    for size in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads", "normalize_before", "learned_pos")
+]
+
+
+def check_same_sizes(path: str, trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compare the model in a checkpoint with the one asked for, by their options (those that both have).
+
+    Raises:
+        ValueError: they differ; names the options. Some differences (heads) would load without an error.
+    """
+    differing = [
+        f"{name}: {trained[name]} there, {wanted[name]} here"
+        for name in _SIZES
+        if name in trained and name in wanted and trained[name] != wanted[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} holds a model of another architecture ({'; '.join(differing)}): "
+            "give the --arch and the sizes it was trained with"
+        )
 
 
 def first_line(error: BaseException) -> str:

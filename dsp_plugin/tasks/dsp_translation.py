@@ -3,7 +3,8 @@
 import logging
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import List, Optional
 
 from fairseq.tasks import register_task
@@ -14,7 +15,7 @@ from omegaconf import II, open_dict
 
 from ..gating import ExponentialCooling
 from ..models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel, check_options
-from ..mt.checkpoints import kept_heads_in
+from ..mt.checkpoints import check_same_sizes, load_checkpoint, model_options
 from ..optim.dsp_adam import DSPAdam
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ class DSPTranslationConfig(TranslationConfig):
     max_update: int = II("optimization.max_update")
     max_epoch: int = II("optimization.max_epoch")
     update_freq: List[int] = II("optimization.update_freq")
+    tpu: bool = II("common.tpu")
+    fp16: bool = II("common.fp16")
+    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    ddp_backend: str = II("distributed_training.ddp_backend")
 
 
 @register_task("dsp_translation", dataclass=DSPTranslationConfig)
@@ -42,10 +48,11 @@ class DSPTranslationTask(TranslationTask):
         self._optimizer_checked = False
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model; on a new training, after checking what it is to start from.
+        """Build the model; on a new training, after checking what it is to start from and in which precision.
 
         Raises:
-            ValueError: pipelined pruning with no trained model to prune.
+            ValueError: pipelined pruning with no trained model to prune; a checkpoint to start from that is missing,
+                damaged, hostile or of another architecture; a precision that the head scores do not stand.
         """
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         if not from_checkpoint and model_class is DSPTransformerModel:
@@ -56,22 +63,44 @@ class DSPTranslationTask(TranslationTask):
         # a YAML file gives only what differs from the defaults
         options = merge_with_parent(DSPTransformerConfig(), cfg)
         check_options(options)
+        self._has_scores = options.num_of_heads is not None
+        self._check_precision()
         start = self._starting_checkpoint()
-        if options.num_of_heads is not None and not options.joint_pruning and start is None:
+        if self._has_scores and not options.joint_pruning and start is None:
             raise ValueError(
                 "pipelined pruning (no --joint-pruning) needs a trained model: name it with --restore-file or "
                 f"--finetune-from-model (no file {self._wanted_checkpoint()})"
             )
-        kept = None if options.kept_heads else kept_heads_in(start)
-        if kept:
-            logger.info(f"{start} has had heads removed: building the same smaller model")
-            # into the configuration itself, so that fairseq saves it with every checkpoint
-            with open_dict(cfg):
-                cfg.kept_heads = kept
-        self._has_scores = options.num_of_heads is not None
+        if start is not None:
+            trained = model_options(load_checkpoint(start))
+            check_same_sizes(start, trained, options)
+            if trained.get("kept_heads") and not options.kept_heads:
+                logger.info(f"{start} has had heads removed: building the same smaller model")
+                # into the configuration itself, so that fairseq saves it with every checkpoint
+                with open_dict(cfg):
+                    cfg.kept_heads = trained["kept_heads"]
         if self._has_scores and options.annealing:
             self._cooling = ExponentialCooling(
                 options.initial_temperature, options.final_temperature, options.cooldown_steps
+            )
+
+    def _check_precision(self) -> None:
+        """Say at once what would fail, or mix scores and weights, only after the data has been loaded."""
+        if self.cfg.tpu and find_spec("torch_xla") is None:
+            raise ValueError(
+                "--bf16 means a TPU to fairseq-train, and torch_xla is not installed: use --amp, or --fp16 with "
+                "--fp16-no-flatten-grads (fairseq-hydra-train with common.bf16=true needs no TPU)"
+            )
+        if not self._has_scores:
+            return
+        if self.cfg.fp16 and not (self.cfg.fp16_no_flatten_grads or self.cfg.memory_efficient_fp16):
+            raise ValueError(
+                "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of their own: "
+                "add --fp16-no-flatten-grads"
+            )
+        if self.cfg.ddp_backend == "fully_sharded":
+            raise ValueError(
+                "--ddp-backend fully_sharded joins parameters, head scores among them: use the default --ddp-backend"
             )
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
@@ -82,7 +111,8 @@ class DSPTranslationTask(TranslationTask):
             kwargs["required_batch_size_multiple"] = 1
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if training and self._cooling is not None:
-            self._warn_of_long_cooldown(len(iterator))
+            self._warn_of_long_cooldown(self._cooling, len(iterator))
+            self._cooling = None  # once a run is enough
         return iterator
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
@@ -99,9 +129,17 @@ class DSPTranslationTask(TranslationTask):
         return last
 
     def _starting_checkpoint(self) -> Optional[str]:
-        """The checkpoint fairseq will restore, by its own rules; None if there is none."""
+        """The checkpoint fairseq will restore, by its own rules; None if there is none.
+
+        Raises:
+            ValueError: a --restore-file that does not exist; fairseq would silently train from scratch.
+        """
         path = self._wanted_checkpoint()
-        return path if os.path.exists(path) else None
+        if os.path.exists(path):
+            return path
+        if path == self.cfg.restore_file:
+            raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
+        return None
 
     def _check_optimizer(self, optimizer) -> None:
         """Scores need an optimizer that leaves their learning rate alone; fairseq builds it after the model."""
@@ -114,15 +152,15 @@ class DSPTranslationTask(TranslationTask):
             )
         self._optimizer_checked = True
 
-    def _warn_of_long_cooldown(self, batches_per_epoch: int) -> None:
+    def _warn_of_long_cooldown(self, cooling: ExponentialCooling, batches_per_epoch: int) -> None:
         """Say so loudly where the run ends before the cool-down does."""
         updates_per_epoch = math.ceil(batches_per_epoch / max(1, self.cfg.update_freq[0]))
         limits = [self.cfg.max_update] if self.cfg.max_update else []
         if self.cfg.max_epoch:
             limits.append(self.cfg.max_epoch * updates_per_epoch)
-        if limits and min(limits) < self._cooling.steps:
+        if limits and min(limits) < cooling.steps:
             logger.warning(
-                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {self._cooling.steps}, but training ends after "
-                f"about {min(limits)} updates, at temperature {self._cooling(min(limits)):.3g} instead of "
-                f"{self._cooling.final:.3g}. The deployed mask may differ from the gates the model has learned with."
+                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}, but training ends after "
+                f"about {min(limits)} updates, at temperature {cooling(min(limits)):.3g} instead of "
+                f"{cooling.final:.3g}. The deployed mask may differ from the gates the model has learned with."
             )
