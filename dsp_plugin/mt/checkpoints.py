@@ -54,7 +54,7 @@ def load_checkpoint(path: str) -> Dict[str, Any]:
         raise ValueError(
             f"{path} is refused: it holds more than data, or is damaged ({met.group() if met else 'unreadable pickle'})"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
     if not isinstance(state, dict) or "model" not in state:
         raise ValueError(f"{path} is not a fairseq checkpoint: it has no 'model' entry")
@@ -76,6 +76,35 @@ def save_checkpoint(state: Dict[str, Any], path: str) -> None:
         if os.path.exists(partial):
             os.remove(partial)
         raise OSError(f"cannot write {path}: {first_line(error)}") from error
+
+
+def copy_atomically() -> None:
+    """Let fairseq copy a saved checkpoint to `checkpoint_best.pt` and `checkpoint_last.pt` whole or not at all.
+
+    fairseq saves the first file of an epoch under a temporary name, but copies it over the others in place: a full
+    disk, or a kill, halfway through the copy would lose the checkpoint that a restart needs. Safe to call again.
+    """
+    from fairseq.file_io import PathManager
+
+    in_place = PathManager.copy
+    if getattr(in_place, "atomic", False):
+        return
+
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if not PathManager.supports_rename(dst_path):  # a remote store
+            return in_place(src_path, dst_path, overwrite)
+        partial = f"{dst_path}.part"
+        try:
+            done = in_place(src_path, partial, overwrite=True)
+            os.replace(partial, dst_path)
+        except OSError:
+            if os.path.exists(partial):
+                os.remove(partial)
+            raise
+        return bool(done)
+
+    copy.atomic = True
+    PathManager.copy = staticmethod(copy)
 
 
 def model_options(state: Dict[str, Any]) -> Dict[str, Any]:

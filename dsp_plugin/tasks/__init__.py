@@ -1,7 +1,8 @@
 """fairseq tasks. fairseq imports this package itself, so everything else is registered from here."""
 
-from ..mt.checkpoints import allow_fairseq_types
+from ..mt.checkpoints import allow_fairseq_types, copy_atomically
 from .. import criterions, models, optim  # noqa: F401
 from ..models import dsp_transformer  # noqa: F401
 
 allow_fairseq_types()
+copy_atomically()
