@@ -20,7 +20,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dsp_plugin"
 TIMEOUT = 240
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["fairseq_cli.train", "fairseq_cli.generate"])
+# torch's optimizers load torch._dynamo at their first use, which takes seconds
+_server.set_forkserver_preload(["fairseq_cli.train", "fairseq_cli.generate", "torch._dynamo"])
 
 
 @dataclass
