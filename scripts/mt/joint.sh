@@ -5,6 +5,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
 name_run "joint-K$K-seed$SEED"
 train_model --num-of-heads "$K" --joint-pruning --pruning-lr "$PRUNING_LR" \
-    --annealing --initial-temperature "${T0:-0.1}" --final-temperature "${TF:-1e-8}" --cooldown-steps "$COOLDOWN"
+    --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "$COOLDOWN"
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-joint
 remove_heads dsp-joint

@@ -13,13 +13,22 @@ SEED=${SEED:-1}
 FLAGS=${FLAGS:-}                        # more fairseq flags for training and scoring, e.g. --cpu or --fp16 ...
 TRAIN_FLAGS=${TRAIN_FLAGS:-}            # more fairseq flags for training alone
 
+# Annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
+# into so few, freezes the scores while they still differ by less than the sampler's noise: the gradient is gone by
+# T = 1e-3. Warmer and with a higher rate they settle in time (generated corpus, K = 6 of 24, 400 updates: valid BLEU
+# 80 against 63).
+short_run() {
+    PRUNING_LR=${PRUNING_LR:-0.5} T0=${T0:-1} TF=${TF:-0.01} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 3 / 10))}
+}
+
 case $DATASET in
 multi30k)
     ARCH=${ARCH:-dsp_transformer_multi30k}
     MAX_UPDATE=${MAX_UPDATE:-1040}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
     RECIPE=(--share-all-embeddings --lr 3e-3 --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
-    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 2 / 5))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
+    PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
+    short_run
     SUBSETS=${SUBSETS:-test test1}      # test_2016_flickr, test_2017_flickr
     ;;
 embedded)
@@ -27,7 +36,8 @@ embedded)
     MAX_UPDATE=${MAX_UPDATE:-400} MAX_TOKENS=${MAX_TOKENS:-2048}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
     RECIPE=(--share-decoder-input-output-embed --lr 4e-3 --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
-    PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 2 / 5))} PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
+    PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
+    short_run
     SUBSETS=${SUBSETS:-test}
     ;;
 iwslt14)                                # the recipe of the paper
@@ -37,6 +47,7 @@ iwslt14)                                # the recipe of the paper
     RECIPE=(--share-decoder-input-output-embed --lr 5e-4 --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001
         --max-epoch 60 --max-update "$MAX_UPDATE")
     PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-15000} PIPELINED_UPDATES=${PIPELINED_UPDATES:-1100}
+    T0=${T0:-0.1} TF=${TF:-1e-8}
     SUBSETS=${SUBSETS:-test}
     ;;
 *)

@@ -10,7 +10,7 @@ if [[ -z ${UNPRUNED:-} ]]; then
 fi
 name_run "pipelined-K$K-seed$SEED"
 train_model --num-of-heads "$K" --pruning-lr "$PRUNING_LR" --finetune-from-model "$UNPRUNED" \
-    --annealing --initial-temperature "${T0:-0.1}" --final-temperature "${TF:-1e-8}" --cooldown-steps "${PIPELINED_COOLDOWN:-250}" \
+    --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "${PIPELINED_COOLDOWN:-250}" \
     --max-update "$PIPELINED_UPDATES" --max-epoch 0
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-pipelined
 remove_heads dsp-pipelined
