@@ -25,7 +25,7 @@ sys.path.insert(0, ROOT)
 # model -> its pipeline settings; equal numbers of updates for all methods of a model
 MODELS: Dict[str, Dict[str, str]] = {
     "small": {"ARCH": "dsp_transformer_multi30k_small", "MAX_UPDATE": "1170", "VALIDATE_INTERVAL": "3"},
-    "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "1040", "VALIDATE_INTERVAL": "2"},
+    "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "780", "VALIDATE_INTERVAL": "2"},
 }
 HEADS = {"small": 24, "base": 36}
 # pipeline script -> the method's name in its records
