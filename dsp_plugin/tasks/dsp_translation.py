@@ -74,6 +74,10 @@ class DSPTranslationTask(TranslationTask):
         if start is not None:
             trained = model_options(load_checkpoint(start))
             check_same_sizes(start, trained, options)
+            # of several processes fairseq lets one read it and send it to the others, as a pickle that weights-only
+            # loading refuses
+            with open_dict(cfg._get_root()) as whole:
+                whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
             if trained.get("kept_heads") and not options.kept_heads:
                 logger.info(f"{start} has had heads removed: building the same smaller model")
                 # into the configuration itself, so that fairseq saves it with every checkpoint
