@@ -60,7 +60,13 @@ class DSPAdam(FairseqAdam):
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
         # today's command line wins over the checkpoint's options, as in fairseq; scores keep their own
         own = [{k: g[k] for k in ("constant_lr", "lr", "weight_decay") if k in g} for g in self.param_groups]
-        super().load_state_dict(state_dict, optimizer_overrides)
+        try:
+            super().load_state_dict(state_dict, optimizer_overrides)
+        except ValueError as error:
+            raise ValueError(
+                "the checkpoint's optimizer state is of another kind of training (unpruned, joint or pipelined): add "
+                f"--reset-optimizer to start from its weights alone ({error})"
+            ) from error
         for group, mine in zip(self.param_groups, own):
             group.update(mine)
 

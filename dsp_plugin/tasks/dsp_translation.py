@@ -11,6 +11,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import II, open_dict
 
 from ..gating import ExponentialCooling
@@ -45,14 +46,13 @@ class DSPTranslationTask(TranslationTask):
         super().__init__(cfg, src_dict, tgt_dict)
         self._cooling: Optional[ExponentialCooling] = None
         self._has_scores = False
-        self._optimizer_checked = False
 
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; on a new training, after checking what it is to start from and in which precision.
 
         Raises:
             ValueError: pipelined pruning with no trained model to prune; a checkpoint to start from that is missing,
-                damaged, hostile or of another architecture; a precision that the head scores do not stand.
+                damaged, hostile or of another architecture; an optimizer or a precision that the head scores do not stand.
         """
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         if not from_checkpoint and model_class is DSPTransformerModel:
@@ -64,6 +64,8 @@ class DSPTranslationTask(TranslationTask):
         options = merge_with_parent(DSPTransformerConfig(), cfg)
         check_options(options)
         self._has_scores = options.num_of_heads is not None
+        whole = cfg._get_root()  # everything on the command line; the Trainer reads the same object
+        self._check_optimizer(whole.get("optimizer"))
         self._check_precision()
         start = self._starting_checkpoint()
         if self._has_scores and not options.joint_pruning and start is None:
@@ -76,7 +78,7 @@ class DSPTranslationTask(TranslationTask):
             check_same_sizes(start, trained, options)
             # of several processes fairseq lets one read it and send it to the others, as a pickle that weights-only
             # loading refuses
-            with open_dict(cfg._get_root()) as whole:
+            with open_dict(whole):
                 whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
             if trained.get("kept_heads") and not options.kept_heads:
                 logger.info(f"{start} has had heads removed: building the same smaller model")
@@ -86,6 +88,15 @@ class DSPTranslationTask(TranslationTask):
         if self._has_scores and options.annealing:
             self._cooling = ExponentialCooling(
                 options.initial_temperature, options.final_temperature, options.cooldown_steps
+            )
+
+    def _check_optimizer(self, optimizer) -> None:
+        """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the model."""
+        name = optimizer and optimizer.get("_name")
+        if self._has_scores and name and not issubclass(OPTIMIZER_REGISTRY[name], DSPAdam):
+            raise ValueError(
+                f"--optimizer {name} would give the head scores the model's learning rate instead of --pruning-lr: "
+                "use --optimizer dsp_adam, which takes the same options as --optimizer adam"
             )
 
     def _check_precision(self) -> None:
@@ -119,11 +130,6 @@ class DSPTranslationTask(TranslationTask):
             self._cooling = None  # once a run is enough
         return iterator
 
-    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        if self._has_scores and not self._optimizer_checked:
-            self._check_optimizer(optimizer)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
-
     def _wanted_checkpoint(self) -> str:
         if self.cfg.restore_file != "checkpoint_last.pt":
             return self.cfg.restore_file
@@ -144,17 +150,6 @@ class DSPTranslationTask(TranslationTask):
         if path == self.cfg.restore_file:
             raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
         return None
-
-    def _check_optimizer(self, optimizer) -> None:
-        """Scores need an optimizer that leaves their learning rate alone; fairseq builds it after the model."""
-        for attribute in ("fp32_optimizer", "wrapped_optimizer"):  # --fp16, --bf16; --memory-efficient-*
-            optimizer = getattr(optimizer, attribute, optimizer)
-        if not isinstance(optimizer, DSPAdam):
-            raise ValueError(
-                "head scores have a learning rate of their own (--pruning-lr): use --optimizer dsp_adam, "
-                "which takes the same options as --optimizer adam"
-            )
-        self._optimizer_checked = True
 
     def _warn_of_long_cooldown(self, cooling: ExponentialCooling, batches_per_epoch: int) -> None:
         """Say so loudly where the run ends before the cool-down does."""
