@@ -45,7 +45,7 @@ class Command:
     """A started command line, e.g. `Command("fairseq_cli.train", [...], folder)`.
 
     Args:
-        module: what `python -m` would run.
+        module: what `python -m` would run, or the path of a script.
         arguments: its command line.
         folder: where it runs and leaves its output.
         largest_file: bytes; writing a longer file fails with an OSError, as on a full disk.
@@ -55,7 +55,7 @@ class Command:
         self, module: str, arguments: List[object], folder: Path, largest_file: Optional[int] = None, **environment: str
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / f"{module}.{len(list(folder.glob('*.out')))}.out"
+        self.log = folder / f"{Path(module).name}.{len(list(folder.glob('*.out')))}.out"
         self.process = _server.Process(
             target=_run, args=(module, [str(a) for a in arguments], str(folder), str(self.log), largest_file, environment)
         )
@@ -87,6 +87,9 @@ def _run(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     sys.argv = [module, *arguments]
+    if module.endswith(".py"):
+        runpy.run_path(module, run_name="__main__")
+        return
     # fairseq's module has set up logging at its import; let it do so again, as the main program
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

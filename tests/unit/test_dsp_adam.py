@@ -140,6 +140,19 @@ def test_todays_pruning_lr_wins_over_the_checkpoints():
     assert groups(resumed) == {10: (0.3, 0.1), 5: (0.05, 0.0)}
 
 
+@pytest.mark.parametrize("then, now", [("joint", "pipelined"), ("pipelined", "joint"), ("unpruned", "pipelined")])
+def test_state_of_another_kind_of_training(then, now):
+    def build(kind):
+        weight, scores, bias = parameters()
+        params = {"joint": [weight, scores, bias], "pipelined": [scores], "unpruned": [weight, bias]}[kind]
+        optimizer = optim.build_optimizer(configuration().optimizer, params)
+        step(optimizer, params)
+        return optimizer
+
+    with pytest.raises(ValueError, match="--reset-optimizer"):
+        build(now).load_state_dict(copy.deepcopy(build(then).state_dict()))
+
+
 # ---- half precision: fairseq's optimizers around ours, as far as a CPU can show them
 
 

@@ -1,0 +1,89 @@
+"""Short trainings of a tiny model by fairseq's real command lines, and what to read in their output."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from fairseq_commands import PACKAGE, Command, Finished, run
+
+# d 16, ffn 20, 2+2 layers of 4 heads: N = 24
+SIZES = (
+    "--encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 16 "
+    "--decoder-embed-dim 16 --encoder-ffn-embed-dim 20 --decoder-ffn-embed-dim 20 --share-all-embeddings"
+).split()
+# 120 pairs in batches of 30: 4 updates an epoch
+SETTINGS = (
+    "--lr 1e-3 --lr-scheduler inverse_sqrt --warmup-updates 4 --weight-decay 1e-4 --dropout 0.1 --label-smoothing 0.1 "
+    "--batch-size 30 --required-batch-size-multiple 1 --cpu --num-workers 0 --no-progress-bar --log-interval 1 --log-format json"
+).split() + ["--adam-betas", "(0.9, 0.98)"]
+STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", *SIZES, *SETTINGS]
+DSP = [
+    *("--user-dir", PACKAGE, "--task", "dsp_translation", "--arch", "dsp_transformer", "--optimizer", "dsp_adam"),
+    *("--criterion", "dsp_label_smoothed_cross_entropy", *SIZES, *SETTINGS),
+]
+K = 6
+ANNEALING = "--annealing --initial-temperature 1 --final-temperature 0.01 --cooldown-steps 4".split()
+JOINT = [*DSP, "--num-of-heads", K, "--joint-pruning", *ANNEALING]
+BLEU = ["--eval-bleu", "--eval-bleu-args", '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}', "--eval-bleu-detok", "moses"]
+BLEU += ["--eval-bleu-remove-bpe", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
+PIPELINED = [*DSP, "--num-of-heads", K, *ANNEALING]
+
+
+def train(data: Path, save_dir: Path, *flags: object, **options: Any) -> Finished:
+    """`fairseq-train data --save-dir save_dir ...`, in `save_dir`."""
+    return run("fairseq_cli.train", [data, "--save-dir", save_dir, *flags], save_dir, **options)
+
+
+def train_in_two_processes(data: Path, save_dir: Path, *flags: object, program: str = "fairseq_cli.train") -> List[Finished]:
+    """Data-parallel on the CPU, by gloo; one result a rank."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    together = "--distributed-backend gloo --ddp-backend legacy_ddp --distributed-world-size 2 --distributed-no-spawn".split()
+    together += ["--distributed-init-method", f"tcp://localhost:{port}"]
+    ranks = [
+        Command(
+            program,
+            [data, "--save-dir", save_dir, *flags, *together, "--distributed-rank", rank],
+            save_dir / f"rank{rank}",
+        )
+        for rank in range(2)
+    ]
+    return [rank.wait() for rank in ranks]
+
+
+def updates(finished: Finished) -> List[Dict[str, str]]:
+    """What was logged for every update."""
+    return [json.loads(line) for line in re.findall(r"train_inner.*?(\{.*\})", finished.output)]
+
+
+def validations(finished: Finished) -> List[Dict[str, str]]:
+    return [json.loads(line) for line in re.findall(r"(?:\| valid \||\[valid\]).*?(\{.*\})", finished.output)]
+
+
+def checkpoint(save_dir: Path, name: str = "checkpoint_last.pt") -> Dict[str, Any]:
+    from dsp_plugin.mt.checkpoints import load_checkpoint
+
+    return load_checkpoint(str(save_dir / name))
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Nested values of checkpoints, equal bit for bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
