@@ -171,19 +171,25 @@ class GatedMultiheadAttention(MultiheadAttention):
             if static_kv:
                 # read at every step from here on: worth laying down in order
                 keys, values = keys.contiguous(), values.contiguous()
-                saved.update(prev_key=keys, prev_value=values, key_mask=mask)
+                saved.update(prev_key=keys, prev_value=values, key_mask=mask, beam=query.size(1) // keys.size(0))
             self._set_input_buffer(incremental_state, saved)
         return keys, values, first_keys(mask, keys.size(2))
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
-        """As the stock module: hypothesis i goes on from what was hypothesis new_order[i]."""
+        """As the stock module: hypothesis i goes on from what was hypothesis new_order[i], of the same sentence."""
         saved = self._get_input_buffer(incremental_state)
-        if "cache" not in saved:  # cross-attention, or nothing decoded yet
-            return super().reorder_incremental_state(incremental_state, new_order)
-        saved["cache"].reorder(new_order)
-        padding = saved["prev_key_padding_mask"]
-        if padding is not None:
-            saved["prev_key_padding_mask"] = padding.index_select(0, new_order)
+        if "cache" in saved:
+            saved["cache"].reorder(new_order)
+            rows, names = new_order, ("prev_key_padding_mask",)
+        elif saved and new_order.numel() != saved["prev_key"].size(0) * saved["beam"]:
+            # sentences have finished; as long as none has, what all hypotheses of a sentence share stays where it is
+            beam = saved["beam"]
+            rows, names = new_order.view(-1, beam)[:, 0] // beam, ("prev_key", "prev_value", "key_mask")
+        else:
+            return incremental_state
+        for name in names:
+            if saved[name] is not None:
+                saved[name] = saved[name].index_select(0, rows)
         return incremental_state
 
     @staticmethod

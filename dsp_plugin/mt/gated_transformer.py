@@ -77,6 +77,26 @@ def _recomputed(forward, offload_to_cpu: bool, *args, **kwargs):
 
 
 class GatedEncoder(TransformerEncoderBase):
+    """Stock, but the hypotheses of a beam search share the one encoder output of their sentence."""
+
+    def reorder_encoder_out(self, encoder_out, new_order):
+        """As stock, where `new_order` is anything but a beam search's.
+
+        A beam search first asks for every sentence `beam` times. Stock makes these copies, and copies all of them again
+        at every step. Gated attention does without (it takes B queries and B / beam keys), so here nothing is copied
+        until a sentence is finished.
+        """
+        sentences = encoder_out["encoder_out"][0].size(1)
+        beam = encoder_out.get("beam")
+        if beam is None:
+            beam = new_order.numel() // sentences
+            spread = torch.arange(sentences, device=new_order.device).repeat_interleave(beam)
+            if beam < 2 or self.cfg.cross_self_attention or not torch.equal(new_order, spread):
+                return super().reorder_encoder_out(encoder_out, new_order)
+        elif new_order.numel() != beam * sentences:
+            encoder_out = super().reorder_encoder_out(encoder_out, new_order.view(-1, beam)[:, 0] // beam)
+        return {**encoder_out, "beam": beam}
+
     def build_encoder_layer(self, cfg):
         return _wrapped(GatedEncoderLayer(cfg, return_fc=self.return_fc), cfg)
 
