@@ -1,0 +1,114 @@
+"""What learning which heads to keep adds to a training step of transformer_iwslt_de_en.
+
+    python benchmarks/gating_overhead.py [--quick] [--device cpu|cuda] [--autocast float16 bfloat16]
+
+A step: forward, label-smoothed cross-entropy (0.1), backward, Adam, gradients cleared; dropout 0.3. Stock fairseq's model
+beside the plugin's with the same weights, joint pruning and annealing, on the same batches in turn (of short, middling
+and long sentences). `step_ratio_K<K>` is ours over stock: the median over all rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from typing import Callable, Dict, List
+
+from iwslt import HEADS, dsp_model, stock_model, toy_task, training_batches  # first: it quietens fairseq
+from timing import Clock, command_line, interleaved, ratio, start
+
+import torch
+from fairseq import utils
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from torch import nn
+
+from dsp_plugin.criterions import DSPLabelSmoothedCrossEntropyCriterion
+from dsp_plugin.optim import DSPAdam, DSPAdamConfig
+
+BUDGETS = (4, 36, 68)
+DROPOUT = 0.3
+MAX_TOKENS = {"cpu": 1024, "cuda": 4096}
+REPEATS = {"cpu": 9, "cuda": 60}
+QUICK_REPEATS = {"cpu": 3, "cuda": 15}
+
+
+def training_step(model: nn.Module, criterion: nn.Module, optimizer, batches: List[Dict], autocast: Callable) -> Callable:
+    """A function of the number of updates that takes one step, as fairseq's Trainer and task take it."""
+    model.train()
+
+    def step(number: int) -> None:
+        model.set_num_updates(number)
+        with autocast():
+            loss, _, _ = criterion(model, batches[number % len(batches)])
+        optimizer.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def arms(device: str, batches: List[Dict], autocast: Callable) -> Dict[str, Callable]:
+    """Training steps: 'stock', and one of ours a budget."""
+    task = toy_task()
+    stock = stock_model(task, DROPOUT)
+    ours = {
+        f"K{k}": dsp_model(task, stock, DROPOUT, num_of_heads=k, joint_pruning=True, annealing=True) for k in BUDGETS
+    }
+    adam = {"lr": [5e-4], "adam_betas": "(0.9, 0.98)", "weight_decay": 1e-4, "tpu": False}
+    steps = {}
+    for name, model in {"stock": stock, **ours}.items():
+        model.to(device)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if name == "stock":
+            criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
+            optimizer = FairseqAdam(FairseqAdamConfig(**adam), parameters)
+        else:
+            criterion = DSPLabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
+            optimizer = DSPAdam(DSPAdamConfig(**adam), parameters)
+        steps[name] = training_step(model, criterion, optimizer, batches, autocast)
+    return steps
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument(
+        "--autocast",
+        nargs="+",
+        choices=["float16", "bfloat16"],
+        default=[],
+        help="measure under autocast as well, as --amp trains (without its loss scaling)",
+    )
+    args = parser.parse_args()
+    start(args)
+    repeats = args.repeats or (QUICK_REPEATS if args.quick else REPEATS)[args.device]
+    clock = Clock(args.device, args.clock)
+    batches = training_batches(MAX_TOKENS[args.device])
+    sizes = ", ".join(f"{b['nsentences']} x {b['net_input']['src_tokens'].size(1)}" for b in batches)
+    print(f"batches of at most {MAX_TOKENS[args.device]} tokens: {sizes} (sentences x source length); {repeats} rounds")
+    if args.device == "cuda":
+        batches = [utils.move_to_cuda(batch) for batch in batches]
+
+    figures = []
+    for precision in ["float32", *args.autocast]:
+        autocast = contextlib.nullcontext
+        if precision != "float32":
+            autocast = lambda: torch.autocast(args.device, dtype=getattr(torch, precision))  # noqa: E731
+        warm_up = 1 if args.device == "cpu" else 2 * len(batches)
+        times = interleaved(arms(args.device, batches, autocast), repeats, warm_up, clock)
+        print(f"{precision:10} median ms  quartiles      over stock (median, quartiles)")
+        for name, seconds in times.items():
+            ms = [1000 * q for q in statistics.quantiles(seconds, n=4)] if repeats > 1 else [1000 * seconds[0]] * 3
+            line = f"{name:10} {ms[1]:9.1f}  {ms[0]:.1f} .. {ms[2]:.1f}"
+            if name != "stock":
+                each = [a / b for a, b in zip(seconds, times["stock"])]
+                low, _, high = statistics.quantiles(each, n=4) if repeats > 1 else each * 3
+                line = f"{line:36} {ratio(seconds, times['stock']):.3f}  {low:.3f} .. {high:.3f}"
+                suffix = "" if precision == "float32" else f"_{precision}"
+                figures.append(f"step_ratio_{name}{suffix} {ratio(seconds, times['stock']):.3f} ratio")
+            print(line, flush=True)
+    print(f"K of {HEADS} heads kept; target: each step_ratio at most 1.05")
+    print("\n".join(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Timing of things side by side, and what every benchmark's command line and output have in common."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Callable, Dict, Hashable, List, Mapping
+
+import torch
+
+from dsp_plugin.reports.circumstances import device_name, versions
+
+
+def command_line(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few repeats: under a minute, less exact")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--repeats", type=int, help="rounds in which each arm is timed once")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "processor"],
+        default="wall",
+        help="processor: time this process spent on the CPU. Steadier where others share the machine, and means "
+        "something only with --device cpu --threads 1",
+    )
+    return parser
+
+
+def start(args: argparse.Namespace) -> None:
+    """Check and apply the common options, and say on what machine this is.
+
+    Raises:
+        SystemExit: a device that is not there, or options that exclude each other.
+    """
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no GPU here; use --device cpu")
+    if args.clock == "processor" and (args.device != "cpu" or args.threads != 1):
+        raise SystemExit("--clock processor needs --device cpu --threads 1")
+    for name in ("repeats", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise SystemExit(f"--{name} must be 1 or more, got {value}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    installed = ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("torch", "fairseq"))
+    print(f"{device_name(args.device)}; {installed}; {args.clock} time", flush=True)
+
+
+class Clock:
+    """Seconds, after whatever the device still has to do."""
+
+    def __init__(self, device: str, kind: str = "wall"):
+        self._read = time.process_time if kind == "processor" else time.perf_counter
+        self._cuda = device == "cuda"
+
+    def __call__(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return self._read()
+
+
+def interleaved(
+    arms: Mapping[Hashable, Callable[[int], object]], repeats: int, warm_up: int, clock: Clock
+) -> Dict[Hashable, List[float]]:
+    """Seconds of each arm in each round, A B C A B C ...: a machine that slows down slows all of them.
+
+    Each arm is called with the round's number. From round to round the order is rotated, so that no arm always
+    follows the same one. The first `warm_up` rounds do not count.
+    """
+    names = list(arms)
+    times: Dict[Hashable, List[float]] = {name: [] for name in names}
+    for number in range(warm_up + repeats):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            begin = clock()
+            arms[name](number)
+            seconds = clock() - begin
+            if number >= warm_up:
+                times[name].append(seconds)
+    return times
+
+
+def ratio(above: List[float], below: List[float]) -> float:
+    """Median of the rounds' own ratios: each compares two times taken one after the other."""
+    return statistics.median(a / b for a, b in zip(above, below))
