@@ -75,6 +75,12 @@ def test_joint_training_logs_what_the_gates_do(joint_run):
     assert float(logged[-1]["gate_entropy"]) < float(logged[0]["gate_entropy"])
 
 
+def test_validation_logs_no_sample_of_training(joint_run):
+    """The mask is all that validation uses: the gates last drawn in training are none of its figures."""
+    for line in validations(joint_run[1]):
+        assert not {name for name in line if "heads_open" in name or "entropy" in name or "temperature" in name}
+
+
 def test_scores_keep_their_learning_rate_while_the_schedule_moves(joint_run):
     rates = [float(line["lr"]) for line in updates(joint_run[1])]
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3 * (4 / 5) ** 0.5, 1e-3 * (4 / 6) ** 0.5], rel=1e-4)

@@ -219,6 +219,19 @@ def test_the_cross_attention_cache_of_a_beam_search(beam, weights):
     close(results[1][0][0][:, :beam], direct)
 
 
+def test_hypotheses_that_share_a_source_with_an_attention_mask():
+    """Several queries a hypothesis, as with a forced prefix: equal to a source repeated for every hypothesis."""
+    _, gated = twins("cross")
+    sentences, beam = 2, 3
+    query, memory, pad = torch.randn(T, sentences * beam, C), torch.randn(S, sentences, C), padding(sentences, S)
+    spread = torch.arange(sentences).repeat_interleave(beam)
+    attn_mask = torch.zeros(T, S).masked_fill_(torch.rand(T, S) < 0.3, float("-inf"))
+    attn_mask[:, 0] = 0
+    expected, _ = gated(query, memory[:, spread], memory[:, spread], key_padding_mask=pad[spread], attn_mask=attn_mask)
+    output, _ = gated(query, memory, memory, key_padding_mask=pad, attn_mask=attn_mask)
+    close(output, expected)
+
+
 def test_a_beam_size_left_over_from_validation_does_not_touch_training():
     """--eval-bleu searches with a beam between two epochs, and fairseq leaves its size on the modules."""
     _, gated = twins("cross")

@@ -116,6 +116,23 @@ def test_the_same_translations_as_stock(tiny_data, changes):
     same_translations(translate(task, dsp), translate(task, stock))
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_ensembles_and_forced_prefixes_as_stock(tiny_data, beam):
+    """`--path a:b --prefix-size 2`: models of different heads search together, after words that are given."""
+    task, stock, dsp = twins(tiny_data, num_of_heads=24)
+    sample = batch(task)
+    found = []
+    for model in (stock, dsp):
+        other = copy.deepcopy(model)
+        liven(other)
+        search = SequenceGenerator([model, other], task.target_dictionary, beam_size=beam, max_len_a=1.2, max_len_b=10)
+        found.append(search.generate([model, other], sample, prefix_tokens=sample["target"][:, :2]))
+    for theirs, ours in zip(*found):
+        assert [h["tokens"].tolist() for h in ours] == [h["tokens"].tolist() for h in theirs]
+        assert [float(h["score"]) for h in ours] == pytest.approx([float(h["score"]) for h in theirs], rel=1e-9)
+    assert [h[0]["tokens"][:2].tolist() for h in found[1]] == sample["target"][:, :2].tolist()
+
+
 @pytest.mark.parametrize("budget", [0, 6, 24])
 def test_the_same_translations_as_a_stock_model_with_the_mask(tiny_data, budget):
     task, stock, dsp = twins(tiny_data, num_of_heads=budget)
