@@ -33,8 +33,8 @@ multi30k)
     ;;
 embedded)
     ARCH=${ARCH:-dsp_transformer_multi30k_small}
-    MAX_UPDATE=${MAX_UPDATE:-400} MAX_TOKENS=${MAX_TOKENS:-2048}
-    VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
+    MAX_UPDATE=${MAX_UPDATE:-700} MAX_TOKENS=${MAX_TOKENS:-2048}
+    VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-3}
     RECIPE=(--share-decoder-input-output-embed --lr 4e-3 --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
     PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
     short_run
