@@ -16,6 +16,8 @@ import dsp_plugin
 
 dsp_plugin.register()
 
+from dsp_plugin.mt.gated_transformer import attention_blocks, encode_kept_heads
+
 # d 16, ffn 20, 2+2 layers of 4 heads
 TINY = (
     "--encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 16 "
@@ -88,3 +90,27 @@ def deployed_like(stock, keep: torch.Tensor) -> None:
                 if not flags.pop(0):
                     block.out_proj.weight[:, head * block.head_dim : (head + 1) * block.head_dim] = 0
     assert not flags
+
+
+def liven(model) -> None:
+    """Give every parameter a value of its own: a new model's biases are 0, its norms 1, its output nearly flat."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+
+
+def twins(data, num_of_heads=None, **changes):
+    """(task, stock, dsp) of equal weights in double precision, in evaluation mode."""
+    task, stock = build_stock(data, **changes)
+    _, dsp = build_dsp(data, **changes, **({} if num_of_heads is None else {"num_of_heads": num_of_heads}))
+    stock.double(), dsp.double()
+    liven(stock)
+    dsp.load_state_dict(stock.state_dict(), strict=True)
+    return task, stock.eval(), dsp.eval()
+
+
+def record_of(data, dead: str = "", kept=(0, 2)) -> str:
+    """A record that keeps `kept` of every block, and nothing of the block `dead`."""
+    _, model = build_dsp(data)
+    return encode_kept_heads({name: [] if name == dead else list(kept) for name in attention_blocks(model)})

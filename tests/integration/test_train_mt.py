@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("fairseq")
 
 from fairseq import checkpoint_utils
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq_commands import PACKAGE, Command, run
 from fairseq_models import batch
 from fairseq_training import (
@@ -159,8 +160,6 @@ def test_generation_uses_the_mask(tiny_data, joint_run, tmp_path):
     assert sorted(found) == list(range(12))
     model, task = load(folder / "checkpoint_last.pt")
     model.eval()
-    from fairseq.sequence_generator import SequenceGenerator
-
     search = SequenceGenerator([model], task.target_dictionary, beam_size=5, max_len_a=1.2, max_len_b=10)
     sample = batch(task, sentences=12, split="test")
     for number, hypotheses in zip(sample["id"].tolist(), search.generate([model], sample)):
@@ -270,12 +269,12 @@ def hydra(data, folder, *overrides: str):
 
 
 def test_hydra_train(tiny_data, tmp_path):
-    printed = hydra(tiny_data, tmp_path).succeeded()
-    logged = updates(printed)
-    # the YAML's schedule: 0.1 to 1e-8 in 1000 updates
+    schedule = ["model.initial_temperature=0.1", "model.final_temperature=1e-8", "model.cooldown_steps=1000"]
+    schedule += ["model.num_of_heads=9", "model.pruning_lr=0.3"]
+    logged = updates(hydra(tiny_data, tmp_path, *schedule).succeeded())
     assert [float(line["temperature"]) for line in logged] == pytest.approx([0.1, 0.1 * 1e-7**0.001], rel=1e-3)
     state = checkpoint(tmp_path)
-    assert state["model"][SCORES].shape == (36,) and scores_group(state)[1]["lr"] == 0.2
+    assert state["model"][SCORES].shape == (36,) and scores_group(state)[1]["lr"] == 0.3
     model, _ = load(tmp_path / "checkpoint_last.pt")
     assert int(model.gating.gates.keep().sum()) == 9
 
