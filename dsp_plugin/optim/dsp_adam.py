@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+from fairseq import utils
 from fairseq.optim import register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 
@@ -56,6 +58,15 @@ class DSPAdam(FairseqAdam):
     def set_lr(self, lr: float) -> None:
         for group in self.param_groups:
             group["lr"] = group.get("constant_lr", lr)
+
+    def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
+        """Clip the model's gradient and the scores' each by itself; returns the norm of both together.
+
+        Half-way through annealing the scores' gradient is a thousand times the model's: clipped as one, it would
+        leave the model none. (Under --fp16 fairseq clips by itself, as one.)
+        """
+        norms = [utils.clip_grad_norm_(group["params"], max_norm, aggregate_norm_fn) for group in self.param_groups]
+        return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
 
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
         # today's command line wins over the checkpoint's options, as in fairseq; scores keep their own

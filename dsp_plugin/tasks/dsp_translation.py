@@ -64,6 +64,12 @@ class DSPTranslationTask(TranslationTask):
         options = merge_with_parent(DSPTransformerConfig(), cfg)
         check_options(options)
         self._has_scores = options.num_of_heads is not None
+        if self._has_scores and not (options.annealing or options.use_ste) and options.final_temperature < 1e-3:
+            logger.warning(
+                f"THE SCORES WILL NOT LEARN: without --annealing the temperature is {options.final_temperature:g} "
+                "throughout, where the sampler has no gradient, so the heads that are kept are those of the random "
+                "start. Add --annealing, or --use-ste, or a --final-temperature of 0.01 or more."
+            )
         whole = cfg._get_root()  # everything on the command line; the Trainer reads the same object
         self._check_optimizer(whole.get("optimizer"))
         self._check_precision()

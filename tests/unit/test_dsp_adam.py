@@ -194,3 +194,15 @@ def test_memory_efficient_half_precision():
 def test_one_flat_parameter_is_not_offered():
     """fairseq refuses --fp16 then and names --fp16-no-flatten-grads; one flat tensor could not tell scores apart."""
     assert not optim.build_optimizer(configuration().optimizer, parameters()).supports_flat_params
+
+
+def test_clipping_takes_model_and_scores_apart():
+    """A huge gradient of the scores must not take the model's away."""
+    weights, scores = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(3))
+    mark_scores(scores, 0.2)
+    optimizer = optim.build_optimizer(configuration().optimizer, [weights, scores])
+    weights.grad, scores.grad = torch.full((4,), 3.0), torch.full((3,), 1e6)
+    norm = optimizer.clip_grad_norm(1.0)
+    assert float(norm) == pytest.approx((36 + 3e12) ** 0.5, rel=1e-5)
+    assert float(weights.grad.norm()) == pytest.approx(1.0, rel=1e-3)
+    assert float(scores.grad.norm()) == pytest.approx(1.0, rel=1e-3)
