@@ -91,7 +91,7 @@ def main() -> int:
         os.path.basename(os.path.dirname(os.path.abspath(args.path))),
         "masked against pruned",
         device=args.device,
-        data=data_fingerprint(args.data, args.gen_subset),
+        data=data_fingerprint(args.data),
         metrics=metrics,
         seconds={"translate": time.time() - seconds},
         updates=(state.get("optimizer_history") or [{}])[-1].get("num_updates"),
