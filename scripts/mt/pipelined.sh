@@ -6,7 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
 if [[ -z ${UNPRUNED:-} ]]; then
     UNPRUNED=runs/$DATASET/unpruned-seed$SEED/checkpoint_best.pt
-    [[ -f $UNPRUNED ]] || env -u SAVE_DIR -u RECORD_DIR scripts/mt/unpruned.sh
+    # the checkpoint alone may be that of a training that was stopped; its record is written at the end
+    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR scripts/mt/unpruned.sh
 fi
 name_run "pipelined-K$K-seed$SEED"
 train_model --num-of-heads "$K" --pruning-lr "$PRUNING_LR" --finetune-from-model "$UNPRUNED" \
