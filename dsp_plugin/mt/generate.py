@@ -119,7 +119,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     record = new_record(
         "mt-bleu",
         own.record_name or default_name,
-        own.method or method or ("unpruned" if heads[0].budget is None else "dsp"),
+        own.method or method or _method(heads[0], shown[0]),
         device="cpu" if args.cpu or not torch.cuda.is_available() else None,
         seed=_training_seed(states[0]),
         data=data_fingerprint(args.data),
@@ -183,6 +183,12 @@ def write_results(folder: str, record: Record, heads: Sequence[CheckpointHeads],
     write_text(os.path.join(folder, "mask.json"), json.dumps(masks[0] if len(masks) == 1 else masks, indent=1) + "\n")
     write_text(os.path.join(folder, "translations.txt"), "".join(line + "\n" for line in hypotheses))
     save_record(record, os.path.join(folder, "results.json"))
+
+
+def _method(heads: CheckpointHeads, original: CheckpointHeads) -> str:
+    if heads.budget is not None:
+        return "dsp"
+    return "unpruned" if original.keep.all() else "pruned"
 
 
 def _training_seed(state: Dict[str, Any]) -> Optional[int]:
