@@ -104,7 +104,9 @@ def main() -> None:
         "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
         **({} if options.gpu else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}),
     }
-    folders = {script: os.path.join(out, script) for script in ("unpruned", "joint")}
+    # by K and seed: what was trained for others is not taken for these
+    names = {"unpruned": f"unpruned-seed{options.seed}", "joint": f"joint-K{budget}-seed{options.seed}"}
+    folders = {script: os.path.join(out, name) for script, name in names.items()}
     prepare = subprocess.call(["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env={**os.environ, **common})
     if prepare:
         sys.exit("the corpus could not be prepared: see above")
@@ -166,10 +168,10 @@ def report(out: str, options, records, speeds: Dict[str, float], seconds: float)
                 "sentences/s": speeds.get(name),
             }
         )
-    table = markdown_table(rows, ["model", "heads", "BLEU", "parameters", "sentences/s"])
-    text = f"# {options.dataset}: a quarter of the heads\n\n{table}\n\nBLEU: {records['unpruned'].metric('BLEU', subset).signature}\n"
-    write_text(os.path.join(out, "table.md"), text)
     heads = records["masked"].heads
+    table = markdown_table(rows, ["model", "heads", "BLEU", "parameters", "sentences/s"])
+    text = f"# {options.dataset}: all heads, and {heads['kept']} of {heads['total']}\n\n{table}\n\nBLEU: {records['unpruned'].metric('BLEU', subset).signature}\n"
+    write_text(os.path.join(out, "table.md"), text)
     head_map_png(heads, mask_of(heads), os.path.join(out, "heads.png"), f"{options.dataset}: heads kept")
     comparison_png(
         [labels["unpruned"], labels["pruned"]],
