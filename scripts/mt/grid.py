@@ -76,6 +76,11 @@ def runs_of(seed: int) -> List[Run]:
 def start(run: Run, options: argparse.Namespace) -> bool:
     """Run one pipeline to its end, its output in a log beside its checkpoints; whether it succeeded."""
     save_dir = run.save_dir(options.runs)
+    unpruned = Run(run.model, "unpruned", run.seed).save_dir(options.runs)
+    # the checkpoint alone may be that of a training that was stopped; its record is written at the end
+    if run.script == "pipelined" and not os.path.isfile(os.path.join(unpruned, "results.json")):
+        print(f"| FAILED {run.name}   needs a complete training in {unpruned}: run {run.model}/unpruned first", flush=True)
+        return False
     os.makedirs(save_dir, exist_ok=True)
     log = os.path.join(save_dir, "pipeline.log")
     environment = {
@@ -87,7 +92,7 @@ def start(run: Run, options: argparse.Namespace) -> bool:
         "SAVE_DIR": save_dir,
         "RECORD_DIR": f"results/multi30k/{run.name}",
         "RECORD_NAME": f"multi30k-{run.model}",
-        "UNPRUNED": os.path.join(Run(run.model, "unpruned", run.seed).save_dir(options.runs), "checkpoint_best.pt"),
+        "UNPRUNED": os.path.join(unpruned, "checkpoint_best.pt"),
     }
     if run.budget is not None:
         environment["K"] = str(run.budget)
