@@ -41,9 +41,11 @@ def spread(head_map: HeadMap, k: int) -> Dict[str, List[int]]:
     Four heads are then two of cross-attention and one each of the others. Learned masks leave more blocks without any
     head, so they are no slower than this.
     """
-    of_kind = {kind: [b for b in head_map.blocks if b.kind == kind] for kind in ("decoder-cross", "encoder-self", "decoder-self")}
-    of_kind["decoder-cross"].reverse()
-    order = [block for blocks in zip(*of_kind.values()) for block in blocks]
+    cross, encoder, decoder = (
+        [block for block in head_map.blocks if block.kind == kind]
+        for kind in ("decoder-cross", "encoder-self", "decoder-self")
+    )
+    order = [block for layer in zip(reversed(cross), encoder, decoder) for block in layer]
     kept: Dict[str, List[int]] = {block.name: [] for block in head_map.blocks}
     for number in range(k):
         kept[order[number % len(order)].name].append(number // len(order))
@@ -164,7 +166,7 @@ def main() -> None:
     # apart from the times above: on a GPU the clock stops after every part, which is slow by itself
     shown = ("stock", f"K{HEADS}", f"K{BUDGETS[-1]}")
     parts = {name: watched(models[name], clock) for name in shown}
-    rounds = [{name: parts[name].of(arms[name]) for name in shown} for _ in range(1 + min(repeats, 5))][1:]
+    rounds = [{name: parts[name].of(arms[name]) for name in shown} for _ in range(1 if args.quick else min(repeats, 5))]
     median = {name: {p: statistics.median(r[name].get(p, 0.0) for r in rounds) for p in PARTS} for name in shown}
     print("\nWhere the time goes, ms and share (measured apart, with a clock around every part)")
     print(f"{'':26}" + "".join(f"{name:>16}" for name in shown))

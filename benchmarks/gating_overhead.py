@@ -10,11 +10,10 @@ and long sentences). `step_ratio_K<K>` is ours over stock: the median over all r
 from __future__ import annotations
 
 import contextlib
-import statistics
 from typing import Callable, Dict, List
 
 from iwslt import HEADS, dsp_model, stock_model, toy_task, training_batches  # first: it quietens fairseq
-from timing import Clock, command_line, interleaved, ratio, start
+from timing import Clock, command_line, interleaved, quartiles, start
 
 import torch
 from fairseq import utils
@@ -29,7 +28,7 @@ BUDGETS = (4, 36, 68)
 DROPOUT = 0.3
 MAX_TOKENS = {"cpu": 1024, "cuda": 4096}
 REPEATS = {"cpu": 9, "cuda": 60}
-QUICK_REPEATS = {"cpu": 3, "cuda": 15}
+QUICK_REPEATS = {"cpu": 2, "cuda": 15}
 
 
 def training_step(model: nn.Module, criterion: nn.Module, optimizer, batches: List[Dict], autocast: Callable) -> Callable:
@@ -97,14 +96,13 @@ def main() -> None:
         times = interleaved(arms(args.device, batches, autocast), repeats, warm_up, clock)
         print(f"{precision:10} median ms  quartiles      over stock (median, quartiles)")
         for name, seconds in times.items():
-            ms = [1000 * q for q in statistics.quantiles(seconds, n=4)] if repeats > 1 else [1000 * seconds[0]] * 3
-            line = f"{name:10} {ms[1]:9.1f}  {ms[0]:.1f} .. {ms[2]:.1f}"
+            low, middle, high = (1000 * second for second in quartiles(seconds))
+            line = f"{name:10} {middle:9.1f}  {low:.1f} .. {high:.1f}"
             if name != "stock":
-                each = [a / b for a, b in zip(seconds, times["stock"])]
-                low, _, high = statistics.quantiles(each, n=4) if repeats > 1 else each * 3
-                line = f"{line:36} {ratio(seconds, times['stock']):.3f}  {low:.3f} .. {high:.3f}"
+                low, middle, high = quartiles([a / b for a, b in zip(seconds, times["stock"])])
+                line = f"{line:36} {middle:.3f}  {low:.3f} .. {high:.3f}"
                 suffix = "" if precision == "float32" else f"_{precision}"
-                figures.append(f"step_ratio_{name}{suffix} {ratio(seconds, times['stock']):.3f} ratio")
+                figures.append(f"step_ratio_{name}{suffix} {middle:.3f} ratio")
             print(line, flush=True)
     print(f"K of {HEADS} heads kept; target: each step_ratio at most 1.05")
     print("\n".join(figures))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from typing import Callable, Dict, Hashable, List, Mapping
+from typing import Callable, Dict, Hashable, List, Mapping, Tuple
 
 import torch
 
@@ -16,14 +16,19 @@ def command_line(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repeats: under a minute, less exact")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads (default 1: where cores are shared, several threads mostly wait for each other)",
+    )
     parser.add_argument("--repeats", type=int, help="rounds in which each arm is timed once")
     parser.add_argument(
         "--clock",
         choices=["wall", "processor"],
         default="wall",
-        help="processor: time this process spent on the CPU. Steadier where others share the machine, and means "
-        "something only with --device cpu --threads 1",
+        help="processor: time this process spent on the CPU, steadier where others share the machine; only for "
+        "--device cpu --threads 1",
     )
     return parser
 
@@ -42,8 +47,7 @@ def start(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise SystemExit(f"--{name} must be 1 or more, got {value}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     installed = ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("torch", "fairseq"))
     print(f"{device_name(args.device)}; {installed}; {args.clock} time", flush=True)
@@ -86,3 +90,11 @@ def interleaved(
 def ratio(above: List[float], below: List[float]) -> float:
     """Median of the rounds' own ratios: each compares two times taken one after the other."""
     return statistics.median(a / b for a, b in zip(above, below))
+
+
+def quartiles(values: List[float]) -> Tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
