@@ -27,6 +27,7 @@ class DSPTranslationConfig(TranslationConfig):
     # read-only views of other options, so that their combination can be checked at start-up
     save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
+    reset_optimizer: bool = II("checkpoint.reset_optimizer")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     max_update: int = II("optimization.max_update")
     max_epoch: int = II("optimization.max_epoch")
@@ -132,7 +133,7 @@ class DSPTranslationTask(TranslationTask):
             kwargs["required_batch_size_multiple"] = 1
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if training and self._cooling is not None:
-            self._warn_of_long_cooldown(self._cooling, len(iterator))
+            self._warn_of_long_cooldown(self._cooling, len(iterator), kwargs.get("epoch", 1))
             self._cooling = None  # once a run is enough
         return iterator
 
@@ -157,12 +158,14 @@ class DSPTranslationTask(TranslationTask):
             raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
         return None
 
-    def _warn_of_long_cooldown(self, cooling: ExponentialCooling, batches_per_epoch: int) -> None:
+    def _warn_of_long_cooldown(self, cooling: ExponentialCooling, batches_per_epoch: int, epoch: int) -> None:
         """Say so loudly where the run ends before the cool-down does."""
         updates_per_epoch = math.ceil(batches_per_epoch / max(1, self.cfg.update_freq[0]))
         limits = [self.cfg.max_update] if self.cfg.max_update else []
         if self.cfg.max_epoch:
-            limits.append(self.cfg.max_epoch * updates_per_epoch)
+            # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61 alone
+            uncounted = epoch - 1 if self.cfg.reset_optimizer else 0
+            limits.append((self.cfg.max_epoch - uncounted) * updates_per_epoch)
         if limits and min(limits) < cooling.steps:
             logger.warning(
                 f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}, but training ends after "
