@@ -250,7 +250,7 @@ def _rounds(x: Tensor) -> type | ModuleType:
     return _TorchRounds
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _triton_kernels() -> Optional[ModuleType]:
     try:
         from . import relaxed_topk_triton as kernels

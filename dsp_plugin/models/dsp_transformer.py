@@ -193,19 +193,9 @@ def build_gates(head_map, options: dict) -> nn.Module:
     return RelaxedSubset(head_map, options["num_of_heads"], schedule)
 
 
-def _stock_sizes(arch_function):
-    """A stock architecture's sizes under our model."""
-
-    def sizes(args):
-        arch_function(args)
-
-    return sizes
-
-
-register_model_architecture("dsp_transformer", "dsp_transformer_iwslt_de_en")(
-    _stock_sizes(stock.transformer_iwslt_de_en)
-)
-register_model_architecture("dsp_transformer", "dsp_transformer_wmt_en_de")(_stock_sizes(stock.transformer_wmt_en_de))
+# stock architectures' sizes under our model
+register_model_architecture("dsp_transformer", "dsp_transformer_iwslt_de_en")(stock.transformer_iwslt_de_en)
+register_model_architecture("dsp_transformer", "dsp_transformer_wmt_en_de")(stock.transformer_wmt_en_de)
 
 
 def _narrow(args, layers: int, dim: int):

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from dsp_plugin.reports.circumstances import command_line, device_name, fingerprint, portable_path, versions
 from dsp_plugin.reports.files import write_text
