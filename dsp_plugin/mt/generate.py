@@ -16,7 +16,7 @@ from ..reports.records import Metric, Record, fingerprint, kept_heads, new_recor
 from ..reports.scores import bleu, detokenize
 from .checkpoints import load_checkpoint, model_options
 from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
-from .launch import PLUGIN_DIR, hush_hosts
+from .launch import PLUGIN_DIR, hush_hosts, option
 from .pruning import count_parameters
 
 
@@ -89,10 +89,9 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     register()
     hush_hosts()
     own, rest = own_options().parse_known_args(list(argv))
-    if "--user-dir" not in rest:
-        rest += ["--user-dir", PLUGIN_DIR]
-    if "--task" not in rest:
-        rest += ["--task", "dsp_translation"]
+    for name, default in (("--user-dir", PLUGIN_DIR), ("--task", "dsp_translation")):
+        if option(rest, name) is None:
+            rest += [name, default]
     parser = options.get_generation_parser()
     args = options.parse_args_and_arch(parser, input_args=rest)
     if not args.path:

@@ -9,7 +9,7 @@ from typing import List, Optional, Sequence
 
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, kept_heads, new_record, save_record
-from .checkpoints import load_checkpoint
+from .checkpoints import load_checkpoint, model_options
 from .heads import SCORES, heads_of_checkpoint
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -27,7 +27,7 @@ def training_arguments(argv: Sequence[str], task: str = "dsp_translation", prefi
 
     Adds `--user-dir` and `--task`; takes `--arch transformer_X` as `dsp_transformer_X`, and the stock
     criterion and optimizer as the plugin's. A run that already has a checkpoint of its own in
-    `--save-dir` goes on from it: `--restore-file` and the resets, meant for its start, are dropped.
+    `--save-dir` goes on from that one: `--restore-file` and the resets were meant for its start.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--arch", "-a")
@@ -51,11 +51,11 @@ def training_arguments(argv: Sequence[str], task: str = "dsp_translation", prefi
 
     if known.restore_file:
         last = os.path.join(known.save_dir, "checkpoint_last.pt")
-        if _is_own(last):
+        if _is_own(last, known.restore_file, rest):
             print(f"| going on from {last}; --restore-file {known.restore_file} was this run's start", flush=True)
             arguments = [a for a in arguments if a not in _RESETS]
-        else:
-            arguments += ["--restore-file", known.restore_file]
+            known.restore_file = last
+        arguments += ["--restore-file", known.restore_file]
     return arguments
 
 
@@ -79,12 +79,19 @@ def hush_hosts() -> None:
     warnings.filterwarnings("ignore", message=r"(?s).*(ConfigStore schema|strict flag in the compose).*")
 
 
-def _is_own(last: str) -> bool:
-    """Whether a checkpoint in the save folder is this run's: it carries head scores.
+def _is_own(last: str, start: str, argv: Sequence[str]) -> bool:
+    """Whether the last checkpoint of the save folder is of the run that `argv` asks for.
 
-    The folder may also hold the unpruned model that a pipelined run starts from.
+    The folder may also hold the model that the run starts from: unpruned, or pruned in another way.
     """
-    return os.path.isfile(last) and SCORES in load_checkpoint(last)["model"]
+    if not os.path.isfile(last):
+        return False
+    state = load_checkpoint(last)
+    if any(argument.startswith("--num-of-heads") for argument in argv):
+        return SCORES in state["model"] and model_options(state).get("joint_pruning") == ("--joint-pruning" in argv)
+    # no scores to know it by: the file it says it started from, or went on from
+    restored = ((state.get("cfg") or {}).get("checkpoint") or {}).get("restore_file")
+    return os.path.abspath(start) != os.path.abspath(last) and restored in (start, last)
 
 
 def summarise_training(save_dir: str, seconds: float, method: str, name: Optional[str] = None) -> None:

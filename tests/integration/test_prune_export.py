@@ -95,6 +95,17 @@ def test_pruned_translates_as_masked(tiny_data, masked, tmp_path, k):
     same(translations(tiny_data, masked, num_of_heads=k), translations(tiny_data, tmp_path / "pruned.pt"))
 
 
+def test_check_pruned_program(tiny_data, masked, tmp_path):
+    """The program whose record stands under results/: to its very end."""
+    record = tmp_path / "check/results.json"
+    arguments = [tiny_data, "--path", masked, "--out", record, "--limit", "4", "--beam", "2", "--max-len-b", "5"]
+    script = Path(__file__).resolve().parents[2] / "scripts/mt/check_pruned.py"
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    same = [m["value"] for m in json.loads(record.read_text())["metrics"] if m["name"] == "same translations, float64"]
+    assert same == [100.0] * 5
+
+
 def test_what_prune_says(masked, tmp_path, capsys):
     out = tmp_path / "new" / "small.pt"
     assert dsp("prune", masked, "--out", out) == 0
