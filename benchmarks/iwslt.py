@@ -22,6 +22,7 @@ import dsp_plugin
 # fairseq tells on import what optional software is not there, and torch what it thinks of stock fairseq's masks
 logging.disable(logging.INFO)
 warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+warnings.filterwarnings("ignore", message="amp_C fused kernels unavailable")
 dsp_plugin.register()
 
 from fairseq.data import Dictionary
