@@ -2,9 +2,9 @@
 
     python benchmarks/gating_overhead.py [--quick] [--device cpu|cuda] [--autocast float16 bfloat16]
 
-A step: forward, label-smoothed cross-entropy (0.1), backward, norm of the gradient, Adam, gradients cleared; dropout 0.3. Stock fairseq's model
-beside the plugin's with the same weights, joint pruning and annealing, on the same batches in turn (of short, middling
-and long sentences). `step_ratio_K<K>` is ours over stock: the median over all rounds.
+A step: forward, label-smoothed cross-entropy (0.1), backward, norm of the gradient, Adam, gradients cleared; dropout
+0.3. Stock fairseq's model beside the plugin's with the same weights, joint pruning and annealing, on the same batches in
+turn (of short, middling and long sentences). `step_ratio_K<K>` is ours over stock: the median over all rounds.
 """
 
 from __future__ import annotations
