@@ -90,7 +90,7 @@ class RelaxedSubset(SubsetScores):
         self.temperature = self.schedule(num_updates)
 
     def sample(self) -> Tensor:
-        """Gates [N] float32 on 0..1 up to rounding, summing to K; fresh Gumbel noise at every call."""
+        """Gates [N] float32, summing to K, with fresh Gumbel noise at every call; a warm one can exceed 1."""
         noise = gumbel_noise(self.scores.shape, device=self.scores.device)
         gates = relaxed_topk(self.scores, self.budget, self.temperature, noise).float()
         self._last_sample = gates.detach()

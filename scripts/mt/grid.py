@@ -22,7 +22,8 @@ from typing import Dict, List, Optional, Tuple
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
-# model -> its pipeline settings; equal numbers of updates for all methods of a model; pipelined runs choose heads for 390 more, weights frozen
+# model -> its pipeline settings; equal numbers of updates for all methods of a model, but that pipelined runs choose
+# heads for 390 more with frozen weights
 MODELS: Dict[str, Dict[str, str]] = {
     "small": {"ARCH": "dsp_transformer_multi30k_small", "MAX_UPDATE": "1170", "VALIDATE_INTERVAL": "3"},
     "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "780", "VALIDATE_INTERVAL": "2"},
