@@ -113,7 +113,7 @@ def write_table(seeds: List[int]) -> str:
 
     expected = [run.setting() for run in runs_of(seeds[0])]
     os.makedirs("results/multi30k", exist_ok=True)
-    records = load_records("results/multi30k")
+    records = [record for record in load_records("results/multi30k") if record.kind == "mt-bleu"]
     rows, columns = table_rows(records, [Setting(*setting) for setting in expected], ["test", "test1"], len(seeds))
     text = "Multi30k de-en; test is test_2016_flickr, test1 is test_2017_flickr. Made by `make grid`.\n\n"
     text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
