@@ -138,7 +138,7 @@ class GatedDecoder(TransformerDecoderBase):
 
 def attention_blocks(model: nn.Module) -> Dict[str, GatedMultiheadAttention]:
     """Attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross, decoder-self."""
-    by_kind: Dict[str, Dict[str, GatedMultiheadAttention]] = {kind: {} for kind in _KINDS}
+    by_kind: Dict[str, Dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
         if isinstance(module, GatedMultiheadAttention):
             by_kind[block_kind(name)][name] = module
@@ -192,7 +192,7 @@ def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
     return kept
 
 
-_KINDS = ("encoder-self", "decoder-cross", "decoder-self")
+KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 
 
 def block_kind(name: str) -> str:

@@ -11,11 +11,10 @@ from torch import Tensor
 from ..gating import AttentionBlock, HeadMap, check_budget, hard_topk
 from ..surgery.record import compose, mask_of_record
 from .checkpoints import model_options
-from .gated_transformer import block_kind
+from .gated_transformer import KINDS, block_kind
 
 SCORES = "gating.gates.scores"
 _OUTPUT_BIAS = re.compile(r"^(.*\.(?:self_attn|encoder_attn))\.out_proj\.bias$")
-_KIND_ORDER = ("encoder-self", "decoder-cross", "decoder-self")
 
 
 @dataclass
@@ -41,7 +40,7 @@ def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -
     Raises:
         ValueError: there is no attention in it.
     """
-    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in _KIND_ORDER}
+    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in KINDS}
     names = [match.group(1) for match in map(_OUTPUT_BIAS.match, model_state) if match]
     for name in sorted(names, key=_layer_order):
         side = name.split(".", 1)[0]
@@ -74,6 +73,12 @@ def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = Non
     return CheckpointHeads(head_map, hard_topk(scores.float(), budget), budget)
 
 
+def original_head_map(now: HeadMap, options: Dict[str, Any]) -> HeadMap:
+    """The heads a model had before any removal, by its options; `now` are those it has left."""
+    counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
+    return HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in now.blocks])
+
+
 def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
     """The same heads among those of the model before any removal, for records and pictures.
 
@@ -83,10 +88,7 @@ def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> Checkp
     options = model_options(state)
     if not options.get("kept_heads"):
         return heads
-    counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
-    original = HeadMap(
-        [AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in heads.head_map.blocks]
-    )
+    original = original_head_map(heads.head_map, options)
     try:
         record = compose(heads.head_map, heads.keep, json.loads(options["kept_heads"]))
     except (TypeError, ValueError, KeyError) as error:

@@ -15,7 +15,7 @@ from ..gating import AttentionBlock, HeadMap
 from ..models.dsp_transformer import DSPTransformerConfig
 from ..surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
 from .gated_transformer import encode_kept_heads
-from .heads import SCORES, head_map_of_state, heads_of_checkpoint
+from .heads import SCORES, head_map_of_state, heads_of_checkpoint, original_head_map
 from .plain import plain_checkpoint, plain_config
 
 Mask = Union[Sequence[bool], Tensor]
@@ -95,8 +95,7 @@ def prepare(state: Dict[str, Any]) -> Patient:
     options = dsp_model_options(cfg)
     tensors = _unpacked(state["model"])
     now = head_map_of_state(tensors, options)
-    heads = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
-    original = HeadMap([AttentionBlock(b.name, heads[_side(b)], b.kind) for b in now.blocks])
+    original = original_head_map(now, options)
     earlier = None
     if options.get("kept_heads"):
         try:
