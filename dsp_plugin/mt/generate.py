@@ -13,7 +13,8 @@ import torch
 from ..reports.files import write_text
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
-from ..reports.scores import bleu, detokenize
+from ..reports.scores import bleu, bleu_statistics, detokenize
+from ..reports.sentences import save_sentences
 from .checkpoints import load_checkpoint, model_options
 from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
 from .launch import PLUGIN_DIR, hush_hosts, option
@@ -67,7 +68,7 @@ def own_options() -> argparse.ArgumentParser:
     """The options `generate_dsp.py` adds to fairseq-generate's."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
-    parser.add_argument("--record-dir", help="folder for results.json, mask.json and the translations")
+    parser.add_argument("--record-dir", help="folder for results.json, mask.json, the translations and sentences.json")
     parser.add_argument("--record-name", help="name of the setting in the record (default: the checkpoint's folder)")
     parser.add_argument("--method", help="name of the method in the record")
     parser.add_argument("--no-detok", action="store_true", help="score the text as it is, not Moses-detokenised")
@@ -113,7 +114,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     # a model whose heads were removed is described by the heads it once had
     shown = [in_original_numbers(state, model_heads) for state, model_heads in zip(states, heads)]
     hypotheses, references = log.pairs()
-    metrics = score(hypotheses, references, args, own.no_detok, states[0])
+    metrics, sentences = score(hypotheses, references, args, own.no_detok, states[0])
     default_name = os.path.basename(os.path.dirname(os.path.abspath(paths[0]))) or "model"
     record = new_record(
         "mt-bleu",
@@ -130,7 +131,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
         extra={"beam": args.beam, "models": len(paths), "sentences": len(hypotheses)},
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{args.gen_subset}")
-    write_results(folder, record, heads, hypotheses)
+    write_results(folder, record, heads, hypotheses, sentences)
     for position, model_heads in enumerate(shown):
         if len(heads) > 1:
             print(f"| model {position + 1} of {len(heads)}")
@@ -141,15 +142,23 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     return record
 
 
-def score(hypotheses: List[str], references: List[str], args, no_detok: bool, state: Dict[str, Any]) -> List[Metric]:
-    """sacreBLEU of the translations, detokenised unless they are already; no metric without references."""
+def score(
+    hypotheses: List[str], references: List[str], args, no_detok: bool, state: Dict[str, Any]
+) -> Tuple[List[Metric], Optional[Dict[str, Any]]]:
+    """sacreBLEU of the translations, detokenised unless they are already; nothing without references.
+
+    Returns:
+        The metrics, and what `sentences.json` is to hold (see reports/sentences.py).
+    """
     if not references:
-        return []
+        return [], None
     if not no_detok and getattr(args, "tokenizer", None) is None:
         target = args.target_lang or ((state.get("cfg") or {}).get("task") or {}).get("target_lang") or "en"
         hypotheses, references = detokenize(hypotheses, target), detokenize(references, target)
     result = bleu(hypotheses, references)
-    return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=args.gen_subset)]
+    statistics = bleu_statistics(hypotheses, references)
+    sentences = {"metric": "BLEU", "signature": result["signature"], "statistics": statistics}
+    return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=args.gen_subset)], sentences
 
 
 def parameters_of(state: Dict[str, Any], heads: CheckpointHeads, original: CheckpointHeads) -> Dict[str, int]:
@@ -175,12 +184,20 @@ def data_fingerprint(data: str) -> str:
     return fingerprint([os.path.join(folder, name) for name in names])
 
 
-def write_results(folder: str, record: Record, heads: Sequence[CheckpointHeads], hypotheses: List[str]) -> None:
-    """`results.json`, `mask.json` (one mask a model) and `translations.txt`, each whole or not at all."""
+def write_results(
+    folder: str,
+    record: Record,
+    heads: Sequence[CheckpointHeads],
+    hypotheses: List[str],
+    sentences: Optional[Dict[str, Any]] = None,
+) -> None:
+    """`results.json`, `mask.json` (one mask a model), `translations.txt` and, where there are references,
+    `sentences.json` (see `score`), each whole or not at all."""
     os.makedirs(folder, exist_ok=True)
     masks = [{**model.head_map.to_dict(), "keep": model.keep.tolist()} for model in heads]
     write_text(os.path.join(folder, "mask.json"), json.dumps(masks[0] if len(masks) == 1 else masks, indent=1) + "\n")
     write_text(os.path.join(folder, "translations.txt"), "".join(line + "\n" for line in hypotheses))
+    save_sentences(folder, sentences)
     save_record(record, os.path.join(folder, "results.json"))
 
 

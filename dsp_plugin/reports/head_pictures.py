@@ -190,11 +190,11 @@ def _panels(head_map: Mapping[str, Any], values: np.ndarray) -> list[_Panel]:
         panel.layers.append(block["name"])
         panel.values.append(mine)
     for panel in panels.values():
-        panel.layers = _layer_numbers(panel.layers)
+        panel.layers = layer_numbers(panel.layers)
     return list(panels.values())
 
 
-def _layer_numbers(names: list[str]) -> list[str]:
+def layer_numbers(names: list[str]) -> list[str]:
     """The number in each block's name (encoder.layers.3.self_attn: 3), or the position where that tells too little."""
     found = [re.findall(r"\d+", name) for name in names]
     numbers = [digits[-1] for digits in found if digits]

@@ -18,8 +18,8 @@ from dsp_plugin.reports.files import write_text
 from dsp_plugin.reports.kept import check_heads, kept_heads, mask_of
 
 __all__ = [
-    "Metric", "Record", "RecordError", "fingerprint", "kept_heads", "load_record", "load_records", "mask_of",
-    "new_record", "portable_path", "save_record",
+    "Metric", "Record", "RecordError", "find_records", "fingerprint", "kept_heads", "load_record", "load_records",
+    "mask_of", "new_record", "portable_path", "save_record",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,12 @@ def load_record(path: str | os.PathLike) -> Record:
 
 
 def load_records(folder: str | os.PathLike) -> list[Record]:
-    """All records among the *.json files below `folder`, in the order of their paths.
+    """All records among the *.json files below `folder`, in the order of their paths; see `find_records`."""
+    return [record for _, record in find_records(folder)]
+
+
+def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
+    """All records among the *.json files below `folder` with their paths, in the order of these.
 
     A file that is damaged is reported by a warning (logging) and left out. JSON of another kind is left out too,
     which is logged as information only, unless the file is called results.json.
@@ -206,7 +211,7 @@ def load_records(folder: str | os.PathLike) -> list[Record]:
     records = []
     for path in sorted(p for p in folder.rglob("*.json") if p.is_file()):
         try:
-            records.append(load_record(path))
+            records.append((path, load_record(path)))
         except _NotARecord as error:
             level = logging.WARNING if path.name == DEFAULT_NAME else logging.INFO
             logger.log(level, "left out %s", error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Sequence, TypedDict
+from typing import TYPE_CHECKING, Iterable, Sequence, TypedDict
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU
 
 
 class Score(TypedDict):
@@ -27,6 +30,32 @@ def bleu(
     Raises:
         ValueError: nothing to score, line counts differ, or no such tokeniser.
     """
+    metric = _checked_bleu(hypotheses, references, lowercase, tokenize)
+    score = metric.corpus_score(list(hypotheses), [list(references)]).score
+    return {"value": score, "signature": str(metric.get_signature())}
+
+
+def bleu_statistics(
+    hypotheses: Sequence[str], references: Sequence[str], lowercase: bool = False, tokenize: str = "13a"
+) -> list[list[int]]:
+    """sacreBLEU's sufficient statistics of each sentence: all that a significance test needs, without the texts.
+
+    Args:
+        hypotheses, references, lowercase, tokenize: as for `bleu`; S sentences.
+
+    Returns:
+        [S, 10]: length of the translation, length of the reference, matching n-grams for n = 1..4, all n-grams
+        of the translation for n = 1..4. Their sum over the sentences gives the score of `bleu`.
+
+    Raises:
+        ValueError: as `bleu`.
+    """
+    metric = _checked_bleu(hypotheses, references, lowercase, tokenize)
+    # not public, but what sacreBLEU's own PairedTest calls
+    return metric._extract_corpus_statistics(list(hypotheses), [list(references)])
+
+
+def _checked_bleu(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str) -> BLEU:
     from sacrebleu.metrics import BLEU  # here, because it takes a while to load
 
     if isinstance(hypotheses, str) or isinstance(references, str):
@@ -37,9 +66,7 @@ def bleu(
         raise ValueError("cannot score: there are no translations")
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"no tokeniser {tokenize!r}; choose from: {', '.join(sorted(BLEU.TOKENIZERS))}")
-    metric = BLEU(lowercase=lowercase, tokenize=tokenize)
-    score = metric.corpus_score(list(hypotheses), [list(references)]).score
-    return {"value": score, "signature": str(metric.get_signature())}
+    return BLEU(lowercase=lowercase, tokenize=tokenize)
 
 
 def detokenize(lines: Iterable[str], lang: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of results, made from records only: one row a setting, averaged over its seeds; Markdown and CSV."""
+"""Tables of results, made from records only: one row a setting, averaged over its seeds; Markdown, CSV, LaTeX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 from dsp_plugin.reports.records import Metric, Record
 
 NOT_MEASURED = "not measured"
+TEXT_COLUMNS = ("setting", "method")  # the others are numbers, set to the right
 
 Row = Mapping[str, Any]
 
@@ -27,6 +28,10 @@ class Setting(NamedTuple):
     method: str
     kept: int | None = None
     total: int | None = None
+
+
+class PValue(float):
+    """A probability, shown with three digits after the point."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def table_rows(
     expected: Sequence[Setting] = (),
     subsets: Sequence[str] = (),
     seeds: int | None = None,
+    p_values: Mapping[tuple[Setting, str, str], PValue] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """The rows of the table and the names of its columns, in order.
 
@@ -58,9 +64,11 @@ def table_rows(
         expected: the rows the table should have, in this order; other settings follow, most heads first.
         subsets: the test sets it should have, in this order; others follow by name.
         seeds: runs a setting should have; then the column "runs" says "1 of 3".
+        p_values: (setting, metric, subset) -> p, see `significance.largest_p`; then the column "p SUBSET" follows
+            the metric, empty where p is not known.
 
     Returns:
-        rows: column -> text, number, `Spread`, or None for what was not measured.
+        rows: column -> text, number, `Spread`, `PValue`, or None for what was not measured.
         columns: "setting" only if there are several names; "method"; "K" (kept/total); one a metric and subset,
             BLEU first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)"; "runs".
 
@@ -82,6 +90,7 @@ def table_rows(
     every_run = [run for runs in groups.values() for run in runs.values()]
     metrics = _metric_columns(every_run, subsets)
     phases = sorted({phase for run in every_run for phase in run.seconds}, key=lambda p: (p != "train", p))
+    tested = {key[1:] for key in p_values or ()}
     rows = []
     for setting, seeded in groups.items():
         runs = list(seeded.values())
@@ -89,6 +98,8 @@ def table_rows(
         row["K"] = "-" if setting.kept is None else f"{setting.kept}/{setting.total}"
         for column, key in metrics.items():
             row[column] = _spread(runs, lambda run: run.metrics[key].value if key in run.metrics else None)
+            if key in tested:
+                row[f"p {key[1]}".rstrip()] = p_values.get((setting, *key), "")
         row["parameters"] = _spread(runs, lambda run: run.parameters["after"] if run.parameters else None)
         row["updates"] = _spread(runs, lambda run: run.updates)
         for phase in phases:
@@ -111,12 +122,17 @@ def signature_notes(records: Iterable[Record]) -> list[str]:
     return [f"{name} {subset}".rstrip() + ": " + "; ".join(sorted(s)) for (name, subset), s in sorted(found.items())]
 
 
+def comparable_signature(signature: str) -> str:
+    """The signature without sacreBLEU's version, which is no difference in what is measured."""
+    return "|".join(part for part in signature.split("|") if not part.startswith("version:"))
+
+
 def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A Markdown table; means as "38.12 ± 0.21", what is missing as "not measured"."""
     from tabulate import tabulate
 
-    cells = [[_text(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
-    align = ["left" if column in ("setting", "method") else "right" for column in columns]
+    cells = [[cell_text(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    align = ["left" if column in TEXT_COLUMNS else "right" for column in columns]
     headers = [column.replace("|", "\\|") for column in columns]
     return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
 
@@ -137,6 +153,22 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
                 cells.append(value.sd if isinstance(value, Spread) else "")
         writer.writerow(cells)
     return text.getvalue()
+
+
+def latex_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """The same as a LaTeX `tabular` for the package booktabs."""
+    align = "".join("l" if column in TEXT_COLUMNS else "r" for column in columns)
+    lines = [f"\\begin{{tabular}}{{{align}}}", "\\toprule", _latex_row(columns), "\\midrule"]
+    lines += [_latex_row([cell_text(row.get(column)) for column in columns]) for row in rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+_LATEX = {**{sign: "\\" + sign for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+_LATEX.update({"^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"})
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
 
 
 class _Run:
@@ -189,9 +221,7 @@ def _require_comparable(setting: Setting, runs: Mapping[int | None, _Run]) -> No
         if run.data:
             data[run.data] = run.records[0]
         for key, metric in run.metrics.items():
-            # sacreBLEU's version is no difference in what is measured
-            parts = [part for part in metric.signature.split("|") if not part.startswith("version:")]
-            signatures.setdefault(key, {})["|".join(parts)] = run.records[0]
+            signatures.setdefault(key, {})[comparable_signature(metric.signature)] = run.records[0]
     for what, values in [("data", data), *((f"signature of {' '.join(k).rstrip()}", v) for k, v in signatures.items())]:
         if len(values) > 1:
             both = " and ".join(map(_describe, list(values.values())[:2]))
@@ -223,12 +253,15 @@ def _spread(runs: Sequence[_Run], value_of: Callable[[_Run], float | None]) -> f
     return Spread(statistics.fmean(values), statistics.stdev(values), len(values))
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A cell as a person reads it: "38.12 ± 0.21", "1,428,480", "not measured"."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, Spread):
         digits = 2 if abs(value.mean) < 1000 else 0
         return f"{value.mean:,.{digits}f} ± {value.sd:,.{digits}f}"
+    if isinstance(value, PValue):
+        return f"{value:.3f}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return " ".join(str(value).split())  # no line ends inside a row
     if isinstance(value, int):
