@@ -1,16 +1,11 @@
-"""Label-smoothed cross-entropy that also shows what the head gates do."""
+"""The criterion of DSP."""
 
 from dataclasses import dataclass
 
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
-from fairseq.logging import metrics
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 
-# label in the log, decimals
-_SHOWN = {"heads_open": 2, "temperature": 10, "gate_entropy": 4}
+from ..mt.gated_criterion import GatedCrossEntropyCriterion
 
 
 @dataclass
@@ -19,26 +14,5 @@ class DSPLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
 
 
 @register_criterion("dsp_label_smoothed_cross_entropy", dataclass=DSPLabelSmoothedCrossEntropyConfig)
-class DSPLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
+class DSPLabelSmoothedCrossEntropyCriterion(GatedCrossEntropyCriterion):
     """The stock loss; logs heads above one half, the temperature and the gates' mean entropy (bits)."""
-
-    def forward(self, model, sample, reduce=True):
-        loss, sample_size, logging_output = super().forward(model, sample, reduce=reduce)
-        gating = getattr(model, "gating", None)
-        if gating is None and hasattr(model, "module"):
-            gating = getattr(model.module, "gating", None)
-        if gating is not None and model.training:
-            for name, value in gating.gates.metrics().items():
-                logging_output[f"gates_{name}"] = value
-            logging_output["gates_batches"] = 1
-        return loss, sample_size, logging_output
-
-    @classmethod
-    def reduce_metrics(cls, logging_outputs) -> None:
-        super().reduce_metrics(logging_outputs)
-        batches = sum(log.get("gates_batches", 0) for log in logging_outputs)
-        if batches:
-            for name, decimals in _SHOWN.items():
-                if any(f"gates_{name}" in log for log in logging_outputs):
-                    total = sum(log.get(f"gates_{name}", 0) for log in logging_outputs)
-                    metrics.log_scalar(name, total / batches, batches, round=decimals)

@@ -1,18 +1,23 @@
 """Which heads live: relaxed top-K, straight-through, fixed masks. Pure torch; knows no host."""
 
+from .budget import HeadBudget, check_budget, parse_heads_per_kind
 from .gates import FixedGates, HeadGates
 from .head_map import AttentionBlock, HeadMap
+from .head_scores import HeadScores, RankedGates
 from .relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 from .schedule import ExponentialCooling, constant_temperature
-from .subset import RelaxedSubset, StraightThroughSubset, check_budget
+from .subset import RelaxedSubset, StraightThroughSubset
 from .switchboard import Switchboard
 
 __all__ = [
     "AttentionBlock",
     "ExponentialCooling",
     "FixedGates",
+    "HeadBudget",
     "HeadGates",
     "HeadMap",
+    "HeadScores",
+    "RankedGates",
     "RelaxedSubset",
     "StraightThroughSubset",
     "Switchboard",
@@ -20,6 +25,7 @@ __all__ = [
     "constant_temperature",
     "gumbel_noise",
     "hard_topk",
+    "parse_heads_per_kind",
     "relaxed_topk",
     "straight_through_topk",
 ]

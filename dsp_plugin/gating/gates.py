@@ -16,6 +16,8 @@ class HeadGates(Protocol):
     """Gates of N heads. Implementations are `nn.Module`s, so that their state is saved with the model."""
 
     num_heads: int
+    scores: Tensor
+    """[N], larger is better: what heads are ranked by where another number of heads is asked for."""
 
     def sample(self) -> Tensor:
         """Gates [N] for one forward pass of training; differentiable in the method's own parameters."""
@@ -42,6 +44,10 @@ class FixedGates(nn.Module):
         self.register_buffer("mask", keep.detach().clone().bool())
 
     def sample(self) -> Tensor:
+        return self.mask.float()
+
+    @property
+    def scores(self) -> Tensor:
         return self.mask.float()
 
     def keep(self) -> Tensor:

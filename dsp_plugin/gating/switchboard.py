@@ -32,9 +32,14 @@ class Switchboard(nn.Module):
             raise ValueError(f"gates for {gates.num_heads} heads on a model with {head_map.num_heads}")
         self.head_map = head_map
         self.gates = gates
+        self.num_updates = 0
         self._current: Optional[List[Optional[Tensor]]] = None
         self._override: Optional[List[Tensor]] = None
         self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Kept for whoever asks how far training is. (The gates are modules of their own and are told by the host.)"""
+        self.num_updates = num_updates
 
     def draw(self) -> None:
         """Draw this forward pass's gates. Nothing to do in evaluation or under `override`."""

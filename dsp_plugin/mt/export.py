@@ -9,8 +9,8 @@ from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 from ..gating import AttentionBlock
-from ..models.dsp_transformer import FlatTransformerConfig
 from ..surgery import fill_block
+from .flat_config import FlatTransformerConfig
 from .heads import SCORES
 from .pruning import (
     Mask,
@@ -24,7 +24,7 @@ from .pruning import (
     take_block,
 )
 
-_OURS = "dsp_"
+_METHODS = ("dsp_", "voita_", "michel_")
 _REGISTRIES = {
     "task": TASK_DATACLASS_REGISTRY,
     "criterion": CRITERION_DATACLASS_REGISTRY,
@@ -33,6 +33,7 @@ _REGISTRIES = {
 _STOCK_CLASSES = {
     "DSPAdam": "FairseqAdam",
     "DSPLabelSmoothedCrossEntropyCriterion": "LabelSmoothedCrossEntropyCriterion",
+    "VoitaLabelSmoothedCrossEntropyCriterion": "LabelSmoothedCrossEntropyCriterion",
 }
 
 
@@ -75,9 +76,10 @@ def stock_config(cfg: Dict[str, Any]) -> Dict[str, Any]:
     cfg["model"] = {**model, "_name": "transformer"}
     for section, registry in _REGISTRIES.items():
         name = (cfg.get(section) or {}).get("_name") or ""
-        if not name.startswith(_OURS):
+        prefix = next((method for method in _METHODS if name.startswith(method)), None)
+        if prefix is None:
             continue
-        stock = name[len(_OURS) :]
+        stock = name[len(prefix) :]
         if stock not in registry:
             raise ValueError(f"stock fairseq has no {section} that could stand for {name!r}")
         known = registry[stock].__dataclass_fields__

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 import torch
-from torch import Tensor
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from torch import Tensor, nn
 
+from .. import register
 from ..gating import AttentionBlock, HeadMap, check_budget, hard_topk
 from ..surgery.record import compose, mask_of_record
 from .checkpoints import model_options
+from .gated_model import GatedTransformerModel
 from .gated_transformer import KINDS, block_kind
 
 SCORES = "gating.gates.scores"
@@ -24,7 +27,7 @@ class CheckpointHeads:
     Attributes:
         head_map: its heads, in the order of the scores.
         keep: bool [N], the deployed mask; all True where the checkpoint has no scores.
-        budget: K; None where the checkpoint has no scores.
+        budget: heads kept; None where the checkpoint has no scores.
     """
 
     head_map: HeadMap
@@ -54,10 +57,10 @@ def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -
 
 
 def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
-    """The heads a checkpoint keeps, by its own K or by `num_of_heads`.
+    """The heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores rank first.
 
     Raises:
-        ValueError: K is outside 0..N, or is given for a checkpoint without head scores.
+        ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not known.
     """
     options = model_options(state)
     head_map = head_map_of_state(state["model"], options)
@@ -69,8 +72,39 @@ def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = Non
                 "train it with --num-of-heads, or leave the option out"
             )
         return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
-    budget = check_budget(options["num_of_heads"] if num_of_heads is None else num_of_heads, head_map.num_heads)
-    return CheckpointHeads(head_map, hard_topk(scores.float(), budget), budget)
+    if num_of_heads is not None:
+        keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
+    else:
+        keep = gates_of_checkpoint(state, head_map).keep()
+    return CheckpointHeads(head_map, keep, int(keep.sum()))
+
+
+def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
+    """The `HeadGates` that a checkpoint was trained with, its state loaded.
+
+    Raises:
+        ValueError: its model is none of this plugin's, or options and state do not fit.
+    """
+    register()
+    options = model_options(state)
+    name = options.get("_name") or options.get("arch")
+    model_class = ARCH_MODEL_REGISTRY.get(name)
+    if model_class is None or not issubclass(model_class, GatedTransformerModel):
+        raise ValueError(f"the checkpoint has head scores, but its model is {name!r}, which is none of this plugin's")
+    config = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[name]]()
+    defaults = {field: getattr(config, field) for field in config.__dataclass_fields__}
+    options = {**defaults, **options}
+    if not model_class.wants_gates(options):
+        raise ValueError(
+            f"the checkpoint does not say how many heads to keep: give --num-of-heads, 0..{head_map.num_heads}"
+        )
+    gates = model_class.build_gates(head_map, options)
+    prefix = "gating.gates."
+    try:
+        gates.load_state_dict({k[len(prefix) :]: v for k, v in state["model"].items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint's head scores do not fit its options ({error})") from error
+    return gates
 
 
 def original_head_map(now: HeadMap, options: Dict[str, Any]) -> HeadMap:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -11,47 +12,48 @@ from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, kept_heads, new_record, save_record
 from .checkpoints import load_checkpoint, model_options
 from .heads import SCORES, heads_of_checkpoint
+from .history import read_history
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# stock names a user may write, and the plugin's own that can carry head gates
-_OURS = {
-    "criterion": {"label_smoothed_cross_entropy": "dsp_label_smoothed_cross_entropy"},
-    "optimizer": {"adam": "dsp_adam"},
-}
+_ASKS_FOR_GATES = ("--num-of-heads", "--heads-per-kind", "--l0-penalty")
 _RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters")
 
 
-def training_arguments(argv: Sequence[str], task: str = "dsp_translation", prefix: str = "dsp_") -> List[str]:
-    """Arguments for `fairseq-train` from a `run_dsp.py` command line.
+def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
+    """Arguments for `fairseq-train` from the command line of `run_dsp.py`, or of another method's program.
 
     Adds `--user-dir` and `--task`; takes `--arch transformer_X` as `dsp_transformer_X`, and the stock
-    criterion and optimizer as the plugin's. A run that already has a checkpoint of its own in
+    criterion and optimizer as the plugin's that can carry head gates. A run that already has a checkpoint of its own in
     `--save-dir` goes on from that one: `--restore-file` and the resets were meant for its start.
     """
+    prefix = f"{method}_"
+    ours_of = {
+        "criterion": {"label_smoothed_cross_entropy": f"{prefix}label_smoothed_cross_entropy"},
+        "optimizer": {"adam": "dsp_adam"},
+    }
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--arch", "-a")
     parser.add_argument("--task")
     parser.add_argument("--user-dir")
     parser.add_argument("--save-dir", default="checkpoints")
     parser.add_argument("--restore-file")
-    for name in _OURS:
+    for name in ours_of:
         parser.add_argument(f"--{name}")
     known, rest = parser.parse_known_args(list(argv))
 
-    arguments = rest + ["--user-dir", known.user_dir or PLUGIN_DIR, "--task", known.task or task]
+    arguments = rest + ["--user-dir", known.user_dir or PLUGIN_DIR, "--task", known.task or f"{prefix}translation"]
     arguments += ["--save-dir", known.save_dir]
     if known.arch:
-        arch = known.arch if known.arch.startswith(prefix) else prefix + known.arch
-        arguments += ["--arch", arch]
-    for name, ours in _OURS.items():
+        arguments += ["--arch", prefix + re.sub(r"^(dsp|voita|michel)_", "", known.arch)]
+    for name, ours in ours_of.items():
         value = getattr(known, name)
         if value:
             arguments += [f"--{name}", ours.get(value, value)]
 
     if known.restore_file:
         last = os.path.join(known.save_dir, "checkpoint_last.pt")
-        if _is_own(last, known.restore_file, rest):
+        if _is_own(last, known.restore_file, rest, method):
             print(f"| going on from {last}; --restore-file {known.restore_file} was this run's start", flush=True)
             arguments = [a for a in arguments if a not in _RESETS]
             known.restore_file = last
@@ -59,17 +61,20 @@ def training_arguments(argv: Sequence[str], task: str = "dsp_translation", prefi
     return arguments
 
 
-def options_help() -> str:
-    """DSP's own options with defaults and meaning; fairseq's --help lists its own, but no model's."""
-    from ..models.dsp_transformer import DSPTransformerConfig, FlatTransformerConfig
+def options_help(method: str = "dsp") -> str:
+    """A method's own options with defaults and meaning; fairseq's --help lists its own, but no model's."""
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-    stock = set(FlatTransformerConfig.__dataclass_fields__)
+    from .. import register
+    from .flat_config import FlatTransformerConfig
+
+    register()
     lines = []
-    for name, option in DSPTransformerConfig.__dataclass_fields__.items():
-        if name not in stock:
+    for name, option in MODEL_DATACLASS_REGISTRY[f"{method}_transformer"].__dataclass_fields__.items():
+        if name not in FlatTransformerConfig.__dataclass_fields__:
             default = "" if option.default in (None, False) else f" (default {option.default})"
             lines.append(f"  --{name.replace('_', '-')}{default}\n      {option.metadata['help']}")
-    return "DSP's options:\n" + "\n".join(lines)
+    return "Options of this method:\n" + "\n".join(lines)
 
 
 def hush_hosts() -> None:
@@ -79,7 +84,7 @@ def hush_hosts() -> None:
     warnings.filterwarnings("ignore", message=r"(?s).*(ConfigStore schema|strict flag in the compose).*")
 
 
-def _is_own(last: str, start: str, argv: Sequence[str]) -> bool:
+def _is_own(last: str, start: str, argv: Sequence[str], method: str) -> bool:
     """Whether the last checkpoint of the save folder is of the run that `argv` asks for.
 
     The folder may also hold the model that the run starts from: unpruned, or pruned in another way.
@@ -87,8 +92,10 @@ def _is_own(last: str, start: str, argv: Sequence[str]) -> bool:
     if not os.path.isfile(last):
         return False
     state = load_checkpoint(last)
-    if any(argument.startswith("--num-of-heads") for argument in argv):
-        return SCORES in state["model"] and model_options(state).get("joint_pruning") == ("--joint-pruning" in argv)
+    if any(argument.split("=")[0] in _ASKS_FOR_GATES for argument in argv):
+        options = model_options(state)
+        same_method = str(options.get("_name", "")).startswith(f"{method}_")
+        return SCORES in state["model"] and same_method and options.get("joint_pruning") == ("--joint-pruning" in argv)
     # no scores to know it by: the file it says it started from, or went on from
     restored = ((state.get("cfg") or {}).get("checkpoint") or {}).get("restore_file")
     return os.path.abspath(start) != os.path.abspath(last) and restored in (start, last)
@@ -120,7 +127,7 @@ def summarise_training(save_dir: str, seconds: float, method: str, name: Optiona
         seconds={"train": seconds},
         updates=history[-1].get("num_updates"),
         metrics=[Metric(name=metric_name, value=float(best), subset="valid")] if best is not None else [],
-        extra={"checkpoint": candidate},
+        extra={"checkpoint": candidate, "history": read_history(save_dir)},
     )
     written = save_record(record, os.path.join(save_dir, "results.json"))
     print(head_map_text(heads.head_map.to_dict(), heads.keep.tolist()))

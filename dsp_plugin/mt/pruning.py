@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.transformer import base_architecture
 from torch import Tensor
 
 from .. import register
 from ..gating import AttentionBlock, HeadMap
-from ..models.dsp_transformer import DSPTransformerConfig
+from ..models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
 from ..surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
+from .flat_config import FlatTransformerConfig
+from .gated_model import GatedTransformerModel
 from .gated_transformer import encode_kept_heads
 from .heads import SCORES, head_map_of_state, heads_of_checkpoint, original_head_map
 from .plain import plain_checkpoint, plain_config
@@ -127,8 +129,6 @@ def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Opt
         )
     if scores.shape != (count,):
         raise ValueError(f"the checkpoint has scores for {scores.numel()} heads and weights for {count}")
-    if num_of_heads is None and patient.options.get("num_of_heads") is None:
-        raise ValueError(f"the checkpoint does not say how many heads to keep: give --num-of-heads, 0..{count}")
     return heads_of_checkpoint({**patient.state, "model": patient.tensors}, num_of_heads).keep
 
 
@@ -149,8 +149,10 @@ def remove_heads(patient: Patient, keep: Tensor) -> Pruned:
         except ValueError as error:
             raise ValueError(f"{block.name}: {error}") from error
         put_block(model, block, own)
-    options.update(kept_heads=encode_kept_heads(record), num_of_heads=None)
-    options.update(joint_pruning=False, annealing=False, use_ste=False)
+    # no gates any more: every method's options as they are by default
+    options.update({name: field.default for name, field in DSPTransformerConfig.__dataclass_fields__.items()
+                    if name not in FlatTransformerConfig.__dataclass_fields__})  # fmt: skip
+    options.update(kept_heads=encode_kept_heads(record))
     return Pruned(
         state=plain_checkpoint(patient.state, {**patient.cfg, "model": options}, model),
         head_map=patient.original,
@@ -170,15 +172,16 @@ def dsp_model_options(cfg: Dict[str, Any]) -> Dict[str, Any]:
     """
     given = dict(cfg.get("model") or {})
     name = given.get("_name") or given.get("arch")
-    kind = ARCH_MODEL_NAME_REGISTRY.get(name)
-    if kind not in ("dsp_transformer", "transformer"):
+    model_class = ARCH_MODEL_REGISTRY.get(name)
+    ours = model_class is not None and issubclass(model_class, GatedTransformerModel)
+    if not ours and ARCH_MODEL_NAME_REGISTRY.get(name) != "transformer":
         raise ValueError(
-            f"the checkpoint's model is {name!r}; heads can be removed from 'transformer' and 'dsp_transformer' models"
+            f"the checkpoint's model is {name!r}; heads can be removed from fairseq's 'transformer' and this plugin's models"
         )
     filled = Namespace(**given)
     base_architecture(filled)  # what old checkpoints leave out
     options = {key: value for key, value in vars(filled).items() if key in DSPTransformerConfig.__dataclass_fields__}
-    return {**options, "_name": name if kind == "dsp_transformer" else "dsp_transformer"}
+    return {**options, "_name": name if model_class is DSPTransformerModel else "dsp_transformer"}
 
 
 def head_dim_of(block: AttentionBlock, options: Dict[str, Any]) -> int:

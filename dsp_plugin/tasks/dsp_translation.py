@@ -1,162 +1,43 @@
-"""`dsp_translation`: fairseq's translation task with DSP's checks before any long work starts."""
+"""`dsp_translation`: translation with DSP, whose cool-down has to fit into the run."""
 
 import logging
 import math
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import List, Optional
+from typing import Optional
 
 from fairseq.tasks import register_task
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
-from fairseq.dataclass.utils import merge_with_parent
-from fairseq.models import ARCH_MODEL_REGISTRY
-from fairseq.optim import OPTIMIZER_REGISTRY
-from omegaconf import II, open_dict
 
 from ..gating import ExponentialCooling
-from ..models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel, check_options
-from ..mt.checkpoints import check_same_sizes, load_checkpoint, model_options
-from ..optim.dsp_adam import DSPAdam
+from ..models.dsp_transformer import cooling_of
+from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DSPTranslationConfig(TranslationConfig):
-    # read-only views of other options, so that their combination can be checked at start-up
-    save_dir: str = II("checkpoint.save_dir")
-    restore_file: str = II("checkpoint.restore_file")
-    reset_optimizer: bool = II("checkpoint.reset_optimizer")
-    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
-    max_update: int = II("optimization.max_update")
-    max_epoch: int = II("optimization.max_epoch")
-    update_freq: List[int] = II("optimization.update_freq")
-    tpu: bool = II("common.tpu")
-    fp16: bool = II("common.fp16")
-    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
-    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
-    ddp_backend: str = II("distributed_training.ddp_backend")
+class DSPTranslationConfig(GatedTranslationConfig):
+    pass
 
 
 @register_task("dsp_translation", dataclass=DSPTranslationConfig)
-class DSPTranslationTask(TranslationTask):
-    """Translation whose model keeps K attention heads. Works with every fairseq command."""
+class DSPTranslationTask(GatedTranslationTask):
+    """Translation whose model keeps K attention heads."""
 
     def __init__(self, cfg: DSPTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self._cooling: Optional[ExponentialCooling] = None
-        self._has_scores = False
 
-    def build_model(self, cfg, from_checkpoint=False):
-        """Build the model; on a new training, after checking what it is to start from and in which precision.
-
-        Raises:
-            ValueError: pipelined pruning with no trained model to prune; a checkpoint to start from that is missing,
-                damaged, hostile or of another architecture; an optimizer or a precision that the head scores do not stand.
-        """
-        model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
-        if not from_checkpoint and model_class is DSPTransformerModel:
-            self._prepare(cfg)
-        return super().build_model(cfg, from_checkpoint)
-
-    def _prepare(self, cfg) -> None:
-        # a YAML file gives only what differs from the defaults
-        options = merge_with_parent(DSPTransformerConfig(), cfg)
-        check_options(options)
-        self._has_scores = options.num_of_heads is not None
-        if self._has_scores and not (options.annealing or options.use_ste) and options.final_temperature < 1e-3:
-            logger.warning(
-                f"THE SCORES WILL NOT LEARN: without --annealing the temperature is {options.final_temperature:g} "
-                "throughout, where the sampler has no gradient, so the heads that are kept are those of the random "
-                "start. Add --annealing, or --use-ste, or a --final-temperature of 0.01 or more."
-            )
-        whole = cfg._get_root()  # everything on the command line; the Trainer reads the same object
-        self._check_optimizer(whole.get("optimizer"))
-        self._check_precision()
-        start = self._starting_checkpoint()
-        if self._has_scores and not options.joint_pruning and start is None:
-            raise ValueError(
-                "pipelined pruning (no --joint-pruning) needs a trained model: name it with --restore-file or "
-                f"--finetune-from-model (no file {self._wanted_checkpoint()})"
-            )
-        if start is not None:
-            trained = model_options(load_checkpoint(start))
-            check_same_sizes(start, trained, options)
-            # of several processes fairseq lets one read it and send it to the others, as a pickle that weights-only
-            # loading refuses
-            with open_dict(whole):
-                whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
-            if trained.get("kept_heads") and not options.kept_heads:
-                logger.info(f"{start} has had heads removed: building the same smaller model")
-                # into the configuration itself, so that fairseq saves it with every checkpoint
-                with open_dict(cfg):
-                    cfg.kept_heads = trained["kept_heads"]
-        if self._has_scores and options.annealing:
-            self._cooling = ExponentialCooling(
-                options.initial_temperature, options.final_temperature, options.cooldown_steps
-            )
-
-    def _check_optimizer(self, optimizer) -> None:
-        """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the model."""
-        name = optimizer and optimizer.get("_name")
-        if self._has_scores and name and not issubclass(OPTIMIZER_REGISTRY[name], DSPAdam):
-            raise ValueError(
-                f"--optimizer {name} would give the head scores the model's learning rate instead of --pruning-lr: "
-                "use --optimizer dsp_adam, which takes the same options as --optimizer adam"
-            )
-
-    def _check_precision(self) -> None:
-        """Say at once what would fail, or mix scores and weights, only after the data has been loaded."""
-        if self.cfg.tpu and find_spec("torch_xla") is None:
-            raise ValueError(
-                "--bf16 means a TPU to fairseq-train, and torch_xla is not installed: use --amp, or --fp16 with "
-                "--fp16-no-flatten-grads (fairseq-hydra-train with common.bf16=true needs no TPU)"
-            )
-        if not self._has_scores:
-            return
-        if self.cfg.fp16 and not (self.cfg.fp16_no_flatten_grads or self.cfg.memory_efficient_fp16):
-            raise ValueError(
-                "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of their own: "
-                "add --fp16-no-flatten-grads"
-            )
-        if self.cfg.ddp_backend == "fully_sharded":
-            raise ValueError(
-                "--ddp-backend fully_sharded joins parameters, head scores among them: use the default --ddp-backend"
-            )
+    def prepare(self, cfg, model_class, options) -> None:
+        super().prepare(cfg, model_class, options)
+        if "annealing" in options:
+            self._cooling = cooling_of(options)
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
-        training = dataset is self.datasets.get(self.cfg.train_subset)
-        if not training:
-            # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of
-            # --required-batch-size-multiple (8): up to a batch of test sentences would go unscored
-            kwargs["required_batch_size_multiple"] = 1
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if training and self._cooling is not None:
+        if self._cooling is not None and dataset is self.datasets.get(self.cfg.train_subset):
             self._warn_of_long_cooldown(self._cooling, len(iterator), kwargs.get("epoch", 1))
             self._cooling = None  # once a run is enough
         return iterator
-
-    def _wanted_checkpoint(self) -> str:
-        if self.cfg.restore_file != "checkpoint_last.pt":
-            return self.cfg.restore_file
-        last = os.path.join(self.cfg.save_dir, "checkpoint_last.pt")
-        if self.cfg.finetune_from_model and not os.path.exists(last):
-            return self.cfg.finetune_from_model
-        return last
-
-    def _starting_checkpoint(self) -> Optional[str]:
-        """The checkpoint fairseq will restore, by its own rules; None if there is none.
-
-        Raises:
-            ValueError: a --restore-file that does not exist; fairseq would silently train from scratch.
-        """
-        path = self._wanted_checkpoint()
-        if os.path.exists(path):
-            return path
-        if path == self.cfg.restore_file:
-            raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
-        return None
 
     def _warn_of_long_cooldown(self, cooling: ExponentialCooling, batches_per_epoch: int, epoch: int) -> None:
         """Say so loudly where the run ends before the cool-down does."""

@@ -70,7 +70,7 @@ def test_every_option_of_the_stock_model_is_there():
     assert not differing
     own = {
         "--num-of-heads", "--joint-pruning", "--pruning-lr", "--use-ste", "--annealing", "--initial-temperature",
-        "--final-temperature", "--cooldown-steps", "--kept-heads",
+        "--final-temperature", "--cooldown-steps", "--kept-heads", "--heads-per-kind", "--min-heads-per-block",
     }
     assert {flag for flag in ours if flag not in stock} == own
 

@@ -12,8 +12,10 @@ from dsp_plugin.gating import (
     AttentionBlock,
     ExponentialCooling,
     FixedGates,
+    HeadBudget,
     HeadGates,
     HeadMap,
+    RankedGates,
     RelaxedSubset,
     StraightThroughSubset,
     Switchboard,
@@ -35,14 +37,23 @@ def fixed(budget: int) -> FixedGates:
     return FixedGates(hard_topk(torch.randn(N), budget))
 
 
+def by_block(budget):
+    """A budget with the largest minimum a block that it can pay, 0 or 1."""
+    return HeadBudget(HEADS, budget, minimum=1 if budget >= 2 else 0)
+
+
 # name: build(budget K) -> gates. Scores, or whatever the method learns, are drawn anew at every call.
 METHODS = {
     "relaxed-annealed": lambda budget: RelaxedSubset(HEADS, budget, ExponentialCooling(1.0, 0.01, 100)),
     "relaxed-constant": lambda budget: RelaxedSubset(HEADS, budget, constant_temperature(0.1)),
     "straight-through": lambda budget: StraightThroughSubset(HEADS, budget),
+    "relaxed-minimum": lambda budget: RelaxedSubset(HEADS, by_block(budget), constant_temperature(0.1)),
+    "straight-through-minimum": lambda budget: StraightThroughSubset(HEADS, by_block(budget)),
+    "ranked": lambda budget: RankedGates(HEADS, budget, torch.randn(N)),
     "fixed": fixed,
 }
-LEARNING = [name for name in METHODS if name != "fixed"]
+LEARNING = [name for name in METHODS if name not in ("fixed", "ranked")]
+SUBSETS = [name for name in METHODS if name not in ()]  # those whose training sample keeps to the budget too
 WITH_BUDGET = [name for name in METHODS if name != "fixed"]  # those that are told K and check it
 
 every_method = pytest.mark.parametrize("build", METHODS.values(), ids=METHODS.keys())
@@ -72,6 +83,12 @@ def test_it_speaks_the_protocol(build):
 def test_a_budget_keeps_exactly_that_many(build, budget):
     gates = build(budget)
     assert int(gates.keep().sum()) == budget
+
+
+@pytest.mark.parametrize("build", [METHODS[name] for name in SUBSETS], ids=SUBSETS)
+@pytest.mark.parametrize("budget", range(N + 1))
+def test_a_subset_sample_keeps_to_the_budget(build, budget):
+    gates = build(budget)
     assert float(gates.sample().detach().sum()) == pytest.approx(budget, abs=1e-5)
 
 
@@ -82,7 +99,10 @@ def test_a_budget_outside_the_range(build, budget):
         build(budget)
 
 
-@pytest.mark.parametrize("build", [METHODS[name] for name in WITH_BUDGET], ids=WITH_BUDGET)
+ONE_BUDGET = [name for name in WITH_BUDGET if not name.endswith("-minimum")]
+
+
+@pytest.mark.parametrize("build", [METHODS[name] for name in ONE_BUDGET], ids=ONE_BUDGET)
 def test_ties_are_broken_by_position(build):
     gates = build(3)
     for parameter in gates.parameters():

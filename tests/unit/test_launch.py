@@ -15,7 +15,7 @@ PIPELINED = START + ["--num-of-heads", "4"]
 
 
 def checkpoint(folder, scores: bool, joint: bool = False, restored: str = "checkpoint_last.pt"):
-    cfg = {"model": {"joint_pruning": joint}, "checkpoint": {"restore_file": restored}}
+    cfg = {"model": {"_name": "dsp_transformer", "joint_pruning": joint}, "checkpoint": {"restore_file": restored}}
     model = {"gating.gates.scores": torch.zeros(8)} if scores else {"w": torch.zeros(1)}
     save_checkpoint({"model": model, "cfg": cfg}, str(folder / "checkpoint_last.pt"))
 

@@ -1,0 +1,81 @@
+"""What every method that ranks heads has in common: one score a head, and a budget that picks by it."""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Optional
+
+import torch
+from torch import Tensor, nn
+
+from .budget import HeadBudget, as_budget
+from .head_map import HeadMap
+
+
+class HeadScores(nn.Module):
+    """Scores [N] and the deployed mask: the K largest, ties to the lower index.
+
+    Subclasses add `sample()`, and whatever else of `HeadGates` is theirs.
+
+    Args:
+        head_map: the model's heads. Scores are drawn Xavier-uniform for a [blocks, heads] matrix
+            (DSP's reference), i.e. uniform on +-sqrt(6 / (L + H)) with H the largest head count.
+        budget: K, or a `HeadBudget`; None for a method that decides K itself.
+
+    Raises:
+        ValueError: K outside 0..N.
+    """
+
+    def __init__(self, head_map: HeadMap, budget: Optional[int | HeadBudget]):
+        super().__init__()
+        self.num_heads = head_map.num_heads
+        self.budget = None if budget is None else as_budget(head_map, budget)
+        widest = max((block.num_heads for block in head_map.blocks), default=0)
+        bound = math.sqrt(6.0 / max(1, len(head_map.blocks) + widest))
+        self.scores = nn.Parameter(torch.empty(self.num_heads).uniform_(-bound, bound))
+
+    def keep(self) -> Tensor:
+        return self.budget.select(self.scores.detach())
+
+    def penalty(self) -> Tensor:
+        return self.scores.new_zeros(())
+
+    def set_num_updates(self, num_updates: int) -> None:
+        pass
+
+    def metrics(self) -> Dict[str, float | Tensor]:
+        return {"heads_open": float(self.budget.total)}
+
+    def _apply(self, fn, *args, **kwargs):
+        # Scores stay float32, to the last bit, when the host halves its model: an annealed gradient (~ 1/T)
+        # overflows half precision, and rounded scores tie, which would deploy other heads.
+        scores = self.scores.detach()
+        grad = None if self.scores.grad is None else self.scores.grad.detach()
+        super()._apply(fn, *args, **kwargs)
+        if self.scores.dtype in (torch.float16, torch.bfloat16):
+            device = self.scores.device
+            self.scores.grad = None
+            self.scores.data = scores.to(device, torch.float32)
+            if grad is not None:
+                self.scores.grad = grad.to(device, torch.float32)
+        return self
+
+
+class RankedGates(HeadScores):
+    """Scores that do not learn: a ranking worked out elsewhere (importance, magnitude, chance) and its K best heads.
+
+    The mask holds in training too, so that the model is tuned with the heads it is deployed with.
+
+    Args:
+        head_map, budget: see `HeadScores`.
+        ranking: [N] scores, larger is better; None where a checkpoint will bring them.
+    """
+
+    def __init__(self, head_map: HeadMap, budget: int | HeadBudget, ranking: Optional[Tensor] = None):
+        super().__init__(head_map, budget)
+        self.scores.requires_grad_(False)
+        if ranking is not None:
+            self.scores.copy_(ranking)
+
+    def sample(self) -> Tensor:
+        return self.keep().float()

@@ -1,0 +1,34 @@
+"""Label-smoothed cross-entropy with what a pruning method adds to the loss, and what its gates do in the log."""
+
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.logging import metrics
+
+# label in the log, decimals
+_SHOWN = {"heads_open": 2, "temperature": 10, "gate_entropy": 4, "expected_open": 2}
+
+
+class GatedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
+    """The stock loss, plus the gates' penalty in training: it is added to the token-summed loss, once a micro-batch and
+    process, so that a coefficient of 200 is about 200 / tokens on the mean loss. The logged loss leaves it out."""
+
+    def forward(self, model, sample, reduce=True):
+        loss, sample_size, logging_output = super().forward(model, sample, reduce=reduce)
+        gating = getattr(model, "gating", None)
+        if gating is None and hasattr(model, "module"):
+            gating = getattr(model.module, "gating", None)
+        if gating is not None and model.training:
+            loss = loss + gating.gates.penalty()
+            for name, value in gating.gates.metrics().items():
+                logging_output[f"gates_{name}"] = value
+            logging_output["gates_batches"] = 1
+        return loss, sample_size, logging_output
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        super().reduce_metrics(logging_outputs)
+        batches = sum(log.get("gates_batches", 0) for log in logging_outputs)
+        if batches:
+            for name, decimals in _SHOWN.items():
+                if any(f"gates_{name}" in log for log in logging_outputs):
+                    total = sum(log.get(f"gates_{name}", 0) for log in logging_outputs)
+                    metrics.log_scalar(name, total / batches, batches, round=decimals)

@@ -1,0 +1,174 @@
+"""The transformer that every pruning method puts its gates on. A method subclasses it and registers the result."""
+
+import logging
+import math
+from argparse import Namespace
+from typing import Any, Dict, List, Optional
+
+from fairseq.models import BaseFairseqModel, register_model_architecture
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+from fairseq.models.transformer import transformer_legacy as stock
+from omegaconf import OmegaConf
+from torch import nn
+
+from ..gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
+from ..optim.dsp_adam import mark_scores
+from .flat_config import FlatTransformerConfig
+from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
+
+logger = logging.getLogger(__name__)
+
+
+class GatedTransformerModel(TransformerModelBase):
+    """Encoder-decoder transformer with a gate on every attention head.
+
+    Every training forward samples gates, `eval()` uses the heads that are kept and nothing else. Where the options ask
+    for no pruning, or after head removal, there are no gates and the model is the stock transformer with a fused
+    attention path.
+
+    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights` and `warnings`.
+    """
+
+    method = ""
+    """Name in records and messages."""
+
+    def __init__(self, cfg, encoder, decoder):
+        super().__init__(cfg, encoder, decoder)
+        self.gating: Optional[Switchboard] = None
+
+    add_args = classmethod(BaseFairseqModel.add_args.__func__)
+
+    @classmethod
+    def build_gates(cls, head_map: HeadMap, options: Dict[str, Any]) -> nn.Module:
+        """The method's `HeadGates` for these heads, from the model's flat options."""
+        raise NotImplementedError
+
+    @classmethod
+    def wants_gates(cls, options) -> bool:
+        """Whether the options ask for pruning."""
+        return options["num_of_heads"] is not None or bool(options["heads_per_kind"])
+
+    @classmethod
+    def freezes_weights(cls, options) -> bool:
+        """Whether only the scores learn (pipelined), so that a trained model is needed to start from."""
+        return cls.wants_gates(options) and not options["joint_pruning"]
+
+    @classmethod
+    def check_options(cls, options) -> None:
+        """Refuse options (all of the method's config) that exclude each other.
+
+        Raises:
+            ValueError: naming the options.
+        """
+        if not cls.wants_gates(options):
+            for name in ("joint_pruning", "min_heads_per_block"):
+                if options[name]:
+                    raise ValueError(f"--{name.replace('_', '-')} needs --num-of-heads K, the number of heads to keep")
+        parse_heads_per_kind(options["heads_per_kind"])
+        if not 0 < options["pruning_lr"] < math.inf:
+            raise ValueError(f"--pruning-lr must be above 0 and finite, got {options['pruning_lr']}")
+
+    @classmethod
+    def warnings(cls, options) -> List[str]:
+        """What a user should know before a long training with these options."""
+        return []
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Build from the flat config.
+
+        Raises:
+            ValueError: a budget outside the model's heads, options that exclude each other, a damaged `kept_heads`.
+        """
+        flat = OmegaConf.to_container(cfg, resolve=True)
+        cls.check_options(flat)
+        stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}
+        model = super().build_model(TransformerConfig.from_namespace(Namespace(**stock_options)), task)
+        if flat["kept_heads"]:
+            apply_kept_heads(model, flat["kept_heads"])
+        if cls.wants_gates(flat):
+            model.add_gates(cls.build_gates(head_map_of(model), flat), flat["pruning_lr"], joint=not cls.freezes_weights(flat))
+        return model
+
+    @classmethod
+    def build_encoder(cls, cfg, src_dict, embed_tokens):
+        return GatedEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, cfg, tgt_dict, embed_tokens):
+        return GatedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    def add_gates(self, gates: nn.Module, pruning_lr: float, joint: bool) -> None:
+        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything else."""
+        if not joint:
+            self.requires_grad_(False)
+        self.gating = Switchboard(head_map_of(self), gates)
+        for parameter in gates.parameters():
+            mark_scores(parameter, pruning_lr)
+        connect(self, self.gating)
+
+    def forward(self, *args, **kwargs):
+        if self.gating is not None:
+            self.gating.draw()
+        return super().forward(*args, **kwargs)
+
+    def upgrade_state_dict_named(self, state_dict, name):
+        """Let a checkpoint without scores (stock fairseq's, or a pruned one) load: scores start fresh.
+
+        A checkpoint with scores loads into a model without gates, its scores left out.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("gating.")}
+        for key in [k for k in state_dict if k.startswith("gating.") and k not in own]:
+            del state_dict[key]
+        missing = [key for key in own if key not in state_dict]
+        if missing:
+            logger.info("the checkpoint has no head scores: they start fresh")
+        for key in missing:
+            state_dict[key] = own[key]
+
+
+def budget_of(head_map: HeadMap, options: Dict[str, Any]) -> Optional[HeadBudget]:
+    """The budget that the options all methods share ask for; None if they ask for none.
+
+    Raises:
+        ValueError: see `HeadBudget`.
+    """
+    per_kind = parse_heads_per_kind(options["heads_per_kind"])
+    if options["num_of_heads"] is None and per_kind is None:
+        return None
+    return HeadBudget(head_map, options["num_of_heads"], per_kind, options["min_heads_per_block"])
+
+
+def register_architectures(model: str) -> None:
+    """`<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` for a registered model."""
+    for name, sizes in ARCHITECTURES.items():
+        register_model_architecture(model, f"{model}_{name}")(sizes)
+
+
+def _narrow(args, layers: int, dim: int):
+    for side in ("encoder", "decoder"):
+        setattr(args, f"{side}_layers", getattr(args, f"{side}_layers", layers))
+        setattr(args, f"{side}_embed_dim", getattr(args, f"{side}_embed_dim", dim))
+        setattr(args, f"{side}_ffn_embed_dim", getattr(args, f"{side}_ffn_embed_dim", 2 * dim))
+        setattr(args, f"{side}_attention_heads", getattr(args, f"{side}_attention_heads", 4))
+    stock.base_architecture(args)
+
+
+def multi30k(args):
+    """3+3 layers, d 256, 4 heads: what two cores train on Multi30k in half an hour."""
+    _narrow(args, layers=3, dim=256)
+
+
+def multi30k_small(args):
+    """2+2 layers, d 128, 4 heads (24 in all)."""
+    _narrow(args, layers=2, dim=128)
+
+
+# the sizes of stock architectures, and two that two cores can train
+ARCHITECTURES = {
+    "iwslt_de_en": stock.transformer_iwslt_de_en,
+    "wmt_en_de": stock.transformer_wmt_en_de,
+    "multi30k": multi30k,
+    "multi30k_small": multi30k_small,
+}
