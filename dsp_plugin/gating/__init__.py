@@ -1,6 +1,7 @@
-"""Which heads live: relaxed top-K, straight-through, fixed masks. Pure torch; knows no host."""
+"""Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch; knows no host."""
 
 from .budget import HeadBudget, check_budget, parse_heads_per_kind
+from .concrete import ConcreteGates
 from .gates import FixedGates, HeadGates
 from .head_map import AttentionBlock, HeadMap
 from .head_scores import HeadScores, RankedGates
@@ -11,6 +12,7 @@ from .switchboard import Switchboard
 
 __all__ = [
     "AttentionBlock",
+    "ConcreteGates",
     "ExponentialCooling",
     "FixedGates",
     "HeadBudget",
