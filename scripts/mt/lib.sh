@@ -12,6 +12,7 @@ DATA_BIN=${DATA_BIN:-data-bin/$DATASET} # prepared from raw text when it is not 
 SEED=${SEED:-1}
 FLAGS=${FLAGS:-}                        # more fairseq flags for training and scoring, e.g. --cpu or --fp16 ...
 TRAIN_FLAGS=${TRAIN_FLAGS:-}            # more fairseq flags for training alone
+TRAIN_PROGRAM=${TRAIN_PROGRAM:-run_dsp.py}
 
 # Annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
 # into so few, freezes the scores while they still differ by less than the sampler's noise: the gradient is gone by
@@ -23,7 +24,7 @@ short_run() {
 
 case $DATASET in
 multi30k)
-    ARCH=${ARCH:-dsp_transformer_multi30k}
+    ARCH=${ARCH:-transformer_multi30k}
     MAX_UPDATE=${MAX_UPDATE:-1040}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
     RECIPE=(--share-all-embeddings --lr 3e-3 --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
@@ -32,7 +33,7 @@ multi30k)
     SUBSETS=${SUBSETS:-test test1}      # test_2016_flickr, test_2017_flickr
     ;;
 embedded)
-    ARCH=${ARCH:-dsp_transformer_multi30k_small}
+    ARCH=${ARCH:-transformer_multi30k_small}
     MAX_UPDATE=${MAX_UPDATE:-700} MAX_TOKENS=${MAX_TOKENS:-2048}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-3}
     RECIPE=(--share-decoder-input-output-embed --lr 4e-3 --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
@@ -41,7 +42,7 @@ embedded)
     SUBSETS=${SUBSETS:-test}
     ;;
 iwslt14)                                # the recipe of the paper
-    ARCH=${ARCH:-dsp_transformer_iwslt_de_en}
+    ARCH=${ARCH:-transformer_iwslt_de_en}
     MAX_UPDATE=${MAX_UPDATE:-0}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-1}
     RECIPE=(--share-decoder-input-output-embed --lr 5e-4 --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001
@@ -58,6 +59,14 @@ esac
 
 need_budget() {
     [[ ${K:-} =~ ^[0-9]+$ ]] || { echo "K='${K:-}': set K to the number of heads to keep, e.g. K=9" >&2; exit 2; }
+}
+
+# UNPRUNED, the trained model that pipelined pruning starts from: that of unpruned.sh, trained first where it is missing.
+need_unpruned() {
+    [[ -z ${UNPRUNED:-} ]] || return 0
+    UNPRUNED=runs/$DATASET/unpruned-seed$SEED/checkpoint_best.pt
+    # the checkpoint alone may be that of a training that was stopped; its record is written at the end
+    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR -u TRAIN_PROGRAM scripts/mt/unpruned.sh
 }
 
 # Where this run's checkpoints and records go; $1 names the run.
@@ -77,13 +86,13 @@ prepare_data() {
     fi
 }
 
-# Train by run_dsp.py with the recipe and the options given; does nothing when the run is complete.
+# Train by $TRAIN_PROGRAM with the recipe and the options given; does nothing when the run is complete.
 train_model() {
     prepare_data
     [[ -f $SAVE_DIR/results.json ]] && { echo "| $SAVE_DIR is trained"; return; }
     mkdir -p "$SAVE_DIR"
     # shellcheck disable=SC2086
-    "$PYTHON" scripts/mt/run_dsp.py "$DATA_BIN" --arch "$ARCH" --seed "$SEED" \
+    "$PYTHON" "scripts/mt/$TRAIN_PROGRAM" "$DATA_BIN" --arch "$ARCH" --seed "$SEED" \
         --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --lr-scheduler inverse_sqrt \
         --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens "${MAX_TOKENS:-4096}" \
         --eval-bleu --eval-bleu-args '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}' --eval-bleu-detok moses \

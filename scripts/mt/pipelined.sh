@@ -4,11 +4,7 @@
 #   DATASET=multi30k K=9 SEED=1 FLAGS=--cpu scripts/mt/pipelined.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
-if [[ -z ${UNPRUNED:-} ]]; then
-    UNPRUNED=runs/$DATASET/unpruned-seed$SEED/checkpoint_best.pt
-    # the checkpoint alone may be that of a training that was stopped; its record is written at the end
-    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR scripts/mt/unpruned.sh
-fi
+need_unpruned
 name_run "pipelined-K$K-seed$SEED"
 train_model --num-of-heads "$K" --pruning-lr "$PRUNING_LR" --finetune-from-model "$UNPRUNED" \
     --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "${PIPELINED_COOLDOWN:-250}" \
