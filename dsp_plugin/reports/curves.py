@@ -75,7 +75,7 @@ def curve_png(
     styled = [method for method in order if method != baseline or across is None]
     drawn = [method for method in styled if method in points]
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
+    figure = Figure(figsize=(5.3, 4.0), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.subplots()
@@ -101,8 +101,9 @@ def curve_png(
     axes.set_xticks(_apart(ticks, total), [str(kept) for kept in _apart(ticks, total)])
     axes.set_xlim(-0.03 * total - 0.01, 1.03 * total + 0.01)
     axes.margins(y=0.08)
-    if axes.get_ylim()[0] < 0 <= min(value for _, value in every):
-        axes.set_ylim(bottom=0)  # no room for scores that there cannot be
+    lowest, highest = min(value for _, value in every), max(value for _, value in every)
+    if 0 <= lowest < highest / 4:
+        axes.set_ylim(bottom=0)  # so near to zero that the zero should be seen
     axes.set_xlabel(f"heads kept, of {total}", color=_INK, fontsize=10)
     axes.set_ylabel(measure, color=_INK, fontsize=10)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
@@ -113,7 +114,7 @@ def curve_png(
     if title:
         axes.set_title(title, loc="left", fontsize=11, color=_INK, weight="bold", pad=10)
     figure.legend(
-        loc="outside lower center", ncols=min(4, len(drawn) + (across is not None)), frameon=False, fontsize=9,
+        loc="outside lower center", ncols=min(3, len(drawn) + (across is not None)), frameon=False, fontsize=9,
         labelcolor=_INK, handlelength=2.6,
     )  # fmt: skip
     with replacing(path) as temporary:

@@ -17,7 +17,7 @@ _GAP = 0.6  # between two kinds, in heads
 
 
 def head_grid_png(
-    panels: Sequence[tuple[str, Mapping[str, Any]]], path: str | os.PathLike, title: str = "", columns: int = 4
+    panels: Sequence[tuple[str, Mapping[str, Any]]], path: str | os.PathLike, title: str = "", columns: int = 3
 ) -> None:
     """Draws which heads are kept: a panel a run; in it a row is a layer, a column a head, rows grouped by kind.
 
@@ -50,7 +50,7 @@ def head_grid_png(
 
     cell = min(0.22, 1.9 / width)  # inches; a model of 16 heads a layer still fits
     label = 0.075 * max(len(text) for _, text in ticks)
-    panel_width = max(width * cell, 1.35)  # wide enough for the name of a method
+    panel_width = max(width * cell, 1.3)  # wide enough for the name of a method
     size = (label + columns * (panel_width + 0.15) + 0.2, lines * (height * cell + 0.66) + 0.5 + 0.35 * bool(title))
     figure = Figure(figsize=(max(size[0], 0.095 * len(title) + 0.3), size[1]), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)

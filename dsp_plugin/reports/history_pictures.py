@@ -76,7 +76,7 @@ def head_history_png(head_map: Mapping[str, Any], history: Any, path: str | os.P
         labels.append(names[number])
         start, row = start + block["num_heads"], row + block["num_heads"]
     row_height = min(0.13, 7.5 / row)
-    size = (max(6.4, 0.095 * len(title) + 0.3), row * row_height + 1.9)
+    size = (max(5.6, 0.095 * len(title) + 0.3), row * row_height + 1.9)
     figure = Figure(figsize=size, dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)

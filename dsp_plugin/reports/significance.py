@@ -60,7 +60,9 @@ def paired_bootstrap(baseline: Sequence[Sequence[int]], systems: Sequence[Sequen
     class Stored(BLEU):
         """BLEU that is given the statistics in the place of the texts."""
 
-        num_refs = 1  # only named in the signature
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_refs = 1  # only named in the signature
 
         def _extract_corpus_statistics(self, hypotheses: Any, references: Any) -> Any:
             return hypotheses

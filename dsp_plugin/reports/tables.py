@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 from dsp_plugin.reports.records import Metric, Record
 
 NOT_MEASURED = "not measured"
-TEXT_COLUMNS = ("setting", "method")  # the others are numbers, set to the right
+TEXT_COLUMNS = ("setting", "method", "on")  # the others are numbers, set to the right
 
 Row = Mapping[str, Any]
 
@@ -254,7 +254,7 @@ def _spread(runs: Sequence[_Run], value_of: Callable[[_Run], float | None]) -> f
 
 
 def cell_text(value: Any) -> str:
-    """A cell as a person reads it: "38.12 ± 0.21", "1,428,480", "not measured"."""
+    """A cell as a person reads it: "38.12 ± 0.21", "1,428,480", "1.2e-07", "not measured"."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, Spread):
@@ -266,4 +266,6 @@ def cell_text(value: Any) -> str:
         return " ".join(str(value).split())  # no line ends inside a row
     if isinstance(value, int):
         return f"{value:,}"
+    if 0 < abs(value) < 0.005:
+        return f"{value:.2g}"  # not zero
     return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"

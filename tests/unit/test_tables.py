@@ -9,7 +9,9 @@ import math
 import pytest
 
 from dsp_plugin.reports.records import Metric, Record
-from dsp_plugin.reports.tables import Setting, Spread, csv_table, markdown_table, signature_notes, table_rows
+from dsp_plugin.reports.tables import (
+    PValue, Setting, Spread, cell_text, csv_table, latex_table, markdown_table, signature_notes, table_rows,
+)  # fmt: skip
 
 SIGNATURE = "nrefs:1|case:lc|tok:13a|version:2.6.0"
 
@@ -120,3 +122,30 @@ def test_signatures_are_listed_and_must_agree():
     second.metrics[0].signature = SIGNATURE.replace("lc", "mixed")
     with pytest.raises(ValueError, match="signature of BLEU t differs"):
         table_rows([first, second])
+
+
+def test_p_values_stand_beside_their_metric_with_three_digits():
+    records = [run("unpruned", 24, bleu={"t": 31.0, "u": 30.0}), run("dsp", 6, bleu={"t": 30.0, "u": 29.0})]
+    p_values = {(Setting("small", "dsp", 6, 24), "BLEU", "t"): PValue(0.04567)}
+    rows, columns = table_rows(records, p_values=p_values)
+    assert columns[:5] == ["method", "K", "BLEU t", "p t", "BLEU u"]
+    assert [row["p t"] for row in rows] == ["", 0.04567]
+    assert "0.046" in markdown_table(rows, columns)
+    assert [line["p t"] for line in csv.DictReader(io.StringIO(csv_table(rows, columns)))] == ["", "0.04567"]
+
+
+def test_latex_is_escaped():
+    hostile = r"a_b & 50% #1 {x} $y$ ~^\ <z>"
+    records = [run(hostile, 6, seed, {"t": value}) for seed, value in ((1, 30.0), (2, 31.0))]
+    rows, columns = table_rows(records)
+    lines = latex_table(rows, columns[:3]).splitlines()
+    assert lines[:4] == [r"\begin{tabular}{lrr}", r"\toprule", r"method & K & BLEU t \\", r"\midrule"]
+    assert lines[4] == (
+        r"a\_b \& 50\% \#1 \{x\} \$y\$ \textasciitilde{}\textasciicircum{}\textbackslash{} "
+        r"\textless{}z\textgreater{} & 6/24 & 30.50 $\pm$ 0.71 \\"
+    )
+    assert lines[5:] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def test_small_numbers_are_not_shown_as_zero():
+    assert [cell_text(value) for value in (1.2e-7, 0.0, 0.25, -0.001)] == ["1.2e-07", "0.00", "0.25", "-0.001"]

@@ -1,0 +1,34 @@
+"""Make tables, pictures and one HTML page from result records.
+
+RESULTS is searched for results.json with all folders below it. Into --out go index.html, which holds everything and
+opens without a network, tables/ (Markdown, CSV, LaTeX) and pictures/ (PNG). Nothing is trained or translated."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", metavar="RESULTS", help="a folder of result records")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these settings alone (default: all)")
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="the method the others are compared with (default: unpruned)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dsp_plugin.reports.circumstances import command_line
+    from dsp_plugin.reports.report import make_report
+
+    command = ["dsp", "report", args.results, "--out", args.out]
+    command += ["--only", *args.only] if args.only else []
+    command += ["--baseline", args.baseline] if args.baseline else []
+    report = make_report(args.results, args.out, args.only, args.baseline, command_line(command))
+    for problem in report.problems:
+        print(f"left out: {problem}")
+    records = f"{report.records} record{'' if report.records == 1 else 's'}"
+    settings = f"{report.settings} setting{'' if report.settings == 1 else 's'}"
+    print(f"{records}, {settings}, {len(report.files)} files written")
+    print(f"open {report.files[-1]}")
+    return 0

@@ -1,0 +1,194 @@
+"""A report from result records: tables, pictures and one HTML page that opens without a network."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+from dsp_plugin.reports.files import write_text
+from dsp_plugin.reports.page import (
+    Section, code_block, file_name, folded, notes_html, page_html, paragraph, record_html, surroundings_of, table_html,
+)  # fmt: skip
+from dsp_plugin.reports.records import Record, find_records
+from dsp_plugin.reports.report_pictures import Drawer
+from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
+from dsp_plugin.reports.tables import (
+    Row, Spread, csv_table, latex_table, markdown_table, signature_notes, table_rows,
+)  # fmt: skip
+
+BASELINE = "unpruned"
+_WIDE = 6  # more measures than this of a single run are shown one below the other
+
+Found = Sequence["tuple[Path, Record]"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made: how many records and settings it shows, the files, and what could not be shown and why."""
+
+    records: int
+    settings: int
+    files: list[Path]
+    problems: list[str]
+
+
+def make_report(
+    results: str | os.PathLike,
+    out: str | os.PathLike,
+    only: Sequence[str] = (),
+    baseline: str | None = None,
+    command: str = "",
+) -> Report:
+    """Writes index.html, tables/ (Markdown, CSV, LaTeX) and pictures/ (PNG) to the folder `out`.
+
+    Each file is written whole or not at all, index.html last. Other files in `out` are left alone.
+
+    Args:
+        results: folder of records, searched with all folders below it.
+        out: folder, made if it is missing.
+        only: names of settings; empty means all.
+        baseline: the method to compare with (default "unpruned", where there is one).
+        command: the command line that asked for this report, shown in it.
+
+    Raises:
+        FileNotFoundError: no folder `results`.
+        ValueError: no records in it, `out` is a file, no such setting, no such baseline.
+        OSError: a file cannot be written.
+    """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
+    found = find_records(results)
+    if not found:
+        raise ValueError(f"no result records in {results}: they are the results.json of trainings and scorings")
+    names = sorted({record.name for _, record in found})
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        raise ValueError(f"--only {' '.join(unknown)}: no such setting; there are: {', '.join(names)}")
+    found = [(path, record) for path, record in found if not only or record.name in only]
+    methods = sorted({record.method for _, record in found})
+    if baseline is not None and baseline not in methods:
+        raise ValueError(f"--baseline {baseline}: no such method; there are: {', '.join(methods)}")
+    writer = _Writer(Path(out), found, baseline or BASELINE)
+    names = [name for name in names if not only or name in only]
+    sections = [writer.section(name) for name in names]
+    sections.append(_all_records(found, Path(results)))
+    lead = [paragraph(f"{_count(len(found), 'record')} of {_count(len(names), 'setting')}: {', '.join(names)}.")]
+    if command:
+        lead.append(code_block(command))
+    lead.append(folded("versions and devices", [notes_html(surroundings_of(record for _, record in found))]))
+    lead += [paragraph(problem, "warning") for problem in writer.problems]
+    writer.write("index.html", page_html("Report of results", lead, sections))
+    return Report(len(found), len(names), writer.files, writer.problems)
+
+
+class _Writer:
+    """Writes the files of one report and makes the sections of its page."""
+
+    def __init__(self, out: Path, found: Found, baseline: str) -> None:
+        self.out, self.found, self.baseline = out, found, baseline
+        self.files: list[Path] = []
+        self.problems: list[str] = []
+        # each has one colour in all pictures; what has no heads is in none of them
+        self.methods = sorted({record.method for _, record in found if record.heads is not None})
+        self._taken: Counter[str] = Counter()
+
+    def write(self, name: str, text: str) -> None:
+        write_text(self.out / name, text)
+        self.files.append(self.out / name)
+
+    def section(self, name: str) -> Section:
+        found = [(path, record) for path, record in self.found if record.name == name]
+        records = [record for _, record in found]
+        self._taken[file_name(name).lower()] += 1
+        again = self._taken[file_name(name).lower()]  # two names can differ by signs that no file name has
+        stem = file_name(name) + (f"-{again}" if again > 1 else "")
+        section = Section(name, [paragraph(_summary(records), "faint")])
+        metric = main_metric(records)
+        comparisons = compare_with_baseline(found, metric, self.baseline) if metric else []
+        try:
+            rows, columns = table_rows(records, p_values=largest_p(comparisons))
+        except ValueError as error:  # the rest of the report is as good as ever
+            self.problems.append(f"{name}: no table and no pictures, because {error}.")
+            section.parts.append(paragraph(self.problems[-1], "warning"))
+            return section
+        columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
+        notes = signature_notes(records)
+        if len(rows) == 1 and records[0].heads is None and sum(len(record.metrics) for record in records) > _WIDE:
+            rows, columns = _measures(records)
+            comparisons = []
+        notes += self._significance_note(comparisons)
+        if any(isinstance(value, Spread) for row in rows for value in row.values()):
+            notes.append("numbers with ±: mean and standard deviation over the seeds.")
+        for suffix, make in (("md", markdown_table), ("csv", csv_table), ("tex", latex_table)):
+            text = make(rows, columns)
+            ending = "\n\n" + "\n".join(notes) + "\n" if suffix == "md" else ""
+            self.write(f"tables/{stem}.{suffix}", text + ending)
+        section.below.append(Section("Table", [table_html(rows, columns), notes_html(notes)]))
+        if comparisons:
+            one_by_one = table_html(*_comparison_rows(comparisons, self.baseline))
+            section.below[0].parts.append(folded(f"each run beside {self.baseline}", [one_by_one]))
+        drawer = Drawer(self.out / "pictures", stem, name, records, self.baseline, self.methods)
+        section.below += drawer.curves(metric) + drawer.head_maps() + drawer.histories()
+        self.files += drawer.files
+        self.problems += drawer.problems
+        return section
+
+    def _significance_note(self, comparisons: Sequence[Comparison]) -> list[str]:
+        if any(one.p is not None for one in comparisons):
+            seed = os.environ.get("SACREBLEU_SEED", "12345")
+            return [
+                f"p: paired bootstrap resampling against {self.baseline} of the same seed and test set (sacreBLEU's, "
+                f"{SAMPLES} resamples, seed {seed}); of several seeds the largest. Empty where a run has no counterpart "
+                "or its sentences were not kept."
+            ]
+        reasons = Counter(one.why for one in comparisons)
+        return [f"not tested for significance: {reason} ({_count(n, 'score')})." for reason, n in reasons.items()]
+
+
+def main_metric(records: Sequence[Record]) -> str | None:
+    """The score that a setting is about: BLEU where there is one, else what most records have; None without any."""
+    counts = Counter(metric.name for record in records for metric in record.metrics if metric.name != "speed")
+    return min(counts, key=lambda name: (name != "BLEU", -counts[name], name)) if counts else None
+
+
+def _summary(records: Sequence[Record]) -> str:
+    methods = sorted({record.method for record in records})
+    seeds = sorted({record.seed for record in records if record.seed is not None})
+    text = f"{_count(len(records), 'record')}; {_count(len(methods), 'method')}: {', '.join(methods)}"
+    return text + (f"; seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}." if seeds else ".")
+
+
+def _measures(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
+    """Many measures of one run: a row a subset, a column a measure."""
+    rows: dict[str, dict[str, object]] = {}
+    columns = ["on"]
+    for metric in (metric for record in records for metric in record.metrics):
+        column = metric.name + (f" ({metric.unit})" if metric.unit else "")
+        columns += [column] if column not in columns else []
+        rows.setdefault(metric.subset, {"on": metric.subset})[column] = metric.value
+    return list(rows.values()), columns
+
+
+def _comparison_rows(comparisons: Sequence[Comparison], baseline: str) -> tuple[list[Row], list[str]]:
+    columns = ["method", "K", "seed", "on", "score", baseline, "difference", "p", "note"]
+    rows = []
+    for one in sorted(comparisons, key=lambda one: (one.subset, -(one.setting.kept or 0), one.setting.method)):
+        heads = "-" if one.setting.kept is None else f"{one.setting.kept}/{one.setting.total}"
+        cells = (
+            one.setting.method, heads, "-" if one.seed is None else str(one.seed), one.subset, float(one.value),
+            one.baseline, one.delta, "" if one.p is None else f"{one.p:.3f}", one.why,
+        )  # fmt: skip
+        rows.append(dict(zip(columns, cells)))
+    return rows, columns
+
+
+def _all_records(found: Found, results: Path) -> Section:
+    lines = [record_html(record, path.relative_to(results).as_posix()) for path, record in found]
+    return Section("All records", [paragraph("Click on one for its command, versions and data.", "faint"), *lines])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
