@@ -93,6 +93,21 @@ def test_a_grid_has_a_blue_square_for_each_head_kept(tmp_path):
     assert six > 3000 and twelve == pytest.approx(2 * six, rel=0.02)
 
 
+def test_a_grid_has_its_squares_in_their_rows(tmp_path):
+    head_grid_png([("run", kept_heads(HEAD_MAP, keep(2, 3, 8)))], tmp_path / "g.png")
+    picture = pixels(tmp_path / "g.png")
+    rows, columns = np.nonzero(((picture == BLUE) | (picture == (222, 222, 222))).all(axis=-1))
+    last = rows[columns > columns.max() - 5].max()  # the legend stands to the left and below
+    where = rows <= last
+    rows, columns = rows[where], columns[where]
+    blue = np.argwhere((picture == BLUE).all(axis=-1))
+    blue = blue[blue[:, 0] <= last]
+    top = blue[blue[:, 0] < rows.min() + 20]  # the first layer: heads 2 and 3, so the right half
+    bottom = blue[blue[:, 0] > last - 20]  # the last: head 0, so the left quarter
+    assert len(top) and top[:, 1].min() >= (columns.min() + columns.max()) / 2
+    assert len(bottom) and bottom[:, 1].max() <= columns.min() + (columns.max() - columns.min()) / 4
+
+
 def test_grids_refuse_other_models_and_nothing(tmp_path):
     small = {"blocks": HEAD_MAP["blocks"][:1]}
     with pytest.raises(ValueError, match="different models"):
