@@ -16,4 +16,11 @@ def register() -> None:
     Raises:
         ImportError: fairseq is not installed.
     """
-    from .tasks import dsp_translation  # noqa: F401
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    from . import models, tasks
+
+    for package in (tasks, models):
+        for module in iter_modules(package.__path__):
+            import_module(f"{package.__name__}.{module.name}")

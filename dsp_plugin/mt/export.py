@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any, Dict, Optional, Tuple
 
 import torch
-from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
-from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
-from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from ..gating import AttentionBlock
 from ..surgery import fill_block
@@ -24,17 +24,12 @@ from .pruning import (
     take_block,
 )
 
-_METHODS = ("dsp_", "voita_", "michel_")
 _REGISTRIES = {
-    "task": TASK_DATACLASS_REGISTRY,
-    "criterion": CRITERION_DATACLASS_REGISTRY,
-    "optimizer": OPTIMIZER_DATACLASS_REGISTRY,
+    "task": (TASK_REGISTRY, TASK_DATACLASS_REGISTRY),
+    "criterion": (CRITERION_REGISTRY, CRITERION_DATACLASS_REGISTRY),
+    "optimizer": (OPTIMIZER_REGISTRY, OPTIMIZER_DATACLASS_REGISTRY),
 }
-_STOCK_CLASSES = {
-    "DSPAdam": "FairseqAdam",
-    "DSPLabelSmoothedCrossEntropyCriterion": "LabelSmoothedCrossEntropyCriterion",
-    "VoitaLabelSmoothedCrossEntropyCriterion": "LabelSmoothedCrossEntropyCriterion",
-}
+_PLUGIN = __name__.partition(".")[0]
 
 
 def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Pruned:
@@ -60,8 +55,10 @@ def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, ma
         put_block(exported["model"], block, own)
     exported["cfg"] = stock_config(exported["cfg"])
     for entry in exported["optimizer_history"]:
-        for key in ("criterion_name", "optimizer_name"):
-            entry[key] = _STOCK_CLASSES.get(entry.get(key), entry.get(key))
+        for section in ("criterion", "optimizer"):
+            names = {c.__name__: stock_class(c).__name__ for c in _REGISTRIES[section][0].values()}
+            key = f"{section}_name"
+            entry[key] = names.get(entry.get(key), entry.get(key))
     return replace(pruned, state=exported, parameters_after=count_parameters(exported["model"], options))
 
 
@@ -74,19 +71,24 @@ def stock_config(cfg: Dict[str, Any]) -> Dict[str, Any]:
     cfg = dict(cfg)
     model = {name: value for name, value in cfg["model"].items() if name in FlatTransformerConfig.__dataclass_fields__}
     cfg["model"] = {**model, "_name": "transformer"}
-    for section, registry in _REGISTRIES.items():
-        name = (cfg.get(section) or {}).get("_name") or ""
-        prefix = next((method for method in _METHODS if name.startswith(method)), None)
-        if prefix is None:
+    for section, (registry, dataclasses) in _REGISTRIES.items():
+        name = (cfg.get(section) or {}).get("_name")
+        own = registry.get(name)
+        if own is None or stock_class(own) is own:
             continue
-        stock = name[len(prefix) :]
-        if stock not in registry:
+        stock = next((known for known, value in registry.items() if value is stock_class(own)), None)
+        if stock is None:
             raise ValueError(f"stock fairseq has no {section} that could stand for {name!r}")
-        known = registry[stock].__dataclass_fields__
+        known = dataclasses[stock].__dataclass_fields__
         cfg[section] = {**{key: value for key, value in cfg[section].items() if key in known}, "_name": stock}
     if cfg.get("common"):
         cfg["common"] = {**cfg["common"], "user_dir": None}
     return cfg
+
+
+def stock_class(cls: type) -> type:
+    """The class itself, or the nearest it is derived from, that is none of this plugin's."""
+    return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] != _PLUGIN)
 
 
 def _dense_shapes(block: AttentionBlock, options: Dict[str, Any]) -> Dict[str, Tuple[int, ...]]:

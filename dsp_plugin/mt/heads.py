@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
@@ -28,11 +28,13 @@ class CheckpointHeads:
         head_map: its heads, in the order of the scores.
         keep: bool [N], the deployed mask; all True where the checkpoint has no scores.
         budget: heads kept; None where the checkpoint has no scores.
+        method: name of the method it was pruned by; None where it has no scores.
     """
 
     head_map: HeadMap
     keep: Tensor
     budget: Optional[int]
+    method: Optional[str] = None
 
 
 def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -> HeadMap:
@@ -76,14 +78,14 @@ def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = Non
         keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
     else:
         keep = gates_of_checkpoint(state, head_map).keep()
-    return CheckpointHeads(head_map, keep, int(keep.sum()))
+    return CheckpointHeads(head_map, keep, int(keep.sum()), model_of_checkpoint(state)[0].method)
 
 
-def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
-    """The `HeadGates` that a checkpoint was trained with, its state loaded.
+def model_of_checkpoint(state: Dict[str, Any]) -> Tuple[Type[GatedTransformerModel], Dict[str, Any]]:
+    """The model class of a checkpoint with head scores, and all its options.
 
     Raises:
-        ValueError: its model is none of this plugin's, or options and state do not fit.
+        ValueError: its model is none of this plugin's.
     """
     register()
     options = model_options(state)
@@ -93,7 +95,16 @@ def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
         raise ValueError(f"the checkpoint has head scores, but its model is {name!r}, which is none of this plugin's")
     config = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[name]]()
     defaults = {field: getattr(config, field) for field in config.__dataclass_fields__}
-    options = {**defaults, **options}
+    return model_class, {**defaults, **options}
+
+
+def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
+    """The `HeadGates` that a checkpoint was trained with, its state loaded.
+
+    Raises:
+        ValueError: its model is none of this plugin's, or options and state do not fit.
+    """
+    model_class, options = model_of_checkpoint(state)
     if not model_class.wants_gates(options):
         raise ValueError(
             f"the checkpoint does not say how many heads to keep: give --num-of-heads, 0..{head_map.num_heads}"
@@ -127,7 +138,7 @@ def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> Checkp
         record = compose(heads.head_map, heads.keep, json.loads(options["kept_heads"]))
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
-    return CheckpointHeads(original, mask_of_record(record, original), heads.budget)
+    return CheckpointHeads(original, mask_of_record(record, original), heads.budget, heads.method)
 
 
 def parameters_of_head(block: AttentionBlock, options: Dict[str, Any]) -> int:
