@@ -12,7 +12,7 @@ from .relaxed_topk import MIN_TEMPERATURE
 class ExponentialCooling:
     """T falls exponentially from `initial` to `final` over `steps` updates, then stays (DSP, section 3.3).
 
-    T(s) = exp(ln T0 - (s / C) (ln T0 - ln Tf)) for s < C, else Tf. A function of the number of
+    T(s) = exp(ln T0 - (s / C) (ln T0 - ln Tf)) for s < C, else Tf; s counts from update `start`, T = T0 before it. A function of the number of
     optimizer updates and of nothing else, so that a resumed run has the temperature it would have had.
 
     Raises:
@@ -22,6 +22,7 @@ class ExponentialCooling:
     initial: float
     final: float
     steps: int
+    start: int = 0
 
     def __post_init__(self) -> None:
         # the final one first: without annealing it is the only one the user gave
@@ -32,6 +33,7 @@ class ExponentialCooling:
             raise ValueError(f"--cooldown-steps must be 0 or more updates, got {self.steps}")
 
     def __call__(self, num_updates: int) -> float:
+        num_updates = max(0, num_updates - self.start)
         if num_updates >= self.steps:
             return self.final
         log_initial, log_final = math.log(self.initial), math.log(self.final)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from torch import Tensor, nn
 
@@ -21,30 +21,52 @@ class Switchboard(nn.Module):
     Args:
         head_map: the model's heads, N in all.
         gates: the method.
+        warmup_updates: until so many updates all heads are open and the method learns nothing.
 
     Raises:
         ValueError: the two disagree about N.
     """
 
-    def __init__(self, head_map: HeadMap, gates: HeadGates):
+    def __init__(self, head_map: HeadMap, gates: HeadGates, warmup_updates: int = 0):
         super().__init__()
         if gates.num_heads != head_map.num_heads:
             raise ValueError(f"gates for {gates.num_heads} heads on a model with {head_map.num_heads}")
         self.head_map = head_map
         self.gates = gates
+        self.warmup_updates = warmup_updates
         self.num_updates = 0
         self._current: Optional[List[Optional[Tensor]]] = None
         self._override: Optional[List[Tensor]] = None
         self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Kept for whoever asks how far training is. (The gates are modules of their own and are told by the host.)"""
+        """Updates made so far. (The gates are a module of their own, and told by the host.)"""
         self.num_updates = num_updates
+
+    @property
+    def pruning(self) -> bool:
+        """Whether the method is at work: the warm-up is over."""
+        return self.num_updates >= self.warmup_updates
+
+    def penalty(self) -> Tensor:
+        """What the method adds to the loss, a scalar; nothing during the warm-up."""
+        penalty = self.gates.penalty()
+        return penalty if self.pruning else 0.0 * penalty
+
+    def metrics(self) -> Dict[str, float | Tensor]:
+        """The method's figures for the log, as they are in force."""
+        if self.pruning:
+            return self.gates.metrics()
+        return {"heads_open": float(self.head_map.num_heads)}
 
     def draw(self) -> None:
         """Draw this forward pass's gates. Nothing to do in evaluation or under `override`."""
         if self.training and self._override is None:
-            self._current = list(self.head_map.split(self.gates.sample()))
+            gates = self.gates.sample()
+            if not self.pruning:
+                # parameters that get no gradient at all would stop data-parallel training: they get zeros
+                gates = 1.0 + 0.0 * gates
+            self._current = list(self.head_map.split(gates))
 
     def block_gates(self, position: int) -> Optional[Tensor]:
         """Gates [h] (or [B, h], one row an example) of the block at `position` of the head map.

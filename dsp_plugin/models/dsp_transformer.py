@@ -68,7 +68,12 @@ def cooling_of(options) -> ExponentialCooling | None:
     """The temperature schedule that the options ask for; None without annealing."""
     if not options["annealing"]:
         return None
-    return ExponentialCooling(options["initial_temperature"], options["final_temperature"], options["cooldown_steps"])
+    return ExponentialCooling(
+        options["initial_temperature"],
+        options["final_temperature"],
+        options["cooldown_steps"],
+        options["pruning_warmup_updates"],
+    )
 
 
 register_architectures("dsp_transformer")

@@ -66,6 +66,13 @@ class GatedTransformerConfig(FlatTransformerConfig):
     pruning_lr: float = field(
         default=0.2, metadata={"help": "constant learning rate of the head scores, apart from --lr and its schedule"}
     )
+    pruning_warmup_updates: int = field(
+        default=0,
+        metadata={
+            "help": "train the model with all heads open for so many updates before the choice of heads starts; "
+            "a cool-down counts from there"
+        },
+    )
     kept_heads: Optional[str] = field(
         default=None,
         metadata={"help": "record of head removal (JSON, block name to heads), written by 'dsp prune'; read from the "

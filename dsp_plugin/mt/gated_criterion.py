@@ -17,8 +17,8 @@ class GatedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         if gating is None and hasattr(model, "module"):
             gating = getattr(model.module, "gating", None)
         if gating is not None and model.training:
-            loss = loss + gating.gates.penalty()
-            for name, value in gating.gates.metrics().items():
+            loss = loss + gating.penalty()
+            for name, value in gating.metrics().items():
                 logging_output[f"gates_{name}"] = value
             logging_output["gates_batches"] = 1
         return loss, sample_size, logging_output

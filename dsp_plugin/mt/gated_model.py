@@ -26,11 +26,15 @@ class GatedTransformerModel(TransformerModelBase):
     for no pruning, or after head removal, there are no gates and the model is the stock transformer with a fused
     attention path.
 
-    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights` and `warnings`.
+    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `warnings` and
+    `remarks`.
     """
 
     method = ""
     """Name in records and messages."""
+
+    gates_option = "--num-of-heads K, the number of heads to keep"
+    """What has to be given to prune at all."""
 
     def __init__(self, cfg, encoder, decoder):
         super().__init__(cfg, encoder, decoder)
@@ -61,16 +65,23 @@ class GatedTransformerModel(TransformerModelBase):
             ValueError: naming the options.
         """
         if not cls.wants_gates(options):
-            for name in ("joint_pruning", "min_heads_per_block"):
+            for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
                 if options[name]:
-                    raise ValueError(f"--{name.replace('_', '-')} needs --num-of-heads K, the number of heads to keep")
+                    raise ValueError(f"--{name.replace('_', '-')} needs {cls.gates_option}")
         parse_heads_per_kind(options["heads_per_kind"])
+        if options["pruning_warmup_updates"] < 0:
+            raise ValueError(f"--pruning-warmup-updates must be 0 or more, got {options['pruning_warmup_updates']}")
         if not 0 < options["pruning_lr"] < math.inf:
             raise ValueError(f"--pruning-lr must be above 0 and finite, got {options['pruning_lr']}")
 
     @classmethod
     def warnings(cls, options) -> List[str]:
         """What a user should know before a long training with these options."""
+        return []
+
+    @classmethod
+    def remarks(cls, options, gates: nn.Module) -> List[str]:
+        """What a user should know after a training with these options that ended with these gates."""
         return []
 
     @classmethod
@@ -87,7 +98,8 @@ class GatedTransformerModel(TransformerModelBase):
         if flat["kept_heads"]:
             apply_kept_heads(model, flat["kept_heads"])
         if cls.wants_gates(flat):
-            model.add_gates(cls.build_gates(head_map_of(model), flat), flat["pruning_lr"], joint=not cls.freezes_weights(flat))
+            gates = cls.build_gates(head_map_of(model), flat)
+            model.add_gates(gates, flat["pruning_lr"], not cls.freezes_weights(flat), flat["pruning_warmup_updates"])
         return model
 
     @classmethod
@@ -98,11 +110,11 @@ class GatedTransformerModel(TransformerModelBase):
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
         return GatedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
-    def add_gates(self, gates: nn.Module, pruning_lr: float, joint: bool) -> None:
+    def add_gates(self, gates: nn.Module, pruning_lr: float, joint: bool, warmup_updates: int = 0) -> None:
         """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything else."""
         if not joint:
             self.requires_grad_(False)
-        self.gating = Switchboard(head_map_of(self), gates)
+        self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
         for parameter in gates.parameters():
             mark_scores(parameter, pruning_lr)
         connect(self, self.gating)

@@ -47,9 +47,10 @@ class DSPTranslationTask(GatedTranslationTask):
             # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61 alone
             uncounted = epoch - 1 if self.cfg.reset_optimizer else 0
             limits.append((self.cfg.max_epoch - uncounted) * updates_per_epoch)
-        if limits and min(limits) < cooling.steps:
+        if limits and min(limits) < cooling.start + cooling.steps:
+            after = f" after {cooling.start} updates of --pruning-warmup-updates" if cooling.start else ""
             logger.warning(
-                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}, but training ends after "
+                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}{after}, but training ends after "
                 f"about {min(limits)} updates, at temperature {cooling(min(limits)):.3g} instead of "
                 f"{cooling.final:.3g}. The deployed mask may differ from the gates the model has learned with."
             )

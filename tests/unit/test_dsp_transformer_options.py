@@ -29,6 +29,11 @@ from dsp_plugin.tasks.dsp_translation import DSPTranslationTask
         ({"joint_pruning": True}, "--joint-pruning needs --num-of-heads"),
         ({"use_ste": True}, "--use-ste needs --num-of-heads"),
         ({"annealing": True}, "--annealing needs --num-of-heads"),
+        ({"pruning_warmup_updates": 5}, "--pruning-warmup-updates needs --num-of-heads"),
+        ({"num_of_heads": 6, "pruning_warmup_updates": -1}, "--pruning-warmup-updates must be 0 or more"),
+        ({"heads_per_kind": "encoder-self=2", "joint_pruning": True}, "--heads-per-kind must give a number for each of"),
+        ({"heads_per_kind": "four"}, "--heads-per-kind must look like"),
+        ({"num_of_heads": 2, "min_heads_per_block": 1}, "--min-heads-per-block 1 needs 6 heads"),
         ({"num_of_heads": 6, "pruning_lr": 0.0}, "--pruning-lr must be above 0"),
         ({"num_of_heads": 6, "pruning_lr": float("nan")}, "--pruning-lr must be above 0"),
         ({"num_of_heads": 6, "annealing": True, "initial_temperature": 0.0}, "--initial-temperature"),
@@ -71,6 +76,7 @@ def test_every_option_of_the_stock_model_is_there():
     own = {
         "--num-of-heads", "--joint-pruning", "--pruning-lr", "--use-ste", "--annealing", "--initial-temperature",
         "--final-temperature", "--cooldown-steps", "--kept-heads", "--heads-per-kind", "--min-heads-per-block",
+        "--pruning-warmup-updates",
     }
     assert {flag for flag in ours if flag not in stock} == own
 

@@ -25,6 +25,12 @@ def test_its_ends():
     assert cooling(14999) > 1e-8
 
 
+def test_a_later_start_shifts_it():
+    late, cooling = ExponentialCooling(1.0, 0.01, 100, start=40), ExponentialCooling(1.0, 0.01, 100)
+    assert [late(n) for n in (0, 39, 40)] == [1.0] * 3
+    assert [late(n + 40) for n in (1, 50, 99, 100, 500)] == [cooling(n) for n in (1, 50, 99, 100, 500)]
+
+
 def test_half_way_is_the_geometric_mean():
     assert ExponentialCooling(0.1, 1e-8, 100)(50) == pytest.approx(math.sqrt(0.1 * 1e-8), rel=1e-12)
 

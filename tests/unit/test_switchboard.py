@@ -180,3 +180,26 @@ def test_the_mask_of_straight_through_gates_follows_the_scores():
     set_scores(board, [0.0, 3.0, 1.0, 2.0, -1.0])
     board.draw()
     assert in_eval(board) == [0, 1, 0, 1, 0]
+
+
+def test_until_the_warm_up_is_over_all_heads_are_open_and_nothing_is_learnt():
+    torch.manual_seed(0)
+    board = Switchboard(HEADS, RelaxedSubset(HEADS, 2, constant_temperature(1.0)), warmup_updates=10)
+    board.gates.penalty = lambda: board.gates.scores.sum()  # DSP itself has none
+    for updates, open_heads, learns in ((9, 5.0, False), (10, 2.0, True)):
+        board.set_num_updates(updates)
+        board.draw()
+        gates = torch.cat([board.block_gates(0), board.block_gates(1)])
+        assert float(gates.detach().sum()) == pytest.approx(open_heads)
+        board.gates.scores.grad = None
+        ((gates * torch.arange(5.0)).sum() + board.penalty()).backward()
+        assert board.gates.scores.grad is not None  # never left out: data-parallel training wants all of them
+        assert bool((board.gates.scores.grad != 0).any()) == learns
+    assert torch.equal(torch.tensor(in_eval(board.eval())), board.gates.keep().float())
+
+
+def test_the_log_tells_of_the_warm_up(board):
+    board.warmup_updates = 1
+    assert board.metrics() == {"heads_open": 5.0}
+    board.set_num_updates(1)
+    assert "temperature" in board.metrics()
