@@ -49,7 +49,7 @@ td { white-space: nowrap; }
 th.text, td.text { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--back); }
 td.missing { color: var(--faint); font-style: italic; }
-td.note { white-space: normal; text-align: left; min-width: 12rem; }
+th.note, td.note { white-space: normal; text-align: left; min-width: 12rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.8rem; }
 figure .scroll { margin: 0 0 .4rem; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);

@@ -141,8 +141,8 @@ class _Writer:
             seed = os.environ.get("SACREBLEU_SEED", "12345")
             return [
                 f"p: paired bootstrap resampling against {self.baseline} of the same seed and test set (sacreBLEU's, "
-                f"{SAMPLES} resamples, seed {seed}); of several seeds the largest. Empty where a run has no counterpart "
-                "or its sentences were not kept."
+                f"{SAMPLES} resamples, seed {seed}); of several seeds the largest; the smallest there can be is "
+                f"{1 / (SAMPLES + 1):.3f}. Empty where a run has no counterpart or its sentences were not kept."
             ]
         reasons = Counter(one.why for one in comparisons)
         return [f"not tested for significance: {reason} ({_count(n, 'score')})." for reason, n in reasons.items()]
@@ -182,7 +182,7 @@ def _comparison_rows(comparisons: Sequence[Comparison], baseline: str) -> tuple[
             one.baseline, one.delta, "" if one.p is None else f"{one.p:.3f}", one.why,
         )  # fmt: skip
         rows.append(dict(zip(columns, cells)))
-    return rows, columns
+    return rows, columns if any(row["note"] for row in rows) else columns[:-1]
 
 
 def _all_records(found: Found, results: Path) -> Section:

@@ -93,19 +93,24 @@ def test_a_grid_has_a_blue_square_for_each_head_kept(tmp_path):
     assert six > 3000 and twelve == pytest.approx(2 * six, rel=0.02)
 
 
-def test_a_grid_has_its_squares_in_their_rows(tmp_path):
-    head_grid_png([("run", kept_heads(HEAD_MAP, keep(2, 3, 8)))], tmp_path / "g.png")
-    picture = pixels(tmp_path / "g.png")
-    rows, columns = np.nonzero(((picture == BLUE) | (picture == (222, 222, 222))).all(axis=-1))
-    last = rows[columns > columns.max() - 5].max()  # the legend stands to the left and below
-    where = rows <= last
-    rows, columns = rows[where], columns[where]
-    blue = np.argwhere((picture == BLUE).all(axis=-1))
-    blue = blue[blue[:, 0] <= last]
-    top = blue[blue[:, 0] < rows.min() + 20]  # the first layer: heads 2 and 3, so the right half
-    bottom = blue[blue[:, 0] > last - 20]  # the last: head 0, so the left quarter
-    assert len(top) and top[:, 1].min() >= (columns.min() + columns.max()) / 2
-    assert len(bottom) and bottom[:, 1].max() <= columns.min() + (columns.max() - columns.min()) / 4
+def test_a_grid_has_its_squares_in_their_places(tmp_path):
+    def picture(mask) -> np.ndarray:
+        head_grid_png([("run", kept_heads(HEAD_MAP, mask))], tmp_path / "g.png")
+        return pixels(tmp_path / "g.png")
+
+    def box(mask) -> list[float]:
+        """Where the picture differs from that of no head: top, bottom, left, right, as shares of all the heads."""
+        rows, columns = np.nonzero((picture(mask) != empty).any(axis=-1))
+        ends = np.array([rows.min(), rows.max(), columns.min(), columns.max()], dtype=float)
+        return ((ends - start) / (stop - start)).tolist()
+
+    empty, start, stop = picture(keep()), np.zeros(4), np.ones(4)
+    ends = np.array(box(keep(*range(12))))
+    start, stop = ends[[0, 0, 2, 2]], ends[[1, 1, 3, 3]]
+    # two layers of one kind, a gap of 0.6, one layer: 3.6 rows of 4 heads
+    assert box(keep(2, 3)) == pytest.approx([0, 1 / 3.6, 0.5, 1], abs=0.04)
+    assert box(keep(4)) == pytest.approx([1 / 3.6, 2 / 3.6, 0, 0.25], abs=0.04)
+    assert box(keep(8)) == pytest.approx([2.6 / 3.6, 1, 0, 0.25], abs=0.04)
 
 
 def test_grids_refuse_other_models_and_nothing(tmp_path):
