@@ -1,0 +1,67 @@
+"""`voita_transformer`: fairseq's transformer whose attention heads close under an L0 penalty."""
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq.models import register_model
+from torch import nn
+
+from ..gating import ConcreteGates
+from ..mt.flat_config import GatedTransformerConfig
+from ..mt.gated_model import GatedTransformerModel, budget_of, register_architectures
+
+__all__ = ["VoitaTransformerConfig", "VoitaTransformerModel"]
+
+
+@dataclass
+class VoitaTransformerConfig(GatedTransformerConfig):
+    l0_penalty: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "lambda, the price of an open head (default: no pruning). It is added to the token-summed loss once a "
+            "micro-batch: 200 means about 200 / tokens of a micro-batch on the mean loss. Without --num-of-heads it "
+            "alone decides how many heads stay"
+        },
+    )
+
+
+@register_model("voita_transformer", dataclass=VoitaTransformerConfig)
+class VoitaTransformerModel(GatedTransformerModel):
+    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` too, exactly K of them stay."""
+
+    method = "voita"
+    gates_option = "--l0-penalty LAMBDA, the price of an open head"
+
+    @classmethod
+    def wants_gates(cls, options) -> bool:
+        return options["l0_penalty"] is not None
+
+    @classmethod
+    def check_options(cls, options) -> None:
+        super().check_options(options)
+        has_budget = options["num_of_heads"] is not None or bool(options["heads_per_kind"])
+        if has_budget and not cls.wants_gates(options):
+            raise ValueError(f"--num-of-heads and --heads-per-kind need {cls.gates_option}")
+        if options["min_heads_per_block"] and not has_budget:
+            raise ValueError("--min-heads-per-block needs a budget: give --num-of-heads or --heads-per-kind")
+
+    @classmethod
+    def build_gates(cls, head_map, options) -> nn.Module:
+        return ConcreteGates(head_map, budget_of(head_map, options), options["l0_penalty"])
+
+    @classmethod
+    def remarks(cls, options, gates: ConcreteGates) -> List[str]:
+        """How many heads lambda has left open, and what to change where that is none or all."""
+        count, given = gates.num_heads, f"--l0-penalty {options['l0_penalty']:g}"
+        by_penalty = int((gates.scores > 0).sum())
+        said = [f"{given} kept {by_penalty} of {count} heads (log_a above 0)"]
+        if gates.budget is not None:
+            kept = int(gates.keep().sum())
+            return [f"{said[0]}; the budget deploys exactly {kept}, those with the largest log_a"]
+        if count and by_penalty in (0, count):
+            what, change = ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
+            said.append(f"{what}: {change} --l0-penalty, or give --num-of-heads K to keep exactly K")
+        return said
+
+
+register_architectures("voita_transformer")
