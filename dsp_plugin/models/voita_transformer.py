@@ -39,15 +39,18 @@ class VoitaTransformerModel(GatedTransformerModel):
     @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
-        has_budget = options["num_of_heads"] is not None or bool(options["heads_per_kind"])
-        if has_budget and not cls.wants_gates(options):
+        if has_budget(options) and not cls.wants_gates(options):
             raise ValueError(f"--num-of-heads and --heads-per-kind need {cls.gates_option}")
-        if options["min_heads_per_block"] and not has_budget:
+        if options["min_heads_per_block"] and not has_budget(options):
             raise ValueError("--min-heads-per-block needs a budget: give --num-of-heads or --heads-per-kind")
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
         return ConcreteGates(head_map, budget_of(head_map, options), options["l0_penalty"])
+
+    @classmethod
+    def sparsifies(cls, options) -> bool:
+        return cls.wants_gates(options) and not has_budget(options)
 
     @classmethod
     def remarks(cls, options, gates: ConcreteGates) -> List[str]:
@@ -62,6 +65,11 @@ class VoitaTransformerModel(GatedTransformerModel):
             what, change = ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
             said.append(f"{what}: {change} --l0-penalty, or give --num-of-heads K to keep exactly K")
         return said
+
+
+def has_budget(options) -> bool:
+    """Whether the options say how many heads are to stay."""
+    return options["num_of_heads"] is not None or bool(options["heads_per_kind"])
 
 
 register_architectures("voita_transformer")

@@ -80,6 +80,11 @@ class GatedTransformerModel(TransformerModelBase):
         return []
 
     @classmethod
+    def sparsifies(cls, options) -> bool:
+        """Whether heads close one by one as training goes on, so that the best checkpoint may be one from before that."""
+        return False
+
+    @classmethod
     def remarks(cls, options, gates: nn.Module) -> List[str]:
         """What a user should know after a training with these options that ended with these gates."""
         return []

@@ -65,7 +65,7 @@ class TranslationLog:
 
 
 def own_options() -> argparse.ArgumentParser:
-    """The options `generate_dsp.py` adds to fairseq-generate's."""
+    """The options `generate_dsp.py` and its like add to fairseq-generate's."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
     parser.add_argument("--record-dir", help="folder for results.json, mask.json, the translations and sentences.json")
@@ -75,7 +75,7 @@ def own_options() -> argparse.ArgumentParser:
     return parser
 
 
-def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
+def generate(argv: Sequence[str]) -> Record:
     """Run `fairseq-generate` in this process; print sacreBLEU and the kept heads; write the record.
 
     Raises:
@@ -102,8 +102,9 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     states = [load_checkpoint(path) for path in paths]
     heads = [heads_of_checkpoint(state, own.num_of_heads) for state in states]
     if own.num_of_heads is not None:
-        overrides = {**ast.literal_eval(args.model_overrides), "num_of_heads": own.num_of_heads}
-        args.model_overrides = repr(overrides)
+        # the K best of all heads, whatever the training's budget was
+        budget = {"num_of_heads": own.num_of_heads, "heads_per_kind": None, "min_heads_per_block": 0}
+        args.model_overrides = repr({**ast.literal_eval(args.model_overrides), **budget})
     quiet, args.quiet = args.quiet, False
     log = TranslationLog(sys.stdout, quiet)
 
@@ -119,7 +120,7 @@ def generate(argv: Sequence[str], method: Optional[str] = None) -> Record:
     record = new_record(
         "mt-bleu",
         own.record_name or default_name,
-        own.method or method or _method(heads[0], shown[0]),
+        own.method or _method(heads[0], shown[0]),
         device="cpu" if args.cpu or not torch.cuda.is_available() else None,
         seed=_training_seed(states[0]),
         data=data_fingerprint(args.data),
@@ -202,8 +203,8 @@ def write_results(
 
 
 def _method(heads: CheckpointHeads, original: CheckpointHeads) -> str:
-    if heads.budget is not None:
-        return "dsp"
+    if heads.method is not None:
+        return heads.method
     return "unpruned" if original.keep.all() else "pruned"
 
 

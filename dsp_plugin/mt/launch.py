@@ -11,7 +11,7 @@ from typing import List, Optional, Sequence
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, kept_heads, new_record, save_record
 from .checkpoints import load_checkpoint, model_options
-from .heads import SCORES, heads_of_checkpoint
+from .heads import SCORES, gates_of_checkpoint, heads_of_checkpoint, model_of_checkpoint
 from .history import read_history
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -45,7 +45,7 @@ def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
     arguments = rest + ["--user-dir", known.user_dir or PLUGIN_DIR, "--task", known.task or f"{prefix}translation"]
     arguments += ["--save-dir", known.save_dir]
     if known.arch:
-        arguments += ["--arch", prefix + re.sub(r"^(dsp|voita|michel)_", "", known.arch)]
+        arguments += ["--arch", prefix + re.sub(r"^[a-z]+_(?=transformer)", "", known.arch)]
     for name, ours in ours_of.items():
         value = getattr(known, name)
         if value:
@@ -103,17 +103,16 @@ def _is_own(last: str, start: str, argv: Sequence[str], method: str) -> bool:
 
 def summarise_training(save_dir: str, seconds: float, method: str, name: Optional[str] = None) -> None:
     """Print which heads the finished training keeps and write `results.json` beside its checkpoints."""
-    for candidate in ("checkpoint_best.pt", "checkpoint_last.pt"):
-        path = os.path.join(save_dir, candidate)
-        if os.path.isfile(path):
-            break
-    else:
+    path = _result_of(save_dir)
+    if path is None:
         print(f"| no checkpoint was saved in {save_dir}")
         return
+    candidate = os.path.basename(path)
     state = load_checkpoint(path)
     heads = heads_of_checkpoint(state)
     history = state.get("optimizer_history") or [{}]
-    best = (state.get("extra_state") or {}).get("best")
+    is_best = candidate == "checkpoint_best.pt"
+    score = (state.get("extra_state") or {}).get("best" if is_best else "val_loss")
     cfg = state.get("cfg") or {}
     metric_name = (cfg.get("checkpoint") or {}).get("best_checkpoint_metric", "loss")
     common = cfg.get("common") or {}
@@ -126,14 +125,30 @@ def summarise_training(save_dir: str, seconds: float, method: str, name: Optiona
         heads=kept_heads(heads.head_map.to_dict(), heads.keep.tolist()),
         seconds={"train": seconds},
         updates=history[-1].get("num_updates"),
-        metrics=[Metric(name=metric_name, value=float(best), subset="valid")] if best is not None else [],
+        metrics=[Metric(name=metric_name, value=float(score), subset="valid")] if score is not None else [],
         extra={"checkpoint": candidate, "history": read_history(save_dir)},
     )
     written = save_record(record, os.path.join(save_dir, "results.json"))
     print(head_map_text(heads.head_map.to_dict(), heads.keep.tolist()))
-    if best is not None:
-        print(f"| best {metric_name} on valid: {float(best):.4g}")
+    if heads.method is not None:
+        model_class, options = model_of_checkpoint(state)
+        for remark in model_class.remarks(options, gates_of_checkpoint(state, heads.head_map)):
+            print(f"| {remark}")
+    if score is not None:
+        print(f"| {'best ' if is_best else ''}{metric_name} on valid: {float(score):.4g}")
     print(f"| {candidate} in {save_dir}; record: {written}", flush=True)
+
+
+def _result_of(save_dir: str) -> Optional[str]:
+    """The checkpoint that says what came of a training: the best, or the last where heads close one by one."""
+    best, last = (os.path.join(save_dir, f"checkpoint_{name}.pt") for name in ("best", "last"))
+    if os.path.isfile(last):
+        state = load_checkpoint(last)
+        if SCORES in state["model"]:
+            model_class, options = model_of_checkpoint(state)
+            if model_class.sparsifies(options):
+                return last
+    return next((path for path in (best, last) if os.path.isfile(path)), None)
 
 
 def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -> Optional[str]:

@@ -16,17 +16,10 @@ import sys
 
 
 def main() -> None:
-    if len(sys.argv) == 1:
-        sys.exit(__doc__ + "\nGive the prepared data folder and --path; --help lists fairseq-generate's options too.")
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.generate import generate
+    from dsp_plugin.mt.programs import generation_program
 
-    if "--help" in sys.argv or "-h" in sys.argv:
-        print(__doc__ + "\nfairseq-generate's options:")
-    try:
-        generate(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"generate_dsp.py: error: {error}")
+    generation_program(__doc__, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -20,25 +20,20 @@ import os
 import sys
 
 
-def method(argv) -> str:
-    if not any(argument.startswith("--num-of-heads") for argument in argv):
-        return "no-pruning"  # the unpruned model, or one that is trained on after surgery
-    if "--joint-pruning" not in argv:
-        return "dsp-pipelined"
-    return "dsp-ste" if "--use-ste" in argv else "dsp-joint"
-
-
 def main() -> None:
-    if len(sys.argv) == 1:
-        sys.exit(__doc__ + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
     # imported here and not above: a worker process that fairseq spawns imports this file again, and must
     # find the plugin not yet imported for --user-dir to register it
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.launch import options_help, train, training_arguments
+    from dsp_plugin.mt.programs import has_option, training_program
 
-    if "--help" in sys.argv or "-h" in sys.argv:
-        print(__doc__ + "\n" + options_help() + "\n\nfairseq-train's options:")
-    train(training_arguments(sys.argv[1:]), method(sys.argv[1:]))
+    argv = sys.argv[1:]
+    if not has_option(argv, "--num-of-heads", "--heads-per-kind"):
+        label = "no-pruning"  # the unpruned model, or one that is trained on after surgery
+    elif not has_option(argv, "--joint-pruning"):
+        label = "dsp-pipelined"
+    else:
+        label = "dsp-ste" if has_option(argv, "--use-ste") else "dsp-joint"
+    training_program(__doc__, "dsp", label, argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot be."""
+
+import inspect
+import os
+import sys
+import traceback
+from typing import Sequence
+
+# nothing of fairseq is imported up here: a program without arguments answers at once
+
+
+def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> None:
+    """Train as `fairseq-train` does, with a method's defaults (see `launch.training_arguments`).
+
+    Args:
+        doc: the program's own help.
+        method: prefix of the method's task, model and criterion.
+        label: name of the method in the record.
+        argv: the command line, the method's own changes to it made.
+    """
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
+    from .launch import options_help, train, training_arguments
+
+    if "--help" in argv or "-h" in argv:
+        print(doc + "\n" + options_help(method) + "\n\nfairseq-train's options:")
+    try:
+        train(training_arguments(argv, method), label)
+    except Exception as error:
+        _refuse(error)
+
+
+def generation_program(doc: str, argv: Sequence[str]) -> None:
+    """Translate and score as `generate.generate` does."""
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder and --path; --help lists fairseq-generate's options too.")
+    from .generate import generate
+
+    if "--help" in argv or "-h" in argv:
+        print(doc + "\nfairseq-generate's options:")
+    try:
+        generate(argv)
+    except (OSError, ValueError) as error:
+        _refuse(error)
+
+
+def has_option(argv: Sequence[str], *names: str) -> bool:
+    """Whether one of these options is on a command line."""
+    return any(argument.split("=")[0] in names for argument in argv)
+
+
+def _refuse(error: Exception) -> None:
+    """End with the error's own words, unless it is a fault of the program: then with all that led to it.
+
+    A bare Exception is how fairseq says that it finds no data.
+    """
+    if (isinstance(error, (OSError, ValueError)) or type(error) is Exception) and not _in_training(error):
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+    raise error
+
+
+def _in_training(error: Exception) -> bool:
+    """Whether fairseq's loop over the batches had begun: options and files have been checked by then."""
+    from fairseq_cli.train import train
+
+    loop = inspect.unwrap(train).__code__
+    return any(frame.f_code is loop for frame, _ in traceback.walk_tb(error.__traceback__))

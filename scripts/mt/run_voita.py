@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Train a translation model whose attention heads close under an L0 penalty (Voita et al., 2019).
+
+Takes fairseq-train's options and Voita's own:
+
+  joint              --l0-penalty LAMBDA                     (the default where nothing to start from is given)
+  pipelined          --l0-penalty LAMBDA --restore-file trained.pt --reset-optimizer
+                                                             (weights frozen, only the gates are learned)
+  from a trained model, weights and gates   the same with --joint-pruning
+  exactly K heads    --num-of-heads K in addition            (the K with the largest log_a)
+
+`--arch transformer_iwslt_de_en` and other stock names are taken as the plugin's gated ones. Started
+again, the same command goes on from its own last checkpoint. At the end: how many heads LAMBDA has
+left open, which, and results.json in --save-dir.
+
+  python scripts/mt/run_voita.py data-bin/ --arch transformer_iwslt_de_en ... --l0-penalty 200
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    # imported here and not above: see run_dsp.py
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from dsp_plugin.mt.programs import has_option, training_program
+
+    argv, label = sys.argv[1:], "no-pruning"
+    if has_option(argv, "--l0-penalty"):
+        if not has_option(argv, "--joint-pruning", "--restore-file", "--finetune-from-model"):
+            print("| nothing to start from: model and gates are trained together (--joint-pruning)", flush=True)
+            argv.append("--joint-pruning")
+        label = "voita-joint" if has_option(argv, "--joint-pruning") else "voita-pipelined"
+    training_program(__doc__, "voita", label, argv)
+
+
+if __name__ == "__main__":
+    main()
