@@ -5,6 +5,8 @@ from .concrete import ConcreteGates
 from .gates import FixedGates, HeadGates
 from .head_map import AttentionBlock, HeadMap
 from .head_scores import HeadScores, RankedGates
+from .importance import HeadImportance, normalised
+from .rankings import next_removals, random_ranking, ranking_of_removal, remove_stepwise, stops, weight_magnitude
 from .relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 from .schedule import ExponentialCooling, constant_temperature
 from .subset import RelaxedSubset, StraightThroughSubset
@@ -17,6 +19,7 @@ __all__ = [
     "FixedGates",
     "HeadBudget",
     "HeadGates",
+    "HeadImportance",
     "HeadMap",
     "HeadScores",
     "RankedGates",
@@ -27,7 +30,14 @@ __all__ = [
     "constant_temperature",
     "gumbel_noise",
     "hard_topk",
+    "next_removals",
+    "normalised",
     "parse_heads_per_kind",
+    "random_ranking",
+    "ranking_of_removal",
     "relaxed_topk",
+    "remove_stepwise",
+    "stops",
     "straight_through_topk",
+    "weight_magnitude",
 ]

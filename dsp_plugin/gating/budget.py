@@ -96,6 +96,17 @@ class HeadBudget:
             keep[index] = hard_topk(ranked[index], group.budget)
         return keep
 
+    def removable(self, keep: Tensor) -> Tensor:
+        """Of the heads `keep` (bool [N]) those that may go so that the budget can still be met: bool [N]."""
+        may_go = torch.zeros_like(keep)
+        for group in self._groups:
+            if sum(int(keep[start:stop].sum()) for start, stop in group.blocks) <= group.budget:
+                continue
+            for start, stop in group.blocks:
+                if int(keep[start:stop].sum()) > min(self.minimum, stop - start):
+                    may_go[start:stop] = keep[start:stop]
+        return may_go
+
     def relaxed(self, scores: Tensor, temperature: float, noise: Tensor) -> Tensor:
         """Relaxed gates that keep to the budget, differentiable in the scores.
 

@@ -68,14 +68,21 @@ class RankedGates(HeadScores):
 
     Args:
         head_map, budget: see `HeadScores`.
-        ranking: [N] scores, larger is better; None where a checkpoint will bring them.
+        ranking: [N] scores, larger is better; None where a checkpoint or `install` will bring them.
     """
 
     def __init__(self, head_map: HeadMap, budget: int | HeadBudget, ranking: Optional[Tensor] = None):
         super().__init__(head_map, budget)
         self.scores.requires_grad_(False)
+        self.register_buffer("chosen", torch.tensor(False))
         if ranking is not None:
-            self.scores.copy_(ranking)
+            self.install(ranking)
+
+    @torch.no_grad()
+    def install(self, ranking: Tensor) -> None:
+        """Take these scores [N] from now on; `chosen`, which is saved with them, tells that it was done."""
+        self.scores.copy_(ranking)
+        self.chosen.fill_(True)
 
     def sample(self) -> Tensor:
         return self.keep().float()
