@@ -26,7 +26,7 @@ class GatedTransformerModel(TransformerModelBase):
     for no pruning, or after head removal, there are no gates and the model is the stock transformer with a fused
     attention path.
 
-    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `warnings` and
+    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `learns_scores`, `warnings` and
     `remarks`.
     """
 
@@ -56,6 +56,11 @@ class GatedTransformerModel(TransformerModelBase):
     def freezes_weights(cls, options) -> bool:
         """Whether only the scores learn (pipelined), so that a trained model is needed to start from."""
         return cls.wants_gates(options) and not options["joint_pruning"]
+
+    @classmethod
+    def learns_scores(cls, options) -> bool:
+        """Whether training changes the scores, so that optimizer and precision must suit them."""
+        return cls.wants_gates(options)
 
     @classmethod
     def check_options(cls, options) -> None:

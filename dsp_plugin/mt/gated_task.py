@@ -64,7 +64,7 @@ class GatedTranslationTask(TranslationTask):
     def prepare(self, cfg, model_class, options) -> None:
         """Check a new training; `options` are all of the model's, `cfg` those that were given. Errors as `build_model`."""
         model_class.check_options(options)
-        self._has_scores = model_class.wants_gates(options)
+        self._has_scores = model_class.learns_scores(options)
         for warning in model_class.warnings(options):
             logger.warning(warning)
         whole = cfg._get_root()  # everything on the command line; the Trainer reads the same object
