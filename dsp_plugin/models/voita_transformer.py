@@ -23,6 +23,10 @@ class VoitaTransformerConfig(GatedTransformerConfig):
             "alone decides how many heads stay"
         },
     )
+    pruning_lr: Optional[float] = field(
+        default=None,
+        metadata={"help": "constant learning rate of the gates (default: --lr and its schedule, as in the reference program)"},
+    )
 
 
 @register_model("voita_transformer", dataclass=VoitaTransformerConfig)

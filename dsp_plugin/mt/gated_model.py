@@ -76,7 +76,7 @@ class GatedTransformerModel(TransformerModelBase):
         parse_heads_per_kind(options["heads_per_kind"])
         if options["pruning_warmup_updates"] < 0:
             raise ValueError(f"--pruning-warmup-updates must be 0 or more, got {options['pruning_warmup_updates']}")
-        if not 0 < options["pruning_lr"] < math.inf:
+        if options["pruning_lr"] is not None and not 0 < options["pruning_lr"] < math.inf:
             raise ValueError(f"--pruning-lr must be above 0 and finite, got {options['pruning_lr']}")
 
     @classmethod
@@ -120,7 +120,7 @@ class GatedTransformerModel(TransformerModelBase):
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
         return GatedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
-    def add_gates(self, gates: nn.Module, pruning_lr: float, joint: bool, warmup_updates: int = 0) -> None:
+    def add_gates(self, gates: nn.Module, pruning_lr: Optional[float], joint: bool, warmup_updates: int = 0) -> None:
         """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything else."""
         if not joint:
             self.requires_grad_(False)

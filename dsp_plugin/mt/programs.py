@@ -20,6 +20,8 @@ def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> 
     """
     if not argv:
         sys.exit(doc + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
+    import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
+
     from .launch import options_help, train, training_arguments
 
     if "--help" in argv or "-h" in argv:

@@ -1,6 +1,7 @@
 """Adam whose head scores keep a learning rate of their own."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from fairseq import utils
@@ -10,13 +11,13 @@ from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 SCORE_GROUP = "dsp_scores"
 
 
-def mark_scores(parameter, lr: float) -> None:
-    """Tag a parameter as head scores with the constant learning rate `lr`.
+def mark_scores(parameter, lr: Optional[float]) -> None:
+    """Tag a parameter as head scores with the constant learning rate `lr`; None: the model's rate and schedule.
 
     fairseq copies both attributes to the float32 master copies it makes under --fp16 and --bf16.
     """
     parameter.param_group = SCORE_GROUP
-    parameter.optim_overrides = {"optimizer": {"lr": [lr]}}
+    parameter.optim_overrides = {"optimizer": {} if lr is None else {"lr": [lr]}}
 
 
 @dataclass
@@ -39,10 +40,10 @@ class DSPAdam(FairseqAdam):
         groups = [{"params": others}] if others else []
         by_lr = {}
         for p in scores:
-            by_lr.setdefault(float(p.optim_overrides["optimizer"]["lr"][0]), []).append(p)
-        groups += [
-            {"params": group, "lr": lr, "weight_decay": 0.0, "constant_lr": lr} for lr, group in sorted(by_lr.items())
-        ]
+            by_lr.setdefault(tuple(p.optim_overrides["optimizer"].get("lr", ())), []).append(p)
+        for lr, group in sorted(by_lr.items()):
+            constant = {"lr": float(lr[0]), "constant_lr": float(lr[0])} if lr else {}
+            groups.append({"params": group, "weight_decay": 0.0, **constant})
         super().__init__(cfg, groups)
 
     @property
@@ -79,5 +80,6 @@ class DSPAdam(FairseqAdam):
                 f"--reset-optimizer to start from its weights alone ({error})"
             ) from error
         for group, mine in zip(self.param_groups, own):
+            group.pop("constant_lr", None)
             group.update(mine)
 

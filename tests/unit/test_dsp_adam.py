@@ -140,6 +140,18 @@ def test_todays_pruning_lr_wins_over_the_checkpoints():
     assert groups(resumed) == {10: (0.3, 0.1), 5: (0.05, 0.0)}
 
 
+def test_scores_without_a_rate_of_their_own_follow_the_schedule():
+    params = parameters()
+    optimizer = optim.build_optimizer(configuration().optimizer, params)
+    step(optimizer, params)
+    mark_scores(params[1], None)
+    scheduled = optim.build_optimizer(configuration().optimizer, params)
+    assert groups(scheduled) == {10: (LR, 0.1), 5: (LR, 0.0)}
+    scheduled.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # of a training that had one
+    scheduled.set_lr(0.3)
+    assert groups(scheduled) == {10: (0.3, 0.1), 5: (0.3, 0.0)}
+
+
 @pytest.mark.parametrize("then, now", [("joint", "pipelined"), ("pipelined", "joint"), ("unpruned", "pipelined")])
 def test_state_of_another_kind_of_training(then, now):
     def build(kind):

@@ -1,0 +1,118 @@
+"""`voita_transformer` in the test process: its options, its loss, what it says at the end, another K at generation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("fairseq")
+
+from fairseq import criterions
+from fairseq_models import TINY, batch, build, parse
+
+from dsp_plugin.gating import AttentionBlock, ConcreteGates, HeadMap
+from dsp_plugin.models.voita_transformer import VoitaTransformerModel
+
+N = 24
+CRITERION = ["--criterion", "voita_label_smoothed_cross_entropy", "--label-smoothing", 0.1]
+
+
+def voita(data, **changes):
+    changes.setdefault("joint_pruning", changes.get("l0_penalty") is not None)
+    return build(data, *TINY, arch="voita_transformer", task="voita_translation", **changes)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_of_heads": 6}, "--num-of-heads.* need --l0-penalty"),
+        ({"heads_per_kind": "encoder-self=2,decoder-cross=2,decoder-self=2"}, "--heads-per-kind need --l0-penalty"),
+        ({"joint_pruning": True}, "--joint-pruning needs --l0-penalty"),
+        ({"l0_penalty": -1.0}, "--l0-penalty must be 0 or more and finite, got -1"),
+        ({"l0_penalty": float("nan")}, "--l0-penalty must be 0 or more and finite, got nan"),
+        ({"l0_penalty": 1.0, "num_of_heads": 25}, r"--num-of-heads.*0\.\.24.*25"),
+        ({"l0_penalty": 1.0, "min_heads_per_block": 1}, "--min-heads-per-block needs a budget"),
+        ({"l0_penalty": 1.0, "pruning_lr": -0.1}, "--pruning-lr must be above 0"),
+        ({"l0_penalty": 1.0, "joint_pruning": False}, "--restore-file.*--finetune-from-model"),
+    ],
+)
+def test_options_that_cannot_be(tiny_data, changes, message):
+    with pytest.raises(ValueError, match=message):
+        voita(tiny_data, **changes)
+
+
+def test_without_a_penalty_there_are_no_gates(tiny_data):
+    assert voita(tiny_data)[1].gating is None
+
+
+class Wrapped(torch.nn.Module):
+    """A model inside another, as data-parallel training has it."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+    def get_normalized_probs(self, *args, **kwargs):
+        return self.module.get_normalized_probs(*args, **kwargs)
+
+    def get_targets(self, *args, **kwargs):
+        return self.module.get_targets(*args, **kwargs)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Wrapped], ids=["alone", "wrapped"])
+def test_the_penalty_is_added_once_to_the_summed_loss_in_training_alone(tiny_data, wrap):
+    task, model = voita(tiny_data, l0_penalty=7.0)
+    cfg = parse(tiny_data, *TINY, *CRITERION, arch="voita_transformer", task="voita_translation")
+    criterion, sample = criterions.build_criterion(cfg.criterion, task), batch(task)
+    gates = model.gating.gates
+
+    def loss_of(training: bool):
+        torch.manual_seed(5)
+        loss, _, logged = criterion(wrap(model).train(training), sample)
+        return loss, logged
+
+    loss, logged = loss_of(True)
+    penalty = gates.penalty()
+    assert loss.item() - float(logged["loss"]) == pytest.approx(penalty.item(), rel=1e-4)  # the log leaves it out
+    assert int(logged["gates_heads_open"]) == int((gates.scores > 0).sum())
+    gates.l0_penalty = 0.0
+    torch.testing.assert_close(loss - loss_of(True)[0], penalty)
+    gates.l0_penalty = 7.0
+    loss, logged = loss_of(False)
+    assert loss.item() == float(logged["loss"]) and not {name for name in logged if name.startswith("gates_")}
+
+
+@pytest.mark.parametrize("changes, rates", [({}, None), ({"pruning_lr": 0.05}, [0.05])])
+def test_the_learning_rate_of_the_gates(tiny_data, changes, rates):
+    """By default none of their own: the recipes of the reference program, which had no other, depend on it."""
+    _, model = voita(tiny_data, l0_penalty=1.0, **changes)
+    assert model.gating.gates.scores.optim_overrides["optimizer"].get("lr") == rates
+
+
+# ---- what is said at the end
+
+
+def said(log_a, budget=None, **options) -> str:
+    gates = ConcreteGates(HeadMap([AttentionBlock("a", 4, "encoder-self")]), budget, 200.0)
+    with torch.no_grad():
+        gates.scores.copy_(torch.tensor(log_a))
+    return "\n".join(VoitaTransformerModel.remarks({"l0_penalty": 200.0, **options}, gates))
+
+
+def test_how_many_heads_the_penalty_has_kept():
+    assert said([1.0, -1.0, 2.0, -3.0]) == "--l0-penalty 200 kept 2 of 4 heads (log_a above 0)"
+
+
+@pytest.mark.parametrize("log_a, what, change", [(-1.0, "EVERY HEAD IS CLOSED", "lower"), (1.0, "NO HEAD IS CLOSED", "raise")])
+def test_a_penalty_that_closes_all_heads_or_none(log_a, what, change):
+    text = said([log_a] * 4)
+    assert f"kept {0 if log_a < 0 else 4} of 4 heads" in text
+    assert f"{what}: {change} --l0-penalty, or give --num-of-heads K" in text
+
+
+def test_a_budget_is_exact_where_the_penalty_is_not():
+    text = said([-1.0] * 4, budget=3)
+    assert "kept 0 of 4 heads" in text and "deploys exactly 3" in text and "EVERY HEAD" not in text
