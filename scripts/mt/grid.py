@@ -8,6 +8,7 @@ there is skipped and one that was stopped goes on from its last checkpoint: star
   python scripts/mt/grid.py                    everything, one run after the other
   python scripts/mt/grid.py --list             what is done, what is missing
   python scripts/mt/grid.py --only small/joint --seeds 1 2 3 --jobs 4
+  python scripts/mt/grid.py --speed            also the decoding speed of all, at the end
 """
 
 import argparse
@@ -22,55 +23,85 @@ from typing import Dict, List, Optional, Tuple
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
-# model -> its pipeline settings; equal numbers of updates for all methods of a model, but that pipelined runs choose
-# heads for 390 more with frozen weights
+# model -> its pipeline settings; all its trainings have equal numbers of updates, but that pipelined runs, Michel and
+# the baselines start from the unpruned model, and some are tuned afterwards: the column "updates" has those after it
 MODELS: Dict[str, Dict[str, str]] = {
-    "small": {"ARCH": "dsp_transformer_multi30k_small", "MAX_UPDATE": "1170", "VALIDATE_INTERVAL": "3"},
-    "base": {"ARCH": "dsp_transformer_multi30k", "MAX_UPDATE": "780", "VALIDATE_INTERVAL": "2"},
+    "small": {"ARCH": "transformer_multi30k_small", "MAX_UPDATE": "2400", "VALIDATE_INTERVAL": "3"},
+    "base": {"ARCH": "transformer_multi30k", "MAX_UPDATE": "1600", "VALIDATE_INTERVAL": "2"},
 }
 HEADS = {"small": 24, "base": 36}
-# pipeline script -> the method's name in its records
-METHODS = {
-    "unpruned": "unpruned",
-    "joint": "dsp-joint",
-    "straight_through": "dsp-ste",
-    "pipelined": "dsp-pipelined",
+TUNE_UPDATES = "500"
+L0_PENALTY = "100"  # of Voita; the budget is exact all the same
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pipeline script and its settings; `labels` are the methods of its records: folder suffix -> method."""
+
+    script: str
+    labels: Dict[str, str]
+    settings: Tuple[Tuple[str, str], ...] = ()
+    from_unpruned: bool = False
+
+
+TUNED = (("TUNE_UPDATES", TUNE_UPDATES),)
+# name of the run -> how it is made
+METHODS: Dict[str, Method] = {
+    "unpruned": Method("unpruned", {"": "unpruned"}),
+    "joint": Method("joint", {"": "dsp-joint"}),
+    "straight_through": Method("straight_through", {"": "dsp-ste"}),
+    "voita": Method("voita", {"": "voita-joint"}, (("L0_PENALTY", L0_PENALTY),)),
+    "pipelined": Method("pipelined", {"": "dsp-pipelined", "-tuned": "dsp-pipelined-tuned"}, TUNED, from_unpruned=True),
+    "michel": Method("michel", {"": "michel", "-tuned": "michel-tuned"}, TUNED, from_unpruned=True),
+    "random": Method(
+        "michel", {"": "random", "-tuned": "random-tuned"}, (*TUNED, ("RANK_BY", "random")), from_unpruned=True
+    ),
 }
+SUBSETS = ("test", "test1")
+SPEED_LENGTH = 20  # tokens of every translation when the speed is measured
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its scores: a pipeline script, the model, K and the seed."""
+    """One training and its scores: a method, the model, K and the seed."""
 
     model: str
-    script: str
+    method: str
     seed: int
     budget: Optional[int] = None
 
     @property
     def name(self) -> str:
         budget = "" if self.budget is None else f"-K{self.budget}"
-        return f"{self.model}/{self.script}{budget}-seed{self.seed}"
+        return f"{self.model}/{self.method}{budget}-seed{self.seed}"
 
     def save_dir(self, folder: str) -> str:
         return os.path.join(folder, self.name)
 
-    def setting(self) -> Tuple[str, str, int, int]:
-        """(name, method, heads kept, heads in all), as the records of this run have them."""
+    def settings(self) -> List[Tuple[str, str, int, int]]:
+        """(name, method, heads kept, heads in all) of the table's rows, as the records of this run have them."""
         total = HEADS[self.model]
-        return f"multi30k-{self.model}", METHODS[self.script], total if self.budget is None else self.budget, total
+        kept = total if self.budget is None else self.budget
+        return [(f"multi30k-{self.model}", label, kept, total) for label in METHODS[self.method].labels.values()]
 
     def complete(self) -> bool:
-        return all(os.path.isfile(f"results/multi30k/{self.name}/{s}/results.json") for s in ("test", "test1"))
+        return all(
+            os.path.isfile(f"results/multi30k/{self.name}/{subset}{suffix}/results.json")
+            for subset in SUBSETS
+            for suffix in METHODS[self.method].labels
+        )
+
+    def checkpoint(self, folder: str) -> str:
+        """What would be deployed: the best checkpoint, its dead heads removed."""
+        name = "checkpoint_best.pt" if self.budget is None else "checkpoint_pruned.pt"
+        return os.path.join(self.save_dir(folder), name)
 
 
 def runs_of(seed: int) -> List[Run]:
-    """All runs of one seed, unpruned models first: pipelined pruning starts from them."""
-    runs = [Run("small", "unpruned", seed), Run("base", "unpruned", seed)]
-    for share in (2, 4):
-        budget = HEADS["small"] // share
-        runs += [Run("small", script, seed, budget) for script in ("joint", "straight_through", "pipelined")]
-    runs.append(Run("base", "joint", seed, HEADS["base"] // 4))
+    """All runs of one seed, unpruned models first: others start from them."""
+    runs = [Run("small", "unpruned", seed), Run("base", "unpruned", seed), Run("base", "joint", seed, HEADS["base"] // 4)]
+    for share in (4, 2):
+        runs += [Run("small", method, seed, HEADS["small"] // share) for method in METHODS if method != "unpruned"]
     return runs
 
 
@@ -79,7 +110,8 @@ def start(run: Run, options: argparse.Namespace) -> bool:
     save_dir = run.save_dir(options.runs)
     unpruned = Run(run.model, "unpruned", run.seed).save_dir(options.runs)
     # the checkpoint alone may be that of a training that was stopped; its record is written at the end
-    if run.script == "pipelined" and not os.path.isfile(os.path.join(unpruned, "results.json")):
+    method = METHODS[run.method]
+    if method.from_unpruned and not os.path.isfile(os.path.join(unpruned, "results.json")):
         print(f"| FAILED {run.name}   needs a complete training in {unpruned}: run {run.model}/unpruned first", flush=True)
         return False
     os.makedirs(save_dir, exist_ok=True)
@@ -87,6 +119,7 @@ def start(run: Run, options: argparse.Namespace) -> bool:
     environment = {
         **os.environ,
         **MODELS[run.model],
+        **dict(method.settings),
         "DATASET": "multi30k",
         "PYTHON": sys.executable,
         "SEED": str(run.seed),
@@ -100,9 +133,36 @@ def start(run: Run, options: argparse.Namespace) -> bool:
     started = time.time()
     print(f"| start  {run.name}   (log: {log})", flush=True)
     with open(log, "a", encoding="utf-8") as stream:
-        code = subprocess.call([f"scripts/mt/{run.script}.sh"], env=environment, stdout=stream, stderr=stream)
+        code = subprocess.call([f"scripts/mt/{method.script}.sh"], env=environment, stdout=stream, stderr=stream)
     print(f"| {'done ' if code == 0 else 'FAILED'} {run.name}   {time.time() - started:.0f} s", flush=True)
     return code == 0
+
+
+def measure_speed(runs: List[Run], folder: str) -> None:
+    """Sentences a second of every run's deployed checkpoint, interleaved, one model at a time compared with all others.
+
+    Records of kind "mt-speed" under results/multi30k/<run>/speed/. Tuned models have the shapes, and so the speed, of those
+    they were tuned from: they are not measured again.
+    """
+    from dsp_plugin.mt.speed import translation_speed
+    from dsp_plugin.reports.records import Metric, load_record, new_record, save_record
+
+    for model in MODELS:
+        mine = [run for run in runs if run.model == model and os.path.isfile(run.checkpoint(folder))]
+        if not mine:
+            continue
+        paths = [run.checkpoint(folder) for run in mine]
+        # equal lengths: no model is faster by stopping earlier
+        speeds = translation_speed("data-bin/multi30k", paths, "test", length=SPEED_LENGTH, cpu=True)
+        for run, speed in zip(mine, speeds):
+            scored = load_record(f"results/multi30k/{run.name}/test/results.json")
+            record = new_record(
+                "mt-speed", scored.name, scored.method, device="cpu", seed=run.seed, heads=scored.heads,
+                metrics=[Metric("speed", speed, unit="sentences/s", subset="test")],
+                extra={"beam": 5, "batch_size": 32, "length": SPEED_LENGTH, "checkpoint": os.path.basename(run.checkpoint(folder))},
+            )  # fmt: skip
+            save_record(record, f"results/multi30k/{run.name}/speed/results.json")
+            print(f"| {run.name}: {speed:.1f} sentences/s", flush=True)
 
 
 def write_table(seeds: List[int]) -> str:
@@ -111,9 +171,9 @@ def write_table(seeds: List[int]) -> str:
     from dsp_plugin.reports.records import load_records
     from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, signature_notes, table_rows
 
-    expected = [run.setting() for run in runs_of(seeds[0])]
+    expected = [setting for run in runs_of(seeds[0]) for setting in run.settings()]
     os.makedirs("results/multi30k", exist_ok=True)
-    records = [record for record in load_records("results/multi30k") if record.kind == "mt-bleu"]
+    records = [record for record in load_records("results/multi30k") if record.kind in ("mt-bleu", "mt-speed")]
     rows, columns = table_rows(records, [Setting(*setting) for setting in expected], ["test", "test1"], len(seeds))
     text = "Multi30k de-en; test is test_2016_flickr, test1 is test_2017_flickr. Made by `make grid`.\n\n"
     text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
@@ -128,6 +188,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose name starts with one of these")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default 1)")
     parser.add_argument("--runs", default="runs/grid", help="folder of the checkpoints (default runs/grid)")
+    parser.add_argument(
+        "--speed", action="store_true", help="measure the decoding speed of all these runs side by side, at the end"
+    )
     parser.add_argument("--list", action="store_true", help="show what is done and stop")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -141,10 +204,12 @@ def main() -> None:
     if options.list:
         return
     failed = 0
-    for wave in (("unpruned",), ("joint", "straight_through", "pipelined")):
-        waiting = [run for run in runs if run.script in wave and not run.complete()]
+    for later in (False, True):
+        waiting = [run for run in runs if METHODS[run.method].from_unpruned == later and not run.complete()]
         with ThreadPoolExecutor(options.jobs) as pool:
             failed += sum(not ok for ok in pool.map(lambda run: start(run, options), waiting))
+    if options.speed:
+        measure_speed([run for run in runs if run.complete()], options.runs)
     print(write_table(options.seeds))
     if failed:
         sys.exit(f"{failed} run(s) failed: see their logs under {options.runs}")

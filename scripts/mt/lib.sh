@@ -13,19 +13,21 @@ SEED=${SEED:-1}
 FLAGS=${FLAGS:-}                        # more fairseq flags for training and scoring, e.g. --cpu or --fp16 ...
 TRAIN_FLAGS=${TRAIN_FLAGS:-}            # more fairseq flags for training alone
 TRAIN_PROGRAM=${TRAIN_PROGRAM:-run_dsp.py}
+RESULT=checkpoint_best.pt               # what a training is judged by
 
 # Annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
 # into so few, freezes the scores while they still differ by less than the sampler's noise: the gradient is gone by
-# T = 1e-3. Warmer and with a higher rate they settle in time (generated corpus, K = 6 of 24, 400 updates: valid BLEU
-# 80 against 63).
+# T = 1e-3. Warmer ones settle in time. And the choice waits until cross-attention has learnt something: made earlier, it
+# can drop all of it (docs/mt.md has the figures of both).
 short_run() {
-    PRUNING_LR=${PRUNING_LR:-0.5} T0=${T0:-1} TF=${TF:-0.01} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 3 / 10))}
+    PRUNING_LR=${PRUNING_LR:-0.1} T0=${T0:-1} TF=${TF:-0.01}
+    WARMUP=${WARMUP:-$((MAX_UPDATE / 3))} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE / 4))}
 }
 
 case $DATASET in
 multi30k)
     ARCH=${ARCH:-transformer_multi30k}
-    MAX_UPDATE=${MAX_UPDATE:-1040}
+    MAX_UPDATE=${MAX_UPDATE:-1600} MAX_TOKENS=${MAX_TOKENS:-2048}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
     RECIPE=(--share-all-embeddings --lr 3e-3 --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
     PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
@@ -48,7 +50,7 @@ iwslt14)                                # the recipe of the paper
     RECIPE=(--share-decoder-input-output-embed --lr 5e-4 --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001
         --max-epoch 60 --max-update "$MAX_UPDATE")
     PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-15000} PIPELINED_UPDATES=${PIPELINED_UPDATES:-1100}
-    T0=${T0:-0.1} TF=${TF:-1e-8}
+    T0=${T0:-0.1} TF=${TF:-1e-8} WARMUP=${WARMUP:-0}
     SUBSETS=${SUBSETS:-test}
     ;;
 *)
@@ -59,6 +61,19 @@ esac
 
 need_budget() {
     [[ ${K:-} =~ ^[0-9]+$ ]] || { echo "K='${K:-}': set K to the number of heads to keep, e.g. K=9" >&2; exit 2; }
+}
+
+# The options of Voita et al.: L0_PENALTY is lambda, K optional. Without K heads close one by one, so that the last
+# checkpoint, not the best, is what lambda has made.
+need_penalty() {
+    [[ -n ${L0_PENALTY:-} ]] || { echo "L0_PENALTY is not set: give the price of an open head, e.g. L0_PENALTY=200" >&2; exit 2; }
+    TRAIN_PROGRAM=run_voita.py VOITA=(--l0-penalty "$L0_PENALTY")
+    if [[ -n ${K:-} ]]; then
+        need_budget
+        VOITA+=(--num-of-heads "$K")
+    else
+        RESULT=checkpoint_last.pt
+    fi
 }
 
 # UNPRUNED, the trained model that pipelined pruning starts from: that of unpruned.sh, trained first where it is missing.
@@ -115,9 +130,22 @@ score_model() {
 }
 
 # Take the dead heads of the best checkpoint out for good; with SCORE_PRUNED=1 score the smaller model too
-# (method $1, with "-pruned").
+# (method $1, with "-pruned"), with TUNE_UPDATES=N train it on for N updates and score that (method $1, with "-tuned").
 remove_heads() {
     local pruned=$SAVE_DIR/checkpoint_pruned.pt
-    [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/checkpoint_best.pt" --out "$pruned"
+    [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/$RESULT" --out "$pruned"
     [[ -z ${SCORE_PRUNED:-} ]] || score_model "$pruned" "$1-pruned" -pruned
+    tune_pruned "$1"
+}
+
+# Tuning after pruning: what was removed stays removed.
+tune_pruned() {
+    [[ ${TUNE_UPDATES:-0} -gt 0 ]] || return 0
+    local pruned=$SAVE_DIR/checkpoint_pruned.pt
+    (
+        SAVE_DIR=$SAVE_DIR/tuned TRAIN_PROGRAM=run_dsp.py
+        train_model --finetune-from-model "$pruned" --lr "${TUNE_LR:-1e-3}" --warmup-updates 50 \
+            --max-update "$TUNE_UPDATES" --validate-interval 1 --max-epoch 0
+        score_model "$SAVE_DIR/checkpoint_best.pt" "$1-tuned" -tuned
+    )
 }
