@@ -161,17 +161,20 @@ def _path_down(own: argparse.Namespace, patient: Patient, living: int):
 
 def _task(args: argparse.Namespace, needed: Dict[str, str]):
     """The translation task with these subsets loaded ({subset: option that names it})."""
-    task = None
-    for subset, name in needed.items() or {"": ""}.items():
+    folder = args.data.split(os.pathsep)[0]
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"no prepared data: {folder} is not a folder")
+    try:
+        task = translation_task(args.data, None, args.source_lang, args.target_lang)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(f"{args.data}: {error}") from error  # a bare one is how fairseq says that it finds no languages
+    for subset, name in needed.items():
         try:
-            if task is None:
-                task = translation_task(args.data, subset, args.source_lang, args.target_lang)
-            else:
-                task.load_dataset(subset)
+            task.load_dataset(subset)
         except FileNotFoundError as error:
-            if not os.path.isdir(args.data.split(os.pathsep)[0]):
-                raise FileNotFoundError(f"no prepared data in {args.data}") from error
-            there = sorted({f.split(".")[0] for f in os.listdir(args.data.split(os.pathsep)[0]) if f.endswith(".idx")})
+            there = sorted({file.split(".")[0] for file in os.listdir(folder) if file.endswith(".idx")})
             raise ValueError(f"{name} {subset}: {args.data} has no such set; there are {', '.join(there)}") from error
     return task
 

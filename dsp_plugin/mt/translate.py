@@ -20,8 +20,8 @@ class Translation:
     score: float
 
 
-def translation_task(data: str, subset: str, source_lang: Optional[str] = None, target_lang: Optional[str] = None):
-    """fairseq's stock translation task on a data-bin folder, `subset` loaded.
+def translation_task(data: str, subset: Optional[str], source_lang: Optional[str] = None, target_lang: Optional[str] = None):
+    """fairseq's stock translation task on a data-bin folder, `subset` (if any) loaded.
 
     Raises:
         FileNotFoundError: no such folder or subset.
@@ -32,7 +32,8 @@ def translation_task(data: str, subset: str, source_lang: Optional[str] = None, 
         dataset_impl=None, train_subset="train", required_seq_len_multiple=1,  # elsewhere these name other options
     )  # fmt: skip
     task = TranslationTask.setup_task(config)
-    task.load_dataset(subset)
+    if subset is not None:
+        task.load_dataset(subset)
     return task
 
 
