@@ -78,7 +78,3 @@ class GatedTransformerConfig(FlatTransformerConfig):
         metadata={"help": "record of head removal (JSON, block name to heads), written by 'dsp prune'; read from the "
                   "checkpoint to restore, so there is no need to give it"},
     )
-
-
-METHOD_OPTIONS = set(GatedTransformerConfig.__dataclass_fields__) - set(FlatTransformerConfig.__dataclass_fields__)
-"""Names of the options that all methods share."""

@@ -5,7 +5,12 @@ import math
 from argparse import Namespace
 from typing import Any, Dict, List, Optional
 
-from fairseq.models import BaseFairseqModel, register_model_architecture
+from fairseq.models import (
+    MODEL_DATACLASS_REGISTRY,
+    MODEL_REGISTRY,
+    BaseFairseqModel,
+    register_model_architecture,
+)
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.models.transformer import transformer_legacy as stock
 from omegaconf import OmegaConf
@@ -95,13 +100,21 @@ class GatedTransformerModel(TransformerModelBase):
         return []
 
     @classmethod
+    def with_defaults(cls, options: Dict[str, Any]) -> Dict[str, Any]:
+        """Options with those filled in that a checkpoint of an earlier version does not have."""
+        name = next(name for name, model in MODEL_REGISTRY.items() if model is cls)
+        config = MODEL_DATACLASS_REGISTRY[name]()
+        own = set(config.__dataclass_fields__) - set(FlatTransformerConfig.__dataclass_fields__)
+        return {**{field: getattr(config, field) for field in own}, **options}
+
+    @classmethod
     def build_model(cls, cfg, task):
         """Build from the flat config.
 
         Raises:
             ValueError: a budget outside the model's heads, options that exclude each other, a damaged `kept_heads`.
         """
-        flat = OmegaConf.to_container(cfg, resolve=True)
+        flat = cls.with_defaults(OmegaConf.to_container(cfg, resolve=True))
         cls.check_options(flat)
         stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}
         model = super().build_model(TransformerConfig.from_namespace(Namespace(**stock_options)), task)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple, Type
 
 import torch
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY
 from torch import Tensor, nn
 
 from .. import register
@@ -93,9 +93,7 @@ def model_of_checkpoint(state: Dict[str, Any]) -> Tuple[Type[GatedTransformerMod
     model_class = ARCH_MODEL_REGISTRY.get(name)
     if model_class is None or not issubclass(model_class, GatedTransformerModel):
         raise ValueError(f"the checkpoint has head scores, but its model is {name!r}, which is none of this plugin's")
-    config = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[name]]()
-    defaults = {field: getattr(config, field) for field in config.__dataclass_fields__}
-    return model_class, {**defaults, **options}
+    return model_class, model_class.with_defaults(options)
 
 
 def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
