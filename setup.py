@@ -49,6 +49,7 @@ setup(
         "hf": [
             "transformers>=5,<6",
             "accelerate",  # what the Trainer stands on
+            "datasets",  # GLUE where no folder is given
             "peft",
             "scikit-learn",
             "scipy",

@@ -45,18 +45,27 @@ whole_number() {
 
 # PYTHON is the one that DSP_PYTHON names, else the active environment's, else the project's own, else
 # any. (Not one from PYTHON itself: make exports that, and means the one that .venv was made from.)
-need_tools() {
+find_python() {
     PYTHON=python3
     [[ -x $root/.venv/bin/python ]] && PYTHON=$root/.venv/bin/python
     [[ -n ${VIRTUAL_ENV:-} ]] && PYTHON=$VIRTUAL_ENV/bin/python
     PYTHON=${DSP_PYTHON:-$PYTHON}
     command -v "$PYTHON" >/dev/null || die "there is no $PYTHON"
-    local module modules=(sacremoses subword_nmt tqdm)
-    [[ -n $text_only ]] || modules+=(fairseq)
-    for module in "${modules[@]}"; do
+}
+
+need_modules() {
+    local module
+    for module in "$@"; do
         "$PYTHON" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$module') is None)" ||
             die "$PYTHON has no $module: run 'make venv' first, or name another Python with DSP_PYTHON=..."
     done
+}
+
+need_tools() {
+    find_python
+    local modules=(sacremoses subword_nmt tqdm)
+    [[ -n $text_only ]] || modules+=(fairseq)
+    need_modules "${modules[@]}"
 }
 
 # local_copy NAME: data becomes that folder of DSP_DATA_DIR, where --data gave none.

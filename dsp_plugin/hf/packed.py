@@ -1,0 +1,56 @@
+"""Tokenised examples, flat: a few large arrays in place of millions of small Python lists."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, Iterable, Mapping, Sequence
+
+import numpy as np
+from torch.utils.data import Dataset
+
+
+class PackedDataset(Dataset):
+    """Rows of model inputs, one dict a row, to be padded by `transformers.DataCollatorWithPadding`.
+
+    Add batches of encodings with `extend`, then give columns of one number a row to `set_column`. A row is
+    {"input_ids": [row length], "attention_mask": [row length], ..., column: number}.
+    """
+
+    def __init__(self) -> None:
+        self._flat: dict[str, Any] = {}
+        self._ends = array("q", [0])
+        self._columns: dict[str, Sequence] = {}
+
+    def extend(self, encodings: Mapping[str, Iterable[Sequence[int]]]) -> None:
+        """Adds rows; `encodings` maps a name to one sequence a row, `input_ids` among them, equally long in a row."""
+        for row in encodings["input_ids"]:
+            self._ends.append(self._ends[-1] + len(row))
+        for name, rows in encodings.items():
+            flat = self._flat.setdefault(name, array("i"))  # 4 bytes a token, where a list of int takes 8 to 36
+            for row in rows:
+                flat.extend(row)
+
+    def set_column(self, name: str, values: Sequence) -> None:
+        """One number a row: int for classes and positions, float for scores.
+
+        Raises:
+            ValueError: `values` is not as long as the data.
+        """
+        if len(values) != len(self):
+            raise ValueError(f"{len(values)} values of {name} for {len(self)} rows")
+        self._columns[name] = values
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        start, end = self._ends[index], self._ends[index + 1]
+        row: dict[str, Any] = {name: flat[start:end].tolist() for name, flat in self._flat.items()}
+        row.update((name, values[index]) for name, values in self._columns.items())
+        return row
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row [rows], int64."""
+        return np.diff(np.frombuffer(self._ends, dtype=np.int64))
