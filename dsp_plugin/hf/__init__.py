@@ -1,0 +1,30 @@
+"""Transformers shell: gates on heads, head removal, and files, for any model behind the attention interface."""
+
+# first: it decides whether Transformers can be imported
+from . import without_torchaudio  # noqa: F401  isort: skip
+from .certificate import Certificate, compare, random_batches, write_certificate
+from .files import export_dense, load_pruned, save_pruned
+from .gating import gate_heads, load_gating, switchboard_of, ungate_heads
+from .layouts import head_map_of
+from .pruning import Removal, count_parameters, fill_heads, original_head_map, prune_heads, record_of
+
+__all__ = [
+    "Certificate",
+    "Removal",
+    "compare",
+    "count_parameters",
+    "export_dense",
+    "fill_heads",
+    "gate_heads",
+    "head_map_of",
+    "load_gating",
+    "load_pruned",
+    "original_head_map",
+    "prune_heads",
+    "random_batches",
+    "record_of",
+    "save_pruned",
+    "switchboard_of",
+    "ungate_heads",
+    "write_certificate",
+]

@@ -1,0 +1,176 @@
+"""Pruned models in folders: saving, loading, and dense copies that stock Transformers loads.
+
+A pruned folder is an ordinary Transformers folder (config.json, safetensors) whose configuration holds `kept_heads`.
+Stock `from_pretrained` refuses it, because the shapes differ; `load_pruned` builds the smaller shapes first.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Optional, Type
+
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from ..reports.files import write_text
+from .gating import switchboard_of
+from .interface import use_ours
+from .layouts import model_parts
+from .model_card import dense_card, pruned_card
+from .pruning import KEPT_HEADS, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record, record_of
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+def save_pruned(model: PreTrainedModel, folder: str | os.PathLike, parameters_before: Optional[int] = None) -> None:
+    """Write a pruned model: weights, configuration with the record of kept heads, and a model card README.md.
+
+    `model.save_pretrained` writes the same without the card; `load_pruned` reads both.
+
+    Args:
+        model: after `prune_heads`, or from `load_pruned`.
+        folder: made if it does not exist.
+        parameters_before: weights of the model with all its heads; worked out where not given.
+
+    Raises:
+        ValueError: the model has all its heads and no record.
+        OSError: the folder cannot be written.
+    """
+    if record_of(model) is None:
+        raise ValueError("the model has not been pruned: prune_heads(model, keep) first, or use model.save_pretrained")
+    before = parameters_before or count_parameters(_dense_copy(model))
+    model.save_pretrained(folder)
+    card = pruned_card(model, original_head_map(model), record_of(model), before, count_parameters(model))
+    write_text(Path(folder) / "README.md", card)
+
+
+def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, **kwargs: Any) -> PreTrainedModel:
+    """A pruned model from its folder, ready to run, train, gate or prune again.
+
+    Args:
+        folder: written by `save_pruned`, or by `save_pretrained` of a pruned model (a Trainer's checkpoint).
+        model_class: a model class, or an `AutoModelFor...`; None for the class it was saved from. A task head that
+            the folder does not have is new, as with stock `from_pretrained`.
+        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation` (a stock name).
+
+    Raises:
+        FileNotFoundError: the folder, its configuration or (a part of) its weights are missing.
+        ValueError: a file is damaged, there is no record of kept heads, or it is of another model; names the folder.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    record = getattr(config, KEPT_HEADS, None)
+    if record is None:
+        raise ValueError(f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it with from_pretrained")
+    _check_weights(folder)
+    stock = _class_of(folder, config, model_class)
+    try:
+        model, loading = _with_shapes(stock, record).from_pretrained(folder, config=config, output_loading_info=True, **kwargs)
+    except (RuntimeError, ValueError) as error:
+        # what Transformers raises where shapes differ runs over many lines; its first says it
+        raise ValueError(f"{folder} does not fit its own record of kept heads: {str(error).strip()}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing and stock.__name__ in (config.architectures or []):
+        raise ValueError(f"{folder} is damaged: its weights lack {', '.join(missing[:4])}" + (" ..." if missing[4:] else ""))
+    model.__class__ = stock  # the class that only builds the shapes has done its work
+    return model
+
+
+def export_dense(model: PreTrainedModel | str | os.PathLike, out: str | os.PathLike) -> None:
+    """Write a model of the original sizes, removed heads as zeros: any program that knows the architecture loads it.
+
+    The outputs are those of the pruned model. The given model is not changed.
+
+    Args:
+        model: a pruned model, a gated one (its mask is applied), or the folder of a pruned one.
+        out: folder to write.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_pruned`.
+        ValueError: the model has neither a record of kept heads nor gates, or `out` is the folder it is read from.
+    """
+    if not isinstance(model, PreTrainedModel):
+        if Path(model).resolve() == Path(out).resolve():
+            raise ValueError(f"{out} is the folder of the pruned model itself: export to another one")
+        model = load_pruned(model)
+    if switchboard_of(model) is not None:
+        model = copy.deepcopy(model)
+        prune_heads(model)
+    if record_of(model) is None:
+        raise ValueError("the model has all its heads: there is nothing to export that save_pretrained does not write")
+    dense = _dense_copy(model)
+    dense.save_pretrained(out)
+    write_text(Path(out) / "README.md", dense_card(dense, original_head_map(model), record_of(model)))
+
+
+def _dense_copy(model: PreTrainedModel) -> PreTrainedModel:
+    dense = copy.deepcopy(model)
+    fill_heads(dense)
+    return dense
+
+
+def _with_shapes(stock: Type[PreTrainedModel], record: Dict[str, Any]) -> Type[PreTrainedModel]:
+    """A class that is `stock`, but for smaller projections. It lets `from_pretrained` do all the rest."""
+
+    def __init__(self, config, *args, **kwargs):
+        stock.__init__(self, config, *args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            prune_to_record(self, record)
+
+    # under the very name of the stock class: Transformers looks classes up by it
+    names = {"__init__": __init__, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
+    return type(stock.__name__, (stock,), names)
+
+
+def _class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type]) -> Type[PreTrainedModel]:
+    if model_class is None:
+        name = (config.architectures or [None])[0]
+        found = getattr(transformers, name, None) if name else None
+        if found is None:
+            raise ValueError(f"{folder} was saved from {name}, which this Transformers does not have: give model_class")
+        return found
+    mapping = getattr(model_class, "_model_mapping", None)
+    if mapping is None:
+        return model_class
+    if type(config) not in mapping:
+        raise ValueError(f"{model_class.__name__} has no class for {type(config).__name__} ({folder})")
+    found = mapping[type(config)]
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a model: there is no {path.name} in it")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict) or "model_type" not in data:
+        raise ValueError(f"{path} is not the configuration of a model")
+    return AutoConfig.from_pretrained(folder)
+
+
+def _check_weights(folder: Path) -> None:
+    """Raises for weights that are missing or cannot be read, before a model is built."""
+    names = [_WEIGHTS]
+    if (folder / _INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / _INDEX} is damaged: {error}") from error
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no weights: {name} is missing")
+        try:
+            with safe_open(folder / name, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} is damaged: {error}") from error

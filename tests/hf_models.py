@@ -1,0 +1,122 @@
+"""Tiny Transformers models with random weights, one a family, that are quick to run and sensitive to every head."""
+
+from __future__ import annotations
+
+import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
+
+from typing import Callable, Dict, List
+
+import torch
+from torch import Tensor
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+VOCABULARY = 40
+_ENCODER = dict(
+    vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
+    max_position_embeddings=40, pad_token_id=1,
+)  # fmt: skip
+_SEQ2SEQ = dict(
+    vocab_size=VOCABULARY, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+    decoder_attention_heads=2, encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=40, pad_token_id=1,
+    bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+)  # fmt: skip
+
+# one head is one row of the HeadMap, a group of 2 query heads for Llama
+FAMILIES: Dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: BertForSequenceClassification(BertConfig(**_ENCODER)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_ENCODER)),
+    "distilbert": lambda: DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=40)
+    ),
+    "albert": lambda: AlbertForSequenceClassification(
+        AlbertConfig(**{**_ENCODER, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2)
+    ),
+    "electra": lambda: ElectraForSequenceClassification(ElectraConfig(**_ENCODER, embedding_size=16)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_positions=40, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=2)
+    ),
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(**{**_ENCODER, "num_attention_heads": 8}, num_key_value_heads=4, bos_token_id=0, eos_token_id=2)
+    ),
+    "bart": lambda: BartForConditionalGeneration(BartConfig(**_SEQ2SEQ)),
+    "marian": lambda: MarianMTModel(MarianConfig(**_SEQ2SEQ)),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4, pad_token_id=1,
+            eos_token_id=2, decoder_start_token_id=2,
+        )
+    ),
+}  # fmt: skip
+DECODERS = ("gpt2", "llama", "bart", "marian", "t5")
+HEADS = {"bart": 16, "marian": 16, "t5": 24}  # the others: 8
+# Llama and T5 compute their norms in single precision, whatever the model's is
+TOLERANCE = {"llama": 1e-5, "t5": 1e-5}
+
+
+def tiny_model(family: str, implementation: str = "sdpa", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """A model in `eval()`; weights large enough that attention is not the mean and every head counts, no zero biases."""
+    torch.manual_seed(3)
+    model = FAMILIES[family]()
+    model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.requires_grad:  # Marian's sinusoids, which are not saved
+                continue
+            if weight.dim() > 1:
+                weight.normal_(std=0.3)
+            elif "norm" not in name.lower() and "ln_" not in name:
+                weight.normal_(std=0.1)
+    model.tie_weights()
+    return model.to(dtype).eval()
+
+
+def batch_of(model: PreTrainedModel, size: int = 3, length: int = 7, padding: bool = True) -> Dict[str, Tensor]:
+    """Inputs; the sequences are of different lengths, padded on the left for decoders, which go on at the right."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, VOCABULARY, (size, length), generator=generator)
+    lengths = length - 2 * torch.arange(size) if padding else torch.full((size,), length)
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    if model.config.model_type in ("gpt2", "llama"):
+        mask = mask.flip(1)
+    batch = {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id or 0), "attention_mask": mask}
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = torch.randint(3, VOCABULARY, (size, 5), generator=generator)
+    return batch
+
+
+def logits(model: PreTrainedModel, batch: Dict[str, Tensor]) -> Tensor:
+    """The model's logits, those of real tokens only where there is one a token."""
+    output = model(**batch).logits
+    mask = batch["attention_mask"]
+    return output[mask.bool()] if output.shape[:2] == mask.shape else output
+
+
+def uneven_mask(num_heads: int, blocks: List[int]) -> Tensor:
+    """Bool [N]: about half of the heads; the second block has none left, the first lacks its first head."""
+    generator = torch.Generator().manual_seed(7)
+    keep = torch.rand(num_heads, generator=generator) < 0.5
+    keep[0], keep[1], keep[-1] = False, True, True
+    keep[blocks[0] : blocks[0] + blocks[1]] = False
+    return keep
