@@ -31,8 +31,8 @@ class GatedTransformerModel(TransformerModelBase):
     for no pruning, or after head removal, there are no gates and the model is the stock transformer with a fused
     attention path.
 
-    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `learns_scores`, `warnings` and
-    `remarks`.
+    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `learns_scores`,
+    `warnings` and `remarks`.
     """
 
     method = ""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Michel et al.: the K most important heads of a trained model stay, the others are removed; from raw text to BLEU.
 # Starts from UNPRUNED, the checkpoint of unpruned.sh, which is trained first where it is missing.
-# RANK_BY=random or magnitude makes a baseline of it; STEP heads go at a time, each time by importance worked out anew
+# RANK_BY=random or magnitude makes a baseline of it; STEP heads (4) go at a time, each time by importance worked out anew
 # (MICHEL_FLAGS='' works it out once), on the whole training set or on IMPORTANCE_SAMPLES of its sentences.
 # TUNE_UPDATES=N trains the smaller model on.
 #   DATASET=multi30k K=9 SEED=1 FLAGS=--cpu TUNE_UPDATES=500 scripts/mt/michel.sh
@@ -16,7 +16,7 @@ SWEEP=$SAVE_DIR/sweep PRUNED=$SAVE_DIR/checkpoint_pruned.pt
 if [[ ! -f $PRUNED ]]; then
     # shellcheck disable=SC2086
     "$PYTHON" scripts/mt/run_michel.py "$DATA_BIN" -s de -t en --restore-file "$UNPRUNED" --seed "$SEED" \
-        --max-tokens "${MAX_TOKENS:-4096}" --num-of-heads "${STEP:-1}" --budgets "$K" --rank-by "$RANK_BY" --no-scores \
+        --max-tokens "${MAX_TOKENS:-4096}" --num-of-heads "${STEP:-4}" --budgets "$K" --rank-by "$RANK_BY" --no-scores \
         ${IMPORTANCE_SAMPLES:+--importance-samples "$IMPORTANCE_SAMPLES"} ${MICHEL_FLAGS---exact-pruning} \
         --save-dir "$SWEEP" $FLAGS
     mkdir -p "$RECORD_DIR/sweep"
