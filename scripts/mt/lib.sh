@@ -18,7 +18,7 @@ RESULT=checkpoint_best.pt               # what a training is judged by
 # Annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
 # into so few, freezes the scores while they still differ by less than the sampler's noise: the gradient is gone by
 # T = 1e-3. Warmer ones settle in time. And the choice waits until cross-attention has learnt something: made earlier, it
-# can drop all of it (docs/mt.md has the figures of both).
+# can drop all of it (docs/mt.md tells of both).
 short_run() {
     PRUNING_LR=${PRUNING_LR:-0.1} T0=${T0:-1} TF=${TF:-0.01}
     WARMUP=${WARMUP:-$((MAX_UPDATE / 3))} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE / 4))}
