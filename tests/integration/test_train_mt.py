@@ -270,7 +270,7 @@ def hydra(data, folder, *overrides: str):
 
 def test_hydra_train(tiny_data, tmp_path):
     schedule = ["model.initial_temperature=0.1", "model.final_temperature=1e-8", "model.cooldown_steps=1000"]
-    schedule += ["model.num_of_heads=9", "model.pruning_lr=0.3"]
+    schedule += ["model.num_of_heads=9", "model.pruning_lr=0.3", "model.pruning_warmup_updates=0"]
     logged = updates(hydra(tiny_data, tmp_path, *schedule).succeeded())
     assert [float(line["temperature"]) for line in logged] == pytest.approx([0.1, 0.1 * 1e-7**0.001], rel=1e-3)
     state = checkpoint(tmp_path)
