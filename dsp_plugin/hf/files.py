@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, List, Optional, Type
 
 import transformers
 from safetensors import SafetensorError, safe_open
@@ -19,8 +19,6 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..reports.files import write_text
 from .gating import switchboard_of
-from .interface import use_ours
-from .layouts import model_parts
 from .model_card import dense_card, pruned_card
 from .pruning import KEPT_HEADS, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record, record_of
 
@@ -56,8 +54,9 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
     Args:
         folder: written by `save_pruned`, or by `save_pretrained` of a pruned model (a Trainer's checkpoint).
         model_class: a model class, or an `AutoModelFor...`; None for the class it was saved from. A task head that
-            the folder does not have is new, as with stock `from_pretrained`.
-        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation` (a stock name).
+            the folder does not have is new, as with stock `from_pretrained`; one of another size has to be asked for
+            by `ignore_mismatched_sizes=True`.
+        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `num_labels`, `attn_implementation` (a stock name).
 
     Raises:
         FileNotFoundError: the folder, its configuration or (a part of) its weights are missing.
@@ -70,14 +69,24 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
         raise ValueError(f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it with from_pretrained")
     _check_weights(folder)
     stock = _class_of(folder, config, model_class)
+    other_head = kwargs.pop("ignore_mismatched_sizes", False)
     try:
-        model, loading = _with_shapes(stock, record).from_pretrained(folder, config=config, output_loading_info=True, **kwargs)
-    except (RuntimeError, ValueError) as error:
-        # what Transformers raises where shapes differ runs over many lines; its first says it
-        raise ValueError(f"{folder} does not fit its own record of kept heads: {str(error).strip()}") from error
+        model, loading = _with_shapes(stock, record).from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
+    wrong = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
+    if any(block in key for key in wrong for block in record):
+        raise ValueError(f"{folder} does not fit its own record of kept heads: {_some(wrong)} have other shapes")
+    if wrong and not other_head:
+        raise ValueError(
+            f"{folder} has other shapes than {stock.__name__} wants of {_some(wrong)}: "
+            "give ignore_mismatched_sizes=True to begin with a new task head"
+        )
     missing = sorted(loading["missing_keys"])
     if missing and stock.__name__ in (config.architectures or []):
-        raise ValueError(f"{folder} is damaged: its weights lack {', '.join(missing[:4])}" + (" ..." if missing[4:] else ""))
+        raise ValueError(f"{folder} is damaged: its weights lack {_some(missing)}")
     model.__class__ = stock  # the class that only builds the shapes has done its work
     return model
 
@@ -143,6 +152,10 @@ def _class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type
         raise ValueError(f"{model_class.__name__} has no class for {type(config).__name__} ({folder})")
     found = mapping[type(config)]
     return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def _some(names: List[str]) -> str:
+    return ", ".join(names[:4]) + (" ..." if names[4:] else "")
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:

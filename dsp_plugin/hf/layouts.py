@@ -121,11 +121,9 @@ def _dispatches(module_class: type) -> bool:
 def _attention(model: PreTrainedModel, base: nn.Module, path: str, module: nn.Module) -> Attention:
     where = f"its attention module {path} ({type(module).__name__})"
     head_dim = next((getattr(module, name) for name in _HEAD_DIM if isinstance(getattr(module, name, None), int)), None)
-    if head_dim is None:
-        raise _refusal(model, f"{where} does not tell the size of its heads")
     group = int(getattr(module, "num_key_value_groups", 1))
-    name, projections = path, _fused(module, head_dim)
-    if projections is None:
+    name, projections = path, None if head_dim is None else _fused(module, head_dim)
+    if projections is None and head_dim is not None:
         name, projections = _separate(base, path, module, head_dim, group)
     if projections is None:
         raise _refusal(model, f"{where} has projections of a layout that is not known here")
