@@ -184,3 +184,14 @@ def test_the_certificate(folder, tmp_path):
     assert not compare(pruned, dense, batches).equal
     with pytest.raises(ValueError, match="no batch"):
         compare(pruned, dense, [])
+
+
+@pytest.mark.parametrize("first", ["transformers", "dsp_plugin.hf"])
+def test_a_torchaudio_that_cannot_be_loaded_stops_nobody(first, tmp_path):
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text("import torchaudio.inner\n")
+    (tmp_path / "torchaudio" / "inner.py").write_text("raise OSError('built for another torch')\n")
+    program = f"import {first}, dsp_plugin.hf\nfrom transformers import BertModel\n"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
