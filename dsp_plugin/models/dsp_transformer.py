@@ -7,6 +7,7 @@ from fairseq.models import register_model
 from torch import nn
 
 from ..gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset, constant_temperature
+from ..gating.advice import frozen_scores
 from ..mt.flat_config import GatedTransformerConfig
 from ..mt.gated_model import GatedTransformerModel, budget_of, register_architectures
 
@@ -48,13 +49,7 @@ class DSPTransformerModel(GatedTransformerModel):
     @classmethod
     def warnings(cls, options) -> List[str]:
         relaxed = cls.wants_gates(options) and not options["use_ste"]
-        if not relaxed or options["annealing"] or options["final_temperature"] >= 1e-3:
-            return []
-        return [
-            f"THE SCORES WILL NOT LEARN: without --annealing the temperature is {options['final_temperature']:g} "
-            "throughout, where the sampler has no gradient, so the heads that are kept are those of the random "
-            "start. Add --annealing, or --use-ste, or a --final-temperature of 0.01 or more."
-        ]
+        return frozen_scores(options["final_temperature"]) if relaxed and not options["annealing"] else []
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:

@@ -7,6 +7,7 @@ from fairseq.models import register_model
 from torch import nn
 
 from ..gating import ConcreteGates
+from ..gating.advice import closed_heads
 from ..mt.flat_config import GatedTransformerConfig
 from ..mt.gated_model import GatedTransformerModel, budget_of, register_architectures
 
@@ -59,16 +60,7 @@ class VoitaTransformerModel(GatedTransformerModel):
     @classmethod
     def remarks(cls, options, gates: ConcreteGates) -> List[str]:
         """How many heads lambda has left open, and what to change where that is none or all."""
-        count, given = gates.num_heads, f"--l0-penalty {options['l0_penalty']:g}"
-        by_penalty = int((gates.scores > 0).sum())
-        said = [f"{given} kept {by_penalty} of {count} heads (log_a above 0)"]
-        if gates.budget is not None:
-            kept = int(gates.keep().sum())
-            return [f"{said[0]}; the budget deploys exactly {kept}, those with the largest log_a"]
-        if count and by_penalty in (0, count):
-            what, change = ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
-            said.append(f"{what}: {change} --l0-penalty, or give --num-of-heads K to keep exactly K")
-        return said
+        return closed_heads(gates)
 
 
 def has_budget(options) -> bool:

@@ -1,0 +1,52 @@
+"""What a user should be told of a method's settings, before a long training and after it; the same words on every host.
+
+Each function gives sentences, none where all is well. Options are named with dashes, which every program here takes.
+"""
+
+from __future__ import annotations
+
+from typing import List
+
+from .concrete import ConcreteGates
+from .schedule import ExponentialCooling
+
+# Below this temperature the sampler is a hard top-K to float64's precision, and has no gradient.
+FROZEN = 1e-3
+
+
+def frozen_scores(temperature: float) -> List[str]:
+    """Of a relaxed sampler without annealing."""
+    if temperature >= FROZEN:
+        return []
+    return [
+        f"THE SCORES WILL NOT LEARN: without --annealing the temperature is {temperature:g} "
+        "throughout, where the sampler has no gradient, so the heads that are kept are those of the random "
+        "start. Add --annealing, or --use-ste, or a --final-temperature of 0.01 or more."
+    ]
+
+
+def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> List[str]:
+    """Of a cool-down in a training of so many updates."""
+    if cooling.start + cooling.steps <= updates:
+        return []
+    end = cooling(updates)
+    return [
+        f"THE COOL-DOWN WILL NOT END: it takes {cooling.steps:,} updates"
+        + (f" from update {cooling.start:,} on" if cooling.start else "")
+        + f", the training has {updates:,}. The temperature ends at {end:.3g}, not at {cooling.final:g}: the model is "
+        "trained with soft gates and deployed with hard ones. Give --cooldown-steps that the training has room for."
+    ]
+
+
+def closed_heads(gates: ConcreteGates) -> List[str]:
+    """How many heads the penalty has left open, and what to change where that is none or all."""
+    count, given = gates.num_heads, f"--l0-penalty {gates.l0_penalty:g}"
+    by_penalty = int((gates.scores > 0).sum())
+    said = [f"{given} kept {by_penalty} of {count} heads (log_a above 0)"]
+    if gates.budget is not None:
+        kept = int(gates.keep().sum())
+        return [f"{said[0]}; the budget deploys exactly {kept}, those with the largest log_a"]
+    if count and by_penalty in (0, count):
+        what, change = ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
+        said.append(f"{what}: {change} --l0-penalty, or give --num-of-heads K to keep exactly K")
+    return said
