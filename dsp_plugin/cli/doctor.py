@@ -48,6 +48,11 @@ TRANSFORMERS_SIDE = {
     "scipy": "scipy",
     "torchmetrics": "torchmetrics",
 }
+# What `dsp export` needs, by the format that needs it.
+EXPORTS = {
+    "onnx": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
+    "ctranslate2": {"ctranslate2": "ctranslate2"},
+}
 # fairseq's compiled parts that preparing, training and scoring a translation model go through.
 FAIRSEQ_EXTENSIONS = ("fairseq.data.data_utils_fast", "fairseq.data.token_block_utils_fast", "fairseq.libbleu")
 DATA_FOLDERS = ("iwslt14", "multi30k", "glue", "squad")
@@ -109,6 +114,7 @@ def check_all() -> list[Check]:
         fairseq,
         check_plugin(),
         check_packages("Transformers side", TRANSFORMERS_SIDE, "optional"),
+        *(check_packages(f"export to {name}", packages, "optional") for name, packages in EXPORTS.items()),
         check_compiler(needed=building),
         check_headers(needed=building),
         check_gpu(),

@@ -71,6 +71,17 @@ def test_without_transformers_the_main_job_still_runs(without, capsys):
     assert check["mend"].endswith("transformers peft")
 
 
+def test_without_the_packages_of_an_export_format(without, capsys):
+    pytest.importorskip("fairseq")
+    without("onnxscript", "ctranslate2")
+    status, said = report(capsys)
+    checks = by_name(said["checks"])
+    assert status == 0
+    assert checks["export to onnx"]["status"] == checks["export to ctranslate2"]["status"] == "optional"
+    assert checks["export to onnx"]["mend"].endswith("onnxscript")
+    assert checks["export to ctranslate2"]["mend"].endswith("ctranslate2")
+
+
 def test_without_torch(without):
     without("torch")
     check = doctor.check_torch()
@@ -164,6 +175,7 @@ def test_the_tested_versions_are_those_of_the_constraints():
     assert doctor.TORCH in constraints and doctor.FAIRSEQ in constraints
     setup = (ROOT / "setup.py").read_text()
     assert doctor.FAIRSEQ in setup and doctor.FAIRSEQ_BEFORE_311 in setup
-    for name in (*doctor.LIBRARIES.values(), *doctor.TRANSFORMERS_SIDE.values()):
+    exports = [name for packages in doctor.EXPORTS.values() for name in packages.values()]
+    for name in (*doctor.LIBRARIES.values(), *doctor.TRANSFORMERS_SIDE.values(), *exports):
         assert f'"{name}' in setup, f"setup.py does not ask for {name}"
         assert any(line.startswith(f"{name}==") for line in constraints), f"constraints.txt has no {name}"
