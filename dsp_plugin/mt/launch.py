@@ -158,8 +158,8 @@ def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -
     return parser.parse_known_args(list(arguments))[0].value
 
 
-def train(arguments: List[str], method: str) -> None:
-    """Run `fairseq-train` in this process, then sum up."""
+def train(arguments: List[str], method: str, name: Optional[str] = None) -> None:
+    """Run `fairseq-train` in this process, then sum up; `method` and `name` are the record's."""
     from fairseq_cli import train as fairseq_train
 
     from .. import register
@@ -169,7 +169,7 @@ def train(arguments: List[str], method: str) -> None:
     started = time.time()
     with_arguments(fairseq_train.cli_main, arguments)
     if int(os.environ.get("RANK", 0)) == 0:
-        summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method)
+        summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method, name)
 
 
 def with_arguments(main, arguments: Sequence[str]) -> None:

@@ -1,12 +1,18 @@
 """What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot be."""
 
+import argparse
 import inspect
 import os
 import sys
 import traceback
-from typing import Sequence
+from typing import List, Optional, Sequence, Tuple
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
+
+RECORD_HELP = """
+Option of this program:
+  --record-name
+      name of the setting in results.json (default: the name of --save-dir)"""
 
 
 def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> None:
@@ -25,9 +31,10 @@ def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> 
     from .launch import options_help, train, training_arguments
 
     if "--help" in argv or "-h" in argv:
-        print(doc + "\n" + options_help(method) + "\n\nfairseq-train's options:")
+        print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
     try:
-        train(training_arguments(argv, method), label)
+        name, argv = _record_name(argv)
+        train(training_arguments(argv, method), label, name)
     except Exception as error:
         _refuse(error)
 
@@ -44,6 +51,14 @@ def generation_program(doc: str, argv: Sequence[str]) -> None:
         generate(argv)
     except (OSError, ValueError) as error:
         _refuse(error)
+
+
+def _record_name(argv: Sequence[str]) -> Tuple[Optional[str], List[str]]:
+    """The value of our own option of training programs, and the options that are left for fairseq."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--record-name")
+    known, rest = parser.parse_known_args(list(argv))
+    return known.record_name, rest
 
 
 def has_option(argv: Sequence[str], *names: str) -> bool:

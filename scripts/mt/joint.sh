@@ -6,5 +6,6 @@ need_budget
 name_run "joint-K$K-seed$SEED"
 train_model --num-of-heads "$K" --joint-pruning --pruning-lr "$PRUNING_LR" --pruning-warmup-updates "$WARMUP" \
     --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "$COOLDOWN"
+keep_training_record
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-joint
 remove_heads dsp-joint

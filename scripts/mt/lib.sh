@@ -115,7 +115,13 @@ train_model() {
         --eval-bleu --eval-bleu-args '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}' --eval-bleu-detok moses \
         --eval-bleu-remove-bpe --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
         --validate-interval "$VALIDATE_INTERVAL" --no-epoch-checkpoints --log-interval 50 \
-        --save-dir "$SAVE_DIR" "${RECIPE[@]}" "$@" $FLAGS $TRAIN_FLAGS
+        --record-name "${RECORD_NAME:-$DATASET}" --save-dir "$SAVE_DIR" "${RECIPE[@]}" "$@" $FLAGS $TRAIN_FLAGS
+}
+
+# The record of this training among the scores, for the pictures of which heads were open when.
+keep_training_record() {
+    mkdir -p "$RECORD_DIR/train"
+    cp "$SAVE_DIR/results.json" "$RECORD_DIR/train/results.json"
 }
 
 # Score checkpoint $1 on every test set; $2 is the method's name in the records, $3 a suffix of their folders.

@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
 need_unpruned
 RANK_BY=${RANK_BY:-importance}
-METHOD=$([[ $RANK_BY == importance ]] && echo michel || echo "$RANK_BY")
+METHOD=${METHOD:-$([[ $RANK_BY == importance ]] && echo michel || echo "$RANK_BY")} # its name in the records
 name_run "$METHOD-K$K-seed$SEED"
 prepare_data
 SWEEP=$SAVE_DIR/sweep PRUNED=$SAVE_DIR/checkpoint_pruned.pt

@@ -9,5 +9,6 @@ name_run "pipelined-K$K-seed$SEED"
 train_model --num-of-heads "$K" --pruning-lr "$PRUNING_LR" --finetune-from-model "$UNPRUNED" \
     --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "${PIPELINED_COOLDOWN:-250}" \
     --max-update "$PIPELINED_UPDATES" --max-epoch 0
+keep_training_record
 score_model "$SAVE_DIR/checkpoint_best.pt" dsp-pipelined
 remove_heads dsp-pipelined

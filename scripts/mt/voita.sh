@@ -6,5 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_penalty
 name_run "voita-L$L0_PENALTY${K:+-K$K}-seed$SEED"
 train_model "${VOITA[@]}" --joint-pruning --pruning-lr "$PRUNING_LR" --pruning-warmup-updates "$WARMUP"
+keep_training_record
 score_model "$SAVE_DIR/$RESULT" voita-joint
 remove_heads voita-joint

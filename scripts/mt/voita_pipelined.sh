@@ -8,5 +8,6 @@ need_unpruned
 name_run "voita-pipelined-L$L0_PENALTY${K:+-K$K}-seed$SEED"
 train_model "${VOITA[@]}" --pruning-lr "$PRUNING_LR" --finetune-from-model "$UNPRUNED" \
     --max-update "$PIPELINED_UPDATES" --max-epoch 0
+keep_training_record
 score_model "$SAVE_DIR/$RESULT" voita-pipelined
 remove_heads voita-pipelined

@@ -57,7 +57,7 @@ def pipelined_run(tiny_data, stock_run, tmp_path_factory):
     """(save folder, what was printed) of 3 updates of the gates alone, 6 heads to stay."""
     folder = tmp_path_factory.mktemp("voita-pipelined")
     flags = [*PENALTY, "--pruning-lr", 0.1, "--num-of-heads", 6, "--finetune-from-model", stock_run / "checkpoint_last.pt"]
-    return folder, run_voita(tiny_data, folder, *flags, "--max-update", 3).succeeded()
+    return folder, run_voita(tiny_data, folder, *flags, "--max-update", 3, "--record-name", "tiny").succeeded()
 
 
 def test_joint_without_a_budget(voita_run):
@@ -95,7 +95,7 @@ def test_pipelined_with_a_budget(stock_run, pipelined_run):
     assert_same(dict(state["model"]), dict(start), "model")
     assert state["last_optimizer_state"]["state"][0]["exp_avg_sq"].min() > 0  # every gate learns
     record = json.loads((folder / "results.json").read_text())
-    assert record["method"] == "voita-pipelined" and record["heads"]["kept"] == 6
+    assert (record["name"], record["method"], record["heads"]["kept"]) == ("tiny", "voita-pipelined", 6)
     assert {i for i, keep in enumerate(mask_of(record["heads"])) if keep} == set(scores.topk(6).indices.tolist())
     assert "the budget deploys exactly 6" in done.output
 
