@@ -6,6 +6,8 @@ import json
 import os
 from typing import Any, Sequence
 
+from .files import write_text
+
 HISTORY = "heads.jsonl"
 
 
@@ -36,3 +38,12 @@ def read_history(folder: str | os.PathLike) -> list[dict[str, Any]]:
             except (ValueError, KeyError, TypeError):  # the line that a kill cut off
                 continue
     return [by_updates[updates] for updates in sorted(by_updates)]
+
+
+def rewrite_history(folder: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> None:
+    """Makes these entries of `read_history` all that `folder`/heads.jsonl holds; without any, there is no such file."""
+    path = os.path.join(folder, HISTORY)
+    if entries:
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    elif os.path.isfile(path):
+        os.remove(path)
