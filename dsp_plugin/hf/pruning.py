@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..gating import AttentionBlock, HeadMap
 from ..surgery import KeptHeads, check_record, compose, head_rows
+from .empty_cache import count_steps_without_heads, forget
 from .gating import GATING, heads_link, switchboard_of, ungate_heads
 from .interface import LINK, use_ours, use_stock
 from .layouts import Attention, Projection, attentions_of
@@ -104,6 +105,7 @@ def fill_heads(model: PreTrainedModel) -> None:
             for projection in attention.projections:
                 _fill(projection, link.kept, link.original)
             _set_split_size(attention, link.original)
+        forget(attention.module)
         delattr(attention.module, LINK)
     use_stock(model)
     if hasattr(model.config, KEPT_HEADS):
@@ -152,6 +154,8 @@ def _cut(attention: Attention, kept: List[int]) -> None:
             _replace(projection.module, name, weight.index_select(_dim(projection, name), index))
         _set_size(projection)
     _set_split_size(attention, len(kept))
+    if not kept and attention.block.kind == "decoder-self":
+        count_steps_without_heads(attention.module)
 
 
 def _fill(projection: Projection, kept: List[int], original: int) -> None:
