@@ -5,14 +5,16 @@ import inspect
 import os
 import sys
 import traceback
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
 RECORD_HELP = """
-Option of this program:
+Options of this program:
   --record-name
-      name of the setting in results.json (default: the name of --save-dir)"""
+      name of the setting in results.json (default: the name of --save-dir)
+  --method
+      name of the method in results.json (default: by the options)"""
 
 
 def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> None:
@@ -33,8 +35,8 @@ def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> 
     if "--help" in argv or "-h" in argv:
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
     try:
-        name, argv = _record_name(argv)
-        train(training_arguments(argv, method), label, name)
+        record, argv = _record_options(argv)
+        train(training_arguments(argv, method), record.method or label, record.record_name)
     except Exception as error:
         _refuse(error)
 
@@ -53,12 +55,12 @@ def generation_program(doc: str, argv: Sequence[str]) -> None:
         _refuse(error)
 
 
-def _record_name(argv: Sequence[str]) -> Tuple[Optional[str], List[str]]:
-    """The value of our own option of training programs, and the options that are left for fairseq."""
+def _record_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+    """The values of our own options of training programs, and the options that are left for fairseq."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--record-name")
-    known, rest = parser.parse_known_args(list(argv))
-    return known.record_name, rest
+    parser.add_argument("--method")
+    return parser.parse_known_args(list(argv))
 
 
 def has_option(argv: Sequence[str], *names: str) -> bool:

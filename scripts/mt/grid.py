@@ -52,6 +52,10 @@ MICHEL_GLOBAL = (*MICHEL, ("STEP", "1"), ("MICHEL_FLAGS", "--exact-pruning --don
 METHODS: Dict[str, Method] = {
     "unpruned": Method("unpruned", {"": "unpruned"}),
     "joint": Method("joint", {"": "dsp-joint"}),
+    # the same choice, but that no block may lose all its heads
+    "joint_spread": Method(
+        "joint", {"": "dsp-joint-min1"}, (("METHOD", "dsp-joint-min1"), ("PRUNING_FLAGS", "--min-heads-per-block 1"))
+    ),
     "straight_through": Method("straight_through", {"": "dsp-ste"}),
     "voita": Method("voita", {"": "voita-joint"}, (("L0_PENALTY", L0_PENALTY),)),
     "pipelined": Method("pipelined", {"": "dsp-pipelined", "-tuned": "dsp-pipelined-tuned"}, TUNED, from_unpruned=True),

@@ -3,9 +3,11 @@
 #   DATASET=multi30k K=9 SEED=1 COOLDOWN=400 FLAGS=--cpu scripts/mt/joint.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
+METHOD=${METHOD:-dsp-joint} # its name in the records
 name_run "joint-K$K-seed$SEED"
-train_model --num-of-heads "$K" --joint-pruning --pruning-lr "$PRUNING_LR" --pruning-warmup-updates "$WARMUP" \
+# shellcheck disable=SC2086
+train_model --method "$METHOD" ${PRUNING_FLAGS:-} --num-of-heads "$K" --joint-pruning --pruning-lr "$PRUNING_LR" --pruning-warmup-updates "$WARMUP" \
     --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "$COOLDOWN"
 keep_training_record
-score_model "$SAVE_DIR/checkpoint_best.pt" dsp-joint
-remove_heads dsp-joint
+score_model "$SAVE_DIR/checkpoint_best.pt" "$METHOD"
+remove_heads "$METHOD"
