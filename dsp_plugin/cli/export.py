@@ -21,8 +21,9 @@ def run(args: argparse.Namespace) -> int:
     start(args)
     from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
     from dsp_plugin.mt.export import export_fairseq
-    from dsp_plugin.mt.pruning import prepare, read_mask
+    from dsp_plugin.mt.pruning import prepare
     from dsp_plugin.reports.head_pictures import head_map_text
+    from dsp_plugin.surgery import read_mask
 
     state = load_checkpoint(args.checkpoint)
     mask = read_mask(args.mask, prepare(state).head_map) if args.mask else None

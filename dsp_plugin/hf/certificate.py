@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..reports.files import write_text
+from ..reports.certificate import Certificate, write_certificate
 
-_OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
+__all__ = ["Certificate", "OUTPUTS", "compare", "random_batches", "write_certificate"]
 
-
-@dataclass(frozen=True)
-class Certificate:
-    """The outcome of `compare`.
-
-    Attributes:
-        largest_difference: of two outputs, absolute, over all tokens compared.
-        largest_output: the largest absolute output of the first model, to judge it by.
-        tolerance: what `largest_difference` may be.
-        tokens: how many tokens were compared, padding left out.
-        sequences: how many sequences they are in.
-        outputs: names of the outputs compared.
-        dtype: precision the models ran in.
-        data: what the batches were, in words.
-    """
-
-    largest_difference: float
-    largest_output: float
-    tolerance: float
-    tokens: int
-    sequences: int
-    outputs: Sequence[str]
-    dtype: str
-    data: str
-
-    @property
-    def equal(self) -> bool:
-        return self.largest_difference <= self.tolerance  # NaN is not
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 
 
 @torch.no_grad()
@@ -70,9 +38,9 @@ def compare(
     names: List[str] = []
     for batch in batches:
         one, two = first(**batch), second(**batch)
-        names = [name for name in _OUTPUTS if one.get(name) is not None and two.get(name) is not None]
+        names = [name for name in OUTPUTS if one.get(name) is not None and two.get(name) is not None]
         if not names:
-            raise ValueError(f"the two models have none of the outputs {', '.join(_OUTPUTS)} in common")
+            raise ValueError(f"the two models have none of the outputs {', '.join(OUTPUTS)} in common")
         mask = _mask(batch)
         for name in names:
             left, right = _compared(one[name], mask), _compared(two[name], mask)
@@ -80,21 +48,8 @@ def compare(
             largest = _larger(largest, left.abs().max())
         tokens, sequences = tokens + int(mask.sum()), sequences + mask.shape[0]
     first.train(modes[0]), second.train(modes[1])
-    dtype = str(next(second.parameters()).dtype).removeprefix("torch.")
+    dtype = str(next(first.parameters()).dtype).removeprefix("torch.")
     return Certificate(difference, largest, tolerance, tokens, sequences, names, dtype, data)
-
-
-def write_certificate(certificate: Certificate, folder: str | os.PathLike) -> Path:
-    """Write certificate.json into the folder of an export, with the SHA-256 of the weights it speaks of.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    folder = Path(folder)
-    weights = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
-    content = {"equal": certificate.equal, **asdict(certificate), "sha256": weights}
-    write_text(folder / "certificate.json", json.dumps(content, indent=2) + "\n")
-    return folder / "certificate.json"
 
 
 def random_batches(
@@ -135,11 +90,3 @@ def _compared(output: Tensor, mask: Tensor) -> Tensor:
 def _larger(current: float, value: Tensor) -> float:
     value = float(value)
     return value if value != value or value > current else current  # NaN stays
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

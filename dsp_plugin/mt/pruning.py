@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
@@ -212,33 +212,6 @@ def count_parameters(tensors: Dict[str, Tensor], options: Dict[str, Any]) -> int
             # by the options, because a checkpoint from a GPU holds shared tensors as copies; else by storage
             sizes["shared" if name in shared else tensor.data_ptr()] = tensor.numel()
     return sum(sizes.values())
-
-
-def read_mask(path: str, head_map: HeadMap) -> List[bool]:
-    """The mask in a JSON file: {"keep": [true, false, ...]}, as `generate_dsp.py` writes it, or the list alone.
-
-    Args:
-        head_map: the heads it must be for.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no mask, or one of another model; names the file.
-    """
-    with open(path, encoding="utf-8") as file:
-        try:
-            data = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"--mask {path}: not readable as JSON ({error})") from error
-    if isinstance(data, list) and any(isinstance(item, dict) for item in data):
-        raise ValueError(f"--mask {path} holds the masks of several models: give one of them")
-    keep = data.get("keep") if isinstance(data, dict) else data
-    if not isinstance(keep, list) or any(flag not in (0, 1) for flag in keep):
-        raise ValueError(f'--mask {path}: expected {{"keep": [true, false, ...]}} or that list alone, one entry a head')
-    if len(keep) != head_map.num_heads:
-        raise ValueError(f"--mask {path} has {len(keep)} entries, the model {head_map.num_heads} heads")
-    if isinstance(data, dict) and "blocks" in data and data["blocks"] != head_map.to_dict()["blocks"]:
-        raise ValueError(f"--mask {path} is of another model: its attention blocks differ from the checkpoint's")
-    return [bool(flag) for flag in keep]
 
 
 def _side(block: AttentionBlock) -> str:

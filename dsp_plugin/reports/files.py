@@ -1,9 +1,10 @@
-"""Writing a file whole or not at all."""
+"""Writing a file or a folder whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Iterator
 
@@ -29,6 +30,47 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike, mark: str) -> Iterator[Path]:
+    """Gives an empty temporary folder beside `path`; on success it becomes `path`.
+
+    When the body fails, nothing is left behind and `path` is as it was. A folder that is there already is replaced
+    only if it is empty or holds the file `mark`: then it is an earlier result, and not something else of the user's.
+
+    Raises:
+        FileExistsError: there is a file at `path`, or a folder with other contents.
+        OSError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    check_new_folder(path, mark)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_new_folder(path: str | os.PathLike, mark: str) -> None:
+    """Raises FileExistsError where `new_folder` would, for saying so before long work."""
+    path = Path(path)
+    if path.is_dir():
+        if any(path.iterdir()) and not (path / mark).is_file():
+            raise FileExistsError(f"the folder {path} is there already and holds other things (no {mark}): name a new one")
+    elif path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} is a file: name a folder")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,5 +1,6 @@
 """Taking heads out of attention projections for good, and the record of what was kept. Pure torch; knows no host."""
 
+from .mask_file import read_mask
 from .record import KeptHeads, check_record, compose, mask_of_record
 from .slicing import Projections, fill_block, head_rows, slice_block
 
@@ -11,5 +12,6 @@ __all__ = [
     "fill_block",
     "head_rows",
     "mask_of_record",
+    "read_mask",
     "slice_block",
 ]

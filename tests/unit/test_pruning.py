@@ -15,7 +15,8 @@ import tiny_models as tiny
 from dsp_plugin.mt.export import export_fairseq
 from dsp_plugin.mt.gated_transformer import head_map_of
 from dsp_plugin.mt.plain import plain
-from dsp_plugin.mt.pruning import prepare, prune_state, read_mask
+from dsp_plugin.mt.pruning import prepare, prune_state
+from dsp_plugin.surgery import read_mask
 
 N = tiny.N
 
