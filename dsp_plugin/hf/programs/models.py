@@ -1,0 +1,108 @@
+"""The model of a program: tokenizer, configuration and weights; its heads in the numbers of the model it once was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Tuple, Type
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from ...reports.records import kept_heads
+from ...surgery import compose, mask_of_record
+from ..files import load_pruned
+from ..gating import GATING, switchboard_of
+from ..layouts import head_map_of
+from ..pruning import KEPT_HEADS, original_head_map, record_of
+from .arguments import ModelArguments
+from .parsing import say
+
+
+def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedConfig:
+    """The model's configuration with a task's entries (`num_labels`, ...).
+
+    Raises:
+        ValueError, OSError: there is none, or it is damaged; names the option.
+    """
+    name = options.config_name or options.model_name_or_path
+    try:
+        return AutoConfig.from_pretrained(name, cache_dir=options.cache_dir, revision=options.model_revision, **entries)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--model_name_or_path {name}: {_first_line(error)}") from error
+
+
+def load_tokenizer(options: ModelArguments) -> Any:
+    """Raises: ValueError: the model has none; names the option."""
+    name = options.tokenizer_name or options.model_name_or_path
+    more = {"do_lower_case": True} if options.do_lower_case else {}
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, cache_dir=options.cache_dir, revision=options.model_revision, use_fast=options.use_fast_tokenizer, **more
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}") from error
+
+
+def load_model(options: ModelArguments, model_class: Type, config: PreTrainedConfig) -> Tuple[PreTrainedModel, List[str]]:
+    """The model, pruned where its folder says so, and the names of its weights that are new and untrained.
+
+    Raises:
+        ValueError, OSError: weights that are missing, damaged or of other shapes; names the option.
+    """
+    name = options.model_name_or_path
+    more: Dict[str, Any] = {"ignore_mismatched_sizes": options.ignore_mismatched_sizes}
+    if options.attn_implementation:
+        more["attn_implementation"] = options.attn_implementation
+    if getattr(config, KEPT_HEADS, None) is not None:
+        entries = ("num_labels", "problem_type", "id2label", "label2id")
+        labels = {entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None}
+        return load_pruned(name, model_class, **labels, **more), []
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # we say ourselves which weights are new
+    try:
+        model, loading = model_class.from_pretrained(
+            name, config=config, cache_dir=options.cache_dir, revision=options.model_revision, output_loading_info=True, **more
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        if "ignore_mismatched_sizes" in text:
+            text = "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes begins with a new task head"
+        raise ValueError(f"--model_name_or_path {name}: {text}") from error
+    finally:
+        hf_logging.set_verbosity(level)
+    return model, sorted(loading["missing_keys"])
+
+
+def has_scores(name: str) -> bool:
+    """Whether a folder holds a gated model, whose heads are all open wherever it is loaded without its gates."""
+    path = Path(name) / "model.safetensors"
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return any(key.startswith(GATING + ".") for key in file.keys())
+    except SafetensorError:
+        return False
+
+
+def say_open_heads(name: str) -> None:
+    """Where a gated model is about to be used without its gates."""
+    if has_scores(name):
+        say(f"{name} holds scores of heads that are not looked at here: all its heads are open. Its choice of heads is in")
+        say(f"{os.path.join(name, 'pruned')}: give that folder for the pruned model.")
+
+
+def heads_of(model: PreTrainedModel) -> Dict[str, Any]:
+    """The `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the original numbers."""
+    original, record, gated = original_head_map(model), record_of(model), switchboard_of(model)
+    if gated is not None:
+        record = compose(head_map_of(model), gated.gates.keep(), record)
+    if record is None:
+        return kept_heads(original.to_dict(), [True] * original.num_heads)
+    return kept_heads(original.to_dict(), mask_of_record(record, original).tolist())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

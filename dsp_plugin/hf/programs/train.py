@@ -1,0 +1,243 @@
+"""One program for finetuning with and without pruning, on GLUE and on SQuAD: parse, build, train, score, record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Dict, List, Optional, Sequence, Type, Union
+
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import enable_full_determinism
+from transformers.utils import logging as hf_logging
+
+from ...reports.history import read_history
+from ...reports.records import Metric
+from ..gating import gate_heads, load_gating, switchboard_of
+from ..layouts import head_map_of
+from ..pruning import record_of
+from ..training import HeadGatesCallback, pruning_optimizers, training_steps
+from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
+from .folders import starting_point
+from .glue_work import GlueWork
+from .methods import Method
+from .models import heads_of, load_config, load_model, load_tokenizer, say_open_heads
+from .parsing import parse, say
+from .results import (
+    IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask,
+)  # fmt: skip
+from .squad_work import SquadWork
+
+Work = Union[GlueWork, SquadWork]
+_WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
+NOTED_MOMENTS = 100  # the heads are noted about so often in a training
+
+
+def train(doc: str, data: type, method: Type[Method], argv: Sequence[str]) -> Dict[str, Any]:
+    """The whole of a program that trains.
+
+    Args:
+        doc: its help.
+        data: the group of options of the data, `GlueArguments` or `SquadArguments`.
+        method: the group of options of the method; `Method` for plain finetuning.
+
+    Returns:
+        split -> metrics as the Trainer names them, of every scored split.
+
+    Raises:
+        ValueError, OSError: options, model, data or folder that cannot be; before training.
+    """
+    own = [] if method is Method else [method]
+    parsed = parse(doc, [ModelArguments, data, *own, ResultArguments, TrainingArguments], argv)
+    model_options, data_options, results, args = parsed[0], parsed[1], parsed[-2], parsed[-1]
+    chosen = parsed[2] if own else Method()
+    _log_levels(args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+    if not args.output_dir:
+        raise ValueError("--output_dir: name a folder for the results")
+    chosen.check()
+    return _Run(chosen, _WORK[data](data_options, model_options.cache_dir), model_options, results, args).go()
+
+
+class _Run:
+    """One start of a program. The steps are methods in their order."""
+
+    def __init__(self, method: Method, work: Work, options: ModelArguments, results: ResultArguments, args: TrainingArguments):
+        self.method, self.work, self.options, self.results, self.args = method, work, options, results, args
+        self.main = args.process_index == 0
+
+    def go(self) -> Dict[str, Any]:
+        args, work = self.args, self.work
+        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+        checkpoint = starting_point(args, self._settings(), self.results.overwrite_output_dir) if args.do_train else None
+        model = self._model()
+        work.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
+        work.tokenise(self.tokenizer)
+        trainer = self._trainer(model)
+        self.label = self.results.method or self._label(model)
+        updates = seconds = None
+        if args.do_train:
+            started = time.time()
+            output = trainer.train(resume_from_checkpoint=checkpoint)
+            seconds, updates = time.time() - started, trainer.state.global_step
+            trainer.save_model()
+            trainer.save_state()
+            trainer.save_metrics("train", output.metrics)
+        scores = self._score(trainer) if args.do_eval else {}
+        if args.do_predict:
+            self._predict(trainer)
+        if self.main:
+            self._report(model, scores, updates, seconds, checkpoint)
+        return {split: metrics for split, (metrics, _) in scores.items()}
+
+    def _settings(self) -> Dict[str, Any]:
+        method = vars(self.method) if self.method.gated else {}
+        return {"method": self.method.label(), "model": self.options.model_name_or_path, "seed": self.args.seed,
+                **self.work.settings(), **method}  # fmt: skip
+
+    def _model(self) -> PreTrainedModel:
+        """The model with its gates; sets `tokenizer`."""
+        options, method, work = self.options, self.method, self.work
+        work.adopt(load_config(options, {}))
+        config = load_config(options, work.config_entries())
+        self.tokenizer = load_tokenizer(options)
+        model, new = load_model(options, work.model_class, config)
+        if model.config.pad_token_id is None:  # GPT-2: classification looks for the last token that is none
+            self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        trains = self.args.do_train
+        if new and not (trains and method.joint):
+            say(
+                f"{options.model_name_or_path} IS NO TRAINED MODEL OF {work.name}: {', '.join(new[:3])} are new"
+                + (" and stay random, because without --joint_pruning only the choice of heads is learned" if trains else "")
+                + ". Finetune it first."
+            )
+        if not method.gated:
+            say_open_heads(options.model_name_or_path)
+            return model
+        gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
+        if not trains:
+            switchboard_of(model).set_num_updates(method.pruning_warmup_updates)
+            load_gating(model, options.model_name_or_path)
+        return model
+
+    def _trainer(self, model: PreTrainedModel) -> Trainer:
+        args, method, work = self.args, self.method, self.work
+        more: Dict[str, Any] = {"callbacks": []}
+        if method.gated:
+            model.to(args.device)  # before the optimizer looks at its weights
+            every = None
+            if args.do_train:
+                updates = training_steps(args, len(work.train))
+                for warning in method.warnings(updates) if self.main else ():
+                    say(warning)
+                more["optimizers"] = pruning_optimizers(model, args, updates, method.pruning_lr, method.joint)
+                every = max(1, updates // NOTED_MOMENTS)
+            more["callbacks"].append(HeadGatesCallback(model, every))
+            if self.results.intermediate_masks:
+                more["callbacks"].append(IntermediateMasks(model))
+        scored = next(iter(work.dev), None)  # during training MNLI's matched set, as in the stock program
+        return Trainer(
+            model=model,
+            args=args,
+            train_dataset=work.train,
+            eval_dataset=None if scored is None else work.dev[scored],
+            compute_metrics=None if scored is None else work.compute_metrics(scored),
+            data_collator=work.collate,
+            processing_class=self.tokenizer,
+            **more,
+        )
+
+    def _label(self, model: PreTrainedModel) -> str:
+        label = self.method.label()
+        if record_of(model) is None:
+            return label
+        return f"pruned-{label}" if self.method.gated else "pruned-tuned" if self.args.do_train else "pruned"
+
+    def _score(self, trainer: Trainer) -> Dict[str, Any]:
+        """split -> (metrics as the Trainer names them, seconds)"""
+        found = {}
+        for split, data in self.work.dev.items():
+            trainer.compute_metrics = self.work.compute_metrics(split)
+            started = time.time()
+            output = trainer.predict(data, metric_key_prefix="eval")
+            seconds = time.time() - started
+            suffix = self.work.suffix(split)
+            metrics = {f"{name}{suffix}": value for name, value in output.metrics.items()}
+            found[split] = (metrics, seconds)
+            trainer.log_metrics(f"eval{suffix}", metrics)
+            trainer.save_metrics(f"eval{suffix}", metrics)
+            if self.main:
+                self.work.write_dev(self.args.output_dir, split, output.predictions)
+        return found
+
+    def _predict(self, trainer: Trainer) -> None:
+        trainer.compute_metrics = None
+        if not self.work.test and not self.args.do_eval:  # SQuAD: the scored set is the one to answer
+            for split, data in self.work.dev.items():
+                output = trainer.predict(data)
+                if self.main:
+                    self.work.write_dev(self.args.output_dir, split, output.predictions)
+        for split, data in self.work.test.items():
+            output = trainer.predict(data)
+            if self.main:
+                for name in self.work.write_test(self.args.output_dir, split, output.predictions):
+                    say(f"predictions: {self.args.output_dir}/{name}")
+
+    def _report(
+        self, model: PreTrainedModel, scores: Dict[str, Any], updates: Optional[int], seconds: Optional[float],
+        checkpoint: Optional[str],
+    ) -> None:  # fmt: skip
+        args, work, folder = self.args, self.work, self.args.output_dir
+        heads, parameters = heads_of(model), parameters_of(model)
+        records = Records(
+            work.kind,
+            self.results.record_dir or folder,
+            name=self.results.record_name or work.name,
+            method=self.label,
+            device=args.device,
+            seed=args.seed,
+            data=work.data_fingerprint(),
+            heads=heads,
+            parameters=parameters,
+        )
+        more = {"model": self.options.model_name_or_path.rstrip("/").split("/")[-1], "main_metric": work.main_metric}
+        if updates is not None:
+            extra = {**more, "history": read_history(folder) if self.method.gated else [], "resumed": checkpoint is not None}
+            extra["train_examples"] = len(work.train)
+            records.training(seconds, updates, extra)
+        for split, (metrics, took) in scores.items():
+            records.scoring(split, _metrics(work, split, metrics), took, {**more, "examples": len(work.dev[split])})
+        if self.method.gated:
+            write_mask(f"{folder}/mask.json", model)
+            if args.do_train and not self.results.no_pruned:
+                save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
+        if heads["kept"] < heads["total"] or self.method.gated:
+            say_heads(heads)
+        if self.method.gated:
+            for remark in self.method.remarks(switchboard_of(model).gates):
+                say(remark)
+        for split, (metrics, _) in scores.items():
+            for metric in _metrics(work, split, metrics):
+                say(f"{metric.name} on {metric.subset}: {metric.value:.2f} {metric.unit}")
+        say(f"records: {records.folder}")
+
+
+def _metrics(work: Work, split: str, metrics: Dict[str, float]) -> List[Metric]:
+    """The task's own metrics, in percent, without those of speed and loss."""
+    suffix = work.suffix(split)
+    found = [(name, metrics.get(f"eval_{name}{suffix}")) for name in work.metrics]
+    return [
+        Metric(name, work.scale * value, unit="%", subset=work.subset(split)) for name, value in found if value is not None
+    ]
+
+
+def _log_levels(args: TrainingArguments) -> None:
+    """The Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
+    logging.basicConfig(format="%(levelname)s | %(message)s")
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False  # the Trainer's default, which torch warns of where there is no GPU
+    if args.log_level == "passive":
+        hf_logging.set_verbosity_warning()
+    else:
+        hf_logging.set_verbosity(args.get_process_log_level())

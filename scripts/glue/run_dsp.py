@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Finetune a model on a GLUE task so that exactly K of its attention heads stay (differentiable subset pruning).
+
+  joint, annealed    --num_of_heads K --joint_pruning --annealing --initial_temperature 1000
+                     --final_temperature 1e-8 --cooldown_steps 25000 --pruning_lr 0.5
+  straight-through   --num_of_heads K --joint_pruning --use_ste
+  pipelined          --num_of_heads K --annealing --cooldown_steps 8333 --num_train_epochs 1
+                     --model_name_or_path output/      (a finetuned model: its weights stay, only the choice is learned)
+
+Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores every
+development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the leaderboard takes them.
+Validation and --do_eval use the hard mask of exactly K heads. At the end: the kept heads, mask.json (with the scores), and
+in output_dir/pruned the smaller model, which these programs and `dsp_plugin.hf.load_pruned` take. Without --do_train a
+model trained by this program is scored again, with any K.
+Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
+options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+
+  python scripts/glue/run_dsp.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC --max_seq_length 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir dsp_output/ \\
+    --num_of_heads 36 --joint_pruning --annealing --initial_temperature 10 --final_temperature 0.01 --cooldown_steps 200
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:  # before the long imports
+        sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help lists all options.")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from dsp_plugin.hf.programs.arguments import GlueArguments
+    from dsp_plugin.hf.programs.methods import DSPArguments
+    from dsp_plugin.hf.programs.parsing import run
+    from dsp_plugin.hf.programs.train import train
+
+    return run(lambda: train(__doc__, GlueArguments, DSPArguments, argv))
+
+
+if __name__ == "__main__":
+    main()

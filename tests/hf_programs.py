@@ -1,0 +1,51 @@
+"""A tiny untrained BERT with the words of `glue_folders`, and the programs of scripts/ called in this process."""
+
+from __future__ import annotations
+
+import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from glue_folders import SIGNS, SUBJECTS, VERBS
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADS = 8  # of the tiny model: 2 layers of 4
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
+    """A BERT of 2 layers and 8 heads with random weights, and its tokenizer, in a folder."""
+    folder.mkdir(parents=True)
+    words = sorted(set(re.findall(r"\w+", " ".join([*SUBJECTS, *VERBS, *SIGNS]))) | {"who", ".", "?", '"'})
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
+    tokenizer = BertTokenizer.from_pretrained(folder, model_max_length=64)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, max_position_embeddings=64)
+    torch.manual_seed(seed)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **{**sizes, **config}))
+    del model.classifier  # the task head is to be new
+    model.bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def program(name: str):
+    """The module of `scripts/NAME.py`, such as "glue/run_dsp"."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(name: str, *words: Any) -> Any:
+    """Run a program in this process with this command line; what its `main` returns."""
+    argv, sys.argv = sys.argv, [f"scripts/{name}.py", *map(str, words)]
+    try:
+        return program(name).main()
+    finally:
+        sys.argv = argv
