@@ -6,13 +6,16 @@ from .gates import FixedGates, HeadGates
 from .head_map import AttentionBlock, HeadMap
 from .head_scores import HeadScores, RankedGates
 from .importance import HeadImportance, normalised
+from .ranking import RANKINGS, Ranking
 from .rankings import next_removals, random_ranking, ranking_of_removal, remove_stepwise, stops, weight_magnitude
 from .relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 from .schedule import ExponentialCooling, constant_temperature
 from .subset import RelaxedSubset, StraightThroughSubset
+from .sweep import Step, Sweep
 from .switchboard import Switchboard
 
 __all__ = [
+    "RANKINGS",
     "AttentionBlock",
     "ConcreteGates",
     "ExponentialCooling",
@@ -23,8 +26,11 @@ __all__ = [
     "HeadMap",
     "HeadScores",
     "RankedGates",
+    "Ranking",
     "RelaxedSubset",
+    "Step",
     "StraightThroughSubset",
+    "Sweep",
     "Switchboard",
     "check_budget",
     "constant_temperature",

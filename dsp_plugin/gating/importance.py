@@ -10,7 +10,7 @@ Notation: N heads in all, B examples of a batch.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from torch import Tensor
@@ -79,6 +79,19 @@ class HeadImportance:
         if total.shape != self.total.shape:
             raise ValueError(f"importance of {total.numel()} heads cannot go on for {self.total.numel()}")
         self.total, self.tokens, self.examples = total.clone(), int(state["tokens"]), int(state["examples"])
+
+    def sum_over_processes(self, all_reduce: Callable[[Tensor], Any], device: torch.device) -> None:
+        """Add up what all processes have counted, so that each has it all.
+
+        Args:
+            all_reduce: sums a float64 tensor over the processes, in place.
+            device: where that tensor must be.
+        """
+        counts = torch.tensor([self.tokens, self.examples], dtype=torch.float64)
+        sums = torch.cat([self.total.cpu(), counts]).to(device)
+        all_reduce(sums)
+        *total, tokens, examples = sums.tolist()
+        self.load_state_dict({"total": total, "tokens": tokens, "examples": examples})
 
 
 def normalised(

@@ -13,40 +13,26 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.logging.progress_bar import progress_bar
 from torch import Tensor, nn
 
-from ..gating import FixedGates, HeadImportance, HeadMap, Switchboard, normalised, random_ranking, weight_magnitude
+from ..gating import RANKINGS, FixedGates, HeadImportance, HeadMap, Switchboard, weight_magnitude
+from ..gating import Ranking as CommonRanking
 from ..gating.rankings import ImportanceOf
 from .gated_transformer import attention_blocks, connect, head_map_of
 
+__all__ = ["MAX_TOKENS", "RANKINGS", "Ranking", "batches_of", "example_losses", "gating_of", "head_importance", "magnitudes"]
+
 MAX_TOKENS = 4096
-RANKINGS = ("importance", "magnitude", "random")
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """What heads are ranked by.
+class Ranking(CommonRanking):
+    """What heads are ranked by, on sentences.
 
     Attributes:
-        rank_by: one of `RANKINGS`.
-        per_batch, by_block, overall: see `HeadImportance` and `normalised`.
-        samples: sentences to work the importance out on, drawn by `seed`; None means all.
         max_tokens, batch_size: the size of a batch, padding counted; at most so many sentences.
     """
 
-    rank_by: str = "importance"
-    per_batch: bool = False
-    by_block: bool = True
-    overall: bool = True
-    samples: Optional[int] = None
-    seed: int = 1
     max_tokens: Optional[int] = MAX_TOKENS
     batch_size: Optional[int] = None
-
-    def check(self) -> None:
-        """Raises ValueError, naming the option."""
-        if self.rank_by not in RANKINGS:
-            raise ValueError(f"--rank-by must be one of {', '.join(RANKINGS)}, got {self.rank_by!r}")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"--importance-samples must be 1 or more, got {self.samples}")
 
     def source(self, model: nn.Module, dataset, task, **progress: Any) -> ImportanceOf:
         """keep -> importance [N] of the model's heads, larger is better, by this ranking.
@@ -56,26 +42,17 @@ class Ranking:
             dataset: a fairseq translation data set; read only for importance.
             progress: see `head_importance`.
         """
-        head_map = head_map_of(model)
-        if self.rank_by != "importance":
-            ranks = random_ranking(head_map.num_heads, self.seed) if self.rank_by == "random" else magnitudes(model)
-            return lambda keep: ranks
-        batches = batches_of(dataset, task, self)
-
-        def importance_of(keep: Tensor) -> Tensor:
-            found = head_importance(model, dataset, batches, keep, self.per_batch, **progress)
-            return normalised(found.value(), head_map, keep, self.by_block, self.overall)
-
-        return importance_of
+        batches = batches_of(dataset, task, self) if self.rank_by == "importance" else []
+        return self.importance_of(
+            head_map_of(model),
+            lambda keep: head_importance(model, dataset, batches, keep, self.per_batch, **progress),
+            lambda: magnitudes(model),
+        )
 
 
 def batches_of(dataset, task, ranking: Ranking) -> List[np.ndarray]:
     """Numbers of sentences, batch by batch, of similar length; every sentence (of the sample) that the model can take."""
-    count = len(dataset)
-    chosen = np.arange(count)
-    if ranking.samples is not None and ranking.samples < count:
-        chosen = np.sort(np.random.RandomState(ranking.seed).permutation(count)[: ranking.samples])
-    chosen, _ = dataset.filter_indices_by_size(chosen, task.max_positions())
+    chosen, _ = dataset.filter_indices_by_size(ranking.sample(len(dataset)), task.max_positions())
     tokens = dataset.num_tokens_vec(chosen).astype(np.int64)
     order = np.argsort(tokens, kind="stable")
     # its own batching, because the host's shuffles by a global random state and may drop the last batch
@@ -128,7 +105,8 @@ def head_importance(
     finally:
         model.train(training)
     if world > 1:
-        _add_up(found, device)
+        group = distributed_utils.get_data_parallel_group()
+        found.sum_over_processes(lambda sums: distributed_utils.all_reduce(sums, group=group), device)
     return found
 
 
@@ -167,13 +145,3 @@ def gating_of(model: nn.Module) -> Iterator[Switchboard]:
         yield board
     finally:
         connect(model, None)
-
-
-def _add_up(found: HeadImportance, device: torch.device) -> None:
-    """Sums of all processes, in double precision."""
-    state = found.state_dict()
-    counts = torch.tensor([state["tokens"], state["examples"]], dtype=torch.float64)
-    sums = torch.cat([state["total"].cpu(), counts]).to(device)
-    distributed_utils.all_reduce(sums, group=distributed_utils.get_data_parallel_group())
-    *total, tokens, examples = sums.tolist()
-    found.load_state_dict({"total": torch.tensor(total, dtype=torch.float64), "tokens": tokens, "examples": examples})

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 
-from ..gating import HeadBudget, parse_heads_per_kind, stops
+from ..gating import HeadBudget, Step, Sweep, parse_heads_per_kind, stops
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from .checkpoints import check_same_sizes, load_checkpoint
@@ -17,7 +17,7 @@ from .generate import data_fingerprint
 from .heads import SCORES, heads_of_checkpoint
 from .importance import MAX_TOKENS, RANKINGS, Ranking, batches_of
 from .launch import PLUGIN_DIR, hush_hosts
-from .michel import Step, Sweep, model_without
+from .michel import model_without
 from .pruning import Patient, prepare, remove_heads
 from .scoring import score_model
 from .translate import translation_task
@@ -125,7 +125,7 @@ def run(argv: Sequence[str]) -> Record:
         return score_model(model, task, subset, args.post_process, not own.no_detok, **search)
 
     folder = own.save_dir or os.path.join("michel_results", _default_name(path, own, args.seed))
-    sweep = Sweep(folder, _settings(path, own, args, ranking, search), patient.head_map)
+    sweep = Sweep(folder, _settings(path, own, args, ranking, search), patient.head_map, "BLEU")
     model = model_without(patient, torch.ones_like(keep), task).to(device)
     bar = args.log_format or ("simple" if args.no_progress_bar else "tqdm")
     wanted = set(own.budgets) | {int(keep.sum()), kept_after[-1] if kept_after else int(keep.sum())}
