@@ -33,8 +33,8 @@ def command_line(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def start(args: argparse.Namespace) -> None:
-    """Check and apply the common options, and say on what machine this is.
+def start(args: argparse.Namespace, host: str = "fairseq") -> None:
+    """Check and apply the common options, and say on what machine this is, with which torch and which `host`.
 
     Raises:
         SystemExit: a device that is not there, or options that exclude each other.
@@ -49,7 +49,7 @@ def start(args: argparse.Namespace) -> None:
             raise SystemExit(f"--{name} must be 1 or more, got {value}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    installed = ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("torch", "fairseq"))
+    installed = ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("torch", host))
     print(f"{device_name(args.device)}; {installed}; {args.clock} time", flush=True)
 
 

@@ -53,14 +53,16 @@ class Heads:
         return position_bias.index_select(1, self._index[position_bias.device])
 
     def gate(self, context: Tensor) -> Tensor:
-        """context [B, L, H, d] times its gates, [h] or [B, h]."""
+        """context [B, L, H, d] times its gates, [h] or [B, h]; without gradients in place."""
         gates = None if self.switchboard is None else self.switchboard.block_gates(self.position)
         if gates is None:
             return context
         if self.group > 1:
             gates = gates.repeat_interleave(self.group, dim=-1)
-        gates = gates.to(context.dtype)[..., None]  # [H, 1] or [B, H, 1]
-        return context * (gates if gates.dim() == 2 else gates[:, None])
+        gates = gates.to(context.dtype).unsqueeze(-1)  # [H, 1] or [B, H, 1]
+        gates = gates if gates.dim() == 2 else gates[:, None]
+        # attention functions return a tensor of their own; a second one costs more than the multiplication
+        return context * gates if torch.is_grad_enabled() else context.mul_(gates)
 
 
 def stock_name(implementation: Optional[str]) -> str:

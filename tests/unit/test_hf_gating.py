@@ -130,6 +130,20 @@ def test_the_gradient_of_a_gate(family):
         assert abs(float(slope - gates.grad[head])) <= tolerance * max(1.0, float(gates.grad.abs().max()))
 
 
+@families
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_gates_do_the_same_without_gradients(family, implementation):
+    """There they multiply in place, which may change nothing but the context, also where it has one position only."""
+    model = tiny_model(family, implementation)
+    board = gate_heads(model, FixedGates(torch.ones(HEADS.get(family, 8))))
+    with board.override(torch.linspace(0.3, 1.1, board.head_map.num_heads, dtype=torch.float64)):
+        for length in (7, 1):
+            batch = batch_of(model, length=length, padding=False)
+            with torch.no_grad():
+                found = model(**batch).logits
+            torch.testing.assert_close(found, model(**batch).logits, rtol=0, atol=TOLERANCE.get(family, 1e-10))
+
+
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])  # which knows no checkpointing
 def test_training_draws_once_a_pass_also_under_gradient_checkpointing(family):
     gradients = []
