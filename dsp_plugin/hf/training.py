@@ -91,12 +91,13 @@ class HeadGatesCallback(TrainerCallback):
         self._remove_hooks()
         self._tell(state.global_step)
         learnt = self._learnt()
-        self._hooks = [parameter.register_hook(_set_aside) for parameter in learnt]
         scaler = getattr(optimizer, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
         for parameter, gradient in zip(learnt, self._penalty_gradients(learnt)):
             # backward adds to what is there, and averaging over processes leaves alone what all of them have
             parameter.grad = None if gradient is None else gradient * (scale * _ASIDE)
+        # not before: a hook would set the penalty's gradient aside, too, and so twice
+        self._hooks = [parameter.register_hook(_set_aside) for parameter in learnt]
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
