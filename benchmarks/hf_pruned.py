@@ -9,7 +9,7 @@ smaller K are among those of a larger one). Layers then keep unlike numbers, as 
 `speedup_K<K>_b<B>_l<L>` is the stock model's time over that of the model with K heads left, for B sequences of L
 tokens: the median over all rounds. `p50_...` and `p95_...` are the latencies themselves. `bound_...` is the FLOPs of all
 matrix products of the stock model over those of the pruned one (torch's FlopCounterMode): the speed-up if time were
-FLOPs. It is near 1 because most FLOPs of this model are in its feed-forward layers. The softmax is not in the count, but
+FLOPs. It is low because most FLOPs of this model are in its feed-forward layers. The softmax is not in the count, but
 goes with the heads: long sequences may pass the bound.
 """
 
