@@ -149,9 +149,13 @@ class _Writer:
 
 
 def main_metric(records: Sequence[Record]) -> str | None:
-    """The score that a setting is about: BLEU where there is one, else what most records have; None without any."""
+    """The score that a setting is about; None without any.
+
+    BLEU where there is one, else the `extra["main_metric"]` of a record, else what most records have.
+    """
     counts = Counter(metric.name for record in records for metric in record.metrics if metric.name != "speed")
-    return min(counts, key=lambda name: (name != "BLEU", -counts[name], name)) if counts else None
+    named = {record.extra.get("main_metric") for record in records}
+    return min(counts, key=lambda name: (name != "BLEU", name not in named, -counts[name], name)) if counts else None
 
 
 def _summary(records: Sequence[Record]) -> str:
