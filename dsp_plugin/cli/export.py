@@ -1,35 +1,130 @@
-"""Write a checkpoint that loads without this plugin.
+"""Write a model that loads without this plugin.
 
---format fairseq: for stock fairseq. The model is its `transformer` with every head in its place; what belonged to
-the heads that are not kept is zero, so that the file is not smaller and no faster than the unpruned one (`dsp prune`
-is for that). It holds plain values only, so that it loads where torch (2.6 and later) refuses stock fairseq's own
-checkpoints. A checkpoint without head scores, pruned or not, keeps the heads it has."""
+Of a fairseq checkpoint:
+  fairseq      (default) stock fairseq's `transformer` with every head in its place; what belonged to the heads that are
+               not kept is zero, so that the file is not smaller and no faster than the unpruned one (`dsp prune` is for
+               that). It holds plain values only, so that it loads where torch (2.6 and later) refuses stock fairseq's
+               own checkpoints.
+  ctranslate2  a folder for CTranslate2, as small as one head count a stack allows. The dictionaries are read from --data.
+Of a Transformers folder, pruned or with --mask:
+  dense        (default) a folder of the original sizes with zeros for the heads that are not kept, for stock Transformers
+  onnx         a folder for ONNX Runtime, as small as the pruned model. A decoder is one step with its cache.
+
+A model without head scores keeps the heads it has. Every export is compared with the masked model: on real text where
+there is some (--data, --text), else on random tokens; the outcome is written beside it (certificate.json), and an
+export that differs is not written."""
 
 from __future__ import annotations
 
 import argparse
+import os
 
+from dsp_plugin.cli import doctor
 from dsp_plugin.cli.surgery_arguments import add_surgery_arguments, megabytes, start
+
+OF_CHECKPOINTS = ("fairseq", "ctranslate2")
+OF_FOLDERS = ("dense", "onnx")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_surgery_arguments(parser)
-    parser.add_argument("--format", choices=["fairseq"], default="fairseq", help="for which program (default: fairseq)")
+    add_surgery_arguments(parser, folders=True)
+    parser.add_argument(
+        "--format",
+        choices=[*OF_CHECKPOINTS, *OF_FOLDERS],
+        help="for which program (default: fairseq for a checkpoint, dense for a folder)",
+    )
+    parser.add_argument("--data", metavar="DATA_BIN", help="checkpoints: binarised data, for its dictionaries and text")
+    parser.add_argument("--gen-subset", metavar="NAME", help="checkpoints: the set of it to compare on (default: valid)")
+    parser.add_argument("--sentences", type=int, default=100, metavar="N", help="checkpoints: at most so many (default: 100)")
+    parser.add_argument("--text", metavar="FILE", help="folders: sentences to compare on, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    start(args)
+    folder = os.path.isdir(args.checkpoint)
+    form = args.format or (OF_FOLDERS if folder else OF_CHECKPOINTS)[0]
+    _check(args, form, folder)
+    return _of_folder(args, form) if folder else _of_checkpoint(args, form)
+
+
+def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
+    """Refuse what cannot go well, before anything slow is imported.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: a path, a format or an option that does not fit.
+        ImportError: a package the format needs is missing.
+    """
+    if form != "fairseq":
+        # the rest of what `start` looks at is for a file as --out
+        if not os.path.exists(args.checkpoint):
+            raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
+        if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
+            raise ValueError(f"--out {args.out} is the model itself, which would be lost: name another folder")
+    possible = OF_FOLDERS if folder else OF_CHECKPOINTS
+    if form not in possible:
+        kind = "a Transformers folder" if folder else "a fairseq checkpoint"
+        raise ValueError(f"--format {form} is not for {kind} ({args.checkpoint}); possible are {', '.join(possible)}")
+    wrong = {"--data": args.data, "--gen-subset": args.gen_subset} if folder else {"--text": args.text}
+    for option in [option for option, value in wrong.items() if value is not None]:
+        raise ValueError(f"{option} is not for {'a Transformers folder' if folder else 'a fairseq checkpoint'}")
+    if args.sentences < 1:
+        raise ValueError(f"--sentences must be at least 1, not {args.sentences}")
+    if args.text is not None and not os.path.isfile(args.text):
+        raise FileNotFoundError(f"--text {args.text}: no such file")
+    if form == "fairseq":
+        start(args)
+    else:
+        from dsp_plugin.reports.certificate import NAME
+        from dsp_plugin.reports.files import check_new_folder
+
+        check_new_folder(args.out, NAME)
+    missing = [name for module, name in doctor.EXPORTS.get(form, {}).items() if not doctor.is_importable(module)]
+    if missing:
+        raise ImportError(f"--format {form} needs {', '.join(missing)}: {doctor.pip(*missing)}")
+
+
+def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
-    from dsp_plugin.mt.export import export_fairseq
+    from dsp_plugin.mt.export import certify_fairseq, export_fairseq, keep_of
     from dsp_plugin.mt.pruning import prepare
+    from dsp_plugin.reports.certificate import write_certificate
     from dsp_plugin.reports.head_pictures import head_map_text
     from dsp_plugin.surgery import read_mask
 
     state = load_checkpoint(args.checkpoint)
-    mask = read_mask(args.mask, prepare(state).head_map) if args.mask else None
-    exported = export_fairseq(state, args.num_of_heads, mask)
-    save_checkpoint(exported.state, args.out)
+    patient = prepare(state)
+    keep = keep_of(patient, args.num_of_heads, read_mask(args.mask, patient.head_map) if args.mask else None)
+    text = args.data, args.gen_subset, args.sentences
+    if form == "ctranslate2":
+        from dsp_plugin.mt.ctranslate2_export import export_ctranslate2
+
+        exported, certificate = export_ctranslate2(patient, keep, args.out, *text)
+    else:
+        exported = export_fairseq(state, mask=keep)
+        certificate = certify_fairseq(patient, keep, exported, *text)
+        save_checkpoint(exported.state, args.out)
+        write_certificate(certificate, args.out)
     print(head_map_text(exported.head_map.to_dict(), exported.keep.tolist()))
-    print(f"parameters: {exported.parameters_after:,}, those of the other heads zero")
-    print(f"written: {args.out} ({megabytes(args.out)}); translate with: fairseq-generate DATA --path {args.out}")
+    print(certificate.sentence())
+    if form == "fairseq":
+        print(f"parameters: {exported.parameters_after:,}, those of the other heads zero")
+        print(f"written: {args.out} ({megabytes(args.out)}); translate with: fairseq-generate DATA --path {args.out}")
+        return 0
+    for side, heads in certificate.extra["stacks"].items():
+        print(f"{side}: every block has {heads['num_heads']} heads of size {heads['head_dim']}")
+    told = certificate.extra["translations"]
+    print(f"translations by beam {told['beam']}: {told['same']} of {told['sentences']} the same, word by word")
+    print(f'written: {args.out}; translate with: ctranslate2.Translator("{args.out}").translate_batch([["a", "sentence"]])')
+    return 0
+
+
+def _of_folder(args: argparse.Namespace, form: str) -> int:
+    from dsp_plugin.hf.exports import export_folder
+    from dsp_plugin.reports.head_pictures import head_map_text
+
+    exported = export_folder(args.checkpoint, args.out, form, args.num_of_heads, args.mask, args.text)
+    print(head_map_text(exported.head_map.to_dict(), exported.keep.tolist()))
+    print(exported.certificate.sentence())
+    files = sorted(name for name in os.listdir(args.out) if name.endswith((".onnx", ".safetensors")))
+    sizes = ", ".join(f"{name} {megabytes(os.path.join(args.out, name))}" for name in files)
+    print(f"written: {args.out} ({sizes})")
     return 0

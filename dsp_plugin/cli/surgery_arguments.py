@@ -7,9 +7,14 @@ import logging
 import os
 
 
-def add_surgery_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a fairseq checkpoint (.pt)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write; CHECKPOINT stays as it is")
+def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False) -> None:
+    """The source, --out, and which heads to keep; with `folders`, for Transformers folders, too."""
+    source, out = "a fairseq checkpoint (.pt)", "the checkpoint to write; CHECKPOINT stays as it is"
+    if folders:
+        source += ", or a Transformers folder"
+        out = "the file (fairseq) or folder (all other formats) to write; CHECKPOINT stays as it is"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=source)
+    parser.add_argument("--out", required=True, metavar="PATH" if folders else "FILE", help=out)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--num-of-heads", type=int, metavar="K", help="keep the K best heads (default: as many as the checkpoint says)"

@@ -91,6 +91,25 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
     return model
 
 
+def load_model(folder: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
+    """The model of a local folder in the class it was saved from, pruned or not.
+
+    Args:
+        kwargs: for `from_pretrained`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_pruned`.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    if getattr(config, KEPT_HEADS, None) is not None:
+        return load_pruned(folder, **kwargs)
+    try:
+        return _class_of(folder, config, None).from_pretrained(folder, **kwargs)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
+
+
 def export_dense(model: PreTrainedModel | str | os.PathLike, out: str | os.PathLike) -> None:
     """Write a model of the original sizes, removed heads as zeros: any program that knows the architecture loads it.
 

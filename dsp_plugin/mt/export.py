@@ -9,11 +9,14 @@ from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from ..gating import AttentionBlock
+from ..reports.certificate import Certificate
 from ..surgery import fill_block
+from .equality import certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
 from .flat_config import FlatTransformerConfig
 from .heads import SCORES
 from .pruning import (
     Mask,
+    Patient,
     Pruned,
     choose_heads,
     count_parameters,
@@ -45,13 +48,11 @@ def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, ma
         ValueError: as `pruning.prune_state`, or a task, criterion or optimizer that has no stock counterpart.
     """
     patient = prepare(state)
-    if mask is None and num_of_heads is None and SCORES not in patient.tensors:
-        mask = torch.ones(patient.head_map.num_heads, dtype=torch.bool)
-    pruned = remove_heads(patient, choose_heads(patient, num_of_heads, mask))
+    pruned = remove_heads(patient, keep_of(patient, num_of_heads, mask))
     exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
     for block in pruned.head_map.blocks:
         own = take_block(exported["model"], block)
-        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), _dense_shapes(block, options))
+        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), dense_shapes(block, options))
         put_block(exported["model"], block, own)
     exported["cfg"] = stock_config(exported["cfg"])
     for entry in exported["optimizer_history"]:
@@ -60,6 +61,29 @@ def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, ma
             key = f"{section}_name"
             entry[key] = names.get(entry.get(key), entry.get(key))
     return replace(pruned, state=exported, parameters_after=count_parameters(exported["model"], options))
+
+
+def keep_of(patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> torch.Tensor:
+    """`choose_heads`, but a checkpoint of which nothing says what to remove keeps the heads it has."""
+    if mask is None and num_of_heads is None and SCORES not in patient.tensors:
+        mask = torch.ones(patient.head_map.num_heads, dtype=torch.bool)
+    return choose_heads(patient, num_of_heads, mask)
+
+
+def certify_fairseq(
+    patient: Patient, keep: torch.Tensor, exported: Pruned, data: Optional[str], subset: Optional[str], limit: int
+) -> Certificate:
+    """Stock fairseq's model of an exported checkpoint beside the masked one. Arguments as `export_ctranslate2`.
+
+    Raises:
+        FileNotFoundError: no such folder or subset.
+        ExportError: they are not equal.
+    """
+    task, pairs, words = task_and_pairs(patient.tensors, patient.cfg, data, subset, limit, words_needed=False)
+    models = masked_model(patient, keep, task), model_of(exported.state, task)
+    certificate = certificate_of(*(target_log_probs(model, task, pairs) for model in models), words)
+    certificate.require("the checkpoint for stock fairseq")
+    return certificate
 
 
 def stock_config(cfg: Dict[str, Any]) -> Dict[str, Any]:
@@ -91,11 +115,15 @@ def stock_class(cls: type) -> type:
     return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] != _PLUGIN)
 
 
-def _dense_shapes(block: AttentionBlock, options: Dict[str, Any]) -> Dict[str, Tuple[int, ...]]:
-    """Shapes of a block's tensors in the stock model: width C, keys and values from the encoder where it is cross."""
+def dense_shapes(block: AttentionBlock, options: Dict[str, Any], heads: Optional[int] = None) -> Dict[str, Tuple[int, ...]]:
+    """Shapes of a block's tensors with `heads` heads (None: as many as the stock model has).
+
+    The model's width is C; keys and values come from the encoder, of its width, where the block is cross-attention.
+    """
     width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
     source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
-    shapes: Dict[str, Tuple[int, ...]] = {"q_proj.weight": (width, width), "out_proj.weight": (width, width)}
-    shapes.update({f"{name}.weight": (width, source) for name in ("k_proj", "v_proj")})
-    shapes.update({f"{name}.bias": (width,) for name in ("q_proj", "k_proj", "v_proj")})
+    rows = width if heads is None else heads * head_dim_of(block, options)
+    shapes: Dict[str, Tuple[int, ...]] = {"q_proj.weight": (rows, width), "out_proj.weight": (width, rows)}
+    shapes.update({f"{name}.weight": (rows, source) for name in ("k_proj", "v_proj")})
+    shapes.update({f"{name}.bias": (rows,) for name in ("q_proj", "k_proj", "v_proj")})
     return shapes
