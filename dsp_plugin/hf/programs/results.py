@@ -90,8 +90,9 @@ class Records:
         save_record(record, os.path.join(self.folder, "results.json"))
         return record
 
-    def scoring(self, split: str, metrics: List[Metric], seconds: float, extra: Mapping[str, Any]) -> Record:
-        record = self._new("score", metrics=metrics, seconds={"evaluate": seconds}, extra=dict(extra))
+    def scoring(self, split: str, metrics: List[Metric], seconds: Optional[float], extra: Mapping[str, Any]) -> Record:
+        took = {} if seconds is None else {"evaluate": seconds}
+        record = self._new("score", metrics=metrics, seconds=took, extra=dict(extra))
         save_record(record, os.path.join(self.folder, split, "results.json"))
         return record
 

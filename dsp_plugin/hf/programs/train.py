@@ -28,7 +28,7 @@ from .results import (
 from .squad_work import SquadWork
 
 Work = Union[GlueWork, SquadWork]
-_WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
+WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
 NOTED_MOMENTS = 100  # the heads are noted about so often in a training
 
 
@@ -50,13 +50,13 @@ def train(doc: str, data: type, method: Type[Method], argv: Sequence[str]) -> Di
     parsed = parse(doc, [ModelArguments, data, *own, ResultArguments, TrainingArguments], argv)
     model_options, data_options, results, args = parsed[0], parsed[1], parsed[-2], parsed[-1]
     chosen = parsed[2] if own else Method()
-    _log_levels(args)
+    log_levels(args)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
     if not args.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
     chosen.check()
-    return _Run(chosen, _WORK[data](data_options, model_options.cache_dir), model_options, results, args).go()
+    return _Run(chosen, WORK[data](data_options, model_options.cache_dir), model_options, results, args).go()
 
 
 class _Run:
@@ -232,7 +232,7 @@ def _metrics(work: Work, split: str, metrics: Dict[str, float]) -> List[Metric]:
     ]
 
 
-def _log_levels(args: TrainingArguments) -> None:
+def log_levels(args: TrainingArguments) -> None:
     """The Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
     logging.basicConfig(format="%(levelname)s | %(message)s")
     if args.device.type == "cpu":
