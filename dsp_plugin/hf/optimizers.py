@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, Trainer, TrainingArguments, get_scheduler
 
 from .gating import switchboard_of
+from .mean_loss import declare_mean_loss
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
 
@@ -28,7 +29,7 @@ def pruning_optimizers(
 
     The groups are the model's weights with weight decay, those without (biases and norms), and what the gates learn,
     without weight decay. Betas, epsilon, decay, warm-up and the model's learning rate and schedule are those of `args`.
-    By default the scores follow the model's schedule from their own rate, as in the BERT program of DSP.
+    Make it before the Trainer (see `declare_mean_loss`). By default the scores follow the model's schedule from their own rate, as in the BERT program of DSP.
 
     Args:
         model: gated, or without gates (then a plain finetuning).
@@ -41,10 +42,12 @@ def pruning_optimizers(
         ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a schedule
             that is not a function of the number of updates; nothing is left to train.
     """
-    if str(getattr(args.optim, "value", args.optim)) not in _ADAMW:
-        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train scores of heads, got {args.optim}")
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim not in _ADAMW:
+        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train scores of heads, got {optim}")
     if pruning_lr is not None and not 0 < pruning_lr < math.inf:
         raise ValueError(f"--pruning_lr must be above 0 and finite, got {pruning_lr}")
+    declare_mean_loss(model)
     switchboard = switchboard_of(model)
     scores = [] if switchboard is None else [p for p in switchboard.gates.parameters() if p.requires_grad]
     if not joint:

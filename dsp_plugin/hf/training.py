@@ -20,9 +20,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from ..gating import Switchboard
 from ..reports.history import append_heads, read_history, rewrite_history
 from .gating import switchboard_of
+from .mean_loss import declare_mean_loss
 from .optimizers import pruning_optimizers, training_steps
 
-__all__ = ["HeadGatesCallback", "pruning_optimizers", "training_steps"]
+__all__ = ["HeadGatesCallback", "declare_mean_loss", "pruning_optimizers", "training_steps"]
 
 # The scores' gradient is this much smaller while the Trainer clips: an exact factor, and no part of the norm any more.
 _ASIDE = 2.0**-40
@@ -33,7 +34,7 @@ class HeadGatesCallback(TrainerCallback):
 
     The penalty lambda * (...) of Voita's gates is added to the mean loss of an optimizer step: its gradient is what the
     scores' gradient starts from, once a step, whatever the number of micro-batches, processes and the loss scale. The
-    logged loss leaves it out.
+    logged loss leaves it out. The callback must be made before the Trainer is (see `declare_mean_loss`).
 
     Clipping: the relaxed sampler's gradient can be a million times that of the gates, and would, in one norm with the
     model's, stop the model's learning for that step. So the scores take no part in the norm that the Trainer clips by.
@@ -58,6 +59,7 @@ class HeadGatesCallback(TrainerCallback):
             raise ValueError("the model has no gates: gate_heads(model, gates) first")
         if note_every is not None and note_every < 1:
             raise ValueError(f"the heads can be noted every 1 or more updates, not every {note_every}")
+        declare_mean_loss(model)
         self.switchboard: Switchboard = switchboard
         self.note_every = note_every
         self.history: List[Tuple[int, List[bool]]] = []
