@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test multi30k grid doctor clean distclean
+.PHONY: help venv demo test multi30k grid glue doctor clean distclean
 
 # The interpreter that .venv is made from: python3.11, or a python3 that is one.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
@@ -23,6 +23,7 @@ help:
 	@echo 'make test      all tests (DSP_DATA_DIR=FOLDER adds those on real text)'
 	@echo 'make multi30k  the same as the demo on Multi30k, real German-English (from DSP_DATA_DIR, else fetched)'
 	@echo 'make grid      every method and budget on Multi30k; goes on where it was stopped'
+	@echo 'make glue      a pretrained BERT on CoLA, MRPC and SQuAD, every method; likewise (data from DSP_DATA_DIR)'
 	@echo 'make doctor    what is installed, what is missing, and the command that mends it'
 	@echo 'make venv      only make $(VENV) and install everything in it (the others do so by themselves)'
 	@echo 'make clean     remove caches, build leftovers and the output of the demo (distclean: $(VENV) as well)'
@@ -37,6 +38,9 @@ multi30k: $(BASE)
 
 grid: $(BASE)
 	$(BIN)/python scripts/mt/grid.py
+
+glue: $(ALL)
+	$(BIN)/python scripts/glue/grid.py
 
 test: $(ALL)
 	$(BIN)/python -m pytest -q tests

@@ -54,6 +54,7 @@ def table_rows(
     subsets: Sequence[str] = (),
     seeds: int | None = None,
     p_values: Mapping[tuple[Setting, str, str], PValue] | None = None,
+    metric: str = "BLEU",
 ) -> tuple[list[Row], list[str]]:
     """The rows of the table and the names of its columns, in order.
 
@@ -63,6 +64,7 @@ def table_rows(
         records: of one or several settings.
         expected: the rows the table should have, in this order; other settings follow, most heads first.
         subsets: the test sets it should have, in this order; others follow by name.
+        metric: the score it should have on these; it comes first.
         seeds: runs a setting should have; then the column "runs" says "1 of 3".
         p_values: (setting, metric, subset) -> p, see `significance.largest_p`; then the column "p SUBSET" follows
             the metric, empty where p is not known.
@@ -70,7 +72,7 @@ def table_rows(
     Returns:
         rows: column -> text, number, `Spread`, `PValue`, or None for what was not measured.
         columns: "setting" only if there are several names; "method"; "K" (kept/total); one a metric and subset,
-            BLEU first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)"; "runs".
+            `metric` first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)"; "runs".
 
     Raises:
         ValueError: two records of one run contradict each other, or runs of one setting were scored in ways that
@@ -88,7 +90,7 @@ def table_rows(
         _require_comparable(setting, runs)
 
     every_run = [run for runs in groups.values() for run in runs.values()]
-    metrics = _metric_columns(every_run, subsets)
+    metrics = _metric_columns(every_run, subsets, metric)
     phases = sorted({phase for run in every_run for phase in run.seconds}, key=lambda p: (p != "train", p))
     tested = {key[1:] for key in p_values or ()}
     rows = []
@@ -228,13 +230,13 @@ def _require_comparable(setting: Setting, runs: Mapping[int | None, _Run]) -> No
             raise ValueError(f"runs of one setting cannot be averaged, their {what} differs: {both}")
 
 
-def _metric_columns(runs: Sequence[_Run], subsets: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Column name -> (metric name, subset): BLEU first, then by name; expected subsets first, in their order."""
+def _metric_columns(runs: Sequence[_Run], subsets: Sequence[str], first: str) -> dict[str, tuple[str, str]]:
+    """Column name -> (metric name, subset): `first`, then by name; expected subsets first, in their order."""
     units = {key: metric.unit for run in runs for key, metric in run.metrics.items()}
     for subset in subsets:
-        units.setdefault(("BLEU", subset), "")
+        units.setdefault((first, subset), "")
     rank = {subset: position for position, subset in enumerate(subsets)}
-    ordered = sorted(units, key=lambda key: (key[0] != "BLEU", key[0], rank.get(key[1], len(rank)), key[1]))
+    ordered = sorted(units, key=lambda key: (key[0] != first, key[0], rank.get(key[1], len(rank)), key[1]))
     return {f"{name} {subset}".rstrip() + (f" ({units[name, subset]})" if units[name, subset] else ""): (name, subset)
             for name, subset in ordered}  # fmt: skip
 
