@@ -184,3 +184,8 @@ def test_names_that_are_one_file_name_do_not_overwrite_each_other(tmp_path):
 )
 def test_the_main_metric(names, main):
     assert main_metric([Record("k", "n", "m", metrics=[Metric(name, 1.0) for name in names])]) == main
+
+
+def test_the_main_metric_is_the_one_that_the_records_name():
+    record = Record("k", "n", "m", metrics=[Metric("accuracy", 1.0), Metric("f1", 1.0)], extra={"main_metric": "f1"})
+    assert main_metric([record]) == "f1"

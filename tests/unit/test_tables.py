@@ -76,6 +76,13 @@ def test_what_was_not_measured_is_said():
     assert "not measured" in csv_table(rows, columns)
 
 
+def test_another_metric_than_bleu_can_be_the_one_that_is_expected():
+    record = Record("glue", "CoLA", "dsp", metrics=[Metric("accuracy", 80.0, subset="dev"), Metric("matthews", 40.0, subset="dev")])
+    rows, columns = table_rows([record], [Setting("CoLA", "unpruned", 24, 24)], ["dev"], metric="matthews")
+    assert [column for column in columns if "dev" in column] == ["matthews dev", "accuracy dev"]
+    assert [row["matthews dev"] for row in rows] == [None, 40.0]
+
+
 def test_settings_are_ordered_and_named_where_there_are_several():
     records = [run("dsp", 6), run("dsp", 12), run("unpruned", 24), run("dsp", 9, name="big", total=36)]
     records.append(Record("mt-bleu", "big", "headless"))

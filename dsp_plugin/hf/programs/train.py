@@ -15,7 +15,7 @@ from ...reports.records import Metric
 from ..gating import gate_heads, load_gating, switchboard_of
 from ..layouts import head_map_of
 from ..pruning import record_of
-from ..training import HeadGatesCallback, pruning_optimizers, training_steps
+from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
 from .folders import starting_point
 from .glue_work import GlueWork
@@ -124,6 +124,7 @@ class _Run:
     def _trainer(self, model: PreTrainedModel) -> Trainer:
         args, method, work = self.args, self.method, self.work
         more: Dict[str, Any] = {"callbacks": []}
+        declare_mean_loss(model)  # before the Trainer is made
         if method.gated:
             model.to(args.device)  # before the optimizer looks at its weights
             every = None
