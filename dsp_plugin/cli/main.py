@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": "say what is installed, what is missing and the command that mends it",
     "prune": "take the heads that were not kept out of a checkpoint, for good",
     "export": "write a checkpoint that loads without this plugin",
+    "diff": "look into diff packs, bring them into models and out again",
     "report": "make tables, pictures and one HTML page from result records",
 }
 

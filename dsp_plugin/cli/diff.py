@@ -1,0 +1,133 @@
+"""Look into diff packs, and bring them into models and out again.
+
+A pack holds what a task changes in one base: a few positions and values, and the task head. MODEL is a Transformers
+folder (safetensors weights) or a fairseq checkpoint. Nothing is written where the pack does not belong to the model,
+or either is damaged.
+
+  dsp diff inspect PACK                           what is in it, its size, its share of every layer
+  dsp diff apply PACK MODEL                       write the task into MODEL itself, with an undo record beside it
+  dsp diff revert MODEL                           take it out again, bit for bit
+  dsp diff revert MODEL --pack PACK --base BASE   the same without the record
+  dsp diff merge PACK BASE --out OUT              a model of its own, which needs no pack; BASE stays as it is
+  dsp diff compare PACK PACK ...                  how much tasks overlap"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    inspect = actions.add_parser("inspect", help="what is in a pack")
+    inspect.add_argument("pack", metavar="PACK")
+    inspect.add_argument("--json", action="store_true", help="print it as JSON")
+    apply = actions.add_parser("apply", help="write a pack into a model, in place")
+    apply.add_argument("pack", metavar="PACK")
+    apply.add_argument("model", metavar="MODEL", help="the base, which is changed")
+    revert = actions.add_parser("revert", help="take an applied pack out again, bit for bit")
+    revert.add_argument("model", metavar="MODEL", help="the model that a pack was applied to, which is changed")
+    revert.add_argument("--base", metavar="BASE", help="take the old weights from here, not from the undo record")
+    revert.add_argument("--pack", metavar="PACK", help="with --base: the pack that was applied")
+    merge = actions.add_parser("merge", help="write a model with a pack in it")
+    merge.add_argument("pack", metavar="PACK")
+    merge.add_argument("model", metavar="BASE", help="the base, which stays as it is")
+    merge.add_argument("--out", required=True, metavar="OUT", help="the folder or checkpoint to write")
+    compare = actions.add_parser("compare", help="how much packs of one base overlap")
+    compare.add_argument("packs", metavar="PACK", nargs="+")
+    compare.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    return {"inspect": inspect, "apply": apply, "revert": revert, "merge": merge, "compare": compare}[args.action](args)
+
+
+def inspect(args: argparse.Namespace) -> int:
+    from dsp_plugin.cli.diff_tables import summary_text
+    from dsp_plugin.diffs.pack import DiffPack
+    from dsp_plugin.diffs.pack_summary import summarise
+
+    summary = summarise(DiffPack.load(args.pack))
+    print(json.dumps(summary.to_dict(), indent=2) if args.json else summary_text(args.pack, summary))
+    return 0
+
+
+def apply(args: argparse.Namespace) -> int:
+    from dsp_plugin.cli.diff_models import open_model
+    from dsp_plugin.diffs.pack import DiffPack
+    from dsp_plugin.diffs.undo_file import UndoRecord
+
+    pack, model = DiffPack.load(args.pack), open_model(args.model)
+    if model.undo_path.exists():
+        raise ValueError(f"{args.model} has a diff applied already ({model.undo_path} is there): dsp diff revert it first")
+    state = model.state()
+    undo = pack.apply(state)
+    # The record first, the configuration last: a kill in between leaves what `revert` can mend.
+    model_config = pack.config.get("model_config") or {}
+    UndoRecord.of(undo, pack.base, model.config_text() if model_config else None).save(model.undo_path)
+    model.write(state, {*undo.changes, *undo.head})
+    if model_config:
+        model.configure(model_config)
+    print(f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
+    print(f"take it out again with: dsp diff revert {args.model}")
+    return 0
+
+
+def revert(args: argparse.Namespace) -> int:
+    from dsp_plugin.cli.diff_models import open_model
+    from dsp_plugin.diffs.pack import DiffPack
+    from dsp_plugin.diffs.undo_file import UndoRecord
+
+    if bool(args.base) != bool(args.pack):
+        raise ValueError("--base and --pack are given together, or neither: then the undo record is used")
+    model = open_model(args.model)
+    state = model.state()
+    if args.base:
+        pack, base = DiffPack.load(args.pack), open_model(args.base)
+        text = base.config_text() if pack.config.get("model_config") else None
+        record = UndoRecord.from_base(pack, base.state(), state, text)
+    else:
+        record = UndoRecord.load(model.undo_path)
+    touched = record.restore(state)
+    model.write(state, touched)
+    if record.config is not None:
+        model.restore_config(record.config)
+    model.undo_path.unlink(missing_ok=True)
+    print(f"reverted: {args.model} is its base again, SHA-256 {record.base.hash}")
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    from dsp_plugin.cli.diff_models import open_model
+    from dsp_plugin.diffs.pack import DiffPack
+
+    pack, model = DiffPack.load(args.pack), open_model(args.model)
+    if os.path.exists(args.out) and os.path.samefile(args.model, args.out):
+        raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")
+    if os.path.isdir(args.model) != os.path.isdir(args.out) and os.path.exists(args.out):
+        kind = "folder" if os.path.isdir(args.model) else "file"
+        raise ValueError(f"--out {args.out} must be a {kind}, as {args.model} is")
+    model.copy_to(args.out, pack.merge(model.state()), pack.config.get("model_config"))
+    print(f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
+    print(f"written: {args.out}")
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    from dsp_plugin.cli.diff_tables import overlap_dict, overlap_text
+    from dsp_plugin.diffs.pack import DiffPack
+    from dsp_plugin.diffs.pack_sums import check_same_base, overlap
+
+    if len(args.packs) < 2:
+        raise ValueError("compare takes two packs or more")
+    packs = [DiffPack.load(path) for path in args.packs]
+    check_same_base(packs, args.packs)
+    pairs = [(a, b) for a in range(len(packs)) for b in range(a + 1, len(packs))]
+    found = {(args.packs[a], args.packs[b]): overlap(packs[a], packs[b]) for a, b in pairs}
+    print(json.dumps(overlap_dict(found), indent=2) if args.json else overlap_text(found))
+    return 0
+
+
+def _head_words(head: dict) -> str:
+    return f" and the head ({', '.join(head)})" if head else ""

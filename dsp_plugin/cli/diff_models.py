@@ -1,0 +1,129 @@
+"""The two kinds of stored models that `dsp diff` changes: a Transformers folder and a fairseq checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Protocol, Set
+
+from torch import Tensor
+
+from dsp_plugin.diffs.model_folder import ModelFolder
+from dsp_plugin.reports.files import write_text
+
+
+class StoredModel(Protocol):
+    """A model in a file or folder.
+
+    Attributes:
+        path: the file or folder.
+        undo_path: where the undo record goes when a pack is applied in place.
+    """
+
+    path: Path
+    undo_path: Path
+
+    def state(self) -> Dict[str, Tensor]:
+        """Its weights."""
+
+    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> None:
+        """Bring the stored weights to `state`, in place."""
+
+    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
+        """Write a model with these weights to `out`, everything else as it is here, but for entries of its configuration."""
+
+    def config_text(self) -> Optional[str]:
+        """Its configuration file; None where it has none."""
+
+    def configure(self, model_config: Mapping[str, Any]) -> None:
+        """Change entries of the configuration file, if there is one."""
+
+    def restore_config(self, text: str) -> None:
+        """Write the configuration file back."""
+
+
+def open_model(path: str) -> StoredModel:
+    """A Transformers folder, or a fairseq checkpoint file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is nothing there, or it cannot be read; says what.
+    """
+    if os.path.isdir(path):
+        return TransformersModel(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no Transformers folder and no fairseq checkpoint at {path}")
+    if path.endswith(".safetensors"):
+        raise ValueError(f"{path} is a weight file: name the folder it is in")
+    return FairseqModel(path)
+
+
+class TransformersModel:
+    """A folder that `save_pretrained` wrote; Transformers is not needed."""
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+        self.undo_path = self.path / "diff-undo.safetensors"
+        self._folder = ModelFolder(path)
+
+    def state(self) -> Dict[str, Tensor]:
+        return self._folder.state()
+
+    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> None:
+        self._folder.write(state, changed)
+
+    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
+        self._folder.copy_to(out, state)
+        if model_config:
+            TransformersModel(out).configure(model_config)
+
+    def config_text(self) -> Optional[str]:
+        path = self._folder.config_path
+        return path.read_text("utf-8") if path.is_file() else None
+
+    def configure(self, model_config: Mapping[str, Any]) -> None:
+        before = self.config_text()
+        if before is None:
+            return
+        try:
+            config = {**json.loads(before), **model_config}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self._folder.config_path} is damaged: {error}") from None
+        write_text(self._folder.config_path, json.dumps(config, indent=2) + "\n")
+
+    def restore_config(self, text: str) -> None:
+        write_text(self._folder.config_path, text)
+
+
+class FairseqModel:
+    """A fairseq checkpoint, read weights-only; its options and history stay, a copy has no optimizer state."""
+
+    def __init__(self, path: str):
+        from dsp_plugin.mt.checkpoints import load_checkpoint
+
+        self.path = Path(path)
+        self.undo_path = self.path.with_name(self.path.name + ".diff-undo.safetensors")
+        self._checkpoint = load_checkpoint(path)
+
+    def state(self) -> Dict[str, Tensor]:
+        return dict(self._checkpoint["model"])
+
+    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> None:
+        from dsp_plugin.mt.checkpoints import save_checkpoint
+
+        save_checkpoint({**self._checkpoint, "model": dict(state)}, str(self.path))
+
+    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
+        from dsp_plugin.mt.checkpoints import save_checkpoint
+
+        kept = {key: value for key, value in self._checkpoint.items() if key != "last_optimizer_state"}
+        save_checkpoint({**kept, "model": dict(state)}, out)
+
+    def config_text(self) -> Optional[str]:
+        return None
+
+    def configure(self, model_config: Mapping[str, Any]) -> None:
+        pass
+
+    def restore_config(self, text: str) -> None:
+        pass

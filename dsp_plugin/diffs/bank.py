@@ -1,0 +1,211 @@
+"""DiffBank: many tasks on one base, switched in place, or mixed in one batch."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .base import find_names, tensors_of
+from .pack import DiffPack, patched
+from .row_tasks import RowTasks, units_of
+from .rows import join_rows, take_rows
+from .undo import Change, put
+
+
+@dataclass(frozen=True)
+class BankTask:
+    """One task of a bank, by the model's own parameter names.
+
+    Attributes:
+        changes: old and new values at the changed positions.
+        head: full tensors; their first size, the number of labels, may differ from the model's.
+        sparse: what the changes add to linear layers, [O, I] sparse; made when first needed.
+    """
+
+    changes: Dict[str, Change]
+    head: Dict[str, Tensor]
+    sparse: Dict[str, Tensor] = field(default_factory=dict)
+
+
+class DiffBank:
+    """Serves several tasks from one model in memory. The model belongs to the bank: change it by the bank alone.
+
+    Every task costs the memory of its positions, 8 bytes + 2 weights each, and its head. One forward at a time.
+
+    Args:
+        model: the base, on its device and in its dtype, with a place for the heads (of any number of labels).
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self._parameters = tensors_of(model)
+        self._tasks: Dict[str, BankTask] = {}
+        self._current: Optional[str] = None
+        self._own_head: Dict[str, Tensor] = {}
+        self._checked: Set[str] = set()  # hashes of the base that the model has
+        self._units: Dict[FrozenSet[str], Dict] = {}  # by the tasks that a batch has
+
+    @property
+    def tasks(self) -> List[str]:
+        return list(self._tasks)
+
+    @property
+    def task(self) -> Optional[str]:
+        """The task whose weights are in the model; None for the base."""
+        return self._current
+
+    def add(self, name: str, pack: DiffPack, check: bool = True) -> None:
+        """Take in a task. The model goes back to the base first.
+
+        Args:
+            check: compare the base's hash, once for all packs of the same base. False for a base in another dtype.
+
+        Raises:
+            ValueError: the name is taken, the model is not the pack's base, or has no place for its head.
+        """
+        if name in self._tasks:
+            raise ValueError(f"the bank has a task {name!r} already: remove it first")
+        self.switch(None)
+        called = pack.base.find(self._parameters)
+        if check and pack.base.hash not in self._checked:
+            pack.base.check(self._parameters, called)
+            self._checked.add(pack.base.hash)
+        head = self._head_of(pack)
+        changes: Dict[str, Change] = {}
+        for known, (positions, values) in pack.diff.entries.items():
+            weight = self._parameters[called[known]]
+            where = positions.to(weight.device)
+            old = weight.detach().reshape(-1)[where]
+            changes[called[known]] = Change(where, old, patched(old, values))
+        self._tasks[name] = BankTask(changes, head)
+
+    def remove(self, name: str) -> None:
+        """Forget a task; the model goes back to the base if it is the current one.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        self._task(name)
+        if self._current == name:
+            self.switch(None)
+        del self._tasks[name]
+        self._units.clear()
+
+    def switch(self, name: Optional[str]) -> None:
+        """Bring a task's weights and head into the model, in place; None brings the base back, bit for bit.
+
+        Only positions of the task that goes and of the one that comes are written.
+
+        Raises:
+            ValueError: there is no such task.
+        """
+        coming = None if name is None else self._task(name)
+        if name == self._current:
+            return
+        with torch.no_grad():
+            if self._current is not None:
+                for parameter, change in self._tasks[self._current].changes.items():
+                    put(self._parameters[parameter], change.positions, change.old)
+            for parameter, change in ({} if coming is None else coming.changes).items():
+                put(self._parameters[parameter], change.positions, change.new)
+            for parameter, own in self._own_head.items():
+                # another tensor rather than other values: numbers of labels differ
+                self._parameters[parameter].data = own if coming is None else coming.head.get(parameter, own)
+        self._current = name
+
+    @contextlib.contextmanager
+    def mixed(self, tasks: Sequence[str]) -> Iterator[None]:
+        """Inside, row i of a batch is answered for `tasks[i]`; gradients are off.
+
+        Every module that a task changes must have one row an example as the first dimension of its input. Logits of
+        heads with different numbers of labels are filled up with -inf. Rows of one task are quicker side by side
+        (`run` sorts them).
+
+        Raises:
+            ValueError: an unknown task; a changed module whose input has no row an example, or that was not called as
+                a module at all, so that the answers would be wrong (names it; `grouped` serves such models).
+        """
+        present = {name: self._task(name) for name in dict.fromkeys(tasks)}
+        before = self._current
+        self.switch(None)
+        units = self._units.get(frozenset(present))
+        if units is None:
+            changed = {name for task in present.values() for name in {*task.changes, *task.head}}
+            units = self._units[frozenset(present)] = units_of(self.model, changed)
+        rows = RowTasks(units, self._parameters, list(present.values()), _numbers(tasks, list(present)))
+        try:
+            with torch.no_grad(), rows.installed():
+                yield
+            rows.check_called()
+        finally:
+            self.switch(before)
+
+    def run(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        """One forward of the model over a batch whose row i belongs to `tasks[i]`.
+
+        Args:
+            args, kwargs: the model's; tensors with one row an example are put in the order of tasks and back.
+
+        Raises:
+            ValueError: see `mixed`.
+        """
+        order = torch.tensor(sorted(range(len(tasks)), key=lambda row: tasks[row]), dtype=torch.long)
+        args, kwargs = take_rows((args, kwargs), order, len(tasks))
+        with self.mixed([tasks[row] for row in order.tolist()]):
+            output = self.model(*args, **kwargs)
+        return take_rows(output, order.argsort(), len(tasks))
+
+    def grouped(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        """The same answers as `run`, by one forward a task: for models that `mixed` refuses.
+
+        Raises:
+            ValueError: an unknown task, or outputs that cannot be put together by rows.
+        """
+        for name in tasks:
+            self._task(name)
+        before, parts, order = self._current, [], []
+        try:
+            with torch.no_grad():
+                for name in dict.fromkeys(tasks):
+                    rows = [row for row, task in enumerate(tasks) if task == name]
+                    self.switch(name)
+                    some_args, some_kwargs = take_rows((args, kwargs), torch.tensor(rows), len(tasks))
+                    parts.append((len(rows), self.model(*some_args, **some_kwargs)))
+                    order += rows
+        finally:
+            self.switch(before)
+        return take_rows(join_rows(parts), torch.tensor(order).argsort(), len(tasks))
+
+    def _task(self, name: str) -> BankTask:
+        if name not in self._tasks:
+            raise ValueError(f"the bank has no task {name!r}; it has {', '.join(self._tasks) or 'none'}")
+        return self._tasks[name]
+
+    def _head_of(self, pack: DiffPack) -> Dict[str, Tensor]:
+        """The pack's head by the model's names, on its device and in its dtype."""
+        try:
+            called = find_names(pack.head, self._parameters)
+        except ValueError:
+            missing = ", ".join(name for name in pack.head if name not in self._parameters)
+            raise ValueError(f"the model has no place for the pack's head: it lacks {missing}") from None
+        head = {}
+        for name, tensor in pack.head.items():
+            own = self._own_head.get(called[name], self._parameters[called[name]].data)
+            if own.shape[1:] != tensor.shape[1:] or own.dim() != tensor.dim():
+                raise ValueError(
+                    f"the pack's head {name} has the shape {list(tensor.shape)}, the model's {list(own.shape)}: "
+                    "only the number of labels may differ"
+                )
+            head[called[name]] = tensor.to(own.device, own.dtype, copy=True)
+        for name in head:
+            self._own_head.setdefault(name, self._parameters[name].data)
+        return head
+
+
+def _numbers(tasks: Sequence[str], distinct: List[str]) -> Tuple[int, ...]:
+    place = {name: number for number, name in enumerate(distinct)}
+    return tuple(place[name] for name in tasks)

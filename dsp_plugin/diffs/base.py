@@ -1,0 +1,191 @@
+"""Which base a diff belongs to: the names, types, shapes and bytes of its parameters, as one SHA-256.
+
+Leading names: a model with a task head calls its body's parameters `bert.encoder...`, the bare base `encoder...`.
+`find_names` looks through that, so that a pack of the one finds its base in the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Dict, Iterable, List, Mapping, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+# what the parameters of a LayerNorm are called in checkpoints from before 2020, which Transformers renames on loading
+_OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What parameters are called in another model.
+
+    Attributes:
+        called: name here → name there.
+        here, there: the leading names in which the two models differ; at least one of them is empty.
+    """
+
+    called: Dict[str, str]
+    here: str = ""
+    there: str = ""
+
+    def __getitem__(self, name: str) -> str:
+        return self.called[name]
+
+    def translate(self, name: str) -> str:
+        """What any name here would be there."""
+        return self.there + name[len(self.here) :] if name.startswith(self.here) else name
+
+
+@dataclass(frozen=True)
+class Base:
+    """The identity of a base.
+
+    Attributes:
+        parameters: name → (dtype such as `float32`, shape), the task head left out, tied weights once.
+        hash: `base_hash` of them, hexadecimal.
+        tied: name → the other names of the same parameter, for those that have some.
+    """
+
+    parameters: Dict[str, Tuple[str, Tuple[int, ...]]]
+    hash: str
+    tied: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Union[nn.Module, Mapping[str, Tensor]], head: Iterable[str] = ()) -> "Base":
+        """The identity of a module or of a dictionary of weights.
+
+        Args:
+            model: of a module its parameters count, not its buffers; of a dictionary all floating tensors.
+            head: names of task-head parameters, or of the modules that hold them; left out.
+
+        Raises:
+            ValueError: a name in `head` is not in the model, or nothing is left without the head.
+        """
+        tensors = tensors_of(model)
+        heads = set(head_names(tensors, head))
+        names: Dict[object, List[str]] = {}
+        for name, tensor in tensors.items():
+            if name not in heads and (isinstance(model, nn.Module) or tensor.is_floating_point()):
+                names.setdefault(_storage(tensor), []).append(name)
+        if not names:
+            raise ValueError("the model has no parameters beside its head")
+        first = {same[0]: tensors[same[0]] for same in names.values()}
+        parameters = {name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in sorted(first.items())}
+        tied = {same[0]: tuple(same[1:]) for same in names.values() if len(same) > 1}
+        return cls(parameters, base_hash(first), tied)
+
+    @property
+    def total(self) -> int:
+        """Number of weights."""
+        return sum(torch.Size(shape).numel() for _, shape in self.parameters.values())
+
+    def find(self, tensors: Mapping[str, Tensor]) -> "Names":
+        """What this base's parameters are called in `tensors`.
+
+        Raises:
+            ValueError: some are missing or have another shape; names them.
+        """
+        found = find_names(self.parameters, tensors, self.tied)
+        for name, (_, shape) in self.parameters.items():
+            if tuple(tensors[found[name]].shape) != shape:
+                there = list(tensors[found[name]].shape)
+                raise ValueError(f"wrong base: {found[name]} has the shape {there}, the diff was made on {list(shape)}")
+        return found
+
+    def check(self, tensors: Mapping[str, Tensor], found: "Names") -> None:
+        """Compare types and bytes; `found` is what `find` gave.
+
+        Raises:
+            ValueError: `tensors` are not this base.
+        """
+        for name, (dtype, _) in self.parameters.items():
+            there = dtype_name(tensors[found[name]])
+            if there != dtype:
+                raise ValueError(f"wrong base: {found[name]} is {there}, the diff was made on {dtype}")
+        there = base_hash({name: tensors[found[name]] for name in self.parameters})
+        if there != self.hash:
+            raise ValueError(
+                f"wrong base: names and shapes fit, but the weights are others "
+                f"(SHA-256 {there[:12]}..., the diff was made on {self.hash[:12]}...)"
+            )
+
+
+def base_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hexadecimal) over the names in sorted order, each with its dtype, shape and bytes.
+
+    Every tensor counts under every name it has in `state`: leave out the head and second names of tied weights.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach()
+        digest.update(f"{name} {dtype_name(tensor)} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def tensors_of(model: Union[nn.Module, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Parameters of a module under all their names, or the dictionary itself."""
+    if isinstance(model, nn.Module):
+        return dict(model.named_parameters(remove_duplicate=False))
+    return model
+
+
+def head_names(names: Iterable[str], head: Iterable[str]) -> List[str]:
+    """The parameters among `names` that `head`, names of parameters or of modules, stands for.
+
+    Raises:
+        ValueError: an entry of `head` stands for none.
+    """
+    names, found = list(names), []
+    for entry in head:
+        mine = [name for name in names if name == entry or name.startswith(entry + ".")]
+        if not mine:
+            raise ValueError(f"the head cannot be found: the model has no parameter '{entry}' and no module of that name")
+        found += mine
+    return sorted(set(found))
+
+
+def find_names(wanted: Iterable[str], there: Mapping[str, object], tied: Mapping[str, Tuple[str, ...]] = {}) -> Names:
+    """Look the wanted names up in `there`, where all may have a leading name less, or more.
+
+    Raises:
+        ValueError: some of them are not there under any common leading name; names them.
+    """
+    wanted = list(wanted)
+    for leading_here, leading_there in _renamings(wanted, there):
+        names = Names({}, leading_here, leading_there)
+        for name in wanted:
+            for known in (name, *tied.get(name, ())):
+                called = names.translate(known)
+                old = next((called[: -len(new)] + old for new, old in _OLD_NAMES.items() if called.endswith(new)), called)
+                if called in there or old in there:
+                    names.called[name] = called if called in there else old
+                    break
+        if len(names.called) == len(wanted):
+            return names
+    missing = [name for name in wanted if name not in there]
+    some = ", ".join(missing[:3]) + (" ..." if missing[3:] else "")
+    raise ValueError(f"wrong base: it lacks {len(missing)} of the diff's {len(wanted)} parameters: {some}")
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).replace("torch.", "")
+
+
+def _renamings(wanted: List[str], there: Mapping[str, object]) -> List[Tuple[str, str]]:
+    """(leading name here, leading name there), the most likely first."""
+    first = wanted[0] if wanted else ""
+    head = first.split(".")[0] + "."
+    tried = [("", "")]
+    if all(name.startswith(head) for name in wanted):
+        tried.append((head, ""))
+    return tried + [("", name[: -len(first)]) for name in there if name.endswith("." + first)]
+
+
+def _storage(tensor: Tensor) -> object:
+    """Equal for two names of one tensor, as `torch.load` and tied modules have them."""
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()

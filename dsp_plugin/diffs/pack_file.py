@@ -1,0 +1,178 @@
+"""The file of a DiffPack: a safetensors file that any safetensors reader opens.
+
+    metadata "dsp_diff_pack"   JSON: format_version, checksum, base_hash, positions, value_dtype, config
+    tensor   "index"           uint8, zlib-compressed JSON: parameters [[name, dtype, shape], ...] of the base,
+                               tied {name: [names]}, changed [[number in parameters, positions, divisor], ...]
+    tensors  "positions.unary", "positions.fixed", "positions.extra"    uint8, see golomb.py
+    tensor   "values"          [positions], the tensors one after the other in the order of `changed`
+    tensors  "head.NAME"       the dense task head
+
+The checksum is the SHA-256 of the whole file with zeros in its own place: no byte can change unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..reports.files import replacing
+from .base import Base
+from .golomb import CodedPositions, decode_positions, encode_positions
+from .sparse import SparseDiff
+
+FORMAT_VERSION = 1
+VALUE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+_KEY = "dsp_diff_pack"
+_NO_CHECKSUM = "0" * 64
+_STREAMS = ("unary", "fixed", "extra")
+_MAX_INDEX = 1 << 28  # bytes; a damaged size must not fill the memory
+
+
+def write_pack(
+    path: str | os.PathLike, diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> int:
+    """Write the file whole or not at all; returns its size in bytes.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+        ValueError: the configuration is not JSON.
+    """
+    raw = pack_bytes(diff, base, head, config)
+    with replacing(path) as temporary:
+        temporary.write_bytes(raw)
+    return len(raw)
+
+
+def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
+    """The file's bytes; the same ones for the same pack."""
+    names = [name for name in base.parameters if name in diff.entries and len(diff.entries[name][0])]
+    coded = encode_positions([diff.entries[name][0].cpu().numpy() for name in names])
+    values = [diff.entries[name][1].cpu() for name in names]
+    number = {name: place for place, name in enumerate(base.parameters)}
+    index = {
+        "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in base.parameters.items()],
+        "tied": {name: list(others) for name, others in base.tied.items()},
+        "changed": [[number[name], *rest] for name, *rest in zip(names, coded.counts, coded.divisors)],
+    }
+    tensors = {f"head.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in head.items()}
+    tensors["index"] = _as_tensor(np.frombuffer(zlib.compress(json.dumps(index).encode(), 9), np.uint8))
+    tensors.update({f"positions.{name}": _as_tensor(getattr(coded, name)) for name in _STREAMS})
+    tensors["values"] = torch.cat(values) if values else torch.zeros(0)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "checksum": _NO_CHECKSUM,
+        "base_hash": base.hash,
+        "positions": sum(coded.counts),
+        "value_dtype": str(tensors["values"].dtype).replace("torch.", ""),
+        "config": dict(config),
+    }
+    try:
+        written = json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the configuration of a pack must be plain JSON: {error}") from None
+    # one entry only: safetensors writes several in an order that changes from run to run
+    raw = save_tensors(tensors, {_KEY: written})
+    return raw.replace(_NO_CHECKSUM.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+def read_pack(path: str | os.PathLike) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
+    """The diff, its base, the head and the configuration.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no pack, of a newer format, truncated, or has changed since it was written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no diff pack at {path}")
+    return unpack(path.read_bytes(), str(path))
+
+
+def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
+    """`read_pack` of bytes; `path` is what error messages call them."""
+    about = _read_about(raw, path)
+    version = about.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f"{path} is damaged: format version {version!r}")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, and this dsp_plugin reads up to {FORMAT_VERSION}: update dsp_plugin"
+        )
+    checksum = str(about.get("checksum")).encode()
+    if len(checksum) != 64 or hashlib.sha256(raw.replace(checksum, _NO_CHECKSUM.encode(), 1)).hexdigest() != checksum.decode():
+        raise ValueError(f"{path} is damaged: its content does not fit its checksum")
+    # from here on only a program that writes wrong files can be at fault, but it must not get at a model either
+    try:
+        return _content(load_tensors(raw), about)
+    except (SafetensorError, KeyError, TypeError, ValueError, zlib.error, OverflowError) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is not a valid diff pack: {reason}") from error
+
+
+def position_bytes(diff: SparseDiff) -> int:
+    """Bytes that the positions take in a file."""
+    return encode_positions([positions.cpu().numpy() for positions, _ in diff.entries.values()]).num_bytes
+
+
+def _read_about(raw: bytes, path: str) -> Dict[str, Any]:
+    """The JSON of the metadata, of bytes that need not be a pack, nor whole."""
+    length = int.from_bytes(raw[:8], "little")
+    try:
+        header = json.loads(raw[8 : 8 + length])
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        metadata = header.get("__metadata__", {})
+        if _KEY not in metadata:
+            raise ValueError(f"{path} is not a diff pack, but another safetensors file")
+        about = json.loads(metadata[_KEY])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        if "another safetensors" in str(error):
+            raise
+        raise ValueError(f"{path} is not a diff pack, or is damaged: its header cannot be read") from None
+    if 8 + length + max(ends, default=0) > len(raw):
+        raise ValueError(f"{path} is truncated: {len(raw)} of {8 + length + max(ends)} bytes are there")
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} is not a diff pack, or is damaged: its header cannot be read")
+    return about
+
+
+def _content(
+    tensors: Dict[str, Tensor], about: Mapping[str, Any]
+) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
+    unzip = zlib.decompressobj()
+    index = json.loads(unzip.decompress(tensors["index"].numpy().tobytes(), _MAX_INDEX))
+    parameters = {name: (dtype, tuple(shape)) for name, dtype, shape in index["parameters"]}
+    base = Base(parameters, about["base_hash"], {name: tuple(others) for name, others in index["tied"].items()})
+    names = list(parameters)
+    changed: List[str] = []
+    for place, _, _ in index["changed"]:
+        if not 0 <= place < len(names) or names[place] in changed:
+            raise ValueError(f"it changes parameter number {place}, which is unknown or changed twice")
+        changed.append(names[place])
+    counts, divisors = (tuple(entry[column] for entry in index["changed"]) for column in (1, 2))
+    streams = [tensors[f"positions.{name}"].numpy() for name in _STREAMS]
+    positions = decode_positions(CodedPositions(counts, divisors, *streams))
+    values = tensors["values"]
+    if values.dim() != 1 or len(values) != sum(counts):
+        raise ValueError(f"it has {values.numel()} values for {sum(counts)} positions")
+    entries = {
+        name: (torch.from_numpy(where), what) for name, where, what in zip(changed, positions, values.split(list(counts)))
+    }
+    diff = SparseDiff(entries, {name: shape for name, (_, shape) in parameters.items()})
+    head = {name[len("head.") :]: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+    return diff, base, head, dict(about["config"])
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, np.uint8))

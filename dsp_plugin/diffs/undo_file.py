@@ -1,0 +1,138 @@
+"""The undo record that lies beside a model file while a diff is applied to it.
+
+A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the head's tensors that were not there
+before, the text of config.json before. Tensors: "positions.NAME" and "old.NAME" of every changed weight, "head.NAME"
+of every head tensor that was replaced. That the record fits is shown by what it leads to: the restored weights must
+have the base's hash before they are written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Mapping, MutableMapping, Optional, Set, Tuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..reports.files import replacing
+from .base import Base
+from .pack import DiffPack
+from .undo import Undo, put
+
+_KEY = "dsp_diff_undo"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class UndoRecord:
+    """What a diff changed in a stored model.
+
+    Attributes:
+        base: whom the restored weights must be equal to.
+        old: name → (positions [n], old values [n]).
+        head: name → old tensor, None where there was none.
+        config: text of config.json before; None where it was not changed.
+    """
+
+    base: Base
+    old: Dict[str, Tuple[Tensor, Tensor]]
+    head: Dict[str, Optional[Tensor]]
+    config: Optional[str] = None
+
+    @classmethod
+    def of(cls, undo: Undo, base: Base, config: Optional[str] = None) -> "UndoRecord":
+        old = {name: (change.positions, change.old) for name, change in undo.changes.items()}
+        return cls(base, old, {name: before for name, (before, _) in undo.head.items()}, config)
+
+    @classmethod
+    def from_base(
+        cls, pack: DiffPack, base: Mapping[str, Tensor], state: Mapping[str, Tensor], config: Optional[str] = None
+    ) -> "UndoRecord":
+        """The record for a model `state` to which `pack` was applied, from its base.
+
+        Raises:
+            ValueError: `base` is not the pack's base, or `state` has other parameters.
+        """
+        called = pack.base.find(base)
+        pack.base.check(base, called)
+        here = pack.base.find(state)
+        old = {}
+        for name, (positions, _) in pack.diff.entries.items():
+            values = base[called[name]].reshape(-1)[positions]
+            for stored in {here[name], *map(here.translate, pack.base.tied.get(name, ()))} & set(state):
+                old[stored] = (positions, values)
+        return cls(pack.base, old, {name: base.get(name) for name in pack.head}, config)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        tensors = {f"head.{name}": tensor for name, tensor in self.head.items() if tensor is not None}
+        for name, (positions, values) in self.old.items():
+            tensors[f"positions.{name}"], tensors[f"old.{name}"] = positions, values
+        about = {
+            "format_version": _VERSION,
+            "base_hash": self.base.hash,
+            "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()],
+            "tied": {name: list(others) for name, others in self.base.tied.items()},
+            "head_added": [name for name, tensor in self.head.items() if tensor is None],
+            "config": self.config,
+        }
+        with replacing(path) as temporary:
+            copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+            save_file(copies, temporary, {_KEY: json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "UndoRecord":
+        """
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, of a newer format, or another file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no undo record at {path}: give --base and --pack to revert without one")
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})[_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if about["format_version"] > _VERSION:
+                raise ValueError(f"format version {about['format_version']} is newer than this dsp_plugin: update it")
+            parameters = {name: (dtype, tuple(shape)) for name, dtype, shape in about["parameters"]}
+            tied = {name: tuple(others) for name, others in about["tied"].items()}
+            names = [name[len("old.") :] for name in tensors if name.startswith("old.")]
+            head: Dict[str, Optional[Tensor]] = dict.fromkeys(about["head_added"])
+            head.update({name[len("head.") :]: tensors[name] for name in tensors if name.startswith("head.")})
+            old = {name: (tensors[f"positions.{name}"], tensors[f"old.{name}"]) for name in names}
+            return cls(Base(parameters, about["base_hash"], tied), old, head, about["config"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not an undo record, or is damaged: {error}") from None
+
+    def restore(self, state: MutableMapping[str, Tensor]) -> Set[str]:
+        """Write the old values into `state`; gives the names that were touched. Restoring twice does no harm.
+
+        Raises:
+            ValueError: what comes out is not the base, because `state` was changed otherwise; do not store it then.
+        """
+        for name, (positions, values) in self.old.items():
+            weight = state.get(name)
+            if weight is None or weight.dtype != values.dtype:
+                raise ValueError(f"cannot revert: the model has no {name} of the type that was changed")
+            if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < weight.numel():
+                raise ValueError(f"cannot revert: {name} has another shape than when it was changed")
+            put(weight, positions, values)
+        for name, tensor in self.head.items():
+            if tensor is not None:
+                state[name] = tensor
+            else:
+                state.pop(name, None)
+        try:
+            self.base.check(state, self.base.find(state))
+        except ValueError as error:
+            raise ValueError(f"cannot revert: the model was changed since the diff was applied ({error})") from None
+        return {*self.old, *self.head}
