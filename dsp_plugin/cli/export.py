@@ -118,9 +118,12 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
 
 
 def _of_folder(args: argparse.Namespace, form: str) -> int:
-    from dsp_plugin.hf.exports import export_folder
+    from dsp_plugin.hf.exports import export_folder  # isort: skip  (before transformers)
+    from transformers.utils.logging import disable_progress_bar
+
     from dsp_plugin.reports.head_pictures import head_map_text
 
+    disable_progress_bar()
     exported = export_folder(args.checkpoint, args.out, form, args.num_of_heads, args.mask, args.text)
     print(head_map_text(exported.head_map.to_dict(), exported.keep.tolist()))
     print(exported.certificate.sentence())

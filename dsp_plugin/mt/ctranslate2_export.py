@@ -23,7 +23,6 @@ from .pruning import Patient, Pruned, head_dim_of, put_block, remove_heads, take
 
 _SIDES = ("encoder", "decoder")
 _BEAM = 5
-_LONGEST = 200  # tokens of a translation
 
 
 def export_ctranslate2(
@@ -151,10 +150,11 @@ def certify(
     targets = [_words(task.target_dictionary, pair.target) for pair in pairs]
     scored = translator.score_batch(sources, targets, max_batch_size=32)
     found = [torch.tensor(result.log_probs) for result in scored]
+    longest = 2 * max(len(pair.target) for pair in pairs) + 10  # a model of random weights never ends by itself
     theirs = translator.translate_batch(
-        sources, beam_size=_BEAM, length_penalty=1, max_decoding_length=_LONGEST, return_scores=True, max_batch_size=32
+        sources, beam_size=_BEAM, length_penalty=1, max_decoding_length=longest, return_scores=True, max_batch_size=32
     )
-    search = SequenceGenerator([masked], task.target_dictionary, beam_size=_BEAM, max_len_b=_LONGEST)
+    search = SequenceGenerator([masked], task.target_dictionary, beam_size=_BEAM, max_len_b=longest)
     same, difference = 0, 0.0
     for pair, other in zip(pairs, theirs):
         source = torch.tensor([pair.source])

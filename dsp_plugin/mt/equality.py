@@ -76,7 +76,7 @@ def text_pairs(dataset, limit: int) -> List[Pair]:
     return [Pair(row["source"].tolist(), row["target"].tolist()) for row in rows]
 
 
-def random_pairs(task, count: int = 16, longest: int = 12) -> List[Pair]:
+def random_pairs(task, count: int = 8, longest: int = 9) -> List[Pair]:
     """Pairs of random tokens, for models without text."""
     draw = random.Random(1)
 

