@@ -79,9 +79,8 @@ def training_steps(args: TrainingArguments, num_examples: int) -> int:
         return args.max_steps
     if num_examples < 1:
         raise ValueError("there is no example to train on")
-    batches = num_examples / args.train_batch_size
-    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
-    per_process = math.ceil(batches / args.world_size)
+    rounded = math.floor if args.dataloader_drop_last else math.ceil
+    per_process = rounded(rounded(num_examples / args.train_batch_size) / args.world_size)
     updates = max(math.ceil(per_process / args.gradient_accumulation_steps), 1)
     return math.ceil(args.num_train_epochs * updates)
 
