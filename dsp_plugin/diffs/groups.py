@@ -1,0 +1,83 @@
+"""Which parameters share a group gate: one tensor, one neuron, or the user's own.
+
+A group function is asked once a tensor, with its name and shape, and answers with either
+- a hashable label: the whole tensor belongs to the group of that label, which other tensors may share, or
+- an integer tensor that broadcasts to the shape: elements of the same number form a group within this tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Hashable, List, NamedTuple, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+Shape = Tuple[int, ...]
+GroupFunction = Callable[[str, Shape], "Hashable | Tensor"]
+
+
+def by_tensor(name: str, shape: Shape) -> Hashable:
+    """One group a named tensor (the paper's structured diff pruning)."""
+    return name
+
+
+def by_neuron(name: str, shape: Shape) -> "Hashable | Tensor":
+    """One group a neuron: a row of a matrix (its incoming weights; in an embedding, one word). A vector is one group."""
+    if len(shape) < 2:
+        return name
+    return torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
+
+
+GROUPINGS: Dict[str, GroupFunction] = {"tensor": by_tensor, "neuron": by_neuron}
+
+
+class Stretch(NamedTuple):
+    """Neighbouring elements of one tensor that belong to one group."""
+
+    tensor: int
+    start: int  # in the flattened tensor
+    length: int
+    group: int
+
+
+def stretches_of(
+    names: Sequence[str], shapes: Sequence[Shape], grouping: GroupFunction
+) -> Tuple[List[Stretch], List[Hashable]]:
+    """Every tensor cut into stretches of one group, in order; and the groups' labels.
+
+    Raises:
+        ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that broadcasts to it.
+    """
+    stretches: List[Stretch] = []
+    numbers: Dict[Hashable, int] = {}
+    for index, (name, shape) in enumerate(zip(names, shapes)):
+        size = int(torch.Size(shape).numel())
+        answer = grouping(name, tuple(shape))
+        if not isinstance(answer, Tensor):
+            try:
+                stretches.append(Stretch(index, 0, size, numbers.setdefault(answer, len(numbers))))
+            except TypeError as error:
+                raise ValueError(f"the group function must give a label or an integer tensor for '{name}'") from error
+            continue
+        for start, length, label in _runs(name, answer, shape):
+            stretches.append(Stretch(index, start, length, numbers.setdefault((name, label), len(numbers))))
+    return stretches, list(numbers)
+
+
+def _runs(name: str, labels: Tensor, shape: Shape) -> List[Tuple[int, int, int]]:
+    """(start, length, label) of each run of equal labels in the flattened tensor."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"the groups of '{name}' must be integers, not {labels.dtype}")
+    labels = labels.cpu().reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
+    # what the labels leave to broadcasting at the end need not be written out
+    inner, leading = 1, len(shape)
+    while leading and labels.shape[leading - 1] == 1:
+        leading -= 1
+        inner *= shape[leading]
+    try:
+        flat = labels.reshape(labels.shape[:leading]).expand(shape[:leading]).reshape(-1)
+    except RuntimeError as error:
+        raise ValueError(f"the groups {list(labels.shape)} of '{name}' do not broadcast to {list(shape)}") from error
+    values, counts = torch.unique_consecutive(flat, return_counts=True)
+    ends = (counts.cumsum(0) * inner).tolist()
+    return [(end - n * inner, n * inner, label) for end, n, label in zip(ends, counts.tolist(), values.tolist())]

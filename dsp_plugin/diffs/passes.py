@@ -1,0 +1,204 @@
+"""The elementwise passes of diff pruning in torch: theta written, gradients measured, w and alpha updated.
+
+This is the reference of what passes.cpp does in single loops, and what runs where that cannot: other devices and
+dtypes, no compiler. Work goes through windows of the line, so that temporaries stay small; on a GPU a window is large
+and the formulas go through torch.compile.
+
+Notation: theta = base + z * gate * w (gate: the gate of the element's group); G the loss's gradient at theta.
+With price = lambda * P(group open), the gradients of loss + penalty are (spec of the paper's section 3, by hand):
+    w:      G z gate
+    alpha:  G w gate dz/dalpha + price * dP(z > 0)/dalpha
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from .concrete import StretchedConcrete
+from .flat import FlatLayout
+from .noise import uniform
+
+Keys = Tuple[int, int]
+WINDOW = {"cpu": 1 << 14, "cuda": 1 << 26}
+
+
+class Rates(NamedTuple):
+    """One AdamW's numbers for one step: x -= rate * mean / (sqrt(square) * root + eps), on a gradient times `clip`."""
+
+    clip: "float | Tensor"
+    rate: float
+    root: float
+    eps: float
+
+
+class Moments(NamedTuple):
+    """Running means of gradients and of their squares, [N] each."""
+
+    w_mean: Tensor
+    w_square: Tensor
+    alpha_mean: Tensor
+    alpha_square: Tensor
+
+
+class NextTheta(NamedTuple):
+    """What an update writes into the parameters in passing: the sample of these keys and group gates."""
+
+    base: Sequence[Tensor]
+    gate: Tensor
+    keys: Keys
+
+
+def drawn_theta(base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, u: Tensor, concrete: StretchedConcrete) -> Tensor:
+    return base + concrete.sample(alpha, u)[0] * gate * w
+
+
+def mean_theta(base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, concrete: StretchedConcrete) -> Tensor:
+    return base + concrete.mean(alpha)[0] * gate * w
+
+
+def pulled_back(
+    grad: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, price: Tensor, u: Tensor, concrete: StretchedConcrete
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of a group's gate."""
+    z, slope = concrete.sample(alpha, u)
+    opened, opening = concrete.open_probability(alpha)
+    through = grad * w
+    return grad * z * gate, through * gate * slope + price * opening, through * z, opened
+
+
+def adam(x: Tensor, mean: Tensor, square: Tensor, grad: Tensor, rates: Rates, betas: Tuple[float, float]) -> None:
+    """One AdamW step in place, without weight decay."""
+    grad = grad * rates.clip
+    mean.lerp_(grad, 1 - betas[0])
+    square.lerp_(grad * grad, 1 - betas[1])
+    x.sub_(rates.rate * mean / (square.sqrt() * rates.root + rates.eps))
+
+
+class _Window(NamedTuple):
+    pieces: slice
+    flat: slice
+    spans: List[Tuple[int, int, int]]  # (tensor, first element, last + 1)
+
+
+class TorchPasses:
+    """The passes over the tensors of a layout, in any floating dtype, on any device.
+
+    Args:
+        compiled: send the formulas through torch.compile (for GPUs).
+    """
+
+    def __init__(self, layout: FlatLayout, concrete: StretchedConcrete, compiled: bool = False):
+        self.layout = layout
+        self.concrete = concrete
+        wrap: Callable = torch.compile(dynamic=True) if compiled else lambda function: function
+        self._drawn, self._mean, self._pulled = wrap(drawn_theta), wrap(mean_theta), wrap(pulled_back)
+        self._uniform, self._adam = uniform, wrap(adam)
+        self.windows = _windows(layout, WINDOW.get(layout.device.type, WINDOW["cpu"]))
+        self._group = layout.group.to(layout.device)
+        self._length = layout.length.to(layout.device)
+
+    def write(
+        self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Optional[Keys]
+    ) -> None:
+        """Writes theta into the parameters: the sample of `keys`, or the deterministic theta where that is None."""
+        for window in self.windows:
+            self._write_window(window, base, w, alpha, gate, keys)
+
+    def measure(
+        self, grads: Sequence[Optional[Tensor]], w: Tensor, alpha: Tensor, gate: Tensor, price: Tensor, keys: Keys
+    ) -> Tensor:
+        """Sums over each piece, [P, 4] float64: |gradient of w|^2, |gradient of alpha|^2, G w z, P(z > 0).
+
+        Args:
+            grads: the gradient at theta of every tensor; None counts as zero.
+            gate: of every group [G]. price: of every piece [P].
+        """
+        sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64, device=w.device)
+        for window in self.windows:
+            columns = self._pull_back(window, grads, w, alpha, gate, price, keys)
+            columns = (columns[0].square(), columns[1].square(), columns[2], columns[3])
+            lengths = self._length[window.pieces]
+            for number, column in enumerate(columns):
+                if lengths.numel() == 1:
+                    sums[window.pieces, number] = column.sum(dtype=torch.float64)
+                else:
+                    sums[window.pieces, number] = torch.segment_reduce(column.double(), "sum", lengths=lengths)
+        return sums
+
+    def update(
+        self,
+        grads: Sequence[Optional[Tensor]],
+        w: Tensor,
+        alpha: Tensor,
+        moments: Moments,
+        gate: Tensor,
+        price: Tensor,
+        keys: Keys,
+        w_rates: Rates,
+        alpha_rates: Rates,
+        betas: Tuple[float, float],
+        following: Optional[NextTheta] = None,
+    ) -> None:
+        """One AdamW step of w and one of alpha, in place; then, where `following` says so, the next sample of theta."""
+        for window in self.windows:
+            to_w, to_alpha, _, _ = self._pull_back(window, grads, w, alpha, gate, price, keys)
+            here = window.flat
+            self._adam(w[here], moments.w_mean[here], moments.w_square[here], to_w, w_rates, betas)
+            self._adam(alpha[here], moments.alpha_mean[here], moments.alpha_square[here], to_alpha, alpha_rates, betas)
+            if following is not None:
+                self._write_window(window, following.base, w, alpha, following.gate, following.keys)
+
+    def _pull_back(self, window, grads, w, alpha, gate, price, keys):
+        here = window.flat
+        grad = torch.cat(
+            [
+                w.new_zeros(last - first) if grads[t] is None else grads[t].reshape(-1)[first:last].to(w.dtype)
+                for t, first, last in window.spans
+            ]
+        )
+        u = self._uniform(here.start, here.stop - here.start, keys, w.device).to(w.dtype)
+        gate = self._spread(gate[self._group[window.pieces]], window)
+        price = self._spread(price[window.pieces], window)
+        return self._pulled(grad, w[here], alpha[here], gate, price, u, self.concrete)
+
+    def _write_window(self, window, base, w, alpha, gate, keys) -> None:
+        here = window.flat
+        below = torch.cat([base[t].reshape(-1)[first:last].to(w.dtype) for t, first, last in window.spans])
+        gate = self._spread(gate[self._group[window.pieces]], window)
+        if keys is None:
+            theta = self._mean(below, w[here], alpha[here], gate, self.concrete)
+        else:
+            u = self._uniform(here.start, here.stop - here.start, keys, w.device).to(w.dtype)
+            theta = self._drawn(below, w[here], alpha[here], gate, u, self.concrete)
+        parts = theta.split([last - first for _, first, last in window.spans])
+        targets = [self.layout.parameters[t].data.view(-1)[first:last] for t, first, last in window.spans]
+        torch._foreach_copy_(targets, list(parts))
+
+    def _spread(self, per_piece: Tensor, window: _Window) -> Tensor:
+        """One number a piece -> one an element of the window (or one that broadcasts)."""
+        if per_piece.numel() == 1:
+            return per_piece
+        size = window.flat.stop - window.flat.start
+        return torch.repeat_interleave(per_piece, self._length[window.pieces], output_size=size)
+
+
+def _windows(layout: FlatLayout, size: int) -> List[_Window]:
+    """Neighbouring pieces taken together up to `size` elements."""
+    flats, lengths, tensors, locals_ = (x.tolist() for x in (layout.flat, layout.length, layout.tensor, layout.local))
+    windows: List[_Window] = []
+    first = 0
+    while first < len(flats):
+        last, spans = first, {}  # type: int, Dict[int, Tuple[int, int]]
+        while last < len(flats) and (last == first or flats[last] + lengths[last] - flats[first] <= size):
+            begin, _ = spans.get(tensors[last], (locals_[last], 0))
+            spans[tensors[last]] = (begin, locals_[last] + lengths[last])
+            last += 1
+        end = flats[last - 1] + lengths[last - 1]
+        windows.append(
+            _Window(slice(first, last), slice(flats[first], end), [(t, *span) for t, span in spans.items()])
+        )
+        first = last
+    return windows
