@@ -6,6 +6,7 @@ from .certificate import Certificate, compare, random_batches, write_certificate
 from .files import export_dense, load_pruned, save_pruned
 from .gating import gate_heads, load_gating, switchboard_of, ungate_heads
 from .layouts import head_map_of
+from .onnx_export import export_onnx
 from .pruning import Removal, count_parameters, fill_heads, original_head_map, prune_heads, record_of
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "count_parameters",
     "export_dense",
+    "export_onnx",
     "fill_heads",
     "gate_heads",
     "head_map_of",

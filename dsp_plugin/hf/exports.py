@@ -118,7 +118,10 @@ def load_source(folder: str | os.PathLike, num_of_heads: Optional[int] = None, m
             raise ValueError(f"--num-of-heads: {folder} has no scores of its {head_map.num_heads} heads; give --mask FILE.json")
         keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
     elif scores is not None:
-        raise ValueError(f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask FILE.json")
+        raise ValueError(
+            f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask FILE.json "
+            "(a training leaves a mask.json)"
+        )
     else:
         return model
     gate_heads(model, FixedGates(keep))

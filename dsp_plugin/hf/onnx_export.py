@@ -156,7 +156,8 @@ class OnnxModel(nn.Module):
 
     def _by_steps(self, name: str, ids: Tensor, mask: Tensor, fixed: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Logits [B, L, V] of tokens [B, L], with a cache that grows from nothing."""
-        cache = {key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in self._graphs[name][0] if len(shape) > 2}
+        shapes = self._graphs[name][0]
+        cache = {key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in shapes if len(shape) > 2}
         cache.update(fixed)
         half = max(1, ids.shape[1] // 2)
         logits, start = [], 0

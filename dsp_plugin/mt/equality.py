@@ -141,7 +141,9 @@ def target_log_probs(model: nn.Module, task: Any, pairs: Sequence[Pair], batch_s
     return found
 
 
-def certificate_of(expected: Sequence[Tensor], found: Sequence[Tensor], data: str, extra: Optional[Dict[str, Any]] = None) -> Certificate:
+def certificate_of(
+    expected: Sequence[Tensor], found: Sequence[Tensor], data: str, extra: Optional[Dict[str, Any]] = None
+) -> Certificate:
     """Log probabilities of the same tokens by two models.
 
     Raises:

@@ -54,9 +54,10 @@ def test_every_block_gets_the_heads_of_the_fullest_of_its_stack():
         (torch.zeros(N, dtype=torch.bool), {}),
         (torch.ones(N, dtype=torch.bool), {}),
         (KEEP, {"encoder_normalize_before": True, "decoder_normalize_before": True, "activation_fn": "gelu"}),
-        (KEEP, {"encoder_learned_pos": True, "decoder_learned_pos": True, "layernorm_embedding": True, "encoder_normalize_before": True}),
+        (KEEP, {"encoder_learned_pos": True, "decoder_learned_pos": True, "layernorm_embedding": True}),
+        (KEEP, {"encoder_normalize_before": True}),
     ],
-    ids=["uneven", "none", "all", "pre-norm", "learned-positions"],
+    ids=["uneven", "none", "all", "pre-norm", "learned-positions", "only-encoder-pre-norm"],
 )
 def test_it_scores_as_the_masked_model(keep, changes, no_data, tmp_path):
     model = patient(**changes)
@@ -96,10 +97,11 @@ def test_what_ctranslate2_has_not_is_refused_by_name(no_data, tmp_path):
 
 
 def test_a_dictionary_of_other_data(no_data, tmp_path, monkeypatch):
+    model = patient()
     monkeypatch.setattr(tiny_models.TASK, "source_dictionary", tiny_models.dictionary())
     tiny_models.TASK.source_dictionary.add_symbol("one-more")
     with pytest.raises(ValueError, match=f"the encoder's dictionary has {len(TASK.source_dictionary)} words"):
-        export_ctranslate2(patient(), KEEP, str(tmp_path / "out"))
+        export_ctranslate2(model, KEEP, str(tmp_path / "out"))
 
 
 def test_sizes_are_what_the_comments_say():
