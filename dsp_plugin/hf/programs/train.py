@@ -11,7 +11,7 @@ from transformers.trainer_utils import enable_full_determinism
 from transformers.utils import logging as hf_logging
 
 from ...reports.history import read_history
-from ...reports.records import Metric
+from ...reports.records import Metric, portable_path
 from ..gating import gate_heads, load_gating, switchboard_of
 from ..layouts import head_map_of
 from ..pruning import record_of
@@ -92,7 +92,7 @@ class _Run:
 
     def _settings(self) -> Dict[str, Any]:
         method = vars(self.method) if self.method.gated else {}
-        return {"method": self.method.label(), "model": self.options.model_name_or_path, "seed": self.args.seed,
+        return {"method": self.method.label(), "model": portable_path(self.options.model_name_or_path.rstrip("/")), "seed": self.args.seed,
                 **self.work.settings(), **method}  # fmt: skip
 
     def _model(self) -> PreTrainedModel:
