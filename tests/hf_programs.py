@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS = 8  # of the tiny model: 2 layers of 4
+SHORT = "--max_seq_length 24 --per_device_train_batch_size 8 --learning_rate 1e-3 --save_steps 10000".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -32,6 +33,11 @@ def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
     model.bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def mnli(folder: Path, model: str = "bert") -> list:
+    """Model, data and short runs on `folder`/MNLI."""
+    return ["--model_name_or_path", folder / model, "--task_name", "MNLI", "--data_dir", folder / "MNLI", *SHORT]
 
 
 def program(name: str):

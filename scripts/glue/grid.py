@@ -146,7 +146,8 @@ def _data_words(task: str, data: Optional[Path]) -> List[str]:
 def start(run: Run, options: argparse.Namespace) -> bool:
     """One run to its end, its output in a log beside its model; whether it succeeded."""
     unpruned = Run(run.task, "unpruned", run.seed)
-    if run.method in FROM_UNPRUNED and not (unpruned.complete(options.results) and (options.runs / unpruned.name / "config.json").is_file()):
+    trained = unpruned.complete(options.results) and (options.runs / unpruned.name / "config.json").is_file()
+    if run.method in FROM_UNPRUNED and not trained:
         print(f"| FAILED {run.name}   needs the model of {unpruned.name} in {options.runs}: run that first", flush=True)
         return False
     folder = options.runs / run.name

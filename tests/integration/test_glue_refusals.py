@@ -1,0 +1,108 @@
+"""What the programs of scripts/glue refuse, before training and in one line, and what they warn of."""
+
+from __future__ import annotations
+
+import hf_programs  # first: see there  isort: skip
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from glue_folders import write_task
+from hf_programs import mnli, start, write_bert
+from transformers import AutoTokenizer
+
+from dsp_plugin.reports.records import load_record
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """bert/ (untrained), and the official files of MNLI/."""
+    folder = tmp_path_factory.mktemp("refusals")
+    write_bert(folder / "bert")
+    write_task(folder / "MNLI", "MNLI", train=16, dev=6)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "program, words, said",
+    [
+        ("run_dsp", "--num_of_heads 9", "--num-of-heads must be a whole number in 0..8"),
+        ("run_dsp", "--num_of_heads -1", "--num_of_heads -1: 0 or more"),
+        ("run_dsp", "", "--num_of_heads K, the number of heads to keep, is missing"),
+        ("run_dsp", "--num_of_heads 3 --use_ste --annealing", "give either --use_ste or --annealing"),
+        ("run_dsp", "--num_of_heads 3 --annealing --final_temperature 0", "--final-temperature must be a positive"),
+        ("run_dsp", "--num_of_heads 3 --pruning_lr 0", "--pruning_lr 0"),
+        ("run_dsp", "--num_of_heads 3 --optim adafactor", "--optim must be adamw_torch"),
+        ("run_dsp", "--num_of_heads three", "invalid int value"),
+        ("run_voita", "--l0_penalty -1", "--l0_penalty -1.0: a finite number"),
+        ("run_voita", "--min_heads_per_block 1", "--min_heads_per_block needs a budget"),
+        ("run_glue", "--num_of_heads 3", "unknown: --num_of_heads 3"),
+        ("run_glue", "--task_name MLNI", "--task_name MLNI: no GLUE task"),
+        ("run_glue", "--max_seq_length 3", "--max_seq_length 3: from 5 to 64"),
+        ("run_glue", "--max_train_samples 0", "--max_train_samples 0: at least 1"),
+        ("run_glue", "--model_name_or_path /nowhere/bert", "--model_name_or_path /nowhere/bert: "),
+        ("run_glue", "--data_dir /nowhere/MNLI", "--data_dir /nowhere/MNLI is not a folder"),
+        ("run_glue", "--resume_from_checkpoint /nowhere", "--resume_from_checkpoint /nowhere: no checkpoint"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(folder, tmp_path, program, words, said):
+    with pytest.raises(SystemExit) as refusal:
+        start(f"glue/{program}", *mnli(folder), "--do_train", "--output_dir", tmp_path / "out", *words.split())
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith(f"{program}.py: error: ")
+
+
+def test_a_damaged_row_is_named_by_file_and_line(folder, tmp_path):
+    shutil.copytree(folder / "MNLI", tmp_path / "MNLI")
+    path = tmp_path / "MNLI" / "train.tsv"
+    lines = path.read_text().split("\n")
+    lines[7] = lines[7].rpartition("\t")[0] + "\tmaybe"
+    path.write_text("\n".join(lines))
+    with pytest.raises(SystemExit, match=r"train\.tsv, line 8: label 'maybe' is none of MNLI's"):
+        start("glue/run_glue", *mnli(folder), "--data_dir", tmp_path / "MNLI", "--do_train", "--output_dir", tmp_path / "out")
+
+
+def test_no_work_and_no_arguments_are_answered(folder, tmp_path):
+    with pytest.raises(SystemExit, match="nothing to do: give --do_train"):
+        start("glue/run_glue", *mnli(folder), "--output_dir", tmp_path)
+    with pytest.raises(SystemExit, match="--help lists all options"):
+        start("glue/run_dsp")
+
+
+def test_choosing_heads_of_an_untrained_model_is_warned_of(folder, tmp_path, capsys):
+    words = ["--do_train", "--max_steps", 1, "--num_of_heads", 3, "--no_pruned", "--output_dir", tmp_path / "out"]
+    start("glue/run_dsp", *mnli(folder), *words)
+    said = capsys.readouterr().out
+    assert "IS NO TRAINED MODEL OF MNLI" in said and "stay random" in said
+    assert "THE SCORES WILL NOT LEARN" in said  # no --annealing at 1e-8
+
+
+def test_a_cooldown_longer_than_the_training_is_warned_of(folder, tmp_path, capsys):
+    words = ["--do_train", "--max_steps", 1, "--num_of_heads", 3, "--joint_pruning", "--annealing", "--no_pruned"]
+    start("glue/run_dsp", *mnli(folder), *words, "--output_dir", tmp_path / "out")
+    said = capsys.readouterr().out
+    # exp(ln 1000 - 1/25000 (ln 1000 - ln 1e-8)) = 998.99
+    assert "THE COOL-DOWN WILL NOT END: it takes 25,000 updates, the training has 1. The temperature ends at 999" in said
+
+
+def test_the_help_teaches_and_lists_the_trainers_options(capsys):
+    with pytest.raises(SystemExit) as end:
+        start("glue/run_dsp", "--help")
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "--num_of_heads" in said and "--learning_rate" in said and "pipelined" in said
+
+
+def test_options_from_a_file(folder, tmp_path):
+    options = dict(zip(("model_name_or_path", "task_name", "data_dir"), (str(folder / "bert"), "MNLI", str(folder / "MNLI"))))
+    options.update(do_train=True, max_steps=1, max_seq_length=24, output_dir=str(tmp_path / "out"), per_gpu_train_batch_size=4)
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    with pytest.raises(SystemExit, match="per_gpu_train_batch_size"):
+        start("glue/run_glue", tmp_path / "options.json")
+    options["per_device_train_batch_size"] = options.pop("per_gpu_train_batch_size")
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    start("glue/run_glue", tmp_path / "options.json")
+    assert load_record(tmp_path / "out" / "results.json").updates == 1
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("the sailor") == ["the", "sailor"]
