@@ -158,10 +158,9 @@ def find_names(wanted: Iterable[str], there: Mapping[str, object], tied: Mapping
         names = Names({}, leading_here, leading_there)
         for name in wanted:
             for known in (name, *tied.get(name, ())):
-                called = names.translate(known)
-                old = next((called[: -len(new)] + old for new, old in _OLD_NAMES.items() if called.endswith(new)), called)
-                if called in there or old in there:
-                    names.called[name] = called if called in there else old
+                called = next((spelt for spelt in _spellings(names.translate(known)) if spelt in there), None)
+                if called is not None:
+                    names.called[name] = called
                     break
         if len(names.called) == len(wanted):
             return names
@@ -181,7 +180,13 @@ def _renamings(wanted: List[str], there: Mapping[str, object]) -> List[Tuple[str
     tried = [("", "")]
     if all(name.startswith(head) for name in wanted):
         tried.append((head, ""))
-    return tried + [("", name[: -len(first)]) for name in there if name.endswith("." + first)]
+    for spelt in _spellings(first):
+        tried += [("", name[: -len(spelt)]) for name in there if name.endswith("." + spelt)]
+    return tried
+
+
+def _spellings(name: str) -> List[str]:
+    return [name] + [name[: -len(new)] + old for new, old in _OLD_NAMES.items() if name.endswith(new)]
 
 
 def _storage(tensor: Tensor) -> object:

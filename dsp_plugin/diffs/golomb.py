@@ -25,7 +25,7 @@ import numpy as np
 
 # Tried around the best divisor of a geometric distribution. Gaps of trained diffs are clustered: small ones abound
 # beside a few that are very large, for which a smaller divisor is better.
-_CANDIDATES = tuple(2.0 ** (eighths / 8) for eighths in range(-24, 9, 2))
+_CANDIDATES = tuple(2.0 ** (quarters / 4) for quarters in (*range(-40, -8, 4), *range(-8, 5)))
 
 
 @dataclass(frozen=True)

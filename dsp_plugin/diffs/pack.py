@@ -148,8 +148,12 @@ class DiffPack:
             ValueError: see `apply`.
         """
         called = self.base.find(state)
-        changed = {stored for name in self.diff.entries for stored in self._stored(name, called, state)}
-        merged = {name: tensor.clone() if name in changed else tensor for name, tensor in state.items()}
+        merged, copies = dict(state), {}
+        for name in self.diff.entries:
+            for stored in (called[name], *map(called.translate, self.base.tied.get(name, ()))):
+                if stored in state:
+                    # tied weights that share their memory go on sharing it
+                    merged[stored] = copies.setdefault(state[stored].data_ptr(), state[stored].clone())
         self.apply(merged, check)
         if not called.here or not self.head:
             return merged

@@ -1,0 +1,70 @@
+"""A small base with a task head, and random packs for it."""
+
+from __future__ import annotations
+
+from typing import Dict, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dsp_plugin.diffs.base import Base
+from dsp_plugin.diffs.pack import DiffPack
+from dsp_plugin.diffs.sparse import SparseDiff
+
+
+class SmallModel(nn.Module):
+    """Embedding, a block with a layer norm, an output tied to the embedding, a classifier of the mean; float32."""
+
+    def __init__(self, labels: int = 2, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.body = nn.ModuleDict(
+            {"words": nn.Embedding(40, 16), "0": nn.Linear(16, 24), "1": nn.Linear(24, 16), "norm": nn.LayerNorm(16)}
+        )
+        self.out = nn.Linear(16, 40, bias=False)
+        self.out.weight = self.body["words"].weight
+        self.classifier = nn.Linear(16, labels)
+        self.register_buffer("steps", torch.zeros(3))
+        generator = torch.Generator().manual_seed(1)
+        for weight in self.parameters():
+            weight.data = torch.randn(weight.shape, generator=generator)
+        self.to(dtype).eval()
+
+    def forward(self, ids: Tensor) -> Dict[str, Tensor]:
+        """ids [B, L] → logits [B, labels], words [B, L, 40]."""
+        x = self.body["words"](ids)
+        x = self.body["norm"](x + self.body["1"](torch.relu(self.body["0"](x))))
+        return {"logits": self.classifier(x.mean(1)), "words": self.out(x)}
+
+
+def random_diff(base: Base, seed: int, density: float = 0.1, size: float = 0.3) -> SparseDiff:
+    """Each weight of the base is in it with this chance, by a normal value of this size."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = {}
+    for name, (_, shape) in base.parameters.items():
+        chosen = torch.rand(shape, generator=generator) < density
+        deltas[name] = torch.randn(shape, generator=generator) * size * chosen
+    return SparseDiff.from_dense(deltas)
+
+
+def random_pack(model: nn.Module, seed: int, labels: int = 2, head: Sequence[str] = ("classifier",), **kwargs) -> DiffPack:
+    """A pack for `model` with a random head; `kwargs` are those of `random_diff` and of `DiffPack.create`."""
+    base = Base.of(model, head)
+    generator = torch.Generator().manual_seed(seed + 1000)
+    parameters = dict(model.named_parameters())
+    dense = {
+        name: torch.randn((labels, *weight.shape[1:]), generator=generator).to(weight.dtype)
+        for name, weight in parameters.items()
+        if name.split(".")[0] in head
+    }
+    made = {key: kwargs.pop(key) for key in ("density", "size") if key in kwargs}
+    return DiffPack.create(random_diff(base, seed, **made), base, dense, kwargs.pop("config", {"task": seed}), **kwargs)
+
+
+def snapshot(model: nn.Module) -> Dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: Dict[str, Tensor], second: Dict[str, Tensor]) -> bool:
+    """Bit for bit, with the same names."""
+    as_bytes = lambda tensor: tensor.contiguous().reshape(-1).view(torch.uint8)  # noqa: E731
+    return first.keys() == second.keys() and all(torch.equal(as_bytes(first[n]), as_bytes(second[n])) for n in first)
