@@ -19,7 +19,7 @@ import os
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", dest="action", required=True)
     inspect = actions.add_parser("inspect", help="what is in a pack")
     inspect.add_argument("pack", metavar="PACK")
     inspect.add_argument("--json", action="store_true", help="print it as JSON")

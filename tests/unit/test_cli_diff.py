@@ -1,0 +1,244 @@
+"""`dsp diff` on Transformers folders and fairseq checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from diff_packs import SmallModel, random_pack, same, snapshot
+from safetensors.torch import load_file, save_file
+
+from dsp_plugin.cli.main import main
+from dsp_plugin.diffs.pack import DiffPack
+
+LABELS = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}}
+
+
+def body_of(model: SmallModel) -> dict:
+    """As `save_pretrained` stores them: tied weights once; without a task head."""
+    return {n: t for n, t in snapshot(model).items() if n != "out.weight" and not n.startswith("classifier")}
+
+
+@pytest.fixture(params=["one file", "shards"])
+def folder(request, tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    state = body_of(SmallModel())
+    if request.param == "one file":
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+    else:
+        names = sorted(state)
+        weight_map = {name: f"model-0000{1 + (place > 4)}-of-00002.safetensors" for place, name in enumerate(names)}
+        for file in set(weight_map.values()):
+            save_file({n: state[n] for n in names if weight_map[n] == file}, folder / file, {"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text('{"model_type": "small"}')
+    (folder / "vocab.txt").write_text("a\nb\n")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """fairseq keeps tied weights under both names, and more than weights."""
+    path = tmp_path / "checkpoint.pt"
+    state = {n: t for n, t in snapshot(SmallModel()).items() if not n.startswith("classifier")}
+    state["out.weight"] = state["body.words.weight"]
+    torch.save({"model": state, "cfg": {"model": 1}, "last_optimizer_state": {"a": 1}, "optimizer_history": []}, path)
+    return path
+
+
+@pytest.fixture
+def pack(tmp_path):
+    path = tmp_path / "task.diff"
+    random_pack(SmallModel(), 5, labels=3, config={"task": "cola", "model_config": LABELS}).save(path)
+    return path
+
+
+def weights(folder) -> dict:
+    return {name: t for file in sorted(folder.glob("model*.safetensors")) for name, t in load_file(file).items()}
+
+
+def expected(labels: int = 3) -> dict:
+    state = body_of(SmallModel())
+    random_pack(SmallModel(), 5, labels=labels).apply(state)
+    return state
+
+
+def content(folder) -> dict:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".safetensors"}
+
+
+def run(*arguments) -> int:
+    return main(["diff", *map(str, arguments)])
+
+
+def test_apply_and_revert_a_folder(folder, pack, capsys):
+    before, files, names = weights(folder), content(folder), sorted(path.name for path in folder.iterdir())
+    assert run("apply", pack, folder) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"applied: [\d,]+ of [\d,]+ weights .* and the head", shown)
+    assert same(weights(folder), expected())
+    assert json.loads((folder / "config.json").read_text()) == {"model_type": "small", **LABELS}
+    if (folder / "model.safetensors.index.json").exists():
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        assert set(index["weight_map"]) == set(expected())
+        assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in expected().values())
+    assert run("revert", folder) == 0
+    assert "is its base again" in capsys.readouterr().out
+    assert same(weights(folder), before)
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert content(folder)["config.json"] == files["config.json"]
+
+
+def test_a_pack_is_not_applied_twice(folder, pack, capsys):
+    run("apply", pack, folder)
+    after = weights(folder)
+    assert run("apply", pack, folder) == 1
+    assert "has a diff applied already" in capsys.readouterr().err
+    assert same(weights(folder), after)
+
+
+def test_a_kill_between_record_and_weights_can_be_reverted(folder, pack, monkeypatch):
+    from dsp_plugin.diffs.model_folder import ModelFolder
+
+    before = weights(folder)
+    write = ModelFolder.write
+
+    def killed(self, state, changed):
+        write(self, state, set(sorted(changed)[:2]))  # of two shards, one at most is new
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelFolder, "write", killed)
+    assert run("apply", pack, folder) == 130
+    monkeypatch.undo()
+    assert run("revert", folder) == 0
+    assert same(weights(folder), before)
+
+
+def test_revert_by_base_and_pack(folder, pack, tmp_path, capsys):
+    import shutil
+
+    base = shutil.copytree(folder, tmp_path / "copy")
+    before = weights(folder)
+    run("apply", pack, folder)
+    (folder / "diff-undo.safetensors").unlink()
+    assert run("revert", folder) == 1
+    assert "--base" in capsys.readouterr().err
+    assert run("revert", folder, "--base", base) == 1
+    assert "--base and --pack" in capsys.readouterr().err
+    assert run("revert", folder, "--base", base, "--pack", pack) == 0
+    assert same(weights(folder), before)
+    assert json.loads((folder / "config.json").read_text()) == {"model_type": "small"}
+
+
+def test_revert_refuses_a_model_that_was_trained_on(folder, pack, capsys):
+    run("apply", pack, folder)
+    file = sorted(folder.glob("model*.safetensors"))[0]
+    state = load_file(file)
+    name = next(name for name in sorted(state) if name.startswith("body"))
+    save_file({**state, name: state[name] + 1}, file)
+    after = weights(folder)
+    capsys.readouterr()
+    assert run("revert", folder) == 1
+    assert "cannot revert: the model was changed since" in capsys.readouterr().err
+    assert same(weights(folder), after) and (folder / "diff-undo.safetensors").exists()
+
+
+def test_merge_a_folder(folder, pack, tmp_path):
+    before = content(folder) | weights(folder)
+    assert run("merge", pack, folder, "--out", tmp_path / "merged") == 0
+    assert same(weights(tmp_path / "merged"), expected())
+    assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["id2label"]["2"] == "maybe"
+    after = content(folder) | weights(folder)
+    assert before.keys() == after.keys() and same(weights(folder), body_of(SmallModel()))
+
+
+@pytest.mark.parametrize("action", ["apply", "merge"])
+def test_a_wrong_base_or_a_damaged_pack_changes_nothing(folder, pack, tmp_path, action, capsys):
+    more = ["--out", tmp_path / "merged"] if action == "merge" else []
+    good, whole = pack.read_bytes(), snapshot(SmallModel())
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model = SmallModel()
+    with torch.no_grad():
+        model.body["1"].bias[0] += 1
+    other = tmp_path / "other.diff"
+    random_pack(model, 5).save(other)
+    for path, raw, reason in [
+        (other, other.read_bytes(), "wrong base"),
+        (pack, good[:-9], "truncated"),
+        (pack, good[:-9] + b"\xff" + good[-8:], "damaged"),
+        (pack, b"", "not a diff pack"),
+    ]:
+        path.write_bytes(raw)
+        assert run(action, path, folder, *more) == 1
+        assert reason in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+        assert not (tmp_path / "merged").exists()
+    assert same(whole, snapshot(SmallModel()))
+
+
+def test_apply_revert_and_merge_a_fairseq_checkpoint(checkpoint, pack, tmp_path):
+    pytest.importorskip("fairseq")
+    before = torch.load(checkpoint, weights_only=True)
+    reference = SmallModel(labels=3)
+    random_pack(SmallModel(), 5, labels=3).apply(reference)
+    after = snapshot(reference)
+    assert run("apply", pack, checkpoint) == 0
+    applied = torch.load(checkpoint, weights_only=True)
+    assert same(applied["model"], after) and applied["last_optimizer_state"] == {"a": 1}
+    assert run("revert", checkpoint) == 0
+    reverted = torch.load(checkpoint, weights_only=True)
+    assert same(reverted["model"], before["model"]) and reverted["cfg"] == before["cfg"]
+    assert run("merge", pack, checkpoint, "--out", tmp_path / "merged.pt") == 0
+    merged = torch.load(tmp_path / "merged.pt", weights_only=True)
+    assert same(merged["model"], after) and "last_optimizer_state" not in merged
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "merged.pt", "task.diff"]
+
+
+def test_inspect(pack, capsys):
+    loaded = DiffPack.load(pack)
+    assert run("inspect", pack) == 0
+    shown = capsys.readouterr().out
+    assert f"{loaded.count:,} of {loaded.base.total:,}" in shown and "task: cola" in shown
+    assert re.search(r"bits each; [\d.]+ is the floor", shown) and re.search(r"body\.0 +\d+", shown)
+    assert run("inspect", pack, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["positions"] == loaded.count and figures["base_hash"] == loaded.base.hash
+    assert figures["file_bytes"] == pack.stat().st_size
+
+
+def test_compare(pack, tmp_path, capsys):
+    second, third = tmp_path / "second.diff", tmp_path / "third.diff"
+    random_pack(SmallModel(), 6).save(second)
+    random_pack(SmallModel(), 7).save(third)
+    assert run("compare", pack, second) == 0
+    shown = capsys.readouterr().out
+    assert "Jaccard" in shown and "body.1" in shown
+    assert run("compare", pack, second, third, "--json") == 0
+    pairs = json.loads(capsys.readouterr().out)
+    assert [pair["packs"] for pair in pairs] == [[str(a), str(b)] for a, b in ((pack, second), (pack, third), (second, third))]
+    assert all(0 < pair["jaccard"] < 1 and pair["layers"]["body.0"]["both"] <= pair["both"] for pair in pairs)
+    assert run("compare", pack) == 1
+    assert "two packs or more" in capsys.readouterr().err
+
+
+def test_paths_that_are_not_what_they_should_be(folder, pack, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for arguments, reason in [
+        (["inspect", tmp_path / "none.diff"], "no diff pack at"),
+        (["apply", pack, tmp_path / "none"], "no Transformers folder and no fairseq checkpoint"),
+        (["apply", pack, tmp_path / "empty"], "has no model.safetensors"),
+        (["apply", pack, next(folder.glob("model*.safetensors"))], "name the folder"),
+        (["merge", pack, folder, "--out", folder], "is the base itself"),
+        (["merge", pack, folder, "--out", pack], "must be a folder"),
+        (["revert", folder], "no undo record"),
+    ]:
+        assert run(*arguments) == 1
+        assert reason in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run()
+    assert "apply" in capsys.readouterr().err
