@@ -1,0 +1,274 @@
+"""A sparse diff in training: theta = base + z * gate * w beside an untouched model (Guo, Rush, Kim, ACL 2021).
+
+theta is written into the model's parameters before a step, the host runs forward and backward as always, and the
+ordinary gradient at theta is pulled back onto w, alpha and the groups' alpha in closed form. So there is no autograd
+through the mask, one sample serves all micro-batches of a step, and any model will do.
+
+Notation: N elements in the body, G groups; w, alpha [N]; group_alpha [G].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from .base import base_hash
+from .concrete import StretchedConcrete
+from .flat import FlatLayout
+from .groups import GROUPINGS, GroupFunction, by_tensor
+from .native import NativePasses
+from .noise import step_keys, uniform
+from .passes import Keys, TorchPasses
+from .placement import base_tensors, place
+
+PENALTY_FORMS = ("paper", "additive")
+
+
+class GroupGates(NamedTuple):
+    """What one step needs to know of the groups: [G] each, and the price of an element that is surely open, [P]."""
+
+    gate: Tensor
+    slope: Tensor  # d gate / d alpha
+    opened: Tensor  # P(gate > 0)
+    opening: Tensor  # its derivative
+    price: Tensor
+
+
+class DiffVector:
+    """The trained diff of a model, and what is written into its parameters when.
+
+    While attached, the model's own calls keep it right: a forward pass in training mode sees the sample of the coming
+    step, one in evaluation mode and `state_dict()` see the deterministic theta. After `load_state_dict` on the model,
+    evaluation sees what was loaded until training goes on. Parameters that are read directly may hold a sample: call
+    `deterministic()` first. Between a training forward and its backward, do not evaluate the same model.
+
+    Args:
+        model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
+        base: weights of the base by name. None: the model's own now, which is right only for a freshly loaded base and
+            never when a run is resumed.
+        head: names of the parameters or modules of the task head: trained dense, unpenalised, not counted.
+        frozen: names of parameters or modules that stay at the base (see `layers.frozen_names`).
+        grouping: 'tensor' or 'neuron', or a group function (see groups.py); None: unstructured.
+        penalty: lambda of the unnormalised expected number of non-zeros; or one a parameter by name.
+        penalty_form: 'paper', the product of an element's and its group's probabilities to be open, summed; or
+            'additive', their sum, which the authors' program uses.
+        seed: of the noise. fused: None, the fused passes where they can be had; False, never; True, or an error.
+
+    Raises:
+        ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or infinite
+            penalty, one missing for a parameter.
+        RuntimeError: `fused=True` where there are no fused passes for this device, dtype or machine.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        base: Optional[Mapping[str, Tensor]] = None,
+        head: Iterable[str] = (),
+        frozen: Iterable[str] = (),
+        grouping: Union[str, GroupFunction, None] = "tensor",
+        concrete: StretchedConcrete = StretchedConcrete(),
+        alpha_init: float = 5.0,
+        penalty: Union[float, Mapping[str, float]] = 1.25e-7,
+        penalty_form: str = "paper",
+        seed: int = 0,
+        fused: Optional[bool] = None,
+    ):
+        if isinstance(grouping, str) and grouping not in GROUPINGS:
+            raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, a function or None, got '{grouping}'")
+        if penalty_form not in PENALTY_FORMS:
+            raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
+        placed = place(model, head, frozen)
+        self.model, self.concrete, self.penalty_form, self.seed = model, concrete, penalty_form, seed
+        self.body, self.head = placed.body, placed.head
+        self.structured = grouping is not None
+        function = GROUPINGS[grouping] if isinstance(grouping, str) else grouping or by_tensor
+        self.layout = FlatLayout(list(self.body), list(self.body.values()), function)
+        self.base = base_tensors(self.body, base)
+        device = self.layout.device
+        dtype = torch.float64 if self.layout.parameters[0].dtype == torch.float64 else torch.float32
+        self.w = torch.zeros(self.layout.total, dtype=dtype, device=device)
+        self.alpha = torch.full_like(self.w, alpha_init)
+        self.group_alpha = torch.full((self.layout.groups,), alpha_init, dtype=dtype, device=device)
+        self.penalties = self._penalties(penalty)
+        self.passes = self._passes(fused)
+        self.steps = 0
+        self._written = "base" if base is None else "nothing"
+        self._drawn_step: Optional[int] = None
+        self._base_hash: Optional[str] = None
+        self._hooks: List = []
+        self.attach()
+
+    # ---- what is in the model ----
+
+    def sample(self) -> None:
+        """Writes the sample of the coming step into the model, unless it is there. The same one until the step is taken."""
+        if self._written != "sample":
+            gates = self.group_gates(self.keys(self.steps))
+            self.passes.write(self.base, self.w, self.alpha, gates.gate, self.keys(self.steps))
+            self.mark("sample")
+
+    def deterministic(self) -> None:
+        """Writes the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is there."""
+        if self._written != "deterministic":
+            self.passes.write(self.base, self.w, self.alpha, self.group_gates(None).gate, None)
+            self.mark("deterministic")
+
+    def mark(self, written: str) -> None:
+        """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or 'nothing'
+        that will do."""
+        self._written = written
+        if written == "sample":
+            self._drawn_step = self.steps
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the sample of the coming step has been in the model, so that there may be a gradient at it."""
+        return self._drawn_step == self.steps
+
+    def attach(self) -> None:
+        """Lets the model's own calls write what they need (see the class). Done at the start."""
+        if self._hooks:
+            return
+
+        def before_forward(module: nn.Module, _) -> None:
+            if module.training:
+                self.sample()
+            elif self._written != "loaded":
+                self.deterministic()
+
+        def before_saving(*_) -> None:
+            if self._written != "loaded":
+                self.deterministic()
+
+        self._hooks = [
+            self.model.register_forward_pre_hook(before_forward),
+            self.model.register_state_dict_pre_hook(before_saving),
+            self.model.register_load_state_dict_post_hook(lambda *_: self.mark("loaded")),
+        ]
+
+    def detach(self) -> None:
+        """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""
+        if self._written != "loaded":
+            self.deterministic()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    # ---- the diff ----
+
+    def keys(self, step: int) -> Keys:
+        return step_keys(self.seed, step)
+
+    def group_gates(self, keys: Optional[Keys]) -> GroupGates:
+        """The groups' gates, sampled with these keys or deterministic; all ones where the diff is unstructured."""
+        if self.structured:
+            opened, opening = self.concrete.open_probability(self.group_alpha)
+            if keys is None:
+                gate, slope = self.concrete.mean(self.group_alpha)
+            else:
+                # the groups' positions come after the elements'
+                u = uniform(self.layout.total, self.layout.groups, keys, self.w.device).to(self.w.dtype)
+                gate, slope = self.concrete.sample(self.group_alpha, u)
+        else:
+            gate = opened = torch.ones_like(self.group_alpha)
+            slope = opening = torch.zeros_like(gate)
+        price = self.penalties
+        if self.structured and self.penalty_form == "paper":
+            price = price * opened[self.layout.group.to(opened.device)]
+        return GroupGates(gate, slope, opened, opening, price)
+
+    def deltas(self, sampled_step: Optional[int] = None) -> "Deltas":
+        """The full-size diff, name -> delta, worked out a tensor at a time when asked for.
+
+        Args:
+            sampled_step: None, the deterministic diff; else the one of that step's noise.
+        """
+        return Deltas(self, sampled_step)
+
+    def expected_count(self) -> float:
+        """The expected number of non-zeros of a sample: sum over i of P(z_i > 0) P(group of i open)."""
+        return float((self._opened_by_group() * self.group_gates(None).opened.double()).sum())
+
+    def penalty(self) -> float:
+        """lambda times the expected L0 norm, in the form chosen; what the updates descend beside the loss."""
+        opened = self.group_gates(None).opened.double()
+        by_element = float((self._opened_by_group(weighted=True) * (opened if self.penalty_form == "paper" else 1)).sum())
+        if not self.structured or self.penalty_form == "paper":
+            return by_element
+        return by_element + float((self.group_penalties() * opened).sum())
+
+    def group_penalties(self) -> Tensor:
+        """lambda of each group's own term in the additive form: the mean of its elements', [G] float64."""
+        length = self.layout.length.to(self.penalties.device).double()
+        return self.layout.group_sums(self.penalties.double() * length) / self.layout.group_sums(length)
+
+    def base_hash(self) -> str:
+        """SHA-256 over the base's body, to tell a state of another base by."""
+        if self._base_hash is None:
+            self._base_hash = base_hash(dict(zip(self.layout.names, self.base)))
+        return self._base_hash
+
+    def _opened_by_group(self, weighted: bool = False) -> Tensor:
+        per_piece = torch.stack(
+            [
+                self.concrete.open_probability(self.alpha[start : start + length])[0].sum(dtype=torch.float64)
+                for start, length in zip(self.layout.flat.tolist(), self.layout.length.tolist())
+            ]
+        )
+        return self.layout.group_sums(per_piece * self.penalties.double() if weighted else per_piece)
+
+    def _penalties(self, penalty: Union[float, Mapping[str, float]]) -> Tensor:
+        """lambda of each piece [P]."""
+        given: Dict[str, float] = {}
+        for name in self.layout.names:
+            if isinstance(penalty, Mapping) and name not in penalty:
+                raise ValueError(f"there is no penalty for '{name}'")
+            given[name] = float(penalty[name] if isinstance(penalty, Mapping) else penalty)
+            if not 0 <= given[name] < math.inf:
+                raise ValueError(f"the sparsity penalty must be 0 or more and finite, got {given[name]}")
+        by_tensor_ = torch.tensor(list(given.values()), dtype=self.w.dtype)
+        return by_tensor_[self.layout.tensor].to(self.w.device)
+
+    def _passes(self, fused: Optional[bool]) -> Union[NativePasses, TorchPasses]:
+        if fused is not False and NativePasses.can(self.layout, self.w.dtype):
+            return NativePasses(self.layout, self.concrete)
+        if fused is not False and self.w.is_cuda:
+            return TorchPasses(self.layout, self.concrete, compiled=True)
+        if fused:
+            raise RuntimeError(
+                "there are no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
+            )
+        return TorchPasses(self.layout, self.concrete)
+
+
+class Deltas(Mapping[str, Tensor]):
+    """name -> full-size change of the body's tensors, in w's dtype; nothing is kept."""
+
+    def __init__(self, vector: DiffVector, sampled_step: Optional[int]):
+        self._vector = vector
+        self._keys = None if sampled_step is None else vector.keys(sampled_step)
+        self._index = {name: number for number, name in enumerate(vector.layout.names)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, name: str) -> Tensor:
+        vector, layout, tensor = self._vector, self._vector.layout, self._index[name]
+        here = slice(layout.offsets[tensor], layout.offsets[tensor] + layout.sizes[tensor])
+        pieces = layout.tensor == tensor
+        gates = vector.group_gates(self._keys).gate
+        gate = torch.repeat_interleave(gates[layout.group[pieces].to(gates.device)], layout.length[pieces].to(gates.device))
+        if self._keys is None:
+            z, _ = vector.concrete.mean(vector.alpha[here])
+        else:
+            u = uniform(here.start, here.stop - here.start, self._keys, gates.device).to(gates.dtype)
+            z, _ = vector.concrete.sample(vector.alpha[here], u)
+        return (z * gate * vector.w[here]).view(layout.parameters[tensor].shape)

@@ -1,0 +1,324 @@
+"""Training a diff: against autograd through the paper's formula, and what is in the model when."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from diff_models import HEAD, batch, tiny
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from dsp_plugin.diffs.concrete import StretchedConcrete
+from dsp_plugin.diffs.noise import uniform
+from dsp_plugin.diffs.optimizer import DiffAdamW
+from dsp_plugin.diffs.vector import DiffVector
+
+LOW, HIGH = -1.5, 1.5
+PENALTY = 1e-3  # large enough to matter in a few steps
+BODY = ["embeddings.weight", "layer.0.weight", "layer.0.bias", "layer.1.weight", "layer.1.bias"]
+
+
+def train_step(model, optimizer, number, size=5):
+    model.train()
+    words, labels = batch(number, size)
+    loss = cross_entropy(model(words), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def plain_group_of(grouping, shapes):
+    """Group number of every element, name -> LongTensor of its shape, written down by hand."""
+    numbers, count = {}, 0
+    for name in BODY:
+        shape = shapes[name]
+        rows = shape[0] if grouping == "neuron" and len(shape) == 2 else 1
+        numbers[name] = (torch.arange(rows) + count).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+        count += rows
+    return numbers, count
+
+
+class Naive:
+    """The paper's formulas with autograd through the mask, one leaf a tensor, stock AdamW and clipping; float64."""
+
+    def __init__(self, model, grouping, form, seed, lr, max_norm):
+        self.model, self.grouping, self.form, self.seed, self.max_norm = model, grouping, form, seed, max_norm
+        self.base = {name: p.detach().clone() for name, p in model.named_parameters() if name in BODY}
+        self.w = {name: torch.zeros_like(p, requires_grad=True) for name, p in self.base.items()}
+        self.alpha = {name: torch.full_like(p, 5.0).requires_grad_() for name, p in self.base.items()}
+        self.group_of, groups = plain_group_of(grouping, {name: p.shape for name, p in self.base.items()})
+        self.group_alpha = torch.full((groups,), 5.0, dtype=torch.float64, requires_grad=True)
+        self.head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
+        self.adam_w = torch.optim.AdamW([*self.w.values(), *self.head], lr=lr, weight_decay=0.0)
+        self.adam_alpha = torch.optim.AdamW([*self.alpha.values(), self.group_alpha], lr=0.1, weight_decay=0.0)
+        self.steps = 0
+
+    def gate(self, alpha, u):
+        s = torch.sigmoid(torch.logit(u) + alpha)
+        return (s * (HIGH - LOW) + LOW).clamp(0, 1)
+
+    def theta(self):
+        from dsp_plugin.diffs.noise import step_keys
+
+        keys, position, thetas = step_keys(self.seed, self.steps), 0, {}
+        total = sum(p.numel() for p in self.base.values())
+        group_gate = self.gate(self.group_alpha, uniform(total, self.group_alpha.numel(), keys).double())
+        for name in BODY:
+            size = self.base[name].numel()
+            u = uniform(position, size, keys).double().view(self.base[name].shape)
+            z = self.gate(self.alpha[name], u)
+            zg = group_gate[self.group_of[name]] if self.grouping else 1.0
+            thetas[name] = self.base[name] + z * zg * self.w[name]
+            position += size
+        return thetas
+
+    def expected_l0(self):
+        shift = math.log(-LOW / HIGH)
+        opened = torch.sigmoid(self.group_alpha - shift)
+        total = 0.0
+        for name in BODY:
+            each = torch.sigmoid(self.alpha[name] - shift)
+            total = total + (each * opened[self.group_of[name]] if self.grouping and self.form == "paper" else each).sum()
+        return total + opened.sum() if self.grouping and self.form == "additive" else total
+
+    def step(self, number):
+        words, labels = batch(number)
+        thetas = self.theta()
+        logits = functional_call(self.model, {**thetas, "output.weight": thetas["embeddings.weight"]}, words)
+        loss = cross_entropy(logits, labels) + PENALTY * self.expected_l0()
+        self.adam_w.zero_grad(), self.adam_alpha.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_([*self.w.values(), *self.head], self.max_norm)
+        alphas = [*self.alpha.values(), self.group_alpha]
+        nn.utils.clip_grad_norm_([a for a in alphas if a.grad is not None], self.max_norm)
+        self.adam_w.step(), self.adam_alpha.step()
+        self.steps += 1
+
+
+@pytest.mark.parametrize(
+    "grouping, form, max_norm",
+    [("tensor", "paper", 0.02), ("neuron", "paper", 1e9), ("tensor", "additive", 1e9), (None, "paper", 0.02)],
+)
+def test_training_is_autograd_through_the_formula_and_two_stock_optimizers(grouping, form, max_norm):
+    """w, alpha, the groups' alpha, the head and the penalty after six steps, with clipping at work and without."""
+    model = tiny(torch.float64)
+    naive = Naive(copy.deepcopy(model), grouping, form, seed=11, lr=0.05, max_norm=max_norm)
+    vector = DiffVector(model, head=HEAD, grouping=grouping, penalty=PENALTY, penalty_form=form, seed=11)
+    optimizer = DiffAdamW(vector, lr=0.05, max_norm=max_norm, alpha_max_norm=max_norm)
+    for number in range(6):
+        naive.step(number)
+        train_step(model, optimizer, number)
+    for mine, theirs in ((vector.w, naive.w), (vector.alpha, naive.alpha)):
+        torch.testing.assert_close(mine, torch.cat([theirs[name].detach().view(-1) for name in BODY]), rtol=1e-9, atol=1e-9)
+    if grouping:
+        torch.testing.assert_close(vector.group_alpha, naive.group_alpha.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(list(vector.head.values()), naive.head, rtol=1e-9, atol=1e-9)
+    assert vector.penalty() == pytest.approx(PENALTY * naive.expected_l0().item(), rel=1e-9)
+    assert vector.w.abs().max() > 0.05 and (vector.alpha - 5).abs().max() > 0.1  # it did move
+
+
+def test_tied_weights_count_once_and_buffers_and_head_are_no_diff():
+    model = tiny()
+    vector = DiffVector(model, head=HEAD)
+    assert vector.layout.names == BODY and vector.layout.total == 96
+    assert sorted(vector.head) == ["classifier.bias", "classifier.weight"]
+    optimizer = DiffAdamW(vector, lr=0.1)
+    train_step(model, optimizer, 0)
+    model.eval()(batch(0)[0])
+    assert model.output.weight is model.embeddings.weight and model.scale == 1.5
+    assert not torch.equal(model.embeddings.weight, vector.base[0])
+
+
+def test_evaluation_and_saving_see_the_deterministic_theta_and_training_a_sample():
+    model = tiny()
+    base = {name: p.detach().clone() for name, p in model.named_parameters()}
+    vector = DiffVector(model, head=HEAD, penalty=PENALTY)
+    optimizer = DiffAdamW(vector, lr=0.1)
+    for number in range(3):
+        train_step(model, optimizer, number)
+    vector.alpha.copy_(torch.linspace(-1, 2, 96))
+    vector.mark("nothing")
+
+    def expected():
+        z = (torch.sigmoid(vector.alpha) * 3 - 1.5).clamp(0, 1) * (torch.sigmoid(vector.group_alpha) * 3 - 1.5).clamp(0, 1)[
+            torch.repeat_interleave(torch.arange(5), torch.tensor([42, 36, 6, 6, 6]))
+        ]
+        return torch.cat([base[name].view(-1) for name in BODY]) + z * vector.w
+
+    def live():
+        return torch.cat([dict(model.named_parameters())[name].detach().view(-1) for name in BODY])
+
+    model.eval()(batch(0)[0])
+    torch.testing.assert_close(live(), expected())
+    model.train()(batch(0)[0])
+    sample = live()
+    assert not torch.allclose(sample, expected())
+    saved = model.state_dict()
+    torch.testing.assert_close(torch.cat([saved[name].view(-1) for name in BODY]), expected())
+    model.train()(batch(0)[0])
+    assert torch.equal(live(), sample)  # the same sample for every micro-batch of the step
+    delta = torch.cat([delta.view(-1) for delta in vector.deltas(sampled_step=3).values()])
+    torch.testing.assert_close(sample, torch.cat([base[name].view(-1) for name in BODY]) + delta)
+    vector.detach()
+    torch.testing.assert_close(live(), expected())
+    model.train()(batch(0)[0])
+    torch.testing.assert_close(live(), expected())
+
+
+def test_a_model_loaded_from_elsewhere_is_evaluated_as_loaded():
+    """The best checkpoint comes back into the model before its pack is made."""
+    model = tiny()
+    vector = DiffVector(model, head=HEAD)
+    optimizer = DiffAdamW(vector, lr=0.1)
+    train_step(model, optimizer, 0)
+    best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train_step(model, optimizer, 1)
+    model.load_state_dict(best)
+    model.eval()(batch(0)[0])
+    assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
+    vector.detach()
+    assert torch.equal(model.embeddings.weight, best["embeddings.weight"])
+
+
+def test_micro_batches_accumulate():
+    """Gradients of two halves add up to those of the whole batch, at one sample."""
+
+    def run(halves):
+        model = tiny(torch.float64)
+        optimizer = DiffAdamW(DiffVector(model, head=HEAD, penalty=PENALTY), lr=0.1)
+        for number in range(3):
+            words, labels = batch(number, 6)
+            optimizer.zero_grad()
+            for part in range(halves):
+                span = slice(part * 6 // halves, (part + 1) * 6 // halves)
+                (cross_entropy(model.train()(words[span]), labels[span]) / halves).backward()
+            optimizer.step()
+        return optimizer.vector.w
+
+    torch.testing.assert_close(run(1), run(2), rtol=1e-7, atol=1e-9)
+
+
+def started(base, seed=5, **options):
+    model = tiny()
+    model.load_state_dict(base)
+    vector = DiffVector(model, base=base, head=HEAD, penalty=PENALTY, seed=seed, **options)
+    optimizer = DiffAdamW(vector, lr=0.05)
+    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
+
+
+@pytest.mark.parametrize("fused", [False, None])
+def test_resumed_is_uninterrupted_bit_for_bit(fused):
+    """Through a file, weights only, into a process that has loaded the checkpoint's theta and another seed."""
+    base = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
+    model, optimizer, scheduler = started(base, fused=fused)
+    for number in range(4):
+        train_step(model, optimizer, number)
+        scheduler.step()
+    file = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()], file)
+    for number in range(4, 7):
+        train_step(model, optimizer, number)
+        scheduler.step()
+
+    file.seek(0)
+    theta, state, schedule = torch.load(file, weights_only=True)
+    again, other, other_scheduler = started(base, seed=99, fused=fused)
+    again.load_state_dict(theta)
+    other.load_state_dict(state)
+    other_scheduler.load_state_dict(schedule)
+    for number in range(4, 7):
+        train_step(again, other, number)
+        other_scheduler.step()
+    for name in ("w", "alpha", "group_alpha"):
+        assert torch.equal(getattr(other.vector, name), getattr(optimizer.vector, name)), name
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.3)
+    assert other.param_groups[0]["alpha_lr"] == 0.1
+
+
+def test_a_state_handed_straight_back_changes_nothing():
+    """As accelerate does when it prepares an optimizer."""
+    model, optimizer, _ = started(tiny().state_dict())
+    train_step(model, optimizer, 0)
+    before = [tensor.clone() for tensor in (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)]
+    optimizer.load_state_dict(optimizer.state_dict())
+    after = (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)
+    assert all(torch.equal(one, other) for one, other in zip(before, after))
+    assert optimizer.state[model.embeddings.weight]["w"].data_ptr() == optimizer.vector.w.data_ptr()
+
+
+def test_states_that_do_not_belong_are_refused():
+    base = tiny().state_dict()
+    model, optimizer, _ = started(base)
+    train_step(model, optimizer, 0)
+    state = copy.deepcopy(optimizer.state_dict())
+    other = DiffAdamW(DiffVector(tiny(seed=4), head=HEAD, penalty=PENALTY))
+    with pytest.raises(ValueError, match="another base"):
+        other.load_state_dict(state)
+    assert not other.vector.w.any()
+    unstructured = DiffAdamW(DiffVector(tiny(), head=HEAD, grouping=None))
+    with pytest.raises(ValueError, match="structured"):
+        unstructured.load_state_dict(state)
+    fewer = DiffAdamW(DiffVector(tiny(), head=HEAD, frozen=["embeddings"]))
+    with pytest.raises(ValueError, match="other parameters"):
+        fewer.load_state_dict(state)
+    with pytest.raises(ValueError, match="not the state of a diff"):
+        optimizer.load_state_dict(torch.optim.AdamW(tiny().parameters()).state_dict())
+
+
+def test_bfloat16_parameters_have_float32_diffs():
+    model = tiny(torch.bfloat16)
+    vector = DiffVector(model, head=HEAD)
+    optimizer = DiffAdamW(vector, lr=1e-5)
+    for number in range(3):
+        train_step(model, optimizer, number)
+    assert vector.w.dtype == torch.float32 and vector.w.abs().max() > 0  # steps bfloat16 could not hold beside theta
+    assert model.embeddings.weight.dtype == torch.bfloat16
+
+
+def test_a_gradient_scaler_unscales_the_gradients_that_are_pulled_back():
+    def run(scale):
+        model = tiny(torch.float64)
+        optimizer = DiffAdamW(DiffVector(model, head=HEAD, penalty=PENALTY), lr=0.05)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
+        for number in range(2):
+            words, labels = batch(number)
+            optimizer.zero_grad()
+            scaler.scale(cross_entropy(model.train()(words), labels)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return optimizer.vector.w
+
+    torch.testing.assert_close(run(1024.0), run(1))
+
+
+def test_steps_without_a_training_forward_are_refused():
+    model = tiny()
+    optimizer = DiffAdamW(DiffVector(model, head=HEAD))
+    with pytest.raises(RuntimeError, match="no forward pass"):
+        optimizer.step()
+
+
+def test_bad_settings_are_named():
+    for options, message in [
+        ({"grouping": "heads"}, "tensor, neuron"),
+        ({"penalty": -1.0}, "penalty"),
+        ({"penalty": {"layer.0.weight": 1.0}}, "no penalty for 'embeddings.weight'"),
+        ({"penalty_form": "sum"}, "paper, additive"),
+        ({"head": ["qa_outputs"]}, "head cannot be found"),
+        ({"head": HEAD, "frozen": ["classifier.bias"]}, "both"),
+        ({"base": {"embeddings.weight": torch.zeros(7, 6)}}, "wrong base"),
+        ({"frozen": ["embeddings", "layer", "classifier"]}, "no parameter is left"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            DiffVector(tiny(), **options)
+    with pytest.raises(ValueError, match="alpha_lr"):
+        DiffAdamW(DiffVector(tiny()), alpha_lr=-1)
+    with pytest.raises(ValueError, match="concrete_lower"):
+        StretchedConcrete(0.0, 1.5)
