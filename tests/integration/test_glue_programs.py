@@ -14,6 +14,7 @@ from glue_folders import write_task
 from hf_programs import HEADS, SHORT, mnli, start, write_bert
 
 from dsp_plugin.hf import load_pruned
+from dsp_plugin.hf.glue_tasks import find_task
 from dsp_plugin.hf.programs.models import heads_of
 from dsp_plugin.reports.head_pictures import head_map_text
 from dsp_plugin.reports.records import load_record, load_records, mask_of
@@ -195,6 +196,17 @@ def test_a_regression(folder):
     record = load_record(folder / "sts" / "dev" / "results.json")
     assert {metric.name for metric in record.metrics} == {"pearson", "spearmanr"}
     assert record.extra["main_metric"] == "spearmanr" and (folder / "sts" / "STS-B.tsv").is_file()
+
+
+@pytest.mark.parametrize("name", ["CoLA", "SST-2", "QQP", "QNLI", "RTE", "WNLI"])
+def test_every_other_task_is_scored_by_its_own_metrics(folder, tmp_path, name):
+    write_task(tmp_path / name, name, train=8, dev=6)
+    words = ["--model_name_or_path", folder / "bert", "--task_name", name.lower(), "--data_dir", tmp_path / name, *SHORT]
+    words += ["--do_train", "--do_eval", "--do_predict", "--max_steps", 1, "--num_of_heads", 2, "--use_ste", "--joint_pruning"]
+    start("glue/run_dsp", *words, "--no_pruned", "--output_dir", tmp_path / "out")
+    record = load_record(tmp_path / "out" / "dev" / "results.json")
+    assert (record.name, [metric.name for metric in record.metrics]) == (name, list(find_task(name).metrics))
+    assert len((tmp_path / "out" / f"{name}.tsv").read_text().splitlines()) == 7
 
 
 def test_a_limited_score_is_not_taken_for_the_whole(folder, plain):
