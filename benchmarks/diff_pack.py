@@ -1,0 +1,195 @@
+"""Size of a DiffPack, and the time to apply, revert, switch and mix packs.
+
+    python benchmarks/diff_pack.py [--quick] [--model FOLDER]
+
+Size and time of one pack: the shape of BERT-base (109.5 M parameters), 0.5 % random positions, float16 values. Beside it
+the same positions and values as int32 + float32, in PEFT's SHiRA (bytes a value of a saved adapter, measured on a BERT of
+two layers), and the floor of the positions: log2 of the number of ways to choose them. Mixing: a pretrained BERT of 22.7 M
+parameters (or --model) and eight packs of 0.5 %; a batch with the rows of all eight tasks over eight batches of one task
+each, with the switches between them; rows a task x tokens a row in the name of the figure.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Dict, List
+
+from minilm import batch_of, load  # first: it imports dsp_plugin.hf before Transformers
+from timing import Clock, command_line, interleaved, ratio, start
+
+import torch
+from peft import ShiraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from dsp_plugin.diffs.bank import DiffBank
+from dsp_plugin.diffs.base import Base
+from dsp_plugin.diffs.pack import DiffPack
+from dsp_plugin.diffs.pack_summary import summarise
+from dsp_plugin.diffs.sparse import SparseDiff
+
+DENSITY = 0.005
+TASKS = 8
+SHAPES = ((1, 32), (1, 128), (4, 64))  # rows a task, tokens a row; the first is `mixed8_ratio`
+QUICK_SHAPES = ((1, 32),)
+
+
+def random_pack(base: Base, seed: int, head: Dict[str, Tensor]) -> DiffPack:
+    """As many positions as 0.5 % of the base, all sets of them equally likely; normal values."""
+    generator = torch.Generator().manual_seed(seed)
+    count = round(DENSITY * base.total)
+    drawn = torch.randint(base.total, (2 * count,), generator=generator).unique()
+    positions = drawn[torch.randperm(len(drawn), generator=generator)[:count]].sort().values
+    values = torch.randn(count, generator=generator) * 1e-3
+    entries, begin = {}, 0
+    shapes = {name: shape for name, (_, shape) in base.parameters.items()}
+    for name, shape in shapes.items():
+        end = begin + torch.Size(shape).numel()
+        first, last = torch.searchsorted(positions, torch.tensor([begin, end])).tolist()
+        entries[name] = (positions[first:last] - begin, values[first:last])
+        begin = end
+    return DiffPack.create(SparseDiff(entries, shapes), base, head, {"task": seed})
+
+
+def bert_base() -> nn.Module:
+    """BERT-base with small random weights (its own initialisation takes longer)."""
+    with torch.device("meta"):
+        model = BertModel(BertConfig())
+    model = model.to_empty(device="cpu").eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.uniform_(-0.05, 0.05)
+    return model
+
+
+def pack_figures(args, clock: Clock) -> List[str]:
+    model = bert_base()
+    base = Base.of(model)
+    packs = [random_pack(base, seed, {"classifier.weight": torch.zeros(2, 768), "classifier.bias": torch.zeros(2)}) for seed in (1, 2)]
+    pack, summary = packs[0], summarise(packs[0])
+    print(f"BERT-base shape: {base.total:,} parameters, {pack.count:,} positions ({pack.density:.3%}), float16")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "task.diff.safetensors"
+        size = pack.save(path)
+        plain = {f"{name}.positions": positions.int() for name, (positions, _) in pack.diff.entries.items()}
+        plain.update({f"{name}.values": values.float() for name, (_, values) in pack.diff.entries.items()})
+        save_file({**plain, **pack.head}, Path(folder) / "plain.safetensors")
+        plain_size = (Path(folder) / "plain.safetensors").stat().st_size
+        shira_size = shira_bytes_a_value(Path(folder)) * pack.count
+        bank = DiffBank(model)
+        for number, other in enumerate(packs):
+            bank.add(str(number), DiffPack(other.diff, other.base, {}, {}), check=False)
+        undo = []
+        arms = {
+            "save": lambda _: pack.save(path),
+            "load": lambda _: DiffPack.load(path),
+            "verify": lambda _: base.check(dict(model.named_parameters()), base.find(dict(model.named_parameters()))),
+            "apply": lambda _: undo.append(pack.apply(model, check=False, head=False)),
+            "revert": lambda _: undo.pop().revert(model),
+        }
+        repeats = args.repeats or (2 if args.quick else 15)
+        # in this order and never rotated, because what was applied has to be reverted
+        times = {name: [] for name in arms}
+        for _ in range(1 + repeats):
+            for name, arm in arms.items():
+                begin = clock()
+                arm(0)
+                times[name].append(clock() - begin)
+        bank.switch("0")
+        switches = interleaved({"switch": lambda number: bank.switch(str((number + 1) % 2))}, repeats, 2, clock)
+        times["switch"] = switches["switch"]
+        bank.switch(None)
+        base.check(dict(model.named_parameters()), base.find(dict(model.named_parameters())))  # all that was undone is undone
+    return [
+        f"pack_megabytes {size / 1e6:.3f} MB",
+        f"bytes_per_value {size / pack.count:.3f} B",
+        f"bits_per_position {summary.bits_per_position:.3f} bit",
+        f"bits_per_position_floor {summary.floor:.3f} bit",
+        f"int32_float32_megabytes {plain_size / 1e6:.3f} MB",
+        f"shira_megabytes {shira_size / 1e6:.3f} MB",
+        *[f"{name}_ms {1000 * statistics.median(seconds[1:] if len(seconds) > 1 else seconds):.2f} ms" for name, seconds in times.items()],
+    ]
+
+
+def shira_bytes_a_value(folder: Path) -> float:
+    """Of PEFT's saved adapter: a SHiRA of 3 (m + n) random positions a Linear of m x n, on a BERT of two layers."""
+    model = BertModel(BertConfig(num_hidden_layers=2, vocab_size=100))
+    adapted = get_peft_model(model, ShiraConfig(r=3, target_modules=["query", "key", "value", "dense"], random_seed=1))
+    values = sum(weight.numel() for name, weight in adapted.named_parameters() if weight.requires_grad)
+    adapted.save_pretrained(folder / "shira")
+    return (folder / "shira" / "adapter_model.safetensors").stat().st_size / values
+
+
+def mixing_figures(args, clock: Clock) -> List[str]:
+    model = load(args.model, classes=2).to(args.device)
+    base = Base.of(model, ["classifier"])
+    bank = DiffBank(model)
+    head = {name: weight.detach() for name, weight in model.named_parameters() if name.startswith("classifier")}
+    for task in range(TASKS):
+        bank.add(str(task), random_pack(base, task, head))
+    figures = []
+    for rows, length in QUICK_SHAPES if args.quick else SHAPES:
+        batch = {k: v.to(args.device) for k, v in batch_of(model, TASKS * rows, length, padded=False).items()}
+        tasks = [str(row // rows) for row in range(TASKS * rows)]
+        parts = [{k: v[task * rows : (task + 1) * rows] for k, v in batch.items()} for task in range(TASKS)]
+
+        @torch.no_grad()
+        def singles(switch: bool) -> Tensor:
+            logits = []
+            for task, part in enumerate(parts):
+                if switch:
+                    bank.switch(str(task))
+                logits.append(model(**part).logits)
+            return torch.cat(logits)
+
+        difference = float((bank.run(tasks, **batch).logits - singles(True)).abs().max())
+        if difference > 1e-3:
+            raise SystemExit(f"the mixed batch gives other answers: largest difference {difference:g}")
+
+        def mixed(_: int) -> None:
+            bank.run(tasks, **batch)
+
+        def one_after_the_other(_: int) -> None:
+            singles(True)
+
+        def eight_models(_: int) -> None:  # as if each task had a model of its own in memory: nothing to switch
+            singles(False)
+
+        bank.switch(None)
+        arms = {"mixed": mixed, "single": one_after_the_other, "eight_models": eight_models}
+        times = {name: [] for name in arms}
+        for number in range(1 + (args.repeats or (2 if args.quick else 15))):
+            for name, arm in arms.items():
+                bank.switch(None)
+                begin = clock()
+                arm(number)
+                if number:
+                    times[name].append(clock() - begin)
+        medians = {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
+        print(
+            f"{TASKS} tasks x {rows} rows x {length} tokens: mixed {medians['mixed']:.1f} ms, one task after the other "
+            f"{medians['single']:.1f} ms, without switches {medians['eight_models']:.1f} ms; largest difference {difference:.1e}",
+            flush=True,
+        )
+        suffix = "" if (rows, length) == SHAPES[0] else f"_{rows}x{length}"
+        figures.append(f"mixed8_ratio{suffix} {ratio(times['mixed'], times['single']):.3f} ratio")
+        figures.append(f"mixed8_ratio_without_switches{suffix} {ratio(times['mixed'], times['eight_models']):.3f} ratio")
+    return figures
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--model", metavar="FOLDER", help="mix tasks on this model instead")
+    args = parser.parse_args()
+    start(args)
+    clock = Clock(args.device, args.clock)
+    figures = pack_figures(args, clock) + mixing_figures(args, clock)
+    print("target: pack_megabytes at most 2.2")
+    print("\n".join(figures))
+
+
+if __name__ == "__main__":
+    main()
