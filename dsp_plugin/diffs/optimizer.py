@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from .head import HeadAdamW, clip_factor, overwrite
 from .passes import Moments, NextTheta, Rates, adam
 from .vector import DiffVector
 
@@ -79,12 +80,7 @@ class DiffAdamW(torch.optim.Optimizer):
         views = {name: vector.layout.split(flat) for name, flat in flats.items()}
         for index, parameter in enumerate(vector.layout.parameters):
             self.state[parameter] = {name: parts[index] for name, parts in views.items()}
-        self._head = None
-        if vector.head:
-            self._head = torch.optim.AdamW(
-                list(vector.head.values()), lr=head_lr, betas=betas, eps=eps, weight_decay=head_weight_decay
-            )
-            self._head.state = self.state  # so that one state_dict holds all
+        self._head = HeadAdamW(self, betas, eps, head_weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
@@ -103,8 +99,7 @@ class DiffAdamW(torch.optim.Optimizer):
         keys, gates = vector.keys(vector.steps), vector.group_gates(vector.keys(vector.steps))
         grads = [_dense(parameter.grad) for parameter in vector.layout.parameters]
         sums = vector.passes.measure(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
-        head = [p.grad for p in vector.head.values() if p.grad is not None]
-        w_square = sums[:, 0].sum() + sum(grad.double().square().sum() for grad in head)
+        w_square = sums[:, 0].sum() + self._head.square()
         group_grad = self._group_gradient(gates, sums)
         alpha_square = sums[:, 1].sum() + group_grad.square().sum()
         self._last = {
@@ -114,8 +109,8 @@ class DiffAdamW(torch.optim.Optimizer):
         }
 
         w_rates, alpha_rates = self._rates(group)
-        w_rates = w_rates._replace(clip=_clip(w_square, group["max_norm"]))
-        alpha_rates = alpha_rates._replace(clip=_clip(alpha_square, group["alpha_max_norm"]))
+        w_rates = w_rates._replace(clip=clip_factor(w_square, group["max_norm"]))
+        alpha_rates = alpha_rates._replace(clip=clip_factor(alpha_square, group["alpha_max_norm"]))
         if vector.structured:
             adam(vector.group_alpha, *self._group_moments, group_grad.to(vector.w.dtype), alpha_rates, group["betas"])
         following = None
@@ -126,11 +121,7 @@ class DiffAdamW(torch.optim.Optimizer):
             grads, vector.w, vector.alpha, self._moments, gates.gate, gates.price, keys,
             w_rates, alpha_rates, group["betas"], following,
         )  # fmt: skip
-        if self._head is not None:
-            for grad in head:
-                grad.mul_(w_rates.clip)
-            self._head.param_groups[0]["lr"] = self.param_groups[1]["lr"]
-            self._head.step()
+        self._head.step(w_rates.clip)
         vector.steps += 1
         vector.mark("sample" if self.writes_next else "nothing")
         return loss
@@ -200,30 +191,19 @@ class DiffAdamW(torch.optim.Optimizer):
         for name, here in _settings(vector).items():
             if told["settings"].get(name) != here:
                 raise ValueError(f"the state was trained with {name} = {told['settings'].get(name)}, this run has {here}")
-        sizes = [len(group["params"]) for group in state_dict["param_groups"]]
-        if sizes != [len(group["params"]) for group in self.param_groups]:
-            raise ValueError(f"the state has parameter groups of {sizes} parameters: another head")
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        count = len(vector.layout.parameters)
-        saved = state_dict["state"]
-        for index, parameter in enumerate(parameters):
-            for name, tensor in saved.get(index, {}).items():
-                if name != "step" and tensor.shape != parameter.shape:
-                    raise ValueError(f"the state's {name} number {index} has the shape {list(tensor.shape)}")
-        for index, parameter in enumerate(parameters[:count]):
+        self._head.check(state_dict)
+        for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():
-                _overwrite(here, saved[index][name])
-        for index, parameter in enumerate(parameters[count:], start=count):
-            if index in saved:
-                self.state[parameter] = {
-                    name: tensor.to("cpu" if name == "step" else parameter.device, copy=True)
-                    for name, tensor in saved[index].items()
-                }
-        _overwrite(vector.group_alpha, told["group_alpha"])
-        _overwrite(self._group_moments[0], told["group_mean"])
-        _overwrite(self._group_moments[1], told["group_square"])
-        for group, given in zip(self.param_groups, state_dict["param_groups"]):
-            group.update({name: value for name, value in given.items() if name != "params"})
+                saved = state_dict["state"][index][name]
+                if saved.shape != here.shape:
+                    raise ValueError(f"the state's {name} of '{vector.layout.names[index]}' has the shape {list(saved.shape)}")
+        for index, parameter in enumerate(vector.layout.parameters):
+            for name, here in self.state[parameter].items():
+                overwrite(here, state_dict["state"][index][name])
+        self._head.load(state_dict)
+        overwrite(vector.group_alpha, told["group_alpha"])
+        overwrite(self._group_moments[0], told["group_mean"])
+        overwrite(self._group_moments[1], told["group_square"])
         vector.steps, vector.seed = int(told["steps"]), int(told["seed"])
         vector.mark("nothing")
 
@@ -239,17 +219,5 @@ def _settings(vector: DiffVector) -> Dict[str, Any]:
     }
 
 
-def _overwrite(here: Tensor, there: Tensor) -> None:
-    if here.data_ptr() != there.data_ptr():  # a state handed straight back is views of this one
-        here.copy_(there)
-
-
 def _dense(grad: Optional[Tensor]) -> Optional[Tensor]:
     return grad.to_dense() if grad is not None and grad.is_sparse else grad
-
-
-def _clip(square: Tensor, max_norm: float) -> "Tensor | float":
-    """The factor that brings a gradient of this squared norm to `max_norm` at most, as torch's clip_grad_norm_."""
-    if not max_norm:
-        return 1.0
-    return (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)

@@ -1,0 +1,161 @@
+"""Projection of a full-size diff onto the L0 ball: exactly so many positions, the largest (Guo, Rush, Kim, section 3.2)."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from .base import find_names
+from .sparse import SparseDiff
+
+logger = logging.getLogger(__name__)
+
+
+class Difference(Mapping[str, Tensor]):
+    """name -> finetuned - base, a tensor at a time: the diff of the non-adaptive baseline.
+
+    Args:
+        finetuned, base: weights by name; names of the base may have a leading name more or less.
+        names: which to compare, for instance a body without its head, tied weights once.
+
+    Raises:
+        ValueError: a name is missing, or has two shapes.
+    """
+
+    def __init__(self, finetuned: Mapping[str, Tensor], base: Mapping[str, Tensor], names: Sequence[str]):
+        missing = [name for name in names if name not in finetuned]
+        if missing:
+            raise ValueError(f"the finetuned weights lack {len(missing)} parameters: {', '.join(missing[:3])}")
+        called = find_names(names, base)
+        for name in names:
+            if finetuned[name].shape != base[called[name]].shape:
+                raise ValueError(f"'{name}' has the shape {list(finetuned[name].shape)}, in the base {list(base[called[name]].shape)}")
+        self._finetuned, self._base, self._called, self._names = finetuned, base, called, list(names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        finetuned, base = self._finetuned[name].detach(), self._base[self._called[name]].detach().to(self._finetuned[name].device)
+        wide = torch.promote_types(finetuned.dtype, torch.float32)
+        return finetuned.to(wide) - base.to(wide)
+
+
+def count_of(density: float, total: int) -> int:
+    """The number of positions that a density means: density x total, rounded to the nearest, at least 1.
+
+    Raises:
+        ValueError: a density outside (0, 1].
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"the density must be in (0, 1], got {density}")
+    return max(1, round(Fraction(str(density)) * total))
+
+
+def project(
+    deltas: Mapping[str, Tensor], counts: Sequence[int], layers: Optional[Mapping[str, int]] = None
+) -> List[SparseDiff]:
+    """The diff cut down to its largest values in magnitude, once for each of several counts.
+
+    Of values of equal magnitude those at lower positions win, counted through the tensors in their order. Where a diff
+    has fewer non-zeros than asked for, zeros fill up the count in the same order, with a warning.
+
+    Args:
+        deltas: name -> full-size change; asked for a tensor at a time and more than once (`DiffVector.deltas()`, or
+            `Difference`), so that no full-size copy of the model is made.
+        counts: exact numbers of positions (`count_of` makes them from densities).
+        layers: None, the largest of the whole model; else name -> layer, and each layer keeps its share of each count by
+            its size (largest remainders).
+
+    Raises:
+        ValueError: a count outside 1 .. all elements; a name without a layer; a value that is not a finite number.
+    """
+    sizes = {}
+    for name in deltas:
+        delta = deltas[name]
+        sizes[name] = delta.numel()
+        if not bool(torch.isfinite(delta).all()):
+            raise ValueError(f"the diff of '{name}' holds values that are not finite numbers")
+    total = sum(sizes.values())
+    for count in counts:
+        if not 1 <= count <= total:
+            raise ValueError(f"the number of positions must be between 1 and {total}, got {count}")
+    if layers is None:
+        parts = {0: list(sizes)}
+    else:
+        parts = {}
+        for name in sizes:
+            if name not in layers:
+                raise ValueError(f"'{name}' has no layer")
+            parts.setdefault(layers[name], []).append(name)
+    shares = [_shares(count, {part: sum(sizes[name] for name in names) for part, names in parts.items()}) for count in counts]
+    chosen: List[Dict[str, Tuple[Tensor, Tensor]]] = [{} for _ in counts]
+    shapes: Dict[str, Tuple[int, ...]] = {}
+    for part, names in parts.items():
+        wanted = [share[part] for share in shares]
+        cuts = [_threshold(deltas, names, count) for count in wanted]
+        for name in names:
+            delta = deltas[name]
+            shapes[name] = tuple(delta.shape)
+            flat = delta.reshape(-1)
+            key = _magnitude(flat)
+            for number, (cut, ties) in enumerate(cuts):
+                keep, equal = key > cut, (key == cut).nonzero().squeeze(1)
+                taken = equal[:ties]
+                keep[taken] = True
+                cuts[number] = (cut, ties - taken.numel())
+                positions = keep.nonzero().squeeze(1)
+                if positions.numel():
+                    chosen[number][name] = (positions.cpu(), flat[positions].cpu())
+    diffs = [SparseDiff({name: entries[name] for name in sizes if name in entries}, shapes) for entries in chosen]
+    for diff in diffs:
+        zeros = sum(int((values == 0).sum()) for _, values in diff.entries.values())
+        if zeros:
+            logger.warning(f"of {diff.count} positions asked for, {zeros} change nothing: the diff has fewer non-zeros")
+    return diffs
+
+
+def _magnitude(flat: Tensor) -> Tensor:
+    """int32 numbers in the order of |value| as float32: the bits of a float without its sign."""
+    return flat.to(torch.float32).contiguous().view(torch.int32) & 0x7FFFFFFF
+
+
+def _threshold(deltas: Mapping[str, Tensor], names: Sequence[str], count: int) -> Tuple[int, int]:
+    """The magnitude of the count-th largest value, and how many of exactly that magnitude belong to the count.
+
+    Two histograms, of the upper and then of the lower 16 bits: exact, without sorting and without a full-size copy.
+    """
+    if count == 0:
+        return 1 << 31, 0
+    upper, left = _bucket(sum(torch.bincount(_magnitude(deltas[n].reshape(-1)) >> 16, minlength=1 << 15) for n in names), count)
+    histogram = torch.zeros(1 << 16, dtype=torch.int64)
+    for name in names:
+        key = _magnitude(deltas[name].reshape(-1))
+        histogram += torch.bincount(key[(key >> 16) == upper] & 0xFFFF, minlength=1 << 16).cpu()
+    lower, left = _bucket(histogram, left)
+    return (upper << 16) | lower, left
+
+
+def _bucket(histogram: Tensor, count: int) -> Tuple[int, int]:
+    """The bucket that holds the count-th largest, and its rank in there (from 1)."""
+    above = histogram.cpu().flip(0).cumsum(0)
+    index = int(torch.searchsorted(above, count))
+    before = int(above[index - 1]) if index else 0
+    return histogram.numel() - 1 - index, count - before
+
+
+def _shares(count: int, sizes: Mapping[int, int]) -> Dict[int, int]:
+    """`count` shared out in proportion to sizes; what rounding leaves goes to the largest remainders, then in order."""
+    total = sum(sizes.values())
+    shares = {part: count * size // total for part, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda part: -(count * sizes[part] % total))
+    for part in by_remainder[: count - sum(shares.values())]:
+        shares[part] += 1
+    return shares

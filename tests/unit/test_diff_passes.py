@@ -1,0 +1,193 @@
+"""The elementwise passes: fused and eager alike, noise that is noise, gates and Adam's eps by their formulas."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from dsp_plugin.diffs import native
+from dsp_plugin.diffs.concrete import StretchedConcrete
+from dsp_plugin.diffs.flat import PIECE, FlatLayout
+from dsp_plugin.diffs.groups import by_neuron, by_tensor
+from dsp_plugin.diffs.noise import step_keys, uniform
+from dsp_plugin.diffs.passes import Moments, NextTheta, Rates, TorchPasses, adam
+
+# longer than a piece, of odd lengths, a vector, a single number
+KEYS, FIRST = (-1232057522, -1230961157), [0.581328272819519, 0.7769865989685059, 0.5579514503479004, 0.8733431100845337]
+SHAPES = [(3, PIECE // 2 + 7), (5, 33), (19,), (1,), (2, 3, 4)]
+
+
+def two_to_the_side(name, shape):
+    """A group function of one's own: columns by parity."""
+    return torch.arange(shape[-1]) % 2 if len(shape) == 2 and shape[0] == 5 else "all others"
+
+
+def problem(dtype, grouping):
+    generator = torch.Generator().manual_seed(2)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    parameters = [nn.Parameter(normal(*shape).to(dtype)) for shape in SHAPES]
+    layout = FlatLayout([str(number) for number in range(len(SHAPES))], parameters, grouping)
+    base = [(normal(*shape) * 0.1).to(dtype) for shape in SHAPES]
+    grads = [normal(*shape).to(dtype) for shape in SHAPES]
+    grads[2] = None
+    w, alpha = normal(layout.total) * 0.1, normal(layout.total) * 4
+    alpha[:3] = torch.tensor([100.0, -100.0, 0.0])
+    moments = Moments(*(part.abs() * 0.01 for part in normal(4, layout.total).unbind()))
+    gate, price = normal(layout.groups).abs().clamp(max=1), normal(layout.flat.numel()).abs()
+    return layout, base, grads, w, alpha, moments, gate, price
+
+
+def everything(passes, base, grads, w, alpha, moments, gate, price):
+    """What every pass writes, from the same start."""
+    w, alpha, moments = w.clone(), alpha.clone(), Moments(*(part.clone() for part in moments))
+    results = []
+
+    def note():
+        results.extend(parameter.detach().float().clone() for parameter in passes.layout.parameters)
+
+    passes.write(base, w, alpha, gate, None), note()
+    passes.write(base, w, alpha, gate, (5, -6)), note()
+    results.append(passes.measure(grads, w, alpha, gate, price, (5, -6)))
+    w_rates, alpha_rates = Rates(torch.tensor(0.5), 1e-2, 3.0, 1e-8), Rates(2.0, 0.1, 2.0, 1e-6)
+    passes.update(grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99))
+    results += [w.clone(), alpha.clone(), *(part.clone() for part in moments)]
+    following = NextTheta(base, gate.flip(0), (7, 8))
+    passes.update(grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99), following), note()
+    return [*results, w, alpha, *moments]
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grouping", [by_tensor, by_neuron, two_to_the_side])
+def test_fused_passes_do_what_the_eager_ones_do(dtype, grouping):
+    layout, *rest = problem(dtype, grouping)
+    assert native.NativePasses.can(layout, torch.float32)
+    eager = everything(TorchPasses(layout, StretchedConcrete()), *rest)
+    fused = everything(native.NativePasses(layout, StretchedConcrete()), *rest)
+    assert len(eager) == len(fused) == 3 * len(SHAPES) + 1 + 12
+    for number, (one, other) in enumerate(zip(fused, eager)):
+        # theta in bfloat16 may round to the neighbouring number
+        theta = number < 2 * len(SHAPES) or 2 * len(SHAPES) + 6 < number <= 3 * len(SHAPES) + 6
+        rtol = 1e-2 if theta and dtype == torch.bfloat16 else 2e-4
+        torch.testing.assert_close(one.double(), other.double(), rtol=rtol, atol=2e-6)
+
+
+def test_threads_do_not_change_the_sums():
+    """Bounds of the pieces cover all of them, whatever the number of threads."""
+    layout, *_ = problem(torch.float32, by_neuron)
+    if not native.NativePasses.can(layout, torch.float32):
+        pytest.skip("needs a C++ compiler")
+    passes = native.NativePasses(layout, StretchedConcrete())
+    for threads in (1, 2, 3, 64):
+        bounds = passes._shares(threads)
+        assert len(bounds) == threads + 1 and bounds == sorted(bounds)
+        assert bounds[0] == 0 and bounds[-1] == layout.flat.numel()
+
+
+def test_without_a_compiler_the_eager_passes_are_taken_with_a_warning(monkeypatch):
+    native.library.cache_clear()
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        assert not native.NativePasses.can(problem(torch.float32, by_tensor)[0], torch.float32)
+    native.library.cache_clear()
+
+
+def test_the_compiled_passes_are_made_once_and_renamed_into_place(monkeypatch, tmp_path):
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("needs a C++ compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    path = native._compiled(compiler)
+    made = path.stat().st_mtime_ns
+    assert native._compiled(compiler) == path and path.stat().st_mtime_ns == made
+    assert [file.name for file in (tmp_path / "dsp_plugin").iterdir()] == [path.name]
+
+
+def test_noise_is_uniform_and_unrelated_between_positions_steps_and_seeds():
+    size = 1 << 18
+    draws = [uniform(0, size, step_keys(*key)).double() for key in [(1, 0), (1, 1), (2, 0)]]
+    for u in draws:
+        assert 0.99e-4 < u.min() and u.max() < 1 - 0.99e-4
+        counts = torch.histc(u.float(), bins=64, min=0, max=1).double()
+        assert ((counts - size / 64) ** 2 / (size / 64)).sum() < 64 + 5 * math.sqrt(2 * 64)  # chi-square, five sigmas
+    pairs = [(draws[0], draws[1]), (draws[0], draws[2])] + [(draws[0][lag:], draws[0][:-lag]) for lag in (1, 2, 256, 1024)]
+    for one, other in pairs:
+        correlation = torch.corrcoef(torch.stack([one, other]))[0, 1]
+        assert abs(correlation) < 5 / math.sqrt(one.numel())
+
+
+def test_noise_depends_on_position_alone_and_never_changes():
+    keys = step_keys(7, 3)
+    whole = uniform(0, 1000, keys)
+    assert torch.equal(whole[137:400], uniform(137, 263, keys))
+    assert torch.equal(uniform(2**31 - 5, 10, keys)[5:], uniform(2**31, 5, keys))
+    # the numbers themselves: a file of positions made with one version must mean the same in the next
+    assert keys == KEYS and torch.equal(whole[:4], torch.tensor(FIRST))
+
+
+def test_gates_are_the_papers():
+    concrete = StretchedConcrete()
+    alpha = torch.linspace(-20, 20, 401, dtype=torch.float64, requires_grad=True)
+    for u in (1e-4, 0.3, 0.9999):
+        s = torch.sigmoid(torch.logit(torch.tensor(u, dtype=torch.float64)) + alpha)
+        z = (s * 3 - 1.5).clamp(0, 1)
+        (slope,) = torch.autograd.grad(z.sum(), alpha)
+        mine, mine_slope = concrete.sample(alpha.detach(), torch.full_like(alpha, u).detach())
+        torch.testing.assert_close(mine, z.detach())
+        torch.testing.assert_close(mine_slope, slope)
+    mean = (torch.sigmoid(alpha) * 3 - 1.5).clamp(0, 1)
+    torch.testing.assert_close(concrete.mean(alpha.detach())[0], mean.detach())
+    other = StretchedConcrete(-0.1, 1.1)
+    opened = torch.sigmoid(alpha - math.log(0.1 / 1.1))
+    (opening,) = torch.autograd.grad(opened.sum(), alpha)
+    torch.testing.assert_close(other.open_probability(alpha.detach()), (opened.detach(), opening))
+
+
+def test_at_the_start_gates_are_shut_and_open_as_often_as_the_paper_says():
+    u = uniform(0, 400_000, step_keys(0, 0))
+    z, _ = StretchedConcrete().sample(torch.full_like(u, 5.0), u)
+    assert (z == 0).float().mean().item() == pytest.approx(1 / (1 + math.exp(5)), abs=6e-4)  # 0.0067
+    assert (z == 1).float().mean().item() == pytest.approx(1 - 5 / (5 + math.exp(5)), abs=1.5e-3)  # 0.967
+
+
+@pytest.mark.parametrize(
+    "uncorrected, expected",
+    [(False, {100: 3.8, 250: -4.1, 500: -5.5, 1000: -6.5}), (True, {100: 4.8, 250: 4.0, 500: -4.2, 1000: -5.9})],
+)
+def test_alpha_under_the_penalty_alone_falls_as_fast_as_eps_lets_it(uncorrected, expected):
+    """The figures for torch's AdamW and for Transformers' former one at lambda 1.25e-7."""
+    concrete = StretchedConcrete()
+    alpha, mean, square = torch.tensor([5.0]), torch.zeros(1), torch.zeros(1)
+    for step in range(1, 1001):
+        root = 1 / math.sqrt(1 - 0.999**step)
+        eps = 1e-8 * (root if uncorrected else 1)
+        grad = 1.25e-7 * concrete.open_probability(alpha)[1]
+        adam(alpha, mean, square, grad, Rates(1.0, 0.1 / (1 - 0.9**step), root, eps), (0.9, 0.999))
+        if step in expected:
+            assert alpha.item() == pytest.approx(expected[step], abs=0.06), step
+
+
+def test_groups_by_tensor_by_neuron_and_by_a_function():
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in [(2, 3), (4,)]]
+
+    def pieces(grouping):
+        layout = FlatLayout(["a", "b"], parameters, grouping)
+        columns = [layout.flat, layout.local, layout.length, layout.tensor, layout.group]
+        return torch.stack(columns, 1).tolist(), layout
+
+    assert pieces(by_tensor)[0] == [[0, 0, 6, 0, 0], [6, 0, 4, 1, 1]]
+    assert pieces(by_neuron)[0] == [[0, 0, 3, 0, 0], [3, 3, 3, 0, 1], [6, 0, 4, 1, 2]]
+    columns, layout = pieces(lambda name, shape: torch.tensor([4, 4, 9]) if name == "a" else "b")
+    assert columns == [[0, 0, 2, 0, 0], [2, 2, 1, 0, 1], [3, 3, 2, 0, 0], [5, 5, 1, 0, 1], [6, 0, 4, 1, 2]]
+    assert layout.group_sums(torch.tensor([1.0, 10, 100, 1000, 5]).double()).tolist() == [101, 1010, 5]
+    assert pieces(lambda name, shape: "one")[1].groups == 1
+    for wrong in (torch.zeros(3), torch.zeros(7, dtype=torch.int64), {"unhashable": 1}):
+        with pytest.raises(ValueError, match="group"):
+            pieces(lambda name, shape: wrong)
