@@ -109,7 +109,8 @@ def command(run: Run, options: argparse.Namespace) -> List[str]:
     words = [f"scripts/{room}/{program}.py", "--model_name_or_path", str(model), *_data_words(run.task, options.data)]
     words += ["--output_dir", str(options.runs / run.name), "--record_dir", str(options.results / run.name), "--seed", str(run.seed)]
     if sweep:
-        words += f"--num_of_heads {MICHEL_STEP} --exact_pruning --data_subset {MICHEL_EXAMPLES} --no_pruned --budgets".split()
+        examples = BATCH if options.quick else MICHEL_EXAMPLES
+        words += f"--num_of_heads {MICHEL_STEP} --exact_pruning --data_subset {examples} --no_pruned --budgets".split()
         words += [*map(str, run.budgets), "--batch_size", str(BATCH), "--rank_by", "random" if run.method == "random" else "importance"]
         return words + (["--max_eval_samples", str(options.quick)] if options.quick else [])
     epochs = PIPELINED_EPOCHS if pipelined else SQUAD_EPOCHS if run.task == SQUAD else EPOCHS

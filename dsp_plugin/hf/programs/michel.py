@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
         options.ranking(), () if options.no_scores else tuple(work.dev), budgets, budget, options.score_only_budgets,
         {**work.settings(), "importance_subset": options.importance_subset, "metric": shown, "data": work.data_fingerprint(),
          "scored": [work.subset(split) for split in work.dev]},
-        say=say,
+        progress=sys.stderr.isatty(), say=say,
     )  # fmt: skip
     if args.process_index == 0:
         examples = 0 if not by_importance else len(options.ranking().sample(len(measured)))
