@@ -44,7 +44,7 @@ def plain(folder) -> dict:
 def joint(folder) -> dict:
     """Joint annealed DSP with 3 heads in dsp/."""
     words = ["--do_train", "--do_eval", "--num_train_epochs", 1, "--num_of_heads", 3, *DSP, "--joint_pruning"]
-    more = ["--intermediate_masks", "--eval_strategy", "steps", "--eval_steps", 2]
+    more = ["--eval_strategy", "steps", "--eval_steps", 2]
     return start("glue/run_dsp", *mnli(folder), *words, *more, "--output_dir", folder / "dsp")
 
 
@@ -130,11 +130,15 @@ def test_pipelined_leaves_the_weights_alone(folder, plain):
     assert load_record(folder / "pipelined" / "results.json").method == "dsp-pipelined"
 
 
-def test_straight_through(folder):
-    words = ["--do_train", "--max_steps", 2, "--num_of_heads", 4, "--use_ste", "--joint_pruning"]
+def test_straight_through_with_intermediate_masks(folder, monkeypatch):
+    monkeypatch.setattr("dsp_plugin.hf.programs.results.MASK_EVERY", 2)  # in place of 1000
+    words = ["--do_train", "--max_steps", 5, "--num_of_heads", 4, "--use_ste", "--joint_pruning", "--intermediate_masks"]
     start("glue/run_dsp", *mnli(folder), *words, "--no_pruned", "--output_dir", folder / "ste")
     record = load_record(folder / "ste" / "results.json")
-    assert (record.method, record.heads["kept"], record.updates) == ("dsp-ste", 4, 2)
+    assert (record.method, record.heads["kept"], record.updates) == ("dsp-ste", 4, 5)
+    masks = sorted((folder / "ste" / "masks").iterdir())
+    assert [path.name for path in masks] == ["mask-0000002.json", "mask-0000004.json"]
+    assert all(sum(json.loads(path.read_text())["keep"]) == 4 for path in masks)
     assert not (folder / "ste" / "pruned").exists()
 
 
@@ -155,6 +159,11 @@ def test_the_same_command_goes_on_where_it_was_stopped(folder, capsys):
     assert record.updates == 4 and [entry["updates"] for entry in record.extra["history"]] == [1, 2, 3, 4]
     with pytest.raises(SystemExit, match=r"holds a training with other settings \(num_of_heads: 3 there, 4 here\)"):
         start("glue/run_dsp", *words, "--num_of_heads", 4, "--output_dir", folder / "halved")
+    with pytest.raises(SystemExit, match="--num-of-heads must be a whole number in 0..8"):
+        start("glue/run_dsp", *words, "--num_of_heads", 9, "--overwrite_output_dir", "--output_dir", folder / "halved")
+    assert (folder / "halved" / "checkpoint-4").is_dir()  # nothing is removed for a run that cannot be
+    start("glue/run_dsp", *words, "--num_of_heads", 4, "--overwrite_output_dir", "--output_dir", folder / "halved", "--max_steps", 1)
+    assert [path.name for path in (folder / "halved").glob("checkpoint-*")] == ["checkpoint-1"]
 
 
 def test_a_folder_with_other_things_in_it_is_not_written_into(folder, plain, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -18,10 +17,10 @@ SETTINGS = "settings.json"
 
 
 def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite: bool) -> Optional[str]:
-    """The checkpoint that training goes on from; None to begin. Notes the settings in the folder.
+    """The checkpoint that training goes on from; None to begin. Changes nothing: see `begin`.
 
     The same command, started again, goes on from the last checkpoint in `--output_dir`. `--resume_from_checkpoint` may
-    name another one. `--overwrite_output_dir` removes the checkpoints that are there and begins.
+    name another one.
 
     Args:
         settings: what must be the same to go on; JSON.
@@ -33,14 +32,9 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file: name a folder")
-    settings = json.loads(json.dumps(settings))
-    main = args.process_index == 0
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     if overwrite:
-        if main:
-            _remove_checkpoints(folder)
-            _note(folder, settings)
         return None
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     named = args.resume_from_checkpoint
     if named and named.lower() not in ("auto", "true"):
         if not (Path(named) / "trainer_state.json").is_file():
@@ -48,18 +42,27 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
         checkpoint: Optional[str] = named
     else:
         checkpoint = get_last_checkpoint(str(folder)) if there else None
-        if there and checkpoint is None and set(there) - {SETTINGS, "heads.jsonl", "runs"}:
+        if checkpoint is None and set(there) - {SETTINGS, "heads.jsonl", "runs"}:
             raise ValueError(
                 f"--output_dir {folder} is not empty and has no checkpoint to go on from: give --overwrite_output_dir to "
                 "train anew in it, or another folder"
             )
     if checkpoint is not None:
-        _check_same(folder, settings)
-        if main:
-            say(f"going on from {checkpoint}")
-    if main:
-        _note(folder, settings)
+        _check_same(folder, json.loads(json.dumps(settings)))
     return checkpoint
+
+
+def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optional[str], overwrite: bool) -> None:
+    """Called by the first process when nothing stands in the way of training any more.
+
+    Notes the settings in the folder; removes the checkpoints that are to be overwritten.
+    """
+    folder = Path(args.output_dir)
+    if checkpoint is not None:
+        say(f"going on from {checkpoint}")
+    if overwrite:
+        _remove_checkpoints(folder)
+    write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
@@ -79,16 +82,9 @@ def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
         )
 
 
-def _note(folder: Path, settings: Dict[str, Any]) -> None:
-    write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
-
-
 def _remove_checkpoints(folder: Path) -> None:
     old = sorted(path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-")[-1].isdigit())
     for path in old:
         shutil.rmtree(path)
     if old:
         say(f"--overwrite_output_dir: {len(old)} checkpoint{'s' if len(old) > 1 else ''} of an earlier training removed")
-    for name in ("heads.jsonl",):
-        if (folder / name).is_file():
-            os.remove(folder / name)

@@ -19,7 +19,7 @@ from ..importance import Ranking
 from ..layouts import head_map_of
 from ..michel import prune_by_importance
 from .arguments import ModelArguments, option, required
-from .models import heads_of, load_config, load_model, load_tokenizer, say_open_heads
+from .models import heads_of, load, say_open_heads
 from .parsing import parse, say
 from .results import Records, parameters_of, save_pruned_model, say_heads
 from .train import WORK, Work, log_levels
@@ -96,9 +96,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
         raise ValueError(f"--metric_name {shown}: {work.name} has {', '.join(work.metrics)}")
     set_seed(options.seed)
 
-    work.adopt(load_config(model_options, {}))
-    tokenizer = load_tokenizer(model_options)
-    model, new = load_model(model_options, work.model_class, load_config(model_options, work.config_entries()))
+    model, tokenizer, new = load(model_options, work)
     if new:
         raise ValueError(
             f"--model_name_or_path {model_options.model_name_or_path} is no trained model of {work.name} "

@@ -20,6 +20,24 @@ from .arguments import ModelArguments
 from .parsing import say
 
 
+def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List[str]]:
+    """Model and tokenizer for a task; and the names of the model's weights that are new and untrained.
+
+    Args:
+        work: a `GlueWork` or `SquadWork`; it adopts the order of the model's labels.
+
+    Raises:
+        ValueError, OSError: naming the option.
+    """
+    work.adopt(load_config(options, {}))
+    tokenizer = load_tokenizer(options)
+    model, new = load_model(options, work.model_class, load_config(options, work.config_entries()))
+    if model.config.pad_token_id is None:  # GPT-2: classification looks for the last token that is none
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer, new
+
+
 def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedConfig:
     """The model's configuration with a task's entries (`num_labels`, ...).
 

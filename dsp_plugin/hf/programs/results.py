@@ -37,11 +37,11 @@ def write_mask(path: str, model: PreTrainedModel, updates: Optional[int] = None)
 class IntermediateMasks(TrainerCallback):
     """`--intermediate_masks`: output_dir/masks/mask-UPDATES.json every 1000 updates."""
 
-    def __init__(self, model: PreTrainedModel, every: int = MASK_EVERY):
-        self.model, self.every = model, every
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 and state.is_world_process_zero:
+        if state.global_step % MASK_EVERY == 0 and state.is_world_process_zero:
             path = os.path.join(args.output_dir, "masks", f"mask-{state.global_step:07d}.json")
             write_mask(path, self.model, state.global_step)
 

@@ -17,10 +17,10 @@ from ..layouts import head_map_of
 from ..pruning import record_of
 from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from .folders import starting_point
+from .folders import begin, starting_point
 from .glue_work import GlueWork
 from .methods import Method
-from .models import heads_of, load_config, load_model, load_tokenizer, say_open_heads
+from .models import heads_of, load, say_open_heads
 from .parsing import parse, say
 from .results import (
     IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask,
@@ -69,7 +69,8 @@ class _Run:
     def go(self) -> Dict[str, Any]:
         args, work = self.args, self.work
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
-        checkpoint = starting_point(args, self._settings(), self.results.overwrite_output_dir) if args.do_train else None
+        overwrite = self.results.overwrite_output_dir
+        checkpoint = starting_point(args, self._settings(), overwrite) if args.do_train else None
         model = self._model()
         work.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
         work.tokenise(self.tokenizer)
@@ -77,6 +78,8 @@ class _Run:
         self.label = self.results.method or self._label(model)
         updates = seconds = None
         if args.do_train:
+            if self.main:
+                begin(args, self._settings(), checkpoint, overwrite)
             started = time.time()
             output = trainer.train(resume_from_checkpoint=checkpoint)
             seconds, updates = time.time() - started, trainer.state.global_step
@@ -92,19 +95,13 @@ class _Run:
 
     def _settings(self) -> Dict[str, Any]:
         method = vars(self.method) if self.method.gated else {}
-        return {"method": self.method.label(), "model": portable_path(self.options.model_name_or_path.rstrip("/")), "seed": self.args.seed,
-                **self.work.settings(), **method}  # fmt: skip
+        model = portable_path(self.options.model_name_or_path.rstrip("/"))
+        return {"method": self.method.label(), "model": model, "seed": self.args.seed, **self.work.settings(), **method}
 
     def _model(self) -> PreTrainedModel:
         """The model with its gates; sets `tokenizer`."""
         options, method, work = self.options, self.method, self.work
-        work.adopt(load_config(options, {}))
-        config = load_config(options, work.config_entries())
-        self.tokenizer = load_tokenizer(options)
-        model, new = load_model(options, work.model_class, config)
-        if model.config.pad_token_id is None:  # GPT-2: classification looks for the last token that is none
-            self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+        model, self.tokenizer, new = load(options, work)
         trains = self.args.do_train
         if new and not (trains and method.joint):
             say(
@@ -117,7 +114,6 @@ class _Run:
             return model
         gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
         if not trains:
-            switchboard_of(model).set_num_updates(method.pruning_warmup_updates)
             load_gating(model, options.model_name_or_path)
         return model
 
