@@ -25,7 +25,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["dsp_plugin", "dsp_plugin.*"]),
-    package_data={"dsp_plugin": ["**/*.yaml"]},
+    package_data={"dsp_plugin": ["**/*.yaml", "**/*.cpp"]},
     # 3.11 is what is tested; 3.8-3.10 can run the same code on stock fairseq.
     python_requires=">=3.8",
     install_requires=[

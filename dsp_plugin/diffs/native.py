@@ -58,7 +58,7 @@ def library() -> Optional[ctypes.CDLL]:
         return None
     compiler = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))), None)
     if compiler is None:
-        warnings.warn("no C++ compiler (g++, clang++ or $CXX): diff pruning runs without its fused passes, about 3x slower")
+        warnings.warn("no C++ compiler (g++, clang++ or $CXX): diff pruning runs without its fused passes, slower")
         return None
     try:
         return ctypes.CDLL(str(_compiled(compiler)))
