@@ -2,7 +2,8 @@
 
     metadata "dsp_diff_pack"   JSON: format_version, checksum, base_hash, positions, value_dtype, config
     tensor   "index"           uint8, zlib-compressed JSON: parameters [[name, dtype, shape], ...] of the base,
-                               tied {name: [names]}, changed [[number in parameters, positions, divisor], ...]
+                               tied {name: [names]}, changed [[number in parameters, positions, divisor], ...], where
+                               untouched rows are left out (touched_rows.py) with two more: rows, their divisor
     tensors  "positions.unary", "positions.fixed", "positions.extra"    uint8, see golomb.py
     tensor   "values"          [positions], the tensors one after the other in the order of `changed`
     tensors  "head.NAME"       the dense task head
@@ -28,8 +29,9 @@ from torch import Tensor
 
 from ..reports.files import replacing
 from .base import Base
-from .golomb import CodedPositions, decode_positions, encode_positions
+from .golomb import CodedPositions
 from .sparse import SparseDiff
+from .touched_rows import decode_matrices, encode_matrices
 
 FORMAT_VERSION = 1
 VALUE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -58,13 +60,13 @@ def write_pack(
 def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
     """The file's bytes; the same ones for the same pack."""
     names = [name for name in base.parameters if name in diff.entries and len(diff.entries[name][0])]
-    coded = encode_positions([diff.entries[name][0].cpu().numpy() for name in names])
+    coded, facts = _encode(diff, names)
     values = [diff.entries[name][1].cpu() for name in names]
     number = {name: place for place, name in enumerate(base.parameters)}
     index = {
         "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in base.parameters.items()],
         "tied": {name: list(others) for name, others in base.tied.items()},
-        "changed": [[number[name], *rest] for name, *rest in zip(names, coded.counts, coded.divisors)],
+        "changed": [[number[name], *entry] for name, entry in zip(names, facts)],
     }
     tensors = {f"head.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in head.items()}
     tensors["index"] = _as_tensor(np.frombuffer(zlib.compress(json.dumps(index).encode(), 9), np.uint8))
@@ -74,7 +76,7 @@ def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config:
         "format_version": FORMAT_VERSION,
         "checksum": _NO_CHECKSUM,
         "base_hash": base.hash,
-        "positions": sum(coded.counts),
+        "positions": sum(count for count, *_ in facts),
         "value_dtype": str(tensors["values"].dtype).replace("torch.", ""),
         "config": dict(config),
     }
@@ -123,7 +125,11 @@ def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], 
 
 def position_bytes(diff: SparseDiff) -> int:
     """Bytes that the positions take in a file."""
-    return encode_positions([positions.cpu().numpy() for positions, _ in diff.entries.values()]).num_bytes
+    return _encode(diff, list(diff.entries))[0].num_bytes
+
+
+def _encode(diff: SparseDiff, names: List[str]) -> Tuple[CodedPositions, List[Tuple[int, ...]]]:
+    return encode_matrices([diff.entries[name][0].cpu().numpy() for name in names], [diff.shapes[name] for name in names])
 
 
 def _read_about(raw: bytes, path: str) -> Dict[str, Any]:
@@ -156,18 +162,19 @@ def _content(
     base = Base(parameters, about["base_hash"], {name: tuple(others) for name, others in index["tied"].items()})
     names = list(parameters)
     changed: List[str] = []
-    for place, _, _ in index["changed"]:
+    for place, *_ in index["changed"]:
         if not 0 <= place < len(names) or names[place] in changed:
             raise ValueError(f"it changes parameter number {place}, which is unknown or changed twice")
         changed.append(names[place])
-    counts, divisors = (tuple(entry[column] for entry in index["changed"]) for column in (1, 2))
+    facts = [entry[1:] for entry in index["changed"]]
     streams = [tensors[f"positions.{name}"].numpy() for name in _STREAMS]
-    positions = decode_positions(CodedPositions(counts, divisors, *streams))
+    positions = decode_matrices(streams, [parameters[name][1] for name in changed], facts)
+    counts = [count for count, *_ in facts]
     values = tensors["values"]
     if values.dim() != 1 or len(values) != sum(counts):
         raise ValueError(f"it has {values.numel()} values for {sum(counts)} positions")
     entries = {
-        name: (torch.from_numpy(where), what) for name, where, what in zip(changed, positions, values.split(list(counts)))
+        name: (torch.from_numpy(where), what) for name, where, what in zip(changed, positions, values.split(counts))
     }
     diff = SparseDiff(entries, {name: shape for name, (_, shape) in parameters.items()})
     head = {name[len("head.") :]: tensor for name, tensor in tensors.items() if name.startswith("head.")}
