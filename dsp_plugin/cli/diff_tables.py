@@ -24,8 +24,8 @@ def summary_text(path: str, summary: PackSummary) -> str:
     ]
     lines += [f"{key}: {value}" for key, value in summary.config.items()]
     rows = [
-        [layer.layer, f"{layer.positions:,}", f"{layer.density:.3%}", f"{layer.norm:.4g}", f"{layer.untouched}/{layer.tensors}"]
-        for layer in summary.layers
+        [part.layer, f"{part.positions:,}", f"{part.density:.3%}", f"{part.norm:.4g}", f"{part.untouched}/{part.tensors}"]
+        for part in summary.layers
     ]
     return "\n".join(lines) + "\n\n" + _table(["layer", "positions", "share", "norm", "untouched"], rows)
 

@@ -168,7 +168,9 @@ class DiffPack:
             if copy is None or other == called[name] or copy.data_ptr() == weight.data_ptr():
                 continue
             if not torch.equal(copy, weight):
-                raise ValueError(f"wrong base: {other} and {called[name]} differ, where the diff was made they are one weight")
+                raise ValueError(
+                    f"wrong base: {other} and {called[name]} differ, where the diff was made they are one weight"
+                )
             stored.append(other)
         return stored
 

@@ -31,11 +31,8 @@ def encode_matrices(
         arrays += [flat] if parts is None else list(parts)
         sizes.append(1 if parts is None else 2)
     coded = encode_positions(arrays)
-    facts, begin = [], 0
-    for size in sizes:
-        facts.append(tuple(fact for array in range(begin, begin + size) for fact in (coded.counts[array], coded.divisors[array])))
-        begin += size
-    return coded, facts
+    described = iter(zip(coded.counts, coded.divisors))
+    return coded, [tuple(fact for _ in range(size) for fact in next(described)) for size in sizes]
 
 
 def decode_matrices(
@@ -50,7 +47,10 @@ def decode_matrices(
     if any(len(entry) not in (2, 4) for entry in facts):
         raise ValueError("its list of changed tensors has entries of a wrong length")
     arrays = iter(decode_positions(CodedPositions(tuple(flat[::2]), tuple(flat[1::2]), *streams)))
-    return [next(arrays) if len(entry) == 2 else join_rows(next(arrays), next(arrays), shape) for entry, shape in zip(facts, shapes)]
+    return [
+        next(arrays) if len(entry) == 2 else join_rows(next(arrays), next(arrays), shape)
+        for entry, shape in zip(facts, shapes)
+    ]
 
 
 def split_rows(positions: np.ndarray, shape: Tuple[int, ...]) -> Optional[Tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ The old values are kept: subtracting what was added does not give them back, bec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Mapping, MutableMapping, Optional, Tuple, Union
+from typing import Dict, MutableMapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn

@@ -104,7 +104,8 @@ def main() -> None:
     for task in tasks:
         pack = DiffPack.load(packs[task.name]) if task.name in packs else random_pack(model, task, 0.005)
         bank.add(task.name, pack)
-        print(f"{task.name:6} {len(pack.to_bytes()) / 1e6:.2f} MB, {pack.density:.2%}" + (" random" if task.name not in packs else ""))
+        kind = "" if task.name in packs else " random"
+        print(f"{task.name:6} {len(pack.to_bytes()) / 1e6:.2f} MB, {pack.density:.2%}{kind}")
         examples = load_split(task, task.dev_splits[0], os.path.join(data_dir, task.folder), limit=args.examples)
         requests += [(task, example) for example in examples]
     requests = requests[:: args.examples] + [r for n, r in enumerate(requests) if n % args.examples]  # tasks in turn
@@ -123,7 +124,8 @@ def main() -> None:
         print(f"{task.name:6} {answer(task, logits):24} {text[:80]}")
     there = mixed.isfinite()
     print(f"largest difference between one mixed batch and a batch a task: {float((mixed - alone)[there].abs().max()):.1e}")
-    print(f"{len(names)} requests: {1000 * (middle - begin):.0f} ms mixed, {1000 * (end - middle):.0f} ms task by task (first calls)")
+    mixed_ms, alone_ms = 1000 * (middle - begin), 1000 * (end - middle)
+    print(f"{len(names)} requests: {mixed_ms:.0f} ms mixed, {alone_ms:.0f} ms task by task (first calls)")
 
 
 if __name__ == "__main__":

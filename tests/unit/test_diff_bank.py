@@ -155,7 +155,9 @@ class Flat(nn.Module):
         return x.view(*ids.shape, -1)
 
 
-@pytest.mark.parametrize("bypass, reason", [(True, "layer changed, but was not called"), (False, r"layer \(Linear\) gets \[15, 8\]")])
+@pytest.mark.parametrize(
+    "bypass, reason", [(True, "layer changed, but was not called"), (False, r"layer \(Linear\) gets \[15, 8\]")]
+)
 def test_what_cannot_be_mixed_is_refused_by_name_and_grouped_serves_it(bypass, reason):
     model = Flat(bypass).eval()
     bank = DiffBank(model)
