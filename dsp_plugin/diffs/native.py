@@ -27,7 +27,7 @@ from .flat import FlatLayout
 from .passes import Keys, Moments, NextTheta, Rates
 
 SOURCE = Path(__file__).with_name("passes.cpp")
-# No -ffast-math: sums keep their order, not-a-number stays one.
+# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever loop wrote it.
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 

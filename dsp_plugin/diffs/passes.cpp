@@ -48,7 +48,8 @@ static inline void store(bfloat16 *p, int64_t i, float x) {
 static inline float exponential(float x) {
     x = x < -80.0f ? -80.0f : x;
     x = x > 80.0f ? 80.0f : x;
-    const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounded to an integer
+    const float rounded = x * 1.44269504f + 12582912.0f;  // the lowest bits of this float are the nearest integer
+    const float n = rounded - 12582912.0f;
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -57,8 +58,10 @@ static inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = (p * r * r + r) + 1.0f;
-    const uint32_t bits = uint32_t(int32_t(n) + 127) << 23;
+    uint32_t bits;
     float scale;
+    std::memcpy(&bits, &rounded, 4);
+    bits = (bits + 127u) << 23;
     std::memcpy(&scale, &bits, 4);
     return p * scale;
 }

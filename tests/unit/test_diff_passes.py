@@ -79,6 +79,21 @@ def test_fused_passes_do_what_the_eager_ones_do(dtype, grouping):
         torch.testing.assert_close(one.double(), other.double(), rtol=rtol, atol=2e-6)
 
 
+@pytest.mark.parametrize("kind", [TorchPasses, native.NativePasses])
+def test_theta_is_the_same_to_the_bit_whether_a_step_or_a_resume_writes_it(kind):
+    layout, base, grads, w, alpha, moments, gate, price = problem(torch.float32, by_neuron)
+    if kind is native.NativePasses and not kind.can(layout, torch.float32):
+        pytest.skip("needs a C++ compiler")
+    passes, rates = kind(layout, StretchedConcrete()), Rates(1.0, 1e-2, 1.0, 1e-8)
+    following = NextTheta(base, gate, (7, 8))
+    passes.update(grads, w, alpha, moments, gate, price, (5, -6), rates, rates, (0.9, 0.99), following)
+    by_step = [parameter.detach().clone() for parameter in layout.parameters]
+    for parameter in layout.parameters:
+        parameter.data.zero_()
+    passes.write(base, w, alpha, gate, (7, 8))
+    assert all(torch.equal(one, other.detach()) for one, other in zip(by_step, layout.parameters))
+
+
 def test_threads_do_not_change_the_sums():
     """Bounds of the pieces cover all of them, whatever the number of threads."""
     layout, *_ = problem(torch.float32, by_neuron)
