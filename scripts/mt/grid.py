@@ -27,7 +27,7 @@ sys.path.insert(0, ROOT)
 # the baselines start from the unpruned model, and some are tuned afterwards: the column "updates" has those after it
 MODELS: Dict[str, Dict[str, str]] = {
     "small": {"ARCH": "transformer_multi30k_small", "MAX_UPDATE": "2400", "VALIDATE_INTERVAL": "3"},
-    "base": {"ARCH": "transformer_multi30k", "MAX_UPDATE": "1600", "VALIDATE_INTERVAL": "2"},
+    "base": {"ARCH": "transformer_multi30k", "MAX_UPDATE": "1000", "VALIDATE_INTERVAL": "2"},
 }
 HEADS = {"small": 24, "base": 36}
 TUNE_UPDATES = "500"
@@ -51,13 +51,15 @@ MICHEL_GLOBAL = (*MICHEL, ("STEP", "1"), ("MICHEL_FLAGS", "--exact-pruning --don
 # name of the run -> how it is made
 METHODS: Dict[str, Method] = {
     "unpruned": Method("unpruned", {"": "unpruned"}),
-    "joint": Method("joint", {"": "dsp-joint"}),
+    "joint": Method("joint", {"": "dsp-joint", "-tuned": "dsp-joint-tuned"}, TUNED),
     # the same choice, but that no block may lose all its heads
     "joint_spread": Method(
-        "joint", {"": "dsp-joint-min1"}, (("METHOD", "dsp-joint-min1"), ("PRUNING_FLAGS", "--min-heads-per-block 1"))
+        "joint", {"": "dsp-joint-min1", "-tuned": "dsp-joint-min1-tuned"}, (*TUNED, ("METHOD", "dsp-joint-min1"), ("PRUNING_FLAGS", "--min-heads-per-block 1"))
     ),
     "straight_through": Method("straight_through", {"": "dsp-ste"}),
-    "voita": Method("voita", {"": "voita-joint"}, (("L0_PENALTY", L0_PENALTY),)),
+    "voita": Method(
+        "voita", {"": "voita-joint", "-tuned": "voita-joint-tuned"}, (*TUNED, ("L0_PENALTY", L0_PENALTY))
+    ),
     "pipelined": Method("pipelined", {"": "dsp-pipelined", "-tuned": "dsp-pipelined-tuned"}, TUNED, from_unpruned=True),
     "michel": Method("michel", {"": "michel", "-tuned": "michel-tuned"}, MICHEL, from_unpruned=True),
     "michel_global": Method(
