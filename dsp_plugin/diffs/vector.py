@@ -214,12 +214,12 @@ class DiffVector:
         return self._base_hash
 
     def _opened_by_group(self, weighted: bool = False) -> Tensor:
-        per_piece = torch.stack(
-            [
-                self.concrete.open_probability(self.alpha[start : start + length])[0].sum(dtype=torch.float64)
-                for start, length in zip(self.layout.flat.tolist(), self.layout.length.tolist())
-            ]
-        )
+        layout, sums = self.layout, []
+        for tensor, (start, size) in enumerate(zip(layout.offsets, layout.sizes)):
+            opened, _ = self.concrete.open_probability(self.alpha[start : start + size])
+            lengths = layout.length[layout.tensor == tensor].to(opened.device)
+            sums.append(torch.segment_reduce(opened.double(), "sum", lengths=lengths))
+        per_piece = torch.cat(sums)
         return self.layout.group_sums(per_piece * self.penalties.double() if weighted else per_piece)
 
     def _penalties(self, penalty: Union[float, Mapping[str, float]]) -> Tensor:

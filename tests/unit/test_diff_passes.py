@@ -94,16 +94,21 @@ def test_theta_is_the_same_to_the_bit_whether_a_step_or_a_resume_writes_it(kind)
     assert all(torch.equal(one, other.detach()) for one, other in zip(by_step, layout.parameters))
 
 
-def test_threads_do_not_change_the_sums():
-    """Bounds of the pieces cover all of them, whatever the number of threads."""
-    layout, *_ = problem(torch.float32, by_neuron)
+def test_threads_do_not_change_a_bit():
+    layout, *rest = problem(torch.float32, by_neuron)
     if not native.NativePasses.can(layout, torch.float32):
         pytest.skip("needs a C++ compiler")
-    passes = native.NativePasses(layout, StretchedConcrete())
-    for threads in (1, 2, 3, 64):
-        bounds = passes._shares(threads)
-        assert len(bounds) == threads + 1 and bounds == sorted(bounds)
-        assert bounds[0] == 0 and bounds[-1] == layout.flat.numel()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 64):
+            torch.set_num_threads(threads)
+            passes = native.NativePasses(layout, StretchedConcrete())
+            results.append(everything(passes, *rest))
+            bounds = passes._shares(threads)
+            assert bounds == sorted(bounds) and bounds[-1] == layout.flat.numel() and len(bounds) == threads + 1
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for many in results[1:] for one, other in zip(results[0], many))
 
 
 def test_without_a_compiler_the_eager_passes_are_taken_with_a_warning(monkeypatch):

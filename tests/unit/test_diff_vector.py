@@ -282,6 +282,49 @@ def test_bfloat16_parameters_have_float32_diffs():
     assert model.embeddings.weight.dtype == torch.bfloat16
 
 
+def test_parameters_of_two_dtypes_share_one_diff():
+    model = tiny(torch.bfloat16)
+    model.layer[1].float()
+    vector = DiffVector(model, head=HEAD)
+    optimizer = DiffAdamW(vector, lr=1e-3, max_norm=None)
+    vector.sample()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = vector.w != 0
+    assert moved.float().mean() > 0.9 and torch.allclose(vector.w[moved], torch.tensor(-1e-3))
+
+
+def test_an_evaluation_between_backward_and_step_changes_nothing():
+    def run(evaluates):
+        model = tiny()
+        optimizer = DiffAdamW(DiffVector(model, head=HEAD, penalty=PENALTY), lr=0.05)
+        for number in range(3):
+            words, labels = batch(number)
+            optimizer.zero_grad()
+            cross_entropy(model.train()(words), labels).backward()
+            if evaluates:
+                model.eval()(words)
+            optimizer.step()
+        return optimizer.vector.w
+
+    assert torch.equal(run(True), run(False))
+
+
+def test_expected_count_and_metrics():
+    model = tiny()
+    vector = DiffVector(model, head=HEAD, grouping="neuron")
+    optimizer = DiffAdamW(vector, lr=0.1)
+    opened = torch.sigmoid(torch.tensor(5.0)).item()
+    before = vector.expected_count()
+    assert before == pytest.approx(96 * opened**2, rel=1e-5)
+    train_step(model, optimizer, 0)
+    metrics = optimizer.metrics()
+    assert metrics["expected_count"] == pytest.approx(before, rel=1e-5)
+    assert metrics["expected_density"] == pytest.approx(opened**2, rel=1e-5)
+    assert metrics["w_norm"] > 0 and metrics["alpha_norm"] > 0
+
+
 def test_a_gradient_scaler_unscales_the_gradients_that_are_pulled_back():
     def run(scale):
         model = tiny(torch.float64)
