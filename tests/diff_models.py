@@ -6,6 +6,7 @@ from typing import Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 HEAD = ["classifier"]
 
@@ -38,3 +39,13 @@ def batch(number: int, size: int = 5) -> Tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(number)
     words = torch.randint(7, (size, 4), generator=generator)
     return words, (words.sum(1) % 2)
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int, size: int = 5) -> None:
+    """One step on `batch(number, size)`."""
+    model.train()
+    words, labels = batch(number, size)
+    loss = cross_entropy(model(words), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

@@ -26,7 +26,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
     the backward pass. The host's own clipping must be off: values and head are clipped here, to a joint norm.
 
     Args:
-        model: its body is set to base + values at once.
+        model: its body is set to base + values at once, whatever it held.
         diff: positions and starting values; every name one of the model's, of its shape there.
         base: weights of the base by name; None: the model's own now (only right for a freshly loaded base).
         head: as for DiffVector.
@@ -56,7 +56,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         for name, value in {"lr": lr, "head_lr": head_lr or 0.0, "eps": eps, "max_norm": max_norm or 0.0}.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, got {value}")
-        placed = place(model, head)
+        placed = place(model, head, asking_only=False)  # another mask may have frozen some
         self._check(diff, placed.body)
         tensors = dict(zip(placed.body, base_tensors(placed.body, base)))
         self.body, self.head = placed.body, placed.head

@@ -28,10 +28,13 @@ from .passes import Keys, Moments, NextTheta, Rates
 
 SOURCE = Path(__file__).with_name("passes.cpp")
 # No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever loop wrote it.
-FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
+FLAGS = "-O3 -march=native -std=c++17 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -shared".split()
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-_POINTERS = "flat local length tensor group theta base grad w alpha w_mean w_square alpha_mean alpha_square gate next_gate price sums"
+_PIECES = "flat local length tensor group"
+_POINTERS = (
+    f"{_PIECES} theta base grad w alpha w_mean w_square alpha_mean alpha_square gate next_gate price sums"
+)
 _FLOATS = "w_clip w_rate w_root w_eps alpha_clip alpha_rate alpha_root alpha_eps beta1 beta2"
 
 
@@ -95,7 +98,7 @@ class NativePasses:
         self.layout = layout
         self._library = library()
         self._dtype = layout.parameters[0].dtype
-        self._pieces = {name: getattr(layout, name).contiguous() for name in _POINTERS.split()[:5]}
+        self._pieces = {name: getattr(layout, name).contiguous() for name in _PIECES.split()}
         self._concrete = concrete
         self._zeros: Optional[Tensor] = None
 

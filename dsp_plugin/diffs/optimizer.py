@@ -196,7 +196,8 @@ class DiffAdamW(torch.optim.Optimizer):
             for name, here in self.state[parameter].items():
                 saved = state_dict["state"][index][name]
                 if saved.shape != here.shape:
-                    raise ValueError(f"the state's {name} of '{vector.layout.names[index]}' has the shape {list(saved.shape)}")
+                    called = vector.layout.names[index]
+                    raise ValueError(f"the state's {name} of '{called}' has the shape {list(saved.shape)}")
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():
                 overwrite(here, state_dict["state"][index][name])

@@ -18,12 +18,13 @@ class Placement(NamedTuple):
     frozen: Dict[str, nn.Parameter]
 
 
-def place(model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = ()) -> Placement:
+def place(model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True) -> Placement:
     """Sorts a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking for
-    gradients, and those that asked for none before are frozen.
+    gradients.
 
     Args:
         head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its names.
+        asking_only: parameters that ask for no gradient count as frozen; else as body.
 
     Raises:
         ValueError: a name that is not in the model; nothing left for the diff; parameters that are spread over devices,
@@ -40,7 +41,7 @@ def place(model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = ()
     for parameter, names in aliases.items():
         if heads & set(names):
             placed.head[names[0]] = parameter
-        elif still & set(names) or not parameter.requires_grad:
+        elif still & set(names) or (asking_only and not parameter.requires_grad):
             placed.frozen[names[0]] = parameter
         else:
             placed.body[names[0]] = parameter

@@ -32,8 +32,9 @@ class Difference(Mapping[str, Tensor]):
             raise ValueError(f"the finetuned weights lack {len(missing)} parameters: {', '.join(missing[:3])}")
         called = find_names(names, base)
         for name in names:
-            if finetuned[name].shape != base[called[name]].shape:
-                raise ValueError(f"'{name}' has the shape {list(finetuned[name].shape)}, in the base {list(base[called[name]].shape)}")
+            here, there = list(finetuned[name].shape), list(base[called[name]].shape)
+            if here != there:
+                raise ValueError(f"'{name}' has the shape {here}, in the base {there}")
         self._finetuned, self._base, self._called, self._names = finetuned, base, called, list(names)
 
     def __iter__(self) -> Iterator[str]:
@@ -43,7 +44,8 @@ class Difference(Mapping[str, Tensor]):
         return len(self._names)
 
     def __getitem__(self, name: str) -> Tensor:
-        finetuned, base = self._finetuned[name].detach(), self._base[self._called[name]].detach().to(self._finetuned[name].device)
+        finetuned = self._finetuned[name].detach()
+        base = self._base[self._called[name]].detach().to(finetuned.device)
         wide = torch.promote_types(finetuned.dtype, torch.float32)
         return finetuned.to(wide) - base.to(wide)
 
@@ -95,7 +97,8 @@ def project(
             if name not in layers:
                 raise ValueError(f"'{name}' has no layer")
             parts.setdefault(layers[name], []).append(name)
-    shares = [_shares(count, {part: sum(sizes[name] for name in names) for part, names in parts.items()}) for count in counts]
+    part_sizes = {part: sum(sizes[name] for name in names) for part, names in parts.items()}
+    shares = [_shares(count, part_sizes) for count in counts]
     chosen: List[Dict[str, Tuple[Tensor, Tensor]]] = [{} for _ in counts]
     shapes: Dict[str, Tuple[int, ...]] = {}
     for part, names in parts.items():
@@ -134,7 +137,10 @@ def _threshold(deltas: Mapping[str, Tensor], names: Sequence[str], count: int) -
     """
     if count == 0:
         return 1 << 31, 0
-    upper, left = _bucket(sum(torch.bincount(_magnitude(deltas[n].reshape(-1)) >> 16, minlength=1 << 15) for n in names), count)
+    histogram = torch.zeros(1 << 15, dtype=torch.int64)
+    for name in names:
+        histogram += torch.bincount(_magnitude(deltas[name].reshape(-1)) >> 16, minlength=1 << 15).cpu()
+    upper, left = _bucket(histogram, count)
     histogram = torch.zeros(1 << 16, dtype=torch.int64)
     for name in names:
         key = _magnitude(deltas[name].reshape(-1))

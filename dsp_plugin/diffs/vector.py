@@ -197,7 +197,8 @@ class DiffVector:
     def penalty(self) -> float:
         """lambda times the expected L0 norm, in the form chosen; what the updates descend beside the loss."""
         opened = self.group_gates(None).opened.double()
-        by_element = float((self._opened_by_group(weighted=True) * (opened if self.penalty_form == "paper" else 1)).sum())
+        weight = opened if self.penalty_form == "paper" else 1
+        by_element = float((self._opened_by_group(weighted=True) * weight).sum())
         if not self.structured or self.penalty_form == "paper":
             return by_element
         return by_element + float((self.group_penalties() * opened).sum())
@@ -241,7 +242,7 @@ class DiffVector:
             return TorchPasses(self.layout, self.concrete, compiled=True)
         if fused:
             raise RuntimeError(
-                "there are no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
+                "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
             )
         return TorchPasses(self.layout, self.concrete)
 
@@ -265,7 +266,8 @@ class Deltas(Mapping[str, Tensor]):
         here = slice(layout.offsets[tensor], layout.offsets[tensor] + layout.sizes[tensor])
         pieces = layout.tensor == tensor
         gates = vector.group_gates(self._keys).gate
-        gate = torch.repeat_interleave(gates[layout.group[pieces].to(gates.device)], layout.length[pieces].to(gates.device))
+        group, length = layout.group[pieces].to(gates.device), layout.length[pieces].to(gates.device)
+        gate = torch.repeat_interleave(gates[group], length)
         if self._keys is None:
             z, _ = vector.concrete.mean(vector.alpha[here])
         else:

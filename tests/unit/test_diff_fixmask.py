@@ -7,7 +7,7 @@ import io
 
 import pytest
 import torch
-from diff_models import HEAD, batch, tiny
+from diff_models import HEAD, batch, tiny, train_step
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
@@ -21,13 +21,6 @@ def mask(dtype=torch.float32):
         "layer.0.bias": (torch.tensor([3]), torch.tensor([1.0], dtype=dtype)),
     }
     return SparseDiff(entries, {"embeddings.weight": (7, 6), "layer.0.bias": (6,)})
-
-
-def train_step(model, optimizer, number):
-    words, labels = batch(number)
-    optimizer.zero_grad()
-    cross_entropy(model(words), labels).backward()
-    optimizer.step()
 
 
 @pytest.mark.parametrize("max_norm", [1e9, 0.05])
@@ -67,6 +60,15 @@ def test_the_state_is_as_large_as_the_mask_and_untouched_tensors_ask_for_no_grad
     train_step(model, optimizer, 0)
     assert sum(tensor.numel() for state in optimizer.state.values() for tensor in state.values()) == 3 * 4
     assert model.layer[0].weight.grad is None and model.layer[0].bias.grad is not None
+
+
+def test_one_model_takes_one_mask_after_the_other():
+    model, base = tiny(), tiny().state_dict()
+    FixMaskAdamW(model, mask(), base=base, head=HEAD)
+    other = SparseDiff({"layer.1.bias": (torch.tensor([2]), torch.tensor([0.5]))}, {"layer.1.bias": (6,)})
+    train_step(model, FixMaskAdamW(model, other, base=base, head=HEAD), 0)
+    assert torch.equal(model.embeddings.weight, base["embeddings.weight"])
+    assert (model.layer[1].bias != base["layer.1.bias"]).nonzero().tolist() == [[2]]
 
 
 def test_it_starts_at_the_values_or_at_the_base_whatever_the_model_held():

@@ -24,7 +24,8 @@ def by_sorting(deltas, count):
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_largest_are_kept_in_exactly_the_number_asked_for(ties):
     generator = torch.Generator().manual_seed(1)
-    deltas = {name: torch.randn(shape, generator=generator) * 1e-3 for name, shape in {"a": (7, 5), "b": (3,), "c": (40,)}.items()}
+    shapes = {"a": (7, 5), "b": (3,), "c": (40,)}
+    deltas = {name: torch.randn(shape, generator=generator) * 1e-3 for name, shape in shapes.items()}
     if ties:  # many equal magnitudes of both signs, and zeros
         deltas = {name: (delta * 1500).round() / 1500 for name, delta in deltas.items()}
     counts = [1, 2, 17, 40, 78]

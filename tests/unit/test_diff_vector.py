@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 
 import pytest
 import torch
-from diff_models import HEAD, batch, tiny
+from diff_models import HEAD, batch, tiny, train_step
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from dsp_plugin.diffs.concrete import StretchedConcrete
-from dsp_plugin.diffs.noise import uniform
+from dsp_plugin.diffs.noise import step_keys, uniform
 from dsp_plugin.diffs.optimizer import DiffAdamW
 from dsp_plugin.diffs.vector import DiffVector
 
 LOW, HIGH = -1.5, 1.5
 PENALTY = 1e-3  # large enough to matter in a few steps
 BODY = ["embeddings.weight", "layer.0.weight", "layer.0.bias", "layer.1.weight", "layer.1.bias"]
-
-
-def train_step(model, optimizer, number, size=5):
-    model.train()
-    words, labels = batch(number, size)
-    loss = cross_entropy(model(words), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
 
 
 def plain_group_of(grouping, shapes):
@@ -64,8 +53,6 @@ class Naive:
         return (s * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def theta(self):
-        from dsp_plugin.diffs.noise import step_keys
-
         keys, position, thetas = step_keys(self.seed, self.steps), 0, {}
         total = sum(p.numel() for p in self.base.values())
         group_gate = self.gate(self.group_alpha, uniform(total, self.group_alpha.numel(), keys).double())
@@ -202,74 +189,6 @@ def test_micro_batches_accumulate():
         return optimizer.vector.w
 
     torch.testing.assert_close(run(1), run(2), rtol=1e-7, atol=1e-9)
-
-
-def started(base, seed=5, **options):
-    model = tiny()
-    model.load_state_dict(base)
-    vector = DiffVector(model, base=base, head=HEAD, penalty=PENALTY, seed=seed, **options)
-    optimizer = DiffAdamW(vector, lr=0.05)
-    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
-
-
-@pytest.mark.parametrize("fused", [False, None])
-def test_resumed_is_uninterrupted_bit_for_bit(fused):
-    """Through a file, weights only, into a process that has loaded the checkpoint's theta and another seed."""
-    base = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
-    model, optimizer, scheduler = started(base, fused=fused)
-    for number in range(4):
-        train_step(model, optimizer, number)
-        scheduler.step()
-    file = io.BytesIO()
-    torch.save([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()], file)
-    for number in range(4, 7):
-        train_step(model, optimizer, number)
-        scheduler.step()
-
-    file.seek(0)
-    theta, state, schedule = torch.load(file, weights_only=True)
-    again, other, other_scheduler = started(base, seed=99, fused=fused)
-    again.load_state_dict(theta)
-    other.load_state_dict(state)
-    other_scheduler.load_state_dict(schedule)
-    for number in range(4, 7):
-        train_step(again, other, number)
-        other_scheduler.step()
-    for name in ("w", "alpha", "group_alpha"):
-        assert torch.equal(getattr(other.vector, name), getattr(optimizer.vector, name)), name
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.3)
-    assert other.param_groups[0]["alpha_lr"] == 0.1
-
-
-def test_a_state_handed_straight_back_changes_nothing():
-    """As accelerate does when it prepares an optimizer."""
-    model, optimizer, _ = started(tiny().state_dict())
-    train_step(model, optimizer, 0)
-    before = [tensor.clone() for tensor in (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)]
-    optimizer.load_state_dict(optimizer.state_dict())
-    after = (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)
-    assert all(torch.equal(one, other) for one, other in zip(before, after))
-    assert optimizer.state[model.embeddings.weight]["w"].data_ptr() == optimizer.vector.w.data_ptr()
-
-
-def test_states_that_do_not_belong_are_refused():
-    base = tiny().state_dict()
-    model, optimizer, _ = started(base)
-    train_step(model, optimizer, 0)
-    state = copy.deepcopy(optimizer.state_dict())
-    other = DiffAdamW(DiffVector(tiny(seed=4), head=HEAD, penalty=PENALTY))
-    with pytest.raises(ValueError, match="another base"):
-        other.load_state_dict(state)
-    assert not other.vector.w.any()
-    unstructured = DiffAdamW(DiffVector(tiny(), head=HEAD, grouping=None))
-    with pytest.raises(ValueError, match="structured"):
-        unstructured.load_state_dict(state)
-    fewer = DiffAdamW(DiffVector(tiny(), head=HEAD, frozen=["embeddings"]))
-    with pytest.raises(ValueError, match="other parameters"):
-        fewer.load_state_dict(state)
-    with pytest.raises(ValueError, match="not the state of a diff"):
-        optimizer.load_state_dict(torch.optim.AdamW(tiny().parameters()).state_dict())
 
 
 def test_bfloat16_parameters_have_float32_diffs():
