@@ -14,6 +14,8 @@ from .sparse import SparseDiff
 
 logger = logging.getLogger(__name__)
 
+_INFINITE = 0x7F800000  # the bits of a float32 infinity; those of not-a-number are above
+
 
 class Difference(Mapping[str, Tensor]):
     """name -> finetuned - base, a tensor at a time: the diff of the non-adaptive baseline.
@@ -79,12 +81,14 @@ def project(
     Raises:
         ValueError: a count outside 1 .. all elements; a name without a layer; a value that is not a finite number.
     """
-    sizes = {}
+    sizes: Dict[str, int] = {}
+    uppers: Dict[str, Tensor] = {}  # histogram of each tensor's upper 16 bits
     for name in deltas:
-        delta = deltas[name]
-        sizes[name] = delta.numel()
-        if not bool(torch.isfinite(delta).all()):
+        key = _magnitude(deltas[name].reshape(-1))
+        sizes[name] = key.numel()
+        if key.numel() and int(key.max()) >= _INFINITE:
             raise ValueError(f"the diff of '{name}' holds values that are not finite numbers")
+        uppers[name] = torch.bincount(key >> 16, minlength=1 << 15).cpu()
     total = sum(sizes.values())
     for count in counts:
         if not 1 <= count <= total:
@@ -103,7 +107,7 @@ def project(
     shapes: Dict[str, Tuple[int, ...]] = {}
     for part, names in parts.items():
         wanted = [share[part] for share in shares]
-        cuts = [_threshold(deltas, names, count) for count in wanted]
+        cuts = _thresholds(deltas, {name: uppers[name] for name in names}, wanted)
         for name in names:
             delta = deltas[name]
             shapes[name] = tuple(delta.shape)
@@ -130,23 +134,29 @@ def _magnitude(flat: Tensor) -> Tensor:
     return flat.to(torch.float32).contiguous().view(torch.int32) & 0x7FFFFFFF
 
 
-def _threshold(deltas: Mapping[str, Tensor], names: Sequence[str], count: int) -> Tuple[int, int]:
-    """The magnitude of the count-th largest value, and how many of exactly that magnitude belong to the count.
+def _thresholds(
+    deltas: Mapping[str, Tensor], uppers: Mapping[str, Tensor], counts: Sequence[int]
+) -> List[Tuple[int, int]]:
+    """For each count, the magnitude of the count-th largest value, and how many of exactly that one belong to the count.
 
     Two histograms, of the upper and then of the lower 16 bits: exact, without sorting and without a full-size copy.
     """
-    if count == 0:
-        return 1 << 31, 0
-    histogram = torch.zeros(1 << 15, dtype=torch.int64)
-    for name in names:
-        histogram += torch.bincount(_magnitude(deltas[name].reshape(-1)) >> 16, minlength=1 << 15).cpu()
-    upper, left = _bucket(histogram, count)
-    histogram = torch.zeros(1 << 16, dtype=torch.int64)
-    for name in names:
-        key = _magnitude(deltas[name].reshape(-1))
-        histogram += torch.bincount(key[(key >> 16) == upper] & 0xFFFF, minlength=1 << 16).cpu()
-    lower, left = _bucket(histogram, left)
-    return (upper << 16) | lower, left
+    upper = sum(uppers.values())
+    found = [_bucket(upper, count) if count else None for count in counts]
+    lowers = {bucket: torch.zeros(1 << 16, dtype=torch.int64) for bucket, _ in filter(None, found)}
+    for name in uppers:
+        if any(uppers[name][bucket] for bucket in lowers):
+            key = _magnitude(deltas[name].reshape(-1))
+            for bucket, histogram in lowers.items():
+                histogram += torch.bincount(key[(key >> 16) == bucket] & 0xFFFF, minlength=1 << 16).cpu()
+    cuts = []
+    for pair in found:
+        if pair is None:
+            cuts.append((_INFINITE, 0))
+            continue
+        lower, left = _bucket(lowers[pair[0]], pair[1])
+        cuts.append(((pair[0] << 16) | lower, left))
+    return cuts
 
 
 def _bucket(histogram: Tensor, count: int) -> Tuple[int, int]:
