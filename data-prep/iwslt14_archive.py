@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 from pairs import LANGS, CorpusError, is_complete, write_pair
@@ -41,7 +42,7 @@ def members(archive: Path) -> dict[str, list[str]]:
                 name = Path(member.name).name
                 if member.isfile() and (name.startswith("train.tags.") or name.endswith(".xml")):
                     texts[name] = tar.extractfile(member).read().decode("utf-8").split("\n")
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
+    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise CorpusError(f"{archive} cannot be read: {error}") from error
     return texts
 

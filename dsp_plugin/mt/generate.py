@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from typing import Any, Dict, List, Optional, Sequence, TextIO, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 import torch
 
@@ -106,10 +107,11 @@ def generate(argv: Sequence[str]) -> Record:
         budget = {"num_of_heads": own.num_of_heads, "heads_per_kind": None, "min_heads_per_block": 0}
         args.model_overrides = repr({**ast.literal_eval(args.model_overrides), **budget})
     quiet, args.quiet = args.quiet, False
-    log = TranslationLog(sys.stdout, quiet)
 
     started = time.time()
-    fairseq_generate._main(convert_namespace_to_omegaconf(args), log)
+    with _output(args.results_path, args.gen_subset) as out:
+        log = TranslationLog(out, quiet)
+        fairseq_generate._main(convert_namespace_to_omegaconf(args), log)
     seconds = time.time() - started
 
     # a model whose heads were removed is described by the heads it once had
@@ -200,6 +202,17 @@ def write_results(
     write_text(os.path.join(folder, "translations.txt"), "".join(line + "\n" for line in hypotheses))
     save_sentences(folder, sentences)
     save_record(record, os.path.join(folder, "results.json"))
+
+
+@contextmanager
+def _output(folder: Optional[str], subset: str) -> Iterator[TextIO]:
+    """Where fairseq's own output goes: standard output, or the file of its --results-path."""
+    if folder is None:
+        yield sys.stdout
+        return
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, f"generate-{subset}.txt"), "w", buffering=1, encoding="utf-8") as file:
+        yield file
 
 
 def _method(heads: CheckpointHeads, original: CheckpointHeads) -> str:

@@ -51,6 +51,8 @@ def own_options() -> argparse.ArgumentParser:
     flag("score-only-budgets", "score only the full model and the budgets")
     flag("no-detok", "score the text as it is, not Moses-detokenised")
     parser.add_argument("--save-dir", help="(default: michel_results/<the checkpoint's folder>-<how heads are ranked>)")
+    parser.add_argument("--record-name", help="name of the setting in results.json (default: the checkpoint's folder)")
+    parser.add_argument("--method", help="name of the method in results.json (default: michel, or how heads are ranked)")
     return parser
 
 
@@ -138,7 +140,7 @@ def run(argv: Sequence[str]) -> Record:
         lambda kept: subsets if not own.score_only_budgets or kept in wanted else [],
         budget,
         own.exact_pruning and ranking.rank_by == "importance",
-        own.budgets or kept_after,
+        [*own.budgets, *kept_after[-1:]] if own.budgets else kept_after,
         lambda line: print(f"| {line}", flush=True),
     )
     return _report(steps, patient, own, args, ranking, path, folder, device, sentences, time.time() - started)
@@ -208,7 +210,7 @@ def _report(
     """The table, the heads that are left, and results.json."""
     last = steps[-1]
     pruned = remove_heads(patient, torch.tensor(last["keep"], dtype=torch.bool))
-    method = "michel" if ranking.rank_by == "importance" else ranking.rank_by
+    method = own.method or ("michel" if ranking.rank_by == "importance" else ranking.rank_by)
     metrics = [
         Metric("BLEU", found["value"], signature=found["signature"], subset=f"{subset}, K={step['kept']}")
         for step in steps
@@ -217,7 +219,7 @@ def _report(
     curve = [{"kept": s["kept"], "BLEU": {name: found["value"] for name, found in s["scores"].items()}} for s in steps]
     record = new_record(
         "mt-michel",
-        _run_name(path),
+        own.record_name or _run_name(path),
         method,
         device=device,
         seed=args.seed,

@@ -238,6 +238,12 @@ def test_iwslt14_archive(tmp_path):
     said = failed(run("prepare-iwslt14.sh", "--data", damaged, "--text", "other", cwd=tmp_path))
     assert "cut/de-en.tgz cannot be read" in said
 
+    bad = bytearray((tmp_path / "de-en.tgz").read_bytes())
+    bad[100:400] = bytes(byte ^ 0xFF for byte in bad[100:400])
+    damaged.write_bytes(bad)
+    said = failed(run("prepare-iwslt14.sh", "--data", damaged, "--text", "another", cwd=tmp_path))
+    assert "cut/de-en.tgz cannot be read" in said and "Traceback" not in said
+
 
 def test_iwslt14_tokenised_sample(tmp_path):
     pairs = embedded_corpus.corpus({"train_sample": 60, "valid": 5, "test": 5}, seed=7)

@@ -80,9 +80,11 @@ def test_the_sweep_starts_from_the_score_of_the_whole_model(tiny_data, stock_run
     """The same figure as generate_dsp.py's."""
     arguments = [tiny_data, "-s", "de", "-t", "en", "--path", stock_run / "checkpoint_last.pt", "--gen-subset", "valid"]
     arguments += ["--batch-size", 32, "--beam", 2, "--remove-bpe", "--max-len-b", 10, "--cpu", "--quiet", "--record-dir", "out"]
+    arguments += ["--results-path", "text"]
     run(str(PACKAGE.parent / "scripts/mt/generate_dsp.py"), arguments, tmp_path).succeeded()
     expected = load_record(tmp_path / "out/results.json").metric("BLEU", "valid").value
     assert steps(swept[0])[0]["scores"]["valid"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert "BLEU4 = " in (tmp_path / "text/generate-valid.txt").read_text()  # fairseq's own line
 
 
 def test_a_sweep_goes_on_where_it_stopped(tiny_data, stock_run, swept, tmp_path):
@@ -118,16 +120,18 @@ def test_the_mask_of_a_budget_prunes(swept, stock_run, tmp_path):
 
 def test_baselines_and_constraints(tiny_data, stock_run, tmp_path):
     options = ["--num-of-heads", 9, "--no-scores", "--rank-by", "random", "--seed", 3, "--min-heads-per-block", 1]
-    options += ["--heads-per-kind", "encoder-self=2,decoder-cross=4,decoder-self=2"]
-    sweep(tiny_data, stock_run, tmp_path, *options).succeeded()
-    assert [step["kept"] for step in steps(tmp_path / "sweep")] == [24, 15, 8]
+    options += ["--heads-per-kind", "encoder-self=2,decoder-cross=4,decoder-self=2", "--budgets", 10]
+    sweep(tiny_data, stock_run, tmp_path, *options, "--record-name", "tiny", "--method", "chance").succeeded()
+    assert [step["kept"] for step in steps(tmp_path / "sweep")] == [24, 15, 10, 8]
+    assert sorted(path.name for path in (tmp_path / "sweep").glob("mask-*")) == ["mask-K10.json", "mask-K8.json"]
     keep, kinds = steps(tmp_path / "sweep")[-1]["keep"], {}
     for position, block in enumerate(steps(tmp_path / "sweep")[-1]["blocks"]):
         mine = sum(keep[4 * position : 4 * position + 4])
         assert mine >= 1
         kinds[block["kind"]] = kinds.get(block["kind"], 0) + mine
     assert kinds == {"encoder-self": 2, "decoder-cross": 4, "decoder-self": 2}
-    assert load_record(tmp_path / "sweep/results.json").method == "random"
+    record = load_record(tmp_path / "sweep/results.json")
+    assert (record.name, record.method) == ("tiny", "chance")
 
 
 @pytest.mark.parametrize(
