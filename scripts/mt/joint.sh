@@ -3,8 +3,8 @@
 #   DATASET=multi30k K=9 SEED=1 COOLDOWN=400 FLAGS=--cpu scripts/mt/joint.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
-METHOD=${METHOD:-dsp-joint} # its name in the records
-name_run "joint-K$K-seed$SEED"
+METHOD=${METHOD:-dsp-joint} # its name in folders and records: another one for other PRUNING_FLAGS
+name_run "${METHOD#dsp-}-K$K-seed$SEED"
 # shellcheck disable=SC2086
 train_model --method "$METHOD" ${PRUNING_FLAGS:-} --num-of-heads "$K" --joint-pruning --pruning-lr "$PRUNING_LR" --pruning-warmup-updates "$WARMUP" \
     --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "$COOLDOWN"

@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
 need_unpruned
 RANK_BY=${RANK_BY:-importance}
-METHOD=${METHOD:-$([[ $RANK_BY == importance ]] && echo michel || echo "$RANK_BY")} # its name in the records
+METHOD=${METHOD:-$([[ $RANK_BY == importance ]] && echo michel || echo "$RANK_BY")} # its name in folders and records
 name_run "$METHOD-K$K-seed$SEED"
 prepare_data
 SWEEP=$SAVE_DIR/sweep PRUNED=$SAVE_DIR/checkpoint_pruned.pt
@@ -18,7 +18,7 @@ if [[ ! -f $PRUNED ]]; then
     "$PYTHON" scripts/mt/run_michel.py "$DATA_BIN" -s de -t en --restore-file "$UNPRUNED" --seed "$SEED" \
         --max-tokens "${MAX_TOKENS:-4096}" --num-of-heads "${STEP:-4}" --budgets "$K" --rank-by "$RANK_BY" --no-scores \
         ${IMPORTANCE_SAMPLES:+--importance-samples "$IMPORTANCE_SAMPLES"} ${MICHEL_FLAGS---exact-pruning} \
-        --save-dir "$SWEEP" $FLAGS
+        --save-dir "$SWEEP" --record-name "${RECORD_NAME:-$DATASET}" --method "$METHOD" $FLAGS
     mkdir -p "$RECORD_DIR/sweep"
     cp "$SWEEP/results.json" "$RECORD_DIR/sweep/results.json"
     "$PYTHON" -m dsp_plugin.cli.main prune "$UNPRUNED" --mask "$SWEEP/mask-K$K.json" --out "$PRUNED"
