@@ -28,7 +28,7 @@ class GatedMultiheadAttention(MultiheadAttention):
     Differences from the stock module: `scaled_dot_product_attention` in training and in incremental
     decoding alike; each head's context is multiplied by its gate just before the output projection;
     h * d may differ from C once heads were taken out (`resize`); attention weights are worked out only
-    where they are asked for (`--print-alignment`, `--replace-unk`, `need_head_weights`), never because
+    where they are asked for (`--print-alignment`, `need_head_weights`), never because
     a decoder layer asks by default.
 
     Raises:

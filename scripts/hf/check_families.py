@@ -8,7 +8,7 @@ masked model's outputs: in float64, ONNX in float32. The tiny models are fed wit
 text. The exit status is 1 if a difference is more than rounding.
 
     python scripts/hf/check_families.py --out results/hf/families
-    python scripts/hf/check_families.py --out /tmp/families --families gpt2 t5
+    python scripts/hf/check_families.py --out families --families gpt2 t5
 """
 
 from __future__ import annotations
