@@ -1,0 +1,114 @@
+"""A trained DiffVector as a file, from which it is projected: w, alpha, the groups' alpha and the task head.
+
+A safetensors file, whatever its name ends with: `w`, `alpha`, `group_alpha`, `head.NAME`, and JSON in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Union
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..reports.files import replacing
+from .base import base_hash
+from .concrete import StretchedConcrete
+from .groups import GroupFunction
+from .vector import DiffVector
+
+FORMAT = 1
+_KEY = "dsp_diff_vector"
+_FLAT = ("w", "alpha", "group_alpha")
+
+
+@dataclass(frozen=True)
+class SavedVector:
+    """What `save_vector` wrote.
+
+    Attributes:
+        flat: w, alpha [N] and group_alpha [G]. head: the dense task head by name.
+        told: names and hash of the body, seed, steps, the stretched interval. config: the writer's own.
+    """
+
+    flat: Dict[str, Tensor]
+    head: Dict[str, Tensor]
+    told: Dict[str, Any]
+    config: Dict[str, Any]
+
+    def restore(self, model: nn.Module, grouping: Union[str, GroupFunction, None]) -> DiffVector:
+        """The vector, attached to its base.
+
+        Args:
+            model: the base. Its head may be any of the same names.
+            grouping: as in training.
+
+        Raises:
+            ValueError: the model lacks parameters of the diff or is another base, or the groups are others.
+        """
+        parameters = dict(model.named_parameters())
+        missing = [name for name in [*self.told["names"], *self.head] if name not in parameters]
+        if missing:
+            raise ValueError(f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}")
+        if base_hash({name: parameters[name] for name in self.told["names"]}) != self.told["base"]:
+            raise ValueError("wrong base: its weights are not those that the diff was trained on")
+        body = set(self.told["names"])
+        frozen = [name for name in parameters if name not in body and name not in self.head]
+        concrete = StretchedConcrete(*self.told["concrete"])
+        vector = DiffVector(
+            model, head=list(self.head), frozen=frozen, grouping=grouping, concrete=concrete, seed=self.told["seed"]
+        )
+        for name in _FLAT:
+            here = getattr(vector, name)
+            if vector.layout.names != self.told["names"] or here.shape != self.flat[name].shape:
+                raise ValueError("the diff was trained with other groups, or with its parameters in another order")
+            here.copy_(self.flat[name])
+        vector.steps = self.told["steps"]
+        vector.mark("nothing")
+        return vector
+
+
+def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str, Any] = {}) -> None:
+    """Write a vector and the head beside it, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written. ValueError: `config` is not JSON.
+    """
+    told = {
+        "format": FORMAT, "names": vector.layout.names, "base": vector.base_hash(), "seed": vector.seed, "steps": vector.steps,
+        "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
+    }  # fmt: skip
+    try:
+        metadata = {_KEY: json.dumps(told), "format": "pt"}
+    except TypeError as error:
+        raise ValueError(f"the configuration is not JSON: {error}") from error
+    tensors = {name: getattr(vector, name).detach().cpu().clone() for name in _FLAT}
+    tensors.update({f"head.{name}": tensor.detach().cpu().clone() for name, tensor in vector.head.items()})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_vector(path: str | os.PathLike) -> SavedVector:
+    """Raises:
+    OSError: no such file.
+    ValueError: not the file of a vector, a damaged one, or one of a newer version.
+    """
+    try:
+        with safe_open(os.fspath(path), "pt") as file:
+            metadata = (file.metadata() or {}).get(_KEY)
+            if metadata is None:
+                raise ValueError(f"{path} holds no diff in training (it is not what diff pruning's first stage writes)")
+            told = json.loads(metadata)
+            if told["format"] != FORMAT:
+                raise ValueError(f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin")
+            flat = {name: file.get_tensor(name) for name in _FLAT}
+            head = {key[len("head.") :]: file.get_tensor(key) for key in sorted(file.keys()) if key.startswith("head.")}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in [*flat.values(), *head.values()]):
+        raise ValueError(f"{path} holds numbers that are not finite")
+    return SavedVector(flat, head, told, told.pop("config"))

@@ -1,0 +1,144 @@
+"""Training a sparse diff with the stock Trainer.
+
+    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)   # the model is the base now
+    optimizers = diff_optimizers(vector, args)
+    trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
+
+The model's own calls choose what its parameters hold: the sample before a forward pass in training mode, the
+deterministic theta before evaluation and saving (see `DiffVector`). The Trainer makes its own schedule, which reaches w
+and the head.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
+from ..diffs.base import head_names
+from .mean_loss import declare_mean_loss
+
+__all__ = ["DiffCallback", "diff_optimizers", "fixmask_optimizers", "task_head"]
+
+_ADAMW = ("adamw_torch", "adamw_torch_fused")
+_OPTIMIZER_FILE = "optimizer.pt"
+
+
+def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> List[str]:
+    """The names of the parameters of a task's head, which is trained dense.
+
+    Args:
+        new: the weights that were new when the model was loaded (`missing_keys` of its loading information): the head,
+            where nothing is named.
+        named: parameters or modules.
+
+    Raises:
+        ValueError: a name that is not in the model; or there is neither a new nor a named parameter.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    found = head_names(parameters, named) if named else sorted(set(new) & set(parameters))
+    if not found:
+        raise ValueError(
+            "the task head cannot be found, because no weight of the model is new: --task_head names its modules or "
+            f"parameters (the last of {type(model).__name__} is {parameters[-1]})"
+        )
+    return found
+
+
+def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any) -> Tuple[DiffAdamW, None]:
+    """For `Trainer(optimizers=...)`: learning rate, betas, epsilon and clipping norm are those of `args`.
+
+    `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another one:
+    DiffAdamW clips w and alpha apart. Make it before the Trainer (see `declare_mean_loss`).
+
+    Args:
+        options: further ones of `DiffAdamW` (alpha_lr, head_lr, eps_uncorrected ...).
+
+    Raises:
+        ValueError: another optimizer than AdamW in `args`; see `DiffAdamW`.
+    """
+    given = _settings(args)
+    declare_mean_loss(vector.model)
+    optimizer = DiffAdamW(vector, **{**given, "alpha_max_norm": given["max_norm"], **options})
+    args.max_grad_norm = 0.0
+    return optimizer, None
+
+
+def fixmask_optimizers(
+    model: PreTrainedModel,
+    args: TrainingArguments,
+    diff: SparseDiff,
+    base: Optional[Mapping[str, Tensor]] = None,
+    head: Iterable[str] = (),
+    from_zero: bool = False,
+) -> Tuple[FixMaskAdamW, None]:
+    """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the head learn.
+
+    Raises:
+        ValueError: another optimizer than AdamW in `args`; see `FixMaskAdamW`.
+    """
+    given = _settings(args)
+    declare_mean_loss(model)
+    optimizer = FixMaskAdamW(model, diff, base=base, head=head, from_zero=from_zero, **given)
+    args.max_grad_norm = 0.0
+    return optimizer, None
+
+
+class DiffCallback(TrainerCallback):
+    """Logs the diff's figures; after a training that ends with its best checkpoint, takes the optimizer there, too.
+
+    Without that, w (or the kept values) would be the last update's while the model holds the selected checkpoint's theta,
+    and a pack would be made of the wrong one.
+
+    Raises, from the Trainer:
+        ValueError: what cannot train a diff (DataParallel, DeepSpeed, FSDP), clipping by the Trainer, best-checkpoint
+            loading from checkpoints without their optimizer.
+    """
+
+    def __init__(self, optimizer: Union[DiffAdamW, FixMaskAdamW]):
+        self.optimizer = optimizer
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.n_gpu > 1:
+            raise ValueError("several GPUs in one process copy the model but not its diff: start one process a GPU (torchrun)")
+        if args.deepspeed or args.fsdp:
+            raise ValueError("--deepspeed and --fsdp spread the weights: a diff needs them whole")
+        if args.max_grad_norm:
+            raise ValueError(f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does")
+        if args.load_best_model_at_end and args.save_only_model:
+            raise ValueError("--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be lost")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Optional[Dict[str, Any]] = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or not isinstance(self.optimizer, DiffAdamW):
+            return
+        figures = self.optimizer.metrics()
+        logs.update(figures)
+        if state.log_history:  # written before the callbacks are asked
+            state.log_history[-1].update(figures)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        best = state.best_model_checkpoint
+        if args.load_best_model_at_end and best is not None:
+            saved = torch.load(os.path.join(best, _OPTIMIZER_FILE), map_location="cpu", weights_only=True)
+            self.optimizer.load_state_dict(saved)
+
+
+def _settings(args: TrainingArguments) -> Dict[str, Any]:
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim not in _ADAMW:
+        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train a diff, got {optim}")
+    return dict(
+        lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon,
+        max_norm=args.max_grad_norm, head_weight_decay=args.weight_decay,
+    )  # fmt: skip
