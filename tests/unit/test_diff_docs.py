@@ -28,7 +28,7 @@ def test_the_three_stages_in_plain_torch_end_in_a_pack_that_gives_the_same_model
     model = WithLoss()
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     data = [dict(zip(("words", "labels"), batch(number))) for number in range(4)]
-    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     names = {"model": model, "base_weights": base, "data": data}
     exec(code.replace("0.005", "0.1"), names)
     diff = names["diff"]

@@ -56,10 +56,10 @@ def train(doc: str, data: type, method: Type[Method], argv: Sequence[str]) -> Di
     if not args.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
     chosen.check()
-    return _Run(chosen, WORK[data](data_options, model_options.cache_dir), model_options, results, args).go()
+    return Run(chosen, WORK[data](data_options, model_options.cache_dir), model_options, results, args).go()
 
 
-class _Run:
+class Run:
     """One start of a program. The steps are methods in their order."""
 
     def __init__(self, method: Method, work: Work, options: ModelArguments, results: ResultArguments, args: TrainingArguments):
@@ -83,15 +83,29 @@ class _Run:
             started = time.time()
             output = trainer.train(resume_from_checkpoint=checkpoint)
             seconds, updates = time.time() - started, trainer.state.global_step
-            trainer.save_model()
+            self._save(trainer)
             trainer.save_state()
             trainer.save_metrics("train", output.metrics)
+            trainer = self._deployed(trainer)
+            model = trainer.model
         scores = self._score(trainer) if args.do_eval else {}
         if args.do_predict:
             self._predict(trainer)
         if self.main:
             self._report(model, scores, updates, seconds, checkpoint)
         return {split: metrics for split, (metrics, _) in scores.items()}
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write what was trained."""
+        trainer.save_model()
+
+    def _deployed(self, trainer: Trainer) -> Trainer:
+        """A Trainer of the model that is scored after training."""
+        return trainer
+
+    def _extra(self) -> Dict[str, Any]:
+        """More for every record."""
+        return {}
 
     def _settings(self) -> Dict[str, Any]:
         method = vars(self.method) if self.method.gated else {}
@@ -133,6 +147,10 @@ class _Run:
             more["callbacks"].append(HeadGatesCallback(model, every))
             if self.results.intermediate_masks:
                 more["callbacks"].append(IntermediateMasks(model))
+        return self._stock_trainer(model, **more)
+
+    def _stock_trainer(self, model: PreTrainedModel, **more: Any) -> Trainer:
+        args, work = self.args, self.work
         scored = next(iter(work.dev), None)  # during training MNLI's matched set, as in the stock program
         return Trainer(
             model=model,
@@ -199,6 +217,7 @@ class _Run:
             parameters=parameters,
         )
         more = {"model": self.options.model_name_or_path.rstrip("/").split("/")[-1], "main_metric": work.main_metric}
+        more.update(self._extra())
         if updates is not None:
             extra = {**more, "history": read_history(folder) if self.method.gated else [], "resumed": checkpoint is not None}
             extra["train_examples"] = len(work.train)

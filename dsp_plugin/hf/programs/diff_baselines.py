@@ -1,0 +1,59 @@
+"""What diff pruning is compared with, by its first stage's program: full finetuning, and the task head alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict
+
+from transformers import PreTrainedModel, Trainer
+
+from ...diffs import SparseDiff
+from ...diffs.base import Base
+from ..mean_loss import declare_mean_loss
+from .diff_run import PACK, DiffRun
+
+
+class BaselineRun(DiffRun):
+    """`--baseline full` leaves a model in --output_dir, which stage 2 takes as well (non-adaptive); `--baseline last-layer`
+    a pack without positions, and scores it reloaded."""
+
+    def prepare(self) -> None:
+        if not self.args.do_train:
+            raise ValueError("nothing to do: give --do_train")
+
+    def _settings(self) -> Dict[str, Any]:
+        return {**super()._settings(), "method": self.method.baseline}
+
+    def _label(self, model: PreTrainedModel) -> str:
+        return self.method.baseline
+
+    def _model(self) -> PreTrainedModel:
+        model = self._base_model()
+        self.total = sum(weight.numel() for name, weight in model.named_parameters() if name not in set(self.head))
+        return model
+
+    @property
+    def _full(self) -> bool:
+        return self.method.baseline == "full"
+
+    def _trainer(self, model: PreTrainedModel) -> Trainer:
+        declare_mean_loss(model)  # before the Trainer is made
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(self._full or name in set(self.head))
+        return self._stock_trainer(model)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._full:
+            trainer.save_model()
+            return
+        model = trainer.model
+        head = {name: weight for name, weight in model.named_parameters() if name in set(self.head)}
+        base = Base.of(model, self.head)  # the body has not moved
+        path = Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
+        self._write_pack(path, model, SparseDiff({}, {}), base, head, "float16", {"method": "last-layer"})
+
+    def _deployed(self, trainer: Trainer) -> Trainer:
+        return trainer if self._full else self._stock_trainer(self._packed_model().to(self.args.device))
+
+    def _extra(self) -> Dict[str, Any]:
+        return super()._extra() or {"diff": {"method": "full", "total": self.total, "density": 1.0}}

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Diff pruning on SQuAD v1.1, all three stages: learn a diff, keep its largest changes, finetune those; a pack for each density.
+
+--target_sparsity takes several densities; one stage 1 serves them all. Where the command line does not say otherwise, the
+paper's hyperparameters: batch 8; stage 1: learning rate 1e-5, 2 epochs; stage 3: --finetune_learning_rate 5e-5,
+--finetune_num_train_epochs 2. All other options are those of the single
+stages' programs (run_squad_diffpruning.py, run_squad_mag.py, run_squad_fixmask_finetune.py) and go to all stages.
+In --output_dir: stage 1; in its folder DENSITY: task.diff.safetensors, the results of stage 2 in 2nd, of stage 3 in 3rd.
+Started again, the same command goes on where it was stopped.
+
+  python scripts/squad/run_diff.py --model_name_or_path MODEL --data_dir data/squad --do_train --do_eval --target_sparsity 0.005 0.001 --output_dir out/
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:  # before the long imports
+        sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help lists all options.")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from dsp_plugin.hf.programs.arguments import SquadArguments
+    from dsp_plugin.hf.programs.diff_all import run_all
+    from dsp_plugin.hf.programs.parsing import run
+
+    return run(lambda: run_all(__doc__, SquadArguments, argv))
+
+
+if __name__ == "__main__":
+    main()

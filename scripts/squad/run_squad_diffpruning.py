@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Diff pruning on SQuAD v1.1, stage 1 of 3: learn which weights of a base differ for the task, and by how much.
+
+Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file.
+At the end, in --output_dir: checkpoint-last-info.pt (a safetensors file), from which run_squad_mag.py makes the sparse
+diff. --do_eval scores the model before the projection.
+Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
+options, and older programs' flags (--per_gpu_train_batch_size, --evaluate_during_training ...) are understood. The three
+programs take the same flags.
+
+  python scripts/squad/run_squad_diffpruning.py --model_name_or_path MODEL --data_dir data/squad --do_train --do_eval \\
+    --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 3 --sparsity_pen 1.25e-7 --output_dir out/
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:  # before the long imports
+        sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help lists all options.")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from dsp_plugin.hf.programs.arguments import SquadArguments
+    from dsp_plugin.hf.programs.diff_prune import PruneRun
+    from dsp_plugin.hf.programs.diff_run import run_stage
+    from dsp_plugin.hf.programs.parsing import run
+
+    return run(lambda: run_stage(PruneRun, __doc__, SquadArguments, argv))
+
+
+if __name__ == "__main__":
+    main()
