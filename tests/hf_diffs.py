@@ -19,14 +19,20 @@ def base_model():
     return tiny_model("bert", dtype=torch.float32)
 
 
-def in_diff(folder, base=None, model=None, callbacks=(), more=None, alpha_init=1.0, penalty=1e-3, **options):
+def without_dropout(model):
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return model
+
+
+def in_diff(folder, base=None, model=None, data=DATA, more=None, alpha_init=1.0, penalty=1e-3, **options):
     """(Trainer, DiffAdamW) of a diff on the tiny model."""
     model = model or base_model()
     args = arguments(folder, **{"learning_rate": 1e-2, **options})
     vector = DiffVector(model, base=base, head=HEAD, alpha_init=alpha_init, penalty=penalty, seed=args.seed)
     optimizers = diff_optimizers(vector, args)
-    callbacks = [DiffCallback(optimizers[0]), *callbacks]
-    return trainer(model, args, DATA, callbacks, optimizers, **(more or {})), optimizers[0]
+    return trainer(model, args, data, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[0]
 
 
 def with_mask(folder, diff, more=None, **options):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 from hf_data import arguments, padded, sentences, trainer
+from hf_diffs import base_model, in_diff, state_of, with_mask, without_dropout
 from hf_training import DATA, LAMBDA, K, QuietConcrete, Recorder, gated, prepared, scores_of
 from transformers import TrainerCallback
 
+from dsp_plugin.diffs import project
 from dsp_plugin.hf import switchboard_of
 from dsp_plugin.hf.importance import Ranking, head_importance
 from dsp_plugin.hf.michel import prune_by_importance
@@ -82,11 +84,24 @@ def steps(folder: Path):
     return found
 
 
+def diff(folder: Path):
+    """Three updates of a diff; the norm of its gradient over 8 rows; two updates of its largest 40 changes."""
+    run, optimizer = in_diff(folder / "1", max_steps=3, **GLOO)
+    run.train()
+    (mask,) = project(optimizer.vector.deltas(), [40])
+    one, single = in_diff(folder / "norm", model=without_dropout(base_model()), data=DATA[:8], max_steps=1, **GLOO)
+    one.train()
+    last, kept = with_mask(folder / "3", mask, max_steps=2, **GLOO)
+    last.train()
+    return {"state": state_of(optimizer), "norm": single.metrics()["w_norm"], "values": kept.values, "model": last.model.state_dict()}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     rank = arguments(folder, **GLOO).process_index
     found = {"one_update": one_update(folder / "update"), "relaxed": relaxed(folder / "relaxed", rank)}
-    found.update(michel=michel(folder / "michel"), steps=steps(folder / "steps"), world=torch.distributed.get_world_size())
+    found.update(diff=diff(folder / "diff"), michel=michel(folder / "michel"), steps=steps(folder / "steps"))
+    found.update(world=torch.distributed.get_world_size())
     torch.save(found, folder / f"rank{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("transformers")
 from hf_models import tiny_model  # isort: skip
 from hf_data import padded, sentences
+from hf_diffs import base_model, in_diff, without_dropout
 from hf_training import DATA, LAMBDA, K, QuietConcrete, expected_gradients, gated
 
 from dsp_plugin.hf.importance import head_importance
@@ -88,6 +89,17 @@ def test_importance_is_that_of_one_process(ranks):
     alone = head_importance(tiny_model("bert"), sentences(9), padded, 2, progress=False)
     torch.testing.assert_close(one["importance"], alone, rtol=1e-12, atol=0)
     assert [sum(keep) for keep in one["keep"]] == [8, 5, 2, 0]
+
+
+def test_both_processes_end_with_the_same_diff(ranks, tmp_path):
+    one, other = (rank["diff"] for rank in ranks[0])
+    assert same(one["state"], other["state"]) and one["state"]["w"].any()
+    assert same(one["values"], other["values"]) and same(one["model"], other["model"])
+    # the gradient is that of one process with all the rows
+    options = dict(max_steps=1, per_device_train_batch_size=8)
+    run, optimizer = in_diff(tmp_path, model=without_dropout(base_model()), data=DATA[:8], **options)
+    run.train()
+    assert one["norm"] == other["norm"] == pytest.approx(optimizer.metrics()["w_norm"], rel=1e-4)
 
 
 def test_the_number_of_updates_is_the_trainers(ranks):

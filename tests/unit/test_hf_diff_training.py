@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 from hf_models import tiny_model  # isort: skip
 from hf_data import arguments, trainer
-from hf_diffs import DATA, HEAD, QUERY, base_model, in_diff, state_of, with_mask
+from hf_diffs import DATA, HEAD, QUERY, base_model, in_diff, state_of, with_mask, without_dropout
 
 from dsp_plugin.diffs import DiffVector, project
 from dsp_plugin.diffs.vector_file import read_vector, save_vector
@@ -111,10 +111,7 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
     """Means of two halves, not their sum: clipping off, so that a factor would show."""
     found = []
     for steps, batch in ((1, 8), (2, 4)):
-        model = base_model()
-        for part in model.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = 0.0
+        model = without_dropout(base_model())
         options = dict(max_steps=1, gradient_accumulation_steps=steps, per_device_train_batch_size=batch, max_grad_norm=0.0)
         run, optimizer = in_diff(tmp_path, model=model, **options)
         run.train()
