@@ -75,7 +75,8 @@ def curve_png(
     styled = [method for method in order if method != baseline or across is None]
     drawn = [method for method in styled if method in points]
 
-    figure = Figure(figsize=(5.3, 4.0), dpi=200, layout="constrained")
+    crowded = len(drawn) > 7
+    figure = Figure(figsize=(8.0, 6.2) if crowded else (5.3, 4.0), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     axes = figure.subplots()
@@ -89,13 +90,14 @@ def curve_png(
         number = styled.index(method)
         colour = _COLOURS[number % len(_COLOURS)]
         # side by side, so that bars and markers of the same K do not hide each other
-        shift = 0.008 * total * (position - (len(drawn) - 1) / 2)
+        shift = min(0.008, 0.06 / len(drawn)) * total * (position - (len(drawn) - 1) / 2)
         kept = sorted(points[method])
         means, sds = zip(*(_mean_sd(points[method][k]) for k in kept))
         axes.errorbar(
             [k + shift for k in kept], means, yerr=sds if any(sds) else None, label=method, color=colour,
             marker=_MARKERS[number % len(_MARKERS)], linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
             markersize=6.5, markeredgecolor="white", markeredgewidth=0.6, linewidth=1.6, capsize=3, elinewidth=1.1,
+            clip_on=False,
         )  # fmt: skip
     ticks = sorted({kept for kept, _ in every} | {0, total})
     axes.set_xticks(_apart(ticks, total), [str(kept) for kept in _apart(ticks, total)])
