@@ -83,7 +83,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
         "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
     }  # fmt: skip
     try:
-        metadata = {_KEY: json.dumps(told), "format": "pt"}
+        metadata = {_KEY: json.dumps(told)}  # one entry: safetensors writes several in any order
     except TypeError as error:
         raise ValueError(f"the configuration is not JSON: {error}") from error
     tensors = {name: getattr(vector, name).detach().cpu().clone() for name in _FLAT}
