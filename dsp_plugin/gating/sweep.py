@@ -156,4 +156,3 @@ class Sweep:
                 )
             steps.append(step)
         return steps
-

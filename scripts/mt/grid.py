@@ -24,7 +24,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, ROOT)
 
 # model -> its pipeline settings; all its trainings have equal numbers of updates, but that pipelined runs, Michel and
-# the baselines start from the unpruned model, and some are tuned afterwards: the column "updates" has those after it
+# the baselines start from the unpruned model, and all but straight-through runs are tuned afterwards. The column
+# "updates" has those of the last of these trainings, up to its best checkpoint
 MODELS: Dict[str, Dict[str, str]] = {
     "small": {"ARCH": "transformer_multi30k_small", "MAX_UPDATE": "2400", "VALIDATE_INTERVAL": "3"},
     "base": {"ARCH": "transformer_multi30k", "MAX_UPDATE": "1000", "VALIDATE_INTERVAL": "2"},
@@ -54,7 +55,8 @@ METHODS: Dict[str, Method] = {
     "joint": Method("joint", {"": "dsp-joint", "-tuned": "dsp-joint-tuned"}, TUNED),
     # the same choice, but that no block may lose all its heads
     "joint_spread": Method(
-        "joint", {"": "dsp-joint-min1", "-tuned": "dsp-joint-min1-tuned"}, (*TUNED, ("METHOD", "dsp-joint-min1"), ("PRUNING_FLAGS", "--min-heads-per-block 1"))
+        "joint", {"": "dsp-joint-min1", "-tuned": "dsp-joint-min1-tuned"},
+        (*TUNED, ("METHOD", "dsp-joint-min1"), ("PRUNING_FLAGS", "--min-heads-per-block 1")),
     ),
     "straight_through": Method("straight_through", {"": "dsp-ste"}),
     "voita": Method(
