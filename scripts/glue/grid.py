@@ -48,7 +48,7 @@ PIPELINED_EPOCHS, PIPELINED_COOLDOWN_SHARE = 2, 2 / 3
 L0_PENALTY = 0.01  # of Voita; the budget is exact all the same
 MICHEL_STEP, MICHEL_EXAMPLES = 6, 2000
 SQUAD_EPOCHS, SQUAD_LENGTHS = 2, "--max_seq_length 384 --doc_stride 128"
-GROUPED = ["--train_sampling_strategy", "group_by_length"]  # SQuAD: windows of one length together, which spares padding
+GROUPED = ["--train_sampling_strategy", "group_by_length"]  # sentences of one length together, which spares padding
 
 # name of the run -> method in its records
 METHODS = {"unpruned": "unpruned", "joint": "dsp-joint", "pipelined": "dsp-pipelined", "ste": "dsp-ste",
@@ -120,7 +120,7 @@ def command(run: Run, options: argparse.Namespace) -> List[str]:
         f"--warmup_ratio {WARMUP} --num_train_epochs {epochs} --save_steps 250 --save_total_limit 1 --logging_steps 50 "
         "--disable_tqdm true"
     ).split()
-    words += GROUPED if run.task == SQUAD else []
+    words += GROUPED
     if options.quick:
         words += ["--max_steps", "2", "--max_train_samples", str(2 * BATCH), "--max_eval_samples", str(options.quick)]
     if run.method != "unpruned":
