@@ -6,6 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List
 
+import torch
+
 from .golomb import floor_bits
 from .pack import DiffPack
 from .pack_file import position_bytes
@@ -15,11 +17,15 @@ _UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer: its weights, its positions, the norm of its diff, its tensors and those without any position."""
+    """One layer: its weights, its positions, the norm of its diff, its tensors and those without any position.
+
+    `nonzeros` of the positions hold a value that is not zero.
+    """
 
     layer: str
     weights: int
     positions: int
+    nonzeros: int
     norm: float
     tensors: int
     untouched: int
@@ -70,20 +76,24 @@ class PackSummary:
         return {**asdict(self), "density": self.density, "layers": layers}
 
 
+def layer_summaries(pack: DiffPack) -> List[LayerSummary]:
+    """The layers of a pack's base in their order, and what the pack changes in each."""
+    layers: Dict[str, List[float]] = {}
+    for name in pack.diff.shapes:
+        sums = layers.setdefault(layer_of(name), [0, 0, 0, 0.0, 0, 0])
+        values = pack.diff.entries[name][1] if name in pack.diff.entries else torch.empty(0)
+        more = (pack.diff.size(name), len(values), int(values.count_nonzero()), float(values.double().square().sum()), 1, not len(values))
+        for place, number in enumerate(more):
+            sums[place] += number
+    return [
+        LayerSummary(layer, int(weights), int(positions), int(nonzeros), squares**0.5, int(tensors), int(empty))
+        for layer, (weights, positions, nonzeros, squares, tensors, empty) in sorted(layers.items(), key=_by_number)
+    ]
+
+
 def summarise(pack: DiffPack) -> PackSummary:
     """The figures of a pack."""
-    layers: Dict[str, List[float]] = {}
-    untouched = 0
-    for name in pack.diff.shapes:
-        sums = layers.setdefault(layer_of(name), [0, 0, 0.0, 0, 0])
-        _, values = pack.diff.entries.get(name, (None, None))
-        count = 0 if values is None else len(values)
-        sums[0] += pack.diff.size(name)
-        sums[1] += count
-        sums[2] += 0.0 if values is None else float(values.double().square().sum())
-        sums[3] += 1
-        sums[4] += count == 0
-        untouched += count == 0
+    layers = layer_summaries(pack)
     values = [values for _, values in pack.diff.entries.values()]
     coded = position_bytes(pack.diff)
     value_bytes = sum(part.numel() * part.element_size() for part in values)
@@ -103,13 +113,10 @@ def summarise(pack: DiffPack) -> PackSummary:
         other_bytes=file_bytes - coded - value_bytes - head_bytes,
         file_bytes=file_bytes,
         tensors=len(pack.diff.shapes),
-        untouched=untouched,
+        untouched=sum(layer.untouched for layer in layers),
         base_hash=pack.base.hash,
         config=pack.config,
-        layers=[
-            LayerSummary(layer, int(weights), int(positions), squares**0.5, int(tensors), int(empty))
-            for layer, (weights, positions, squares, tensors, empty) in sorted(layers.items(), key=_by_number)
-        ],
+        layers=layers,
     )
 
 

@@ -96,6 +96,10 @@ def test_the_records_hold_the_scores_of_the_packs_and_what_is_in_them(folder, st
     assert told["nonzeros"] == sum(int((values != 0).sum()) for _, values in pack.diff.entries.values())
     assert told["positions"] == pack.count and told["total"] == body_of(folder)
     assert told["bytes"] == (out / "3rd" / "task.diff.safetensors").stat().st_size
+    assert sum(layer["nonzeros"] for layer in told["layers"]) == told["nonzeros"]
+    assert sum(layer["weights"] for layer in told["layers"]) == told["total"]
+    assert told["untouched"] == sum(name not in pack.diff.entries for name in pack.diff.shapes)
+    assert told["full_bytes"] == 4 * (body_of(folder) + told["head"])
     assert load_record(out / "3rd" / "results.json").updates == load_record(out / "results.json").updates == 4
     assert not (out / "2nd" / "results.json").exists()
     assert load_record(out / "dev" / "results.json").extra["diff"]["nonzeros"] > told["nonzeros"]

@@ -240,6 +240,7 @@ def test_summary(pack):
     figures = summarise(pack)
     assert figures.positions == pack.count and figures.density == pack.density
     assert sum(layer.positions for layer in figures.layers) == pack.count
+    assert sum(layer.nonzeros for layer in figures.layers) == pack.nonzeros
     assert sum(layer.weights for layer in figures.layers) == figures.weights == pack.base.total
     assert figures.value_bytes == 2 * pack.count and figures.head_parameters == 2 * 16 + 2
     parts = figures.position_bytes + figures.value_bytes + figures.head_bytes + figures.other_bytes

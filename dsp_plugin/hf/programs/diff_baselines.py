@@ -56,4 +56,7 @@ class BaselineRun(DiffRun):
         return trainer if self._full else self._stock_trainer(self._packed_model().to(self.args.device))
 
     def _extra(self) -> Dict[str, Any]:
-        return super()._extra() or {"diff": {"method": "full", "total": self.total, "density": 1.0}}
+        if not self._full:
+            return super()._extra()
+        told = {"method": "full", "total": self.total, "density": 1.0, "bytes": self.full_bytes, "full_bytes": self.full_bytes}
+        return {"diff": told}
