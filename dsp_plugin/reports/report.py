@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
+from dsp_plugin.reports.diff_report import DiffReport
+from dsp_plugin.reports.diffs import told_of
 from dsp_plugin.reports.files import write_text
 from dsp_plugin.reports.page import (
     Section, code_block, file_name, folded, notes_html, page_html, paragraph, record_html, surroundings_of, table_html,
@@ -16,7 +18,7 @@ from dsp_plugin.reports.records import Record, find_records
 from dsp_plugin.reports.report_pictures import Drawer
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
 from dsp_plugin.reports.tables import (
-    Row, Spread, csv_table, latex_table, markdown_table, signature_notes, table_rows,
+    Row, csv_table, latex_table, markdown_table, signature_notes, spread_notes, table_rows,
 )  # fmt: skip
 
 BASELINE = "unpruned"
@@ -74,6 +76,7 @@ def make_report(
     writer = _Writer(Path(out), found, baseline or BASELINE)
     names = [name for name in names if not only or name in only]
     sections = [writer.section(name) for name in names]
+    sections += writer.diffs.overview()
     sections.append(_all_records(found, Path(results)))
     lead = [paragraph(f"{_count(len(found), 'record')} of {_count(len(names), 'setting')}: {', '.join(names)}.")]
     if command:
@@ -92,49 +95,60 @@ class _Writer:
         self.files: list[Path] = []
         self.problems: list[str] = []
         # each has one colour in all pictures; what has no heads is in none of them
-        self.methods = sorted({record.method for _, record in found if record.heads is not None})
+        self.methods = sorted({r.method for _, r in found if r.heads is not None and told_of(r) is None})
+        self.diffs = DiffReport(out / "pictures", self.tables, [record for _, record in found], self.files, self.problems)
         self._taken: Counter[str] = Counter()
 
     def write(self, name: str, text: str) -> None:
         write_text(self.out / name, text)
         self.files.append(self.out / name)
 
+    def tables(self, stem: str, rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str]) -> None:
+        for suffix, make in (("md", markdown_table), ("csv", csv_table), ("tex", latex_table)):
+            ending = "\n\n" + "\n".join(notes) + "\n" if suffix == "md" else ""
+            self.write(f"tables/{stem}.{suffix}", make(rows, columns) + ending)
+
     def section(self, name: str) -> Section:
+        """Of a setting: what is about heads and scores, then what is about sparse diffs."""
         found = [(path, record) for path, record in self.found if record.name == name]
         records = [record for _, record in found]
         self._taken[file_name(name).lower()] += 1
         again = self._taken[file_name(name).lower()]  # two names can differ by signs that no file name has
         stem = file_name(name) + (f"-{again}" if again > 1 else "")
         section = Section(name, [paragraph(_summary(records), "faint")])
-        metric = main_metric(records)
-        comparisons = compare_with_baseline(found, metric, self.baseline) if metric else []
         try:
-            rows, columns = table_rows(records, p_values=largest_p(comparisons))
+            others = [(path, record) for path, record in found if told_of(record) is None]
+            if others:
+                section.below += self._section(name, stem, others)
+            if len(others) < len(found):
+                section.below += self.diffs.sections(stem, name, records, main_metric(records))
         except ValueError as error:  # the rest of the report is as good as ever
             self.problems.append(f"{name}: no table and no pictures, because {error}.")
             section.parts.append(paragraph(self.problems[-1], "warning"))
-            return section
+        return section
+
+    def _section(self, name: str, stem: str, found: Found) -> list[Section]:
+        records = [record for _, record in found]
+        metric = main_metric(records)
+        comparisons = compare_with_baseline(found, metric, self.baseline) if metric else []
+        rows, columns = table_rows(records, p_values=largest_p(comparisons))
         columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
         notes = signature_notes(records)
         if len(rows) == 1 and records[0].heads is None and sum(len(record.metrics) for record in records) > _WIDE:
             rows, columns = _measures(records)
             comparisons = []
         notes += self._significance_note(comparisons)
-        if any(isinstance(value, Spread) for row in rows for value in row.values()):
-            notes.append("numbers with ±: mean and standard deviation over the seeds.")
-        for suffix, make in (("md", markdown_table), ("csv", csv_table), ("tex", latex_table)):
-            text = make(rows, columns)
-            ending = "\n\n" + "\n".join(notes) + "\n" if suffix == "md" else ""
-            self.write(f"tables/{stem}.{suffix}", text + ending)
-        section.below.append(Section("Table", [table_html(rows, columns), notes_html(notes)]))
+        notes += spread_notes(rows)
+        self.tables(stem, rows, columns, notes)
+        table = Section("Table", [table_html(rows, columns), notes_html(notes)])
         if comparisons:
             one_by_one = table_html(*_comparison_rows(comparisons, self.baseline))
-            section.below[0].parts.append(folded(f"each run beside {self.baseline}", [one_by_one]))
+            table.parts.append(folded(f"each run beside {self.baseline}", [one_by_one]))
         drawer = Drawer(self.out / "pictures", stem, name, records, self.baseline, self.methods)
-        section.below += drawer.curves(metric) + drawer.head_maps() + drawer.histories()
+        below = [table, *drawer.curves(metric), *drawer.head_maps(), *drawer.histories()]
         self.files += drawer.files
         self.problems += drawer.problems
-        return section
+        return below
 
     def _significance_note(self, comparisons: Sequence[Comparison]) -> list[str]:
         if any(one.p is not None for one in comparisons):

@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from dsp_plugin.reports.records import Metric, Record
 
@@ -99,13 +99,13 @@ def table_rows(
         row: dict[str, Any] = {"setting": setting.name, "method": setting.method}
         row["K"] = "-" if setting.kept is None else f"{setting.kept}/{setting.total}"
         for column, key in metrics.items():
-            row[column] = _spread(runs, lambda run: run.metrics[key].value if key in run.metrics else None)
+            row[column] = spread(run.metrics[key].value if key in run.metrics else None for run in runs)
             if key in tested:
                 row[f"p {key[1]}".rstrip()] = p_values.get((setting, *key), "")
-        row["parameters"] = _spread(runs, lambda run: run.parameters["after"] if run.parameters else None)
-        row["updates"] = _spread(runs, lambda run: run.updates)
+        row["parameters"] = spread(run.parameters["after"] if run.parameters else None for run in runs)
+        row["updates"] = spread(run.updates for run in runs)
         for phase in phases:
-            row[f"seconds ({phase})"] = _spread(runs, lambda run: run.seconds.get(phase))
+            row[f"seconds ({phase})"] = spread(run.seconds.get(phase) for run in runs)
         row["runs"] = len(runs) if seeds is None else f"{len(runs)} of {seeds}"
         rows.append(row)
     columns = list(rows[0]) if rows else []
@@ -122,6 +122,13 @@ def signature_notes(records: Iterable[Record]) -> list[str]:
             if metric.signature:
                 found.setdefault((metric.name, metric.subset), set()).add(metric.signature)
     return [f"{name} {subset}".rstrip() + ": " + "; ".join(sorted(s)) for (name, subset), s in sorted(found.items())]
+
+
+def spread_notes(rows: Sequence[Row]) -> list[str]:
+    """What to say below a table that has spreads."""
+    if any(isinstance(value, Spread) for row in rows for value in row.values()):
+        return ["numbers with ±: mean and standard deviation over the seeds."]
+    return []
 
 
 def comparable_signature(signature: str) -> str:
@@ -237,17 +244,21 @@ def _metric_columns(runs: Sequence[_Run], subsets: Sequence[str], first: str) ->
         units.setdefault((first, subset), "")
     rank = {subset: position for position, subset in enumerate(subsets)}
     ordered = sorted(units, key=lambda key: (key[0] != first, key[0], rank.get(key[1], len(rank)), key[1]))
-    return {f"{name} {subset}".rstrip() + (f" ({units[name, subset]})" if units[name, subset] else ""): (name, subset)
-            for name, subset in ordered}  # fmt: skip
+    return {metric_column(name, subset, units[name, subset]): (name, subset) for name, subset in ordered}
+
+
+def metric_column(name: str, subset: str, unit: str) -> str:
+    """The column of a metric: "f1 dev (%)"."""
+    return f"{name} {subset}".rstrip() + (f" ({unit})" if unit else "")
 
 
 def _most_heads_first(setting: Setting) -> tuple:
     return (setting.name, -(setting.total or 0), -(setting.kept or 0), setting.method)
 
 
-def _spread(runs: Sequence[_Run], value_of: Callable[[_Run], float | None]) -> float | Spread | None:
-    """None if no run has the value, the value itself if all agree, the spread over the runs that have it otherwise."""
-    values = [value for value in map(value_of, runs) if value is not None]
+def spread(values: Iterable[float | None]) -> float | Spread | None:
+    """None if there is no value, the value itself if all agree, their spread otherwise; None among them is left out."""
+    values = [value for value in values if value is not None]
     if len(values) < 2:
         return values[0] if values else None
     if len(set(values)) == 1 and isinstance(values[0], int):  # counts that are the same in all runs

@@ -1,0 +1,172 @@
+"""The part of a report that is about sparse diffs: tables and pictures of one setting, and of all side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+from dsp_plugin.reports.bar_pictures import comparison_png
+from dsp_plugin.reports.diff_pictures import Points, density_png, share_png
+from dsp_plugin.reports.diffs import (
+    FULL, LAST_LAYER, across_rows, diff_rows, main_column, mean_of, method_order, read_method, told_of,
+)  # fmt: skip
+from dsp_plugin.reports.page import Section, figure_html, notes_html, table_html
+from dsp_plugin.reports.records import Record
+from dsp_plugin.reports.tables import Row, metric_column, spread_notes
+
+_NOTE = "density: share of the weights, the task head left out, that may differ from the base. Scores are those of the reloaded file."
+
+# tables of one report, written in all formats: (stem, rows, columns, notes)
+WriteTable = Callable[[str, Sequence[Row], Sequence[str], Sequence[str]], None]
+
+
+class DiffReport:
+    """Collects the settings' sections; `overview` puts them side by side.
+
+    Args:
+        folder: for the PNG files.
+        write_table: writes a table to files.
+        records: all of the report; those of no diff are left out.
+        files, problems: the report's, to which pictures, and what could not be drawn and why, are added.
+    """
+
+    def __init__(
+        self, folder: Path, write_table: WriteTable, records: Sequence[Record], files: list[Path], problems: list[str]
+    ) -> None:
+        self.folder, self.write_table, self.files, self.problems = folder, write_table, files, problems
+        self.methods = sorted({read_method(record.method).method for record in records if told_of(record) is not None})
+        self._tables: dict[str, Sequence[Row]] = {}
+        self._scores: dict[str, str] = {}
+        self._records: dict[str, Sequence[Record]] = {}
+
+    def sections(self, stem: str, name: str, records: Sequence[Record], metric: str | None) -> list[Section]:
+        """What there is to show of one setting.
+
+        Args:
+            stem: how the files' names begin.
+            records: of the setting; those of no diff are left out.
+            metric: its main score.
+
+        Raises:
+            ValueError: see `tables.table_rows`.
+        """
+        records = [record for record in records if told_of(record) is not None]
+        rows, columns = diff_rows(records, metric or "")
+        columns = [column for column in columns if any(row[column] not in (None, "") for row in rows)]
+        score = main_column(columns, metric or "")
+        self._tables[name], self._scores[name], self._records[name] = rows, score, records
+        notes = [_NOTE, *spread_notes(rows)]
+        self.write_table(f"{stem}-diffs", rows, columns, notes)
+        below = [Section("Sparse diffs", [table_html(rows, columns), notes_html(notes)])]
+        below[0].parts += self._density(f"{stem}-density", name, _points(records, score), score, records)
+        below[0].parts += self._sizes(f"{stem}-sizes", name, rows, records)
+        packs = [(record.method, record) for record in _last_stage(records)]
+        below[0].parts += self._shares(f"{stem}-layers", f"{name}: non-zeros by layer", packs)
+        return below
+
+    def overview(self) -> list[Section]:
+        """All settings side by side, where there are several."""
+        if len(self._tables) < 2:
+            return []
+        glue = [name for name, records in self._records.items() if all(record.kind.startswith("glue") for record in records)]
+        rows, columns = across_rows(self._tables, self._scores, glue)
+        columns = [column for column in columns if any(row[column] is not None for row in rows)]
+        notes = [_NOTE, *([f"average: of {', '.join(glue)}, where all of them are measured."] if glue else []), *spread_notes(rows)]
+        self.write_table("diffs", rows, columns, notes)
+        section = Section("Sparse diffs of all settings", [table_html(rows, columns), notes_html(notes)])
+        every = [record for records in self._records.values() for record in records]
+        average = next((column for column in columns if column.startswith("average")), "")
+        averages: dict[str, dict[float, list[float]]] = {}
+        for row in rows:
+            if average and row[average] is not None:
+                averages.setdefault(row["method"], {})[float(row["density"].rstrip("%")) / 100] = [row[average]]
+        section.parts += self._density("diffs-density", average, averages, average, every)
+        by_method: dict[str, list[tuple[str, Record]]] = {}
+        for name, records in self._records.items():
+            for record in _last_stage(records):
+                by_method.setdefault(record.method, []).append((name, record))
+        for method, packs in by_method.items():
+            if len(packs) > 1 and method != FULL:
+                section.parts += self._shares(f"diffs-layers-{method.rstrip('%')}", f"{method}: non-zeros by layer and task", packs)
+        section.parts += self._storage(by_method)
+        return [section]
+
+    def _density(self, stem: str, name: str, points: Points, score: str, records: Sequence[Record]) -> list[str]:
+        if sum(len(curve) for curve in points.values()) < 2 or not set(points) - {FULL, LAST_LAYER}:
+            return []
+        title = f"{name}: score against density"
+        caption = f"{score} against the density, one line a method; across: full finetuning and the task head alone, where measured"
+        several = any(len(values) > 1 for curve in points.values() for values in curve.values())
+        caption += "; bars and bands are the standard deviation over seeds." if several else "."
+        return self._figure(stem, title, caption, records, lambda path: density_png(points, path, score, title, self.methods))
+
+    def _sizes(self, stem: str, name: str, rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
+        untouched = next((column for column in (rows[0] if rows else ()) if column.startswith("untouched")), "")
+        shown = [row for row in rows if mean_of(row["bytes"]) is not None]
+        shown.sort(key=lambda row: row["method"] != FULL)
+        if len(shown) < 2:
+            return []
+        labels = [row["method"] + ("" if row["method"] in (FULL, LAST_LAYER) else f" {row['density']}") for row in shown]
+        measures = {"file (kB)": [mean_of(row["bytes"]) / 1000 for row in shown], untouched: [mean_of(row[untouched]) for row in shown]}
+        title = f"{name}: size of a task, and tensors it leaves as they are"
+        caption = "Bytes of the task's file beside a full copy of the model, and tensors without a single change (all-zero groups)."
+        return self._figure(stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title))
+
+    def _shares(self, stem: str, title: str, packs: Sequence[tuple[str, Record]]) -> list[str]:
+        layered = [(label, record) for label, record in packs if told_of(record).get("layers") and told_of(record).get("nonzeros")]
+        if not layered:
+            return []
+        seeds = sorted({record.seed for _, record in layered if record.seed is not None})
+        caption = "Share of a pack's non-zeros that lies in each layer; the first row is the layer's share of all weights."
+        caption += f" Seed {', '.join(map(str, seeds))}." if seeds else ""
+        content = [(label, told_of(record)["layers"]) for label, record in layered]
+        return self._figure(stem, title, caption, [r for _, r in layered], lambda path: share_png(content, path, title))
+
+    def _storage(self, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
+        """N tasks: as many full copies, or one base and a pack each."""
+        copy = max((told_of(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs), default=0)
+        tasks = max((len({name for name, _ in packs}) for packs in by_method.values()), default=0)
+        sums = {
+            method: sum(told_of(record)["bytes"] for _, record in packs)
+            for method, packs in by_method.items()
+            if method != FULL and len(packs) == tasks and all(told_of(record).get("bytes") for _, record in packs)
+        }
+        if not copy or tasks < 2 or not sums:
+            return []
+        labels = [f"{tasks} full copies", *(f"the base and {method}" for method in sums)]
+        measures = {"MB": [tasks * copy / 1e6, *((copy + size) / 1e6 for size in sums.values())]}
+        measures["MB a further task"] = [copy / 1e6, *(size / tasks / 1e6 for size in sums.values())]
+        title = f"Storage of {tasks} tasks"
+        records = [record for packs in by_method.values() for _, record in packs]
+        caption = f"{tasks} tasks on disk as full copies of the model, or as one base and a pack a task."
+        return self._figure("diffs-storage", title, caption, records, lambda path: comparison_png(labels, measures, path, title))
+
+    def _figure(self, stem: str, title: str, caption: str, records: Sequence[Record], draw: Callable[[Path], Any]) -> list[str]:
+        path = self.folder / f"{stem}.png"
+        try:
+            draw(path)
+        except ValueError as error:
+            self.problems.append(f"{title}: no picture, because {error}.")
+            return []
+        self.files.append(path)
+        return [figure_html(path, title, caption, records)]
+
+
+def _points(records: Sequence[Record], score: str) -> dict[str, dict[float, list[float]]]:
+    """What the last stage scored, in the column `score`: method -> density -> values, one a seed."""
+    found: dict[str, dict[float, dict[int | None, float]]] = {}
+    for record in records:
+        kind = read_method(record.method)
+        for metric in record.metrics if kind.percent is not None and not kind.stage else ():
+            if metric_column(metric.name, metric.subset, metric.unit) == score:
+                found.setdefault(kind.method, {}).setdefault(kind.percent / 100, {})[record.seed] = metric.value
+    return {method: {d: list(seeds.values()) for d, seeds in curve.items()} for method, curve in found.items()}
+
+
+def _last_stage(records: Sequence[Record]) -> list[Record]:
+    """One record a finished pack: the first seed's, scored."""
+    found: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: (r.seed is not None, r.seed or 0, not r.metrics)):
+        if not read_method(record.method).stage:
+            found.setdefault(record.method, record)
+    return [found[method] for method in sorted(found, key=method_order)]

