@@ -96,7 +96,7 @@ class DiffCallback(TrainerCallback):
 
     Raises, from the Trainer:
         ValueError: what cannot train a diff (DataParallel, DeepSpeed, FSDP), clipping by the Trainer, best-checkpoint
-            loading from checkpoints without their optimizer.
+            loading from checkpoints without their optimizer, a training that goes on without its optimizer's state.
     """
 
     def __init__(self, optimizer: Union[DiffAdamW, FixMaskAdamW]):
@@ -111,6 +111,11 @@ class DiffCallback(TrainerCallback):
             raise ValueError(f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does")
         if args.load_best_model_at_end and args.save_only_model:
             raise ValueError("--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be lost")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        steps = self.optimizer.vector.steps if isinstance(self.optimizer, DiffAdamW) else self.optimizer.steps
+        if state.global_step and not steps:  # the Trainer goes on without a word, and the diff would begin at 0
+            raise ValueError(f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it")
 
     def on_log(
         self,

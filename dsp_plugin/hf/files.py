@@ -48,7 +48,7 @@ def save_pruned(model: PreTrainedModel, folder: str | os.PathLike, parameters_be
     write_text(Path(folder) / "README.md", card)
 
 
-def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, **kwargs: Any) -> PreTrainedModel:
+def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, **kwargs: Any) -> Any:
     """A pruned model from its folder, ready to run, train, gate or prune again.
 
     Args:
@@ -56,7 +56,8 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
         model_class: a model class, or an `AutoModelFor...`; None for the class it was saved from. A task head that
             the folder does not have is new, as with stock `from_pretrained`; one of another size has to be asked for
             by `ignore_mismatched_sizes=True`.
-        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `num_labels`, `attn_implementation` (a stock name).
+        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `num_labels`, `attn_implementation` (a stock name);
+            with `output_loading_info=True` model and loading information are returned, as there.
 
     Raises:
         FileNotFoundError: the folder, its configuration or (a part of) its weights are missing.
@@ -69,7 +70,7 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
         raise ValueError(f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it with from_pretrained")
     _check_weights(folder)
     stock = _class_of(folder, config, model_class)
-    other_head = kwargs.pop("ignore_mismatched_sizes", False)
+    other_head, tell = kwargs.pop("ignore_mismatched_sizes", False), kwargs.pop("output_loading_info", False)
     try:
         model, loading = _with_shapes(stock, record).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -88,7 +89,7 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
     if missing and stock.__name__ in (config.architectures or []):
         raise ValueError(f"{folder} is damaged: its weights lack {_some(missing)}")
     model.__class__ = stock  # the class that only builds the shapes has done its work
-    return model
+    return (model, loading) if tell else model
 
 
 def load_model(folder: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:

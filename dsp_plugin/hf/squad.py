@@ -9,7 +9,7 @@ import json
 import os
 from array import array
 from collections import defaultdict
-from typing import Any, Callable, Mapping, NamedTuple, Sequence, Union
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -29,11 +29,9 @@ __all__ = [
 ]
 
 BATCH = 500
-NO_SPAN = 0  # what a window without its answer points to: the first token, [CLS]
-
-
 class SquadDataset(PackedDataset):
     """Windows `[CLS] question [SEP] part of the context [SEP]`, for a Trainer with `DataCollatorWithPadding(tokenizer)`.
+    XLNet's have [CLS] at the end. Places count from the left: a tokenizer that pads there is set to pad on the right.
 
     A context that is too long is cut into overlapping windows, each `doc_stride` tokens after the one before, as
     BERT's own program cuts it. A row has what the tokenizer gives and `start_positions`, `end_positions`: the first
@@ -57,8 +55,7 @@ class SquadDataset(PackedDataset):
         super().__init__()
         if not tokenizer.is_fast:
             raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer: SQuAD needs the places of its tokens in the text")
-        if tokenizer.padding_side != "right":
-            raise ValueError(f"{type(tokenizer).__name__} pads on the left: the answer's places would be lost")
+        tokenizer.padding_side = "right"
         check_max_seq_length(max_seq_length, tokenizer, pair=True)
         if doc_stride < 1:
             raise ValueError(f"--doc_stride {doc_stride}: at least 1 token is needed")
@@ -97,7 +94,7 @@ class SquadDataset(PackedDataset):
         for question, rows in zip(self.questions, windows):
             for inputs, first, offsets in rows:
                 self.extend({name: [values] for name, values in inputs.items()})
-                start, end = _span(question, first, offsets)
+                start, end = _span(question, first, offsets) or (_place_of(tokenizer.cls_token_id, inputs["input_ids"]),) * 2
                 starts.append(start)
                 ends.append(end)
                 self._context_first.append(first)
@@ -142,17 +139,22 @@ def _cut_questions(texts: list[str], tokenizer: Any, room: int) -> tuple[list[st
     return cut, lengths
 
 
-def _span(question: Question, first: int, offsets: np.ndarray) -> tuple[int, int]:
-    """First and last token of the first answer in a window, (NO_SPAN, NO_SPAN) where it is not wholly inside."""
+def _place_of(token: Optional[int], ids: array) -> int:
+    """Where a token stands first; 0 where there is none."""
+    return ids.index(token) if token in ids else 0
+
+
+def _span(question: Question, first: int, offsets: np.ndarray) -> Optional[tuple[int, int]]:
+    """First and last token of the first answer in a window, None where it is not wholly inside."""
     answer = question.answers[0]
     begin = answer.start + len(answer.text) - len(answer.text.lstrip())
     end = begin + len(answer.text.strip())
     if not len(offsets) or begin < offsets[0, 0] or end > offsets[-1, 1] or begin >= end:
-        return NO_SPAN, NO_SPAN
+        return None
     start_token = int(np.searchsorted(offsets[:, 1], begin, side="right"))  # the first that ends after the beginning
     end_token = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1  # the last that begins before the end
     if start_token > end_token:
-        return NO_SPAN, NO_SPAN
+        return None
     return first + start_token, first + end_token
 
 

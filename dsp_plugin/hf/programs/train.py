@@ -17,7 +17,7 @@ from ..layouts import head_map_of
 from ..pruning import record_of
 from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from .folders import begin, starting_point
+from .folders import begin, starting_point, updates_of
 from .glue_work import GlueWork
 from .methods import Method
 from .models import heads_of, load, say_open_heads
@@ -80,6 +80,9 @@ class Run:
         if args.do_train:
             if self.main:
                 begin(args, self._settings(), checkpoint, overwrite)
+            if checkpoint is not None and updates_of(checkpoint) >= training_steps(args, len(work.train)):
+                # nothing is left to do; where the end is inside an epoch, the Trainer would make one more update
+                args.max_steps, args.num_train_epochs = -1, 0
             started = time.time()
             output = trainer.train(resume_from_checkpoint=checkpoint)
             seconds, updates = time.time() - started, trainer.state.global_step
@@ -203,7 +206,7 @@ class Run:
         self, model: PreTrainedModel, scores: Dict[str, Any], updates: Optional[int], seconds: Optional[float],
         checkpoint: Optional[str],
     ) -> None:  # fmt: skip
-        args, work, folder = self.args, self.work, self.args.output_dir
+        args, work, folder = self.args, self.work, self.args.output_dir.rstrip("/") or "/"
         heads, parameters = heads_of(model), parameters_of(model)
         records = Records(
             work.kind,
@@ -228,7 +231,7 @@ class Run:
             write_mask(f"{folder}/mask.json", model)
             if args.do_train and not self.results.no_pruned:
                 save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
-        if heads["kept"] < heads["total"] or self.method.gated:
+        if heads is not None and (heads["kept"] < heads["total"] or self.method.gated):
             say_heads(heads)
         if self.method.gated:
             for remark in self.method.remarks(switchboard_of(model).gates):
@@ -253,6 +256,8 @@ def log_levels(args: TrainingArguments) -> None:
     logging.basicConfig(format="%(levelname)s | %(message)s")
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # the Trainer's default, which torch warns of where there is no GPU
+        if args.fp16:
+            say("--fp16 is for GPUs: here is none, and this run is in single precision (--bf16 works on a CPU)")
     if args.log_level == "passive":
         hf_logging.set_verbosity_warning()
     else:
