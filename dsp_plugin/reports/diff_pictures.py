@@ -1,4 +1,4 @@
-"""Pictures of sparse diffs: the score against the density (Guo et al. 2021, figure 2), and where the changes are."""
+"""Pictures of sparse diffs: the score against the density (Guo et al. 2021), and where the changes are."""
 
 from __future__ import annotations
 

@@ -10,11 +10,12 @@ from dsp_plugin.reports.diff_pictures import Points, density_png, share_png
 from dsp_plugin.reports.diffs import (
     FULL, LAST_LAYER, across_rows, diff_rows, main_column, mean_of, method_order, read_method, told_of,
 )  # fmt: skip
-from dsp_plugin.reports.page import Section, figure_html, notes_html, table_html
+from dsp_plugin.reports.page import Section, figure_html, notes_html, paragraph, table_html
 from dsp_plugin.reports.records import Record
 from dsp_plugin.reports.tables import Row, metric_column, spread_notes
 
-_NOTE = "density: share of the weights, the task head left out, that may differ from the base. Scores are those of the reloaded file."
+_NOTE = "density: share of the weights, without the task head, that may differ from the base. Scores: of the reloaded file."
+_UNTOUCHED = "Tensors without a single change (all-zero groups)."
 
 # tables of one report, written in all formats: (stem, rows, columns, notes)
 WriteTable = Callable[[str, Sequence[Row], Sequence[str], Sequence[str]], None]
@@ -71,7 +72,8 @@ class DiffReport:
         glue = [name for name, records in self._records.items() if all(record.kind.startswith("glue") for record in records)]
         rows, columns = across_rows(self._tables, self._scores, glue)
         columns = [column for column in columns if any(row[column] is not None for row in rows)]
-        notes = [_NOTE, *([f"average: of {', '.join(glue)}, where all of them are measured."] if glue else []), *spread_notes(rows)]
+        notes = [_NOTE, *spread_notes(rows)]
+        notes += [f"average: of {', '.join(glue)}, where all of them are measured."] if glue else []
         self.write_table("diffs", rows, columns, notes)
         section = Section("Sparse diffs of all settings", [table_html(rows, columns), notes_html(notes)])
         every = [record for records in self._records.values() for record in records]
@@ -81,13 +83,21 @@ class DiffReport:
             if average and row[average] is not None:
                 averages.setdefault(row["method"], {})[float(row["density"].rstrip("%")) / 100] = [row[average]]
         section.parts += self._density("diffs-density", average, averages, average, every)
+        untouched = {name: _untouched(rows) for name, rows in self._tables.items()}
+        cells, columns = across_rows(self._tables, untouched)
+        if any(row[name] is not None for row in cells for name in untouched):
+            self.write_table("diffs-untouched", cells, columns, [_UNTOUCHED])
+            section.parts += [paragraph(_UNTOUCHED), table_html(cells, columns)]
         by_method: dict[str, list[tuple[str, Record]]] = {}
         for name, records in self._records.items():
             for record in _last_stage(records):
                 by_method.setdefault(record.method, []).append((name, record))
-        for method, packs in by_method.items():
-            if len(packs) > 1 and method != FULL:
-                section.parts += self._shares(f"diffs-layers-{method.rstrip('%')}", f"{method}: non-zeros by layer and task", packs)
+        structured = [method for method in by_method if method.startswith("diff-structured")]
+        for method in structured or by_method:  # the settings' own pictures have the other methods
+            packs = by_method[method]
+            if len(packs) > 1:
+                title = f"{method}: non-zeros by layer and task"
+                section.parts += self._shares(f"diffs-layers-{method.rstrip('%')}", title, packs)
         section.parts += self._storage(by_method)
         return [section]
 
@@ -95,25 +105,26 @@ class DiffReport:
         if sum(len(curve) for curve in points.values()) < 2 or not set(points) - {FULL, LAST_LAYER}:
             return []
         title = f"{name}: score against density"
-        caption = f"{score} against the density, one line a method; across: full finetuning and the task head alone, where measured"
+        caption = f"{score} against the density, one line a method; across: full finetuning and the task head alone"
         several = any(len(values) > 1 for curve in points.values() for values in curve.values())
         caption += "; bars and bands are the standard deviation over seeds." if several else "."
         return self._figure(stem, title, caption, records, lambda path: density_png(points, path, score, title, self.methods))
 
     def _sizes(self, stem: str, name: str, rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
-        untouched = next((column for column in (rows[0] if rows else ()) if column.startswith("untouched")), "")
+        untouched = _untouched(rows)
         shown = [row for row in rows if mean_of(row["bytes"]) is not None]
         shown.sort(key=lambda row: row["method"] != FULL)
         if len(shown) < 2:
             return []
         labels = [row["method"] + ("" if row["method"] in (FULL, LAST_LAYER) else f" {row['density']}") for row in shown]
-        measures = {"file (kB)": [mean_of(row["bytes"]) / 1000 for row in shown], untouched: [mean_of(row[untouched]) for row in shown]}
+        measures = {"file (kB)": [mean_of(row["bytes"]) / 1000 for row in shown]}
+        measures[untouched] = [mean_of(row[untouched]) for row in shown]
         title = f"{name}: size of a task, and tensors it leaves as they are"
-        caption = "Bytes of the task's file beside a full copy of the model, and tensors without a single change (all-zero groups)."
+        caption = "The task's file beside a full copy of the weights, and tensors without a single change (all-zero groups)."
         return self._figure(stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title))
 
     def _shares(self, stem: str, title: str, packs: Sequence[tuple[str, Record]]) -> list[str]:
-        layered = [(label, record) for label, record in packs if told_of(record).get("layers") and told_of(record).get("nonzeros")]
+        layered = [(label, r) for label, r in packs if told_of(r).get("layers") and told_of(r).get("nonzeros")]
         if not layered:
             return []
         seeds = sorted({record.seed for _, record in layered if record.seed is not None})
@@ -125,7 +136,7 @@ class DiffReport:
     def _storage(self, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
         """N tasks: as many full copies, or one base and a pack each."""
         copy = max((told_of(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs), default=0)
-        tasks = max((len({name for name, _ in packs}) for packs in by_method.values()), default=0)
+        tasks = max((len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)), default=0)
         sums = {
             method: sum(told_of(record)["bytes"] for _, record in packs)
             for method, packs in by_method.items()
@@ -150,6 +161,11 @@ class DiffReport:
             return []
         self.files.append(path)
         return [figure_html(path, title, caption, records)]
+
+
+def _untouched(rows: Sequence[Row]) -> str:
+    """The column of untouched tensors; its name says of how many."""
+    return next((column for column in (rows[0] if rows else ()) if column.startswith("untouched")), "")
 
 
 def _points(records: Sequence[Record], score: str) -> dict[str, dict[float, list[float]]]:

@@ -114,41 +114,37 @@ def diff_rows(
 
 
 def across_rows(
-    tables: Mapping[str, Sequence[Row]], scores: Mapping[str, str], averaged: Sequence[str]
+    tables: Mapping[str, Sequence[Row]], shown: Mapping[str, str], averaged: Sequence[str] = ()
 ) -> tuple[list[Row], list[str]]:
-    """The scores of several settings side by side, and their average.
+    """One column of several settings' tables side by side, and its average.
 
     Args:
         tables: setting -> rows of `diff_rows`.
-        scores: setting -> the column with its score.
+        shown: setting -> the column, such as its score.
         averaged: the settings that count in the average, which is there only where all of them are measured.
 
     Returns:
         rows, and the names of their columns, in order.
     """
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, rows in tables.items():
         for row in rows:
             if row["density"] is not None and "," not in row["method"]:
-                found.setdefault((row["method"], row["density"]), {})[name] = row
+                found.setdefault((row["method"], row["density"]), {})[name] = row.get(shown[name])
 
-    def average(cells: Mapping[str, Row]) -> float | None:
-        values = [mean_of(cells.get(name, {}).get(scores[name])) for name in averaged]
-        return statistics.fmean(values) if values and None not in values else None
+    def average(cells: Mapping[str, Any]) -> float | None:
+        values = [mean_of(cells.get(name)) for name in averaged]
+        return None if None in values else statistics.fmean(values)
 
-    full = next((average(cells) for (method, _), cells in found.items() if method == FULL), None)
+    full = next((average(cells) for (method, _), cells in found.items() if method == FULL and averaged), None)
     made = []
     for (method, density), cells in sorted(found.items(), key=lambda item: method_order("-".join(item[0]))):
-        value = average(cells)
-        made.append(
-            {
-                "method": method,
-                "density": density,
-                **{name: cells.get(name, {}).get(scores[name]) for name in tables},
-                f"average of {len(averaged)}": value,
-                "difference to full": None if value is None or full is None else value - full,
-            }
-        )
+        row = {"method": method, "density": density, **{name: cells.get(name) for name in tables}}
+        if averaged:
+            value = average(cells)
+            row[f"average of {len(averaged)}"] = value
+            row["difference to full"] = None if value is None or full is None else value - full
+        made.append(row)
     return made, list(made[0]) if made else []
 
 
