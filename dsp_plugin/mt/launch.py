@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import warnings
-from typing import List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, kept_heads, new_record, save_record
@@ -101,9 +101,15 @@ def _is_own(last: str, start: str, argv: Sequence[str], method: str) -> bool:
     return os.path.abspath(start) != os.path.abspath(last) and restored in (start, last)
 
 
-def summarise_training(save_dir: str, seconds: float, method: str, name: Optional[str] = None) -> None:
-    """Print which heads the finished training keeps and write `results.json` beside its checkpoints."""
-    path = _result_of(save_dir)
+def summarise_training(
+    save_dir: str, seconds: float, method: str, name: Optional[str] = None, extra: Optional[Callable[[], Dict]] = None
+) -> None:
+    """Print which heads the finished training keeps and write `results.json` beside its checkpoints.
+
+    Args:
+        extra: asked for what else the record is to say.
+    """
+    path = result_of(save_dir)
     if path is None:
         print(f"| no checkpoint was saved in {save_dir}")
         return
@@ -126,7 +132,7 @@ def summarise_training(save_dir: str, seconds: float, method: str, name: Optiona
         seconds={"train": seconds},
         updates=history[-1].get("num_updates"),
         metrics=[Metric(name=metric_name, value=float(score), subset="valid")] if score is not None else [],
-        extra={"checkpoint": candidate, "history": read_history(save_dir)},
+        extra={"checkpoint": candidate, "history": read_history(save_dir), **(extra() if extra else {})},
     )
     written = save_record(record, os.path.join(save_dir, "results.json"))
     print(head_map_text(heads.head_map.to_dict(), heads.keep.tolist()))
@@ -139,7 +145,7 @@ def summarise_training(save_dir: str, seconds: float, method: str, name: Optiona
     print(f"| {candidate} in {save_dir}; record: {written}", flush=True)
 
 
-def _result_of(save_dir: str) -> Optional[str]:
+def result_of(save_dir: str) -> Optional[str]:
     """The checkpoint that says what came of a training: the best, or the last where heads close one by one."""
     best, last = (os.path.join(save_dir, f"checkpoint_{name}.pt") for name in ("best", "last"))
     if os.path.isfile(last):
@@ -158,8 +164,10 @@ def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -
     return parser.parse_known_args(list(arguments))[0].value
 
 
-def train(arguments: List[str], method: str, name: Optional[str] = None) -> None:
-    """Run `fairseq-train` in this process, then sum up; `method` and `name` are the record's."""
+def train(
+    arguments: List[str], method: str, name: Optional[str] = None, extra: Optional[Callable[[], Dict]] = None
+) -> None:
+    """Run `fairseq-train` in this process, then sum up; `method`, `name` and `extra` are the record's."""
     from fairseq_cli import train as fairseq_train
 
     from .. import register
@@ -169,7 +177,7 @@ def train(arguments: List[str], method: str, name: Optional[str] = None) -> None
     started = time.time()
     with_arguments(fairseq_train.cli_main, arguments)
     if int(os.environ.get("RANK", 0)) == 0:
-        summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method, name)
+        summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method, name, extra)
 
 
 def with_arguments(main, arguments: Sequence[str]) -> None:

@@ -55,6 +55,49 @@ def generation_program(doc: str, argv: Sequence[str]) -> None:
         _refuse(error)
 
 
+def diff_program(doc: str, argv: Sequence[str]) -> None:
+    """The three stages of diff pruning, see `diff_command.run_diff`."""
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder, --base-checkpoint and fairseq-train's options.")
+    if "--help" in argv or "-h" in argv:
+        print(doc)
+        return
+    import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
+
+    from .diff_command import run_diff
+
+    try:
+        run_diff(argv)
+    except Exception as error:
+        _refuse(error)
+
+
+def pack_program(doc: str, argv: Sequence[str]) -> None:
+    """A pack out of a checkpoint, see `diff_packs.write_pack`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--base-checkpoint", required=True, help="the trained model that the diff is against")
+    parser.add_argument("--out", required=True, help="the pack to write, a safetensors file")
+    parser.add_argument("--target-sparsity", type=float, help="share of the weights to keep, in (0, 1]")
+    parser.add_argument("--per-layer-projection", action="store_true", help="each layer keeps the same share")
+    parser.add_argument("--sampled-diff", action="store_true", help="project one sample of the diff, not the deterministic one")
+    parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
+    options = parser.parse_args(argv)
+
+    from .diff_base import read_base
+    from .diff_packs import Projection, write_pack
+
+    try:
+        projection = None
+        if options.target_sparsity is not None:
+            projection = Projection(options.target_sparsity, options.per_layer_projection, options.sampled_diff)
+        base = read_base(options.base_checkpoint)
+        pack, size = write_pack(options.out, options.checkpoint, base, projection, options.value_dtype)
+    except Exception as error:
+        _refuse(error)
+    print(f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes", flush=True)
+
+
 def _record_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
     """The values of our own options of training programs, and the options that are left for fairseq."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

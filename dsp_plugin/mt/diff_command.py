@@ -1,0 +1,212 @@
+"""The three stages of diff pruning on fairseq in one command; fairseq-train's options, and a few of our own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+from typing import Any, Dict, List, Optional, Sequence
+
+from ..diffs import DiffPack
+from ..diffs.named_groupings import grouping_name, method_name
+from ..optim.diff_adam import DiffAdamConfig, SparseAdamConfig
+from ..reports.files import write_text
+from .diff_base import BaseCheckpoint, read_base
+from .diff_packs import Projection, figures, percent, read_trained, write_pack
+from .launch import PLUGIN_DIR, result_of, train
+
+MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
+_SETTINGS = "settings.json"
+# what may change between the start of a stage and its resume
+_FREE = ("--num-workers", "--no-progress-bar", "--log-interval", "--log-format", "--cpu", "--save-interval-updates")
+_OURS = {"optimizer": "adam or diff_adam", "mask-pack": "stage 2 writes it", "diff-pack": "it is for translating"}
+
+
+def own_options() -> argparse.ArgumentParser:
+    """The options that `run_diff.py` adds to fairseq-train's, and those of fairseq's that it has a say in."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--base-checkpoint")
+    parser.add_argument("--save-dir", default="checkpoints")
+    parser.add_argument("--target-sparsity", nargs="+", default=["0.005"])
+    parser.add_argument("--per-layer-projection", action="store_true")
+    parser.add_argument("--sampled-diff", action="store_true")
+    parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
+    parser.add_argument("--finetune-lr")
+    parser.add_argument("--finetune-max-update")
+    parser.add_argument("--finetune-max-epoch")
+    parser.add_argument("--record-name")
+    for name in ("arch", "optimizer", "user-dir", "task", "mask-pack", "diff-pack", "restore-file", "finetune-from-model"):
+        parser.add_argument(*(["--arch", "-a"] if name == "arch" else [f"--{name}"]))
+    return parser
+
+
+def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
+    """The whole of the program. A stage that is done is skipped, one that was stopped goes on.
+
+    Returns:
+        Density as it was written -> the task's pack.
+
+    Raises:
+        ValueError, OSError: options or files that cannot be, before anything is trained; a save folder of other settings.
+    """
+    own, rest = own_options().parse_known_args(list(argv))
+    _check(own)
+    stage1_options, rest = _options_of_stage1(rest)
+    projections = {text: Projection(_number(text), own.per_layer_projection, own.sampled_diff) for text in own.target_sparsity}
+    base = read_base(own.base_checkpoint)
+    method = method_name(_grouping(stage1_options))
+    name = own.record_name or os.path.basename(os.path.normpath(own.save_dir))
+    common = _common(own, rest)
+    first = os.path.join(own.save_dir, "1st")
+
+    _say("stage 1: diff pruning")
+    flags = [*common, *_schedule(rest), "--optimizer", "diff_adam", *stage1_options]
+    _stage(first, flags, f"{method}-unprojected", name, lambda: {"diff": _unprojected(first, base)})
+    packs, lines = {}, []
+    for text, projection in projections.items():
+        folder = os.path.join(own.save_dir, text)
+        mask, path, third = (os.path.join(folder, part) for part in (MASK, PACK, "3rd"))
+        _say(f"stage 2: projection to {text}")
+        if not os.path.isfile(mask):
+            write_pack(mask, os.path.join(first, "checkpoint_last.pt"), base, projection, "float32")
+        _say(f"stage 3: finetuning of the share {text}")
+        later = _finetuning(own)
+        flags = [*common, *later, *_schedule([*rest, *later]), "--optimizer", "fixmask_adam", "--mask-pack", mask]
+        label = f"{method}-{percent(DiffPack.load(mask))}"
+
+        def finished(path=path, third=third) -> Dict[str, Any]:
+            return {"diff": figures(*write_pack(path, result_of(third), base, dtype=own.value_dtype))}
+
+        _stage(third, flags, label, name, finished)
+        packs[text] = DiffPack.load(path)
+        lines.append(_line(text, packs[text], path, third))
+    _say(f"stage 1 alone: {_score(first)}")
+    for line in lines:
+        _say(line)
+    return packs
+
+
+def _check(own: argparse.Namespace) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("run_diff.py starts its own processes, one a GPU: start it without torchrun, or each stage by fairseq-train")
+    for name, why in _OURS.items():
+        value = getattr(own, name.replace("-", "_"))
+        if value and not (name == "optimizer" and value in ("adam", "diff_adam")):
+            raise ValueError(f"--{name} {value}: {why}")
+    for name in ("restore_file", "finetune_from_model"):
+        if getattr(own, name):
+            raise ValueError(f"--{name.replace('_', '-')}: a diff starts from --base-checkpoint, and goes on from --save-dir")
+    if own.task not in (None, "diff_translation"):
+        raise ValueError(f"--task {own.task}: diffs are trained by diff_translation")
+    for name in ("finetune_lr", "finetune_max_update", "finetune_max_epoch"):
+        value = getattr(own, name)
+        if value is not None and not 0 < _number(value) < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0 and finite, got {value}")
+    if len(set(own.target_sparsity)) < len(own.target_sparsity):
+        raise ValueError("--target-sparsity names a density twice")
+
+
+def _common(own: argparse.Namespace, rest: List[str]) -> List[str]:
+    """The options of both trainings."""
+    arch = own.arch or "diff_transformer"
+    arch = arch if arch.startswith("diff_") else "diff_" + re.sub(r"^[a-z]+_(?=transformer)", "", arch)
+    flags = [*rest, "--user-dir", own.user_dir or PLUGIN_DIR, "--task", "diff_translation", "--arch", arch]
+    flags += ["--base-checkpoint", own.base_checkpoint, "--no-epoch-checkpoints"]
+    return flags if _given(rest, "--clip-norm") else [*flags, "--clip-norm", "1.0"]  # the paper's
+
+
+def _schedule(flags: List[str]) -> List[str]:
+    """The paper's linear decay to 0 over the updates of a stage, unless the command line asks for another schedule."""
+    updates = _given(flags, "--max-update")
+    if _given(flags, "--lr-scheduler") or not updates:
+        return []
+    return ["--lr-scheduler", "polynomial_decay", "--total-num-update", updates]
+
+
+def _finetuning(own: argparse.Namespace) -> List[str]:
+    """What is different in stage 3; argparse takes the last of an option."""
+    values = {"--lr": own.finetune_lr, "--max-update": own.finetune_max_update, "--max-epoch": own.finetune_max_epoch}
+    return [word for flag, value in values.items() if value is not None for word in (flag, value)]
+
+
+def _options_of_stage1(rest: List[str]) -> "tuple[List[str], List[str]]":
+    """(options that only diff_adam takes, the others)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shared = {option.name for option in dataclasses.fields(SparseAdamConfig)} | {"seed"}
+    names = [option.name for option in dataclasses.fields(DiffAdamConfig) if option.name not in shared]
+    for name in names:
+        parser.add_argument("--" + name.replace("_", "-"), dest=name)
+    found, others = parser.parse_known_args(rest)
+    given = {name: getattr(found, name) for name in names if getattr(found, name) is not None}
+    return [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)], others
+
+
+def _grouping(stage1_options: List[str]) -> str:
+    values = {name: int(_given(stage1_options, f"--{name.replace('_', '-')}") or default) for name, default in
+              (("per_params_alpha", 1), ("per_neuron_alpha", 0), ("per_layer_alpha", 0))}  # fmt: skip
+    return grouping_name(**values)
+
+
+def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> None:
+    """One training in `folder`, unless it is done. `finished` is called at its end and adds to its record.
+
+    Raises:
+        ValueError: the folder holds a training with other settings.
+    """
+    from fairseq import checkpoint_utils
+
+    settings = os.path.join(folder, _SETTINGS)
+    wanted = [word for word in flags if word.split("=")[0] not in _FREE]
+    if os.path.isfile(settings):
+        with open(settings, encoding="utf-8") as file:
+            made = json.load(file)
+        if made != wanted:
+            odd = sorted(set(made) ^ set(wanted)) or ["their order"]
+            raise ValueError(f"{folder} holds a training with other settings ({' '.join(odd[:6])}): name another --save-dir")
+    if os.path.isfile(os.path.join(folder, "results.json")):
+        _say(f"{folder} is done")
+        return
+    write_text(settings, json.dumps(wanted) + "\n")
+    if hasattr(checkpoint_utils.save_checkpoint, "best"):
+        del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
+    train([*flags, "--save-dir", folder], label, name, finished)
+
+
+def _unprojected(folder: str, base: BaseCheckpoint) -> Dict[str, Any]:
+    trained = read_trained(os.path.join(folder, "checkpoint_last.pt"), base.model())
+    nonzeros = sum(int(trained.deltas[name].count_nonzero()) for name in trained.deltas)
+    total = sum(trained.deltas[name].numel() for name in trained.deltas)
+    return {"nonzeros": nonzeros, "total": total, "density": nonzeros / total, "method": trained.config["method"]}
+
+
+def _line(text: str, pack: DiffPack, path: str, folder: str) -> str:
+    changed = f"{pack.count:,} of {pack.base.total:,} weights"
+    return f"{text}: {changed}, {os.path.getsize(path):,} bytes in {path}; {_score(folder)}"
+
+
+def _score(folder: str) -> str:
+    """What the record of a stage says of its validation."""
+    with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
+        metrics = json.load(file)["metrics"]
+    return ", ".join(f"{metric['name']} {metric['value']:.4g} on {metric['subset']}" for metric in metrics) or "not validated"
+
+
+def _given(flags: Sequence[str], name: str) -> Optional[str]:
+    """The last value of an option."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, dest="value")
+    return parser.parse_known_args(list(flags))[0].value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _say(text: str) -> None:
+    print(f"| {text}", flush=True)
