@@ -146,7 +146,7 @@ class DiffReport:
             return []
         labels = [f"{tasks} full copies", *(f"the base and {method}" for method in sums)]
         measures = {"MB": [tasks * copy / 1e6, *((copy + size) / 1e6 for size in sums.values())]}
-        measures["MB a further task"] = [copy / 1e6, *(size / tasks / 1e6 for size in sums.values())]
+        measures["kB a further task"] = [copy / 1e3, *(size / tasks / 1e3 for size in sums.values())]
         title = f"Storage of {tasks} tasks"
         records = [record for packs in by_method.values() for _, record in packs]
         caption = f"{tasks} tasks on disk as full copies of the model, or as one base and a pack a task."
