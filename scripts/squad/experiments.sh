@@ -12,7 +12,7 @@
 #   MODEL        folder or hub name of the base (default: bert-large-cased-whole-word-masking)
 #   DENSITIES    shares of the weights to keep (default: 0.01); one stage 1 serves all
 #   SEED         default 0
-#   SPARSITY_PEN lambda (default: 1.25e-7); LR, FINETUNE_LR: rates of stages 1 and 3 (3e-5; the paper names none for SQuAD)
+#   SPARSITY_PEN lambda (default: 1.25e-7); LR, FINETUNE_LR: rates of stages 1 and 3 (3e-5, not checked against the paper)
 #   EPOCHS, FINETUNE_EPOCHS: of stages 1 and 3 (2, 2)
 #   BATCH        examples an update (24: the paper's 8 GPUS with 3 each), PER_GPU of them at once on each of GPUS (3, 1)
 #   FLAGS        more options for the programs of all stages
