@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
+from glue_folders import write_task
 from hf_data import arguments, padded, sentences, trainer
 from hf_diffs import base_model, in_diff, state_of, with_mask, without_dropout
+from hf_programs import start, write_bert
 from hf_training import DATA, LAMBDA, K, QuietConcrete, Recorder, gated, prepared, scores_of
 from transformers import TrainerCallback
 
@@ -96,11 +98,25 @@ def diff(folder: Path):
     return {"state": state_of(optimizer), "norm": single.metrics()["w_norm"], "values": kept.values, "model": last.model.state_dict()}
 
 
+def programs(folder: Path, rank: int):
+    """Scores of run_dsp.py and of the three stages of run_diff.py."""
+    if rank == 0:
+        write_bert(folder / "bert")
+        write_task(folder / "CoLA", "CoLA", train=32, dev=7)
+    torch.distributed.barrier()
+    words = ["--model_name_or_path", folder / "bert", "--task_name", "CoLA", "--data_dir", folder / "CoLA", "--use_cpu"]
+    words += "--max_seq_length 24 --do_train --do_eval --do_predict --max_steps 2 --learning_rate 1e-3 --ddp_backend gloo".split()
+    dsp = start("glue/run_dsp", *words, "--num_of_heads", 3, "--joint_pruning", "--use_ste", "--output_dir", folder / "dsp")
+    diff = start("glue/run_diff", *words, "--target_sparsity", 0.01, "--output_dir", folder / "diff")
+    return {"dsp": dsp["dev"], "diff": diff["0.01"]["dev"]}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     rank = arguments(folder, **GLOO).process_index
     found = {"one_update": one_update(folder / "update"), "relaxed": relaxed(folder / "relaxed", rank)}
     found.update(diff=diff(folder / "diff"), michel=michel(folder / "michel"), steps=steps(folder / "steps"))
+    found.update(programs=programs(folder / "programs", rank))
     found.update(world=torch.distributed.get_world_size())
     torch.save(found, folder / f"rank{rank}.pt")
     torch.distributed.barrier()

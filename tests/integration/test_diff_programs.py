@@ -175,9 +175,10 @@ def test_a_finetuned_model_is_the_non_adaptive_baseline(folder):
     assert load_record(folder / "adaptive" / "dev" / "results.json").method == "non-adaptive-1%-projected"
 
 
-def test_the_last_layer_is_a_pack_without_positions(folder):
-    more = ["--baseline", "last-layer", "--max_steps", 2, "--output_dir", folder / "last"]
+def test_the_last_layer_is_a_pack_without_positions(folder, capsys):
+    more = ["--baseline", "last-layer", "--max_steps", 2, "--output_dir", folder / "last", "--use_cpu", "--fp16"]
     found = start("glue/run_glue_diffpruning", *cola(folder, *more))
+    assert "--fp16 is for GPUs" in capsys.readouterr().out
     pack = DiffPack.load(folder / "last" / "task.diff.safetensors")
     assert pack.count == 0 and set(pack.head) == {"classifier.weight", "classifier.bias"}
     record = load_record(folder / "last" / "dev" / "results.json")

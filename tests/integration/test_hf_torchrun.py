@@ -17,7 +17,9 @@ from hf_data import padded, sentences
 from hf_diffs import base_model, in_diff, without_dropout
 from hf_training import DATA, LAMBDA, K, QuietConcrete, expected_gradients, gated
 
+from dsp_plugin.diffs import DiffPack
 from dsp_plugin.hf.importance import head_importance
+from dsp_plugin.reports.records import load_record
 
 TESTS = Path(__file__).resolve().parents[1]
 NAME = "gating.gates.scores"
@@ -25,7 +27,7 @@ NAME = "gating.gates.scores"
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What the two processes of `hf_worker.py` found, and their folder."""
+    """What the two processes of `hf_worker.py` found, their folder, and what they said."""
     folder = tmp_path_factory.mktemp("torchrun")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
@@ -35,7 +37,7 @@ def ranks(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-4000:]
     found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
     assert found[0]["world"] == 2
-    return found, folder
+    return found, folder, done.stdout
 
 
 def same(one, other) -> bool:
@@ -105,3 +107,16 @@ def test_both_processes_end_with_the_same_diff(ranks, tmp_path):
 def test_the_number_of_updates_is_the_trainers(ranks):
     for rank in ranks[0]:
         assert all(ours == theirs for ours, theirs in rank["steps"]) and len(rank["steps"]) == 3
+
+
+def test_the_programs_write_once_what_both_processes_found(ranks):
+    one, other = (rank["programs"] for rank in ranks[0])
+    for name, place in (("dsp", "dsp"), ("diff", "diff/0.01/3rd")):
+        assert one[name]["eval_loss"] == other[name]["eval_loss"]
+        record = load_record(ranks[1] / "programs" / place / "dev" / "results.json")
+        assert record.metrics[0].value == 100 * one[name]["eval_matthews_correlation"]
+        assert len((ranks[1] / "programs" / place / "CoLA.tsv").read_text().splitlines()) == 8
+    assert load_record(ranks[1] / "programs" / "dsp" / "results.json").heads["kept"] == 3
+    DiffPack.load(ranks[1] / "programs" / "diff" / "0.01" / "task.diff.safetensors")
+    said = ranks[2]
+    assert said.count("| stage 1: diff pruning") == said.count("| pack: ") - 1 == 1

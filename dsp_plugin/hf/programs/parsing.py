@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -64,8 +65,9 @@ def run(program: Callable[[], Any]) -> Any:
 
 
 def say(text: str) -> None:
-    """A line of the program's own among those of the Trainer."""
-    print(f"| {text}", flush=True)
+    """A line of the program's own among those of the Trainer; of several processes the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"| {text}", flush=True)
 
 
 class _Parser(HfArgumentParser):
