@@ -12,6 +12,7 @@ from .golomb import floor_bits
 from .pack import DiffPack
 from .pack_file import position_bytes
 
+_TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
 _UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 
 
@@ -89,6 +90,31 @@ def layer_summaries(pack: DiffPack) -> List[LayerSummary]:
         LayerSummary(layer, int(weights), int(positions), int(nonzeros), squares**0.5, int(tensors), int(empty))
         for layer, (weights, positions, nonzeros, squares, tensors, empty) in sorted(layers.items(), key=_by_number)
     ]
+
+
+def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
+    """What a result record says of a pack, as `extra["diff"]`.
+
+    Args:
+        file_bytes: of the file it was read from.
+    """
+    layers = layer_summaries(pack)
+    head = sum(tensor.numel() for tensor in pack.head.values())
+    weights = sum(torch.Size(shape).numel() * getattr(torch, dtype).itemsize for dtype, shape in pack.base.parameters.values())
+    return {
+        "method": pack.config.get("method"),
+        "total": pack.base.total,
+        "density": pack.density,
+        "positions": pack.count,
+        "nonzeros": pack.nonzeros,
+        "head": head,
+        "bytes": file_bytes,
+        # of a full copy of the model, which is what a task takes without packs
+        "full_bytes": weights + sum(tensor.numel() * tensor.element_size() for tensor in pack.head.values()),
+        "tensors": sum(layer.tensors for layer in layers),
+        "untouched": sum(layer.untouched for layer in layers),
+        "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
+    }
 
 
 def summarise(pack: DiffPack) -> PackSummary:

@@ -39,7 +39,7 @@ def read_method(label: str) -> DiffMethod:
 
 
 def method_label(method: str, density: float) -> str:
-    """The method in records of the last stage; density is a share, as `--target_sparsity`."""
+    """The method in records of the last stage; density is a share, rounded to two digits: 0.00498 of a small model is 0.5%."""
     return f"{method}-{float(f'{100 * density:.2g}'):g}%"
 
 

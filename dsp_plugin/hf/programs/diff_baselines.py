@@ -30,6 +30,7 @@ class BaselineRun(DiffRun):
     def _model(self) -> PreTrainedModel:
         model = self._base_model()
         self.total = sum(weight.numel() for name, weight in model.named_parameters() if name not in set(self.head))
+        self.full_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         return model
 
     @property
@@ -58,5 +59,5 @@ class BaselineRun(DiffRun):
     def _extra(self) -> Dict[str, Any]:
         if not self._full:
             return super()._extra()
-        told = {"method": "full", "total": self.total, "density": 1.0, "bytes": self.full_bytes, "full_bytes": self.full_bytes}
-        return {"diff": told}
+        sizes = {"bytes": self.full_bytes, "full_bytes": self.full_bytes}
+        return {"diff": {"method": "full", "total": self.total, "density": 1.0, **sizes}}

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ...diffs import DiffPack, SparseDiff
 from ...diffs.base import Base
-from ...diffs.pack_summary import layer_summaries
+from ...diffs.pack_summary import told_of_pack
+from ...reports.diffs import method_label
 from ...reports.records import portable_path
 from ..diff_training import task_head
 from .arguments import ModelArguments, ResultArguments
@@ -22,7 +23,6 @@ from .train import WORK, Run, Work, log_levels
 PACK = "task.diff.safetensors"  # in --output_dir, what a task ends in
 # What a folder's config.json must say for the merged model to be the task's.
 _CONFIG_ENTRIES = ("id2label", "label2id", "problem_type", "pad_token_id")
-_TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")  # in the records
 
 
 class DiffRun(Run):
@@ -30,13 +30,11 @@ class DiffRun(Run):
 
     Attributes:
         head: names of the parameters of the task head, once the model is loaded.
-        full_bytes: what all weights of the model take, head included: a task's size without diffs.
         pack: the pack that is scored, once there is one.
     """
 
     pack: Optional[DiffPack] = None
     pack_path: Optional[Path] = None
-    full_bytes: int
 
     def __init__(
         self, method: DiffArguments, work: Work, options: ModelArguments, results: ResultArguments, args: TrainingArguments,
@@ -60,7 +58,6 @@ class DiffRun(Run):
         """The base with the task's head, freshly loaded; sets `tokenizer` and `head`."""
         model, self.tokenizer, new = load(self.options, self.work)
         self.head = task_head(model, new, self.method.task_head or ())
-        self.full_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         return model
 
     def _write_pack(
@@ -105,23 +102,12 @@ class DiffRun(Run):
 
     def _method_name(self) -> str:
         """Of the pack, with its density: diff-structured-0.5%."""
-        percent = float(f"{100 * self.pack.density:.2g}")  # of a small model 0.005 may be 0.00498
-        return f"{self.pack.config.get('method', 'diff')}-{percent:g}%"
+        return method_label(self.pack.config.get("method") or "diff", self.pack.density)
 
     def _extra(self) -> Dict[str, Any]:
         if self.pack is None:
             return {}
-        head = sum(tensor.numel() for tensor in self.pack.head.values())
-        layers = layer_summaries(self.pack)
-        return {
-            "diff": {
-                "positions": self.pack.count, "nonzeros": self.pack.nonzeros, "total": self.pack.base.total,
-                "density": self.pack.density, "head": head, "bytes": self.pack_path.stat().st_size,
-                "full_bytes": self.full_bytes, "method": self.pack.config.get("method"),
-                "tensors": sum(layer.tensors for layer in layers), "untouched": sum(layer.untouched for layer in layers),
-                "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
-            }
-        }  # fmt: skip
+        return {"diff": told_of_pack(self.pack, self.pack_path.stat().st_size)}
 
 
 def run_stage(stage: Type[DiffRun], doc: str, data: type, argv: Sequence[str]) -> Dict[str, Any]:
