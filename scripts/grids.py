@@ -18,12 +18,16 @@ SQUAD_LENGTHS = "--max_seq_length 384 --doc_stride 128"
 # examples of the training sets (SQuAD: windows of devsplit-train, about), for the number of updates
 EXAMPLES = {"CoLA": 8551, "SST-2": 67349, "MRPC": 3668, "STS-B": 5749, "QQP": 363846, "MNLI": 392702, "QNLI": 104743,
             "RTE": 2490, "WNLI": 635, SQUAD: 7900}  # fmt: skip
-BATCH = 32
+BATCH, SQUAD_BATCH = 32, 16  # SQuAD has few questions here: smaller batches give it more updates
 GROUPED = ["--train_sampling_strategy", "group_by_length"]  # sentences of one length together, which spares padding
 
 
+def batch_of(task: str) -> int:
+    return SQUAD_BATCH if task == SQUAD else BATCH
+
+
 def updates_of(task: str, epochs: int) -> int:
-    return math.ceil(EXAMPLES[task] / BATCH) * epochs
+    return math.ceil(EXAMPLES[task] / batch_of(task)) * epochs
 
 
 def splits_of(task: str) -> Tuple[str, ...]:
@@ -59,15 +63,15 @@ def data_words(task: str, data: Optional[Path]) -> List[str]:
     return words + (["--data_dir", str(data / task)] if data and (data / task).is_dir() else [])
 
 
-def training_words(learning_rate: float, epochs: float, quick: int) -> List[str]:
+def training_words(task: str, learning_rate: float, epochs: float, quick: int) -> List[str]:
     """Options of a training that is scored; quick: 2 updates, and so many scored examples (0: a whole one)."""
     words = (
-        f"--do_train --do_eval --per_device_train_batch_size {BATCH} --per_device_eval_batch_size 64 "
+        f"--do_train --do_eval --per_device_train_batch_size {batch_of(task)} --per_device_eval_batch_size 64 "
         f"--learning_rate {learning_rate:g} --num_train_epochs {epochs:g} --save_steps 250 --save_total_limit 1 "
         "--logging_steps 50 --disable_tqdm true"
     ).split()
     words += GROUPED
-    return words + (["--max_steps", "2", "--max_train_samples", str(2 * BATCH), *scored_words(quick)] if quick else [])
+    return words + (["--max_steps", "2", "--max_train_samples", str(2 * batch_of(task)), *scored_words(quick)] if quick else [])
 
 
 def scored_words(quick: int) -> List[str]:

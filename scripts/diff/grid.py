@@ -34,7 +34,7 @@ from grids import SQUAD
 EPOCHS, LR = 3, 1e-4  # of stage 1 and of the baselines
 SPARSITY_PEN = 1.9e-6
 FINETUNE_EPOCHS, FINETUNE_LR = 3, 1e-3  # of stage 3
-SQUAD_EPOCHS = 2  # of each stage
+SQUAD_EPOCHS = 1  # of each stage
 SQUAD_DENSITIES = [0.01]
 
 INFO, MASK, PACK = "checkpoint-last-info.pt", "mask.diff.safetensors", "task.diff.safetensors"
@@ -107,14 +107,14 @@ def commands(run: Run, options: argparse.Namespace) -> List[List[str]]:
         return [f"scripts/{room}/{program}_{suffix}.py", *model, *places, *words]
 
     if run.density is None:
-        words = [*grids.training_words(LR, epochs, options.quick), *FLAGS[run.method]]
+        words = [*grids.training_words(run.task, LR, epochs, options.quick), *FLAGS[run.method]]
         return [line("diffpruning", folder, records, words)]
     mask = str(folder / MASK)
     second = ["--do_eval", "--per_device_eval_batch_size", "64", *grids.scored_words(options.quick)]
     second += ["--eval_checkpoint", str(run.source.output(options.runs)), "--save_checkpoint", mask]
     second += ["--target_sparsity", f"{run.density:g}"]
     third_epochs = SQUAD_EPOCHS if run.task == SQUAD else FINETUNE_EPOCHS
-    third = grids.training_words(FINETUNE_LR, third_epochs, options.quick)
+    third = grids.training_words(run.task, FINETUNE_LR, third_epochs, options.quick)
     third += ["--mask_checkpoint", mask, "--save_pack", str(folder / PACK)]
     return [
         line("mag", folder / "2nd", records / "projected", second),

@@ -40,7 +40,7 @@ COOLDOWN_SHARE = 1 / 4  # after that; the rest with nearly hard gates
 PIPELINED_EPOCHS, PIPELINED_COOLDOWN_SHARE = 2, 2 / 3
 L0_PENALTY = 0.0015  # of Voita, the published one: with 0.01 no head of 72 stays open on CoLA; the budget is exact all the same
 MICHEL_STEP, MICHEL_EXAMPLES = 6, 2000
-SQUAD_EPOCHS = 2
+SQUAD_EPOCHS = 1
 
 # name of the run -> method in its records
 METHODS = {"unpruned": "unpruned", "joint": "dsp-joint", "pipelined": "dsp-pipelined", "ste": "dsp-ste",
@@ -99,7 +99,7 @@ def command(run: Run, options: argparse.Namespace) -> List[str]:
         return words + grids.scored_words(options.quick)
     epochs = PIPELINED_EPOCHS if pipelined else SQUAD_EPOCHS if run.task == SQUAD else EPOCHS
     updates = 2 if options.quick else updates_of(run.task, epochs)
-    words += [*grids.training_words(LR, epochs, options.quick), "--warmup_ratio", str(WARMUP)]
+    words += [*grids.training_words(run.task, LR, epochs, options.quick), "--warmup_ratio", str(WARMUP)]
     if run.method != "unpruned":
         words += ["--num_of_heads", str(run.budgets[0]), "--pruning_lr", str(PRUNING_LR)]
         words += [] if pipelined else ["--joint_pruning", "--pruning_warmup_updates", str(round(OPEN_SHARE[run.method] * updates))]
