@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from pairs import LANGS, CorpusError, fingerprint, read_pair
@@ -26,12 +27,17 @@ def count_words(dictionary: Path) -> int:
 
 
 def binarise(
-    text: Path, dest: Path, tests: list[str], joined_dictionary: bool, workers: int = 2, langs: tuple[str, str] = LANGS
-) -> bool:
+    text: Path, dest: Path, tests: list[str], joined_dictionary: bool, workers: int = 2, langs: tuple[str, str] = LANGS,
+    dictionaries: Path | None = None,
+) -> bool:  # fmt: skip
     """Binarises `text/{train,valid,*tests}` into `dest`; False when that was done before.
 
+    Args:
+        dictionaries: a binarised folder whose dictionaries are used instead of new ones, so that a model trained there
+            can go on here; the text must have been made with that folder's BPE codes.
+
     Raises:
-        CorpusError: a split is missing, empty or misaligned; `dest` holds something else.
+        CorpusError: a split is missing, empty or misaligned; `dest` holds something else; no dictionaries there.
         subprocess.CalledProcessError: fairseq-preprocess failed.
     """
     splits = ["train", "valid", *tests]
@@ -43,6 +49,12 @@ def binarise(
         "joined_dictionary": joined_dictionary,
         "fingerprint": fingerprint([str(text / split) for split in splits], langs),
     }
+    ready = {lang: dictionaries / f"dict.{lang}.txt" for lang in langs} if dictionaries else {}
+    if ready:
+        missing = [path for path in ready.values() if not path.is_file()]
+        if missing:
+            raise CorpusError(f"--dictionaries {dictionaries}: there is no {missing[0].name}")
+        settings["dictionaries"] = {lang: sha256(path.read_bytes()).hexdigest() for lang, path in ready.items()}
     dest = dest.resolve()
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         record = dest / RECORD
@@ -64,7 +76,9 @@ def binarise(
         "--testpref", ",".join(str(text / test) for test in tests),
         "--destdir", str(part), "--workers", str(workers),
     ]  # fmt: skip
-    if joined_dictionary:
+    if ready:
+        command += ["--srcdict", str(ready[langs[0]]), "--tgtdict", str(ready[langs[1]])]
+    elif joined_dictionary:
         command.append("--joined-dictionary")
     print(f"{dest}: binarising", file=sys.stderr)
     # What it logs is worth reading only when it fails; the folder's own preprocess.log keeps it.
@@ -81,11 +95,12 @@ def main() -> None:
     parser.add_argument("--dest", type=Path, required=True, help="folder to make")
     parser.add_argument("--tests", nargs="+", default=["test"], help="names of the test splits")
     parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both languages")
+    parser.add_argument("--dictionaries", type=Path, metavar="DIR", help="use the dictionaries of this binarised folder")
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     try:
-        made = binarise(args.text, args.dest, args.tests, args.joined_dictionary, args.workers, tuple(args.langs))
+        made = binarise(args.text, args.dest, args.tests, args.joined_dictionary, args.workers, tuple(args.langs), args.dictionaries)
     except CorpusError as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:

@@ -15,7 +15,7 @@ from ..diffs.named_groupings import grouping_name, method_name
 from ..optim.diff_adam import DiffAdamConfig, SparseAdamConfig
 from ..reports.files import write_text
 from .diff_base import BaseCheckpoint, read_base
-from .diff_packs import Projection, figures, percent, read_trained, write_pack
+from .diff_packs import Projection, figures, label_of, read_trained, write_pack
 from .launch import PLUGIN_DIR, result_of, train
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
@@ -75,7 +75,7 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
         _say(f"stage 3: finetuning of the share {text}")
         later = _finetuning(own)
         flags = [*common, *later, *_schedule([*rest, *later]), "--optimizer", "fixmask_adam", "--mask-pack", mask]
-        label = f"{method}-{percent(DiffPack.load(mask))}"
+        label = label_of(DiffPack.load(mask))
 
         def finished(path=path, third=third) -> Dict[str, Any]:
             return {"diff": figures(*write_pack(path, result_of(third), base, dtype=own.value_dtype))}

@@ -13,9 +13,13 @@ from ..diffs import Difference, DiffAdamW, DiffPack, FixMaskAdamW, SparseDiff, c
 from ..diffs.base import Base
 from ..diffs.named_groupings import method_name
 from ..optim.diff_adam import DiffAdamConfig, grouping_of, vector_of
+from ..diffs.pack_summary import layer_summaries
+from ..reports.diffs import method_label
 from ..reports.records import portable_path
 from .checkpoints import load_checkpoint
 from .diff_base import BaseCheckpoint
+
+_TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
 
 
 @dataclass(frozen=True)
@@ -157,14 +161,22 @@ def _float(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
-def percent(pack: DiffPack) -> str:
-    """The density for names, such as 0.5%."""
-    return f"{float(f'{100 * pack.density:.2g}'):g}%"  # of a small model 0.005 may be 0.00498
-
-
 def figures(pack: DiffPack, size: int) -> Dict[str, Any]:
     """What records say of a pack; `size` of its file in bytes."""
+    layers = layer_summaries(pack)
     return {
         "positions": pack.count, "nonzeros": pack.nonzeros, "total": pack.base.total, "density": pack.density,
-        "bytes": size, "method": pack.config.get("method"),
+        "bytes": size, "full_bytes": weight_bytes(pack.base), "method": pack.config.get("method"),
+        "tensors": sum(layer.tensors for layer in layers), "untouched": sum(layer.untouched for layer in layers),
+        "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
     }  # fmt: skip
+
+
+def weight_bytes(base: Base) -> int:
+    """Bytes of a full copy of the weights."""
+    return sum(torch.Size(shape).numel() * getattr(torch, dtype).itemsize for dtype, shape in base.parameters.values())
+
+
+def label_of(pack: DiffPack) -> str:
+    """Name of its method in records, with the density: diff-structured-0.5%."""
+    return method_label(pack.config.get("method") or "diff", pack.density)

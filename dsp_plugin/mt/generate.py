@@ -11,12 +11,15 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 import torch
 
+from ..diffs import DiffPack
 from ..reports.files import write_text
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from ..reports.scores import bleu, bleu_statistics, detokenize
 from ..reports.sentences import save_sentences
 from .checkpoints import load_checkpoint, model_options
+from .diff_base import read_pack
+from .diff_packs import figures, label_of
 from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
 from .launch import PLUGIN_DIR, hush_hosts, option
 from .pruning import count_parameters
@@ -91,7 +94,9 @@ def generate(argv: Sequence[str]) -> Record:
     register()
     hush_hosts()
     own, rest = own_options().parse_known_args(list(argv))
-    for name, default in (("--user-dir", PLUGIN_DIR), ("--task", "dsp_translation")):
+    pack_path = option(rest, "--diff-pack")
+    task = "diff_translation" if pack_path else "dsp_translation"
+    for name, default in (("--user-dir", PLUGIN_DIR), ("--task", task)):
         if option(rest, name) is None:
             rest += [name, default]
     parser = options.get_generation_parser()
@@ -99,6 +104,7 @@ def generate(argv: Sequence[str]) -> Record:
     if not args.path:
         raise ValueError("--path: name the checkpoint to translate with (several, joined by ':', make an ensemble)")
 
+    pack = read_pack(pack_path, "--diff-pack") if pack_path else None
     paths = utils.split_paths(args.path)
     states = [load_checkpoint(path) for path in paths]
     heads = [heads_of_checkpoint(state, own.num_of_heads) for state in states]
@@ -122,7 +128,7 @@ def generate(argv: Sequence[str]) -> Record:
     record = new_record(
         "mt-bleu",
         own.record_name or default_name,
-        own.method or _method(heads[0], shown[0]),
+        own.method or _method(heads[0], shown[0], pack),
         device="cpu" if args.cpu or not torch.cuda.is_available() else None,
         seed=_training_seed(states[0]),
         data=data_fingerprint(args.data),
@@ -131,7 +137,10 @@ def generate(argv: Sequence[str]) -> Record:
         seconds={"generate": seconds},
         updates=(states[0].get("optimizer_history") or [{}])[-1].get("num_updates"),
         metrics=metrics,
-        extra={"beam": args.beam, "models": len(paths), "sentences": len(hypotheses)},
+        extra={
+            "beam": args.beam, "models": len(paths), "sentences": len(hypotheses),
+            **({"diff": figures(pack, os.path.getsize(pack_path))} if pack else {}),
+        },
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{args.gen_subset}")
     write_results(folder, record, heads, hypotheses, sentences)
@@ -215,7 +224,9 @@ def _output(folder: Optional[str], subset: str) -> Iterator[TextIO]:
         yield file
 
 
-def _method(heads: CheckpointHeads, original: CheckpointHeads) -> str:
+def _method(heads: CheckpointHeads, original: CheckpointHeads, pack: Optional[DiffPack]) -> str:
+    if pack is not None:
+        return label_of(pack)
     if heads.method is not None:
         return heads.method
     return "unpruned" if original.keep.all() else "pruned"

@@ -5,6 +5,7 @@
   dsp_results/<model>-<subset>/) results.json, mask.json and translations.txt.
 
   --num-of-heads K     deploy the K best heads instead of the K the checkpoint was trained for
+  --diff-pack FILE     put a diff pack into the model of --path, which must be the pack's base (docs/diff-pruning.md)
   --record-dir DIR     where the record goes         --record-name, --method   how it is labelled
   --no-detok           score the text as it is (default: Moses-detokenised unless --tokenizer is given)
 

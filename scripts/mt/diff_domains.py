@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Finetune a translation model to another domain by sparse diffs, and score both domains before, with and after them.
+
+The base is the small Multi30k model (image captions); the new domain is IWSLT14 (talks), of which a sample will do. Its
+text is cut into the base's subwords. Compared: the base, a structured diff of 0.5 and of 5 %, a non-adaptive one of 0.5 %,
+all weights finetuned, and the base file after a pack has been applied to it and reverted.
+
+Records are below results/diff/mt/, with a table. What is done is skipped and a training that was stopped goes on: start the
+same command again. Where the base is missing it is trained first, by scripts/mt/grid.py.
+
+  python scripts/mt/diff_domains.py
+  python scripts/mt/diff_domains.py --base runs/grid/small/unpruned-seed1/checkpoint_best.pt --flags="--cpu --num-workers 0"
+  python scripts/mt/diff_domains.py --quick --results /tmp/trial --runs /tmp/trial-runs       a trial: see below
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+BASE = "runs/grid/small/unpruned-seed1/checkpoint_best.pt"
+HOME, AWAY = "multi30k", "iwslt14"  # the base's domain and the new one
+TEXT, DATA = Path("data/iwslt14_as_multi30k"), {HOME: Path("data-bin/multi30k"), AWAY: Path("data-bin/iwslt14_as_multi30k")}
+SENTENCES = {"valid": 500, "test": 1000}  # the first so many of IWSLT14's 7,283 and 6,750
+UPDATES, FINETUNE_UPDATES = 1000, 600  # of stage 1; of stage 3 and of full finetuning
+LR, FINETUNE_LR, FULL_LR = 1e-3, 3e-3, 5e-4
+SPARSITY_PEN = 5e-6
+DENSITIES = ("0.005", "0.05")
+RECIPE = (
+    "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.2 --max-tokens 2048 --clip-norm 1.0 "
+    "--no-epoch-checkpoints --no-progress-bar --log-interval 50"
+).split() + ["--adam-betas", "(0.9, 0.98)"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a model file, perhaps with a pack in it."""
+
+    name: str
+    method: str
+    path: Path
+    pack: Optional[Path] = None
+
+
+class Work:
+    """The steps. Each does nothing when its result is there."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.runs, self.results = options, options.runs, options.results
+        self.base = options.base
+        self.updates = "3" if options.quick else str(UPDATES)
+        self.finetune_updates = "3" if options.quick else str(FINETUNE_UPDATES)
+        self.flags = shlex.split(options.flags)
+
+    def call(self, *words: object) -> None:
+        """Run a program of this repository, or end with its exit status."""
+        print("| " + shlex.join(["python", *map(str, words)]), flush=True)
+        code = subprocess.call([sys.executable, *map(str, words)])
+        if code:
+            sys.exit(f"{words[0]} ended with {code}: start again to go on from here")
+
+    def prepare(self) -> None:
+        if not (DATA[HOME] / "prepared.json").is_file():
+            subprocess.check_call(["data-prep/prepare-multi30k.sh"])
+        if not self.base.is_file():
+            if self.base != Path(BASE):
+                sys.exit(f"--base {self.base}: no such file")
+            self.call("scripts/mt/grid.py", "--only", "small/unpruned")
+        if (DATA[AWAY] / "prepared.json").is_file():
+            return
+        whole = Path(f"{TEXT}_whole")
+        subprocess.check_call(
+            ["data-prep/prepare-iwslt14.sh", "--text", str(whole), "--codes", "data/multi30k/code", "--text-only"]
+        )
+        TEXT.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "valid", "test"):
+            for lang in ("de", "en"):
+                lines = (whole / f"{split}.{lang}").read_text("utf-8").splitlines(keepends=True)
+                (TEXT / f"{split}.{lang}").write_text("".join(lines[: SENTENCES.get(split)]), "utf-8")
+        self.call("data-prep/binarise.py", "--text", TEXT, "--dest", DATA[AWAY], "--dictionaries", DATA[HOME])
+
+    def training(self, *words: object) -> List[object]:
+        return [DATA[AWAY], "--base-checkpoint", self.base, "--seed", self.options.seed, *RECIPE, *self.flags, *words]
+
+    def diffs(self) -> None:
+        """The three stages, for all densities."""
+        words = self.training("--lr", LR, "--max-update", self.updates, "--finetune-lr", FINETUNE_LR)
+        words += ["--finetune-max-update", self.finetune_updates, "--sparsity-pen", SPARSITY_PEN]
+        self.call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *DENSITIES)
+
+    def all_weights(self) -> None:
+        """All weights finetuned."""
+        self.train("full", FULL_LR, "--optimizer", "adam")
+
+    def non_adaptive(self) -> None:
+        """The largest changes of full finetuning, finetuned."""
+        mask, pack = self.runs / "non-adaptive/mask.diff.safetensors", self.runs / "non-adaptive/task.diff.safetensors"
+        packing = ["scripts/mt/pack_diff.py", "--base-checkpoint", self.base]
+        if not mask.is_file():
+            self.call(*packing, self.runs / "full/checkpoint_best.pt", "--target-sparsity", DENSITIES[0], "--out", mask)
+        self.train("non-adaptive/3rd", FINETUNE_LR, "--optimizer", "fixmask_adam", "--mask-pack", mask)
+        if not pack.is_file():
+            self.call(*packing, self.runs / "non-adaptive/3rd/checkpoint_best.pt", "--out", pack)
+
+    def train(self, run: str, lr: float, *words: object) -> None:
+        """One training by plain fairseq-train."""
+        done = self.runs / run / "done"
+        if done.is_file():
+            return
+        words = (*words, "--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer", "--lr", lr)
+        words += ("--lr-scheduler", "polynomial_decay", "--total-num-update", self.finetune_updates)
+        words += ("--max-update", self.finetune_updates, "--save-dir", self.runs / run)
+        self.call("-m", "fairseq_cli.train", *self.training(*words))
+        done.touch()
+
+    def reverted(self) -> Path:
+        """The base file after a pack was applied to it and taken out."""
+        path = self.runs / "reverted.pt"
+        if not path.is_file():
+            trial, pack = self.runs / "applied.pt", self.runs / "structured" / DENSITIES[0] / "task.diff.safetensors"
+            shutil.copyfile(self.base, trial)
+            self.call("-m", "dsp_plugin.cli.main", "diff", "apply", pack, trial)
+            self.call("-m", "dsp_plugin.cli.main", "diff", "revert", trial)
+            os.replace(trial, path)
+        return path
+
+    def score(self, row: Row) -> None:
+        for domain, data in DATA.items():
+            folder = self.results / row.name / domain
+            if (folder / "results.json").is_file():
+                continue
+            words = [data, "-s", "de", "-t", "en", "--path", row.path, "--quiet", "--batch-size", 64, "--beam", 5, "--remove-bpe"]
+            words += ["--diff-pack", row.pack] if row.pack else []
+            words += ["--beam", 1, "--max-len-b", 5] if self.options.quick else []
+            words += ["--record-name", domain, "--method", row.method, "--record-dir", folder, *self.flags]
+            self.call("scripts/mt/generate_dsp.py", *words)
+
+    def table(self) -> None:
+        """table.md from the records alone."""
+        from dsp_plugin.reports.files import write_text
+        from dsp_plugin.reports.records import load_records
+        from dsp_plugin.reports.tables import markdown_table, signature_notes
+
+        records = [record for record in load_records(self.results) if record.kind == "mt-bleu"]
+        rows = []
+        for method in dict.fromkeys(record.method for record in records):
+            here = {record.name: record for record in records if record.method == method}
+            told = next(iter(here.values())).extra.get("diff", {})
+            row = {"method": method, "weights changed": told.get("positions", ""), "bytes": told.get("bytes", "")}
+            for domain in (AWAY, HOME):
+                metric = here[domain].metric("BLEU", "test") if domain in here else None
+                row[f"BLEU {domain}"] = metric.value if metric else "not measured"
+            rows.append(row)
+        rows.sort(key=lambda row: _ORDER.index(row["method"]) if row["method"] in _ORDER else len(_ORDER))
+        columns = ["method", f"BLEU {AWAY}", f"BLEU {HOME}", "weights changed", "bytes"]
+        text = (
+            f"A Multi30k model finetuned to IWSLT14 (sample of talks). BLEU on the first {SENTENCES['test']} sentences of "
+            f"IWSLT14's test set and on test_2016_flickr. lambda {SPARSITY_PEN:g}; {UPDATES} updates of stage 1, "
+            f"{FINETUNE_UPDATES} of stage 3 and of full finetuning. Made by `make diff-domains`.\n\n"
+        )
+        text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
+        write_text(self.results / "table.md", text)
+        print(text)
+
+
+_ORDER = ("base", "diff-structured-0.5%", "diff-structured-5%", "non-adaptive-0.5%", "full", "base-after-revert")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, default=Path(BASE), help=f"checkpoint of the Multi30k model (default {BASE})")
+    parser.add_argument("--runs", type=Path, default=Path("runs/diff_domains"), help="folder of checkpoints and packs")
+    parser.add_argument("--results", type=Path, default=Path("results/diff/mt"), help="folder of the records")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--flags", default="--num-workers 0", help="more fairseq flags for training and scoring")
+    parser.add_argument("--quick", action="store_true", help="a trial: 3 updates, short translations; use other --results and --runs")
+    work = Work(parser.parse_args())
+    os.chdir(ROOT)
+
+    work.prepare()
+    work.score(Row("base", "base", work.base))
+    work.diffs()
+    for density in DENSITIES:
+        label = f"diff-structured-{100 * float(density):g}%"
+        pack = work.runs / "structured" / density / "task.diff.safetensors"
+        work.score(Row(label.replace("%", ""), label, work.base, pack))
+    work.score(Row("base-after-revert", "base-after-revert", work.reverted()))
+    work.all_weights()
+    work.score(Row("full", "full", work.runs / "full/checkpoint_best.pt"))
+    work.non_adaptive()
+    label = f"non-adaptive-{100 * float(DENSITIES[0]):g}%"
+    pack = work.runs / "non-adaptive/task.diff.safetensors"
+    work.score(Row(label.replace("%", ""), label, work.base, pack))
+    work.table()
+
+
+if __name__ == "__main__":
+    main()
