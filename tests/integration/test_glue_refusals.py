@@ -64,6 +64,19 @@ def test_a_damaged_row_is_named_by_file_and_line(folder, tmp_path):
         start("glue/run_glue", *mnli(folder), "--data_dir", tmp_path / "MNLI", "--do_train", "--output_dir", tmp_path / "out")
 
 
+def test_a_damaged_model_is_refused_before_the_data_is_read(folder, tmp_path):
+    for name in ("no tokenizer", "half the weights"):
+        shutil.copytree(folder / "bert", tmp_path / name)
+    for path in [*(tmp_path / "no tokenizer").glob("*token*"), *(tmp_path / "no tokenizer").glob("vocab*")]:
+        path.unlink()
+    weights = tmp_path / "half the weights" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    for name, said in (("no tokenizer", "there is no vocabulary"), ("half the weights", "incomplete metadata")):
+        with pytest.raises(SystemExit, match=f"_name.*{tmp_path / name}: .*{said}") as refusal:
+            start("glue/run_glue", *mnli(folder), "--model_name_or_path", tmp_path / name, "--do_eval", "--output_dir", tmp_path / "out")
+        assert "\n" not in str(refusal.value)
+
+
 def test_no_work_and_no_arguments_are_answered(folder, tmp_path):
     with pytest.raises(SystemExit, match="nothing to do: give --do_train"):
         start("glue/run_glue", *mnli(folder), "--output_dir", tmp_path)

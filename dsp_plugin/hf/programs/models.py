@@ -19,6 +19,8 @@ from ..pruning import KEPT_HEADS, original_head_map, record_of
 from .arguments import ModelArguments
 from .parsing import say
 
+FEWEST_WORDS = 5  # a folder without a tokenizer's files gives one that knows [CLS], [SEP] ... and maps every text to [UNK]
+
 
 def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List[str]]:
     """Model and tokenizer for a task; and the names of the model's weights that are new and untrained.
@@ -52,15 +54,18 @@ def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedC
 
 
 def load_tokenizer(options: ModelArguments) -> Any:
-    """Raises: ValueError: the model has none; names the option."""
+    """Raises: ValueError: there is none, or one without words; names the option."""
     name = options.tokenizer_name or options.model_name_or_path
     more = {"do_lower_case": True} if options.do_lower_case else {}
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, cache_dir=options.cache_dir, revision=options.model_revision, use_fast=options.use_fast_tokenizer, **more
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}") from error
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
+        raise ValueError(f"--tokenizer_name {name}: there is no vocabulary; name the tokenizer that the model was trained with")
+    return tokenizer
 
 
 def load_model(options: ModelArguments, model_class: Type, config: PreTrainedConfig) -> Tuple[PreTrainedModel, List[str]]:

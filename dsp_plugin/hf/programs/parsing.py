@@ -58,7 +58,7 @@ def run(program: Callable[[], Any]) -> Any:
     """
     try:
         return program()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # ImportError: a package that an option needs
         if any(frame.f_code is Trainer.train.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise  # options and files have been checked by then: this is a fault of the program
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
