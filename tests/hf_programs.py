@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from glue_folders import SIGNS, SUBJECTS, VERBS
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
+
+from dsp_plugin.hf.programs.arguments import GlueArguments, ModelArguments, ResultArguments
+from dsp_plugin.hf.programs.diff_arguments import DiffArguments, FixMaskArguments, ProjectionArguments
+from dsp_plugin.hf.programs.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS = 8  # of the tiny model: 2 layers of 4
@@ -38,6 +42,12 @@ def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
 def mnli(folder: Path, model: str = "bert") -> list:
     """Model, data and short runs on `folder`/MNLI."""
     return ["--model_name_or_path", folder / model, "--task_name", "MNLI", "--data_dir", folder / "MNLI", *SHORT]
+
+
+def diff_options(words: list, data: type = GlueArguments) -> dict:
+    """All options that the programs of diff pruning understand of a command line, the program itself left out."""
+    groups = [ModelArguments, data, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments]
+    return {name: value for group in parse("", groups, words) for name, value in vars(group).items()}
 
 
 def program(name: str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hf_programs  # first: see there  isort: skip
+import hf_programs  # noqa: F401  (first: see there)  isort: skip
 
 import os
 import shlex
@@ -12,14 +12,11 @@ from pathlib import Path
 
 import pytest
 from glue_folders import write_squad, write_task
-from hf_programs import ROOT, write_bert
-from transformers import TrainingArguments
+from hf_programs import ROOT, diff_options, write_bert
 
 from dsp_plugin.diffs import DiffPack
 from dsp_plugin.hf.glue_tasks import find_task
-from dsp_plugin.hf.programs.arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from dsp_plugin.hf.programs.diff_arguments import DiffArguments, FixMaskArguments, ProjectionArguments
-from dsp_plugin.hf.programs.parsing import parse
+from dsp_plugin.hf.programs.arguments import SquadArguments
 from dsp_plugin.reports.records import load_record
 
 # notes each start, fails where BREAK is in a program's name, and only runs something where RUN is set
@@ -54,12 +51,6 @@ def started(folder: Path) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-def understood(words: list[str], data: type = GlueArguments) -> dict:
-    """All options of a command line."""
-    groups = [ModelArguments, data, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments]
-    return {name: value for group in parse("", groups, words) for name, value in vars(group).items()}
-
-
 def test_the_three_stages_of_a_task_and_going_on_after_a_failure(folder):
     write_bert(folder / "bert")
     write_task(folder / "glue" / "MRPC", "MRPC", train=16, dev=8)
@@ -83,7 +74,7 @@ def test_the_papers_settings_on_glue(folder):
     assert done.returncode == 0, done.stderr
     lines = started(folder)
     assert lines.pop()[:2] == ["-m", "dsp_plugin.cli.main"] and len(lines) == 3 * 8
-    options = [understood(words[1:]) for words in lines]
+    options = [diff_options(words[1:]) for words in lines]
     for first, second, third in zip(*[iter(options)] * 3):
         epochs = 5 if find_task(first["task_name"]).folder in ("MRPC", "STS-B", "RTE", "SST-2") else 3
         for one, rate, count in ((first, 1e-5, 3), (third, 5e-5, epochs)):
@@ -103,7 +94,7 @@ def test_squad_with_several_densities_on_several_gpus(folder):
     assert done.returncode == 0, done.stderr
     lines = started(folder)[:-1]
     assert len(lines) == 5 and all(words[:4] == "-m torch.distributed.run --standalone --nproc_per_node".split() for words in lines)
-    options = [understood(words[6:], SquadArguments) for words in lines]
+    options = [diff_options(words[6:], SquadArguments) for words in lines]
     assert [one["target_sparsity"] for one in (options[1], options[3])] == [0.01, 0.005]
     for one in options:
         assert (one["max_seq_length"], one["doc_stride"], one["model_name_or_path"]) == (384, 128, "roberta-large")
