@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test multi30k grid glue diff doctor clean distclean
+.PHONY: help venv demo test multi30k grid glue diff diff-domains doctor clean distclean
 
 # The interpreter that .venv is made from: python3.11, or a python3 that is one.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
@@ -25,6 +25,7 @@ help:
 	@echo 'make grid      every method and budget on Multi30k; goes on where it was stopped'
 	@echo 'make glue      a pretrained BERT on CoLA, MRPC and SQuAD, every method; likewise (data from DSP_DATA_DIR)'
 	@echo 'make diff      the same model finetuned by sparse diffs on CoLA, MRPC, STS-B and SQuAD; likewise'
+	@echo 'make diff-domains  a translation model finetuned to another domain by sparse diffs (Multi30k to IWSLT14)'
 	@echo 'make doctor    what is installed, what is missing, and the command that mends it'
 	@echo 'make venv      only make $(VENV) and install everything in it (the others do so by themselves)'
 	@echo 'make clean     remove caches, build leftovers and the output of the demo (distclean: $(VENV) as well)'
@@ -45,6 +46,9 @@ glue: $(ALL)
 
 diff: $(ALL)
 	$(BIN)/python scripts/diff/grid.py
+
+diff-domains: $(BASE)
+	$(BIN)/python scripts/mt/diff_domains.py
 
 test: $(ALL)
 	$(BIN)/python -m pytest -q tests

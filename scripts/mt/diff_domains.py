@@ -30,10 +30,11 @@ BASE = "runs/grid/small/unpruned-seed1/checkpoint_best.pt"
 HOME, AWAY = "multi30k", "iwslt14"  # the base's domain and the new one
 TEXT, DATA = Path("data/iwslt14_as_multi30k"), {HOME: Path("data-bin/multi30k"), AWAY: Path("data-bin/iwslt14_as_multi30k")}
 SENTENCES = {"valid": 500, "test": 1000}  # the first so many of IWSLT14's 7,283 and 6,750
-UPDATES, FINETUNE_UPDATES = 1000, 600  # of stage 1; of stage 3 and of full finetuning
+UPDATES, FINETUNE_UPDATES = 500, 400  # of stage 1; of stage 3 and of full finetuning
 LR, FINETUNE_LR, FULL_LR = 1e-3, 3e-3, 5e-4
 SPARSITY_PEN = 5e-6
 DENSITIES = ("0.005", "0.05")
+PACK = "task.diff.safetensors"
 RECIPE = (
     "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.2 --max-tokens 2048 --clip-norm 1.0 "
     "--no-epoch-checkpoints --no-progress-bar --log-interval 50"
@@ -90,11 +91,11 @@ class Work:
     def training(self, *words: object) -> List[object]:
         return [DATA[AWAY], "--base-checkpoint", self.base, "--seed", self.options.seed, *RECIPE, *self.flags, *words]
 
-    def diffs(self) -> None:
-        """The three stages, for all densities."""
+    def diffs(self, *densities: str) -> None:
+        """The three stages; the first one serves all densities."""
         words = self.training("--lr", LR, "--max-update", self.updates, "--finetune-lr", FINETUNE_LR)
         words += ["--finetune-max-update", self.finetune_updates, "--sparsity-pen", SPARSITY_PEN]
-        self.call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *DENSITIES)
+        self.call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *densities)
 
     def all_weights(self) -> None:
         """All weights finetuned."""
@@ -102,7 +103,7 @@ class Work:
 
     def non_adaptive(self) -> None:
         """The largest changes of full finetuning, finetuned."""
-        mask, pack = self.runs / "non-adaptive/mask.diff.safetensors", self.runs / "non-adaptive/task.diff.safetensors"
+        mask, pack = self.runs / "non-adaptive/mask.diff.safetensors", self.runs / "non-adaptive" / PACK
         packing = ["scripts/mt/pack_diff.py", "--base-checkpoint", self.base]
         if not mask.is_file():
             self.call(*packing, self.runs / "full/checkpoint_best.pt", "--target-sparsity", DENSITIES[0], "--out", mask)
@@ -125,7 +126,7 @@ class Work:
         """The base file after a pack was applied to it and taken out."""
         path = self.runs / "reverted.pt"
         if not path.is_file():
-            trial, pack = self.runs / "applied.pt", self.runs / "structured" / DENSITIES[0] / "task.diff.safetensors"
+            trial, pack = self.runs / "applied.pt", self.runs / "structured" / DENSITIES[0] / PACK
             shutil.copyfile(self.base, trial)
             self.call("-m", "dsp_plugin.cli.main", "diff", "apply", pack, trial)
             self.call("-m", "dsp_plugin.cli.main", "diff", "revert", trial)
@@ -185,20 +186,22 @@ def main() -> None:
     work = Work(parser.parse_args())
     os.chdir(ROOT)
 
+    def packed(method: str, pack: Path, density: str) -> Row:
+        label = f"{method}-{100 * float(density):g}%"
+        return Row(label.replace("%", ""), label, work.base, pack)
+
+    structured = work.runs / "structured"
     work.prepare()
     work.score(Row("base", "base", work.base))
-    work.diffs()
-    for density in DENSITIES:
-        label = f"diff-structured-{100 * float(density):g}%"
-        pack = work.runs / "structured" / density / "task.diff.safetensors"
-        work.score(Row(label.replace("%", ""), label, work.base, pack))
-    work.score(Row("base-after-revert", "base-after-revert", work.reverted()))
-    work.all_weights()
-    work.score(Row("full", "full", work.runs / "full/checkpoint_best.pt"))
-    work.non_adaptive()
-    label = f"non-adaptive-{100 * float(DENSITIES[0]):g}%"
-    pack = work.runs / "non-adaptive/task.diff.safetensors"
-    work.score(Row(label.replace("%", ""), label, work.base, pack))
+    for number, density in enumerate(DENSITIES):
+        work.diffs(*DENSITIES[: number + 1])
+        work.score(packed("diff-structured", structured / density / PACK, density))
+        if not number:
+            work.score(Row("base-after-revert", "base-after-revert", work.reverted()))
+            work.all_weights()
+            work.score(Row("full", "full", work.runs / "full/checkpoint_best.pt"))
+            work.non_adaptive()
+            work.score(packed("non-adaptive", work.runs / "non-adaptive" / PACK, density))
     work.table()
 
 
