@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Hashable, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional
 
 from ...diffs.concrete import StretchedConcrete
-from ...diffs.groups import GroupFunction
-from ...diffs.layers import layer_numbers
+from ...diffs.named_groupings import grouping_name, method_name
 from ...diffs.vector import PENALTY_FORMS
 from .arguments import option
 from .methods import Method
@@ -49,8 +48,10 @@ class DiffArguments(Method):
                 raise ValueError(f"--{name} must be 0 or more and finite, got {getattr(self, name)}")
         if not math.isfinite(self.alpha_init):
             raise ValueError(f"--alpha_init must be finite, got {self.alpha_init}")
-        if self.per_neuron_alpha + self.per_layer_alpha + (not self.per_params_alpha) > 1:
-            raise ValueError("--per_params_alpha 0, --per_neuron_alpha 1 and --per_layer_alpha 1 exclude each other")
+        try:
+            grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
+        except ValueError as error:
+            raise ValueError(str(error).replace("per_", "--per_")) from error
         try:
             self.concrete()
         except ValueError as error:
@@ -62,9 +63,7 @@ class DiffArguments(Method):
     @property
     def grouping(self) -> str:
         """tensor, neuron, layer, or none."""
-        if not self.per_params_alpha:
-            return "none"
-        return "neuron" if self.per_neuron_alpha else "layer" if self.per_layer_alpha else "tensor"
+        return grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
 
     def label(self) -> str:
         return method_name(self.grouping)
@@ -104,29 +103,6 @@ class FixMaskArguments:
 
 for _number, _group in enumerate((DiffArguments, ProjectionArguments, FixMaskArguments), start=1):
     _group._argument_group_name = f"Diff pruning, stage {_number}"  # type: ignore[attr-defined]
-
-
-def method_name(grouping: str) -> str:
-    """Name of the method in records: diff-structured, diff-unstructured, or by its groups."""
-    return {"tensor": "diff-structured", "none": "diff-unstructured"}.get(grouping, f"diff-{grouping}")
-
-
-def group_function(grouping: str, names: Sequence[str]) -> Union[str, GroupFunction, None]:
-    """What `DiffVector` takes for a grouping of `DiffArguments`.
-
-    Args:
-        names: all parameters of the model.
-    """
-    if grouping == "none":
-        return None
-    if grouping != "layer":
-        return grouping
-    layers, _ = layer_numbers(names)
-
-    def by_layer(name: str, shape: Any) -> Hashable:
-        return layers[name]
-
-    return by_layer
 
 
 def settings_of(options: DiffArguments) -> Dict[str, Any]:

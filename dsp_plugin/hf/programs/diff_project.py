@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from ...diffs import Difference, SparseDiff, count_of, layer_numbers, project
 from ...diffs.base import Base
+from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import SavedVector, read_vector
-from .diff_arguments import group_function
 from .diff_run import DiffRun
 from .models import load
 from .parsing import say

@@ -8,10 +8,11 @@ from typing import Any, Dict, Type
 from transformers import PreTrainedModel, Trainer
 
 from ...diffs import DiffVector, frozen_names, penalties_by_layer
+from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import save_vector
 from ...reports.records import portable_path
 from ..diff_training import DiffCallback, diff_optimizers
-from .diff_arguments import DiffArguments, group_function, settings_of
+from .diff_arguments import DiffArguments, settings_of
 from .diff_baselines import BaselineRun
 from .diff_run import DiffRun
 from .parsing import say
