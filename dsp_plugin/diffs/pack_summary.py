@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List
@@ -109,6 +110,7 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
         "nonzeros": pack.nonzeros,
         "head": head,
         "bytes": file_bytes,
+        "fingerprint": hashlib.sha256(pack.to_bytes()).hexdigest()[:16],
         # of a full copy of the model, which is what a task takes without packs
         "full_bytes": weights + sum(tensor.numel() * tensor.element_size() for tensor in pack.head.values()),
         "tensors": sum(layer.tensors for layer in layers),

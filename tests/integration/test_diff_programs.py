@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hf_programs  # noqa: F401  (first: see there)  isort: skip
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_the_records_hold_the_scores_of_the_packs_and_what_is_in_them(folder, st
     assert sum(layer["nonzeros"] for layer in told["layers"]) == told["nonzeros"]
     assert sum(layer["weights"] for layer in told["layers"]) == told["total"]
     assert told["untouched"] == sum(name not in pack.diff.entries for name in pack.diff.shapes)
+    assert told["fingerprint"] == hashlib.sha256((out / "3rd" / "task.diff.safetensors").read_bytes()).hexdigest()[:16]
     assert told["full_bytes"] == 4 * (body_of(folder) + told["head"])
     assert load_record(out / "3rd" / "results.json").updates == load_record(out / "results.json").updates == 4
     assert not (out / "2nd" / "results.json").exists()

@@ -196,13 +196,28 @@ def page(tmp_path):
 
 def test_the_page_has_each_setting_and_all_side_by_side(page):
     text = (page / "index.html").read_text()
-    for heading in ("Sparse diffs</h3>", "Sparse diffs of all settings</h2>"):
+    for heading in ("Sparse diffs</h3>", "Sparse diffs: MRPC, RTE</h2>"):
         assert heading in text
     names = {path.name for path in page.glob("pictures/*.png")}
     assert names >= {"MRPC-density.png", "MRPC-sizes.png", "MRPC-layers.png", "RTE-layers.png", "diffs-density.png"}
     assert names >= {"diffs-layers-diff-structured-0.5.png", "diffs-storage.png"} and "diffs-layers-non-adaptive-0.5.png" not in names
     assert {path.name for path in page.glob("tables/*diffs*.md")} == {"MRPC-diffs.md", "RTE-diffs.md", "diffs.md", "diffs-untouched.md"}
     assert "average: of MRPC, RTE" in text and "89.00 ± 1.41" in (page / "tables" / "MRPC-diffs.md").read_text()
+
+
+def test_bases_are_kept_apart_and_a_pack_of_two_test_sets_counts_once(tmp_path):
+    for name, more in (("MRPC", 0.0), ("RTE", -10.0)):
+        for number, one in enumerate(records(name, more)):
+            save_record(one, tmp_path / "results" / name / str(number))
+    other = {**told("diff-structured", 40), "total": 7000, "fingerprint": "0123456789abcdef"}
+    for name in ("captions", "talks"):
+        save_record(record("diff-structured-0.5%", 30.0, name=name, diff=other), tmp_path / "results" / name)
+    report = make_report(tmp_path / "results", tmp_path / "report")
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert report.problems == [] and "Sparse diffs: MRPC, RTE</h2>" in text and "Sparse diffs: captions, talks</h2>" in text
+    names = {path.name for path in tmp_path.glob("report/pictures/*.png")}
+    assert "diffs-storage.png" in names and not [name for name in names if name.startswith("diffs-2")]
+    assert "captions" not in (tmp_path / "report" / "tables" / "diffs.md").read_text()
 
 
 def test_what_is_about_heads_has_no_diffs_in_it(page):
