@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT))
 BASE = "runs/grid/small/unpruned-seed1/checkpoint_best.pt"
 HOME, AWAY = "multi30k", "iwslt14"  # the base's domain and the new one
 TEXT, DATA = Path("data/iwslt14_as_multi30k"), {HOME: Path("data-bin/multi30k"), AWAY: Path("data-bin/iwslt14_as_multi30k")}
-SENTENCES = {"valid": 500, "test": 1000}  # the first so many of IWSLT14's 7,283 and 6,750
-UPDATES, FINETUNE_UPDATES = 400, 300  # of stage 1; of stage 3 and of full finetuning
+SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
+UPDATES, FINETUNE_UPDATES = 250, 250  # of stage 1; of stage 3 and of full finetuning
 LR, FINETUNE_LR, FULL_LR = 1e-3, 3e-3, 5e-4
 SPARSITY_PEN = 5e-6
 DENSITIES = ("0.005", "0.05")
@@ -138,7 +138,8 @@ class Work:
             folder = self.results / row.name / domain
             if (folder / "results.json").is_file():
                 continue
-            words = [data, "-s", "de", "-t", "en", "--path", row.path, "--quiet", "--batch-size", 64, "--beam", 5, "--remove-bpe"]
+            words = [data, "-s", "de", "-t", "en", "--path", row.path, "--quiet", "--batch-size", 64, "--remove-bpe"]
+            words += ["--beam", 5, "--max-len-a", 1.2, "--max-len-b", 10]
             words += ["--diff-pack", row.pack] if row.pack else []
             words += ["--beam", 1, "--max-len-b", 5] if self.options.quick else []
             words += ["--record-name", domain, "--method", row.method, "--record-dir", folder, *self.flags]
