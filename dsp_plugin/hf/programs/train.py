@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Type, Union
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
@@ -62,6 +63,8 @@ def train(doc: str, data: type, method: Type[Method], argv: Sequence[str]) -> Di
 class Run:
     """One start of a program. The steps are methods in their order."""
 
+    finished = False  # whether the training was over before
+
     def __init__(self, method: Method, work: Work, options: ModelArguments, results: ResultArguments, args: TrainingArguments):
         self.method, self.work, self.options, self.results, self.args = method, work, options, results, args
         self.main = args.process_index == 0
@@ -82,7 +85,7 @@ class Run:
                 begin(args, self._settings(), checkpoint, overwrite)
             if checkpoint is not None and updates_of(checkpoint) >= training_steps(args, len(work.train)):
                 # nothing is left to do; where the end is inside an epoch, the Trainer would make one more update
-                args.max_steps, args.num_train_epochs = -1, 0
+                self.finished, args.max_steps, args.num_train_epochs = True, -1, 0
             started = time.time()
             output = trainer.train(resume_from_checkpoint=checkpoint)
             seconds, updates = time.time() - started, trainer.state.global_step
@@ -221,7 +224,8 @@ class Run:
         )
         more = {"model": self.options.model_name_or_path.rstrip("/").split("/")[-1], "main_metric": work.main_metric}
         more.update(self._extra())
-        if updates is not None:
+        # the record of a training that was over before says how long it took
+        if updates is not None and not (self.finished and Path(records.folder, "results.json").is_file()):
             extra = {**more, "history": read_history(folder) if self.method.gated else [], "resumed": checkpoint is not None}
             extra["train_examples"] = len(work.train)
             records.training(seconds, updates, extra)
