@@ -146,7 +146,7 @@ def read_pack(path: str, option: str) -> DiffPack:
     except FileNotFoundError:
         raise FileNotFoundError(f"{option} {path}: no such file") from None
     except ValueError as error:
-        raise ValueError(f"{option} {path}: {error}") from error
+        raise ValueError(f"{option}: {error}") from error  # it names the file
 
 
 def check_pack(pack: DiffPack, model: "nn.Module | Mapping[str, Tensor]", path: str, option: str, base: str) -> None:

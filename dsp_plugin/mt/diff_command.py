@@ -14,14 +14,16 @@ from ..diffs import DiffPack
 from ..diffs.named_groupings import grouping_name, method_name
 from ..optim.diff_adam import DiffAdamConfig, SparseAdamConfig
 from ..reports.files import write_text
+from .checkpoints import load_checkpoint
 from .diff_base import BaseCheckpoint, read_base
 from .diff_packs import Projection, figures, label_of, read_trained, write_pack
-from .launch import PLUGIN_DIR, result_of, train
+from .launch import PLUGIN_DIR, result_of, summarise_training, train
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _SETTINGS = "settings.json"
-# what may change between the start of a stage and its resume
-_FREE = ("--num-workers", "--no-progress-bar", "--log-interval", "--log-format", "--cpu", "--save-interval-updates")
+# what may change between the start of a stage and its resume: option -> whether it takes a value
+_FREE = {"--num-workers": True, "--log-interval": True, "--log-format": True, "--no-progress-bar": False, "--cpu": False,
+         "--save-interval-updates": True, "--keep-interval-updates": True}  # fmt: skip
 _OURS = {"optimizer": "adam or diff_adam", "mask-pack": "stage 2 writes it", "diff-pack": "it is for translating"}
 
 
@@ -159,7 +161,7 @@ def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> No
     from fairseq import checkpoint_utils
 
     settings = os.path.join(folder, _SETTINGS)
-    wanted = [word for word in flags if word.split("=")[0] not in _FREE]
+    wanted = _lasting(flags)
     if os.path.isfile(settings):
         with open(settings, encoding="utf-8") as file:
             made = json.load(file)
@@ -170,9 +172,34 @@ def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> No
         _say(f"{folder} is done")
         return
     write_text(settings, json.dumps(wanted) + "\n")
+    if _reached(folder, _given(flags, "--max-update")):  # killed after its last update: fairseq would make one more
+        summarise_training(folder, 0.0, label, name, finished)
+        return
     if hasattr(checkpoint_utils.save_checkpoint, "best"):
         del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
     train([*flags, "--save-dir", folder], label, name, finished)
+
+
+def _lasting(flags: Sequence[str]) -> List[str]:
+    """The options that a resume must share."""
+    kept, value_of_free = [], False
+    for word in flags:
+        name, equals, _ = word.partition("=")
+        if name in _FREE:
+            value_of_free = _FREE[name] and not equals
+        elif not value_of_free:
+            kept.append(word)
+        else:
+            value_of_free = False
+    return kept
+
+
+def _reached(folder: str, max_update: Optional[str]) -> bool:
+    """Whether the last checkpoint is that of the last update."""
+    last = os.path.join(folder, "checkpoint_last.pt")
+    if not max_update or not os.path.isfile(last):
+        return False
+    return load_checkpoint(last)["optimizer_history"][-1]["num_updates"] >= int(max_update)
 
 
 def _unprojected(folder: str, base: BaseCheckpoint) -> Dict[str, Any]:

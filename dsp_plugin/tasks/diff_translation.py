@@ -110,6 +110,11 @@ class DiffTranslationTask(GatedTranslationTask):
         optimizer.check(given)
         if optimizer is FixMaskAdam and not self.cfg.mask_pack:
             raise ValueError("--optimizer fixmask_adam needs --mask-pack FILE, what the projection wrote")
+        if whole.checkpoint.reset_optimizer or whole.checkpoint.no_save_optimizer_state:
+            raise ValueError(
+                "--reset-optimizer and --no-save-optimizer-state: the diff is the optimizer's state and would be lost; "
+                "name another --save-dir to start over"
+            )
         common, distributed = whole.common, whole.distributed_training
         if common.fp16 or common.bf16 or common.tpu:
             raise ValueError(f"--optimizer {name} trains in float32: leave --fp16 and --bf16 out, or take --amp")
