@@ -11,11 +11,10 @@ import torch
 
 pytest.importorskip("fairseq")
 
-from fairseq import tasks
-from fairseq.sequence_generator import SequenceGenerator
-from fairseq_commands import PACKAGE, run
-from fairseq_models import batch, build, parse
-from fairseq_training import SETTINGS, assert_same, checkpoint, train, train_in_two_processes, updates, validations
+from diff_mt import DENSITY, DIFF, RECIPE, SCRIPTS, SEARCH, STAGE1, by_hand, parameters, translation_task, translations
+from fairseq_commands import run
+from fairseq_models import batch, build
+from fairseq_training import assert_same, checkpoint, train, train_in_two_processes, updates, validations
 from torch.nn.functional import cross_entropy
 
 from dsp_plugin.cli.main import main
@@ -24,17 +23,6 @@ from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
 from dsp_plugin.mt.diff_base import read_base
 from dsp_plugin.mt.diff_packs import read_trained
 from dsp_plugin.mt.translate import load_model
-
-SCRIPTS = PACKAGE.parent / "scripts" / "mt"
-ADAM = SETTINGS.index("--weight-decay")
-# 120 pairs in batches of 30, two of them an update: 2 updates an epoch
-RECIPE = [*SETTINGS[:ADAM], *SETTINGS[ADAM + 2 :], "--criterion", "label_smoothed_cross_entropy", "--update-freq", 2]
-RECIPE += ["--clip-norm", 1.0, "--no-epoch-checkpoints"]
-STAGE1 = ["--sparsity-pen", 1e-3, "--alpha-init", 1.0]
-PLUGIN = ["--user-dir", PACKAGE, "--task", "diff_translation", "--arch", "diff_transformer"]
-DIFF = [*PLUGIN, "--optimizer", "diff_adam", *RECIPE, *STAGE1]
-DENSITY = 0.05
-SEARCH = "--beam 2 --max-len-a 1.2 --max-len-b 10 --cpu --num-workers 0 --no-progress-bar".split()
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +44,6 @@ def pack(done) -> Path:
     return done[0] / str(DENSITY) / "task.diff.safetensors"
 
 
-def parameters(path: Path) -> dict:
-    return dict(read_base(str(path)).model().named_parameters())
-
-
-def translations(data: Path, folder: Path, path: Path, *options: object) -> dict:
-    """Sentence number -> (score, text) that `fairseq-generate` gives."""
-    words = [data, "--user-dir", PACKAGE, "--task", "diff_translation", "--path", path, *SEARCH, *options]
-    output = run("fairseq_cli.generate", words, folder).succeeded().output
-    fields = (line.split("\t") for line in output.splitlines() if line.startswith("H-"))
-    return {int(number[2:]): (score, text) for number, score, text in fields}
-
-
-def by_hand(model, task) -> dict:
-    """Sentence number -> text by fairseq's search on a model in this process."""
-    sample = batch(task, sentences=12, split="test")
-    search = SequenceGenerator([model.eval()], task.target_dictionary, beam_size=2, max_len_a=1.2, max_len_b=10)
-    found = zip(sample["id"].tolist(), search.generate([model], sample))
-    return {number: task.target_dictionary.string(best[0]["tokens"]) for number, best in found}
-
-
 # ---- the three stages
 
 
@@ -88,7 +56,8 @@ def test_the_stages_end_in_a_pack_of_the_density(done, pack, base):
     assert f"{made.count:,} of {weights:,} weights" in finished.output
     records = [json.loads((folder / part / "results.json").read_text()) for part in ("1st", f"{DENSITY}/3rd")]
     assert [record["method"] for record in records] == ["diff-structured-unprojected", "diff-structured-5%"]
-    assert records[1]["extra"]["diff"]["bytes"] == pack.stat().st_size and records[1]["extra"]["diff"]["positions"] == made.count
+    told = records[1]["extra"]["diff"]
+    assert (told["bytes"], told["positions"]) == (pack.stat().st_size, made.count)
 
 
 def test_the_embeddings_that_are_tied_count_once(pack):
@@ -152,7 +121,7 @@ def test_plain_fairseq_train_resumed_is_stage_1_of_the_program(tiny_data, base, 
     densities = [float(line["expected_density"]) for line in updates(first) + updates(second)]
     assert 0 < densities[2] < densities[1] < densities[0] < 1
     # validation is of what is saved: no sample
-    model, task = load_model(str(tmp_path / "checkpoint_last.pt"), _task(tiny_data)), _task(tiny_data)
+    model, task = load_model(str(tmp_path / "checkpoint_last.pt"), translation_task(tiny_data)), translation_task(tiny_data)
     sample = batch(task, sentences=16)
     with torch.no_grad():
         logits = model(**sample["net_input"])[0].double()
@@ -176,16 +145,9 @@ def test_two_processes_train_one_diff(tiny_data, base, tmp_path):
 # ---- translating with a pack
 
 
-def _task(data: Path, **changes: object):
-    cfg = parse(data, arch="transformer", task="diff_translation")
-    for name, value in changes.items():
-        setattr(cfg.task, name, value)
-    return tasks.setup_task(cfg.task)
-
-
 def test_fairseq_generate_with_a_pack_is_the_model_with_the_diff(tiny_data, base, pack, tmp_path):
     found = translations(tiny_data, tmp_path, base, "--diff-pack", pack)
-    task = _task(tiny_data)
+    task = translation_task(tiny_data)
     model = load_model(str(base), task)
     without = by_hand(model, task)
     undo = DiffPack.load(pack).apply(model)
@@ -226,13 +188,15 @@ def test_a_diff_on_a_head_pruned_base(tiny_data, base, tmp_path):
     mask, pruned = tmp_path / "mask.json", tmp_path / "pruned.pt"
     mask.write_text(json.dumps([True, False, True] * 8))
     assert main(["prune", str(base), "--mask", str(mask), "--out", str(pruned)]) == 0
-    train(tiny_data, tmp_path / "1st", *DIFF, "--base-checkpoint", pruned, "--max-update", 2, "--disable-validation").succeeded()
+    flags = [*DIFF, "--base-checkpoint", pruned, "--max-update", 2, "--disable-validation"]
+    train(tiny_data, tmp_path / "1st", *flags).succeeded()
     trained, before = checkpoint(tmp_path / "1st"), load_checkpoint(str(pruned))
     assert trained["cfg"]["model"]["kept_heads"] == before["cfg"]["model"]["kept_heads"]
     assert {name: tensor.shape for name, tensor in trained["model"].items()} == {
         name: tensor.shape for name, tensor in before["model"].items()
     }
-    words = [tmp_path / "1st/checkpoint_last.pt", "--base-checkpoint", pruned, "--target-sparsity", 0.1, "--out", tmp_path / "task.pack"]
+    words = [tmp_path / "1st/checkpoint_last.pt", "--base-checkpoint", pruned, "--target-sparsity", 0.1]
+    words += ["--out", tmp_path / "task.pack"]
     run(str(SCRIPTS / "pack_diff.py"), words, tmp_path).succeeded()
     made = DiffPack.load(tmp_path / "task.pack")
     weights = sum(parameter.numel() for parameter in parameters(pruned).values())
@@ -256,7 +220,7 @@ def test_a_pack_that_does_not_fit_is_refused_before_decoding(tiny_data, base, pa
     save_checkpoint(state, str(model))
     message = {"other": "does not fit the model of --path: wrong base", "truncated": "is truncated", "missing": "no such file"}[what]
     with pytest.raises((ValueError, FileNotFoundError), match=f"--diff-pack.*{path}.*{message}"):
-        load_model(str(model), _task(tiny_data, diff_pack=str(path)))
+        load_model(str(model), translation_task(tiny_data, diff_pack=str(path)))
 
 
 TINY = ["--criterion", "label_smoothed_cross_entropy", "--cpu"]
@@ -300,7 +264,8 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
         path = tmp_path / f"bin/dict.{lang}.txt"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="data with another dictionary.*--srcdict"):
-        build(tmp_path / "bin", *TINY, "--optimizer", "diff_adam", "--base-checkpoint", base, arch="diff_transformer", task="diff_translation")
+        flags = [*TINY, "--optimizer", "diff_adam", "--base-checkpoint", base]
+        build(tmp_path / "bin", *flags, arch="diff_transformer", task="diff_translation")
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,25 @@ def test_the_fixed_mask_is_the_plain_optimizers():
     assert not torch.allclose(plain.values, torch.tensor([0.1, -0.2]))
 
 
+def test_the_fixed_masks_state_goes_on_bit_for_bit():
+    def started():
+        model = tiny()
+        start_from(model, mask_of(model))
+        return model, optim.build_optimizer(options(FixMaskAdamConfig), [p for p in model.parameters() if p.requires_grad])
+
+    model, optimizer = started()
+    for number in range(2):
+        fairseq_step(model, optimizer, (number,), max_norm=0.1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    again, resumed = started()
+    resumed.load_state_dict(saved)
+    for number in range(2, 4):
+        fairseq_step(model, optimizer, (number,), max_norm=0.1)
+        fairseq_step(again, resumed, (number,), max_norm=0.1)
+    assert torch.equal(optimizer.optimizer.values, resumed.optimizer.values)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+
+
 def test_finetune_0_starts_at_the_base():
     model = tiny()
     start_from(model, mask_of(model))
