@@ -41,13 +41,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["gumbel_noise", "hard_topk", "relaxed_topk", "straight_through_topk"]
+from .limits import EPS, MAX_GAIN, MIN_TEMPERATURE
 
-EPS = float(np.finfo(np.float64).tiny)
-MAX_GAIN = 1e6
-"""The largest ||R^j|| / ||dL/dz||; a larger R^j is scaled down to it (see above)."""
-MIN_TEMPERATURE = 1e-30
-"""Two scores this close are equal in float64; below it 1 / T has no room left to be multiplied in."""
+__all__ = ["gumbel_noise", "hard_topk", "relaxed_topk", "straight_through_topk"]
 
 
 def gumbel_noise(

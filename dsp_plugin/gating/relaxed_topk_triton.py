@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .relaxed_topk import EPS, MAX_GAIN
+from .limits import EPS, MAX_GAIN
 
 MAX_HEADS = 1024
 

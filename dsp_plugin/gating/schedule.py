@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .relaxed_topk import MIN_TEMPERATURE
+from .limits import MIN_TEMPERATURE
 
 
 @dataclass(frozen=True)
