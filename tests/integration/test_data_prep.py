@@ -122,6 +122,12 @@ def test_multi30k_resume_whole_rerun(tmp_path):
     assert "from other data" in failed(run(*command, cwd=tmp_path, BPE_OPS="100"))
     assert "made from another text" in failed(run("binarise.py", "--text", text, "--dest", binary, cwd=tmp_path))
 
+    # The dictionaries of that folder for other text, which on its own would have one for each language.
+    domain = ["binarise.py", "--text", text, "--dest", "domain", "--dictionaries"]
+    assert "there is no dict.de.txt" in failed(run(*domain, text, cwd=tmp_path))
+    ok(run(*domain, binary, cwd=tmp_path))
+    assert (tmp_path / "domain/dict.en.txt").read_bytes() == (binary / "dict.en.txt").read_bytes()
+
 
 def test_misaligned_empty_missing_damaged(tmp_path):
     def attempt() -> str:
