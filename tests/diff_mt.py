@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import pytest
 from fairseq import tasks
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq_commands import PACKAGE, run
@@ -30,19 +32,20 @@ def parameters(path: Path) -> dict:
 
 
 def translations(data: Path, folder: Path, path: Path, *options: object) -> dict:
-    """Sentence number -> (score, text) that `fairseq-generate` gives."""
+    """Sentence number -> (text, log2 probability a token, nearly) that `fairseq-generate` gives."""
     words = [data, "--user-dir", PACKAGE, "--task", "diff_translation", "--path", path, *SEARCH, *options]
     output = run("fairseq_cli.generate", words, folder).succeeded().output
     fields = (line.split("\t") for line in output.splitlines() if line.startswith("H-"))
-    return {int(number[2:]): (score, text) for number, score, text in fields}
+    return {int(number[2:]): (text, pytest.approx(float(score), abs=1e-4)) for number, score, text in fields}
 
 
 def by_hand(model, task) -> dict:
-    """Sentence number -> text by fairseq's search on a model in this process."""
+    """The same, by fairseq's search on a model in this process."""
     sample = batch(task, sentences=12, split="test")
     search = SequenceGenerator([model.eval()], task.target_dictionary, beam_size=2, max_len_a=1.2, max_len_b=10)
     found = zip(sample["id"].tolist(), search.generate([model], sample))
-    return {number: task.target_dictionary.string(best[0]["tokens"]) for number, best in found}
+    words = task.target_dictionary
+    return {number: (words.string(best[0]["tokens"]), float(best[0]["score"]) / math.log(2)) for number, best in found}
 
 
 def translation_task(data: Path, **changes: object):

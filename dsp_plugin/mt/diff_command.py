@@ -74,6 +74,8 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
         _say(f"stage 2: projection to {text}")
         if not os.path.isfile(mask):
             write_pack(mask, os.path.join(first, "checkpoint_last.pt"), base, projection, "float32")
+        elif DiffPack.load(mask).config.get("projection") != vars(projection):
+            raise ValueError(f"{mask} was projected with other options: name another --save-dir")
         _say(f"stage 3: finetuning of the share {text}")
         later = _finetuning(own)
         flags = [*common, *later, *_schedule([*rest, *later]), "--optimizer", "fixmask_adam", "--mask-pack", mask]
@@ -197,7 +199,7 @@ def _lasting(flags: Sequence[str]) -> List[str]:
 def _reached(folder: str, max_update: Optional[str]) -> bool:
     """Whether the last checkpoint is that of the last update."""
     last = os.path.join(folder, "checkpoint_last.pt")
-    if not max_update or not os.path.isfile(last):
+    if not int(max_update or 0) or not os.path.isfile(last):
         return False
     return load_checkpoint(last)["optimizer_history"][-1]["num_updates"] >= int(max_update)
 
