@@ -128,9 +128,11 @@ class GatedTranslationTask(TranslationTask):
             # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of
             # --required-batch-size-multiple (8): up to a batch of test sentences would go unscored
             kwargs["required_batch_size_multiple"] = 1
-        elif not self.has_sharded_data(self.cfg.train_subset):
-            # fairseq keeps the batches of the epoch that a process starts with, and draws them by its number: a run resumed
-            # in a later epoch would have others than the uninterrupted one
+        elif self.can_reuse_epoch_itr(dataset) and not (
+            kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+        ):
+            # fairseq then keeps the batches of the epoch that a process starts with, and draws them by its number: a run
+            # resumed in a later epoch would have others than the uninterrupted one
             kwargs["epoch"] = 1
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
