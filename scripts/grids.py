@@ -94,16 +94,20 @@ def parser_of(doc: str, tasks: Sequence[str], folder: str) -> argparse.ArgumentP
     parser.add_argument("--model", help="folder or hub name of another model")
     parser.add_argument("--data", type=Path, help="folder with CoLA/, MRPC/ ... (default: $DSP_DATA_DIR/glue)")
     for name, what in (("runs", "models"), ("results", "records")):
-        place = Path(name) / folder
-        parser.add_argument(f"--{name}", type=Path, default=place, help=f"folder of the {what} (default: {place})")
+        place = Path(name) / folder  # a trial's is below it
+        parser.add_argument(f"--{name}", type=Path, help=f"folder of the {what} (default: {place}, with --quick {place}/quick)")
     parser.add_argument("--list", action="store_true", help="show what is done and stop")
     parser.add_argument("--show", action="store_true", help="show the command lines and stop")
-    parser.add_argument("--quick", type=int, default=0, metavar="N", help="a trial: 2 updates, N scored examples; use other --results")
+    parser.add_argument("--quick", type=int, default=0, metavar="N", help="a trial: 2 updates, N scored examples")
+    parser.set_defaults(folder=folder)
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: Optional[List[str]]) -> argparse.Namespace:
     options = parser.parse_args(argv)
+    trial = "quick" if options.quick else ""
+    options.runs = options.runs or Path("runs") / options.folder / trial
+    options.results = options.results or Path("results") / options.folder / trial
     if options.data is None and os.environ.get("DSP_DATA_DIR"):
         options.data = Path(os.environ["DSP_DATA_DIR"]) / "glue"
     return options
@@ -116,16 +120,33 @@ def call(words: Sequence[str], log: Path) -> bool:
         return subprocess.call([sys.executable, *words], stdout=stream, stderr=stream) == 0
 
 
-def start(name: str, log: Path, work: Callable[[], bool], lacking: str = "") -> bool:
-    """Do a run's work and say how it went; nothing is done where something is lacking."""
-    if lacking:
-        print(f"| FAILED {name}   needs {lacking}: run that first", flush=True)
-        return False
+def source_options(options: argparse.Namespace, complete: bool) -> argparse.Namespace:
+    """The options for a run that others start from and whose model is missing.
+
+    Where its records are there (a clone has the records of others, and no models), theirs stay: it is trained once more
+    with its records beside the models.
+    """
+    return argparse.Namespace(**{**vars(options), "results": options.runs / "records"}) if complete else options
+
+
+def start(name: str, log: Path, work: Callable[[], bool]) -> bool:
+    """Do a run's work and say how it went."""
     print(f"| start  {name}   (log: {log})", flush=True)
     started = time.time()
     done = work()
     print(f"| {'done ' if done else 'FAILED'} {name}   {time.time() - started:.0f} s", flush=True)
     return done
+
+
+def check_data(tasks: Sequence[str], data: Optional[Path]) -> None:
+    """Ends the program where SQuAD's files are asked for and missing; GLUE's are fetched."""
+    words = data_words(SQUAD, data)
+    for name in (words[1], words[3]) if SQUAD in tasks else ():
+        if not Path(name).is_file():
+            sys.exit(
+                f"no {name}: make it with `bash data-prep/download_squad.sh --data_dir {Path(name).parent}` and `python "
+                f"data-prep/squad_devsplit.py {Path(name).parent}/dev-v1.1.json`, or leave {SQUAD} out of --tasks"
+            )
 
 
 def go(
@@ -137,7 +158,7 @@ def go(
 ) -> None:
     """List, show or start the runs that the options ask for, then make the tables.
 
-    A run has a `name` and `complete(results)`. Ends the program where --only names nothing or a run failed.
+    A run has a `task`, a `name` and `complete(results)`. Ends the program where --only names nothing or a run failed.
     """
     runs = [run for seed in options.seeds for run in runs_of(options, seed) if run.name.startswith(tuple(options.only))]
     if not runs:
@@ -156,7 +177,9 @@ def go(
         for words in (words for run in runs for words in commands_of(run, options)):
             print(shlex.join(["python", *words]))
         return
-    failed = sum(not start_run(run, options) for run in runs if not run.complete(options.results))
+    waiting = [run for run in runs if not run.complete(options.results)]
+    check_data([run.task for run in waiting], options.data)
+    failed = sum(not start_run(run, options) for run in waiting)
     print(write_tables(options))
     if failed:
         sys.exit(f"{failed} run(s) failed: see their logs under {options.runs}")

@@ -80,6 +80,9 @@ class Run:
         """What the next stage starts from."""
         return runs / self.name / ("" if self.method == "full" else INFO)
 
+    def trained(self, runs: Path) -> bool:
+        return (runs / self.name / ("config.json" if self.method == "full" else INFO)).is_file()
+
 
 def runs_of(options: argparse.Namespace, seed: int) -> List[Run]:
     """All runs of one seed, each after the one that it starts from."""
@@ -124,15 +127,16 @@ def commands(run: Run, options: argparse.Namespace) -> List[List[str]]:
 
 def start(run: Run, options: argparse.Namespace) -> bool:
     """One run to its end, its output in a log beside its files; whether it succeeded."""
-    folder, lines, lacking = options.runs / run.name, commands(run, options), ""
+    folder, lines = options.runs / run.name, commands(run, options)
     if run.density is not None:
         source = run.source
-        if not (source.complete(options.results) and source.output(options.runs).exists()):
-            lacking = f"{source.name} in {options.runs}"
-        elif run.projected(options.results) and (folder / MASK).is_file():
+        if not source.trained(options.runs):
+            if not start(source, grids.source_options(options, source.complete(options.results))):
+                return False
+        if run.projected(options.results) and (folder / MASK).is_file():
             lines = lines[1:]
     log = options.runs / f"{run.name}.log"
-    done = grids.start(run.name, log, lambda: all(grids.call(words, log) for words in lines), lacking)
+    done = grids.start(run.name, log, lambda: all(grids.call(words, log) for words in lines))
     if done:
         for checkpoint in folder.glob("**/checkpoint-*/"):  # several times the model's size, and needed no more
             shutil.rmtree(checkpoint)

@@ -46,6 +46,7 @@ SQUAD_EPOCHS = 1
 METHODS = {"unpruned": "unpruned", "joint": "dsp-joint", "pipelined": "dsp-pipelined", "ste": "dsp-ste",
            "voita": "voita-joint", "michel": "michel", "random": "random"}  # fmt: skip
 FROM_UNPRUNED = ("pipelined", "michel", "random")
+BUDGETS = [36, 18]
 SWEEPS = ("michel", "random")  # all budgets in one run
 SQUAD_METHODS = ("unpruned", "joint")
 
@@ -61,7 +62,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        budget = "" if self.method in SWEEPS or not self.budgets else f"-K{self.budgets[0]}"
+        if self.method in SWEEPS:  # its budgets are part of its settings, and a folder has one setting
+            budget = "" if list(self.budgets) == BUDGETS else "-K" + "-".join(map(str, self.budgets))
+        else:
+            budget = f"-K{self.budgets[0]}" if self.budgets else ""
         return f"{self.task}/{self.method}{budget}-seed{self.seed}"
 
     def complete(self, results: Path) -> bool:
@@ -114,10 +118,11 @@ def command(run: Run, options: argparse.Namespace) -> List[str]:
 def start(run: Run, options: argparse.Namespace) -> bool:
     """One run to its end, its output in a log beside its model; whether it succeeded."""
     unpruned = Run(run.task, "unpruned", run.seed)
-    trained = unpruned.complete(options.results) and (options.runs / unpruned.name / "config.json").is_file()
-    lacking = "" if run.method not in FROM_UNPRUNED or trained else f"the model of {unpruned.name} in {options.runs}"
+    if run.method in FROM_UNPRUNED and not (options.runs / unpruned.name / "config.json").is_file():
+        if not start(unpruned, grids.source_options(options, unpruned.complete(options.results))):
+            return False
     log = options.runs / f"{run.name}.log"
-    done = grids.start(run.name, log, lambda: grids.call(command(run, options), log), lacking)
+    done = grids.start(run.name, log, lambda: grids.call(command(run, options), log))
     if done:
         for checkpoint in (options.runs / run.name).glob("checkpoint-*"):  # three times the model's size, and needed no more
             shutil.rmtree(checkpoint)
@@ -140,7 +145,7 @@ def write_tables(options: argparse.Namespace) -> str:
                 expected.update({Setting(name, METHODS[run.method], kept, total): None for kept in run.budgets or (total,)})
         folder = options.results / task
         found = load_records(folder) if folder.is_dir() else []
-        records = [r for r in found if setting_of(r) in expected and not r.kind.endswith("-michel")]
+        records = [r for r in found if setting_of(r) in expected and not r.kind.endswith("-michel") and r.seed in options.seeds]
         main, subsets = grids.metric_of(task, options.quick)
         rows, columns = table_rows(records, list(expected), subsets, len(options.seeds), metric=main)
         parts.append(f"## {name}\n\n{markdown_table(rows, columns)}\n")
@@ -161,7 +166,7 @@ def heads_of_model(name: str) -> int:
 
 def options_of(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = grids.parser_of(__doc__, ["CoLA", "MRPC", SQUAD], "glue")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[36, 18], metavar="K", help="heads to keep (default: 36 18)")
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, metavar="K", help="heads to keep (default: 36 18)")
     return grids.parse(parser, argv)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hf_programs  # noqa: F401  (first: see there)  isort: skip
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,16 @@ def test_every_method_once_and_only_once(grid, tmp_path, capsys):
     assert len(grid.calls) == 2 and "not measured" in (tmp_path / "results" / "table.md").read_text()
     with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
         grid.main([*words, "--only", "CoLA/non-adaptive"])
-    assert "needs CoLA/full-seed1" in capsys.readouterr().out and len(grid.calls) == 2
+    assert "done  CoLA/full-seed1" in capsys.readouterr().out and len(grid.calls) == 4  # which it starts from; then mag.py failed
 
     grid.broken = "fixmask"
     with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
         grid.main([*words, "--only", "CoLA/structured"])
     grid.broken = None
     grid.main(words)
-    assert [line[0].split("_glue_")[1] for line in grid.calls[2:]] == (
+    assert [line[0].split("_glue_")[1] for line in grid.calls[4:]] == (
         ["mag.py", "fixmask_finetune.py"]  # and that failed
-        + ["diffpruning.py", "fixmask_finetune.py", "mag.py", "fixmask_finetune.py"]  # full; structured, from its mask; non-adaptive
+        + ["fixmask_finetune.py", "mag.py", "fixmask_finetune.py"]  # structured, from its mask; non-adaptive
         + ["diffpruning.py", "mag.py", "fixmask_finetune.py", "diffpruning.py"]  # unstructured; last layer
     )
     table = (tmp_path / "results" / "table.md").read_text()
@@ -68,3 +69,12 @@ def test_every_method_once_and_only_once(grid, tmp_path, capsys):
         record = load_record(tmp_path / "results" / folder / "dev" / "results.json")
         assert record.method == f"{method}-1%" and record.extra["diff"]["nonzeros"] == pack.nonzeros
     assert not list(Path(tmp_path / "runs").glob("**/checkpoint-*/"))
+
+    # a clone has the records and no models: what a run starts from is trained once more, beside them
+    full = tmp_path / "results" / "CoLA" / "full-seed1" / "dev" / "results.json"
+    before = full.read_bytes()
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "results" / "CoLA" / "non-adaptive-0.01-seed1")
+    grid.main(words)
+    assert full.read_bytes() == before and load_record(tmp_path / "runs" / "records" / "CoLA" / "full-seed1" / "dev" / "results.json")
+    assert [line[0].split("_glue_")[1] for line in grid.calls[count:]] == ["diffpruning.py", "mag.py", "fixmask_finetune.py"]

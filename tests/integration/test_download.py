@@ -178,3 +178,18 @@ def test_squad_of_another_size_or_damaged_is_an_error(tmp_path):
     done = run("download_squad.sh", "--data_dir", "out", cwd=tmp_path)
     assert done.returncode == 1 and "is no whole SQuAD file" in done.stderr
     assert "unknown option --dir" in run("download_squad.sh", "--dir", "out", cwd=tmp_path).stderr
+
+
+def test_squad_split_by_article(tmp_path):
+    articles = [{"title": str(i), "paragraphs": [{"context": "", "qas": [{}] * (i + 1)}]} for i in range(7)]
+    path = tmp_path / "dev-v1.1.json"
+    path.write_text(json.dumps({"data": articles, "version": "1.1"}), "utf-8")
+    script = PREP / "squad_devsplit.py"
+    done = subprocess.run([sys.executable, script, path, "--dest", tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parts = [json.loads((tmp_path / "out" / f"devsplit-{part}.json").read_text("utf-8")) for part in ("dev", "train")]
+    assert [[article["title"] for article in part["data"]] for part in parts] == [["0", "5"], ["1", "2", "3", "4", "6"]]
+    assert "7 questions" in done.stderr and "21 questions" in done.stderr
+    path.write_text("{", "utf-8")
+    done = subprocess.run([sys.executable, script, path], capture_output=True, text=True)
+    assert done.returncode == 1 and "no whole SQuAD file" in done.stderr and not (tmp_path / "devsplit-dev.json").exists()

@@ -99,3 +99,47 @@ def test_what_was_not_run_is_not_measured(grid, tmp_path, monkeypatch):
     assert ["dsp-joint", "18/72", "41.50"] in [row[:3] for row in rows]
     assert [row[2] for row in rows[1:]].count("not measured") == len(rows) - 2 == 12
     assert (tmp_path / "CoLA" / "table.csv").is_file() and (tmp_path / "table.md").read_text() == text
+
+
+def test_what_a_run_starts_from_is_trained_first(grid, tmp_path, monkeypatch):
+    options = grid.options_of(["--model", "bert", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--tasks", "CoLA"])
+    calls = []
+
+    def call(words, log):
+        calls.append((words[0], words[words.index("--record_dir") + 1]))
+        return words[0].endswith("run_dsp.py")
+
+    monkeypatch.setattr(grid.grids, "call", call)
+    pipelined = next(run for run in grid.runs_of(options, 1) if run.method == "pipelined")
+    assert not grid.start(pipelined, options)  # the training that it needs fails
+    record = tmp_path / "results" / "CoLA" / "unpruned-seed1" / "dev" / "results.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    assert not grid.start(pipelined, options)
+    model = tmp_path / "runs" / "CoLA" / "unpruned-seed1" / "config.json"
+    model.parent.mkdir(parents=True)
+    model.write_text("{}")
+    assert grid.start(pipelined, options)
+    place = "CoLA/unpruned-seed1"
+    assert calls == [
+        ("scripts/glue/run_glue.py", str(tmp_path / "results" / place)),
+        ("scripts/glue/run_glue.py", str(tmp_path / "runs" / "records" / place)),  # somebody's record stays as it is
+        ("scripts/glue/run_dsp.py", str(tmp_path / "results" / "CoLA" / "pipelined-K36-seed1")),
+    ]
+
+
+def test_other_budgets_of_a_sweep_have_a_folder_of_their_own(grid):
+    names = [{run.name for run in grid.runs_of(grid.options_of(["--tasks", "CoLA", *budgets]), 1)} for budgets in ([], ["--budgets", "54", "9"])]
+    assert "CoLA/michel-seed1" in names[0] and "CoLA/michel-K54-9-seed1" in names[1]
+
+
+def test_a_trial_has_folders_of_its_own(grid):
+    real, trial = grid.options_of([]), grid.options_of(["--quick", "4"])
+    assert str(real.runs) == "runs/glue" and str(trial.runs) == "runs/glue/quick" and str(trial.results) == "results/glue/quick"
+
+
+def test_missing_squad_files_are_named_before_anything_runs(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid.grids, "call", None)
+    words = ["--model", "bert", "--data", str(tmp_path / "glue"), "--runs", str(tmp_path), "--results", str(tmp_path), "--tasks", "SQuAD"]
+    with pytest.raises(SystemExit, match=r"devsplit-train\.json: make it with .*squad_devsplit\.py"):
+        grid.main(words)
