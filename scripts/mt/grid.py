@@ -93,6 +93,15 @@ class Run:
     def save_dir(self, folder: str) -> str:
         return os.path.join(folder, self.name)
 
+    @property
+    def source(self) -> Optional["Run"]:
+        """What it starts from."""
+        return Run(self.model, "unpruned", self.seed) if METHODS[self.method].from_unpruned else None
+
+    def trained(self, folder: str) -> bool:
+        # the checkpoint alone may be that of a training that was stopped; its record is written at the end
+        return os.path.isfile(os.path.join(self.save_dir(folder), "results.json"))
+
     def settings(self) -> List[Tuple[str, str, int, int]]:
         """(name, method, heads kept, heads in all) of the table's rows, as the records of this run have them."""
         total = HEADS[self.model]
@@ -124,11 +133,12 @@ def start(run: Run, options: argparse.Namespace) -> bool:
     """Run one pipeline to its end, its output in a log beside its checkpoints; whether it succeeded."""
     save_dir = run.save_dir(options.runs)
     unpruned = Run(run.model, "unpruned", run.seed).save_dir(options.runs)
-    # the checkpoint alone may be that of a training that was stopped; its record is written at the end
     method = METHODS[run.method]
-    if method.from_unpruned and not os.path.isfile(os.path.join(unpruned, "results.json")):
-        print(f"| FAILED {run.name}   needs a complete training in {unpruned}: run {run.model}/unpruned first", flush=True)
+    if run.source and not run.source.trained(options.runs):
+        print(f"| FAILED {run.name}   needs the training of {run.source.name}, which failed", flush=True)
         return False
+    # a clone has the records of others and no models: what a run starts from is trained once more, and theirs stay
+    records = os.path.join(options.runs, "records", run.name) if run.complete() else f"results/multi30k/{run.name}"
     os.makedirs(save_dir, exist_ok=True)
     log = os.path.join(save_dir, "pipeline.log")
     environment = {
@@ -139,7 +149,7 @@ def start(run: Run, options: argparse.Namespace) -> bool:
         "PYTHON": sys.executable,
         "SEED": str(run.seed),
         "SAVE_DIR": save_dir,
-        "RECORD_DIR": f"results/multi30k/{run.name}",
+        "RECORD_DIR": records,
         "RECORD_NAME": f"multi30k-{run.model}",
         "UNPRUNED": os.path.join(unpruned, "checkpoint_best.pt"),
     }
@@ -219,8 +229,10 @@ def main() -> None:
     if options.list:
         return
     failed = 0
-    for later in (False, True):
-        waiting = [run for run in runs if METHODS[run.method].from_unpruned == later and not run.complete()]
+    missing = [run for run in runs if not run.complete()]
+    sources = {run.source: None for run in missing if run.source and not run.source.trained(options.runs)}
+    first = list(dict.fromkeys([*sources, *(run for run in missing if not run.source)]))
+    for waiting in (first, [run for run in missing if run.source]):
         with ThreadPoolExecutor(options.jobs) as pool:
             failed += sum(not ok for ok in pool.map(lambda run: start(run, options), waiting))
     if options.speed:

@@ -1,0 +1,60 @@
+"""The grid of translation runs trains what a run starts from, where its checkpoint is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GRID = Path(__file__).resolve().parents[2] / "scripts" / "mt" / "grid.py"
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    """The grid's module in an empty folder; `calls` are its pipelines and where their records go."""
+    spec = importlib.util.spec_from_file_location("mt_grid", GRID)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mt_grid", module)  # its dataclasses look for it there
+    spec.loader.exec_module(module)
+    module.ROOT, module.calls = str(tmp_path), []
+
+    def call(words, env, **streams):
+        module.calls.append((words[0], env["RECORD_DIR"]))
+        if module.broken not in words[0]:
+            (Path(env["SAVE_DIR"]) / "results.json").write_text("{}")
+        return int(module.broken in words[0])
+
+    module.broken = "none"
+    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+def start(grid, monkeypatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["grid.py", *words])
+    grid.main()
+
+
+def test_what_a_run_starts_from_is_trained_first(grid, tmp_path, monkeypatch, capsys):
+    grid.broken = "unpruned"
+    with pytest.raises(SystemExit, match=r"2 run\(s\) failed"):
+        start(grid, monkeypatch, "--only", "small/pipelined-K6")
+    assert "needs the training of small/unpruned-seed1, which failed" in capsys.readouterr().out
+    grid.broken = "none"
+    start(grid, monkeypatch, "--only", "small/pipelined-K6")
+    pipelined = ("scripts/mt/pipelined.sh", "results/multi30k/small/pipelined-K6-seed1")
+    unpruned = ("scripts/mt/unpruned.sh", "results/multi30k/small/unpruned-seed1")
+    assert grid.calls == [unpruned, unpruned, pipelined]
+
+
+def test_a_record_of_others_stays_as_it_is(grid, tmp_path, monkeypatch):
+    for subset in grid.SUBSETS:
+        record = tmp_path / "results/multi30k/small/unpruned-seed1" / subset / "results.json"
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    monkeypatch.setattr(grid, "write_table", lambda seeds: "")
+    start(grid, monkeypatch, "--only", "small/pipelined-K6")
+    assert grid.calls[0] == ("scripts/mt/unpruned.sh", "runs/grid/records/small/unpruned-seed1")
