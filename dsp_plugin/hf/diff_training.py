@@ -16,10 +16,11 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 from ..diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
 from ..diffs.base import head_names
+from .epoch_order import EpochOrder
 from .mean_loss import declare_mean_loss
 
 __all__ = ["DiffCallback", "diff_optimizers", "fixmask_optimizers", "task_head"]
@@ -88,7 +89,7 @@ def fixmask_optimizers(
     return optimizer, None
 
 
-class DiffCallback(TrainerCallback):
+class DiffCallback(EpochOrder):
     """Logs the diff's figures; after a training that ends with its best checkpoint, takes the optimizer there, too.
 
     Without that, w (or the kept values) would be the last update's while the model holds the selected checkpoint's theta,

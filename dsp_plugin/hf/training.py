@@ -15,10 +15,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 from ..gating import Switchboard
 from ..reports.history import append_heads, read_history, rewrite_history
+from .epoch_order import EpochOrder
 from .gating import switchboard_of
 from .mean_loss import declare_mean_loss
 from .optimizers import pruning_optimizers, training_steps
@@ -29,7 +30,7 @@ __all__ = ["HeadGatesCallback", "declare_mean_loss", "pruning_optimizers", "trai
 _ASIDE = 2.0**-40
 
 
-class HeadGatesCallback(TrainerCallback):
+class HeadGatesCallback(EpochOrder):
     """Tells the gates how far training is, brings their penalty into the gradient, notes the heads, logs figures.
 
     The penalty lambda * (...) of Voita's gates is added to the mean loss of an optimizer step: its gradient is what the

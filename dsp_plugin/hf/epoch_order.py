@@ -1,0 +1,39 @@
+"""The order of the training examples in an epoch, as a function of seed and epoch alone."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the Trainer's sampler the epoch, so that a run resumed inside an epoch goes on in that epoch's order.
+
+    Under `train_sampling_strategy="group_by_length"` the Trainer's sampler draws from torch's own generator: a resumed
+    run, or another process, draws another order. Here it gets a generator, seeded with (data seed + epoch) as each epoch
+    begins. The default's random sampler does that by itself, but Accelerate does not tell it the epoch where it skips
+    batches in one of several processes.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        sampler, epoch = _sampler_of(train_dataloader), int(state.epoch or 0)
+        if isinstance(sampler, LengthGroupedSampler):
+            if sampler.generator is None:
+                sampler.generator = torch.Generator()
+            sampler.generator.manual_seed((args.seed if args.data_seed is None else args.data_seed) + epoch)
+        elif hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+
+
+def _sampler_of(loader: Any) -> Optional[Sampler]:
+    """The sampler of examples below Accelerate's samplers of batches; it is the same object in a loader that skips."""
+    batches = getattr(loader, "batch_sampler", None)
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    return getattr(batches, "sampler", None)
