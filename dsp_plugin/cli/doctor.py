@@ -282,6 +282,18 @@ def is_importable(module: str) -> bool:
         return False
 
 
+def require_transformers() -> None:
+    """For programs that need Transformers, before they import it.
+
+    Raises:
+        SystemExit: with one line, where it is missing.
+    """
+    missing = [name for name in ("transformers", "accelerate") if not is_importable(name)]
+    if missing:
+        program = Path(sys.argv[0]).name
+        sys.exit(f"{program}: error: {', '.join(missing)} not installed here: `make venv` does it, `dsp doctor` says more")
+
+
 def version_of(project: str) -> str:
     try:
         return metadata.version(project)

@@ -11,13 +11,14 @@ Reads the official TSV files in --data_dir, or fetches the task by the `datasets
 development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the leaderboard takes them.
 Validation and --do_eval use the hard mask of exactly K heads. At the end: the kept heads, mask.json (with the scores), and
 in output_dir/pruned the smaller model, which these programs and `dsp_plugin.hf.load_pruned` take. Without --do_train a
-model trained by this program is scored again, with any K.
+model trained by this program is scored again, with any K, and its smaller model written.
 Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
 options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
 
-  python scripts/glue/run_dsp.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC --max_seq_length 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir dsp_output/ \\
-    --num_of_heads 36 --joint_pruning --annealing --initial_temperature 10 --final_temperature 0.01 --cooldown_steps 200
+  python scripts/glue/run_dsp.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA --do_train --do_eval \\
+    --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir cola-K72/ --num_of_heads 72 \\
+    --joint_pruning --pruning_lr 0.1 --pruning_warmup_updates 268 --annealing --initial_temperature 1 \\
+    --final_temperature 0.01 --cooldown_steps 201      (804 updates: a third with all heads open, a quarter to cool down)
 """
 
 import sys
@@ -29,6 +30,9 @@ def main(argv=None):
     if not argv:  # before the long imports
         sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help lists all options.")
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from dsp_plugin.cli.doctor import require_transformers
+
+    require_transformers()
     from dsp_plugin.hf.programs.arguments import GlueArguments
     from dsp_plugin.hf.programs.methods import DSPArguments
     from dsp_plugin.hf.programs.parsing import run

@@ -19,6 +19,9 @@ def main(argv=None):
     if not argv:  # before the long imports
         sys.exit(__doc__ + "\nGive --model_name_or_path, --eval_checkpoint and --output_dir; --help lists all options.")
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from dsp_plugin.cli.doctor import require_transformers
+
+    require_transformers()
     from dsp_plugin.hf.programs.arguments import SquadArguments
     from dsp_plugin.hf.programs.diff_project import ProjectRun
     from dsp_plugin.hf.programs.diff_run import run_stage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,20 @@ def test_without_transformers_the_main_job_still_runs(without, capsys):
     check = by_name(said["checks"])["Transformers side"]
     assert check["status"] == "optional" and "peft" in check["found"]
     assert check["mend"].endswith("transformers peft")
+
+
+PROGRAMS = sorted([*ROOT.glob("scripts/glue/run_*.py"), *ROOT.glob("scripts/squad/run_*.py")])
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_without_transformers_its_programs_say_so_in_one_line(path, without, monkeypatch):
+    without("transformers")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the program adds to it
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path))["main"](["--help"])
+    said = "transformers not installed here: `make venv` does it, `dsp doctor` says more"
+    assert ended.value.code == f"{path.name}: error: {said}"
 
 
 def test_without_the_packages_of_an_export_format(without, capsys):
