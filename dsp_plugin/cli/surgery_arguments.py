@@ -29,15 +29,30 @@ def start(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: --out is the checkpoint itself, or a folder.
+        ValueError: the checkpoint is a folder; --out is the checkpoint itself, or a folder.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells of what it could not import
+    if os.path.isdir(args.checkpoint):
+        raise ValueError(_of_folder(args.checkpoint))
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
     if os.path.isdir(args.out):
         raise ValueError(f"--out {args.out} is a folder: name the file to write")
     if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
         raise ValueError(f"--out {args.out} is the checkpoint itself, which would be lost: name another file")
+
+
+def _of_folder(folder: str) -> str:
+    """What to do with a folder where a fairseq checkpoint is asked for."""
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        return f"{folder} is a folder: name a checkpoint (.pt) in it"
+    smaller = os.path.join(folder, "pruned")
+    there = f"{smaller} is it without the heads that were not kept" if os.path.isdir(smaller) else "its own programs prune it"
+    return (
+        f"{folder} is a Transformers model folder, not a fairseq checkpoint: {there}. For another K, the program that trained "
+        f"it: run_dsp.py --model_name_or_path {folder} --num_of_heads K --do_eval --output_dir OTHER and the options of the "
+        "data, without --do_train, writes OTHER/pruned"
+    )
 
 
 def megabytes(path: str) -> str:

@@ -117,6 +117,9 @@ def test_a_trained_choice_can_be_deployed_with_another_k(folder, joint):
     five, three = (json.loads((folder / name / "mask.json").read_text()) for name in ("five", "dsp"))
     assert five["scores"] == three["scores"] and sum(five["keep"]) == 5
     assert all(wide for wide, narrow in zip(five["keep"], three["keep"]) if narrow)
+    record = load_record(folder / "five" / "dev_matched" / "results.json")
+    assert record.method == "dsp-joint"  # as it was trained, though the command line does not say so
+    assert heads_of(load_pruned(folder / "five" / "pruned"))["kept"] == 5
 
 
 def test_pipelined_leaves_the_weights_alone(folder, plain):
@@ -190,6 +193,9 @@ def test_a_penalty_that_closes_all_heads_says_so(folder, capsys):
     assert f"--l0-penalty 50 kept 0 of {HEADS} heads" in said and "EVERY HEAD IS CLOSED: lower --l0-penalty" in said
     record = load_record(folder / "voita" / "results.json")
     assert record.heads["kept"] == 0 and record.extra["history"][0]["keep"] != record.extra["history"][-1]["keep"]
+    start("glue/run_voita", *mnli(folder, "voita"), "--do_eval", "--output_dir", folder / "voita-again")
+    assert f"--l0-penalty 50 kept 0 of {HEADS} heads" in capsys.readouterr().out
+    assert load_record(folder / "voita-again" / "dev_matched" / "results.json").method == "voita-joint"
 
 
 def test_voita_with_a_budget_is_exact(folder):

@@ -74,6 +74,21 @@ def updates_of(checkpoint: str) -> int:
     return int(json.loads((Path(checkpoint) / STATE).read_text("utf-8"))["global_step"])
 
 
+def settings_of(model: str) -> Dict[str, Any]:
+    """The settings that a model was trained with by one of these programs; of a checkpoint's folder, its training's.
+
+    Empty where the folder does not say: of other programs, on the hub, damaged.
+    """
+    folder = Path(model).resolve()
+    if folder.name.startswith("checkpoint-") and not (folder / SETTINGS).exists():
+        folder = folder.parent
+    try:
+        found = json.loads((folder / SETTINGS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.is_file():  # a checkpoint of the stock Trainer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import Any, ClassVar, List, Mapping, Optional, Sequence
 
 from torch import nn
 
@@ -50,6 +50,9 @@ class Method:
     def check(self) -> None:
         """Raises: ValueError: options that cannot be or exclude each other, named."""
 
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        """Of a model that is only scored: take over from the settings of its training what names it and its figures."""
+
     def build(self, head_map: HeadMap) -> nn.Module:
         """The gates. Raises: ValueError: a budget that the model's heads cannot meet."""
         raise NotImplementedError
@@ -81,6 +84,8 @@ class GateArguments(Method):
     )
     min_heads_per_block: int = option("heads that every attention block keeps at least, within the budget", 0)
 
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning",)  # options that a model's name in the records tells
+
     @property
     def gated(self) -> bool:
         return True
@@ -88,6 +93,11 @@ class GateArguments(Method):
     @property
     def joint(self) -> bool:
         return self.joint_pruning
+
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        if str(settings.get("method", "")).split("-")[0] == self.label().split("-")[0]:
+            for name in self._of_training:
+                setattr(self, name, settings.get(name, getattr(self, name)))
 
     @property
     def has_budget(self) -> bool:
@@ -120,6 +130,8 @@ class DSPArguments(GateArguments):
     initial_temperature: float = option("temperature of the sampler at the start", 1000.0)
     final_temperature: float = option("temperature at the end of the cool-down, and throughout without --annealing", 1e-8)
     cooldown_steps: int = option("updates of the cool-down", 25000)
+
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste")
 
     def label(self) -> str:
         if not self.joint_pruning:
@@ -160,6 +172,8 @@ class VoitaArguments(GateArguments):
     )
     pruning_lr: float = option("learning rate of the gates, by the model's schedule", 0.1)
     l0_penalty: float = option("lambda, the price of an open head, added to the mean loss", 0.5)
+
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty")
 
     def label(self) -> str:
         return "voita-joint" if self.joint_pruning else "voita-pipelined"

@@ -13,13 +13,15 @@ from transformers.utils import logging as hf_logging
 
 from ...reports.history import read_history
 from ...reports.records import Metric, portable_path
+from ..epoch_order import EpochOrder
 from ..gating import gate_heads, load_gating, switchboard_of
 from ..layouts import head_map_of
 from ..pruning import record_of
 from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from .folders import begin, starting_point, updates_of
+from .folders import begin, settings_of, starting_point, updates_of
 from .glue_work import GlueWork
+from .in_order import InOrderTrainer
 from .methods import Method
 from .models import heads_of, load, say_open_heads
 from .parsing import parse, say
@@ -132,6 +134,8 @@ class Run:
         if not method.gated:
             say_open_heads(options.model_name_or_path)
             return model
+        if not trains:
+            method.adopt(settings_of(options.model_name_or_path))
         gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
         if not trains:
             load_gating(model, options.model_name_or_path)
@@ -139,7 +143,7 @@ class Run:
 
     def _trainer(self, model: PreTrainedModel) -> Trainer:
         args, method, work = self.args, self.method, self.work
-        more: Dict[str, Any] = {"callbacks": []}
+        more: Dict[str, Any] = {}
         declare_mean_loss(model)  # before the Trainer is made
         if method.gated:
             model.to(args.device)  # before the optimizer looks at its weights
@@ -150,15 +154,16 @@ class Run:
                     say(warning)
                 more["optimizers"] = pruning_optimizers(model, args, updates, method.pruning_lr, method.joint)
                 every = max(1, updates // NOTED_MOMENTS)
-            more["callbacks"].append(HeadGatesCallback(model, every))
+            more["callbacks"] = [HeadGatesCallback(model, every)]
             if self.results.intermediate_masks:
                 more["callbacks"].append(IntermediateMasks(model))
         return self._stock_trainer(model, **more)
 
     def _stock_trainer(self, model: PreTrainedModel, **more: Any) -> Trainer:
         args, work = self.args, self.work
+        more.setdefault("callbacks", [EpochOrder()])  # those of gates and diffs are such, too
         scored = next(iter(work.dev), None)  # during training MNLI's matched set, as in the stock program
-        return Trainer(
+        return InOrderTrainer(
             model=model,
             args=args,
             train_dataset=work.train,
@@ -233,7 +238,7 @@ class Run:
             records.scoring(split, _metrics(work, split, metrics), took, {**more, "examples": len(work.dev[split])})
         if self.method.gated:
             write_mask(f"{folder}/mask.json", model)
-            if args.do_train and not self.results.no_pruned:
+            if not self.results.no_pruned:
                 save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
         if heads is not None and (heads["kept"] < heads["total"] or self.method.gated):
             say_heads(heads)
