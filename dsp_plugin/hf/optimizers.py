@@ -29,7 +29,8 @@ def pruning_optimizers(
 
     The groups are the model's weights with weight decay, those without (biases and norms), and what the gates learn,
     without weight decay. Betas, epsilon, decay, warm-up and the model's learning rate and schedule are those of `args`.
-    Make it before the Trainer (see `declare_mean_loss`). By default the scores follow the model's schedule from their own rate, as in the BERT program of DSP.
+    Make it before the Trainer (see `declare_mean_loss`). By default the scores follow the model's schedule from their own
+    rate, as in the BERT program of DSP.
 
     Args:
         model: gated, or without gates (then a plain finetuning).

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 BATCH = 500
+
+
 class SquadDataset(PackedDataset):
     """Windows `[CLS] question [SEP] part of the context [SEP]`, for a Trainer with `DataCollatorWithPadding(tokenizer)`.
     XLNet's have [CLS] at the end. Places count from the left: a tokenizer that pads there is set to pad on the right.

@@ -85,6 +85,7 @@ def test_started_again_it_goes_on(folder, exact, capsys):
         sweep(folder, folder / "exact", "--num_of_heads", 3, "--budgets", 4, 2)
     anew = sweep(folder, folder / "exact", "--overwrite_output_dir", "--num_of_heads", 4, "--rank_by", "magnitude", "--no_scores")
     assert [step["kept"] for step in anew] == [8, 4, 0] and all(not step["scores"] for step in anew)
+    assert not list((folder / "exact").glob("pruned-K*"))  # those of the earlier sweep
 
 
 def test_the_table_and_a_sample_of_the_training_set(folder, capsys):

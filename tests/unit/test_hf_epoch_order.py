@@ -58,7 +58,9 @@ def test_resumed_in_the_second_epoch_is_uninterrupted(strategy, method, tmp_path
 
 
 # Without its seedable sampler Accelerate sends one process's random numbers to the others, which takes processes.
-@pytest.mark.parametrize("sampler_class, seedable", [(LengthGroupedSampler, True), (LengthGroupedSampler, False), (RandomSampler, True)])
+@pytest.mark.parametrize(
+    "sampler_class, seedable", [(LengthGroupedSampler, True), (LengthGroupedSampler, False), (RandomSampler, True)]
+)
 def test_all_processes_draw_one_order_and_a_resumed_one_the_same(sampler_class, seedable, tmp_path):
     args, state = arguments(tmp_path), TrainerState(epoch=2.4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class MichelArguments:
     no_scores: bool = option("work masks out only", False)
     score_only_budgets: bool = option("score only the full model, the budgets and the end", False)
     batch_size: int = option("examples a batch, of importance and of scores", 32)
-    overwrite_output_dir: bool = option("remove the steps of an earlier sweep in --output_dir, and begin", False)
+    overwrite_output_dir: bool = option("remove the steps, masks and models of an earlier sweep in --output_dir, and begin", False)
     no_pruned: bool = option("do not write the models with their dead heads removed (output_dir/pruned-K<k>, one a budget)", False)
     record_dir: Optional[str] = option("folder of the records results.json; default: --output_dir")
     record_name: Optional[str] = option("name of the setting in the records; default: the task")
@@ -156,7 +157,9 @@ def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[Optional[He
 
 def _remove_steps(folder: Path) -> None:
     for path in [*folder.glob("step-*.json"), *folder.glob("mask-K*.json")]:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process may have been faster
+    for path in folder.glob("pruned-K*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _report(
