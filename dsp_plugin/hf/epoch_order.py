@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -15,19 +16,21 @@ class EpochOrder(TrainerCallback):
 
     Under `train_sampling_strategy="group_by_length"` the Trainer's sampler draws from torch's own generator: a resumed
     run, or another process, draws another order. Here it gets a generator, seeded with (data seed + epoch) as each epoch
-    begins. The default's random sampler does that by itself, but Accelerate does not tell it the epoch where it skips
-    batches in one of several processes.
+    begins. The default's random sampler does that by itself, but from whatever torch was last seeded with, and Accelerate
+    does not tell it the epoch where it skips batches in one of several processes.
     """
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any = None, **kwargs: Any
     ) -> None:
         sampler, epoch = _sampler_of(train_dataloader), int(state.epoch or 0)
+        seed = args.seed if args.data_seed is None else args.data_seed
         if isinstance(sampler, LengthGroupedSampler):
             if sampler.generator is None:
                 sampler.generator = torch.Generator()
-            sampler.generator.manual_seed((args.seed if args.data_seed is None else args.data_seed) + epoch)
-        elif hasattr(sampler, "set_epoch"):
+            sampler.generator.manual_seed(seed + epoch)
+        elif isinstance(sampler, SeedableRandomSampler):
+            sampler.initial_seed = seed  # else what torch was last seeded with
             sampler.set_epoch(epoch)
 
 
