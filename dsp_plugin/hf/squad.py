@@ -39,7 +39,8 @@ class SquadDataset(PackedDataset):
     BERT's own program cuts it. A row has what the tokenizer gives and `start_positions`, `end_positions`: the first
     and last token of the question's first answer, or [CLS] where it is not wholly in the window.
 
-    questions: as given. question_of [W]: the question of each window, its number in `questions`.
+    questions: as given. question_of [W]: the question of each window, its number in `questions`. The windows are in the
+    order of the questions; with `longest_first` in that of their lengths, so that batches in order have little padding.
 
     Raises:
         ValueError: `max_seq_length` leaves no room for text, or is more than the tokenizer's model takes;
@@ -53,6 +54,7 @@ class SquadDataset(PackedDataset):
         max_seq_length: int = 384,
         doc_stride: int = 128,
         max_query_length: int = 64,
+        longest_first: bool = False,
     ):
         super().__init__()
         if not tokenizer.is_fast:
@@ -89,19 +91,22 @@ class SquadDataset(PackedDataset):
                 )
                 self._keep(windows, batch, encodings)
 
-        self.question_of = np.array([number for number, rows in enumerate(windows) for _ in rows], dtype=np.int64)
+        rows = [(number, window) for number, found in enumerate(windows) for window in found]
+        if longest_first:
+            rows.sort(key=lambda row: -len(row[1][0]["input_ids"]))  # stable
+        self.question_of = np.array([number for number, _ in rows], dtype=np.int64)
         # Where the context's tokens are in each window, and their characters, flat over windows.
         self._context_first, self._context_offsets, self._context_ends = array("i"), array("i"), array("q", [0])
         starts, ends = [], []
-        for question, rows in zip(self.questions, windows):
-            for inputs, first, offsets in rows:
-                self.extend({name: [values] for name, values in inputs.items()})
-                start, end = _span(question, first, offsets) or (_place_of(tokenizer.cls_token_id, inputs["input_ids"]),) * 2
-                starts.append(start)
-                ends.append(end)
-                self._context_first.append(first)
-                self._context_offsets.extend(offsets.ravel().tolist())
-                self._context_ends.append(self._context_ends[-1] + len(offsets))
+        for number, (inputs, first, offsets) in rows:
+            self.extend({name: [values] for name, values in inputs.items()})
+            span = _span(self.questions[number], first, offsets)
+            start, end = span or (_place_of(tokenizer.cls_token_id, inputs["input_ids"]),) * 2
+            starts.append(start)
+            ends.append(end)
+            self._context_first.append(first)
+            self._context_offsets.extend(offsets.ravel().tolist())
+            self._context_ends.append(self._context_ends[-1] + len(offsets))
         self.set_column("start_positions", starts)
         self.set_column("end_positions", ends)
 

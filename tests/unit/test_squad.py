@@ -184,6 +184,26 @@ def test_answers_of_labels_are_the_answers(tmp_path, tokenizer):
     assert found == {"exact_match": 100.0, "f1": 100.0}
 
 
+def test_longest_first_gives_the_same_answers(tokenizer, tmp_path):
+    """The same windows with the same random logits, each where it is: the same candidates of every question."""
+    write_squad(tmp_path / "dev.json", paragraphs=3)
+    questions = read_squad(tmp_path / "dev.json")
+    given = SquadDataset(questions, tokenizer, max_seq_length=24, doc_stride=6)
+    by_length = SquadDataset(questions, tokenizer, max_seq_length=24, doc_stride=6, longest_first=True)
+    lengths = by_length.lengths().tolist()
+    assert lengths == sorted(given.lengths().tolist(), reverse=True) != given.lengths().tolist()
+    random = np.random.default_rng(0)
+    logits = {}  # of a window, known by its question and what is in it
+
+    def logits_of(data: SquadDataset) -> tuple[np.ndarray, np.ndarray]:
+        keys = [(int(data.question_of[i]), tuple(data[i]["input_ids"])) for i in range(len(data))]
+        rows = [logits.setdefault(key, random.normal(size=(2, 24))) for key in keys]
+        return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+
+    assert best_answers(given, *logits_of(given)) == best_answers(by_length, *logits_of(by_length))
+    assert len(logits) == len(given)
+
+
 def test_no_answer_outside_the_context_backwards_or_too_long(tokenizer):
     data = SquadDataset([ask("five six")], tokenizer, max_seq_length=64)
     assert len(data) == 1

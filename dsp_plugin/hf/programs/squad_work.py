@@ -61,8 +61,11 @@ class SquadWork:
         """Raises: ValueError: lengths that the tokenizer cannot have, or a tokenizer without places in the text."""
         options = self.options
         for split, questions in self._questions.items():
-            data = SquadDataset(questions, tokenizer, options.max_seq_length, options.doc_stride, options.max_query_length)
-            if split == "train":
+            trained = split == "train"
+            limits = (options.max_seq_length, options.doc_stride, options.max_query_length)
+            # windows of one length side by side: batches to score have little padding
+            data = SquadDataset(questions, tokenizer, *limits, longest_first=not trained)
+            if trained:
                 self.train = data
             else:
                 self.dev[split] = data
