@@ -30,7 +30,8 @@ import grids
 from grids import SQUAD
 
 # Settings of these short runs of a small model; the paper's are for BERT-large: batch 8, rates 1e-5 and 5e-5.
-EPOCHS, LR = 3, 1e-4  # of stage 1 and of the baselines
+EPOCHS, LR = 3, 1e-4  # of stage 1 and of full finetuning
+HEAD_LR = 3e-3  # of the last layer alone
 # Tuned on CoLA. Under the paper's penalty, P(z) P(group), a group's alpha feels the price of all its weights: from
 # lambda 3e-8 on the groups close within 100 updates, before these short trainings have learnt anything. The additive
 # form, that of the paper's program, leaves groups to the task, and the paper's lambda fits.
@@ -112,7 +113,8 @@ def commands(run: Run, options: argparse.Namespace) -> List[List[str]]:
         return [f"scripts/{room}/{program}_{suffix}.py", *model, *places, *words]
 
     if run.density is None:
-        words = [*grids.training_words(run.task, LR, epochs, options.quick), *FLAGS[run.method]]
+        rate = HEAD_LR if run.method == "last-layer" else LR
+        words = [*grids.training_words(run.task, rate, epochs, options.quick), *FLAGS[run.method]]
         return [line("diffpruning", folder, records, words)]
     mask = str(folder / MASK)
     second = ["--do_eval", "--per_device_eval_batch_size", "64", *grids.scored_words(options.quick)]
