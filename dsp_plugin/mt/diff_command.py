@@ -12,11 +12,12 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from ..diffs import DiffPack
 from ..diffs.named_groupings import grouping_name, method_name
+from ..diffs.pack_summary import told_of_pack
 from ..optim.diff_adam import DiffAdamConfig, SparseAdamConfig
 from ..reports.files import write_text
 from .checkpoints import load_checkpoint
 from .diff_base import BaseCheckpoint, read_base
-from .diff_packs import Projection, figures, label_of, read_trained, write_pack
+from .diff_packs import Projection, label_of, read_trained, write_pack
 from .launch import PLUGIN_DIR, result_of, summarise_training, train
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
@@ -82,7 +83,7 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
         label = label_of(DiffPack.load(mask))
 
         def finished(path=path, third=third) -> Dict[str, Any]:
-            return {"diff": figures(*write_pack(path, result_of(third), base, dtype=own.value_dtype))}
+            return {"diff": told_of_pack(*write_pack(path, result_of(third), base, dtype=own.value_dtype))}
 
         _stage(third, flags, label, name, finished)
         packs[text] = DiffPack.load(path)

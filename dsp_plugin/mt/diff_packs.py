@@ -13,13 +13,10 @@ from ..diffs import Difference, DiffAdamW, DiffPack, FixMaskAdamW, SparseDiff, c
 from ..diffs.base import Base
 from ..diffs.named_groupings import method_name
 from ..optim.diff_adam import DiffAdamConfig, grouping_of, vector_of
-from ..diffs.pack_summary import layer_summaries
 from ..reports.diffs import method_label
 from ..reports.records import portable_path
 from .checkpoints import load_checkpoint
 from .diff_base import BaseCheckpoint
-
-_TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
 
 
 @dataclass(frozen=True)
@@ -159,22 +156,6 @@ def _config_of_mask(path: Optional[str]) -> Dict[str, Any]:
 
 def _float(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
-
-
-def figures(pack: DiffPack, size: int) -> Dict[str, Any]:
-    """What records say of a pack; `size` of its file in bytes."""
-    layers = layer_summaries(pack)
-    return {
-        "positions": pack.count, "nonzeros": pack.nonzeros, "total": pack.base.total, "density": pack.density,
-        "bytes": size, "full_bytes": weight_bytes(pack.base), "method": pack.config.get("method"),
-        "tensors": sum(layer.tensors for layer in layers), "untouched": sum(layer.untouched for layer in layers),
-        "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
-    }  # fmt: skip
-
-
-def weight_bytes(base: Base) -> int:
-    """Bytes of a full copy of the weights."""
-    return sum(torch.Size(shape).numel() * getattr(torch, dtype).itemsize for dtype, shape in base.parameters.values())
 
 
 def label_of(pack: DiffPack) -> str:

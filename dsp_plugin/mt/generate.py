@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 import torch
 
 from ..diffs import DiffPack
+from ..diffs.pack_summary import told_of_pack
 from ..reports.files import write_text
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
@@ -19,7 +20,7 @@ from ..reports.scores import bleu, bleu_statistics, detokenize
 from ..reports.sentences import save_sentences
 from .checkpoints import load_checkpoint, model_options
 from .diff_base import read_pack
-from .diff_packs import figures, label_of
+from .diff_packs import label_of
 from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
 from .launch import PLUGIN_DIR, hush_hosts, option
 from .pruning import count_parameters
@@ -139,7 +140,7 @@ def generate(argv: Sequence[str]) -> Record:
         metrics=metrics,
         extra={
             "beam": args.beam, "models": len(paths), "sentences": len(hypotheses),
-            **({"diff": figures(pack, os.path.getsize(pack_path))} if pack else {}),
+            **({"diff": told_of_pack(pack, os.path.getsize(pack_path))} if pack else {}),
         },
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{args.gen_subset}")

@@ -32,7 +32,7 @@ TEXT, DATA = Path("data/iwslt14_as_multi30k"), {HOME: Path("data-bin/multi30k"),
 SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
 UPDATES, FINETUNE_UPDATES = 250, 250  # of stage 1; of stage 3 and of full finetuning
 LR, FINETUNE_LR, FULL_LR = 1e-3, 3e-3, 5e-4
-SPARSITY_PEN = 5e-6
+SPARSITY_PEN, PENALTY_FORM = 1.25e-7, "additive"  # as in scripts/diff/grid.py
 DENSITIES = ("0.005", "0.05")
 PACK = "task.diff.safetensors"
 RECIPE = (
@@ -95,6 +95,7 @@ class Work:
         """The three stages; the first one serves all densities."""
         words = self.training("--lr", LR, "--max-update", self.updates, "--finetune-lr", FINETUNE_LR)
         words += ["--finetune-max-update", self.finetune_updates, "--sparsity-pen", SPARSITY_PEN]
+        words += ["--penalty-form", PENALTY_FORM]
         self.call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *densities)
 
     def all_weights(self) -> None:
@@ -165,7 +166,7 @@ class Work:
         columns = ["method", f"BLEU {AWAY}", f"BLEU {HOME}", "weights changed", "bytes"]
         text = (
             f"A Multi30k model finetuned to IWSLT14 (sample of talks). BLEU on the first {SENTENCES['test']} sentences of "
-            f"IWSLT14's test set and on test_2016_flickr. lambda {SPARSITY_PEN:g}; {UPDATES} updates of stage 1, "
+            f"IWSLT14's test set and on test_2016_flickr. lambda {SPARSITY_PEN:g}, {PENALTY_FORM} penalty; {UPDATES} updates of stage 1, "
             f"{FINETUNE_UPDATES} of stage 3 and of full finetuning. Made by `make diff-domains`.\n\n"
         )
         text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
