@@ -1,8 +1,8 @@
 """The elementwise passes of diff pruning in torch: theta written, gradients measured, w and alpha updated.
 
 This is the reference of what passes.cpp does in single loops, and what runs where that cannot: other devices and
-dtypes, no compiler. Work goes through windows of the line, so that temporaries stay small; on a GPU a window is large
-and the formulas go through torch.compile.
+dtypes, no compiler. Work goes through windows of the line, so that temporaries stay small; on a GPU windows are larger
+and the formulas, the noise included, go through torch.compile.
 
 Notation: theta = base + z * gate * w (gate: the gate of the element's group); G the loss's gradient at theta.
 With price = lambda * P(group open), the gradients of loss + penalty are (spec of the paper's section 3, by hand):
@@ -22,7 +22,8 @@ from .flat import FlatLayout
 from .noise import uniform
 
 Keys = Tuple[int, int]
-WINDOW = {"cpu": 1 << 14, "cuda": 1 << 26}
+# elements: on a CPU temporaries stay in the cache; on a GPU a few kernels each, yet small beside a model
+WINDOW = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
 class Rates(NamedTuple):
@@ -51,8 +52,15 @@ class NextTheta(NamedTuple):
     keys: Keys
 
 
-def drawn_theta(base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, u: Tensor, concrete: StretchedConcrete) -> Tensor:
-    return base + concrete.sample(alpha, u)[0] * gate * w
+def noise_of(start: int, keys: Keys, like: Tensor) -> Tensor:
+    """The noise of positions start .. in the shape [count], dtype and place of `like`."""
+    return uniform(start, like.numel(), keys, like.device).to(like.dtype)
+
+
+def drawn_theta(
+    base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, start: int, keys: Keys, concrete: StretchedConcrete
+) -> Tensor:
+    return base + concrete.sample(alpha, noise_of(start, keys, w))[0] * gate * w
 
 
 def mean_theta(base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, concrete: StretchedConcrete) -> Tensor:
@@ -60,10 +68,17 @@ def mean_theta(base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, concrete: S
 
 
 def pulled_back(
-    grad: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, price: Tensor, u: Tensor, concrete: StretchedConcrete
+    grad: Tensor,
+    w: Tensor,
+    alpha: Tensor,
+    gate: Tensor,
+    price: Tensor,
+    start: int,
+    keys: Keys,
+    concrete: StretchedConcrete,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """(gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of a group's gate."""
-    z, slope = concrete.sample(alpha, u)
+    z, slope = concrete.sample(alpha, noise_of(start, keys, w))
     opened, opening = concrete.open_probability(alpha)
     through = grad * w
     return grad * z * gate, through * gate * slope + price * opening, through * z, opened
@@ -95,7 +110,7 @@ class TorchPasses:
         self.concrete = concrete
         wrap: Callable = torch.compile(dynamic=True) if compiled else lambda function: function
         self._drawn, self._mean, self._pulled = wrap(drawn_theta), wrap(mean_theta), wrap(pulled_back)
-        self._uniform, self._adam = uniform, wrap(adam)
+        self._adam = wrap(adam)
         self.windows = _windows(layout, WINDOW.get(layout.device.type, WINDOW["cpu"]))
         self._group = layout.group.to(layout.device)
         self._length = layout.length.to(layout.device)
@@ -159,10 +174,9 @@ class TorchPasses:
                 for t, first, last in window.spans
             ]
         )
-        u = self._uniform(here.start, here.stop - here.start, keys, w.device).to(w.dtype)
         gate = self._spread(gate[self._group[window.pieces]], window)
         price = self._spread(price[window.pieces], window)
-        return self._pulled(grad, w[here], alpha[here], gate, price, u, self.concrete)
+        return self._pulled(grad, w[here], alpha[here], gate, price, here.start, keys, self.concrete)
 
     def _write_window(self, window, base, w, alpha, gate, keys) -> None:
         here = window.flat
@@ -171,8 +185,7 @@ class TorchPasses:
         if keys is None:
             theta = self._mean(below, w[here], alpha[here], gate, self.concrete)
         else:
-            u = self._uniform(here.start, here.stop - here.start, keys, w.device).to(w.dtype)
-            theta = self._drawn(below, w[here], alpha[here], gate, u, self.concrete)
+            theta = self._drawn(below, w[here], alpha[here], gate, here.start, keys, self.concrete)
         parts = theta.split([last - first for _, first, last in window.spans])
         targets = [self.layout.parameters[t].data.view(-1)[first:last] for t, first, last in window.spans]
         torch._foreach_copy_(targets, list(parts))

@@ -14,7 +14,7 @@ from dsp_plugin.diffs.concrete import StretchedConcrete
 from dsp_plugin.diffs.flat import PIECE, FlatLayout
 from dsp_plugin.diffs.groups import by_neuron, by_tensor
 from dsp_plugin.diffs.noise import step_keys, uniform
-from dsp_plugin.diffs.passes import Moments, NextTheta, Rates, TorchPasses, adam
+from dsp_plugin.diffs.passes import WINDOW, Moments, NextTheta, Rates, TorchPasses, adam
 
 # longer than a piece, of odd lengths, a vector, a single number
 KEYS, FIRST = (-1232057522, -1230961157), [0.581328272819519, 0.7769865989685059, 0.5579514503479004, 0.8733431100845337]
@@ -77,6 +77,30 @@ def test_fused_passes_do_what_the_eager_ones_do(dtype, grouping):
         theta = number < 2 * len(SHAPES) or 2 * len(SHAPES) + 6 < number <= 3 * len(SHAPES) + 6
         rtol = 1e-2 if theta and dtype == torch.bfloat16 else 2e-4
         torch.testing.assert_close(one.double(), other.double(), rtol=rtol, atol=2e-6)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_compiled_passes_do_what_the_eager_ones_do_and_are_compiled_once(monkeypatch):
+    """What a GPU runs, on the CPU: noise, formulas and updates through torch.compile, over several windows and steps."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    layout, *rest = problem(torch.float32, by_tensor)
+    eager = everything(TorchPasses(layout, StretchedConcrete()), *rest)
+    monkeypatch.setitem(WINDOW, "cpu", 1 << 12)
+    passes = TorchPasses(layout, StretchedConcrete(), compiled=True)
+    assert len(passes.windows) > 2
+    compiled = everything(passes, *rest)
+    for one, other in zip(compiled, eager):
+        torch.testing.assert_close(one.double(), other.double(), rtol=2e-4, atol=2e-6)
+    base, grads, w, alpha, moments, gate, price = rest
+    graphs = counters["stats"]["unique_graphs"]
+    for step in range(3, 7):  # other keys and other rates
+        passes.write(base, w, alpha, gate, step_keys(1, step))
+        w_rates = Rates(torch.tensor(0.1 * step), 1e-2 / step, 1 + 1 / step, 1e-8)
+        alpha_rates = Rates(1.0, 0.1, 1 + 1 / step, 1e-6)
+        passes.update(grads, w, alpha, moments, gate, price, step_keys(1, step), w_rates, alpha_rates, (0.9, 0.99))
+    assert graphs <= counters["stats"]["unique_graphs"] <= graphs + 1
 
 
 @pytest.mark.parametrize("kind", [TorchPasses, native.NativePasses])
