@@ -107,9 +107,10 @@ def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False) -> Tr
     history = (state.get("optimizer_history") or [{}])[-1]
     cfg = state.get("cfg") or {}
     config = {"updates": history.get("num_updates"), "seed": (cfg.get("common") or {}).get("seed")}
-    kind = {"DiffAdam": "diff", "FixMaskAdam": "fixmask"}.get(history.get("optimizer_name"), "full")
-    optimizer_state = state.get("last_optimizer_state")
-    if kind != "full" and not optimizer_state:
+    optimizer_state = state.get("last_optimizer_state") or {}
+    told = optimizer_state.get("diff")  # by what the state holds: --amp wraps the optimizer, and fairseq notes the wrapper
+    kind = "full" if told is None else "fixmask" if "positions" in told else "diff"
+    if told is None and (cfg.get("optimizer") or {}).get("_name") in ("diff_adam", "fixmask_adam"):
         raise ValueError(f"{checkpoint} has no optimizer state, which holds the diff: train without --no-save-optimizer-state")
     if kind != "diff" and sampled:
         raise ValueError(f"{checkpoint} holds one diff: there is nothing to sample")

@@ -14,7 +14,7 @@ from ..models.diff_transformer import DiffTransformerModel
 from ..mt.checkpoints import check_same_sizes
 from ..mt.diff_base import BaseCheckpoint, apply_when_loaded, check_pack, read_base, read_pack, start_from
 from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
-from ..optim.diff_adam import DiffAdam, FixMaskAdam
+from ..optim.diff_adam import DiffAdam, FixMaskAdam, SparseAdam
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,14 @@ class DiffTranslationTask(GatedTranslationTask):
         super().prepare(cfg, model_class, options)
 
     def optimizer_step(self, optimizer, model, update_num):
-        super().optimizer_step(optimizer, model, update_num)
         inner = getattr(optimizer, "fp32_optimizer", optimizer)  # --amp wraps it
+        if inner is not optimizer and isinstance(inner, SparseAdam):
+            # fairseq unscales `optimizer.optimizer` and steps `optimizer.fp32_optimizer`. The scaler, which knows optimizers
+            # by identity, would divide by its scale a second time: Adam hides that, a penalty and a clipping norm do not
+            optimizer.scaler.step(optimizer.optimizer)
+            optimizer.scaler.update()
+        else:
+            super().optimizer_step(optimizer, model, update_num)
         if isinstance(inner, DiffAdam):
             for name, value in inner.optimizer.metrics().items():
                 if name in ("w_norm", "alpha_norm", "expected_density"):

@@ -94,6 +94,19 @@ def test_the_pack_is_the_best_checkpoint(done, pack, base):
     assert changed == made.count
 
 
+def test_what_a_checkpoint_holds_is_told_by_its_state(done, base, tmp_path):
+    """fairseq notes the class of the optimizer, which under --amp is that of the wrapper."""
+    for folder, kind in (("1st", "diff"), (f"{DENSITY}/3rd", "fixmask")):
+        state = checkpoint(done[0] / folder)
+        state["optimizer_history"][-1]["optimizer_name"] = "AMPOptimizer"
+        save_checkpoint(state, str(tmp_path / f"{kind}.pt"))
+        model = read_base(str(base)).model()
+        assert read_trained(str(tmp_path / f"{kind}.pt"), model).kind == kind
+        save_checkpoint({**state, "last_optimizer_state": None}, str(tmp_path / "bare.pt"))
+        with pytest.raises(ValueError, match="has no optimizer state, which holds the diff"):
+            read_trained(str(tmp_path / "bare.pt"), model)
+
+
 def test_started_again_it_trains_nothing_more(done, pack, tmp_path):
     """Killed after the last update, before the pack: it is made, and is the same; what is done stays as it is."""
     folder, words, _ = done

@@ -22,6 +22,7 @@ dsp_plugin.register()
 from dsp_plugin.diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
 from dsp_plugin.mt.diff_base import start_from
 from dsp_plugin.optim.diff_adam import DiffAdam, DiffAdamConfig, FixMaskAdam, FixMaskAdamConfig, vector_of
+from dsp_plugin.tasks.diff_translation import DiffTranslationTask
 
 LR, LAMBDA = 1e-2, 1e-3
 
@@ -66,6 +67,18 @@ def fairseq_step(model, optimizer, numbers, max_norm=0.0):
     return norm
 
 
+def amp_step(model, optimizer, numbers, max_norm):
+    """The same under --amp, where the task takes the step."""
+    model.train()
+    optimizer.zero_grad()
+    for loss in losses(model, numbers):
+        optimizer.backward(loss)
+    optimizer.multiply_grads(1 / 10)
+    norm = optimizer.clip_grad_norm(max_norm)
+    DiffTranslationTask.optimizer_step(object.__new__(DiffTranslationTask), optimizer, model, 0)
+    return norm
+
+
 def plain_step(model, optimizer, numbers):
     model.train()
     optimizer.zero_grad()
@@ -95,6 +108,29 @@ def test_accumulated_scaled_and_clipped_it_is_the_plain_optimizer(max_norm):
     assert optimizer.optimizer.vector.w.abs().max() > 1e-3
     if max_norm:
         assert plain.metrics()["w_norm"] > max_norm  # else nothing was clipped
+
+
+@pytest.mark.parametrize("config", [DiffAdamConfig, FixMaskAdamConfig])
+def test_a_loss_scale_changes_nothing(config):
+    """fairseq's AMPOptimizer around it, with a gradient scaler that works on a CPU; scales are powers of two: no bit moves."""
+
+    def trained(scale):
+        model = tiny()
+        start_from(model, mask_of(model) if config is FixMaskAdamConfig else None)
+        optimizer = optim.build_optimizer(options(config), [p for p in model.parameters() if p.requires_grad])
+        step = fairseq_step
+        if scale:
+            cfg = OmegaConf.create({"optimizer": {}, "common": {"fp16_init_scale": 1, "min_loss_scale": 1e-4}})
+            optimizer, step = optim.AMPOptimizer(cfg, None, optimizer), amp_step
+            optimizer._grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        norms = [step(model, optimizer, (number, number + 1), 0.05) for number in (0, 2, 4)]
+        return model.state_dict(), optimizer.optimizer, norms
+
+    plain, scaled = trained(None), trained(128.0)
+    assert plain[2] == scaled[2]  # which fairseq logs: it was right all the time
+    assert all(torch.equal(weight, scaled[0][name]) for name, weight in plain[0].items())
+    if config is DiffAdamConfig:
+        assert plain[1].metrics() == scaled[1].metrics() and plain[1].metrics()["w_norm"] > 0.05
 
 
 def test_the_schedule_reaches_w_and_not_alpha():
