@@ -5,7 +5,9 @@
 paper's hyperparameters: batch 8; stage 1: learning rate 1e-5, 2 epochs; stage 3: --finetune_learning_rate 5e-5,
 --finetune_num_train_epochs 2. All other options are those of the single
 stages' programs (run_squad_diffpruning.py, run_squad_mag.py, run_squad_fixmask_finetune.py) and go to all stages.
+Not those of a single stage: --baseline, --threshold, --method and the files, which this program names.
 In --output_dir: stage 1; in its folder DENSITY: task.diff.safetensors, the results of stage 2 in 2nd, of stage 3 in 3rd.
+--record_dir has the same folders.
 Started again, the same command goes on where it was stopped.
 
   python scripts/squad/run_diff.py --model_name_or_path MODEL --data_dir data/squad --do_train --do_eval --target_sparsity 0.005 0.001 --output_dir out/

@@ -191,17 +191,34 @@ def test_the_last_layer_is_a_pack_without_positions(folder, capsys):
 def test_all_stages_in_one_command_with_two_densities(folder, capsys):
     words = ["--model_name_or_path", folder / "bert", "--task_name", "CoLA", "--data_dir", folder / "CoLA", "--max_seq_length", 24]
     words += ["--do_train", "--do_eval", "--max_steps", 2, "--learning_rate", 1e-3, "--output_dir", folder / "all"]
-    with pytest.raises(SystemExit, match=r"--target_sparsity must be in \(0, 1\], got 2"):
-        start("glue/run_diff", *words, "--target_sparsity", 0.01, 2)
+    for more, message in (
+        (["--target_sparsity", 0.01, 2], r"--target_sparsity must be in \(0, 1\], got 2"),
+        (["--finetune_num_train_epochs", 0], "--finetune_num_train_epochs must be above 0 and finite, got 0"),
+        (["--baseline", "full"], "--baseline full: it has one stage; its program is scripts/glue/run_glue_diffpruning.py"),
+        (["--threshold", 0.1], "--threshold 0.1: the densities are those of --target_sparsity"),
+        (["--save-checkpoint", "x"], "--save_checkpoint x: the masks are in --output_dir"),
+        (["--eval_checkpoint", "x"], "--eval_checkpoint x: stage 1"),
+        (["--mask_checkpoint", "x"], "--mask_checkpoint x: stage 2"),
+        (["--save_pack=x"], "--save_pack x: the packs are in --output_dir"),
+        (["--method", "x"], "--method x: each stage"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            start("glue/run_diff", *words, *more)
+    assert not (folder / "all").exists()
+    words += ["--record_dir", folder / "records", "--threshold", -1]
     found = start("glue/run_diff", *words, "--target_sparsity", 0.01, 0.002, "--finetune_learning_rate", 2e-3)
     assert set(found) == {"0.01", "0.002"}
     for density, name in (("0.01", "1%"), ("0.002", "0.2%")):
         pack = DiffPack.load(folder / "all" / density / "task.diff.safetensors")
         assert pack.count == round(float(density) * body_of(folder))
-        record = load_record(folder / "all" / density / "3rd" / "dev" / "results.json")
+        record = load_record(folder / "records" / density / "3rd" / "dev" / "results.json")
         assert record.method == f"diff-structured-{name}"
+        projected = load_record(folder / "records" / density / "2nd" / "dev" / "results.json")
+        assert projected.method == f"diff-structured-{name}-projected"
         assert record.metrics[0].value == pytest.approx(100 * found[density]["dev"]["eval_matthews_correlation"])
     assert capsys.readouterr().out.count("stage 1") == 1
+    assert load_record(folder / "records" / "dev" / "results.json").method == "diff-structured-unprojected"
+    assert not list((folder / "all").rglob("results.json"))
 
 
 def test_squad(tmp_path):
@@ -239,6 +256,7 @@ def test_bad_input_is_refused_in_one_line(folder, stages, tmp_path):
         (mag, [], "--eval_checkpoint: name what the first stage wrote"),
         (mag, [*info, "--target_sparsity", 0], r"--target_sparsity must be in \(0, 1\], got 0.0"),
         (mag, [*info, "--target_sparsity", 1.5], r"--target_sparsity must be in \(0, 1\]"),
+        (mag, [*info, "--threshold", -0.5], "--threshold must be 0 or more and finite, or -1 for none, got -0.5"),
         (mag, [*info, "--concrete_lower", -0.1], "the diff was trained with -1.5 and 1.5"),
         (mag, [*info, *elsewhere], "--eval_checkpoint .*: wrong base"),
         (mag, ["--eval_checkpoint", mask], "holds no diff in training"),

@@ -17,6 +17,16 @@ from .parsing import say
 # The paper's hyperparameters; what the command line says comes after and wins.
 PAPER = "--per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs".split()
 LONGER = ("MRPC", "STS-B", "RTE", "SST-2")  # 5 epochs in stage 3, the others 3
+# Options of a single stage that would be wrong for the others, or that this program gives itself.
+_NOT_HERE = {
+    "baseline": "it has one stage; its program is {prune}, and {mag} takes the folder of `full`",
+    "threshold": "the densities are those of --target_sparsity; {mag} takes it",
+    "eval_checkpoint": "stage 1 writes it",
+    "save_checkpoint": "the masks are in --output_dir",
+    "mask_checkpoint": "stage 2 writes it",
+    "save_pack": "the packs are in --output_dir, one a density",
+    "method": "each stage has its name in the records",
+}
 
 
 def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, Any]]:
@@ -37,38 +47,62 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     parser.add_argument("--target_sparsity", "--target-sparsity", nargs="+", default=["0.005"])
     parser.add_argument("--finetune_learning_rate", type=float, default=5e-5)
     parser.add_argument("--finetune_num_train_epochs", type=float)
+    parser.add_argument("--record_dir", "--record-dir")
+    for name in _NOT_HERE:
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
     own, rest = parser.parse_known_args(list(argv))
     if "--help" in rest or "-h" in rest:
         return run_stage(PruneRun, doc, data, ["--help"])
     if not own.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
-    for density in own.target_sparsity:
-        if not 0 < _number(density) <= 1:
-            raise ValueError(f"--target_sparsity must be in (0, 1], got {density}")
-    if not 0 < own.finetune_learning_rate < math.inf:
-        raise ValueError(f"--finetune_learning_rate must be above 0 and finite, got {own.finetune_learning_rate}")
-    epochs, first_epochs = own.finetune_num_train_epochs or 2.0, "2"  # SQuAD: 2 and 2
+    _refuse(own, "glue" if data is GlueArguments else "squad")
+    first_epochs, epochs = "2", 2.0  # SQuAD
     if data is GlueArguments:
         task = find_task(own.task_name or "").folder
         rest += ["--task_name", task]
-        epochs, first_epochs = own.finetune_num_train_epochs or (5.0 if task in LONGER else 3.0), "3"
+        first_epochs, epochs = "3", 5.0 if task in LONGER else 3.0
+    if own.finetune_num_train_epochs is not None:
+        epochs = own.finetune_num_train_epochs
     words = [*PAPER, first_epochs, *rest]
     out = own.output_dir
+
+    def stage(kind: type, more: List[str], folder: str = "") -> Dict[str, Any]:
+        """One program; its records are in the same folders as its results where --record_dir is another place."""
+        places = ["--output_dir", f"{out}/{folder}".rstrip("/")]
+        places += ["--record_dir", f"{own.record_dir}/{folder}".rstrip("/")] if own.record_dir else []
+        return run_stage(kind, doc, data, [*words, *more, *places])
+
     say("stage 1: diff pruning")
-    run_stage(PruneRun, doc, data, [*words, "--output_dir", out])
-    info = f"{out}/{INFO}"
+    stage(PruneRun, [])
     found: Dict[str, Dict[str, Any]] = {}
     for density in own.target_sparsity:
-        folder = f"{out}/{density}"
-        mask = f"{folder}/mask.diff.safetensors"
+        mask = f"{out}/{density}/mask.diff.safetensors"
         say(f"stage 2: projection to {density}")
-        second = ["--eval_checkpoint", info, "--save_checkpoint", mask, "--target_sparsity", density]
-        run_stage(ProjectRun, doc, data, [*words, *second, "--output_dir", f"{folder}/2nd"])
+        second = ["--eval_checkpoint", f"{out}/{INFO}", "--save_checkpoint", mask, "--target_sparsity", density]
+        stage(ProjectRun, second, f"{density}/2nd")
         say(f"stage 3: finetuning of the share {density}")
-        third: List[str] = ["--mask_checkpoint", mask, "--learning_rate", str(own.finetune_learning_rate)]
-        third += ["--save_pack", f"{folder}/{PACK}", "--num_train_epochs", str(epochs)]
-        found[density] = run_stage(FixMaskRun, doc, data, [*words, *third, "--output_dir", f"{folder}/3rd"])
+        third = ["--mask_checkpoint", mask, "--learning_rate", str(own.finetune_learning_rate)]
+        third += ["--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)]
+        found[density] = stage(FixMaskRun, third, f"{density}/3rd")
     return found
+
+
+def _refuse(own: argparse.Namespace, room: str) -> None:
+    """Raises:
+    ValueError: options that cannot be, or are not of this program.
+    """
+    programs = {"prune": f"scripts/{room}/run_{room}_diffpruning.py", "mag": f"scripts/{room}/run_{room}_mag.py"}
+    for name, why in _NOT_HERE.items():
+        value = getattr(own, name)
+        if value is not None and not (name == "threshold" and _number(value) == -1):  # -1 is the published "none"
+            raise ValueError(f"--{name} {value}: {why.format(**programs)}")
+    for density in own.target_sparsity:
+        if not 0 < _number(density) <= 1:
+            raise ValueError(f"--target_sparsity must be in (0, 1], got {density}")
+    for name in ("finetune_learning_rate", "finetune_num_train_epochs"):
+        value = getattr(own, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} must be above 0 and finite, got {value}")
 
 
 class _Parser(argparse.ArgumentParser):

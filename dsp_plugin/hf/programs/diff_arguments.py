@@ -80,15 +80,15 @@ class ProjectionArguments:
         "the pack to write, a safetensors file; default: OUTPUT_DIR/projected.diff.safetensors"
     )
     target_sparsity: float = option("share of the body's weights that may differ from the base, in (0, 1]", 0.01)
-    threshold: float = option("0 or more: keep all changes above this magnitude instead", -1.0)
+    threshold: float = option("0 or more: keep all changes above this magnitude instead; -1: none", -1.0)
     per_layer_projection: bool = option("each layer keeps the same share", False)
     sampled_diff: bool = option("project one sample of the diff instead of the deterministic one", False)
 
     def check(self) -> None:
         if not 0 < self.target_sparsity <= 1:
             raise ValueError(f"--target_sparsity must be in (0, 1], got {self.target_sparsity}")
-        if math.isnan(self.threshold) or self.threshold == math.inf:
-            raise ValueError(f"--threshold must be a finite number, got {self.threshold}")
+        if self.threshold != -1 and not 0 <= self.threshold < math.inf:
+            raise ValueError(f"--threshold must be 0 or more and finite, or -1 for none, got {self.threshold}")
 
 
 @dataclass
