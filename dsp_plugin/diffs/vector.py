@@ -10,13 +10,14 @@ Notation: N elements in the body, G groups; w, alpha [N]; group_alpha [G].
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Union
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
 from .base import base_hash
 from .concrete import StretchedConcrete
+from .deltas import Deltas
 from .flat import FlatLayout
 from .groups import GROUPINGS, GroupFunction, by_tensor
 from .native import NativePasses
@@ -40,10 +41,12 @@ class GroupGates(NamedTuple):
 class DiffVector:
     """The trained diff of a model, and what is written into its parameters when.
 
-    While attached, the model's own calls keep it right: a forward pass in training mode sees the sample of the coming
-    step, one in evaluation mode and `state_dict()` see the deterministic theta. After `load_state_dict` on the model,
-    evaluation sees what was loaded until training goes on. Parameters that are read directly may hold a sample: call
-    `deterministic()` first. Between a training forward and its backward, do not evaluate the same model.
+    While attached, the model's own calls keep it right, and those of any part of it: while the model is in training mode,
+    a forward pass sees the sample of the coming step; one in evaluation mode and `state_dict()` see the deterministic
+    theta. It is the whole model's mode that counts: a part that is kept in `eval()` while the rest trains sees the sample.
+    After `load_state_dict` on the model, evaluation sees what was loaded until training goes on. Parameters that are read
+    directly may hold a sample: call `deterministic()` first. Between a training forward and its backward, do not evaluate
+    the same model.
 
     Args:
         model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
@@ -135,8 +138,12 @@ class DiffVector:
         if self._hooks:
             return
 
-        def before_forward(module: nn.Module, _) -> None:
-            if module.training:
+        model = self.model
+
+        def before_forward(*_) -> None:
+            if self._written == ("sample" if model.training else "deterministic"):
+                return
+            if model.training:
                 self.sample()
             elif self._written != "loaded":
                 self.deterministic()
@@ -145,11 +152,12 @@ class DiffVector:
             if self._written != "loaded":
                 self.deterministic()
 
-        self._hooks = [
-            self.model.register_forward_pre_hook(before_forward),
-            self.model.register_state_dict_pre_hook(before_saving),
-            self.model.register_load_state_dict_post_hook(lambda *_: self.mark("loaded")),
-        ]
+        # parts, too: generate() calls an encoder by itself, before the model
+        for module in model.modules():
+            if next(module.parameters(), None) is not None:
+                self._hooks.append(module.register_forward_pre_hook(before_forward))
+                self._hooks.append(module.register_state_dict_pre_hook(before_saving))
+        self._hooks.append(model.register_load_state_dict_post_hook(lambda *_: self.mark("loaded")))
 
     def detach(self) -> None:
         """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""
@@ -182,7 +190,7 @@ class DiffVector:
             price = price * opened[self.layout.group.to(opened.device)]
         return GroupGates(gate, slope, opened, opening, price)
 
-    def deltas(self, sampled_step: Optional[int] = None) -> "Deltas":
+    def deltas(self, sampled_step: Optional[int] = None) -> Deltas:
         """The full-size diff, name -> delta, worked out a tensor at a time when asked for.
 
         Args:
@@ -245,32 +253,3 @@ class DiffVector:
                 "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
             )
         return TorchPasses(self.layout, self.concrete)
-
-
-class Deltas(Mapping[str, Tensor]):
-    """name -> full-size change of the body's tensors, in w's dtype; nothing is kept."""
-
-    def __init__(self, vector: DiffVector, sampled_step: Optional[int]):
-        self._vector = vector
-        self._keys = None if sampled_step is None else vector.keys(sampled_step)
-        self._index = {name: number for number, name in enumerate(vector.layout.names)}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, name: str) -> Tensor:
-        vector, layout, tensor = self._vector, self._vector.layout, self._index[name]
-        here = slice(layout.offsets[tensor], layout.offsets[tensor] + layout.sizes[tensor])
-        pieces = layout.tensor == tensor
-        gates = vector.group_gates(self._keys).gate
-        group, length = layout.group[pieces].to(gates.device), layout.length[pieces].to(gates.device)
-        gate = torch.repeat_interleave(gates[group], length)
-        if self._keys is None:
-            z, _ = vector.concrete.mean(vector.alpha[here])
-        else:
-            u = uniform(here.start, here.stop - here.start, self._keys, gates.device).to(gates.dtype)
-            z, _ = vector.concrete.sample(vector.alpha[here], u)
-        return (z * gate * vector.w[here]).view(layout.parameters[tensor].shape)

@@ -158,6 +158,28 @@ def test_evaluation_and_saving_see_the_deterministic_theta_and_training_a_sample
     torch.testing.assert_close(live(), expected())
 
 
+def test_parts_that_are_called_by_themselves_see_what_the_model_would():
+    """generate() calls an encoder before the model; the mode that counts is the model's."""
+    model = tiny()
+    vector = DiffVector(model, head=HEAD, penalty=PENALTY)
+    optimizer = DiffAdamW(vector, lr=0.1)
+    train_step(model, optimizer, 0)
+    vector.alpha.copy_(torch.linspace(-1, 2, 96))
+    vector.mark("nothing")
+    words, part = batch(0)[0], model.embeddings
+    sampled = part(words)
+    model.eval()
+    alone = part(words)
+    model(words)
+    assert torch.equal(part(words), alone) and not torch.equal(alone, sampled)
+    model.train(), part.eval()
+    model(words)
+    assert torch.equal(part(words), sampled)  # a part that is kept in eval() writes nothing under the others
+    assert torch.equal(part.state_dict()["weight"][words], alone)
+    vector.detach()
+    assert not any(module._forward_pre_hooks or module._state_dict_pre_hooks for module in model.modules())
+
+
 def test_a_model_loaded_from_elsewhere_is_evaluated_as_loaded():
     """The best checkpoint comes back into the model before its pack is made."""
     model = tiny()

@@ -13,7 +13,7 @@ from hf_data import arguments, trainer
 from hf_diffs import DATA, HEAD, QUERY, base_model, in_diff, state_of, with_mask, without_dropout
 from transformers import TrainerCallback
 
-from dsp_plugin.diffs import DiffVector, project
+from dsp_plugin.diffs import DiffAdamW, DiffVector, project
 from dsp_plugin.diffs.vector_file import read_vector, save_vector
 from dsp_plugin.hf.diff_training import DiffCallback, diff_optimizers, fixmask_optimizers, task_head
 
@@ -106,6 +106,24 @@ def test_evaluation_and_saving_see_the_deterministic_theta_and_accumulation_one_
     optimizer.vector.deterministic()
     assert len(seen["eval"]) == 2 and torch.equal(seen["eval"][1], body(model))
     assert not torch.equal(seen["eval"][0], third)
+
+
+def test_generating_sees_the_deterministic_theta_in_the_encoder_too():
+    """generate() calls the encoder before the model."""
+    model, batch = tiny_model("t5", dtype=torch.float32), {"input_ids": torch.tensor([[3, 4, 5, 6]])}
+    vector = DiffVector(model, alpha_init=1.0)
+    optimizer = DiffAdamW(vector, lr=0.1)
+    model.train()(**batch, labels=batch["input_ids"]).loss.backward()
+    optimizer.step()
+    seen = []
+    model.encoder.register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
+    model.eval()
+    for _ in range(2):
+        model.generate(**batch, max_new_tokens=2)
+    vector.detach()
+    model.encoder(**batch)
+    assert torch.equal(seen[0], seen[1])
+    torch.testing.assert_close(seen[0], seen[2])
 
 
 def test_accumulated_micro_batches_are_one_batch(tmp_path):
