@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .base import find_names, tensors_of
 from .pack import DiffPack, patched
 from .row_tasks import RowTasks, units_of
-from .rows import join_rows, take_rows
+from .rows import join_rows, other_sizes, take_rows, tensors_in
 from .undo import Change, put
 
 
@@ -38,10 +38,13 @@ class DiffBank:
 
     Args:
         model: the base, on its device and in its dtype, with a place for the heads (of any number of labels).
+        rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a batch is never
+            mixed at a size that could be taken for another one, such as as many tokens as rows (see `run`, `mixed`).
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, rows_first: bool = False):
         self.model = model
+        self.rows_first = rows_first
         self._parameters = tensors_of(model)
         self._tasks: Dict[str, BankTask] = {}
         self._current: Optional[str] = None
@@ -127,7 +130,8 @@ class DiffBank:
 
         Raises:
             ValueError: an unknown task; a changed module whose input has no row an example, or that was not called as
-                a module at all, so that the answers would be wrong (names it; `grouped` serves such models).
+                a module at all, so that the answers would be wrong (names it; `grouped` serves such models); unless
+                `rows_first`, a batch with another size that is the number of rows (`run` gets round that).
         """
         present = {name: self._task(name) for name in dict.fromkeys(tasks)}
         before = self._current
@@ -136,28 +140,51 @@ class DiffBank:
         if units is None:
             changed = {name for task in present.values() for name in {*task.changes, *task.head}}
             units = self._units[frozenset(present)] = units_of(self.model, changed)
-        rows = RowTasks(units, self._parameters, list(present.values()), _numbers(tasks, list(present)))
+        unclear = not self.rows_first and len(present) > 1
+        rows = RowTasks(units, self._parameters, list(present.values()), _numbers(tasks, list(present)), unclear)
+
+        def before_forward(_: nn.Module, args: Any, kwargs: Any) -> None:
+            if unclear and len(tasks) in other_sizes((args, kwargs), len(tasks)):
+                raise ValueError(
+                    f"tasks cannot be mixed in one batch of {len(tasks)} rows that has another size of {len(tasks)}: which "
+                    "are the rows cannot be told inside the model; use run or grouped, or DiffBank(model, rows_first=True)"
+                )
+
+        hook = self.model.register_forward_pre_hook(before_forward, with_kwargs=True)
         try:
             with torch.no_grad(), rows.installed():
                 yield
             rows.check_called()
         finally:
+            hook.remove()
             self.switch(before)
 
     def run(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         """One forward of the model over a batch whose row i belongs to `tasks[i]`.
 
+        Where another size in the batch is the number of rows, the last row goes through again as often as it takes to
+        tell them apart (once, mostly); its further answers are dropped.
+
         Args:
             args, kwargs: the model's; tensors with one row an example are put in the order of tasks and back.
 
         Raises:
-            ValueError: see `mixed`.
+            ValueError: see `mixed`; an output without rows where a row was repeated, which it would count in.
         """
         order = torch.tensor(sorted(range(len(tasks)), key=lambda row: tasks[row]), dtype=torch.long)
+        back, others = order.argsort(), set()
+        if not self.rows_first and len(set(tasks)) > 1:
+            others = other_sizes((args, kwargs), len(tasks))
+        while len(order) in others:
+            order = torch.cat([order, order[-1:]])
         args, kwargs = take_rows((args, kwargs), order, len(tasks))
         with self.mixed([tasks[row] for row in order.tolist()]):
             output = self.model(*args, **kwargs)
-        return take_rows(output, order.argsort(), len(tasks))
+        if len(order) > len(tasks):
+            for tensor in tensors_in(output):
+                if not tensor.dim() or len(tensor) != len(order):
+                    raise ValueError(f"an output is {list(tensor.shape)} and has no row for each task: use grouped")
+        return take_rows(output, back, len(order))
 
     def grouped(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         """The same answers as `run`, by one forward a task: for models that `mixed` refuses.

@@ -71,6 +71,7 @@ class RowTasks:
         parameters: the model's, by all their names; they hold the base's values.
         tasks: the T tasks of the batch, with `changes` and `head` by the model's names.
         numbers: for each of the B rows the number of its task.
+        unclear: whether rows may come second inside the model, so that a tensor [B, B, ...] must be refused.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class RowTasks:
         parameters: Mapping[str, Tensor],
         tasks: Sequence[Any],
         numbers: Tuple[int, ...],
+        unclear: bool = False,
     ):
         self._units, self._parameters, self._tasks, self._numbers = units, parameters, tasks, numbers
+        self._unclear = unclear
         self._rows = [slice_of([row for row, task in enumerate(numbers) if task == number]) for number in range(len(tasks))]
         self._called: Set[str] = set()
 
@@ -146,6 +149,7 @@ class RowTasks:
     def _linear(self, name: str, module: nn.Module, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
         (x,) = args or tuple(kwargs.values())
         self._require_rows(name, module, [x])
+        self._require_clear(name, x)
         tokens = x.numel() // max(x.shape[-1], 1)
         if tokens >= SPARSE_BELOW * len(self._tasks):
             return self._whole(name, module, names, own, args, kwargs)
@@ -191,6 +195,7 @@ class RowTasks:
     def _layer_norm(self, name: str, module: nn.LayerNorm, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
         (x,) = args or tuple(kwargs.values())
         self._require_rows(name, module, [x])
+        self._require_clear(name, x)
         y = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
         row_numbers = torch.tensor(self._numbers, device=x.device)
         shape = (len(self._numbers), *[1] * (x.dim() - 2), x.shape[-1])
@@ -231,6 +236,15 @@ class RowTasks:
             raise ValueError(
                 f"tasks cannot be mixed in one batch of {len(self._numbers)} rows: {name} ({type(module).__name__}) gets "
                 f"{shapes}; use grouped"
+            )
+
+    def _require_clear(self, name: str, x: Tensor) -> None:
+        """Of an input whose last size is features: a length that only arises inside the model can be B, too."""
+        size = len(self._numbers)
+        if self._unclear and x.dim() > 2 and x.shape[0] == x.shape[1] == size:
+            raise ValueError(
+                f"tasks cannot be mixed in one batch of {size} rows: {name} gets {list(x.shape)}, and which of the two are the "
+                "rows cannot be told; use grouped, or DiffBank(model, rows_first=True)"
             )
 
 

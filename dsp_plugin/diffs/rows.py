@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -73,6 +73,12 @@ def tensors_in(tree: Any) -> List[Tensor]:
         return [tree]
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ()
     return [tensor for value in values for tensor in tensors_in(value)]
+
+
+def other_sizes(tree: Any, size: int) -> Set[int]:
+    """Sizes of the tensors in `tree`, but for the first of those that have `size` rows."""
+    shapes = [tensor.shape for tensor in tensors_in(tree) if tensor.dim()]
+    return {length for shape in shapes for length in (shape[1:] if shape[0] == size else shape)}
 
 
 def slice_of(rows: List[int]) -> Any:

@@ -171,6 +171,61 @@ def test_what_cannot_be_mixed_is_refused_by_name_and_grouped_serves_it(bypass, r
         assert torch.allclose(found[row], answer[0])
 
 
+class TimeMajor(nn.Module):
+    """[rows, length] ids, turned to [length, rows, 8] inside, as fairseq's models do; `longer` adds tokens inside."""
+
+    def __init__(self, longer: int = 0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.layer, self.longer = nn.Embedding(40, 8), nn.Linear(8, 8), longer
+        self.double()
+
+    def forward(self, ids):
+        x = nn.functional.pad(self.words(ids), (0, 0, self.longer, 0))
+        return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+
+def bank_of_two(model: nn.Module, **options) -> DiffBank:
+    bank = DiffBank(model.eval(), **options)
+    for seed, name in enumerate("ab"):
+        bank.add(name, random_pack(model, seed, head=(), density=0.3))
+    return bank
+
+
+def test_a_batch_as_long_as_it_has_rows_is_not_taken_for_its_transpose():
+    """Of a model whose rows come second inside, every length is refused; of others, every length is served."""
+    tasks = list("ababb")
+    for model, length in [(TimeMajor(), 5), (TimeMajor(), 6), (TimeMajor(longer=1), 4), (TimeMajor(longer=1), 5)]:
+        bank = bank_of_two(model)
+        with pytest.raises(ValueError, match="tasks cannot be mixed.*use grouped"):
+            bank.run(tasks, ids(5, length))
+    model = SmallModel(dtype=torch.float64)
+    bank, batch = bank_of_two(model), {"ids": ids(5, 5)}
+    calls = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append(len(kwargs["ids"])), with_kwargs=True)
+    found = bank.run(tasks, **batch)
+    hook.remove()
+    for row, answer in enumerate(one_by_one(bank, tasks, **batch)):
+        assert torch.allclose(found["logits"][row], answer["logits"][0], atol=1e-12)
+    assert calls == [6] and len(found["logits"]) == len(found["words"]) == 5
+    with pytest.raises(ValueError, match="5 rows that has another size of 5.*use run or grouped"), bank.mixed(tasks):
+        model(**batch)
+    assert not model._forward_pre_hooks
+    vouched = bank_of_two(SmallModel(dtype=torch.float64), rows_first=True)
+    with vouched.mixed(tasks):
+        assert torch.allclose(vouched.model(**batch)["logits"], found["logits"], atol=1e-12)
+
+
+def test_an_output_that_counts_a_repeated_row_in_is_refused():
+    class Mean(SmallModel):
+        def forward(self, ids):
+            return super().forward(ids)["logits"].mean()
+
+    bank = bank_of_two(Mean(dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"an output is \[\].*use grouped"):
+        bank.run(list("ababb"), ids(5, 5))
+
+
 def test_an_unknown_task_is_refused_by_name(model):
     bank = bank_of(model)
     for call in (bank.switch, bank.remove, lambda name: bank.run([name], ids(1)), lambda name: bank.grouped([name], ids(1))):

@@ -30,7 +30,7 @@ def test_a_mixed_batch_gives_the_answers_one_by_one(family, sparse_below, monkey
     model = tiny_model(family)
     base = snapshot(model)
     head = [name for name in ("classifier", "pre_classifier") if hasattr(model, name)]
-    bank = DiffBank(model)
+    bank = DiffBank(model, rows_first=True)
     for seed, name in enumerate("abc"):
         pack = DiffPack.create(random_diff(Base.of(model, head), seed, 0.05), Base.of(model, head))
         bank.add(name, pack)
