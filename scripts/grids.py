@@ -1,6 +1,7 @@
 """What the grids of trainings on GLUE and SQuAD share: their options, their data, and starting what is missing."""
 
 import argparse
+import json
 import math
 import os
 import shlex
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +21,12 @@ EXAMPLES = {"CoLA": 8551, "SST-2": 67349, "MRPC": 3668, "STS-B": 5749, "QQP": 36
             "RTE": 2490, "WNLI": 635, SQUAD: 7900}  # fmt: skip
 BATCH, SQUAD_BATCH = 32, 16  # SQuAD has few questions here: smaller batches give it more updates
 GROUPED = ["--train_sampling_strategy", "group_by_length"]  # sentences of one length together, which spares padding
+
+
+# Options whose value makes another run of the same name, where they are not part of the name.
+SETTINGS = ("model_name_or_path", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "sparsity_pen",
+            "penalty_form", "pruning_lr", "l0_penalty", "initial_temperature", "final_temperature", "cooldown_steps",
+            "pruning_warmup_updates")  # fmt: skip
 
 
 def batch_of(task: str) -> int:
@@ -37,6 +44,38 @@ def splits_of(task: str) -> Tuple[str, ...]:
 def scored(folder: Path, task: str) -> bool:
     """Whether `folder` has the records of all scored sets of the task."""
     return all((folder / split / "results.json").is_file() for split in splits_of(task))
+
+
+def other_settings(commands: Sequence[Sequence[str]], folder: Path) -> str:
+    """How the trainings in `folder` differ from the command lines that they should be of; empty where they do not.
+
+    Compared are those of `SETTINGS` that both sides name. Records without a command, of another program, or of a model
+    that was only scored again are not looked at.
+    """
+    ours = {Path(words[0]).name: _values(words) for words in commands}
+    for path in sorted(folder.rglob("results.json")):
+        try:
+            words = shlex.split(json.loads(path.read_text("utf-8")).get("command") or "")
+        except ValueError:  # damaged: the tables say so
+            continue
+        if "--do_train" not in words:
+            continue
+        here, there = ours.get(Path(words[0]).name, {}), _values(words)
+        odd = [name for name in SETTINGS if name in here and name in there and not _same(here[name], there[name])]
+        if odd:
+            return ", ".join(f"{name} {there[name]} there, {here[name]} here" for name in odd)
+    return ""
+
+
+def _values(words: Sequence[str]) -> Dict[str, str]:
+    return {name[2:]: value for name, value in zip(words, words[1:]) if name.startswith("--")}
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:  # records have no folders of a machine
+        return Path(one).name == Path(other).name
 
 
 def name_of(task: str) -> str:
@@ -158,14 +197,18 @@ def go(
 ) -> None:
     """List, show or start the runs that the options ask for, then make the tables.
 
-    A run has a `task`, a `name` and `complete(results)`. Ends the program where --only names nothing or a run failed.
+    A run has a `task`, a `name` and `complete(results)`, and may have a `source`, the run that it starts from. Ends the
+    program where --only names nothing, where records are of other settings, or where a run failed.
     """
     runs = [run for seed in options.seeds for run in runs_of(options, seed) if run.name.startswith(tuple(options.only))]
     if not runs:
         sys.exit(f"--only {' '.join(options.only)}: no such run; runs: {', '.join(r.name for r in runs_of(options, 1))}")
     if options.list:
+        other = _other_runs(runs, options, commands_of)
         for run in runs:
-            print(f"{'done   ' if run.complete(options.results) else 'missing'} {run.name}")
+            print(f"{'other  ' if run.name in other else 'done   ' if run.complete(options.results) else 'missing'} {run.name}")
+        for line in other.values():
+            print(line)
         return
     if options.model is None:
         try:
@@ -177,9 +220,30 @@ def go(
         for words in (words for run in runs for words in commands_of(run, options)):
             print(shlex.join(["python", *words]))
         return
+    other = _other_runs(runs, options, commands_of)
+    if other:
+        sys.exit("\n".join(other.values()) + "\nremove these records and models and those made from them, or name other --results and --runs")
     waiting = [run for run in runs if not run.complete(options.results)]
     check_data([run.task for run in waiting], options.data)
     failed = sum(not start_run(run, options) for run in waiting)
     print(write_tables(options))
     if failed:
         sys.exit(f"{failed} run(s) failed: see their logs under {options.runs}")
+
+
+def _other_runs(
+    runs: Sequence[Any],
+    options: argparse.Namespace,
+    commands_of: Callable[[Any, argparse.Namespace], Sequence[Sequence[str]]],
+) -> Dict[str, str]:
+    """name -> what is to be said of it: the runs, and those that they start from, whose records are of other settings."""
+    model = options.model or "model"  # --list goes without the package: its folder has this name
+    options = argparse.Namespace(**{**vars(options), "model": model})
+    sources = [run.source for run in runs if getattr(run, "source", None) is not None]
+    found = {}
+    for run in [*sources, *runs]:
+        folder = options.results / run.name
+        told = other_settings(commands_of(run, options), folder)
+        if told:
+            found[run.name] = f"{folder} is of other settings: {told}"
+    return found

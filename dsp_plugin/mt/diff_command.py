@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from .launch import PLUGIN_DIR, result_of, summarise_training, train
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _SETTINGS = "settings.json"
+_STAGE1 = "stage1_settings"  # in a mask's configuration, the SHA-256 of the options of the training it was projected from
 # what may change between the start of a stage and its resume: option -> whether it takes a value
 _FREE = {"--num-workers": True, "--log-interval": True, "--log-format": True, "--no-progress-bar": False, "--cpu": False,
          "--save-interval-updates": True, "--keep-interval-updates": True}  # fmt: skip
@@ -68,15 +70,16 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
     _say("stage 1: diff pruning")
     flags = [*common, *_schedule(rest), "--optimizer", "diff_adam", *stage1_options]
     _stage(first, flags, f"{method}-unprojected", name, lambda: {"diff": _unprojected(first, base)})
+    settings = hashlib.sha256(json.dumps(_lasting(flags)).encode()).hexdigest()
     packs, lines = {}, []
     for text, projection in projections.items():
         folder = os.path.join(own.save_dir, text)
         mask, path, third = (os.path.join(folder, part) for part in (MASK, PACK, "3rd"))
         _say(f"stage 2: projection to {text}")
         if not os.path.isfile(mask):
-            write_pack(mask, os.path.join(first, "checkpoint_last.pt"), base, projection, "float32")
-        elif DiffPack.load(mask).config.get("projection") != vars(projection):
-            raise ValueError(f"{mask} was projected with other options: name another --save-dir")
+            write_pack(mask, os.path.join(first, "checkpoint_last.pt"), base, projection, "float32", {_STAGE1: settings})
+        else:
+            _check_mask(mask, projection, settings)
         _say(f"stage 3: finetuning of the share {text}")
         later = _finetuning(own)
         flags = [*common, *later, *_schedule([*rest, *later]), "--optimizer", "fixmask_adam", "--mask-pack", mask]
@@ -112,6 +115,17 @@ def _check(own: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0 and finite, got {value}")
     if len(set(own.target_sparsity)) < len(own.target_sparsity):
         raise ValueError("--target-sparsity names a density twice")
+
+
+def _check_mask(path: str, projection: Projection, settings: str) -> None:
+    """Raises:
+    ValueError: a mask that is there was projected with other options, or from a stage 1 that had others.
+    """
+    told = DiffPack.load(path).config
+    if told.get("projection") != vars(projection):
+        raise ValueError(f"{path} was projected with other options: name another --save-dir")
+    if told.get(_STAGE1, settings) != settings:  # which may have been removed and trained once more
+        raise ValueError(f"{path} is of a stage 1 with other settings: remove {os.path.dirname(path)}, or name another --save-dir")
 
 
 def _common(own: argparse.Namespace, rest: List[str]) -> List[str]:

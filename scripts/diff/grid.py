@@ -70,8 +70,9 @@ class Run:
         return f"{self.task}/{self.method}{density}-seed{self.seed}"
 
     @property
-    def source(self) -> "Run":
-        return Run(self.task, SOURCES[self.method], self.seed)
+    def source(self) -> "Optional[Run]":
+        """What it starts from."""
+        return None if self.density is None else Run(self.task, SOURCES[self.method], self.seed)
 
     def complete(self, results: Path) -> bool:
         return grids.scored(results / self.name, self.task) and (self.density is None or self.projected(results))
@@ -132,8 +133,8 @@ def commands(run: Run, options: argparse.Namespace) -> List[List[str]]:
 def start(run: Run, options: argparse.Namespace) -> bool:
     """One run to its end, its output in a log beside its files; whether it succeeded."""
     folder, lines = options.runs / run.name, commands(run, options)
-    if run.density is not None:
-        source = run.source
+    source = run.source
+    if source is not None:
         if not source.trained(options.runs):
             if not start(source, grids.source_options(options, source.complete(options.results))):
                 return False

@@ -1,5 +1,6 @@
 # Shared by the experiments of scripts/glue and scripts/squad: settings by environment variables, and the three stages of
-# diff pruning for one task. A stage whose records are there is skipped; one that was stopped goes on by itself.
+# diff pruning for one task. A stage whose records are there is skipped; one that was stopped goes on by itself. A stage
+# notes its command line in the file .command of its folder, and a folder of another command line is refused.
 
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -41,11 +42,18 @@ launch() {
 
 # Program $3 with the options after it, unless $2 has the records of set $1; then its checkpoints are removed.
 stage() {
-    local scored=$1 out=$2
+    local scored=$1 out=$2 line
     shift 2
+    line="${1##*/} ${*:2}"
+    line=${line/"${BATCHES[*]}"/"BATCH=$BATCH"} # on however many GPUs
+    if [[ -f $out/.command && $(<"$out/.command") != "$line" && -n $(ls "$out") ]]; then
+        refuse "$out holds a run with other settings ($out/.command): name another OUT"
+    fi
     if [[ -f $out/$scored/results.json ]]; then
         echo "| $out is done"
     else
+        mkdir -p "$out"
+        echo "$line" >"$out/.command"
         echo "| ${1##*/} -> $out"
         launch "$@" --output_dir "$out"
     fi

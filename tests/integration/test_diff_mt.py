@@ -302,3 +302,14 @@ def test_run_diff_refuses(done, more, message):
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_diff([str(word) for word in [*done[1], *more]])
+
+
+def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
+    """Stage 1 removed and trained once more with another lambda, the folder of the density left as it was."""
+    from dsp_plugin.mt import diff_command
+
+    monkeypatch.setattr(diff_command, "_stage", lambda *_: None)
+    words = [str(word) for word in done[1]]
+    with pytest.raises(ValueError, match=f"mask.diff.safetensors is of a stage 1 with other settings: remove .*/{DENSITY}"):
+        diff_command.run_diff([*words, "--sparsity-pen", "1"])
+    assert set(diff_command.run_diff([*words, "--log-interval", "9"])) == {str(DENSITY)}

@@ -67,6 +67,13 @@ def test_the_three_stages_of_a_task_and_going_on_after_a_failure(folder):
     assert (folder / "out" / "MRPC" / "0.01" / "3rd" / "MRPC.tsv").is_file()
     assert (folder / "out" / "report" / "index.html").is_file()
     assert not list((folder / "out").glob("**/checkpoint-*/"))
+    # nothing that was made with other settings is taken, on however many GPUs it was
+    other = experiments(folder, "glue", "MRPC", **settings, SPARSITY_PEN=1)
+    assert other.returncode == 2 and "out/MRPC holds a run with other settings (out/MRPC/.command): name another OUT" in other.stderr
+    other = experiments(folder, "glue", "MRPC", **settings, FINETUNE_LR=1, PER_GPU=4)
+    assert other.returncode == 2 and "MRPC/0.01/3rd holds a run with other settings" in other.stderr
+    again = experiments(folder, "glue", "MRPC", **settings, PER_GPU=4)
+    assert again.returncode == 0 and len(started(folder)) == 1  # the report
 
 
 def test_the_papers_settings_on_glue(folder):

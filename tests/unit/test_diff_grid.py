@@ -53,6 +53,35 @@ def test_what_there_is_to_do(grid, tmp_path, monkeypatch, capsys):
     assert "in (0, 1], got 5" in capsys.readouterr().err
 
 
+def test_records_of_other_settings_are_no_result_of_this_grid(grid, tmp_path, monkeypatch, capsys):
+    words = ["--tasks", "CoLA", "--densities", "0.005", "--model", "/here/bert", "--data", str(tmp_path), "--results", str(tmp_path)]
+    options = grid.options_of(words)
+    runs = {run.method: run for run in grid.runs_of(options, 1) if run.density is None}
+    monkeypatch.setattr(grid.grids, "call", lambda words, log: pytest.fail("nothing may start"))
+
+    def save(run, change=lambda line: line):
+        (line,) = grid.commands(run, options)
+        told = Record("glue-score", "CoLA", "any", command=change(shlex.join(line)), metrics=[])
+        save_record(told, tmp_path / run.name / "dev")
+
+    def listed():
+        capsys.readouterr()
+        grid.main([*words, "--list"])
+        return {name: state for state, name in map(str.split, capsys.readouterr().out.splitlines()[: len(grid.runs_of(options, 1))])}
+
+    # the same number in other digits, the model in another place, no command, and one that only scored a trained model
+    save(runs["full"], lambda line: line.replace("--learning_rate 0.0001", "--learning_rate 1e-4").replace("/here/bert", "bert"))
+    save(runs["last-layer"], lambda line: "")
+    save(runs["unstructured"], lambda line: line.replace("--do_train", "").replace("/here/bert", "runs/diff"))
+    save(runs["structured"])
+    assert {listed()[run.name] for run in runs.values()} == {"done"}
+    for change in (("penalty_form additive", "penalty_form paper"), ("1.25e-07", "1e-08"), ("bert", "roberta"), ("epochs 3", "epochs 1")):
+        save(runs["structured"], lambda line: line.replace(*change))
+        assert listed()["CoLA/structured-seed1"] == "other" and listed()["CoLA/full-seed1"] == "done"
+    with pytest.raises(SystemExit, match="CoLA/structured-seed1 is of other settings: num_train_epochs 1 there, 3 here"):
+        grid.main([*words, "--only", "CoLA/structured-0.005", "--runs", str(tmp_path / "runs")])  # which starts from it
+
+
 def test_what_was_not_run_is_not_measured(grid, tmp_path):
     options = grid.options_of(["--results", str(tmp_path), "--tasks", "CoLA", "SQuAD"])
     score = Metric("matthews_correlation", 41.5, unit="%", subset="dev")
