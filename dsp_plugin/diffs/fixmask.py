@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import base_hash
+from .carriers import note, require_free
 from .head import HeadAdamW, clip_factor, overwrite
 from .pack import patched
 from .passes import Rates, adam
@@ -28,14 +29,15 @@ class FixMaskAdamW(torch.optim.Optimizer):
     Args:
         model: its body is set to base + values at once, whatever it held.
         diff: positions and starting values; every name one of the model's, of its shape there.
-        base: weights of the base by name; None: the model's own now (only right for a freshly loaded base).
+        base: weights of the base by name; None: the model's own now (only right for a freshly loaded base, and refused
+            where a diff was trained in the model before).
         head: as for DiffVector.
         from_zero: start at the base instead of at the diff's values (the reference's `finetune` 0).
         lr, head_lr, betas, eps, max_norm, head_weight_decay: as for DiffAdamW.
 
     Raises:
         ValueError: see `placement`; a diff of other names or shapes, without positions, or with values that are not
-            finite. The model is as it was then.
+            finite; a `DiffVector` that is still attached to the model. The model is as it was then.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         for name, value in {"lr": lr, "head_lr": head_lr or 0.0, "eps": eps, "max_norm": max_norm or 0.0}.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, got {value}")
+        require_free(model, base)
         placed = place(model, head, asking_only=False)  # another mask may have frozen some
         self._check(diff, placed.body)
         tensors = dict(zip(placed.body, base_tensors(placed.body, base)))
@@ -73,6 +76,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         self._mean, self._square = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = 0
         self._base_hash = base_hash(tensors)
+        note(model)
         with torch.no_grad():
             for name, parameter in placed.body.items():
                 parameter.copy_(tensors[name])

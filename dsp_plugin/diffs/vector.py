@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import base_hash
+from .carriers import note, require_free
 from .concrete import StretchedConcrete
 from .deltas import Deltas
 from .flat import FlatLayout
@@ -51,7 +52,7 @@ class DiffVector:
     Args:
         model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
         base: weights of the base by name. None: the model's own now, which is right only for a freshly loaded base and
-            never when a run is resumed.
+            never when a run is resumed; a model in which a diff was trained before needs one.
         head: names of the parameters or modules of the task head: trained dense, unpenalised, not counted.
         frozen: names of parameters or modules that stay at the base (see `layers.frozen_names`).
         grouping: 'tensor' or 'neuron', or a group function (see groups.py); None: unstructured.
@@ -62,7 +63,7 @@ class DiffVector:
 
     Raises:
         ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or infinite
-            penalty, one missing for a parameter.
+            penalty, one missing for a parameter; another vector that is attached, or a missing base (see `carriers`).
         RuntimeError: `fused=True` where there are no fused passes for this device, dtype or machine.
     """
 
@@ -85,6 +86,7 @@ class DiffVector:
             raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, a function or None, got '{grouping}'")
         if penalty_form not in PENALTY_FORMS:
             raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
+        require_free(model, base)
         placed = place(model, head, frozen)
         self.model, self.concrete, self.penalty_form, self.seed = model, concrete, penalty_form, seed
         self.body, self.head = placed.body, placed.head
@@ -134,10 +136,15 @@ class DiffVector:
         return self._drawn_step == self.steps
 
     def attach(self) -> None:
-        """Lets the model's own calls write what they need (see the class). Done at the start."""
+        """Lets the model's own calls write what they need (see the class). Done at the start.
+
+        Raises:
+            ValueError: another vector is attached to the model.
+        """
         if self._hooks:
             return
-
+        require_free(self.model, self.base_weights())
+        note(self.model, self)
         model = self.model
 
         def before_forward(*_) -> None:
@@ -165,6 +172,8 @@ class DiffVector:
             self.deterministic()
         for hook in self._hooks:
             hook.remove()
+        if self._hooks:
+            note(self.model)
         self._hooks = []
 
     # ---- the diff ----
@@ -219,8 +228,12 @@ class DiffVector:
     def base_hash(self) -> str:
         """SHA-256 over the base's body, to tell a state of another base by."""
         if self._base_hash is None:
-            self._base_hash = base_hash(dict(zip(self.layout.names, self.base)))
+            self._base_hash = base_hash(self.base_weights())
         return self._base_hash
+
+    def base_weights(self) -> Dict[str, Tensor]:
+        """The base's body by name: the tensors themselves, not copies."""
+        return dict(zip(self.layout.names, self.base))
 
     def _opened_by_group(self, weighted: bool = False) -> Tensor:
         layout, sums = self.layout, []

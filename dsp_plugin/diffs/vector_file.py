@@ -60,8 +60,9 @@ class SavedVector:
         frozen = [name for name in parameters if name not in body and name not in self.head]
         concrete = StretchedConcrete(*self.told["concrete"])
         vector = DiffVector(
-            model, head=list(self.head), frozen=frozen, grouping=grouping, concrete=concrete, seed=self.told["seed"]
-        )
+            model, base=parameters, head=list(self.head), frozen=frozen, grouping=grouping, concrete=concrete,
+            seed=self.told["seed"],
+        )  # fmt: skip
         for name in _FLAT:
             here = getattr(vector, name)
             if vector.layout.names != self.told["names"] or here.shape != self.flat[name].shape:

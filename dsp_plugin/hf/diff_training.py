@@ -27,6 +27,7 @@ __all__ = ["DiffCallback", "diff_optimizers", "fixmask_optimizers", "task_head"]
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
 _OPTIMIZER_FILE = "optimizer.pt"
+_GIVEN_NORM = "diff_max_grad_norm"
 
 
 def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> List[str]:
@@ -54,7 +55,8 @@ def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any)
     """For `Trainer(optimizers=...)`: learning rate, betas, epsilon and clipping norm are those of `args`.
 
     `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another one:
-    DiffAdamW clips w and alpha apart. Make it before the Trainer (see `declare_mean_loss`).
+    DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same `args` serve
+    another stage. Make it before the Trainer (see `declare_mean_loss`).
 
     Args:
         options: further ones of `DiffAdamW` (alpha_lr, head_lr, eps_uncorrected ...).
@@ -65,7 +67,7 @@ def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any)
     given = _settings(args)
     declare_mean_loss(vector.model)
     optimizer = DiffAdamW(vector, **{**given, "alpha_max_norm": given["max_norm"], **options})
-    args.max_grad_norm = 0.0
+    _leave_clipping(args, given["max_norm"])
     return optimizer, None
 
 
@@ -79,13 +81,16 @@ def fixmask_optimizers(
 ) -> Tuple[FixMaskAdamW, None]:
     """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the head learn.
 
+    Args:
+        base: needed where a diff was trained in this model before (and detached since); see `FixMaskAdamW`.
+
     Raises:
         ValueError: another optimizer than AdamW in `args`; see `FixMaskAdamW`.
     """
     given = _settings(args)
     declare_mean_loss(model)
     optimizer = FixMaskAdamW(model, diff, base=base, head=head, from_zero=from_zero, **given)
-    args.max_grad_norm = 0.0
+    _leave_clipping(args, given["max_norm"])
     return optimizer, None
 
 
@@ -146,5 +151,11 @@ def _settings(args: TrainingArguments) -> Dict[str, Any]:
         raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train a diff, got {optim}")
     return dict(
         lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon,
-        max_norm=args.max_grad_norm, head_weight_decay=args.weight_decay,
+        max_norm=args.max_grad_norm or getattr(args, _GIVEN_NORM, 0.0), head_weight_decay=args.weight_decay,
     )  # fmt: skip
+
+
+def _leave_clipping(args: TrainingArguments, given: float) -> None:
+    """The optimizer clips, the Trainer does not; the norm stays on `args` for whoever asks next."""
+    setattr(args, _GIVEN_NORM, given)
+    args.max_grad_norm = 0.0

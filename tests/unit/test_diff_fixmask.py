@@ -12,7 +12,9 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from dsp_plugin.diffs.fixmask import FixMaskAdamW
+from dsp_plugin.diffs.optimizer import DiffAdamW
 from dsp_plugin.diffs.sparse import SparseDiff
+from dsp_plugin.diffs.vector import DiffVector
 
 
 def mask(dtype=torch.float32):
@@ -69,6 +71,22 @@ def test_one_model_takes_one_mask_after_the_other():
     train_step(model, FixMaskAdamW(model, other, base=base, head=HEAD), 0)
     assert torch.equal(model.embeddings.weight, base["embeddings.weight"])
     assert (model.layer[1].bias != base["layer.1.bias"]).nonzero().tolist() == [[2]]
+
+
+def test_after_a_diff_was_trained_in_the_model_it_wants_the_base_and_the_vector_gone():
+    model, base = tiny(), tiny().state_dict()
+    vector = DiffVector(model, head=HEAD)
+    train_step(model, DiffAdamW(vector, lr=0.1), 0)
+    with pytest.raises(ValueError, match="a DiffVector is attached"):
+        FixMaskAdamW(model, mask(), base=base, head=HEAD)
+    vector.detach()
+    trained = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="not the base's: give base="):
+        FixMaskAdamW(model, mask(), head=HEAD)
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
+    FixMaskAdamW(model, mask(), base=base, head=HEAD)
+    with pytest.raises(ValueError, match="not the base's: give base="):
+        FixMaskAdamW(model, mask(), head=HEAD)
 
 
 def test_it_starts_at_the_values_or_at_the_base_whatever_the_model_held():

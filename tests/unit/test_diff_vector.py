@@ -289,6 +289,24 @@ def test_steps_without_a_training_forward_are_refused():
         optimizer.step()
 
 
+def test_a_model_carries_one_vector_at_a_time_and_is_no_base_afterwards():
+    model = tiny()
+    base = copy.deepcopy(model.state_dict())
+    vector = DiffVector(model, head=HEAD)
+    for taken in (model, nn.Sequential(model), model.layer):
+        with pytest.raises(ValueError, match="a DiffVector is attached.*detach"):
+            DiffVector(taken, base=base)
+    vector.detach()
+    with pytest.raises(ValueError, match="not the base's: give base="):
+        DiffVector(model, head=HEAD)
+    second = DiffVector(model, base=base, head=HEAD)
+    with pytest.raises(ValueError, match="a DiffVector is attached"):
+        vector.attach()
+    second.detach()
+    vector.attach()
+    DiffVector(tiny(), head=HEAD)  # another model
+
+
 def test_bad_settings_are_named():
     for options, message in [
         ({"grouping": "heads"}, "tensor, neuron"),

@@ -150,6 +150,23 @@ def test_figures_are_logged_and_the_schedule_leaves_alpha_alone(tmp_path):
     assert group["lr"] < 1e-2 and group["alpha_lr"] == 0.1
 
 
+def test_stage_three_after_stage_one_in_one_process(tmp_path):
+    """The same arguments, the same model: clipped as before, everything but the kept weights at the base."""
+    model = base_model()
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    args = arguments(tmp_path, learning_rate=1e-2, max_steps=2, max_grad_norm=0.5)
+    vector = DiffVector(model, base=base, head=HEAD, alpha_init=1.0)
+    optimizers = diff_optimizers(vector, args)
+    trainer(model, args, DATA, [DiffCallback(optimizers[0])], optimizers).train()
+    (diff,) = project(vector.deltas(), [5])
+    vector.detach()
+    optimizer, _ = fixmask_optimizers(model, args, diff, base=base, head=HEAD)
+    assert optimizer.param_groups[0]["max_norm"] == 0.5 and args.max_grad_norm == 0
+    trainer(model, args, DATA, [DiffCallback(optimizer)], (optimizer, None)).train()
+    changed = sum(int((p != base[name]).sum()) for name, p in model.named_parameters() if not name.startswith("classifier"))
+    assert changed == 5
+
+
 def test_bf16_on_the_cpu(tmp_path):
     run, optimizer = in_diff(tmp_path, max_steps=2, bf16=True)
     run.train()

@@ -1,0 +1,34 @@
+"""Which models carry a diff in training, or have carried one: their weights are no base any more."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Mapping, Optional
+
+from torch import Tensor, nn
+
+# module -> the vector attached to it; None where that is over. Nothing is kept alive.
+_carriers: "weakref.WeakKeyDictionary[nn.Module, Optional[weakref.ref]]" = weakref.WeakKeyDictionary()
+
+
+def require_free(model: nn.Module, base: Optional[Mapping[str, Tensor]]) -> None:
+    """Before a diff or a mask is trained in a model.
+
+    Raises:
+        ValueError: a `DiffVector` is attached to it or to a part of it, and would write over the weights; or it carries
+            another diff's weights and no `base` is given.
+    """
+    known = [_carriers[module] for module in model.modules() if module in _carriers]
+    if any(vector is not None and vector() is not None for vector in known):
+        raise ValueError("a DiffVector is attached to this model and writes its weights: call its detach() first")
+    if known and base is None:
+        raise ValueError(
+            "a diff was trained in this model, so its weights are not the base's: give base= (clone the weights while the "
+            "model is freshly loaded)"
+        )
+
+
+def note(model: nn.Module, vector: Any = None) -> None:
+    """The model carries a diff from now on: one that `vector` writes while attached, or (None) one that nobody writes."""
+    for module in model.modules():
+        _carriers[module] = None if vector is None else weakref.ref(vector)
