@@ -161,8 +161,8 @@ def test_unstructured_with_frozen_layers_penalties_by_layer_and_a_threshold(fold
     assert float(values.abs().min()) > 1e-3 and len(values) > 100
 
 
-def test_a_finetuned_model_is_the_non_adaptive_baseline(folder):
-    more = ["--baseline", "full", "--max_steps", 2, "--output_dir", folder / "full"]
+def test_a_finetuned_model_is_the_non_adaptive_baseline(folder, capsys):
+    more = ["--baseline", "full", "--fix_layer", 1, "--max_steps", 2, "--output_dir", folder / "full"]
     start("glue/run_glue_diffpruning", *cola(folder, *more))
     assert load_record(folder / "full" / "dev" / "results.json").method == "full"
     words = ["--eval_checkpoint", folder / "full", "--target_sparsity", 0.01, "--output_dir", folder / "adaptive"]
@@ -175,6 +175,18 @@ def test_a_finetuned_model_is_the_non_adaptive_baseline(folder):
     torch.testing.assert_close(values, change[positions], rtol=0, atol=0)
     assert torch.equal(pack.head["classifier.weight"], after["classifier.weight"])
     assert load_record(folder / "adaptive" / "dev" / "results.json").method == "non-adaptive-1%-projected"
+    # --fix_layer 1: the embeddings and the lowest layer stay at the base
+    moved = {name for name, weight in before.items() if not torch.equal(after[f"bert.{name}"], weight)}
+    assert moved and all("layer.1" in name or "pooler" in name for name in moved)
+    # of another task, or of another base: its folder says so
+    words = ["--eval_checkpoint", folder / "full", "--output_dir", folder / "other"]
+    with pytest.raises(SystemExit, match="--eval_checkpoint .*full was trained on CoLA, not on SST-2"):
+        start("glue/run_glue_mag", *cola(folder, *words, "--task_name", "sst-2"))
+    shutil.copytree(folder / "bert", folder / "another")
+    assert "was finetuned from" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="nothing to sample"):
+        start("glue/run_glue_mag", *cola(folder, *words, "--sampled_diff", "--model_name_or_path", folder / "another"))
+    assert "full was finetuned from bert: --model_name_or_path should be" in capsys.readouterr().out
 
 
 def test_the_last_layer_is_a_pack_without_positions(folder, capsys):

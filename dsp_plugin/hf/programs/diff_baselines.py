@@ -22,7 +22,8 @@ class BaselineRun(DiffRun):
             raise ValueError("nothing to do: give --do_train")
 
     def _settings(self) -> Dict[str, Any]:
-        return {**super()._settings(), "method": self.method.baseline}
+        frozen = {} if self.method.fix_layer < 0 else {"fix_layer": self.method.fix_layer}
+        return {**super()._settings(), "method": self.method.baseline, **frozen}
 
     def _label(self, model: PreTrainedModel) -> str:
         return self.method.baseline
@@ -39,8 +40,9 @@ class BaselineRun(DiffRun):
 
     def _trainer(self, model: PreTrainedModel) -> Trainer:
         declare_mean_loss(model)  # before the Trainer is made
+        head, frozen = set(self.head), set(self._frozen(model))
         for name, weight in model.named_parameters():
-            weight.requires_grad_(self._full or name in set(self.head))
+            weight.requires_grad_(name in head or (self._full and name not in frozen))
         return self._stock_trainer(model)
 
     def _save(self, trainer: Trainer) -> None:

@@ -14,6 +14,7 @@ from ...diffs.base import Base
 from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import SavedVector, read_vector
 from .diff_run import DiffRun
+from .folders import settings_of
 from .models import load
 from .parsing import say
 
@@ -31,6 +32,7 @@ class ProjectRun(DiffRun):
             say("--do_train is left out: the projection trains nothing")
             self.args.do_train = False
         if Path(given).is_dir():
+            self._check_origin(given)
             return
         try:
             self.saved = read_vector(given)
@@ -44,6 +46,16 @@ class ProjectRun(DiffRun):
             )
         if self.saved.config.get("task", self.work.name) != self.work.name:
             raise ValueError(f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on {self.work.name}")
+
+    def _check_origin(self, folder: str) -> None:
+        """Raises:
+        ValueError: the model in the folder was finetuned on another task. Of another base, perhaps only by name, it says so.
+        """
+        told, base = settings_of(folder), self.options.model_name_or_path.rstrip("/")
+        if told.get("task", self.work.name) != self.work.name:
+            raise ValueError(f"--eval_checkpoint {folder} was trained on {told['task']}, not on {self.work.name}")
+        if Path(str(told.get("model", base))).name != Path(base).name:
+            say(f"--eval_checkpoint {folder} was finetuned from {told['model']}: --model_name_or_path should be the same weights")
 
     def _label(self, model: PreTrainedModel) -> str:
         return f"{self._method_name()}-projected"

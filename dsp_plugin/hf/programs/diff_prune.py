@@ -7,7 +7,7 @@ from typing import Any, Dict, Type
 
 from transformers import PreTrainedModel, Trainer
 
-from ...diffs import DiffVector, frozen_names, penalties_by_layer
+from ...diffs import DiffVector, penalties_by_layer
 from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import save_vector
 from ...reports.records import portable_path
@@ -46,10 +46,7 @@ class PruneRun(DiffRun):
         names = [name for name, _ in model.named_parameters()]
         head = set(self.head)
         body = [name for name in names if name not in head]
-        try:
-            frozen = frozen_names(body, method.fix_layer)
-        except ValueError as error:
-            raise ValueError(f"--fix_layer: {error}") from error
+        frozen = self._frozen(model)
         penalty: Any = method.sparsity_pen
         if method.sparsity_penalty_per_layer:
             try:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Type
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 
-from ...diffs import DiffPack, SparseDiff
+from ...diffs import DiffPack, SparseDiff, frozen_names
 from ...diffs.base import Base
 from ...diffs.pack_summary import told_of_pack
 from ...reports.diffs import method_label
@@ -59,6 +59,18 @@ class DiffRun(Run):
         model, self.tokenizer, new = load(self.options, self.work)
         self.head = task_head(model, new, self.method.task_head or ())
         return model
+
+    def _frozen(self, model: PreTrainedModel) -> List[str]:
+        """What --fix_layer keeps at the base.
+
+        Raises:
+            ValueError: more layers than there are.
+        """
+        head = set(self.head)
+        try:
+            return frozen_names([name for name, _ in model.named_parameters() if name not in head], self.method.fix_layer)
+        except ValueError as error:
+            raise ValueError(f"--fix_layer: {error}") from error
 
     def _write_pack(
         self, path: Path, model: PreTrainedModel, diff: SparseDiff, base: Base, head: Dict[str, torch.Tensor], dtype: str,
