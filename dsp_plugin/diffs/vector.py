@@ -45,9 +45,9 @@ class DiffVector:
     While attached, the model's own calls keep it right, and those of any part of it: while the model is in training mode,
     a forward pass sees the sample of the coming step; one in evaluation mode and `state_dict()` see the deterministic
     theta. It is the whole model's mode that counts: a part that is kept in `eval()` while the rest trains sees the sample.
-    After `load_state_dict` on the model, evaluation sees what was loaded until training goes on. Parameters that are read
-    directly may hold a sample: call `deterministic()` first. Between a training forward and its backward, do not evaluate
-    the same model.
+    After `load_state_dict` on the model (with assign=True it raises a ValueError: the diff would be cut off), evaluation
+    sees what was loaded until training goes on. Parameters that are read directly may hold a sample: call
+    `deterministic()` first. Between a training forward and its backward, do not evaluate the same model.
 
     Args:
         model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
@@ -159,12 +159,22 @@ class DiffVector:
             if self._written != "loaded":
                 self.deterministic()
 
+        def after_loading(*_) -> None:
+            here = dict(model.named_parameters(remove_duplicate=False))
+            lost = [name for name, parameter in {**self.body, **self.head}.items() if here.get(name) is not parameter]
+            if lost:  # training would go on in tensors that the model no longer has
+                raise ValueError(
+                    f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that this diff is "
+                    "trained in: load without assign=True"
+                )
+            self.mark("loaded")
+
         # parts, too: generate() calls an encoder by itself, before the model
         for module in model.modules():
             if next(module.parameters(), None) is not None:
                 self._hooks.append(module.register_forward_pre_hook(before_forward))
                 self._hooks.append(module.register_state_dict_pre_hook(before_saving))
-        self._hooks.append(model.register_load_state_dict_post_hook(lambda *_: self.mark("loaded")))
+        self._hooks.append(model.register_load_state_dict_post_hook(after_loading))
 
     def detach(self) -> None:
         """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""

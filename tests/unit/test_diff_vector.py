@@ -195,6 +195,13 @@ def test_a_model_loaded_from_elsewhere_is_evaluated_as_loaded():
     assert torch.equal(model.embeddings.weight, best["embeddings.weight"])
 
 
+def test_loading_that_replaces_the_parameters_is_refused():
+    model = tiny()
+    DiffVector(model, head=HEAD)
+    with pytest.raises(ValueError, match=r"7 parameters \(embeddings.weight.*without assign=True"):
+        model.load_state_dict(tiny().state_dict(), assign=True)
+
+
 def test_micro_batches_accumulate():
     """Gradients of two halves add up to those of the whole batch, at one sample."""
 
