@@ -5,6 +5,7 @@ from __future__ import annotations
 import hf_programs  # noqa: F401  (first: see there)  isort: skip
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def test_the_programs_know_all_that_the_grid_asks_for(grid, tmp_path):
             folders.append(found["output_dir"])
             written |= {found["output_dir"], f"{found['output_dir']}/checkpoint-last-info.pt", found["save_checkpoint"]}
     assert len(set(folders)) == len(folders) == 3 * 10
+
+
+def test_make_knows_the_whole_grid(grid):
+    done = subprocess.run(["make", "-n", "diff-grid"], cwd=grid.grids.ROOT, capture_output=True, text=True, check=True)
+    words = shlex.split(done.stdout.splitlines()[-1])
+    options = grid.options_of(words[words.index("scripts/diff/grid.py") + 1 :])
+    names = {run.name for seed in options.seeds for run in grid.runs_of(options, seed)}
+    assert {"SST-2/structured-0.0025-seed2", "STS-B/unstructured-0.01-seed3", "SQuAD/structured-0.01-seed1"} <= names
 
 
 def test_what_there_is_to_do(grid, tmp_path, monkeypatch, capsys):
