@@ -6,6 +6,7 @@ order they are given, each row-major; noise, ties and state are by position.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Hashable, List, Sequence
 
 import torch
@@ -59,6 +60,15 @@ class FlatLayout:
     @property
     def device(self) -> torch.device:
         return self.parameters[0].device
+
+    def grouping_hash(self) -> str:
+        """SHA-256 over which element belongs to which group, however the line is cut into pieces."""
+        begins = torch.ones(self.flat.numel(), dtype=torch.bool)
+        begins[1:] = self.group[1:] != self.group[:-1]
+        digest = hashlib.sha256(f"{self.total} {self.sizes}".encode())
+        for column in (self.flat[begins], self.group[begins]):
+            digest.update(column.numpy())
+        return digest.hexdigest()
 
     def split(self, flat: Tensor) -> List[Tensor]:
         """The line [N] as views of the tensors' shapes."""

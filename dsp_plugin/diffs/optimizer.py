@@ -167,6 +167,8 @@ class DiffAdamW(torch.optim.Optimizer):
             "seed": vector.seed,
             "names": list(vector.layout.names),
             "base": vector.base_hash(),
+            "frozen": vector.frozen_hash,
+            "grouping": vector.layout.grouping_hash(),
             "settings": _settings(vector),
             "group_alpha": vector.group_alpha,
             "group_mean": self._group_moments[0],
@@ -188,9 +190,13 @@ class DiffAdamW(torch.optim.Optimizer):
             raise ValueError(f"the state is of a diff of other parameters: {', '.join(odd) or 'another order'}")
         if told["base"] != vector.base_hash():
             raise ValueError("the state belongs to another base: theta would be put together from the wrong weights")
+        if told.get("frozen", vector.frozen_hash) != vector.frozen_hash:  # older states do not tell
+            raise ValueError("the state belongs to another base: what stays frozen is another there")
         for name, here in _settings(vector).items():
             if told["settings"].get(name) != here:
                 raise ValueError(f"the state was trained with {name} = {told['settings'].get(name)}, this run has {here}")
+        if "grouping" in told and told["grouping"] != vector.layout.grouping_hash():
+            raise ValueError("the state was trained with other groups, though with as many of them")
         self._head.check(state_dict)
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():

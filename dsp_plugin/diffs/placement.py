@@ -7,7 +7,7 @@ from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from .base import find_names, head_names
+from .base import base_hash, find_names, head_names
 
 
 class Placement(NamedTuple):
@@ -76,6 +76,23 @@ def base_tensors(body: Mapping[str, nn.Parameter], base: Optional[Mapping[str, T
         tensor = tensor.to(device=parameter.device, dtype=parameter.dtype).contiguous()
         tensors.append(tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor)
     return tensors
+
+
+def frozen_hash(placed: Placement, base: Optional[Mapping[str, Tensor]]) -> Optional[str]:
+    """SHA-256 over what stays frozen, to tell another base by; None where nothing does.
+
+    Args:
+        base: as for `base_tensors`, which has found the body in it. What it lacks is taken from the model.
+    """
+    if not placed.frozen:
+        return None
+    tensors: Dict[str, Tensor] = {**placed.frozen}
+    if base is not None:
+        found = find_names(placed.body, base)
+        for name, parameter in placed.frozen.items():
+            if found.translate(name) in base:
+                tensors[name] = base[found.translate(name)].to(parameter.dtype)
+    return base_hash(tensors)
 
 
 def _check(body: Mapping[str, nn.Parameter]) -> None:

@@ -24,7 +24,7 @@ from .groups import GROUPINGS, GroupFunction, by_tensor
 from .native import NativePasses
 from .noise import step_keys, uniform
 from .passes import Keys, TorchPasses
-from .placement import base_tensors, place
+from .placement import base_tensors, frozen_hash, place
 
 PENALTY_FORMS = ("paper", "additive")
 
@@ -94,6 +94,7 @@ class DiffVector:
         function = GROUPINGS[grouping] if isinstance(grouping, str) else grouping or by_tensor
         self.layout = FlatLayout(list(self.body), list(self.body.values()), function)
         self.base = base_tensors(self.body, base)
+        self.frozen_hash = frozen_hash(placed, base)  # now: a checkpoint that is loaded later brings its own
         device = self.layout.device
         dtype = torch.float64 if self.layout.parameters[0].dtype == torch.float64 else torch.float32
         self.w = torch.zeros(self.layout.total, dtype=dtype, device=device)

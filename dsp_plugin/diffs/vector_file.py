@@ -58,15 +58,20 @@ class SavedVector:
             raise ValueError("wrong base: its weights are not those that the diff was trained on")
         body = set(self.told["names"])
         frozen = [name for name in parameters if name not in body and name not in self.head]
+        # older files do not tell of what was frozen
+        if self.told.get("frozen") and base_hash({name: parameters[name] for name in frozen}) != self.told["frozen"]:
+            raise ValueError("wrong base: the weights that were frozen are not those of the diff's base")
         concrete = StretchedConcrete(*self.told["concrete"])
         vector = DiffVector(
             model, base=parameters, head=list(self.head), frozen=frozen, grouping=grouping, concrete=concrete,
             seed=self.told["seed"],
         )  # fmt: skip
-        for name in _FLAT:
-            here = getattr(vector, name)
-            if vector.layout.names != self.told["names"] or here.shape != self.flat[name].shape:
-                raise ValueError("the diff was trained with other groups, or with its parameters in another order")
+        flats = {name: getattr(vector, name) for name in _FLAT}
+        same = vector.layout.names == self.told["names"] and self.told.get("grouping") in (None, vector.layout.grouping_hash())
+        if not same or any(here.shape != self.flat[name].shape for name, here in flats.items()):
+            vector.detach()
+            raise ValueError("the diff was trained with other groups, or with its parameters in another order")
+        for name, here in flats.items():
             here.copy_(self.flat[name])
         vector.steps = self.told["steps"]
         vector.mark("nothing")
@@ -81,6 +86,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
     """
     told = {
         "format": FORMAT, "names": vector.layout.names, "base": vector.base_hash(), "seed": vector.seed, "steps": vector.steps,
+        "frozen": vector.frozen_hash, "grouping": vector.layout.grouping_hash(),
         "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
     }  # fmt: skip
     try:

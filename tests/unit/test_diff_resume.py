@@ -11,6 +11,7 @@ from diff_models import HEAD, tiny, train_step
 
 from dsp_plugin.diffs.optimizer import DiffAdamW
 from dsp_plugin.diffs.vector import DiffVector
+from dsp_plugin.diffs.vector_file import read_vector, save_vector
 
 PENALTY = 1e-3
 
@@ -81,3 +82,52 @@ def test_states_that_do_not_belong_are_refused():
         fewer.load_state_dict(state)
     with pytest.raises(ValueError, match="not the state of a diff"):
         optimizer.load_state_dict(torch.optim.AdamW(tiny().parameters()).state_dict())
+
+
+def saved_with(base, given, **options):
+    """(optimizer, its state) after a step, on a model that holds `base`; `given` is what the diff is told of the base."""
+    model = tiny()
+    model.load_state_dict(base)
+    optimizer = DiffAdamW(DiffVector(model, base=given, head=HEAD, **options))
+    train_step(model, optimizer, 0)
+    return optimizer, copy.deepcopy(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_frozen_weights_of_another_base_are_refused(told, tmp_path):
+    """Though the model may hold the checkpoint's by then."""
+    base = copy.deepcopy(tiny().state_dict())
+    other = {**base, "embeddings.weight": base["embeddings.weight"] + 1}
+    other["output.weight"] = other["embeddings.weight"]
+    optimizer, state = saved_with(base, base if told else None, frozen=["embeddings"])
+    elsewhere, _ = saved_with(other, other if told else None, frozen=["embeddings"])
+    elsewhere.vector.model.load_state_dict(base)
+    with pytest.raises(ValueError, match="another base: what stays frozen"):
+        elsewhere.load_state_dict(state)
+    del state["diff"]["frozen"]  # as states were written before
+    elsewhere.load_state_dict(state)
+
+    save_vector(tmp_path / "info.pt", optimizer.vector)
+    model = tiny()
+    read_vector(tmp_path / "info.pt").restore(model, "tensor").detach()
+    model.load_state_dict(other)
+    with pytest.raises(ValueError, match="wrong base: the weights that were frozen"):
+        read_vector(tmp_path / "info.pt").restore(model, "tensor")
+
+
+def test_other_groups_of_the_same_number_are_refused(tmp_path):
+    def halves(first):
+        return lambda name, shape: "first" if name in first else "second"
+
+    base = copy.deepcopy(tiny().state_dict())
+    optimizer, state = saved_with(base, base, grouping=halves(["embeddings.weight"]))
+    other, _ = saved_with(base, base, grouping=halves(["embeddings.weight", "layer.0.weight"]))
+    with pytest.raises(ValueError, match="with other groups"):
+        other.load_state_dict(state)
+    del state["diff"]["grouping"]
+    other.load_state_dict(state)
+
+    save_vector(tmp_path / "info.pt", optimizer.vector)
+    with pytest.raises(ValueError, match="with other groups"):
+        read_vector(tmp_path / "info.pt").restore(tiny(), halves(["layer.0.weight"]))
+    read_vector(tmp_path / "info.pt").restore(tiny(), halves(["embeddings.weight"]))
