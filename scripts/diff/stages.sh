@@ -31,6 +31,15 @@ batch_flags() {
     BATCHES=(--per_gpu_train_batch_size "$PER_GPU" --gradient_accumulation_steps $((BATCH / at_once)))
 }
 
+# Each of DENSITIES is a share of the weights.
+check_densities() {
+    local density
+    for density in $DENSITIES; do
+        [[ $density =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$ ]] && awk "BEGIN { exit !(0 < $density && $density <= 1) }" ||
+            refuse "DENSITIES: $density is no share of the weights, in (0, 1]"
+    done
+}
+
 # Program $1 of this repository with the options that follow.
 launch() {
     if ((GPUS > 1)); then

@@ -6,7 +6,8 @@
 #   MODEL=bert-base-cased DENSITIES="0.01 0.005 0.001" SEED=1 scripts/glue/experiments.sh RTE
 #   FLAGS="--per_params_alpha 0 --bf16" OUT=unstructured scripts/glue/experiments.sh
 #
-# Started again, it goes on where it was stopped. Settings, by environment variables:
+# Started again, it goes on where it was stopped; what was trained with other settings is refused. Settings, by
+# environment variables:
 #   DATA         folder with CoLA/, MRPC/ ... of official TSV files; default: $DSP_DATA_DIR/glue where that is set; a task
 #                that is in neither is fetched by the `datasets` library
 #   OUT          results, a folder a task (default: runs/experiments/glue)
@@ -31,6 +32,7 @@ DENSITIES=${DENSITIES:-0.005}
 LR=${LR:-0.00001} FINETUNE_LR=${FINETUNE_LR:-0.00005}
 BATCH=${BATCH:-8} PER_GPU=${PER_GPU:-8}
 batch_flags
+check_densities
 
 known=" CoLA SST-2 MRPC STS-B QQP MNLI QNLI RTE WNLI "
 [[ $# -gt 0 ]] || set -- QNLI SST-2 MNLI CoLA MRPC STS-B RTE QQP

@@ -5,7 +5,8 @@
 #   DATA=data/squad OUT=out GPUS=8 scripts/squad/experiments.sh
 #   MODEL=bert-base-cased DENSITIES="0.01 0.005" scripts/squad/experiments.sh
 #
-# Started again, it goes on where it was stopped. Settings, by environment variables:
+# Started again, it goes on where it was stopped; what was trained with other settings is refused. Settings, by
+# environment variables:
 #   DATA         folder with train-v1.1.json and dev-v1.1.json; default: $DSP_DATA_DIR/squad where that is set, else data/squad
 #   TRAIN, DEV   other file names
 #   OUT          results (default: runs/experiments/squad)
@@ -31,6 +32,7 @@ DENSITIES=${DENSITIES:-0.01}
 LR=${LR:-0.00003} FINETUNE_LR=${FINETUNE_LR:-0.00003}
 BATCH=${BATCH:-24} PER_GPU=${PER_GPU:-3}
 batch_flags
+check_densities
 
 for file in "$DATA/$TRAIN" "$DATA/$DEV"; do
     [[ -f $file ]] || refuse "$file is missing: set DATA, or bash data-prep/download_squad.sh --data_dir $DATA"
