@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 
 import pytest
 import torch
 from diff_models import HEAD, tiny, train_step
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dsp_plugin.diffs.optimizer import DiffAdamW
 from dsp_plugin.diffs.vector import DiffVector
@@ -131,3 +134,34 @@ def test_other_groups_of_the_same_number_are_refused(tmp_path):
     with pytest.raises(ValueError, match="with other groups"):
         read_vector(tmp_path / "info.pt").restore(tiny(), halves(["layer.0.weight"]))
     read_vector(tmp_path / "info.pt").restore(tiny(), halves(["embeddings.weight"]))
+
+
+def test_a_damaged_file_is_refused_by_name_and_one_without_checksum_is_read(tmp_path):
+    base = copy.deepcopy(tiny().state_dict())
+    optimizer, _ = saved_with(base, base)
+    path, old = tmp_path / "info.pt", tmp_path / "old.pt"
+    save_vector(path, optimizer.vector, {"task": "cola"})
+    raw = path.read_bytes()
+    assert torch.equal(read_vector(path).flat["w"], optimizer.vector.w)
+    for place in [*range(0, 1200, 3), *range(1200, len(raw), 17)]:
+        damaged = bytearray(raw)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="info.pt"):
+            read_vector(path)
+
+    def rewritten(change):
+        path.write_bytes(raw)
+        with safe_open(path, "pt") as file:
+            told = json.loads(file.metadata()["dsp_diff_vector"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        del told["checksum"], told["grouping"], told["frozen"]
+        change(told)
+        save_file(tensors, old, {"dsp_diff_vector": json.dumps(told)})
+
+    rewritten(lambda told: None)  # as files were written before
+    saved = read_vector(old)
+    assert saved.config == {"task": "cola"} and torch.equal(saved.restore(tiny(), "tensor").alpha, optimizer.vector.alpha)
+    rewritten(lambda told: told.pop("seed"))
+    with pytest.raises(ValueError, match="old.pt is damaged.*'seed' is missing"):
+        read_vector(old)
