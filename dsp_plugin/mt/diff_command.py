@@ -138,9 +138,15 @@ def _common(own: argparse.Namespace, rest: List[str]) -> List[str]:
 
 
 def _schedule(flags: List[str]) -> List[str]:
-    """The paper's linear decay to 0 over the updates of a stage, unless the command line asks for another schedule."""
+    """The paper's linear decay to 0 over the updates of a stage, unless the command line asks for another schedule.
+
+    By --max-epoch alone their number is not known before the data are read: then the rate is constant, and this says so.
+    """
+    if _given(flags, "--lr-scheduler"):
+        return []
     updates = _given(flags, "--max-update")
-    if _given(flags, "--lr-scheduler") or not updates:
+    if updates in (None, "0"):
+        _say("without --max-update the rate does not fall; with it, it falls linearly to 0 (--lr-scheduler: as you like)")
         return []
     return ["--lr-scheduler", "polynomial_decay", "--total-num-update", updates]
 

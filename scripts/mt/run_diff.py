@@ -11,8 +11,8 @@ Takes fairseq-train's options for both trainings, and
   --sparsity-pen L --alpha-init A --per-params-alpha 0 ...       options of --optimizer diff_adam
 
 In --save-dir: 1st/ and T/3rd/ with the checkpoints and records of the trainings, T/mask.diff.safetensors, and
-T/task.diff.safetensors, the pack. Sizes are the base's, --arch is not needed; the learning rate decays to 0 unless
---lr-scheduler says otherwise; --clip-norm is 1. Started again, the command goes on where it stood.
+T/task.diff.safetensors, the pack. Sizes are the base's, --arch is not needed; the learning rate decays to 0 over
+--max-update unless --lr-scheduler says otherwise; --clip-norm is 1. Started again, the command goes on where it stood.
 
   python scripts/mt/run_diff.py data-bin/domain --base-checkpoint base.pt --target-sparsity 0.005 --lr 1e-3 --max-update 1000 \\
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 4096 --save-dir runs/domain
