@@ -111,8 +111,9 @@ class DiffCallback(EpochOrder):
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.n_gpu > 1:
             raise ValueError("several GPUs in one process copy the model but not its diff: start one process a GPU (torchrun)")
-        if args.deepspeed or args.fsdp:
-            raise ValueError("--deepspeed and --fsdp spread the weights: a diff needs them whole")
+        launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")  # `accelerate launch`
+        if args.deepspeed or args.fsdp or args.deepspeed_plugin is not None or launched:
+            raise ValueError("DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out --deepspeed, --fsdp")
         if args.max_grad_norm:
             raise ValueError(f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does")
         if args.load_best_model_at_end and args.save_only_model:
