@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import base_hash
+from .buffers import BufferWatch
 from .carriers import note, require_free
 from .head import HeadAdamW, clip_factor, overwrite
 from .pack import patched
@@ -75,6 +76,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
             self.values.zero_()
         self._mean, self._square = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = 0
+        self._buffers = BufferWatch(model)
         self._base_hash = base_hash(tensors)
         note(model)
         with torch.no_grad():
@@ -122,7 +124,8 @@ class FixMaskAdamW(torch.optim.Optimizer):
         return loss
 
     def diff(self) -> SparseDiff:
-        """The diff as it stands: the same positions, the values now."""
+        """The diff as it stands: the same positions, the values now. Warns of buffers that training has changed."""
+        self._buffers.warn()
         parts = [part.detach().cpu().clone() for part in self.values.split(self._counts)]
         entries = {name: (at.cpu(), part) for name, at, part in zip(self.touched, self.positions, parts)}
         return SparseDiff(entries, self.shapes)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import base_hash
+from .buffers import BufferWatch
 from .carriers import note, require_free
 from .concrete import StretchedConcrete
 from .deltas import Deltas
@@ -102,6 +103,7 @@ class DiffVector:
         self.group_alpha = torch.full((self.layout.groups,), alpha_init, dtype=dtype, device=device)
         self.penalties = self._penalties(penalty)
         self.passes = self._passes(fused)
+        self._buffers = BufferWatch(model)
         self.steps = 0
         self._written = "base" if base is None else "nothing"
         self._drawn_step: Optional[int] = None
@@ -175,6 +177,7 @@ class DiffVector:
             if next(module.parameters(), None) is not None:
                 self._hooks.append(module.register_forward_pre_hook(before_forward))
                 self._hooks.append(module.register_state_dict_pre_hook(before_saving))
+        self._hooks.append(model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
         self._hooks.append(model.register_load_state_dict_post_hook(after_loading))
 
     def detach(self) -> None:
@@ -213,9 +216,12 @@ class DiffVector:
     def deltas(self, sampled_step: Optional[int] = None) -> Deltas:
         """The full-size diff, name -> delta, worked out a tensor at a time when asked for.
 
+        Warns of buffers that training has changed: they are in no diff.
+
         Args:
             sampled_step: None, the deterministic diff; else the one of that step's noise.
         """
+        self._buffers.warn()
         return Deltas(self, sampled_step)
 
     def expected_count(self) -> float:

@@ -89,6 +89,15 @@ def test_after_a_diff_was_trained_in_the_model_it_wants_the_base_and_the_vector_
         FixMaskAdamW(model, mask(), head=HEAD)
 
 
+def test_a_buffer_that_training_changed_is_told_of():
+    model = tiny()
+    optimizer = FixMaskAdamW(model, mask(), head=HEAD)
+    optimizer.diff()
+    model.scale.add_(1)
+    with pytest.warns(UserWarning, match=r"1 of the model.s buffers changed in training \(scale\)"):
+        optimizer.diff()
+
+
 def test_it_starts_at_the_values_or_at_the_base_whatever_the_model_held():
     base = tiny().state_dict()
     for from_zero in (False, True):

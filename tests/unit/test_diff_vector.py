@@ -122,6 +122,25 @@ def test_tied_weights_count_once_and_buffers_and_head_are_no_diff():
     assert not torch.equal(model.embeddings.weight, vector.base[0])
 
 
+def test_statistics_that_training_changes_are_told_of_by_name(recwarn):
+    """Batch norm's are no part of a diff; in eval() they stay, and nothing is said."""
+    for still in (False, True):
+        model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+        vector = DiffVector(model)
+        optimizer = DiffAdamW(vector, lr=0.1)
+        model[1].train(not still)
+        model(torch.randn(5, 6)).sum().backward()
+        optimizer.step()
+        for read in (vector.deltas, model.state_dict):
+            vector._buffers._told = False
+            if still:
+                read()
+            else:
+                with pytest.warns(UserWarning, match=r"2 of the model.s buffers changed .*1.running_mean, 1.running_var"):
+                    read()
+    assert not [warning for warning in recwarn if "buffers" in str(warning.message)]
+
+
 def test_evaluation_and_saving_see_the_deterministic_theta_and_training_a_sample():
     model = tiny()
     base = {name: p.detach().clone() for name, p in model.named_parameters()}
