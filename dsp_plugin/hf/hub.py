@@ -27,7 +27,8 @@ def push_to_hub(
     Args:
         pack: the pack.
         repo_id: `name` or `organisation/name`.
-        base_model: the base's name on the hub, for the card; default: `base_model` of the pack's configuration.
+        base_model: the base's name on the hub, for the card, whose metadata have it only if it is given: the pack itself
+            knows what the base was called where it was trained, which may have been a folder.
         private, token, commit_message: as in huggingface_hub.
 
     Raises:
@@ -61,10 +62,10 @@ def from_hub(
 def card(pack: DiffPack, repo_id: str, base_model: Optional[str] = None) -> str:
     """The model card (Markdown) of a pack."""
     figures = summarise(pack)
-    base_model = base_model or pack.config.get("base_model")
     lines = ["library_name: dsp_plugin", "tags:", "- diff-pruning"]
     lines += [f"base_model: {base_model}"] if base_model else []
-    named = f"`{base_model}`" if base_model else "its base"
+    called = base_model or pack.config.get("base_model")
+    named = f"`{called}`" if called else "its base"
     return (
         "---\n" + "\n".join(lines) + "\n---\n\n"
         f"# {repo_id.split('/')[-1]}\n\n"

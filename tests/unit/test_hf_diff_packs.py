@@ -126,6 +126,10 @@ def test_to_the_hub_and_back(tmp_path, monkeypatch):
     assert from_hub("me/cola").to_bytes() == pack.to_bytes()
     card = (tmp_path / "me" / "cola" / "README.md").read_text()
     assert "base_model: bert-base-cased\n" in card and pack.base.hash in card and 'from_hub("me/cola")' in card
+    pack = random_pack(tiny_model("bert"), 4, config={"base_model": "model"})  # a folder it was loaded from
+    push_to_hub(pack, "me/local")
+    card = (tmp_path / "me" / "local" / "README.md").read_text()
+    assert "base_model:" not in card and "A sparse task diff for `model`" in card
     file = tmp_path / "me" / "cola" / PACK_FILE
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="truncated"):
