@@ -17,7 +17,7 @@ import tempfile
 import threading
 import warnings
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -101,6 +101,7 @@ class NativePasses:
         self._pieces = {name: getattr(layout, name).contiguous() for name in _PIECES.split()}
         self._concrete = concrete
         self._zeros: Optional[Tensor] = None
+        self._bounds: Dict[int, List[int]] = {}  # by the number of threads
 
     @staticmethod
     def can(layout: FlatLayout, dtype: torch.dtype) -> bool:
@@ -200,12 +201,13 @@ class NativePasses:
         for thread in threads:
             thread.join()
 
-    @functools.lru_cache(maxsize=4)
     def _shares(self, threads: int) -> List[int]:
         """Bounds of the pieces each thread takes, of about equally many elements."""
-        ends = self.layout.flat + self.layout.length
-        wanted = torch.arange(1, threads) * self.layout.total // threads
-        return [0, *torch.searchsorted(ends, wanted).tolist(), self.layout.flat.numel()]
+        if threads not in self._bounds:
+            ends = self.layout.flat + self.layout.length
+            wanted = torch.arange(1, threads) * self.layout.total // threads
+            self._bounds[threads] = [0, *torch.searchsorted(ends, wanted).tolist(), self.layout.flat.numel()]
+        return self._bounds[threads]
 
 
 def _unsigned(keys: Keys) -> Tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -331,6 +333,15 @@ def test_a_model_carries_one_vector_at_a_time_and_is_no_base_afterwards():
     second.detach()
     vector.attach()
     DiffVector(tiny(), head=HEAD)  # another model
+
+
+def test_a_model_that_nobody_holds_any_more_is_freed():
+    model = tiny()
+    train_step(model, DiffAdamW(DiffVector(model, head=HEAD)), 0)
+    alive = [weakref.ref(model), weakref.ref(model.embeddings.weight)]
+    del model
+    gc.collect()
+    assert [part() for part in alive] == [None, None]
 
 
 def test_bad_settings_are_named():
