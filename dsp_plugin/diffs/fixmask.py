@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .base import base_hash
 from .buffers import BufferWatch
 from .carriers import note, require_free
-from .head import HeadAdamW, clip_factor, overwrite
+from .head import HeadAdamW, clip_factor, dense, overwrite
 from .pack import patched
 from .passes import Rates, adam
 from .placement import base_tensors, place
@@ -106,12 +106,11 @@ class FixMaskAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         group = self.param_groups[0]
+        grads = [dense(parameter.grad) for parameter in self.touched.values()]
         grad = torch.cat(
             [
-                self.values.new_zeros(positions.numel())
-                if parameter.grad is None
-                else parameter.grad.reshape(-1)[positions].to(self.values.dtype)
-                for parameter, positions in zip(self.touched.values(), self.positions)
+                self.values.new_zeros(positions.numel()) if grad is None else grad.reshape(-1)[positions].to(self.values.dtype)
+                for grad, positions in zip(grads, self.positions)
             ]
         )
         clip = clip_factor(grad.double().square().sum() + self._head.square(), group["max_norm"])

@@ -68,6 +68,11 @@ def clip_factor(square: Tensor, max_norm: float) -> "Tensor | float":
     return (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
 
 
+def dense(grad: Optional[Tensor]) -> Optional[Tensor]:
+    """A gradient that embeddings may give as a sparse tensor, in full."""
+    return grad.to_dense() if grad is not None and grad.is_sparse else grad
+
+
 def overwrite(here: Tensor, there: Tensor) -> None:
     if here.data_ptr() != there.data_ptr():  # a state handed straight back is views of this one
         here.copy_(there)

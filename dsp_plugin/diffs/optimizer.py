@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .head import HeadAdamW, clip_factor, overwrite
+from .head import HeadAdamW, clip_factor, dense, overwrite
 from .passes import Moments, NextTheta, Rates, adam
 from .vector import DiffVector
 
@@ -97,7 +97,7 @@ class DiffAdamW(torch.optim.Optimizer):
         if not vector.drawn:
             raise RuntimeError("no forward pass in training mode (or sample()) since the last step: nothing to pull back")
         keys, gates = vector.keys(vector.steps), vector.group_gates(vector.keys(vector.steps))
-        grads = [_dense(parameter.grad) for parameter in vector.layout.parameters]
+        grads = [dense(parameter.grad) for parameter in vector.layout.parameters]
         sums = vector.passes.measure(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
         w_square = sums[:, 0].sum() + self._head.square()
         group_grad = self._group_gradient(gates, sums)
@@ -224,7 +224,3 @@ def _settings(vector: DiffVector) -> Dict[str, Any]:
         "concrete_upper": vector.concrete.high,
         "penalty_form": vector.penalty_form,
     }
-
-
-def _dense(grad: Optional[Tensor]) -> Optional[Tensor]:
-    return grad.to_dense() if grad is not None and grad.is_sparse else grad

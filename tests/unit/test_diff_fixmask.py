@@ -64,6 +64,19 @@ def test_the_state_is_as_large_as_the_mask_and_untouched_tensors_ask_for_no_grad
     assert model.layer[0].weight.grad is None and model.layer[0].bias.grad is not None
 
 
+def test_sparse_gradients_of_embeddings_are_as_good_as_dense_ones():
+    def run(sparse):
+        model = tiny()
+        model.output.weight = torch.nn.Parameter(model.output.weight.detach().clone())  # tied weights get dense ones
+        model.embeddings.sparse = sparse
+        optimizer = FixMaskAdamW(model, mask(), head=HEAD)
+        train_step(model, optimizer, 0)
+        assert model.embeddings.weight.grad.is_sparse == sparse
+        return optimizer.values
+
+    assert torch.equal(run(True), run(False))
+
+
 def test_one_model_takes_one_mask_after_the_other():
     model, base = tiny(), tiny().state_dict()
     FixMaskAdamW(model, mask(), base=base, head=HEAD)
