@@ -14,7 +14,7 @@ from .sparse import SparseDiff
 
 logger = logging.getLogger(__name__)
 
-_INFINITE = 0x7F800000  # the bits of a float32 infinity; those of not-a-number are above
+_INFINITE = {4: 0x7F800000, 8: 0x7FF0000000000000}  # the bits of an infinity, by its bytes; those of not-a-number are above
 
 
 class Difference(Mapping[str, Tensor]):
@@ -68,8 +68,9 @@ def project(
 ) -> List[SparseDiff]:
     """The diff cut down to its largest values in magnitude, once for each of several counts.
 
-    Of values of equal magnitude those at lower positions win, counted through the tensors in their order. Where a diff
-    has fewer non-zeros than asked for, zeros fill up the count in the same order, with a warning.
+    Magnitudes are compared as float32, or, where a tensor is float64, as that. Of values of equal magnitude those at lower
+    positions win, counted through the tensors in their order. Where a diff has fewer non-zeros than asked for, zeros fill
+    up the count in the same order, with a warning.
 
     Args:
         deltas: name -> full-size change; asked for a tensor at a time and more than once (`DiffVector.deltas()`, or
@@ -81,14 +82,7 @@ def project(
     Raises:
         ValueError: a count outside 1 .. all elements; a name without a layer; a value that is not a finite number.
     """
-    sizes: Dict[str, int] = {}
-    uppers: Dict[str, Tensor] = {}  # histogram of each tensor's upper 16 bits
-    for name in deltas:
-        key = _magnitude(deltas[name].reshape(-1))
-        sizes[name] = key.numel()
-        if key.numel() and int(key.max()) >= _INFINITE:
-            raise ValueError(f"the diff of '{name}' holds values that are not finite numbers")
-        uppers[name] = torch.bincount(key >> 16, minlength=1 << 15).cpu()
+    sizes, uppers, width = _histograms(deltas)
     total = sum(sizes.values())
     for count in counts:
         if not 1 <= count <= total:
@@ -107,12 +101,12 @@ def project(
     shapes: Dict[str, Tuple[int, ...]] = {}
     for part, names in parts.items():
         wanted = [share[part] for share in shares]
-        cuts = _thresholds(deltas, {name: uppers[name] for name in names}, wanted)
+        cuts = _thresholds(deltas, {name: uppers[name] for name in names}, wanted, width)
         for name in names:
             delta = deltas[name]
             shapes[name] = tuple(delta.shape)
             flat = delta.reshape(-1)
-            key = _magnitude(flat)
+            key = _magnitude(flat, width)
             for number, (cut, ties) in enumerate(cuts):
                 keep, equal = key > cut, (key == cut).nonzero().squeeze(1)
                 taken = equal[:ties]
@@ -129,34 +123,57 @@ def project(
     return diffs
 
 
-def _magnitude(flat: Tensor) -> Tensor:
-    """int32 numbers in the order of |value| as float32: the bits of a float without its sign."""
+def _histograms(deltas: Mapping[str, Tensor], width: int = 4) -> Tuple[Dict[str, int], Dict[str, Tensor], int]:
+    """Each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes of the numbers compared.
+
+    Raises:
+        ValueError: a value that is not a finite number.
+    """
+    sizes: Dict[str, int] = {}
+    uppers: Dict[str, Tensor] = {}
+    for name in deltas:
+        flat = deltas[name].reshape(-1)
+        if flat.dtype == torch.float64 and width == 4:
+            return _histograms(deltas, 8)
+        key = _magnitude(flat, width)
+        sizes[name] = key.numel()
+        if key.numel() and int(key.max()) >= _INFINITE[width]:
+            raise ValueError(f"the diff of '{name}' holds values that are not finite numbers")
+        uppers[name] = torch.bincount(key >> (8 * width - 16), minlength=1 << 15).cpu()
+    return sizes, uppers, width
+
+
+def _magnitude(flat: Tensor, width: int) -> Tensor:
+    """Integers in the order of |value| as a float of `width` bytes: its bits without the sign."""
+    if width == 8:
+        return flat.to(torch.float64).contiguous().view(torch.int64) & 0x7FFFFFFFFFFFFFFF
     return flat.to(torch.float32).contiguous().view(torch.int32) & 0x7FFFFFFF
 
 
 def _thresholds(
-    deltas: Mapping[str, Tensor], uppers: Mapping[str, Tensor], counts: Sequence[int]
+    deltas: Mapping[str, Tensor], uppers: Mapping[str, Tensor], counts: Sequence[int], width: int
 ) -> List[Tuple[int, int]]:
     """For each count, the magnitude of the count-th largest value, and how many of exactly that one belong to the count.
 
-    Two histograms, of the upper and then of the lower 16 bits: exact, without sorting and without a full-size copy.
+    A histogram of the upper 16 bits, then ones of the next 16 (float64: three times): exact, without sorting and without
+    a full-size copy.
     """
+    first = 8 * width - 16
     upper = sum(uppers.values())
-    found = [_bucket(upper, count) if count else None for count in counts]
-    lowers = {bucket: torch.zeros(1 << 16, dtype=torch.int64) for bucket, _ in filter(None, found)}
-    for name in uppers:
-        if any(uppers[name][bucket] for bucket in lowers):
-            key = _magnitude(deltas[name].reshape(-1))
-            for bucket, histogram in lowers.items():
-                histogram += torch.bincount(key[(key >> 16) == bucket] & 0xFFFF, minlength=1 << 16).cpu()
-    cuts = []
-    for pair in found:
-        if pair is None:
-            cuts.append((_INFINITE, 0))
-            continue
-        lower, left = _bucket(lowers[pair[0]], pair[1])
-        cuts.append(((pair[0] << 16) | lower, left))
-    return cuts
+    found = [_bucket(upper, count) if count else None for count in counts]  # (the bits so far, rank among those)
+    for shift in range(first - 16, -1, -16):
+        lowers = {bits: torch.zeros(1 << 16, dtype=torch.int64) for bits, _ in filter(None, found)}
+        for name in uppers:
+            if any(uppers[name][bits >> (first - 16 - shift)] for bits in lowers):
+                key = _magnitude(deltas[name].reshape(-1), width)
+                for bits, histogram in lowers.items():
+                    here = key[(key >> (shift + 16)) == bits]
+                    histogram += torch.bincount((here >> shift) & 0xFFFF, minlength=1 << 16).cpu()
+        for number, pair in enumerate(found):
+            if pair is not None:
+                lower, left = _bucket(lowers[pair[0]], pair[1])
+                found[number] = ((pair[0] << 16) | lower, left)
+    return [(_INFINITE[width], 0) if pair is None else pair for pair in found]
 
 
 def _bucket(histogram: Tensor, count: int) -> Tuple[int, int]:

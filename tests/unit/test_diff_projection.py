@@ -37,6 +37,18 @@ def test_the_largest_are_kept_in_exactly_the_number_asked_for(ties):
             assert torch.equal(values, deltas[name].reshape(-1)[positions])
 
 
+def test_values_that_only_float64_tells_apart():
+    generator = torch.Generator().manual_seed(1)
+    close = 1 + 1e-12 * torch.randperm(30, generator=generator).double()
+    deltas = {"a": -close.view(5, 6), "b": torch.tensor([0.0, 1e-300, -1e-310, 0.0], dtype=torch.float64), "c": torch.ones(2)}
+    for count, diff in zip([1, 7, 31, 33, 34], project(deltas, [1, 7, 31, 33, 34])):
+        for name, kept in by_sorting({name: delta.double() for name, delta in deltas.items()}, count).items():
+            positions = diff.entries[name][0] if name in diff.entries else torch.tensor([], dtype=torch.int64)
+            assert torch.equal(positions, kept.nonzero().squeeze(1)), (name, count)
+    with pytest.raises(ValueError, match="'a' holds values that are not finite"):
+        project({"b": torch.ones(2), "a": torch.tensor([1.0, float("inf")], dtype=torch.float64)}, [1])
+
+
 def test_a_count_by_layer_shares_out_exactly():
     generator = torch.Generator().manual_seed(1)
     deltas = {name: torch.randn(size, generator=generator) for name, size in {"x": 10, "y": 21, "z": 5}.items()}
