@@ -2,7 +2,8 @@
 
 A group function is asked once a tensor, with its name and shape, and answers with either
 - a hashable label: the whole tensor belongs to the group of that label, which other tensors may share, or
-- an integer tensor that broadcasts to the shape: elements of the same number form a group within this tensor.
+- an integer tensor that broadcasts to the shape: elements of the same number form a group within this tensor. Work goes
+  by stretches of neighbours in one group: rows are cheap, the columns of a large matrix are refused.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 Shape = Tuple[int, ...]
+# More stretches of fewer elements than this take seconds to list, and a training step some 20 times as long.
+MAX_SHORT, SHORT = 1 << 18, 8
 GroupFunction = Callable[[str, Shape], "Hashable | Tensor"]
 
 
@@ -22,7 +25,11 @@ def by_tensor(name: str, shape: Shape) -> Hashable:
 
 
 def by_neuron(name: str, shape: Shape) -> "Hashable | Tensor":
-    """One group a neuron: a row of a matrix (its incoming weights; in an embedding, one word). A vector is one group."""
+    """One group a neuron: a row of a matrix, that is its first dimension. A vector is one group.
+
+    In a linear layer a row is what comes into a neuron, in an embedding one word. GPT-2's Conv1D has [in, out]: there a
+    row is what goes out of one.
+    """
     if len(shape) < 2:
         return name
     return torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
@@ -46,8 +53,10 @@ def stretches_of(
     """Every tensor cut into stretches of one group, in order; and the groups' labels.
 
     Raises:
-        ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that broadcasts to it.
+        ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that broadcasts to it; the
+            answers cut the parameters into more than `MAX_SHORT` stretches of fewer than `SHORT` elements.
     """
+    short = 0
     stretches: List[Stretch] = []
     numbers: Dict[Hashable, int] = {}
     for index, (name, shape) in enumerate(zip(names, shapes)):
@@ -59,13 +68,20 @@ def stretches_of(
             except TypeError as error:
                 raise ValueError(f"the group function must give a label or an integer tensor for '{name}'") from error
             continue
-        for start, length, label in _runs(name, answer, shape):
+        starts, lengths, labels = _runs(name, answer, shape)
+        short += int((lengths < SHORT).sum())
+        if short > MAX_SHORT:
+            raise ValueError(
+                f"the groups of '{name}' {list(shape)} change from element to element: together with the tensors before it that "
+                f"makes {short} stretches of fewer than {SHORT} neighbours, and {MAX_SHORT} are the most; group rows, not columns"
+            )
+        for start, length, label in zip(starts.tolist(), lengths.tolist(), labels.tolist()):
             stretches.append(Stretch(index, start, length, numbers.setdefault((name, label), len(numbers))))
     return stretches, list(numbers)
 
 
-def _runs(name: str, labels: Tensor, shape: Shape) -> List[Tuple[int, int, int]]:
-    """(start, length, label) of each run of equal labels in the flattened tensor."""
+def _runs(name: str, labels: Tensor, shape: Shape) -> Tuple[Tensor, Tensor, Tensor]:
+    """Starts, lengths and labels of the runs of equal labels in the flattened tensor."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"the groups of '{name}' must be integers, not {labels.dtype}")
     labels = labels.cpu().reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
@@ -79,5 +95,4 @@ def _runs(name: str, labels: Tensor, shape: Shape) -> List[Tuple[int, int, int]]
     except RuntimeError as error:
         raise ValueError(f"the groups {list(labels.shape)} of '{name}' do not broadcast to {list(shape)}") from error
     values, counts = torch.unique_consecutive(flat, return_counts=True)
-    ends = (counts.cumsum(0) * inner).tolist()
-    return [(end - n * inner, n * inner, label) for end, n, label in zip(ends, counts.tolist(), values.tolist())]
+    return (counts.cumsum(0) - counts) * inner, counts * inner, values

@@ -235,3 +235,15 @@ def test_groups_by_tensor_by_neuron_and_by_a_function():
     for wrong in (torch.zeros(3), torch.zeros(7, dtype=torch.int64), {"unhashable": 1}):
         with pytest.raises(ValueError, match="group"):
             pieces(lambda name, shape: wrong)
+
+
+def test_columns_of_a_large_matrix_are_refused_as_groups_and_rows_are_not():
+    def layout(size, rows):
+        numbers = torch.arange(size).view((-1, 1) if rows else (1, -1))
+        return FlatLayout(["small", "large"], [torch.zeros(4, 4), torch.zeros(size, size)], lambda name, shape: (
+            numbers if name == "large" else name
+        ))  # fmt: skip
+
+    assert layout(64, rows=False).groups == 65 and layout(1024, rows=True).groups == 1025
+    with pytest.raises(ValueError, match=r"'large' \[1024, 1024\].*1048576 stretches of fewer than 8.*rows, not columns"):
+        layout(1024, rows=False)
