@@ -28,8 +28,8 @@ class BufferWatch:
             return
         self._told = True
         warnings.warn(
-            f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they are no part of the diff, "
-            "so base + diff is not this model; keep such modules (BatchNorm) in eval() while the diff is trained"
+            f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they are no part of the "
+            "diff, so base + diff is not this model; keep such modules (BatchNorm) in eval() while the diff is trained"
         )
 
     def _floating(self) -> Dict[str, Tensor]:

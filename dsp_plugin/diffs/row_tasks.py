@@ -243,8 +243,8 @@ class RowTasks:
         size = len(self._numbers)
         if self._unclear and x.dim() > 2 and x.shape[0] == x.shape[1] == size:
             raise ValueError(
-                f"tasks cannot be mixed in one batch of {size} rows: {name} gets {list(x.shape)}, and which of the two are the "
-                "rows cannot be told; use grouped, or DiffBank(model, rows_first=True)"
+                f"tasks cannot be mixed in one batch of {size} rows: {name} gets {list(x.shape)}, and which of the two are "
+                "the rows cannot be told; use grouped, or DiffBank(model, rows_first=True)"
             )
 
 

@@ -88,8 +88,8 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
         OSError: it cannot be written. ValueError: `config` is not JSON.
     """
     told = {
-        "format": FORMAT, "checksum": _NO_CHECKSUM, "names": vector.layout.names, "base": vector.base_hash(), "seed": vector.seed, "steps": vector.steps,
-        "frozen": vector.frozen_hash, "grouping": vector.layout.grouping_hash(),
+        "format": FORMAT, "checksum": _NO_CHECKSUM, "names": vector.layout.names, "base": vector.base_hash(),
+        "frozen": vector.frozen_hash, "grouping": vector.layout.grouping_hash(), "seed": vector.seed, "steps": vector.steps,
         "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
     }  # fmt: skip
     try:
