@@ -164,6 +164,8 @@ def test_the_same_command_goes_on_where_it_was_stopped(folder, capsys):
     before = {name: (folder / "halved" / name).read_bytes() for name in ("mask.json", "heads.jsonl", "results.json")}
     start("glue/run_dsp", *words, "--output_dir", folder / "halved", "--save-steps", 2)
     assert all((folder / "halved" / name).read_bytes() == content for name, content in before.items())
+    with pytest.raises(SystemExit, match=r"other settings \(learning_rate: 0.001 there, 0.009 here\)"):
+        start("glue/run_dsp", *words, "--learning_rate", 9e-3, "--output_dir", folder / "halved")
     with pytest.raises(SystemExit, match=r"holds a training with other settings \(num_of_heads: 3 there, 4 here\)"):
         start("glue/run_dsp", *words, "--num_of_heads", 4, "--output_dir", folder / "halved")
     with pytest.raises(SystemExit, match="--num-of-heads must be a whole number in 0..8"):

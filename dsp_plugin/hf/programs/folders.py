@@ -14,6 +14,12 @@ from .parsing import say
 
 SETTINGS = "settings.json"
 STATE = "trainer_state.json"
+_OF_TRAINING = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "max_steps",
+)  # fmt: skip
+# What settings.json did not say in earlier versions: only where it does, it is compared.
+_SAID_LATER = {*_OF_TRAINING, "num_train_epochs", "examples_per_update", "mask"}
 
 
 def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite: bool) -> Optional[str]:
@@ -56,16 +62,30 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
     return checkpoint
 
 
+def training_settings(args: TrainingArguments) -> Dict[str, Any]:
+    """What of the Trainer's options must be the same to go on: its checkpoints keep rates and schedule of their own.
+
+    Of the batch it is the number of examples an update, however they are spread over processes and micro-batches; of
+    the length `max_steps` where it is given, else `num_train_epochs`.
+    """
+    found = {name: getattr(args, name) for name in _OF_TRAINING}
+    found["num_train_epochs"] = None if args.max_steps > 0 else args.num_train_epochs
+    found["examples_per_update"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return found
+
+
 def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optional[str], overwrite: bool) -> None:
     """Called by the first process when nothing stands in the way of training any more.
 
     Notes the settings in the folder; removes the checkpoints that are to be overwritten.
     """
     folder = Path(args.output_dir)
-    if checkpoint is not None:
-        say(f"going on from {checkpoint}")
     if overwrite:
         _remove_checkpoints(folder)
+    if checkpoint is not None:
+        say(f"going on from {checkpoint}")
+        if (folder / SETTINGS).is_file():  # what it does not say of its beginning, this command does not know
+            return
     write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
@@ -96,6 +116,7 @@ def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
     try:
         noted = json.loads(path.read_text("utf-8"))
         names = [*settings, *(name for name in noted if name not in settings)]
+        names = [name for name in names if name in noted or name not in _SAID_LATER]
         differing = [f"{n}: {noted.get(n)} there, {settings.get(n)} here" for n in names if noted.get(n) != settings.get(n)]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: delete it to go on with the settings of this command") from error

@@ -19,7 +19,7 @@ from ..layouts import head_map_of
 from ..pruning import record_of
 from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from .folders import begin, settings_of, starting_point, updates_of
+from .folders import begin, settings_of, starting_point, training_settings, updates_of
 from .glue_work import GlueWork
 from .in_order import InOrderTrainer
 from .methods import Method
@@ -75,7 +75,8 @@ class Run:
         args, work = self.args, self.work
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
         overwrite = self.results.overwrite_output_dir
-        checkpoint = starting_point(args, self._settings(), overwrite) if args.do_train else None
+        settings = self._settings()  # before the optimizers are made, which may take the clipping upon themselves
+        checkpoint = starting_point(args, settings, overwrite) if args.do_train else None
         model = self._model()
         work.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
         work.tokenise(self.tokenizer)
@@ -84,7 +85,7 @@ class Run:
         updates = seconds = None
         if args.do_train:
             if self.main:
-                begin(args, self._settings(), checkpoint, overwrite)
+                begin(args, settings, checkpoint, overwrite)
             if checkpoint is not None and updates_of(checkpoint) >= training_steps(args, len(work.train)):
                 # nothing is left to do; where the end is inside an epoch, the Trainer would make one more update
                 self.finished, args.max_steps, args.num_train_epochs = True, -1, 0
@@ -118,7 +119,8 @@ class Run:
     def _settings(self) -> Dict[str, Any]:
         method = vars(self.method) if self.method.gated else {}
         model = portable_path(self.options.model_name_or_path.rstrip("/"))
-        return {"method": self.method.label(), "model": model, "seed": self.args.seed, **self.work.settings(), **method}
+        own = {"method": self.method.label(), "model": model, "seed": self.args.seed, **self.work.settings(), **method}
+        return {**own, **training_settings(self.args)}
 
     def _model(self) -> PreTrainedModel:
         """The model with its gates; sets `tokenizer`."""
