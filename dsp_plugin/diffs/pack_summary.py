@@ -12,6 +12,7 @@ import torch
 from .golomb import floor_bits
 from .pack import DiffPack
 from .pack_file import position_bytes
+from .sparse import SparseDiff
 
 _TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
 _UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
@@ -117,6 +118,16 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
         "untouched": sum(layer.untouched for layer in layers),
         "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
     }
+
+
+def mask_fingerprint(diff: SparseDiff) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its values."""
+    digest = hashlib.sha256()
+    for name, (positions, _) in sorted(diff.entries.items()):
+        if positions.numel():
+            digest.update(f"{name}\0{positions.numel()}\0".encode())
+            digest.update(positions.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def summarise(pack: DiffPack) -> PackSummary:

@@ -16,7 +16,7 @@ from hf_programs import start, write_bert
 from safetensors.torch import load_file, save_file
 
 from dsp_plugin.cli.main import main as dsp
-from dsp_plugin.diffs import DiffPack
+from dsp_plugin.diffs import DiffPack, SparseDiff
 from dsp_plugin.diffs.vector_file import read_vector
 from dsp_plugin.reports.records import load_record
 
@@ -146,6 +146,18 @@ def test_started_again_it_goes_on_and_ends_the_same(folder, stages, capsys):
     assert (out / "checkpoint-last-info.pt").read_bytes() == whole
     with pytest.raises(SystemExit, match=r"other settings \(alpha_init: 5.0 there, 4.0 here\)"):
         start("glue/run_glue_diffpruning", *words, "--alpha_init", 4, "--output_dir", out)
+
+
+def test_another_mask_of_the_same_size_is_refused(folder, stages, tmp_path):
+    mask = DiffPack.load(folder / "out" / "mag0.5p.pt")
+    name, (positions, values) = next(iter(mask.diff.entries.items()))
+    free = next(at for at in range(mask.diff.size(name)) if at not in positions)
+    moved = torch.cat([positions[1:], torch.tensor([free])]).sort().values
+    diff = SparseDiff({**mask.diff.entries, name: (moved, values)}, mask.diff.shapes)
+    DiffPack.create(diff, mask.base, mask.head, mask.config, "float32").save(tmp_path / "moved.pt")
+    words = [word for word in cola(folder, "--output_dir", folder / "out" / "3rd") if word != "--overwrite_output_dir"]
+    with pytest.raises(SystemExit, match=r"3rd holds a training with other settings \(mask: [0-9a-f]{16} there, [0-9a-f]{16} here\)"):
+        start("glue/run_glue_fixmask_finetune", *words, "--mask_checkpoint", tmp_path / "moved.pt")
 
 
 def test_unstructured_with_frozen_layers_penalties_by_layer_and_a_threshold(folder, capsys):

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from dsp_plugin.diffs import pack_file
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.pack import DiffPack
-from dsp_plugin.diffs.pack_summary import layer_of, summarise
+from dsp_plugin.diffs.pack_summary import layer_of, mask_fingerprint, summarise
 from dsp_plugin.diffs.sparse import SparseDiff
 
 
@@ -51,6 +51,17 @@ def test_random_packs_come_back(seed, tmp_path):
     assert all(str(values.dtype) == f"torch.{dtype}" for _, values in again.diff.entries.values())
     assert (again.base, again.config, again.diff.shapes) == (pack.base, pack.config, pack.diff.shapes)
     assert again.to_bytes() == pack.to_bytes(), "the same pack is the same file"
+
+
+def test_the_fingerprint_of_a_mask_is_of_its_positions_alone(pack):
+    entries = pack.diff.entries
+    first = mask_fingerprint(pack.diff)
+    others = {name: (positions, values + 1) for name, (positions, values) in reversed(entries.items())}
+    assert first == mask_fingerprint(SparseDiff(others, pack.diff.shapes))
+    name, (positions, values) = next(item for item in entries.items() if 0 not in item[1][0])
+    moved = {**entries, name: (torch.cat([torch.tensor([0]), positions[1:]]), values)}
+    empty = {name: (positions[:0], values[:0]) for name, (positions, values) in entries.items()}
+    assert len({first, *(mask_fingerprint(SparseDiff(odd, pack.diff.shapes)) for odd in (moved, empty))}) == 3
 
 
 def test_values_are_rounded_to_the_packs_dtype():

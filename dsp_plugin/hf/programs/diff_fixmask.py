@@ -8,6 +8,7 @@ from typing import Any, Dict
 from transformers import PreTrainedModel, Trainer
 
 from ...diffs import DiffPack
+from ...diffs.pack_summary import mask_fingerprint
 from ..diff_training import DiffCallback, fixmask_optimizers
 from .diff_run import PACK, DiffRun
 
@@ -35,7 +36,7 @@ class FixMaskRun(DiffRun):
 
     def _settings(self) -> Dict[str, Any]:
         ours = {"method": self._method_name(), "finetune": self.fixmask.finetune, "positions": self.pack.count}
-        return {**super()._settings(), **ours}
+        return {**super()._settings(), **ours, "mask": mask_fingerprint(self.pack.diff)}
 
     def _label(self, model: PreTrainedModel) -> str:
         return self._method_name() + ("" if self.args.do_train else "-scored")
