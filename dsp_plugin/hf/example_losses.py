@@ -47,8 +47,8 @@ def example_losses(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tuple
     own: Optional[Tensor] = output.get("loss")
     if own is not None and not torch.allclose(own.detach().to(mean.dtype), mean.detach(), rtol=0.05, atol=1e-3, equal_nan=True):
         raise ValueError(
-            f"{type(model).__name__} works out its loss in a way not known here: {float(own):.5g}, where the mean of its "
-            f"examples' is {float(mean):.5g}"
+            f"{type(model).__name__} works out its loss in a way not known here: {float(own.detach()):.5g}, where the mean of "
+            f"its examples' is {float(mean.detach()):.5g}"
         )
     return losses, _count(batch) if tokens is None else tokens
 

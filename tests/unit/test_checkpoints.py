@@ -95,6 +95,7 @@ def test_a_damaged_file(path, keep):
         load_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [b"not a checkpoint", b"\x80\x04.", b"PK\x03\x04"])
 def test_a_file_of_another_kind(path, content):
     with open(path, "wb") as file:
