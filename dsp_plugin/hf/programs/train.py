@@ -264,7 +264,11 @@ def _metrics(work: Work, split: str, metrics: Dict[str, float]) -> List[Metric]:
 
 def log_levels(args: TrainingArguments) -> None:
     """The Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
-    logging.basicConfig(format="%(levelname)s | %(message)s")
+    ours = logging.getLogger("dsp_plugin")
+    if not ours.hasHandlers():  # none for all loggers: the hub's and datasets' have their own, and would print twice
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s | %(message)s"))
+        ours.addHandler(handler)
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # the Trainer's default, which torch warns of where there is no GPU
         if args.fp16:
