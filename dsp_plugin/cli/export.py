@@ -107,10 +107,13 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     print(certificate.sentence())
     if form == "fairseq":
         print(f"parameters: {exported.parameters_after:,}, those of the other heads zero")
-        print(f"written: {args.out} ({megabytes(args.out)}); translate with: fairseq-generate DATA --path {args.out}")
+        # the option, because stock fairseq's translation task drops a last batch of another size than 8, 16, ...
+        command = f"fairseq-generate DATA --path {args.out} --required-batch-size-multiple 1"
+        print(f"written: {args.out} ({megabytes(args.out)}); translate with: {command}")
         return 0
     for side, heads in certificate.extra["stacks"].items():
-        print(f"{side}: every block has {heads['num_heads']} heads of size {heads['head_dim']}")
+        noun = "head" if heads["num_heads"] == 1 else "heads"
+        print(f"{side}: every block has {heads['num_heads']} {noun} of size {heads['head_dim']}")
     told = certificate.extra["translations"]
     print(f"translations by beam {told['beam']}: {told['same']} of {told['sentences']} the same, word by word")
     print(f'written: {args.out}; translate with: ctranslate2.Translator("{args.out}").translate_batch([["a", "sentence"]])')

@@ -72,6 +72,7 @@ def test_ctranslate2(trained, translated, tmp_path, capsys):
     assert sum(a[:15] == b[:15] for a, b in zip(expected, found)) >= 0.8 * len(expected)  # a tie may fall otherwise
     # an earlier export is replaced, another budget
     assert dsp("export", trained, "--format", "ctranslate2", "--out", out, "--num-of-heads", 0, "--sentences", 3) == 0
+    assert "encoder: every block has 1 head of size 4\n" in capsys.readouterr().out  # the format has no block without heads
     assert certificate(out)["sequences"] == 3 and certificate(out)["sha256"] != written["sha256"]
 
 

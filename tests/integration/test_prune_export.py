@@ -199,6 +199,7 @@ def test_a_checkpoint_of_stock_fairseq_with_a_mask(tiny_data, folder, tmp_path, 
     assert dsp("prune", stock, "--out", tmp_path / "small.pt", "--mask", tmp_path / "mask.json") == 0
     assert len(generate(tiny_data, folder, tmp_path / "small.pt", "--user-dir", PACKAGE)) == sentences(tiny_data)
     assert dsp("export", stock, "--out", tmp_path / "stock.pt", "--mask", tmp_path / "mask.json") == 0
+    assert f"--path {tmp_path / 'stock.pt'} {' '.join(WHOLE)}\n" in capsys.readouterr().out  # else sentences are dropped
     assert len(translations(tiny_data, tmp_path / "stock.pt")) == sentences(tiny_data)
 
 
