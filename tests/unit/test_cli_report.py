@@ -43,6 +43,14 @@ def test_a_damaged_record_is_told_and_left_out(results, tmp_path, caplog, capsys
     assert "5 records" in capsys.readouterr().out and "damaged" in caplog.text
 
 
+def test_two_folders_are_one_too_many(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "runs/one", "runs/two", "--out", str(tmp_path / "report")])
+    shown = capsys.readouterr().err
+    assert stopped.value.code == 2 and "[-h] --out DIR" in shown and shown.count("RESULTS") == 1 and "others" not in shown
+    assert "one folder is taken, and all below it is searched: name the one that holds runs/one and runs/two" in shown
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
