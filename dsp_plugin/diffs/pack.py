@@ -15,7 +15,7 @@ from .sparse import SparseDiff
 from .undo import Change, Undo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiffPack:
     """A sparse diff with its task head and the identity of its base.
 
@@ -87,6 +87,14 @@ class DiffPack:
     def to_bytes(self) -> bytes:
         """What `save` writes."""
         return pack_bytes(self.diff, self.base, self.head, self.config)
+
+    def __repr__(self) -> str:
+        """In figures: with its tensors it would fill pages."""
+        head = sum(tensor.numel() for tensor in self.head.values())
+        return (
+            f"DiffPack({self.count:,} of {self.base.total:,} weights ({100 * self.density:.3g} %), "
+            f"head of {head:,} parameters, base {self.base.hash[:12]})"
+        )
 
     @property
     def count(self) -> int:

@@ -53,6 +53,11 @@ def test_random_packs_come_back(seed, tmp_path):
     assert again.to_bytes() == pack.to_bytes(), "the same pack is the same file"
 
 
+def test_printed_it_is_one_line_of_figures(pack):
+    share = f"{pack.count:,} of {pack.base.total:,} weights ({100 * pack.count / pack.base.total:.3g} %)"
+    assert repr(pack) == f"DiffPack({share}, head of {16 * 2 + 2} parameters, base {pack.base.hash[:12]})"
+
+
 def test_the_fingerprint_of_a_mask_is_of_its_positions_alone(pack):
     entries = pack.diff.entries
     first = mask_fingerprint(pack.diff)
