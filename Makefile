@@ -53,6 +53,7 @@ diff-grid: $(ALL)
 
 diff-domains: $(BASE)
 	$(BIN)/python scripts/mt/diff_domains.py
+	$(BIN)/python scripts/mt/diff_domains.py --home iwslt14
 
 test: $(ALL)
 	$(BIN)/python -m pytest -q tests

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Finetune a translation model to another domain by sparse diffs, and score both domains before, with and after them.
 
-The base is the small Multi30k model (image captions); the new domain is IWSLT14 (talks), of which a sample will do. Its
-text is cut into the base's subwords. Compared: the base, a structured diff of 0.5 and of 5 %, a non-adaptive one of 0.5 %,
-all weights finetuned, and the base file after a pack has been applied to it and reverted.
+From Multi30k (image captions) to IWSLT14 (talks, of which a sample will do), or with --home iwslt14 from talks to captions.
+The new domain's text is cut into the base's subwords. Compared: the base, a structured diff of 0.5 and of 5 %, a
+non-adaptive one of 0.5 %, all weights finetuned, and the base file after a pack has been applied to it and reverted.
 
 Records are below results/diff/mt/, with a table. What is done is skipped and a training that was stopped goes on: start the
-same command again. Where the base is missing it is trained first, by scripts/mt/grid.py.
+same command again. A base that is missing is trained first: Multi30k's by scripts/mt/grid.py, IWSLT14's here.
 
   python scripts/mt/diff_domains.py
+  python scripts/mt/diff_domains.py --home iwslt14
   python scripts/mt/diff_domains.py --base runs/grid/small/unpruned-seed1/checkpoint_best.pt --flags="--cpu --num-workers 0"
   python scripts/mt/diff_domains.py --quick --results /tmp/trial --runs /tmp/trial-runs       a trial: see below
 """
@@ -21,15 +22,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-BASE = "runs/grid/small/unpruned-seed1/checkpoint_best.pt"
-HOME, AWAY = "multi30k", "iwslt14"  # the base's domain and the new one
-TEXT, DATA = Path("data/iwslt14_as_multi30k"), {HOME: Path("data-bin/multi30k"), AWAY: Path("data-bin/iwslt14_as_multi30k")}
+GRID_BASE = Path("runs/grid/small/unpruned-seed1/checkpoint_best.pt")
 SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
+BASE_UPDATES = 1500  # of the IWSLT14 base
 UPDATES, FINETUNE_UPDATES = 250, 250  # of stage 1; of stage 3 and of full finetuning
 LR, FINETUNE_LR, FULL_LR = 1e-3, 3e-3, 5e-4
 SPARSITY_PEN, PENALTY_FORM = 1.25e-7, "additive"  # as in scripts/diff/grid.py
@@ -39,6 +39,55 @@ RECIPE = (
     "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.2 --max-tokens 2048 --clip-norm 1.0 "
     "--no-epoch-checkpoints --no-progress-bar --log-interval 50"
 ).split() + ["--adam-betas", "(0.9, 0.98)"]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A text in the subwords of the base.
+
+    Attributes:
+        text: folder of its splits, whole: of them before they are cut, data: binarised. splits: which are used.
+    """
+
+    name: str
+    text: Path
+    whole: Path
+    data: Path
+    splits: Sequence[str] = ("train", "valid", "test")
+
+    @classmethod
+    def of(cls, name: str, home: str) -> "Domain":
+        if name == home == "multi30k":  # as scripts/mt/grid.py has it
+            return cls(name, Path("data/multi30k"), Path("data/multi30k"), Path("data-bin/multi30k"))
+        label = f"{name}_as_{home}" if name != home else f"{name}_short"
+        return cls(name, Path("data", label), Path("data", f"{label}_whole"), Path("data-bin", label))
+
+    def prepare(self, home: "Domain") -> None:
+        """From raw text; does nothing where it is done."""
+        if (self.data / "prepared.json").is_file():
+            return
+        program = f"data-prep/prepare-{self.name}.sh"
+        if self.text == self.whole:
+            subprocess.check_call([program])
+            return
+        words = [] if self is home else ["--codes", str(home.whole / "code")]
+        subprocess.check_call([program, "--text", str(self.whole), *words, "--text-only"])
+        self.text.mkdir(parents=True, exist_ok=True)
+        for split in self.splits:
+            for lang in ("de", "en"):
+                lines = (self.whole / f"{split}.{lang}").read_text("utf-8").splitlines(keepends=True)
+                kept = SENTENCES.get(split) if self.name == "iwslt14" else None
+                (self.text / f"{split}.{lang}").write_text("".join(lines[:kept]), "utf-8")
+        dictionaries = [] if self is home else ["--dictionaries", home.data]
+        call("data-prep/binarise.py", "--text", self.text, "--dest", self.data, *dictionaries)
+
+
+def call(*words: object) -> None:
+    """Run a program of this repository, or end with its exit status."""
+    print("| " + shlex.join(["python", *map(str, words)]), flush=True)
+    code = subprocess.call([sys.executable, *map(str, words)])
+    if code:
+        sys.exit(f"{words[0]} ended with {code}: start again to go on from here")
 
 
 @dataclass(frozen=True)
@@ -55,48 +104,48 @@ class Work:
     """The steps. Each does nothing when its result is there."""
 
     def __init__(self, options: argparse.Namespace):
-        self.options, self.runs, self.results = options, options.runs, options.results
-        self.base = options.base
+        self.options = options
+        self.home = Domain.of(options.home, options.home)
+        self.away = Domain.of("iwslt14" if options.home == "multi30k" else "multi30k", options.home)
+        direction = f"{self.home.name}-to-{self.away.name}"
+        self.runs, self.results = options.runs / direction, options.results / direction
+        self.base = options.base or (GRID_BASE if options.home == "multi30k" else self.runs / "base/checkpoint_best.pt")
         self.updates = "3" if options.quick else str(UPDATES)
         self.finetune_updates = "3" if options.quick else str(FINETUNE_UPDATES)
         self.flags = shlex.split(options.flags)
 
-    def call(self, *words: object) -> None:
-        """Run a program of this repository, or end with its exit status."""
-        print("| " + shlex.join(["python", *map(str, words)]), flush=True)
-        code = subprocess.call([sys.executable, *map(str, words)])
-        if code:
-            sys.exit(f"{words[0]} ended with {code}: start again to go on from here")
-
     def prepare(self) -> None:
-        if not (DATA[HOME] / "prepared.json").is_file():
-            subprocess.check_call(["data-prep/prepare-multi30k.sh"])
-        if not self.base.is_file():
-            if self.base != Path(BASE):
+        self.home.prepare(self.home)
+        self.away.prepare(self.home)
+        if self.base == self.options.base:
+            if not self.base.is_file():
                 sys.exit(f"--base {self.base}: no such file")
-            self.call("scripts/mt/grid.py", "--only", "small/unpruned")
-        if (DATA[AWAY] / "prepared.json").is_file():
+        elif self.home.name == "iwslt14":
+            self.train_base()
+        elif not self.base.is_file():
+            call("scripts/mt/grid.py", "--only", "small/unpruned")
+
+    def train_base(self) -> None:
+        """A small model of the talks."""
+        done = self.base.parent / "done"
+        if done.is_file():
             return
-        whole = Path(f"{TEXT}_whole")
-        subprocess.check_call(
-            ["data-prep/prepare-iwslt14.sh", "--text", str(whole), "--codes", "data/multi30k/code", "--text-only"]
-        )
-        TEXT.mkdir(parents=True, exist_ok=True)
-        for split in ("train", "valid", "test"):
-            for lang in ("de", "en"):
-                lines = (whole / f"{split}.{lang}").read_text("utf-8").splitlines(keepends=True)
-                (TEXT / f"{split}.{lang}").write_text("".join(lines[: SENTENCES.get(split)]), "utf-8")
-        self.call("data-prep/binarise.py", "--text", TEXT, "--dest", DATA[AWAY], "--dictionaries", DATA[HOME])
+        updates = "3" if self.options.quick else str(BASE_UPDATES)
+        words = ["--arch", "dsp_transformer_multi30k_small", "--share-decoder-input-output-embed", "--optimizer", "adam"]
+        words += ["--lr", "3e-3", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "500", "--max-update", updates]
+        words += ["--seed", str(self.options.seed), "--save-dir", self.base.parent]
+        call("scripts/mt/run_dsp.py", self.home.data, *words, *RECIPE, *self.flags)
+        done.touch()
 
     def training(self, *words: object) -> List[object]:
-        return [DATA[AWAY], "--base-checkpoint", self.base, "--seed", self.options.seed, *RECIPE, *self.flags, *words]
+        return [self.away.data, "--base-checkpoint", self.base, "--seed", self.options.seed, *RECIPE, *self.flags, *words]
 
     def diffs(self, *densities: str) -> None:
         """The three stages; the first one serves all densities."""
         words = self.training("--lr", LR, "--max-update", self.updates, "--finetune-lr", FINETUNE_LR)
         words += ["--finetune-max-update", self.finetune_updates, "--sparsity-pen", SPARSITY_PEN]
         words += ["--penalty-form", PENALTY_FORM]
-        self.call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *densities)
+        call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *densities)
 
     def all_weights(self) -> None:
         """All weights finetuned."""
@@ -107,10 +156,10 @@ class Work:
         mask, pack = self.runs / "non-adaptive/mask.diff.safetensors", self.runs / "non-adaptive" / PACK
         packing = ["scripts/mt/pack_diff.py", "--base-checkpoint", self.base]
         if not mask.is_file():
-            self.call(*packing, self.runs / "full/checkpoint_best.pt", "--target-sparsity", DENSITIES[0], "--out", mask)
+            call(*packing, self.runs / "full/checkpoint_best.pt", "--target-sparsity", DENSITIES[0], "--out", mask)
         self.train("non-adaptive/3rd", FINETUNE_LR, "--optimizer", "fixmask_adam", "--mask-pack", mask)
         if not pack.is_file():
-            self.call(*packing, self.runs / "non-adaptive/3rd/checkpoint_best.pt", "--out", pack)
+            call(*packing, self.runs / "non-adaptive/3rd/checkpoint_best.pt", "--out", pack)
 
     def train(self, run: str, lr: float, *words: object) -> None:
         """One training by plain fairseq-train."""
@@ -120,7 +169,7 @@ class Work:
         words = (*words, "--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer", "--lr", lr)
         words += ("--lr-scheduler", "polynomial_decay", "--total-num-update", self.finetune_updates)
         words += ("--max-update", self.finetune_updates, "--save-dir", self.runs / run)
-        self.call("-m", "fairseq_cli.train", *self.training(*words))
+        call("-m", "fairseq_cli.train", *self.training(*words))
         done.touch()
 
     def reverted(self) -> Path:
@@ -129,22 +178,22 @@ class Work:
         if not path.is_file():
             trial, pack = self.runs / "applied.pt", self.runs / "structured" / DENSITIES[0] / PACK
             shutil.copyfile(self.base, trial)
-            self.call("-m", "dsp_plugin.cli.main", "diff", "apply", pack, trial)
-            self.call("-m", "dsp_plugin.cli.main", "diff", "revert", trial)
+            call("-m", "dsp_plugin.cli.main", "diff", "apply", pack, trial)
+            call("-m", "dsp_plugin.cli.main", "diff", "revert", trial)
             os.replace(trial, path)
         return path
 
     def score(self, row: Row) -> None:
-        for domain, data in DATA.items():
-            folder = self.results / row.name / domain
+        for domain in (self.home, self.away):
+            folder = self.results / row.name / domain.name
             if (folder / "results.json").is_file():
                 continue
-            words = [data, "-s", "de", "-t", "en", "--path", row.path, "--quiet", "--batch-size", 64, "--remove-bpe"]
+            words = [domain.data, "-s", "de", "-t", "en", "--path", row.path, "--quiet", "--batch-size", 64, "--remove-bpe"]
             words += ["--beam", 5, "--max-len-a", 1.2, "--max-len-b", 10]
             words += ["--diff-pack", row.pack] if row.pack else []
             words += ["--beam", 1, "--max-len-b", 5] if self.options.quick else []
-            words += ["--record-name", domain, "--method", row.method, "--record-dir", folder, *self.flags]
-            self.call("scripts/mt/generate_dsp.py", *words)
+            words += ["--record-name", domain.name, "--method", row.method, "--record-dir", folder, *self.flags]
+            call("scripts/mt/generate_dsp.py", *words)
 
     def table(self) -> None:
         """table.md from the records alone."""
@@ -158,28 +207,31 @@ class Work:
             here = {record.name: record for record in records if record.method == method}
             told = next(iter(here.values())).extra.get("diff", {})
             row = {"method": method, "weights changed": told.get("positions", ""), "bytes": told.get("bytes", "")}
-            for domain in (AWAY, HOME):
+            for domain in (self.away.name, self.home.name):
                 metric = here[domain].metric("BLEU", "test") if domain in here else None
                 row[f"BLEU {domain}"] = metric.value if metric else "not measured"
             rows.append(row)
         rows.sort(key=lambda row: _ORDER.index(row["method"]) if row["method"] in _ORDER else len(_ORDER))
-        columns = ["method", f"BLEU {AWAY}", f"BLEU {HOME}", "weights changed", "bytes"]
+        columns = ["method", f"BLEU {self.away.name}", f"BLEU {self.home.name}", "weights changed", "bytes"]
         text = (
-            f"A Multi30k model finetuned to IWSLT14 (sample of talks). BLEU on the first {SENTENCES['test']} sentences of "
-            f"IWSLT14's test set and on test_2016_flickr. lambda {SPARSITY_PEN:g}, {PENALTY_FORM} penalty; {UPDATES} updates of stage 1, "
-            f"{FINETUNE_UPDATES} of stage 3 and of full finetuning. Made by `make diff-domains`.\n\n"
+            f"A {_NAMES[self.home.name]} model finetuned to {_NAMES[self.away.name]}. BLEU on the first {SENTENCES['test']} "
+            f"sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. lambda {SPARSITY_PEN:g}, {PENALTY_FORM} penalty; {UPDATES} updates of stage 1, "
+            f"{FINETUNE_UPDATES} of stage 3 and of full finetuning. Made by "
+            f"`python scripts/mt/diff_domains.py --home {self.home.name}` (`make diff-domains`).\n\n"
         )
         text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
         write_text(self.results / "table.md", text)
         print(text)
 
 
+_NAMES = {"multi30k": "Multi30k (captions)", "iwslt14": "IWSLT14 (talks)"}
 _ORDER = ("base", "diff-structured-0.5%", "diff-structured-5%", "non-adaptive-0.5%", "full", "base-after-revert")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=Path(BASE), help=f"checkpoint of the Multi30k model (default {BASE})")
+    parser.add_argument("--home", choices=list(_NAMES), default="multi30k", help="the base's domain (default multi30k)")
+    parser.add_argument("--base", type=Path, help=f"checkpoint of a model of it (default for multi30k: {GRID_BASE})")
     parser.add_argument("--runs", type=Path, default=Path("runs/diff_domains"), help="folder of checkpoints and packs")
     parser.add_argument("--results", type=Path, default=Path("results/diff/mt"), help="folder of the records")
     parser.add_argument("--seed", type=int, default=1)
