@@ -214,7 +214,7 @@ class Work:
         rows.sort(key=lambda row: _ORDER.index(row["method"]) if row["method"] in _ORDER else len(_ORDER))
         columns = ["method", f"BLEU {self.away.name}", f"BLEU {self.home.name}", "weights changed", "bytes"]
         text = (
-            f"A {_NAMES[self.home.name]} model finetuned to {_NAMES[self.away.name]}. BLEU on the first {SENTENCES['test']} "
+            f"A model of {_NAMES[self.home.name]} finetuned to {_NAMES[self.away.name]}. BLEU on the first {SENTENCES['test']} "
             f"sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. lambda {SPARSITY_PEN:g}, {PENALTY_FORM} penalty; {UPDATES} updates of stage 1, "
             f"{FINETUNE_UPDATES} of stage 3 and of full finetuning. Made by "
             f"`python scripts/mt/diff_domains.py --home {self.home.name}` (`make diff-domains`).\n\n"
