@@ -18,14 +18,28 @@ def require_free(model: nn.Module, base: Optional[Mapping[str, Tensor]]) -> None
         ValueError: a `DiffVector` is attached to it or to a part of it, and would write over the weights; or it carries
             another diff's weights and no `base` is given.
     """
-    known = [_carriers[module] for module in model.modules() if module in _carriers]
-    if any(vector is not None and vector() is not None for vector in known):
-        raise ValueError("a DiffVector is attached to this model and writes its weights: call its detach() first")
-    if known and base is None:
+    if attached_to(model) is not None:
+        raise ValueError(
+            "a DiffVector is attached to this model and writes its weights: call its detach() first "
+            "(dsp_plugin.diffs.carriers.attached_to(model) returns it)"
+        )
+    if base is None and any(module in _carriers for module in model.modules()):
         raise ValueError(
             "a diff was trained in this model, so its weights are not the base's: give base= (clone the weights while the "
             "model is freshly loaded)"
         )
+
+
+def attached_to(model: nn.Module) -> Any:
+    """The `DiffVector` that is attached to a model or to a part of it, and None where there is none.
+
+    The model keeps it alive: this is how to get at one whose last reference is lost.
+    """
+    for module in model.modules():
+        vector = _carriers.get(module)
+        if vector is not None and vector() is not None:
+            return vector()
+    return None
 
 
 def note(model: nn.Module, vector: Any = None) -> None:

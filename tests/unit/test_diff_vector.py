@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from dsp_plugin.diffs.carriers import attached_to
 from dsp_plugin.diffs.concrete import StretchedConcrete
 from dsp_plugin.diffs.noise import step_keys, uniform
 from dsp_plugin.diffs.optimizer import DiffAdamW
@@ -315,6 +316,19 @@ def test_steps_without_a_training_forward_are_refused():
     optimizer = DiffAdamW(DiffVector(model, head=HEAD))
     with pytest.raises(RuntimeError, match="no forward pass"):
         optimizer.step()
+
+
+def test_a_vector_whose_last_reference_is_lost_can_be_detached():
+    model = tiny()
+    base = copy.deepcopy(model.state_dict())
+    assert attached_to(model) is None
+    DiffVector(model, head=HEAD)
+    gc.collect()
+    for whole in (model, nn.Sequential(model)):
+        assert isinstance(attached_to(whole), DiffVector)
+    attached_to(model).detach()
+    assert attached_to(model) is None
+    DiffVector(model, base=base, head=HEAD).detach()
 
 
 def test_a_model_carries_one_vector_at_a_time_and_is_no_base_afterwards():
