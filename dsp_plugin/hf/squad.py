@@ -91,14 +91,14 @@ class SquadDataset(PackedDataset):
                 )
                 self._keep(windows, batch, encodings)
 
-        rows = [(number, window) for number, found in enumerate(windows) for window in found]
+        ordered = [(number, window) for number, found in enumerate(windows) for window in found]
         if longest_first:
-            rows.sort(key=lambda row: -len(row[1][0]["input_ids"]))  # stable
-        self.question_of = np.array([number for number, _ in rows], dtype=np.int64)
+            ordered.sort(key=lambda pair: -len(pair[1][0]["input_ids"]))  # stable
+        self.question_of = np.array([number for number, _ in ordered], dtype=np.int64)
         # Where the context's tokens are in each window, and their characters, flat over windows.
         self._context_first, self._context_offsets, self._context_ends = array("i"), array("i"), array("q", [0])
         starts, ends = [], []
-        for number, (inputs, first, offsets) in rows:
+        for number, (inputs, first, offsets) in ordered:
             self.extend({name: [values] for name, values in inputs.items()})
             span = _span(self.questions[number], first, offsets)
             start, end = span or (_place_of(tokenizer.cls_token_id, inputs["input_ids"]),) * 2
