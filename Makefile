@@ -8,6 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
 	$$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 VENV ?= .venv
+# Test files that run side by side, each on one thread.
+TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -56,7 +58,7 @@ diff-domains: $(BASE)
 	$(BIN)/python scripts/mt/diff_domains.py --home iwslt14
 
 test: $(ALL)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile tests
 
 venv: $(ALL)
 

