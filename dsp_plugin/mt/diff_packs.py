@@ -9,7 +9,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..diffs import Difference, DiffAdamW, DiffPack, FixMaskAdamW, SparseDiff, count_of, layer_numbers, project
+from ..diffs import Difference, DiffAdamW, DiffPack, FixMaskAdamW, SparseDiff, count_of, frozen_names, layer_numbers, project
 from ..diffs.base import Base
 from ..diffs.named_groupings import method_name
 from ..optim.diff_adam import DiffAdamConfig, grouping_of, vector_of
@@ -59,7 +59,7 @@ class TrainedDiff:
 
 def write_pack(
     path: str, checkpoint: str, base: BaseCheckpoint, projection: Optional[Projection] = None, dtype: str = "float16",
-    config: Mapping[str, Any] = {},
+    config: Mapping[str, Any] = {}, fix_layer: int = -1,
 ) -> Tuple[DiffPack, int]:  # fmt: skip
     """Make a pack of a checkpoint's diff, write it, and read it back.
 
@@ -68,6 +68,7 @@ def write_pack(
         projection: of stage 1 and full finetuning needed, of stage 3 not allowed.
         dtype: of the values: float16, bfloat16 or float32.
         config: further entries of what the pack says of its making; they win.
+        fix_layer: of full finetuning, nothing is kept of the embeddings and of so many lowest layers (`frozen_names`).
 
     Returns:
         The pack as the file says it, and the file's size in bytes.
@@ -77,7 +78,7 @@ def write_pack(
     """
     model = base.model()
     identity = Base.of(model)
-    trained = read_trained(checkpoint, model, projection is not None and projection.sampled)
+    trained = read_trained(checkpoint, model, projection is not None and projection.sampled, fix_layer)
     if trained.kept is not None:
         if projection is not None:
             raise ValueError(f"{checkpoint}: its mask is fixed already (--target-sparsity is for the stages before)")
@@ -93,12 +94,13 @@ def write_pack(
     return DiffPack.load(path), size
 
 
-def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False) -> TrainedDiff:
+def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False, fix_layer: int = -1) -> TrainedDiff:
     """The diff in a checkpoint.
 
     Args:
         model: its base, freshly loaded; it may be written to.
         sampled: of stage 1, the sample of the coming step instead of the deterministic diff.
+        fix_layer: of full finetuning, without the changes of the embeddings and of so many lowest layers.
 
     Raises:
         FileNotFoundError, ValueError: see `write_pack`.
@@ -114,6 +116,8 @@ def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False) -> Tr
         raise ValueError(f"{checkpoint} has no optimizer state, which holds the diff: train without --no-save-optimizer-state")
     if kind != "diff" and sampled:
         raise ValueError(f"{checkpoint} holds one diff: there is nothing to sample")
+    if kind != "full" and fix_layer != -1:
+        raise ValueError(f"{checkpoint}: which layers stay at the base was said in its training (--fix-layer is for full finetuning)")
     try:
         if kind == "diff":
             options = Namespace(**{**vars(DiffAdamConfig()), "seed": 0, **cfg["optimizer"]})  # the state has the seed
@@ -127,8 +131,10 @@ def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False) -> Tr
             config = {**_config_of_mask((cfg.get("task") or {}).get("mask_pack")), **config}
             return TrainedDiff(kind, kept=_kept(model, optimizer_state), config=config)
         parameters = dict(model.named_parameters())
-        config["method"] = "non-adaptive"
-        return TrainedDiff(kind, deltas=Difference(_float(state["model"]), parameters, list(parameters)), config=config)
+        config.update(method="non-adaptive", fix_layer=fix_layer)
+        frozen = frozen_names(parameters, fix_layer)
+        names = [name for name in parameters if name not in frozen]
+        return TrainedDiff(kind, deltas=Difference(_float(state["model"]), parameters, names), config=config)
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
 

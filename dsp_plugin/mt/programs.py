@@ -80,6 +80,10 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, help="the pack to write, a safetensors file")
     parser.add_argument("--target-sparsity", type=float, help="share of the weights to keep, in (0, 1]")
     parser.add_argument("--per-layer-projection", action="store_true", help="each layer keeps the same share")
+    parser.add_argument(
+        "--fix-layer", type=int, default=-1, metavar="N",
+        help="of full finetuning: keep no change of the embeddings and of the N lowest layers (default -1: any may be kept)",
+    )  # fmt: skip
     parser.add_argument("--sampled-diff", action="store_true", help="project one sample of the diff, not the deterministic one")
     parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     options = parser.parse_args(argv)
@@ -92,7 +96,7 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
         if options.target_sparsity is not None:
             projection = Projection(options.target_sparsity, options.per_layer_projection, options.sampled_diff)
         base = read_base(options.base_checkpoint)
-        pack, size = write_pack(options.out, options.checkpoint, base, projection, options.value_dtype)
+        pack, size = write_pack(options.out, options.checkpoint, base, projection, options.value_dtype, fix_layer=options.fix_layer)
     except Exception as error:
         _refuse(error)
     print(f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes", flush=True)

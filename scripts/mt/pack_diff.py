@@ -5,7 +5,8 @@
   python scripts/mt/pack_diff.py runs/3rd/checkpoint_best.pt --base-checkpoint base.pt --out task.diff.safetensors
 
 A checkpoint of --optimizer diff_adam (stage 1) is cut down to its largest changes, as is one of all weights finetuned (the
-non-adaptive baseline); one of --optimizer fixmask_adam (stage 3) is packed as it is.
+non-adaptive baseline, --fix-layer N without the embeddings and the N lowest layers); one of --optimizer fixmask_adam (stage
+3) is packed as it is.
 """
 
 import os

@@ -194,6 +194,25 @@ def test_the_record_of_a_translation_tells_of_the_pack(tiny_data, base, pack, tm
     assert sum(layer["weights"] for layer in told["layers"]) == made.base.total
 
 
+def test_non_adaptive_without_the_embeddings(base, tmp_path):
+    before, noise = parameters(base), torch.Generator().manual_seed(1)
+    changes = {name: 0.1 * torch.randn(parameter.shape, generator=noise) for name, parameter in before.items()}
+    state = load_checkpoint(str(base))
+    state["model"] = {name: tensor + changes.get(name, 0) for name, tensor in state["model"].items()}
+    save_checkpoint(state, str(tmp_path / "full.pt"))
+    words = [tmp_path / "full.pt", "--base-checkpoint", base, "--out", tmp_path / "task.pack", "--target-sparsity", 0.01, "--fix-layer"]
+    run(str(SCRIPTS / "pack_diff.py"), [*words, 1], tmp_path).succeeded()
+    made = DiffPack.load(tmp_path / "task.pack")
+    free = {name: changes[name] for name in before if "embed" not in name and not name.startswith("encoder.layers.0.")}
+    assert set(made.diff.entries) <= set(free) and made.config["fix_layer"] == 1
+    assert made.count == count_of(0.01, sum(parameter.numel() for parameter in before.values()))
+    kept = torch.cat([values.float() for _, values in made.diff.entries.values()]).abs().sort().values
+    largest = torch.cat([change.flatten() for change in free.values()]).abs().topk(made.count).values.sort().values
+    torch.testing.assert_close(kept, largest, rtol=1e-3, atol=1e-6)
+    refused = run(str(SCRIPTS / "pack_diff.py"), [*words, 9], tmp_path)
+    assert refused.returncode and "fix_layer must be between -1 (nothing) and the number of layers" in refused.output
+
+
 # ---- a head-pruned base
 
 
