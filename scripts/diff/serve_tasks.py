@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Four GLUE tasks served from one base: requests of all of them in one batch, answered in one forward pass.
 
-    python scripts/diff/serve_tasks.py --model_name_or_path BASE --data_dir glue_data/ \
+    python scripts/diff/serve_tasks.py --model_name_or_path BASE --data_dir data/ \
         --packs cola=cola/3rd/task.diff.safetensors mrpc=mrpc/3rd/task.diff.safetensors sst-2=... sts-b=...
 
 The packs are what run_glue_fixmask_finetune.py or run_diff.py wrote. Reads a few dev examples of each task, answers them

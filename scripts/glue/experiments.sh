@@ -2,7 +2,7 @@
 # Diff pruning on GLUE tasks with the paper's hyperparameters: learn a diff, project it, finetune what is kept.
 #
 #   scripts/glue/experiments.sh                          the paper's eight tasks with BERT-large
-#   DATA=glue_data OUT=out scripts/glue/experiments.sh CoLA MRPC
+#   DATA=data OUT=out scripts/glue/experiments.sh CoLA MRPC
 #   MODEL=bert-base-cased DENSITIES="0.01 0.005 0.001" SEED=1 scripts/glue/experiments.sh RTE
 #   FLAGS="--per_params_alpha 0 --bf16" OUT=unstructured scripts/glue/experiments.sh
 #

@@ -15,6 +15,7 @@ same command again. A base that is missing is trained first: Multi30k's by scrip
 """
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -30,10 +31,20 @@ sys.path.insert(0, str(ROOT))
 GRID_BASE = Path("runs/grid/small/unpruned-seed1/checkpoint_best.pt")
 SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
 BASE_UPDATES = 1500  # of the IWSLT14 base
-UPDATES, FINETUNE_UPDATES = 250, 250  # of stage 1; of stage 3 and of full finetuning
-LR, FINETUNE_LR, FULL_LR = 1e-3, 3e-3, 5e-4
-SPARSITY_PEN, PENALTY_FORM = 1.25e-7, "additive"  # as in scripts/diff/grid.py
 DENSITIES = ("0.005", "0.05")
+# What a row of the table depends on. The largest changes are those of the embeddings' rarest words: with all positions of
+# 0.5 % in there a diff learns next to nothing, so diffs leave the embeddings as they are. The rates of stage 3 and the
+# frozen layers were chosen by the loss on the talks-to-captions valid set.
+SETTINGS = {
+    "updates": 250,  # of stage 1
+    "finetune_updates": 250,  # of stage 3 and of full finetuning
+    "lr": 1e-3,
+    "finetune_lr": 3e-2,
+    "full_lr": 5e-4,
+    "sparsity_pen": 1.25e-7,  # as in scripts/diff/grid.py
+    "penalty_form": "additive",
+    "fix_layer": 0,
+}
 PACK = "task.diff.safetensors"
 RECIPE = (
     "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.2 --max-tokens 2048 --clip-norm 1.0 "
@@ -110,17 +121,30 @@ class Work:
         direction = f"{self.home.name}-to-{self.away.name}"
         self.runs, self.results = options.runs / direction, options.results / direction
         self.base = options.base or (GRID_BASE if options.home == "multi30k" else self.runs / "base/checkpoint_best.pt")
-        self.updates = "3" if options.quick else str(UPDATES)
-        self.finetune_updates = "3" if options.quick else str(FINETUNE_UPDATES)
+        self.settings = {**SETTINGS, **({"updates": 3, "finetune_updates": 3} if options.quick else {})}
         self.flags = shlex.split(options.flags)
 
+    def check_settings(self) -> None:
+        """Ends the program where runs or records are there that other settings have made."""
+        from dsp_plugin.reports.files import write_text
+
+        for folder in (self.runs, self.results):
+            path = folder / "settings.json"
+            if path.is_file() and json.loads(path.read_text("utf-8")) != self.settings:
+                sys.exit(f"{folder} is of other settings ({path}): remove it, or name another folder (--runs, --results)")
+        for folder in (self.runs, self.results):
+            write_text(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
+
     def prepare(self) -> None:
+        given = self.base == self.options.base
+        if given and not self.base.is_file():
+            sys.exit(f"--base {self.base}: no such file")
+        self.check_settings()
         self.home.prepare(self.home)
         self.away.prepare(self.home)
-        if self.base == self.options.base:
-            if not self.base.is_file():
-                sys.exit(f"--base {self.base}: no such file")
-        elif self.home.name == "iwslt14":
+        if given:
+            return
+        if self.home.name == "iwslt14":
             self.train_base()
         elif not self.base.is_file():
             call("scripts/mt/grid.py", "--only", "small/unpruned")
@@ -142,22 +166,25 @@ class Work:
 
     def diffs(self, *densities: str) -> None:
         """The three stages; the first one serves all densities."""
-        words = self.training("--lr", LR, "--max-update", self.updates, "--finetune-lr", FINETUNE_LR)
-        words += ["--finetune-max-update", self.finetune_updates, "--sparsity-pen", SPARSITY_PEN]
-        words += ["--penalty-form", PENALTY_FORM]
-        call("scripts/mt/run_diff.py", *words, "--save-dir", self.runs / "structured", "--target-sparsity", *densities)
+        words = self.training("--save-dir", self.runs / "structured", "--target-sparsity", *densities)
+        options = {"lr": "lr", "max-update": "updates", "finetune-lr": "finetune_lr", "finetune-max-update": "finetune_updates"}
+        options.update({name.replace("_", "-"): name for name in ("sparsity_pen", "penalty_form", "fix_layer")})
+        for option, name in options.items():
+            words += [f"--{option}", self.settings[name]]
+        call("scripts/mt/run_diff.py", *words)
 
     def all_weights(self) -> None:
         """All weights finetuned."""
-        self.train("full", FULL_LR, "--optimizer", "adam")
+        self.train("full", self.settings["full_lr"], "--optimizer", "adam")
 
     def non_adaptive(self) -> None:
         """The largest changes of full finetuning, finetuned."""
         mask, pack = self.runs / "non-adaptive/mask.diff.safetensors", self.runs / "non-adaptive" / PACK
         packing = ["scripts/mt/pack_diff.py", "--base-checkpoint", self.base]
         if not mask.is_file():
-            call(*packing, self.runs / "full/checkpoint_best.pt", "--target-sparsity", DENSITIES[0], "--out", mask)
-        self.train("non-adaptive/3rd", FINETUNE_LR, "--optimizer", "fixmask_adam", "--mask-pack", mask)
+            words = ["--target-sparsity", DENSITIES[0], "--fix-layer", self.settings["fix_layer"], "--out", mask]
+            call(*packing, self.runs / "full/checkpoint_best.pt", *words)
+        self.train("non-adaptive/3rd", self.settings["finetune_lr"], "--optimizer", "fixmask_adam", "--mask-pack", mask)
         if not pack.is_file():
             call(*packing, self.runs / "non-adaptive/3rd/checkpoint_best.pt", "--out", pack)
 
@@ -167,8 +194,9 @@ class Work:
         if done.is_file():
             return
         words = (*words, "--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer", "--lr", lr)
-        words += ("--lr-scheduler", "polynomial_decay", "--total-num-update", self.finetune_updates)
-        words += ("--max-update", self.finetune_updates, "--save-dir", self.runs / run)
+        updates = self.settings["finetune_updates"]
+        words += ("--lr-scheduler", "polynomial_decay", "--total-num-update", updates)
+        words += ("--max-update", updates, "--save-dir", self.runs / run)
         call("-m", "fairseq_cli.train", *self.training(*words))
         done.touch()
 
@@ -213,10 +241,10 @@ class Work:
             rows.append(row)
         rows.sort(key=lambda row: _ORDER.index(row["method"]) if row["method"] in _ORDER else len(_ORDER))
         columns = ["method", f"BLEU {self.away.name}", f"BLEU {self.home.name}", "weights changed", "bytes"]
+        told = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.settings.items())
         text = (
             f"A model of {_NAMES[self.home.name]} finetuned to {_NAMES[self.away.name]}. BLEU on the first {SENTENCES['test']} "
-            f"sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. lambda {SPARSITY_PEN:g}, {PENALTY_FORM} penalty; {UPDATES} updates of stage 1, "
-            f"{FINETUNE_UPDATES} of stage 3 and of full finetuning. Made by "
+            f"sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): {told}. Made by "
             f"`python scripts/mt/diff_domains.py --home {self.home.name}` (`make diff-domains`).\n\n"
         )
         text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
