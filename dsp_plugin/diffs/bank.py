@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import find_names, tensors_of
+from .carriers import require_detached
 from .pack import DiffPack, patched
 from .row_tasks import RowTasks, units_of
 from .rows import join_rows, other_sizes, take_rows, tensors_in
@@ -40,9 +41,13 @@ class DiffBank:
         model: the base, on its device and in its dtype, with a place for the heads (of any number of labels).
         rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a batch is never
             mixed at a size that could be taken for another one, such as as many tokens as rows (see `run`, `mixed`).
+
+    Raises:
+        ValueError: a `DiffVector` is attached to the model.
     """
 
     def __init__(self, model: nn.Module, rows_first: bool = False):
+        require_detached(model)
         self.model = model
         self.rows_first = rows_first
         self._parameters = tensors_of(model)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Base, Names, find_names, tensors_of
+from .carriers import require_detached
 from .pack_file import VALUE_DTYPES, pack_bytes, read_pack, write_pack
 from .sparse import SparseDiff
 from .undo import Change, Undo
@@ -128,8 +129,11 @@ class DiffPack:
             What `revert` needs, bit for bit.
 
         Raises:
-            ValueError: the model is not the base of this pack, or has no place for its head; says why.
+            ValueError: the model is not the base of this pack, or has no place for its head; says why. A `DiffVector` is
+                attached to it.
         """
+        if isinstance(target, nn.Module):
+            require_detached(target)
         tensors = tensors_of(target)
         called = self.base.find(tensors)
         if check:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .base import base_hash
 from .buffers import BufferWatch
-from .carriers import note, require_free
+from .carriers import OF_A_COPY, mark_hook, note, require_free
 from .concrete import StretchedConcrete
 from .deltas import Deltas
 from .flat import FlatLayout
@@ -115,6 +115,7 @@ class DiffVector:
 
     def sample(self) -> None:
         """Writes the sample of the coming step into the model, unless it is there. The same one until the step is taken."""
+        self._drawn_step = self.steps
         if self._written != "sample":
             gates = self.group_gates(self.keys(self.steps))
             self.passes.write(self.base, self.w, self.alpha, gates.gate, self.keys(self.steps))
@@ -130,12 +131,10 @@ class DiffVector:
         """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or 'nothing'
         that will do."""
         self._written = written
-        if written == "sample":
-            self._drawn_step = self.steps
 
     @property
     def drawn(self) -> bool:
-        """Whether the sample of the coming step has been in the model, so that there may be a gradient at it."""
+        """Whether the sample of the coming step has been asked for, so that there may be a gradient at it."""
         return self._drawn_step == self.steps
 
     def attach(self) -> None:
@@ -150,15 +149,23 @@ class DiffVector:
         note(self.model, self)
         model = self.model
 
-        def before_forward(*_) -> None:
-            if self._written == ("sample" if model.training else "deterministic"):
-                return
+        own = set(map(id, model.modules()))
+
+        def refuse_copies(module: nn.Module) -> None:
+            if id(module) not in own:
+                raise RuntimeError(OF_A_COPY)
+
+        def before_forward(module: nn.Module, *_) -> None:
+            refuse_copies(module)
             if model.training:
                 self.sample()
             elif self._written != "loaded":
                 self.deterministic()
 
-        def before_saving(*_) -> None:
+        mark_hook(before_forward)
+
+        def before_saving(module: nn.Module, *_) -> None:
+            refuse_copies(module)
             if self._written != "loaded":
                 self.deterministic()
 

@@ -14,10 +14,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from dsp_plugin.diffs.bank import DiffBank
+from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.carriers import attached_to
 from dsp_plugin.diffs.concrete import StretchedConcrete
 from dsp_plugin.diffs.noise import step_keys, uniform
 from dsp_plugin.diffs.optimizer import DiffAdamW
+from dsp_plugin.diffs.pack import DiffPack
+from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.vector import DiffVector
 
 LOW, HIGH = -1.5, 1.5
@@ -375,3 +379,44 @@ def test_bad_settings_are_named():
         DiffAdamW(DiffVector(tiny()), alpha_lr=-1)
     with pytest.raises(ValueError, match="concrete_lower"):
         StretchedConcrete(0.0, 1.5)
+
+
+def test_a_gradient_of_the_deterministic_theta_is_refused():
+    """After the first step, too, which leaves the next sample in the model."""
+    model = tiny()
+    vector = DiffVector(model, head=HEAD)
+    optimizer = DiffAdamW(vector, lr=0.1)
+    train_step(model, optimizer, 0)
+    words, labels = batch(1)
+    nn.functional.cross_entropy(model.eval()(words), labels).backward()
+    with pytest.raises(RuntimeError, match="no forward pass in training mode"):
+        optimizer.step()
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model.train()(words), labels).backward()
+    optimizer.step()
+    assert vector.steps == 2
+
+
+def test_a_copy_of_a_model_that_carries_a_vector_is_refused():
+    """It may hold a sample, and its hooks would write the original."""
+    model = tiny()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = Base.of(model, HEAD)
+    name, weight = "layer.0.weight", model.layer[0].weight
+    pack = DiffPack.create(SparseDiff({name: (torch.tensor([3]), torch.tensor([0.5]))}, {name: tuple(weight.shape)}), base)
+    vector = DiffVector(model, head=HEAD)
+    train_step(model, DiffAdamW(vector, lr=0.1), 0)
+    copied = copy.deepcopy(model)
+    for use in (lambda: copied(batch(0)[0]), copied.state_dict, copied.eval().layer.state_dict):
+        with pytest.raises(RuntimeError, match="a copy of a model that a DiffVector is attached to"):
+            use()
+    for use in (lambda: DiffVector(copied, base=weights, head=HEAD), lambda: pack.apply(copied), lambda: DiffBank(copied)):
+        with pytest.raises(ValueError, match="a copy of a model that a DiffVector is attached to"):
+            use()
+    for use in (lambda: pack.apply(model), lambda: DiffBank(model)):
+        with pytest.raises(ValueError, match="a DiffVector is attached to this model"):
+            use()
+    vector.detach()
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(weights)
+    pack.apply(copied)
