@@ -87,6 +87,8 @@ def revert(args: argparse.Namespace) -> int:
         pack, base = DiffPack.load(args.pack), open_model(args.base)
         text = base.config_text() if pack.config.get("model_config") else None
         record = UndoRecord.from_base(pack, base.state(), state, text)
+        if kept := [name for name in pack.head if name not in record.head]:
+            print(f"{args.base} has no head: that of {args.model} stays as it is ({', '.join(kept)})")
     else:
         record = UndoRecord.load(model.undo_path)
     touched = record.restore(state)
@@ -101,7 +103,9 @@ def revert(args: argparse.Namespace) -> int:
 def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
     from dsp_plugin.diffs.pack import DiffPack
+    from dsp_plugin.reports.files import check_output
 
+    check_output("--out", args.out, {"the pack": args.pack})
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     if os.path.exists(args.out) and os.path.samefile(args.model, args.out):
         raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")

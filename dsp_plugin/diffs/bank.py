@@ -109,8 +109,9 @@ class DiffBank:
         Only positions of the task that goes and of the one that comes are written.
 
         Raises:
-            ValueError: there is no such task.
+            ValueError: there is no such task; a `DiffVector` is attached to the model.
         """
+        require_detached(self.model)
         coming = None if name is None else self._task(name)
         if name == self._current:
             return

@@ -123,6 +123,7 @@ class DiffAdamW(torch.optim.Optimizer):
         )  # fmt: skip
         self._head.step(w_rates.clip)
         vector.steps += 1
+        vector.drawn = False
         vector.mark("sample" if self.writes_next else "nothing")
         return loss
 
@@ -212,6 +213,7 @@ class DiffAdamW(torch.optim.Optimizer):
         overwrite(self._group_moments[0], told["group_mean"])
         overwrite(self._group_moments[1], told["group_square"])
         vector.steps, vector.seed = int(told["steps"]), int(told["seed"])
+        vector.drawn = False
         vector.mark("nothing")
 
 

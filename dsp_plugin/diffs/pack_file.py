@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..reports.files import replacing
 from .base import Base
+from .checksum import NO_CHECKSUM
 from .golomb import CodedPositions
 from .sparse import SparseDiff
 from .touched_rows import decode_matrices, encode_matrices
@@ -37,7 +38,6 @@ FORMAT_VERSION = 1
 VALUE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 _KEY = "dsp_diff_pack"
-_NO_CHECKSUM = "0" * 64
 _STREAMS = ("unary", "fixed", "extra")
 _MAX_INDEX = 1 << 28  # bytes; a damaged size must not fill the memory
 
@@ -74,7 +74,7 @@ def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config:
     tensors["values"] = torch.cat(values) if values else torch.zeros(0)
     about = {
         "format_version": FORMAT_VERSION,
-        "checksum": _NO_CHECKSUM,
+        "checksum": NO_CHECKSUM,
         "base_hash": base.hash,
         "positions": sum(count for count, *_ in facts),
         "value_dtype": str(tensors["values"].dtype).replace("torch.", ""),
@@ -86,7 +86,7 @@ def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config:
         raise ValueError(f"the configuration of a pack must be plain JSON: {error}") from None
     # one entry only: safetensors writes several in an order that changes from run to run
     raw = save_tensors(tensors, {_KEY: written})
-    return raw.replace(_NO_CHECKSUM.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+    return raw.replace(NO_CHECKSUM.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
 def read_pack(path: str | os.PathLike) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
@@ -113,7 +113,7 @@ def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], 
             f"{path} has format version {version}, and this dsp_plugin reads up to {FORMAT_VERSION}: update dsp_plugin"
         )
     checksum = str(about.get("checksum")).encode()
-    blank = raw.replace(checksum, _NO_CHECKSUM.encode(), 1) if len(checksum) == 64 else b""
+    blank = raw.replace(checksum, NO_CHECKSUM.encode(), 1) if len(checksum) == 64 else b""
     if hashlib.sha256(blank).hexdigest() != checksum.decode():
         raise ValueError(f"{path} is damaged: its content does not fit its checksum")
     # from here on only a program that writes wrong files can be at fault, but it must not get at a model either
@@ -178,7 +178,7 @@ def _content(
         name: (torch.from_numpy(where), what) for name, where, what in zip(changed, positions, values.split(counts))
     }
     diff = SparseDiff(entries, {name: shape for name, (_, shape) in parameters.items()})
-    head = {name[len("head.") :]: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+    head = {name[len("head.") :]: tensors[name] for name in sorted(tensors) if name.startswith("head.")}
     return diff, base, head, dict(about["config"])
 
 

@@ -1,7 +1,7 @@
 """The undo record that lies beside a model file while a diff is applied to it.
 
 A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the head's tensors that were not there
-before, the text of config.json before. Tensors: "positions.NAME" and "old.NAME" of every changed weight, "head.NAME"
+before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and "old.NAME" of every changed weight, "head.NAME"
 of every head tensor that was replaced. That the record fits is shown by what it leads to: the restored weights must
 have the base's hash before they are written.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..reports.files import replacing
 from .base import Base
+from .checksum import NO_CHECKSUM, fits, seal
 from .pack import DiffPack
 from .undo import Undo, put
 
@@ -54,6 +55,12 @@ class UndoRecord:
     ) -> "UndoRecord":
         """The record for a model `state` to which `pack` was applied, from its base.
 
+        A bare base has no head. Where the model is one, too, the pack's head goes; where it is a model around it, whose
+        own head nobody knows any more, head and configuration stay as they are.
+
+        Args:
+            config: text of the base's config.json.
+
         Raises:
             ValueError: `base` is not the pack's base, or `state` has other parameters.
         """
@@ -65,7 +72,9 @@ class UndoRecord:
             values = base[called[name]].reshape(-1)[positions]
             for stored in {here[name], *map(here.translate, pack.base.tied.get(name, ()))} & set(state):
                 old[stored] = (positions, values)
-        return cls(pack.base, old, {name: base.get(name) for name in pack.head}, config)
+        around = (called.here, called.there) != (here.here, here.there)
+        head = {name: base.get(name) for name in pack.head if name in base or not around}
+        return cls(pack.base, old, head, config if len(head) == len(pack.head) else None)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it whole or not at all.
@@ -78,6 +87,7 @@ class UndoRecord:
             tensors[f"positions.{name}"], tensors[f"old.{name}"] = positions, values
         about = {
             "format_version": _VERSION,
+            "checksum": NO_CHECKSUM,
             "base_hash": self.base.hash,
             "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()],
             "tied": {name: list(others) for name, others in self.base.tied.items()},
@@ -87,6 +97,7 @@ class UndoRecord:
         with replacing(path) as temporary:
             copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
             save_file(copies, temporary, {_KEY: json.dumps(about)})
+            seal(temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "UndoRecord":
@@ -103,6 +114,8 @@ class UndoRecord:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             if about["format_version"] > _VERSION:
                 raise ValueError(f"format version {about['format_version']} is newer than this dsp_plugin: update it")
+            if "checksum" in about and not fits(path, about["checksum"]):  # earlier records have none
+                raise ValueError("its content does not fit its checksum")
             parameters = {name: (dtype, tuple(shape)) for name, dtype, shape in about["parameters"]}
             tied = {name: tuple(others) for name, others in about["tied"].items()}
             names = [name[len("old.") :] for name in tensors if name.startswith("old.")]

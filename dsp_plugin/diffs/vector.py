@@ -106,7 +106,7 @@ class DiffVector:
         self._buffers = BufferWatch(model)
         self.steps = 0
         self._written = "base" if base is None else "nothing"
-        self._drawn_step: Optional[int] = None
+        self.drawn = False  # whether the coming step's sample was asked for, so that there may be a gradient at it
         self._base_hash: Optional[str] = None
         self._hooks: List = []
         self.attach()
@@ -115,7 +115,7 @@ class DiffVector:
 
     def sample(self) -> None:
         """Writes the sample of the coming step into the model, unless it is there. The same one until the step is taken."""
-        self._drawn_step = self.steps
+        self.drawn = True
         if self._written != "sample":
             gates = self.group_gates(self.keys(self.steps))
             self.passes.write(self.base, self.w, self.alpha, gates.gate, self.keys(self.steps))
@@ -131,11 +131,6 @@ class DiffVector:
         """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or 'nothing'
         that will do."""
         self._written = written
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the sample of the coming step has been asked for, so that there may be a gradient at it."""
-        return self._drawn_step == self.steps
 
     def attach(self) -> None:
         """Lets the model's own calls write what they need (see the class). Done at the start.
@@ -195,7 +190,7 @@ class DiffVector:
             hook.remove()
         if self._hooks:
             note(self.model)
-        self._hooks = []
+        self._hooks, self.drawn = [], False
 
     # ---- the diff ----
 

@@ -1,16 +1,15 @@
 """A trained DiffVector as a file, from which it is projected: w, alpha, the groups' alpha and the task head.
 
-A safetensors file, whatever its name ends with: `w`, `alpha`, `group_alpha`, `head.NAME`, and JSON in its metadata. The
-checksum in there is the SHA-256 of the whole file with zeros in its own place.
+A safetensors file, whatever its name ends with: `w`, `alpha`, `group_alpha`, `head.NAME`, and JSON in its metadata, a
+checksum among it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ..reports.files import replacing
 from .base import base_hash
+from .checksum import NO_CHECKSUM, fits, seal
 from .concrete import StretchedConcrete
 from .groups import GroupFunction
 from .vector import DiffVector
@@ -26,7 +26,6 @@ from .vector import DiffVector
 FORMAT = 1
 _KEY = "dsp_diff_vector"
 _FLAT = ("w", "alpha", "group_alpha")
-_NO_CHECKSUM = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
         OSError: it cannot be written. ValueError: `config` is not JSON.
     """
     told = {
-        "format": FORMAT, "checksum": _NO_CHECKSUM, "names": vector.layout.names, "base": vector.base_hash(),
+        "format": FORMAT, "checksum": NO_CHECKSUM, "names": vector.layout.names, "base": vector.base_hash(),
         "frozen": vector.frozen_hash, "grouping": vector.layout.grouping_hash(), "seed": vector.seed, "steps": vector.steps,
         "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
     }  # fmt: skip
@@ -100,10 +99,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
     tensors.update({f"head.{name}": tensor.detach().cpu().clone() for name, tensor in vector.head.items()})
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
-        place, checksum = _digest(temporary, _NO_CHECKSUM)
-        with open(temporary, "r+b") as file:
-            file.seek(place)
-            file.write(checksum.encode())
+        seal(temporary)
 
 
 def read_vector(path: str | os.PathLike) -> SavedVector:
@@ -127,7 +123,7 @@ def _read(path: str) -> SavedVector:
         if told["format"] != FORMAT:
             raise ValueError(f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin")
         # files without a checksum are older; they do not tell of the grouping either
-        if ("checksum" in told or "grouping" in told) and _digest(path, told["checksum"])[1] != told["checksum"]:
+        if ("checksum" in told or "grouping" in told) and not fits(path, told["checksum"]):
             raise ValueError(f"{path} is damaged: its content does not fit its checksum")
         for name in ("names", "base", "seed", "steps", "concrete", "config"):
             told[name]  # a KeyError says what is missing
@@ -136,14 +132,3 @@ def _read(path: str) -> SavedVector:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in [*flat.values(), *head.values()]):
         raise ValueError(f"{path} holds numbers that are not finite")
     return SavedVector(flat, head, told, told.pop("config"))
-
-
-def _digest(path: str | os.PathLike, written: str) -> Tuple[int, str]:
-    """Where the checksum `written` stands in a safetensors file, and what it should be; -1 where it does not stand there."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-        header = start + file.read(int.from_bytes(start, "little"))
-        digest = hashlib.sha256(header.replace(written.encode(), _NO_CHECKSUM.encode(), 1))
-        for block in iter(lambda: file.read(1 << 22), b""):
-            digest.update(block)
-    return header.find(written.encode()), digest.hexdigest()

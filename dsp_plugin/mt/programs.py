@@ -88,10 +88,12 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
     parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     options = parser.parse_args(argv)
 
+    from ..reports.files import check_output
     from .diff_base import read_base
     from .diff_packs import Projection, write_pack
 
     try:
+        check_output("--out", options.out, {"the first argument": options.checkpoint, "--base-checkpoint": options.base_checkpoint})
         projection = None
         if options.target_sparsity is not None:
             projection = Projection(options.target_sparsity, options.per_layer_projection, options.sampled_diff)

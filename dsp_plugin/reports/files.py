@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Mapping
 
 
 @contextlib.contextmanager
@@ -71,6 +71,20 @@ def check_new_folder(path: str | os.PathLike, mark: str) -> None:
             raise FileExistsError(f"the folder {path} is there already and holds other things (no {mark}): name a new one")
     elif path.exists() or path.is_symlink():
         raise FileExistsError(f"{path} is a file: name a folder")
+
+
+def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
+    """For saying so before work is begun.
+
+    Args:
+        option: names `path`, which is to be written. inputs: option -> path that is read, None where it was not given.
+
+    Raises:
+        ValueError: the output is one of the inputs, and would write over it.
+    """
+    for name, read in inputs.items():
+        if read is not None and os.path.exists(path) and os.path.exists(str(read)) and os.path.samefile(path, str(read)):
+            raise ValueError(f"{option} {path} is what {name} reads: name another one")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -285,6 +285,8 @@ def test_bad_input_is_refused_in_one_line(folder, stages, tmp_path):
         (mag, [*info, *elsewhere], "--eval_checkpoint .*: wrong base"),
         (mag, ["--eval_checkpoint", mask], "holds no diff in training"),
         (mag, ["--eval_checkpoint", tmp_path / "none"], "--eval_checkpoint .*none"),
+        (mag, [*info, "--save_checkpoint", info[1]], "--save_checkpoint .* is what --eval_checkpoint reads: name another one"),
+        (fix, ["--do_train", "--mask_checkpoint", mask, "--save_pack", mask], "--save_pack .* is what --mask_checkpoint reads"),
         (fix, [], "--mask_checkpoint: name the pack"),
         (fix, ["--mask_checkpoint", tmp_path / "broken.pt"], "--mask_checkpoint .*broken.pt"),
         (fix, ["--mask_checkpoint", mask, *elsewhere], "does not fit --model_name_or_path: wrong base"),

@@ -134,6 +134,37 @@ def test_revert_by_base_and_pack(folder, pack, tmp_path, capsys):
     assert json.loads((folder / "config.json").read_text()) == {"model_type": "small"}
 
 
+def test_revert_by_a_bare_base_leaves_the_head_of_a_model_around_it(folder, pack, tmp_path, capsys):
+    before = {**weights(folder), "classifier.weight": torch.ones(3, 16), "classifier.bias": torch.ones(3)}
+    whole, bare = tmp_path / "whole", tmp_path / "bare"
+    for path, state in ((whole, before), (bare, {name.removeprefix("body."): tensor for name, tensor in weights(folder).items()})):
+        path.mkdir()
+        save_file(state, path / "model.safetensors", {"format": "pt"})
+        (path / "config.json").write_text(json.dumps({"model_type": path.name}))
+    assert run("apply", pack, whole) == 0
+    after, config = weights(whole), (whole / "config.json").read_text()
+    (whole / "diff-undo.safetensors").unlink()
+    assert run("revert", whole, "--base", bare, "--pack", pack) == 0
+    assert f"{bare} has no head: that of {whole} stays as it is (classifier.bias, classifier.weight)" in capsys.readouterr().out
+    heads = {name: tensor for name, tensor in after.items() if name.startswith("classifier")}
+    assert same(weights(whole), {**before, **heads}) and not same(heads, before)
+    assert (whole / "config.json").read_text() == config
+
+
+def test_a_damaged_undo_record_is_refused(folder, pack, capsys):
+    before = weights(folder)
+    run("apply", pack, folder)
+    record, after = folder / "diff-undo.safetensors", weights(folder)
+    whole = record.read_bytes()
+    for place in range(9, len(whole), max(1, len(whole) // 150)):
+        record.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert run("revert", folder) == 1
+        assert "is not an undo record, or is damaged" in capsys.readouterr().err
+    assert same(weights(folder), after)
+    record.write_bytes(whole)
+    assert run("revert", folder) == 0 and same(weights(folder), before)
+
+
 def test_revert_refuses_a_model_that_was_trained_on(folder, pack, capsys):
     run("apply", pack, folder)
     file = sorted(folder.glob("model*.safetensors"))[0]
@@ -226,7 +257,7 @@ def test_compare(pack, tmp_path, capsys):
     assert "two packs or more" in capsys.readouterr().err
 
 
-def test_paths_that_are_not_what_they_should_be(folder, pack, tmp_path, capsys):
+def test_paths_that_are_not_what_they_should_be(folder, checkpoint, pack, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for arguments, reason in [
         (["inspect", tmp_path / "none.diff"], "no diff pack at"),
@@ -234,7 +265,8 @@ def test_paths_that_are_not_what_they_should_be(folder, pack, tmp_path, capsys):
         (["apply", pack, tmp_path / "empty"], "has no model.safetensors"),
         (["apply", pack, next(folder.glob("model*.safetensors"))], "name the folder"),
         (["merge", pack, folder, "--out", folder], "is the base itself"),
-        (["merge", pack, folder, "--out", pack], "must be a folder"),
+        (["merge", pack, folder, "--out", checkpoint], "must be a folder"),
+        (["merge", pack, checkpoint, "--out", pack], "is what the pack reads: name another one"),
         (["revert", folder], "no undo record"),
     ]:
         assert run(*arguments) == 1

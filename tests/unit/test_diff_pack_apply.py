@@ -73,6 +73,29 @@ def test_a_revert_after_further_training_is_refused_and_changes_nothing():
     assert same(snapshot(model), now)
 
 
+def test_a_revert_after_the_head_was_trained_is_refused():
+    model = SmallModel()
+    undo = random_pack(model, 1).apply(model)
+    with torch.no_grad():
+        model.classifier.bias[0] += 1
+    now = snapshot(model)
+    with pytest.raises(ValueError, match="the head's classifier.bias is not as the diff left it"):
+        undo.revert(model)
+    assert same(snapshot(model), now)
+
+
+def test_a_revert_tells_zero_from_minus_zero():
+    model = SmallModel()
+    name, weight = "body.1.bias", model.body["1"].bias
+    diff = SparseDiff({name: (torch.tensor([2]), -weight.detach()[2:3].clone())}, {name: tuple(weight.shape)})
+    undo = DiffPack.create(diff, Base.of(model, ["classifier"]), dtype="float32").apply(model)
+    assert weight[2] == 0
+    with torch.no_grad():
+        weight[2] = -weight[2]
+    with pytest.raises(ValueError, match="body.1.bias is not as the diff left it"):
+        undo.revert(model)
+
+
 def test_the_head_can_be_left_alone():
     model = SmallModel(labels=5)
     before = snapshot(model)

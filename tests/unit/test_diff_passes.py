@@ -14,7 +14,9 @@ from dsp_plugin.diffs.concrete import StretchedConcrete
 from dsp_plugin.diffs.flat import PIECE, FlatLayout
 from dsp_plugin.diffs.groups import by_neuron, by_tensor
 from dsp_plugin.diffs.noise import step_keys, uniform
-from dsp_plugin.diffs.passes import WINDOW, Moments, NextTheta, Rates, TorchPasses, adam
+from dsp_plugin.diffs.optimizer import DiffAdamW
+from dsp_plugin.diffs.passes import WINDOW, Moments, NextTheta, Rates, TorchPasses
+from dsp_plugin.diffs.vector import DiffVector
 
 # longer than a piece, of odd lengths, a vector, a single number
 KEYS, FIRST = (-1232057522, -1230961157), [0.581328272819519, 0.7769865989685059, 0.5579514503479004, 0.8733431100845337]
@@ -207,15 +209,15 @@ def test_at_the_start_gates_are_shut_and_open_as_often_as_the_paper_says():
 )
 def test_alpha_under_the_penalty_alone_falls_as_fast_as_eps_lets_it(uncorrected, expected):
     """The figures for torch's AdamW and for Transformers' former one at lambda 1.25e-7."""
-    concrete = StretchedConcrete()
-    alpha, mean, square = torch.tensor([5.0]), torch.zeros(1), torch.zeros(1)
+    vector = DiffVector(nn.Linear(2, 2), grouping=None, penalty=1.25e-7)
+    optimizer = DiffAdamW(vector, lr=0.0, alpha_lr=0.1, eps=1e-8, eps_uncorrected=uncorrected, max_norm=None, alpha_max_norm=None)
     for step in range(1, 1001):
-        root = 1 / math.sqrt(1 - 0.999**step)
-        eps = 1e-8 * (root if uncorrected else 1)
-        grad = 1.25e-7 * concrete.open_probability(alpha)[1]
-        adam(alpha, mean, square, grad, Rates(1.0, 0.1 / (1 - 0.9**step), root, eps), (0.9, 0.999))
+        vector.sample()
+        for parameter in vector.layout.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
         if step in expected:
-            assert alpha.item() == pytest.approx(expected[step], abs=0.06), step
+            assert vector.alpha.tolist() == pytest.approx([expected[step]] * 6, abs=0.06), step
 
 
 def test_groups_by_tensor_by_neuron_and_by_a_function():

@@ -54,6 +54,8 @@ def test_a_count_by_layer_shares_out_exactly():
     deltas = {name: torch.randn(size, generator=generator) for name, size in {"x": 10, "y": 21, "z": 5}.items()}
     (diff,) = project(deltas, [11], layers={"x": 0, "y": 1, "z": 0})  # 15 and 21 of 36: 4.58 and 6.42
     assert diff.count == 11 and diff.entries["y"][0].numel() == 6
+    (diff,) = project(deltas, [11], layers={"x": 1, "y": 0, "z": 1})  # not to the first in order
+    assert diff.count == 11 and diff.entries["y"][0].numel() == 6
     both = {name: deltas[name] for name in ("x", "z")}
     for name, kept in by_sorting(both, 5).items():
         assert torch.equal(diff.entries[name][0], kept.nonzero().squeeze(1))

@@ -101,7 +101,7 @@ class FakeHub:
     def __init__(self, folder, monkeypatch):
         import huggingface_hub
 
-        self.folder, self.created = folder, []
+        self.folder, self.created, self.revisions = folder, [], []
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda token=None: self)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.download)
 
@@ -115,6 +115,7 @@ class FakeHub:
         return f"https://hub/{repo_id}/commit/1"
 
     def download(self, repo_id, filename, revision=None, token=None, cache_dir=None):
+        self.revisions.append(revision)
         return str(self.folder / repo_id / filename)
 
 
@@ -124,6 +125,7 @@ def test_to_the_hub_and_back(tmp_path, monkeypatch):
     assert push_to_hub(pack, "me/cola", base_model="bert-base-cased", private=True) == "https://hub/me/cola/commit/1"
     assert hub.created == [("me/cola", True, True)]
     assert from_hub("me/cola").to_bytes() == pack.to_bytes()
+    assert from_hub("me/cola", revision="v2").to_bytes() == pack.to_bytes() and hub.revisions == [None, "v2"]
     card = (tmp_path / "me" / "cola" / "README.md").read_text()
     assert "base_model: bert-base-cased\n" in card and pack.base.hash in card and 'from_hub("me/cola")' in card
     pack = random_pack(tiny_model("bert"), 4, config={"base_model": "model"})  # a folder it was loaded from

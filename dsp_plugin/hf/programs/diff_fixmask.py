@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ...diffs import DiffPack
 from ...diffs.pack_summary import mask_fingerprint
+from ...reports.files import check_output
 from ..diff_training import DiffCallback, fixmask_optimizers
 from .diff_run import PACK, DiffRun
 
@@ -26,6 +27,8 @@ class FixMaskRun(DiffRun):
         args = self.args
         if not (args.do_train or args.do_eval or args.do_predict):
             raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+        if args.do_train:
+            check_output("--save_pack", self._path(), {"--mask_checkpoint": path})
         try:
             self._use_pack(Path(path), DiffPack.load(path))
         except (ValueError, FileNotFoundError) as error:
@@ -33,6 +36,10 @@ class FixMaskRun(DiffRun):
         task = self.pack.config.get("task", self.work.name)
         if task != self.work.name:
             raise ValueError(f"--mask_checkpoint {path} is of {task}, not of {self.work.name}")
+
+    def _path(self) -> Path:
+        """Of the pack to write."""
+        return Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
 
     def _settings(self) -> Dict[str, Any]:
         ours = {"method": self._method_name(), "finetune": self.fixmask.finetune, "positions": self.pack.count}
@@ -70,10 +77,9 @@ class FixMaskRun(DiffRun):
     def _save(self, trainer: Trainer) -> None:
         model = trainer.model
         head = {name: tensor for name, tensor in model.named_parameters() if name in set(self.head)}
-        path = Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
         told = {name: value for name, value in self.pack.config.items() if name not in ("model_config", "seed")}
         told["finetuned_updates"] = trainer.state.global_step
-        self._write_pack(path, model, self.optimizer.diff(), self.pack.base, head, self.fixmask.value_dtype, told)
+        self._write_pack(self._path(), model, self.optimizer.diff(), self.pack.base, head, self.fixmask.value_dtype, told)
 
     def _deployed(self, trainer: Trainer) -> Trainer:
         return self._stock_trainer(self._packed_model().to(self.args.device))

@@ -13,6 +13,7 @@ from ...diffs import Difference, SparseDiff, count_of, layer_numbers, project
 from ...diffs.base import Base
 from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import SavedVector, read_vector
+from ...reports.files import check_output
 from .diff_run import DiffRun
 from .folders import settings_of
 from .models import load
@@ -28,6 +29,7 @@ class ProjectRun(DiffRun):
         given = self.projection.eval_checkpoint
         if not given:
             raise ValueError("--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model")
+        check_output("--save_checkpoint", self._path(), {"--eval_checkpoint": given})
         if self.args.do_train:
             say("--do_train is left out: the projection trains nothing")
             self.args.do_train = False
@@ -46,6 +48,10 @@ class ProjectRun(DiffRun):
             )
         if self.saved.config.get("task", self.work.name) != self.work.name:
             raise ValueError(f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on {self.work.name}")
+
+    def _path(self) -> Path:
+        """Of the pack to write."""
+        return Path(self.projection.save_checkpoint or f"{self.args.output_dir}/projected.diff.safetensors")
 
     def _check_origin(self, folder: str) -> None:
         """Raises:
@@ -67,13 +73,12 @@ class ProjectRun(DiffRun):
         count = self._count(deltas, base.total)
         layers = layer_numbers(list(deltas))[0] if self.projection.per_layer_projection else None
         (diff,) = project(deltas, [count], layers)
-        path = Path(self.projection.save_checkpoint or f"{self.args.output_dir}/projected.diff.safetensors")
         config["projection"] = {
             name: getattr(self.projection, name)
             for name in ("target_sparsity", "threshold", "per_layer_projection", "sampled_diff")
         }
         self._say(diff, base.total)
-        self._write_pack(path, model, diff, base, head, "float32", config)
+        self._write_pack(self._path(), model, diff, base, head, "float32", config)
         return self._packed_model()
 
     def _trained(self, model: PreTrainedModel) -> Tuple[Mapping[str, Tensor], Dict[str, Tensor], Dict[str, Any]]:
