@@ -121,7 +121,9 @@ class Work:
         direction = f"{self.home.name}-to-{self.away.name}"
         self.runs, self.results = options.runs / direction, options.results / direction
         self.base = options.base or (GRID_BASE if options.home == "multi30k" else self.runs / "base/checkpoint_best.pt")
-        self.settings = {**SETTINGS, **({"updates": 3, "finetune_updates": 3} if options.quick else {})}
+        self.settings = {**SETTINGS, **({"updates": 3, "finetune_updates": 3} if options.quick else {}), "seed": options.seed}
+        if options.base:
+            self.settings["base"] = options.base.name
         self.flags = shlex.split(options.flags)
 
     def check_settings(self) -> None:
@@ -130,7 +132,8 @@ class Work:
 
         for folder in (self.runs, self.results):
             path = folder / "settings.json"
-            if path.is_file() and json.loads(path.read_text("utf-8")) != self.settings:
+            made = json.loads(path.read_text("utf-8")) if path.is_file() else None
+            if made != self.settings and (made or any(folder.glob("**/results.json"))):
                 sys.exit(f"{folder} is of other settings ({path}): remove it, or name another folder (--runs, --results)")
         for folder in (self.runs, self.results):
             write_text(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
