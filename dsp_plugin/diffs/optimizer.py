@@ -7,6 +7,7 @@ as with any optimizer; w, alpha and their moments are its state.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
@@ -171,6 +172,7 @@ class DiffAdamW(torch.optim.Optimizer):
             "frozen": vector.frozen_hash,
             "grouping": vector.layout.grouping_hash(),
             "settings": _settings(vector),
+            "penalties": vector.penalties.unique().tolist(),
             "group_alpha": vector.group_alpha,
             "group_mean": self._group_moments[0],
             "group_square": self._group_moments[1],
@@ -178,7 +180,8 @@ class DiffAdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Goes on from a state: w, alpha, moments, the head's, rates, and the noise where it was.
+        """Goes on from a state: w, alpha, moments, the head's, rates, and the noise where it was. The penalty is this
+        run's; where the state's was another, a warning says so.
 
         Raises:
             ValueError: a state of another optimizer, model, base or kind of diff. Nothing has been changed then.
@@ -198,6 +201,10 @@ class DiffAdamW(torch.optim.Optimizer):
                 raise ValueError(f"the state was trained with {name} = {told['settings'].get(name)}, this run has {here}")
         if "grouping" in told and told["grouping"] != vector.layout.grouping_hash():
             raise ValueError("the state was trained with other groups, though with as many of them")
+        penalties = vector.penalties.unique().tolist()
+        if told.get("penalties", penalties) != penalties:  # older states do not tell
+            there, here = (", ".join(f"{value:g}" for value in values) for values in (told["penalties"], penalties))
+            warnings.warn(f"the state was trained with lambda {there} and goes on with {here}", stacklevel=2)
         self._head.check(state_dict)
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():

@@ -68,6 +68,18 @@ def test_a_state_handed_straight_back_changes_nothing():
     assert optimizer.state[model.embeddings.weight]["w"].data_ptr() == optimizer.vector.w.data_ptr()
 
 
+def test_another_penalty_is_told():
+    base = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
+    model, optimizer, _ = started(base)
+    train_step(model, optimizer, 0)
+    vector = DiffVector((again := tiny()), base=base, head=HEAD, penalty=2 * PENALTY)
+    other = DiffAdamW(vector, lr=0.05)
+    with pytest.warns(UserWarning, match=r"trained with lambda 0.001 and goes on with 0.002"):
+        other.load_state_dict(optimizer.state_dict())
+    train_step(again, other, 1)
+    assert vector.penalties.unique().tolist() == pytest.approx([2 * PENALTY])
+
+
 def test_states_that_do_not_belong_are_refused():
     base = tiny().state_dict()
     model, optimizer, _ = started(base)
