@@ -223,7 +223,7 @@ class Work:
             words += ["--beam", 5, "--max-len-a", 1.2, "--max-len-b", 10]
             words += ["--diff-pack", row.pack] if row.pack else []
             words += ["--beam", 1, "--max-len-b", 5] if self.options.quick else []
-            words += ["--record-name", domain.name, "--method", row.method, "--record-dir", folder, *self.flags]
+            words += ["--record-name", f"{self.home.name} to {self.away.name}: {domain.name}", "--method", row.method, "--record-dir", folder, *self.flags]
             call("scripts/mt/generate_dsp.py", *words)
 
     def table(self) -> None:
@@ -235,7 +235,7 @@ class Work:
         records = [record for record in load_records(self.results) if record.kind == "mt-bleu"]
         rows = []
         for method in dict.fromkeys(record.method for record in records):
-            here = {record.name: record for record in records if record.method == method}
+            here = {record.name.split(": ")[-1]: record for record in records if record.method == method}
             told = next(iter(here.values())).extra.get("diff", {})
             row = {"method": method, "weights changed": told.get("positions", ""), "bytes": told.get("bytes", "")}
             for domain in (self.away.name, self.home.name):
