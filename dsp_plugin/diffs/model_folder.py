@@ -16,6 +16,7 @@ from ..reports.files import replacing, write_text
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_WEIGHTS = {".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".safetensors"}
 
 
 class ModelFolder:
@@ -73,7 +74,8 @@ class ModelFolder:
         return written
 
     def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor]) -> None:
-        """Write a folder with these weights in one file and copies of all other files (configuration, tokenizer).
+        """Write a folder with these weights in one file and copies of all other files (configuration, tokenizer), and of
+        sub-folders without weights (the pooling of sentence-transformers).
 
         Raises:
             OSError: it cannot be written.
@@ -82,8 +84,11 @@ class ModelFolder:
         out.mkdir(parents=True, exist_ok=True)
         weights = {_INDEX, *self._files()}
         for path in sorted(self.folder.iterdir()):
-            other_weights = path.suffix in (".bin", ".h5", ".msgpack", ".onnx", ".ot") or path.name.endswith(".safetensors")
-            if path.is_file() and path.name not in weights and not other_weights and not path.name.startswith("."):
+            if path.name.startswith(".") or out.resolve().is_relative_to(path.resolve()):
+                continue
+            if path.is_dir() and not any(inner.suffix in _WEIGHTS for inner in path.rglob("*")):
+                shutil.copytree(path, out / path.name, dirs_exist_ok=True)
+            if path.is_file() and path.name not in weights and path.suffix not in _WEIGHTS:
                 shutil.copyfile(path, out / path.name)
         with replacing(out / _SINGLE) as temporary:
             save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary, {"format": "pt"})

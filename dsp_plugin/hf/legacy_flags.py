@@ -1,6 +1,6 @@
 """Flags of older Transformers programs, as the papers' command lines have them, in today's words.
 
-What has a successor is renamed; what lost its meaning is left out, and said so. A flag that the program itself takes is
+What has a successor is renamed; what lost its meaning is ignored, and said so. A flag that the program itself takes is
 never touched.
 """
 
@@ -18,7 +18,7 @@ RENAMED = {
 _IN_CONFIG = "the model's own configuration says it"
 _NO_CACHE = "no features are cached"
 _GONE = "Transformers no longer has it"
-# flag -> why it is left out. All of them take one value, except those of _SWITCHES.
+# flag -> why it is ignored. All of them take one value, except those of _SWITCHES.
 IGNORED = {
     "model_type": _IN_CONFIG,
     "overwrite_cache": _NO_CACHE,
@@ -75,7 +75,7 @@ def modern_arguments(argv: Sequence[str], known: Collection[str]) -> Tuple[List[
         known: the flags that the program takes, without their two dashes, underscored.
 
     Returns:
-        the new command line; and sentences about what was left out.
+        the new command line; and sentences about what was ignored.
 
     Raises:
         ValueError: an old flag without its value, or with one that cannot be.
@@ -97,7 +97,7 @@ def modern_arguments(argv: Sequence[str], known: Collection[str]) -> Tuple[List[
         elif RENAMED.get(name):
             arguments += [f"--{RENAMED[name]}", *([] if flag.value is None else [flag.value])]
         elif name not in _SWITCHES or _is_on(flag):
-            notes.append(f"{flag.written} is left out: {IGNORED[name]}")
+            notes.append(f"{flag.written} is ignored: {IGNORED[name]}")
     return arguments, notes
 
 

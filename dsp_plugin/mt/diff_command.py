@@ -189,8 +189,10 @@ def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> No
         with open(settings, encoding="utf-8") as file:
             made = json.load(file)
         if made != wanted:
-            odd = sorted(set(made) ^ set(wanted)) or ["their order"]
-            raise ValueError(f"{folder} holds a training with other settings ({' '.join(odd[:6])}): name another --save-dir")
+            there, here = _by_option(made), _by_option(wanted)
+            odd = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+            told = "; ".join(f"{name}: {there.get(name, 'not given')} there, {here.get(name, 'not given')} here" for name in odd[:4])
+            raise ValueError(f"{folder} holds a training with other settings ({told or 'in another order'}): name another --save-dir")
     if os.path.isfile(os.path.join(folder, "results.json")):
         _say(f"{folder} is done")
         return
@@ -201,6 +203,19 @@ def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> No
     if hasattr(checkpoint_utils.save_checkpoint, "best"):
         del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
     train([*flags, "--save-dir", folder], label, name, finished)
+
+
+def _by_option(flags: Sequence[str]) -> Dict[str, str]:
+    """Option -> its values as they were written; of an option that is there twice the last."""
+    found: Dict[str, str] = {}
+    name = "data"
+    for word in flags:
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            found[name] = value
+        else:
+            found[name] = f"{found.get(name, '')} {word}".strip()
+    return found
 
 
 def _lasting(flags: Sequence[str]) -> List[str]:

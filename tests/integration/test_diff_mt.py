@@ -312,7 +312,7 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
         (["--finetune-lr", "x"], "--finetune-lr must be above 0"),
         (["--base-checkpoint", "/nowhere.pt"], "no such file"),
         (["--optimizer", "sgd"], "--optimizer sgd: adam or diff_adam"),
-        (["--max-update", 9], "holds a training with other settings"),
+        (["--max-update", 9], r"holds a training with other settings \(--max-update: 3 there, 9 here"),
         (["--per-layer-projection"], "was projected with other options"),
     ],
 )

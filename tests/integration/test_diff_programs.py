@@ -232,6 +232,7 @@ def test_all_stages_in_one_command_with_two_densities(folder, capsys):
     words += ["--record_dir", folder / "records", "--threshold", -1]
     found = start("glue/run_diff", *words, "--target_sparsity", 0.01, 0.002, "--finetune_learning_rate", 2e-3)
     assert set(found) == {"0.01", "0.002"}
+    summary = []
     for density, name in (("0.01", "1%"), ("0.002", "0.2%")):
         pack = DiffPack.load(folder / "all" / density / "task.diff.safetensors")
         assert pack.count == round(float(density) * body_of(folder))
@@ -240,7 +241,11 @@ def test_all_stages_in_one_command_with_two_densities(folder, capsys):
         projected = load_record(folder / "records" / density / "2nd" / "dev" / "results.json")
         assert projected.method == f"diff-structured-{name}-projected"
         assert record.metrics[0].value == pytest.approx(100 * found[density]["dev"]["eval_matthews_correlation"])
-    assert capsys.readouterr().out.count("stage 1") == 1
+        size = (folder / "all" / density / "task.diff.safetensors").stat().st_size
+        shown = f"{density}: {pack.count:,} of {pack.base.total:,} weights, {size:,} bytes in {folder}/all/{density}/task"
+        summary.append((shown, f"{density}: matthews_correlation {record.metrics[0].value:.2f} on dev"))
+    out = capsys.readouterr().out
+    assert out.count("stage 1") == 1 and all(line in out.split("stage 3")[-1] for lines in summary for line in lines)
     assert load_record(folder / "records" / "dev" / "results.json").method == "diff-structured-unprojected"
     assert not list((folder / "all").rglob("results.json"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def expected(labels: int = 3) -> dict:
 
 
 def content(folder) -> dict:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".safetensors"}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".safetensors"}
 
 
 def run(*arguments) -> int:
@@ -119,8 +120,6 @@ def test_a_kill_between_record_and_weights_can_be_reverted(folder, pack, monkeyp
 
 
 def test_revert_by_base_and_pack(folder, pack, tmp_path, capsys):
-    import shutil
-
     base = shutil.copytree(folder, tmp_path / "copy")
     before = weights(folder)
     run("apply", pack, folder)
@@ -180,9 +179,16 @@ def test_revert_refuses_a_model_that_was_trained_on(folder, pack, capsys):
 
 def test_merge_a_folder(folder, pack, tmp_path):
     before = content(folder) | weights(folder)
+    for name in ("1_Pooling/config.json", "checkpoint-3/model.safetensors", ".git/config"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("{}")
     assert run("merge", pack, folder, "--out", tmp_path / "merged") == 0
     assert same(weights(tmp_path / "merged"), expected())
-    assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    names = sorted(str(path.relative_to(tmp_path / "merged")) for path in (tmp_path / "merged").rglob("*") if path.is_file())
+    assert names == ["1_Pooling/config.json", "config.json", "model.safetensors", "vocab.txt"]
+    assert run("merge", pack, folder, "--out", folder / "1_Pooling" / "merged") == 0
+    assert not (folder / "1_Pooling" / "merged" / "1_Pooling").exists()
+    shutil.rmtree(folder / "1_Pooling")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["id2label"]["2"] == "maybe"
     after = content(folder) | weights(folder)
     assert before.keys() == after.keys() and same(weights(folder), body_of(SmallModel()))

@@ -41,7 +41,7 @@ def test_what_lost_its_meaning_is_left_out_and_named():
     words, notes = modern("--model_type bert --overwrite_cache --output_dir out --fp16_opt_level O1 --save-safetensors")
     assert words == ["--output_dir", "out"]
     assert [note.split()[0] for note in notes] == ["--model_type", "--overwrite_cache", "--fp16_opt_level", "--save-safetensors"]
-    assert all(" is left out: " in note for note in notes)
+    assert all(" is ignored: " in note for note in notes)
 
 
 def test_a_switch_that_is_off_needs_no_word():

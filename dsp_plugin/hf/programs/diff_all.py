@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from typing import Any, Dict, List, Sequence
 
+from ...diffs import DiffPack
 from ..glue_tasks import find_task
 from .arguments import GlueArguments
 from .diff_fixmask import FixMaskRun
@@ -13,6 +15,8 @@ from .diff_project import ProjectRun
 from .diff_prune import INFO, PruneRun
 from .diff_run import PACK, run_stage
 from .parsing import say
+from .squad_work import SquadWork
+from .train import WORK
 
 # The paper's hyperparameters; what the command line says comes after and wins.
 PAPER = "--per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs".split()
@@ -84,6 +88,15 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
         third = ["--mask_checkpoint", mask, "--learning_rate", str(own.finetune_learning_rate)]
         third += ["--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)]
         found[density] = stage(FixMaskRun, third, f"{density}/3rd")
+    names = find_task(own.task_name).metrics if data is GlueArguments else SquadWork.metrics
+    for density, scores in found.items():
+        path = f"{out}/{density}/{PACK}"
+        if os.path.isfile(path):  # without --do_train there is none
+            pack = DiffPack.load(path)
+            say(f"{density}: {pack.count:,} of {pack.base.total:,} weights, {os.path.getsize(path):,} bytes in {path}")
+        for split, metrics in scores.items():
+            told = [f"{name} {WORK[data].scale * value:.2f}" for name in names for key, value in metrics.items() if f"eval_{name}" in key]
+            say(f"{density}: {', '.join(told)} on {split}")
     return found
 
 

@@ -31,7 +31,7 @@ class ProjectRun(DiffRun):
             raise ValueError("--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model")
         check_output("--save_checkpoint", self._path(), {"--eval_checkpoint": given})
         if self.args.do_train:
-            say("--do_train is left out: the projection trains nothing")
+            say("--do_train is ignored: the projection trains nothing")
             self.args.do_train = False
         if Path(given).is_dir():
             self._check_origin(given)

@@ -21,7 +21,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, ...]:
     """One instance of each group from a command line, from a .json or from a .yaml file.
 
-    Flags of older Transformers are taken, too (`legacy_flags`); what is left out of them is printed.
+    Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed.
 
     Args:
         doc: the program's own help, shown above the options.
