@@ -4,7 +4,8 @@
 
 A step: forward, label-smoothed cross-entropy (0.1), backward, norm of the gradient, Adam, gradients cleared; dropout
 0.3. Stock fairseq's model beside the plugin's with the same weights, joint pruning and annealing, on the same batches in
-turn (of short, middling and long sentences). `step_ratio_K<K>` is ours over stock: the median over all rounds.
+turn (of short, middling and long sentences). `step_ratio_K<K>` is ours over stock: the median over all rounds, with the
+interval that holds it with 95 % confidence. Rounds are added, up to --repeats, until every interval is narrower than 3 %.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 from typing import Callable, Dict, List
 
 from iwslt import HEADS, dsp_model, stock_model, toy_task, training_batches  # first: it quietens fairseq
-from timing import Clock, command_line, interleaved, quartiles, start
+from timing import Clock, command_line, interleaved, interval, quartiles, ratio, start
 
 import torch
 from fairseq import utils
@@ -27,8 +28,10 @@ from dsp_plugin.optim import DSPAdam, DSPAdamConfig
 BUDGETS = (4, 36, 68)
 DROPOUT = 0.3
 MAX_TOKENS = {"cpu": 1024, "cuda": 4096}
-REPEATS = {"cpu": 9, "cuda": 60}
+REPEATS = {"cpu": 90, "cuda": 180}
 QUICK_REPEATS = {"cpu": 2, "cuda": 15}
+ROUNDS_A_LOOK = 9  # rounds between two looks at the intervals
+WIDTH = 0.03
 
 
 def training_step(model: nn.Module, criterion: nn.Module, optimizer, batches: List[Dict], autocast: Callable) -> Callable:
@@ -70,6 +73,25 @@ def arms(device: str, batches: List[Dict], autocast: Callable) -> Dict[str, Call
     return steps
 
 
+def measured(arms: Dict[str, Callable], repeats: int, warm_up: int, clock: Clock) -> Dict[str, List[float]]:
+    """Seconds of each arm in each round, until the ratios to stock are known to `WIDTH` or `repeats` rounds are made."""
+    times: Dict[str, List[float]] = {name: [] for name in arms}
+    while len(times["stock"]) < repeats:
+        more = interleaved(arms, min(ROUNDS_A_LOOK, repeats - len(times["stock"])), warm_up, clock)
+        warm_up = 0
+        for name, seconds in more.items():
+            times[name] += seconds
+        widths = [high - low for low, high in (interval(over_stock(times, name)) for name in arms if name != "stock")]
+        print(f"{len(times['stock'])} of at most {repeats} rounds; widest interval {max(widths):.3f}", flush=True)
+        if len(times["stock"]) >= ROUNDS_A_LOOK and max(widths) <= WIDTH:
+            break
+    return times
+
+
+def over_stock(times: Dict[str, List[float]], name: str) -> List[float]:
+    return [ours / stock for ours, stock in zip(times[name], times["stock"])]
+
+
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument(
@@ -85,7 +107,7 @@ def main() -> None:
     clock = Clock(args.device, args.clock)
     batches = training_batches(MAX_TOKENS[args.device])
     sizes = ", ".join(f"{b['nsentences']} x {b['net_input']['src_tokens'].size(1)}" for b in batches)
-    print(f"batches of at most {MAX_TOKENS[args.device]} tokens: {sizes} (sentences x source length); {repeats} rounds")
+    print(f"batches of at most {MAX_TOKENS[args.device]} tokens: {sizes} (sentences x source length)")
     if args.device == "cuda":
         batches = [utils.move_to_cuda(batch) for batch in batches]
 
@@ -95,16 +117,18 @@ def main() -> None:
         if precision != "float32":
             autocast = lambda: torch.autocast(args.device, dtype=getattr(torch, precision))  # noqa: E731
         warm_up = 1 if args.device == "cpu" else 2 * len(batches)
-        times = interleaved(arms(args.device, batches, autocast), repeats, warm_up, clock)
-        print(f"{precision:10} median ms  quartiles      over stock (median, quartiles)")
+        times = measured(arms(args.device, batches, autocast), repeats, warm_up, clock)
+        print(f"{precision:10} median ms  quartiles      over stock (median, 95 % interval)")
         for name, seconds in times.items():
             low, middle, high = (1000 * second for second in quartiles(seconds))
             line = f"{name:10} {middle:9.1f}  {low:.1f} .. {high:.1f}"
             if name != "stock":
-                low, middle, high = quartiles([a / b for a, b in zip(seconds, times["stock"])])
+                middle, (low, high) = ratio(seconds, times["stock"]), interval(over_stock(times, name))
                 line = f"{line:36} {middle:.3f}  {low:.3f} .. {high:.3f}"
                 suffix = "" if precision == "float32" else f"_{precision}"
                 figures.append(f"step_ratio_{name}{suffix} {middle:.3f} ratio")
+                figures.append(f"step_ratio_{name}{suffix}_low {low:.3f} ratio")
+                figures.append(f"step_ratio_{name}{suffix}_high {high:.3f} ratio")
             print(line, flush=True)
     print(f"K of {HEADS} heads kept; target: each step_ratio at most 1.05")
     print("\n".join(figures))

@@ -14,6 +14,7 @@ from torch import Tensor
 from .budget import HeadBudget
 from .head_map import HeadMap
 from .head_scores import HeadScores
+from .limits import SMALLEST_GATE
 from .relaxed_topk import gumbel_noise
 
 
@@ -34,10 +35,15 @@ class RelaxedSubset(HeadScores):
         self.temperature = self.schedule(num_updates)
 
     def sample(self) -> Tensor:
-        """Gates [N] float32, summing to K, with fresh Gumbel noise at every call; a warm one can exceed 1."""
+        """Gates [N] float32, summing to K, with fresh Gumbel noise at every call; a warm one can exceed 1.
+
+        One below `SMALLEST_GATE` is an exact zero. Its gradient is that of the sample before.
+        """
         noise = gumbel_noise(self.scores.shape, device=self.scores.device)
         gates = self.budget.relaxed(self.scores, self.temperature, noise).float()
+        # outside autograd, which keeps no copy of what `float` returns
         self._last_sample = gates.detach()
+        self._last_sample.masked_fill_(self._last_sample < SMALLEST_GATE, 0.0)
         return gates
 
     def metrics(self) -> Dict[str, float | Tensor]:

@@ -21,7 +21,9 @@ from dsp_plugin.gating import (
     StraightThroughSubset,
     Switchboard,
     constant_temperature,
+    gumbel_noise,
     hard_topk,
+    relaxed_topk,
 )
 
 HEADS = HeadMap(
@@ -249,6 +251,36 @@ def test_annealing_changes_the_sample_from_soft_to_hard():
     gates.set_num_updates(100)
     assert gates.metrics()["temperature"] == 0.01
     assert softness() < 0.1 * soft
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gate_too_small_to_matter_is_an_exact_zero(method):
+    """Its gradients would be such that their squares, in Adam, are denormal numbers, which a CPU is slow with."""
+    torch.manual_seed(3)
+    gates = METHODS[method](3)
+    gates.set_num_updates(60)
+    drawn = torch.stack([gates.sample().detach() for _ in range(300)])
+    assert not ((drawn > 0) & (drawn < 2.0**-30)).any()
+    assert (drawn.abs().sum(0) > 0).any()
+
+
+def test_zeroed_gates_keep_their_gradient():
+    torch.manual_seed(4)
+    gates, weights = METHODS["relaxed-constant"](3), torch.linspace(-1, 1, N, dtype=torch.float64)
+    seen = 0
+    for seed in range(40):
+        gates.scores.grad = None
+        torch.manual_seed(seed)
+        drawn = gates.sample()
+        (drawn.double() * weights).sum().backward()
+        torch.manual_seed(seed)
+        twin = gates.scores.detach().clone().requires_grad_()
+        exact = relaxed_topk(twin, 3, 0.1, gumbel_noise((N,), device="cpu"))
+        (exact * weights).sum().backward()
+        assert torch.allclose(gates.scores.grad, twin.grad, rtol=1e-5)
+        assert torch.allclose(drawn, exact.float(), rtol=0, atol=2.0**-30)
+        seen += int(((drawn == 0) & (exact > 0)).sum())
+    assert seen, "no draw had a gate to zero, so nothing was tested"
 
 
 def test_metrics_of_a_known_sample():
