@@ -103,9 +103,9 @@ def revert(args: argparse.Namespace) -> int:
 def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
     from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.reports.files import check_output
+    from dsp_plugin.reports.files import check_not_read
 
-    check_output("--out", args.out, {"the pack": args.pack})
+    check_not_read("--out", args.out, {"the pack": args.pack})
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     if os.path.exists(args.out) and os.path.samefile(args.model, args.out):
         raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")

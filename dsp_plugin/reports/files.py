@@ -5,86 +5,166 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Callable, Iterator, Mapping, Optional
+
+from .scratch import scratch, take_place
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link in a circle",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it takes the place of `path`.
+    """Gives a temporary path of the same name; the file that the body writes there takes the place of `path` on success.
 
-    When the body or the renaming fails, `path` is as it was and the temporary file is gone.
-    A process that is killed leaves `path` as it was, too. Missing parent folders are made.
+    When the body or the renaming fails, `path` is as it was and the temporary file is gone. A process that is killed leaves
+    `path` as it was, too, and a hidden folder beside it that the next writing of `path` removes. Of several processes that
+    write `path` at once the last one's file stays, whole. Where `path` is a link, it stays one: what it leads to is
+    replaced. Missing parent folders are made.
 
     Raises:
+        FileExistsError: there is something at `path` that is no file: a folder, a device, a FIFO.
         OSError: the folder cannot be made or written (no space, no permission).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # same folder, because a rename is only atomic within one file system
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    check_file(path)
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target) as folder:
+        temporary = folder / target.name
         yield temporary
-        with open(temporary, "rb+") as handle:
+        if target.exists():
+            shutil.copymode(target, temporary)
+        with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())  # else a power cut can leave a renamed, empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        check_file(target)
+        os.replace(temporary, target)
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike, mark: str) -> Iterator[Path]:
-    """Gives an empty temporary folder beside `path`; on success it becomes `path`.
+def new_folder(path: str | os.PathLike, mark: Optional[str], keep: Optional[Callable[[str], bool]] = None) -> Iterator[Path]:
+    """Gives an empty temporary folder; on success it becomes `path`, in one step.
 
-    When the body fails, nothing is left behind and `path` is as it was. A folder that is there already is replaced
+    When the body fails, or the process is killed, `path` is as it was. A folder that is there already is replaced
     only if it is empty or holds the file `mark`: then it is an earlier result, and not something else of the user's.
+
+    Args:
+        mark: the name of a file. None: any folder is replaced.
+        keep: name of a file or folder in the folder that is replaced -> whether the new one has it, too, where the body
+            has written none of this name.
 
     Raises:
         FileExistsError: there is a file at `path`, or a folder with other contents.
         OSError: the folder cannot be made or written.
     """
-    path = Path(path)
     check_new_folder(path, mark)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
-    temporary.mkdir()
-    try:
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target) as folder:
+        temporary = folder / target.name
+        temporary.mkdir()
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for parent, _, names in os.walk(temporary):
+            for name in names:
+                with open(os.path.join(parent, name), "rb") as handle:
+                    os.fsync(handle.fileno())
+        if target.exists():
+            for entry in sorted(target.iterdir()):
+                if keep is not None and keep(entry.name) and not os.path.lexists(temporary / entry.name):
+                    _link(entry, temporary / entry.name)
+            shutil.copymode(target, temporary)
+        take_place(temporary, target)
 
 
-def check_new_folder(path: str | os.PathLike, mark: str) -> None:
+def check_new_folder(path: str | os.PathLike, mark: Optional[str]) -> None:
     """Raises FileExistsError where `new_folder` would, for saying so before long work."""
-    path = Path(path)
-    if path.is_dir():
-        if any(path.iterdir()) and not (path / mark).is_file():
+    kind = kind_of(path)
+    if kind == "a folder":
+        if mark is not None and any(Path(path).iterdir()) and not (Path(path) / mark).is_file():
             raise FileExistsError(f"the folder {path} is there already and holds other things (no {mark}): name a new one")
-    elif path.exists() or path.is_symlink():
-        raise FileExistsError(f"{path} is a file: name a folder")
+        if reason := why_not_replaceable(path):
+            raise FileExistsError(f"the folder {path} {reason}: name a folder in it")
+    elif kind is not None or os.path.islink(path):
+        raise FileExistsError(f"{path} is {kind or 'a file'}: name a folder")
+    else:
+        _check_parent(path)
 
 
-def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
+def why_not_replaceable(folder: str | os.PathLike) -> str:
+    """Why a folder cannot give its place to another one; empty where it can."""
+    target = os.path.realpath(folder)
+    if os.path.ismount(target):
+        return "is a mounted file system"
+    if os.path.commonpath([target, os.path.realpath(os.getcwd())]) == target:
+        return "is the working folder"  # which would be the old one for ever
+    return "" if os.access(os.path.dirname(target), os.W_OK | os.X_OK) else "lies in one that cannot be written"
+
+
+def check_output(option: str, path: str | os.PathLike, inputs: Optional[Mapping[str, object]] = None) -> None:
     """For saying so before work is begun.
 
     Args:
-        option: names `path`, which is to be written. inputs: option -> path that is read, None where it was not given.
+        option: names `path`, a file that is to be written.
+        inputs: option -> path that is read, None where it was not given.
 
     Raises:
-        ValueError: the output is one of the inputs, and would write over it.
+        ValueError: the output is one of the inputs, and would write over it; or there is something that is no file, such as
+            a folder or a device; or nothing can be written there.
     """
+    check_not_read(option, path, inputs or {})
+    try:
+        check_file(path)
+    except OSError as error:
+        raise ValueError(f"{option} {error}") from None
+
+
+def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
+    """Raises ValueError where an output, a file or a folder, is one of the inputs. Arguments as `check_output`."""
     for name, read in inputs.items():
         if read is not None and os.path.exists(path) and os.path.exists(str(read)) and os.path.samefile(path, str(read)):
             raise ValueError(f"{option} {path} is what {name} reads: name another one")
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Refuses to write a file at `path` if there is anything else, or no folder to write it into.
+
+    Raises:
+        FileExistsError: a folder, a device, a FIFO or a socket is there. NotADirectoryError, PermissionError: of its folder.
+    """
+    text = os.fspath(path)
+    kind = kind_of(text)
+    if kind is None and (text == "" or text.endswith(os.sep)):
+        kind = "the name of a folder"
+    if kind not in (None, "a file"):
+        raise FileExistsError(f"{text or repr(text)} is {kind}: name a file")
+    _check_parent(text)
+
+
+def check_folder(option: str, path: str | os.PathLike) -> None:
+    """Refuses a folder to write into that cannot be one.
+
+    Raises:
+        ValueError: `option`, which names it, leads to a file, a device ..., or nothing can be written there.
+    """
+    kind = kind_of(path)
+    if kind not in (None, "a folder"):
+        raise ValueError(f"{option} {path} is {kind}: name a folder")
+    try:
+        _check_parent(os.path.join(path, "."))
+    except OSError as error:
+        raise ValueError(f"{option} {error}") from None
+
+
+def kind_of(path: str | os.PathLike) -> Optional[str]:
+    """What is at `path`, links followed: "a file", "a folder", "a device" ...; None where there is nothing."""
+    try:
+        mode = os.lstat(os.path.realpath(path)).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -93,3 +173,29 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         # newline="": line ends are the caller's (the csv module writes its own)
         with open(temporary, "w", encoding="utf-8", newline="") as handle:
             handle.write(text)
+
+
+def _check_parent(path: str | os.PathLike) -> None:
+    """Raises: NotADirectoryError, PermissionError: the nearest folder above `path` that is there is none, or is locked."""
+    above = Path(os.path.realpath(path)).parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: no permission to write into {above}")
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file or folder once more: by hard links, or copied where there can be none. Links stay links."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(one, other, follow_symlinks=False)
+
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, copy_function=link)
+    else:
+        link(os.fspath(source), os.fspath(target))
