@@ -1,0 +1,84 @@
+"""What a number is for, and so which numbers it may be: `check_number(-1, "positive")` says why not.
+
+A shell keeps a table of its options and their meanings and looks at each before anything is loaded; the words here name
+no option. NaN and infinities are refused everywhere: a comparison such as `lr < 0` lets NaN pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+LARGEST = 2**63 - 1  # the whole numbers of NumPy and torch
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A set of numbers with its name.
+
+    Attributes:
+        words: which numbers, to go on with "belongs there".
+        least, most: the ends of the range; `open_least`, `open_most`: whether that end itself is outside.
+        whole: whether only whole numbers are meant.
+        also: single numbers outside the range that mean something of their own, such as -1 for "none".
+    """
+
+    words: str
+    least: float = -math.inf
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+    whole: bool = False
+    also: tuple[float, ...] = ()
+
+    def or_else(self, *values: float, told: str = "") -> Meaning:
+        """This or one of `values`; `told` says what they mean, to stand behind "or -1"."""
+        written = " or ".join(f"{value:g}" for value in values)
+        return replace(self, words=f"{self.words}, or {written}{told and ' ' + told}", also=(*self.also, *values))
+
+    def takes(self, value: float) -> bool:
+        if value in self.also:
+            return True
+        if isinstance(value, float) and not (math.isfinite(value) and (value.is_integer() or not self.whole)):
+            return False
+        if abs(value) > LARGEST and self.whole:
+            return False
+        above = value > self.least if self.open_least else value >= self.least
+        below = value < self.most if self.open_most else value <= self.most
+        return above and below
+
+
+MEANINGS: Mapping[str, Meaning] = {
+    "positive": Meaning("a finite number above 0", 0, open_least=True),
+    "non-negative": Meaning("a finite number, 0 or more", 0),
+    "finite": Meaning("a finite number"),
+    "probability": Meaning("a probability, from 0 to 1", 0, 1),
+    "dropout": Meaning("a probability, from 0 to below 1", 0, 1, open_most=True),
+    "share": Meaning("a share, above 0 and at most 1", 0, 1, open_least=True),
+    "decay": Meaning("a number from 0 to below 1", 0, 1, open_most=True),  # Adam's betas
+    "count": Meaning("a whole number, 1 or more", 1, whole=True),
+    "amount": Meaning("a whole number, 0 or more", 0, whole=True),
+    "whole": Meaning("a whole number", whole=True),
+    "seed": Meaning("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True),  # what NumPy and torch take both
+    "port": Meaning("a whole number from 1 to 65535", 1, 65535, whole=True),
+}
+
+
+def check_number(value: Any, meaning: str | Meaning) -> str | None:
+    """Why `value` is not what is meant, such as "a finite number above 0 belongs there"; None where it is.
+
+    Args:
+        value: a number, or a list or tuple of numbers, each of which is looked at. None is nobody's number: whether an
+            option may be left out is for the caller to say. True and False are no numbers.
+        meaning: one of `MEANINGS` by its name, or one of the caller's own.
+    """
+    meant = MEANINGS[meaning] if isinstance(meaning, str) else meaning
+    values = value if isinstance(value, (list, tuple)) else [value]
+    for one in values:
+        is_number = isinstance(one, (int, float)) and not isinstance(one, bool)
+        if not (is_number and meant.takes(one)):
+            return f"{meant.words} belongs there"
+    return None

@@ -1,0 +1,47 @@
+"""Numbers by what they mean."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+import pytest
+
+from dsp_plugin.reports.numbers import MEANINGS, Meaning, check_number
+
+ODD = [math.nan, math.inf, -math.inf, None, True, "1", 1j, Decimal(1)]
+# meaning -> (taken, refused)
+CASES = {
+    "positive": ([1e-300, 1, 2.5], [0, -0.0, -1e-300]),
+    "non-negative": ([0, -0.0, 1e300], [-1e-300, -1]),
+    "finite": ([-1e300, 0, 3], []),
+    "probability": ([0, 0.5, 1], [-0.1, 1.1, 2]),
+    "dropout": ([0, 0.99], [1, -0.1]),
+    "share": ([1e-9, 1], [0, 1.001]),
+    "decay": ([0, 0.999], [1, 2, -0.5]),
+    "count": ([1, 7, 2.0, 2**63 - 1], [0, -1, 1.5, 2**63, 10**400, 1e300]),
+    "amount": ([0, 3], [-1, 0.5]),
+    "whole": ([-3, 0], [0.5]),
+    "seed": ([0, 2**32 - 1], [-1, 2**32, 1.5]),
+    "port": ([1, 65535], [0, 65536]),
+}
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_a_meaning_takes_its_numbers_and_no_others(name):
+    taken, refused = CASES[name]
+    assert [value for value in taken if check_number(value, name)] == []
+    assert [value for value in [*refused, *ODD] if check_number(value, name) is None] == []
+
+
+def test_lists_are_looked_at_number_by_number():
+    assert check_number([0.1, 0.2], "share") is None
+    assert check_number((0.1, math.nan), "share") == "a share, above 0 and at most 1 belongs there"
+    assert check_number([], "share") is None
+
+
+def test_a_number_of_its_own_meaning_is_taken_beside_the_range():
+    meant = MEANINGS["count"].or_else(-1, told="for all")
+    assert check_number(-1, meant) is None and check_number(3, meant) is None
+    assert check_number(0, meant) == "a whole number, 1 or more, or -1 for all belongs there"
+    assert check_number(-2, Meaning("2 or 4", 2, 4, whole=True)) == "2 or 4 belongs there"
