@@ -73,8 +73,9 @@ class SparseAdam(FairseqOptimizer):
         return utils.clip_grad_norm_(self.params, 0.0, aggregate_norm_fn)
 
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
-        # today's command line wins over the checkpoint's options, as in fairseq
-        mine = {name: value for name, value in self.param_groups[0].items() if name != "params"}
+        # today's command line wins over the checkpoint's options, as in fairseq; but the scheduled rate goes on from the
+        # checkpoint's, because some schedules (reduce_lr_on_plateau) keep theirs nowhere else
+        mine = {name: value for name, value in self.param_groups[0].items() if name not in ("params", "lr")}
         self.optimizer.load_state_dict(state_dict)
         self.param_groups[0].update({**mine, **(optimizer_overrides or {})})
 

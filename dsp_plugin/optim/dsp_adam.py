@@ -31,6 +31,8 @@ class DSPAdam(FairseqAdam):
 
     The scheduler moves the model's learning rate only; scores (see `mark_scores`) keep their constant
     one without warm-up or decay, as in DSP's own MT program, and without weight decay, as in its BERT program.
+    Schedulers, checkpoints and overrides may all write into the groups, so the scores' own settings are put back
+    before every step.
     """
 
     def __init__(self, cfg: DSPAdamConfig, params):
@@ -44,6 +46,8 @@ class DSPAdam(FairseqAdam):
         for lr, group in sorted(by_lr.items()):
             constant = {"lr": float(lr[0]), "constant_lr": float(lr[0])} if lr else {}
             groups.append({"params": group, "weight_decay": 0.0, **constant})
+        # what every group keeps, whoever writes into it
+        self._own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         super().__init__(cfg, groups)
 
     @property
@@ -54,11 +58,24 @@ class DSPAdam(FairseqAdam):
 
     def get_lr(self) -> float:
         """The scheduled rate; in pipelined mode, where only scores learn, theirs."""
-        return self.param_groups[0]["lr"]
+        return self._own[0].get("lr", self.param_groups[0]["lr"])
 
     def set_lr(self, lr: float) -> None:
         for group in self.param_groups:
-            group["lr"] = group.get("constant_lr", lr)
+            group["lr"] = lr
+        self._put_back()
+
+    def step(self, *args, **kwargs):
+        self._put_back()
+        return super().step(*args, **kwargs)
+
+    def state_dict(self):
+        self._put_back()
+        return super().state_dict()
+
+    def _put_back(self) -> None:
+        for group, own in zip(self.param_groups, self._own):
+            group.update(own)
 
     def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
         """Clip the model's gradient and the scores' each by itself; returns the norm of both together.
@@ -70,16 +87,19 @@ class DSPAdam(FairseqAdam):
         return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
 
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
-        # today's command line wins over the checkpoint's options, as in fairseq; scores keep their own
-        own = [{k: g[k] for k in ("constant_lr", "lr", "weight_decay") if k in g} for g in self.param_groups]
+        # today's command line wins over the checkpoint's options, as in fairseq; the scheduled rate goes on from the
+        # checkpoint's, because some schedules (reduce_lr_on_plateau) keep theirs nowhere else
+        mine = [{name: group[name] for name in ("lr", "weight_decay")} for group in self.param_groups]
         try:
-            super().load_state_dict(state_dict, optimizer_overrides)
+            super().load_state_dict(state_dict)
         except ValueError as error:
             raise ValueError(
                 "the checkpoint's optimizer state is of another kind of training (unpruned, joint or pipelined): add "
                 f"--reset-optimizer to start from its weights alone ({error})"
             ) from error
-        for group, mine in zip(self.param_groups, own):
-            group.pop("constant_lr", None)
-            group.update(mine)
-
+        for group, given in zip(self.param_groups, mine):
+            group["weight_decay"] = given["weight_decay"]
+            if group.pop("constant_lr", None) is not None:  # no schedule's: the model's, where there is one
+                group["lr"] = given["lr"] if group is self.param_groups[0] else self.param_groups[0]["lr"]
+            group.update(optimizer_overrides or {})
+        self._put_back()
