@@ -13,6 +13,8 @@ from typing import Any, Dict, Mapping
 import numpy as np
 import torch
 
+from ..reports.files import replacing
+
 
 def allow_fairseq_types() -> None:
     """Let weights-only loading read what fairseq's Trainer saves. Safe to call again.
@@ -62,49 +64,16 @@ def load_checkpoint(path: str) -> Dict[str, Any]:
 
 
 def save_checkpoint(state: Dict[str, Any], path: str) -> None:
-    """Write a checkpoint under a temporary name, then rename: a full disk leaves the old file whole.
+    """Write a checkpoint whole or not at all (see `reports.files.replacing`): a full disk leaves the old file whole.
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    partial = f"{path}.part"
     try:
-        torch.save(state, partial)
-        os.replace(partial, path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
-        if os.path.exists(partial):
-            os.remove(partial)
         raise OSError(f"cannot write {path}: {first_line(error)}") from error
-
-
-def copy_atomically() -> None:
-    """Let fairseq copy a saved checkpoint to `checkpoint_best.pt` and `checkpoint_last.pt` whole or not at all.
-
-    fairseq saves the first file of an epoch under a temporary name, but copies it over the others in place: a full
-    disk, or a kill, halfway through the copy would lose the checkpoint that a restart needs. Safe to call again.
-    """
-    from fairseq.file_io import PathManager
-
-    in_place = PathManager.copy
-    if getattr(in_place, "atomic", False):
-        return
-
-    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-        if not PathManager.supports_rename(dst_path):  # a remote store
-            return in_place(src_path, dst_path, overwrite)
-        partial = f"{dst_path}.part"
-        try:
-            done = in_place(src_path, partial, overwrite=True)
-            os.replace(partial, dst_path)
-        except OSError:
-            if os.path.exists(partial):
-                os.remove(partial)
-            raise
-        return bool(done)
-
-    copy.atomic = True
-    PathManager.copy = staticmethod(copy)
 
 
 def model_options(state: Dict[str, Any]) -> Dict[str, Any]:

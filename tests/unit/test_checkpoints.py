@@ -7,6 +7,9 @@ import ast
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,11 +19,13 @@ import torch
 
 pytest.importorskip("fairseq")
 
+from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 import dsp_plugin
 from dsp_plugin.mt import checkpoints
-from dsp_plugin.mt.checkpoints import check_same_sizes, copy_atomically, load_checkpoint, model_options, save_checkpoint
+from dsp_plugin.mt.checkpoints import check_same_sizes, load_checkpoint, model_options, save_checkpoint
+from dsp_plugin.mt.whole_files import save_atomically
 
 
 @pytest.fixture
@@ -152,10 +157,28 @@ class TestFairseqsOwnCopies:
     def test_a_copy(self, again, monkeypatch):
         monkeypatch.setattr(PathManager, "copy", staticmethod(PathManager.copy))  # undone after the test
         if again:
-            copy_atomically()
+            save_atomically()
         assert PathManager.copy(str(self.new), str(self.last), overwrite=True)
         assert self.last.read_bytes() == self.new.read_bytes()
         assert len(list(self.last.parent.iterdir())) == 2
+
+    def test_a_file_of_its_own(self):
+        """fairseq's own temporary names are not written through, where somebody's links have them."""
+        for name in ("checkpoint_last.pt.tmp", "checkpoint_last.pt.part"):
+            (self.last.parent / name).symlink_to(self.new)
+        checkpoint_utils.torch_persistent_save({"model": {"weight": torch.ones(2)}}, str(self.last))
+        PathManager.copy(str(self.last), str(self.last.with_name("checkpoint_best.pt")), overwrite=True)
+        assert load_checkpoint(str(self.last.with_name("checkpoint_best.pt")))["model"]["weight"].tolist() == [1, 1]
+        assert self.new.read_bytes() == b"new" * 100
+        assert len(list(self.last.parent.iterdir())) == 5
+
+    def test_a_kill_in_the_middle_of_a_save(self):
+        killed = "import dsp_plugin, os, signal, sys\nfrom fairseq import checkpoint_utils\ndsp_plugin.register()\n"
+        killed += "class Half:\n    def __reduce__(self):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        killed += "checkpoint_utils.torch_persistent_save({'a': 1, 'half': Half()}, sys.argv[1])"
+        done = subprocess.run([sys.executable, "-c", killed, str(self.last)], cwd=Path(dsp_plugin.__file__).parents[1])
+        assert done.returncode == -signal.SIGKILL
+        assert self.last.read_bytes() == b"old" * 50
 
     def test_a_full_disk_in_the_middle_of_a_copy(self, monkeypatch):
         def full_disk(source, target):
