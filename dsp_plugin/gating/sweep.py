@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..reports.files import write_text
+from ..reports.sealed import DamagedError, read_json, write_json
 from .budget import HeadBudget
 from .head_map import HeadMap
 from .rankings import ImportanceOf, remove_stepwise
@@ -114,7 +114,7 @@ class Sweep:
         keep = torch.tensor(step["keep"], dtype=torch.bool)
         if step["kept"] in masks_of:
             mask = {"blocks": step["blocks"], "keep": step["keep"]}
-            write_text(os.path.join(self.folder, f"mask-K{step['kept']}.json"), json.dumps(mask, indent=1) + "\n")
+            write_json(os.path.join(self.folder, f"mask-K{step['kept']}.json"), json.dumps(mask, indent=1) + "\n")
         for subset in subsets(step["kept"]):
             if subset not in step["scores"]:
                 step["scores"][subset] = score(keep, subset)
@@ -124,7 +124,7 @@ class Sweep:
         say(f"step {step['step']}: {step['kept']} of {self.head_map.num_heads} heads{shown}")
 
     def _save(self, step: Step) -> None:
-        write_text(self._path(step["step"]), json.dumps(step) + "\n")
+        write_json(self._path(step["step"]), json.dumps(step) + "\n")
         if step["step"] == len(self.steps):
             self.steps.append(step)
 
@@ -135,11 +135,12 @@ class Sweep:
         steps: List[Step] = []
         while os.path.isfile(path := self._path(len(steps))):
             try:
-                with open(path, encoding="utf-8") as file:
-                    step = json.load(file)
+                step = read_json(path)
                 settings, count = step["settings"], len(step["keep"])
                 sound = step["step"] == len(steps) and sum(step["keep"]) == step["kept"] and count == self.head_map.num_heads
-            except (ValueError, KeyError, TypeError):
+            except DamagedError as error:
+                raise ValueError(f"{error}; delete it and start again, the steps before it are kept") from None
+            except (KeyError, TypeError):
                 sound = False
             if not sound:
                 raise ValueError(f"{path} is damaged: delete it and start again, the steps before it are kept")

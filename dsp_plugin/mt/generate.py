@@ -14,6 +14,7 @@ import torch
 from ..diffs import DiffPack
 from ..diffs.pack_summary import told_of_pack
 from ..reports.files import write_text
+from ..reports.sealed import with_checksum
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from ..reports.scores import bleu, bleu_statistics, detokenize
@@ -207,7 +208,7 @@ def write_results(
     """`results.json`, `mask.json` (one mask a model), `translations.txt` and, where there are references,
     `sentences.json` (see `score`), each whole or not at all."""
     os.makedirs(folder, exist_ok=True)
-    masks = [{**model.head_map.to_dict(), "keep": model.keep.tolist()} for model in heads]
+    masks = [with_checksum({**model.head_map.to_dict(), "keep": model.keep.tolist()}) for model in heads]
     write_text(os.path.join(folder, "mask.json"), json.dumps(masks[0] if len(masks) == 1 else masks, indent=1) + "\n")
     write_text(os.path.join(folder, "translations.txt"), "".join(line + "\n" for line in hypotheses))
     save_sentences(folder, sentences)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, Sequence
 
-from .files import write_text
+from .sealed import read_json, write_json
+from .sealed_folder import check_sealed, seal_folder, sha256
 
 NAME = "certificate.json"
 _WEIGHTS = (".safetensors", ".onnx", ".onnx.data", ".bin", ".pt")
@@ -66,7 +66,7 @@ class Certificate:
 
 
 def write_certificate(certificate: Certificate, export: str | os.PathLike) -> Path:
-    """Write the certificate with the SHA-256 of the weights it speaks of.
+    """Write the certificate with the SHA-256 of the weights it speaks of; a folder is sealed, so it comes last.
 
     Args:
         export: the folder of an export, in which it is called certificate.json, or a file, beside which it is
@@ -78,14 +78,33 @@ def write_certificate(certificate: Certificate, export: str | os.PathLike) -> Pa
     export = Path(export)
     files = [export] if export.is_file() else [path for path in sorted(export.iterdir()) if path.name.endswith(_WEIGHTS)]
     path = export / NAME if export.is_dir() else export.with_name(f"{export.name}.{NAME}")
-    weights = {file.name: _sha256(file) for file in files}
-    write_text(path, json.dumps({"equal": certificate.equal, **asdict(certificate), "sha256": weights}, indent=2) + "\n")
+    weights = {file.name: sha256(file) for file in files}
+    write_json(path, json.dumps({"equal": certificate.equal, **asdict(certificate), "sha256": weights}, indent=2) + "\n")
+    if export.is_dir():
+        seal_folder(export)
     return path
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+def read_certificate(export: str | os.PathLike) -> Certificate:
+    """The certificate of an export that is still what was compared.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it, or a file of the export, is damaged or another one.
+    """
+    export = Path(export)
+    if export.is_dir():
+        check_sealed(export)
+    path = export / NAME if export.is_dir() else export.with_name(f"{export.name}.{NAME}")
+    told = read_json(path)
+    try:
+        weights = told["sha256"]
+        certificate = Certificate(**{entry.name: told[entry.name] for entry in fields(Certificate)})
+        names = {Path(name).name: checksum for name, checksum in weights.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no certificate of an export ({error})") from None
+    folder = export if export.is_dir() else export.parent
+    for name, checksum in names.items():
+        if sha256(folder / name) != checksum:
+            raise ValueError(f"{folder / name} is damaged, or not the export that {path} speaks of")
+    return certificate

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from dsp_plugin.reports.circumstances import command_line, device_name, fingerprint, portable_path, versions
-from dsp_plugin.reports.files import write_text
 from dsp_plugin.reports.kept import check_heads, kept_heads, mask_of
+from dsp_plugin.reports.sealed import DamagedError, load_json, warn_unsealed, write_json
 
 __all__ = [
     "Metric", "Record", "RecordError", "find_records", "fingerprint", "kept_heads", "load_record", "load_records",
@@ -171,24 +171,21 @@ def save_record(record: Record, path: str | os.PathLike) -> Path:
         raise RecordError(f"cannot write {path}: a field is not JSON: {error}") from error
     # Lists of numbers on one line. JSON never has a raw line end inside a text, so no text can match.
     text = re.sub(r"\[\n([-\d,\s]+)\n\s*\]", lambda match: f"[{' '.join(match[1].split())}]", text)
-    write_text(path, text + "\n")
+    write_json(path, text + "\n")
     return path
 
 
 def load_record(path: str | os.PathLike) -> Record:
-    """Reads and checks one record.
+    """Reads and checks one record; warns of one without a checksum.
 
     Raises:
         RecordError: damaged, from a newer version of this package, or not a record; names the file.
         OSError: it cannot be read.
     """
-    path = Path(path)
-    try:
-        return _from_fields(json.loads(path.read_text(encoding="utf-8")))
-    except RecordError as error:
-        raise type(error)(f"{path}: {error}") from None
-    except ValueError as error:  # JSON or UTF-8
-        raise RecordError(f"{path}: damaged, not readable as JSON ({error})") from None
+    record, sealed = _load(Path(path))
+    if not sealed:
+        warn_unsealed(path)
+    return record
 
 
 def load_records(folder: str | os.PathLike) -> list[Record]:
@@ -200,7 +197,8 @@ def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
     """All records among the *.json files below `folder` with their paths, in the order of these.
 
     A file that is damaged is reported by a warning (logging) and left out. JSON of another kind is left out too,
-    which is logged as information only, unless the file is called results.json.
+    which is logged as information only, unless the file is called results.json. One warning counts the records without a
+    checksum.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -208,16 +206,32 @@ def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of result records: {folder}")
-    records = []
+    records, unsealed = [], []
     for path in sorted(p for p in folder.rglob("*.json") if p.is_file()):
         try:
-            records.append((path, load_record(path)))
+            record, sealed = _load(path)
+            records.append((path, record))
+            unsealed += [] if sealed else [path]
         except _NotARecord as error:
             level = logging.WARNING if path.name == DEFAULT_NAME else logging.INFO
             logger.log(level, "left out %s", error)
         except (RecordError, OSError) as error:
             logger.warning("left out a result record: %s", error)
+    if unsealed:
+        more = f"and {len(unsealed) - 1} more records have" if unsealed[1:] else "has"
+        logger.warning("%s %s no checksum: damage would go unseen; `dsp seal %s` puts one in", unsealed[0], more, folder)
     return records
+
+
+def _load(path: Path) -> tuple[Record, bool]:
+    """`load_record`, and whether it was checked against a checksum."""
+    try:
+        fields, sealed = load_json(path)
+        return _from_fields(fields), sealed
+    except DamagedError as error:
+        raise RecordError(str(error)) from None
+    except RecordError as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 class _NotARecord(RecordError):

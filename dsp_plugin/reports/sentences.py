@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any, Mapping
 
-from dsp_plugin.reports.files import write_text
 from dsp_plugin.reports.records import Metric
+from dsp_plugin.reports.sealed import read_json, write_json
 
 SENTENCES_NAME = "sentences.json"
 
@@ -22,7 +22,7 @@ def save_sentences(folder: str | os.PathLike, sentences: Mapping[str, Any] | Non
     if sentences is None:
         path.unlink(missing_ok=True)  # of an earlier run, so of other translations
         return
-    write_text(path, json.dumps(sentences).replace("], [", "],\n[") + "\n")
+    write_json(path, json.dumps(sentences).replace("], [", "],\n[") + "\n")
 
 
 def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]] | None:
@@ -39,10 +39,7 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
     path = Path(folder) / SENTENCES_NAME
     if metric.name != "BLEU" or not path.is_file():
         return None
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON or UTF-8
-        raise ValueError(f"{path}: damaged, not readable as JSON ({error})") from None
+    fields = read_json(path)
     if not isinstance(fields, dict) or not {"metric", "signature", "statistics"} <= set(fields):
         raise ValueError(f"{path}: it must have metric, signature and statistics")
     if (fields["metric"], fields["signature"]) != (metric.name, metric.signature):

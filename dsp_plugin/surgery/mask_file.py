@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import List
 
 from ..gating import HeadMap
+from ..reports.sealed import load_json, warn_unsealed
 
 
 def read_mask(path: str, head_map: HeadMap) -> List[bool]:
@@ -16,13 +16,12 @@ def read_mask(path: str, head_map: HeadMap) -> List[bool]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no mask, or one of another model; names the file.
+        ValueError: it is no mask, a damaged one, or one of another model; names the file.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            data = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"--mask {path}: not readable as JSON ({error})") from error
+    try:
+        data, sealed = load_json(path)
+    except ValueError as error:
+        raise ValueError(f"--mask {error}") from None
     if isinstance(data, list) and any(isinstance(item, dict) for item in data):
         raise ValueError(f"--mask {path} holds the masks of several models: give one of them")
     keep = data.get("keep") if isinstance(data, dict) else data
@@ -32,4 +31,6 @@ def read_mask(path: str, head_map: HeadMap) -> List[bool]:
         raise ValueError(f"--mask {path} has {len(keep)} entries, the model {head_map.num_heads} heads")
     if isinstance(data, dict) and "blocks" in data and data["blocks"] != head_map.to_dict()["blocks"]:
         raise ValueError(f"--mask {path} is of another model: its attention blocks are others")
+    if not sealed and isinstance(data, dict) and "blocks" in data:  # a program of ours wrote it, and not the user
+        warn_unsealed(path)
     return [bool(flag) for flag in keep]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -16,6 +15,7 @@ from dsp_plugin.gating import FixedGates, HeadBudget, next_removals, normalised
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads
 from dsp_plugin.hf.importance import Ranking, head_importance
 from dsp_plugin.hf.michel import prune_by_importance
+from dsp_plugin.reports.sealed import read_json
 
 N = 8
 DATA, HELD_OUT = sentences(9), sentences(6, seed=2)
@@ -63,7 +63,7 @@ def test_every_step_is_the_model_without_those_heads(exact, tmp_path):
         assert step["scores"]["eval"]["value"] == pytest.approx(loss_of(pruned), rel=1e-9)
         assert step["scores"]["eval"]["metrics"]["other"] == 1
     assert model.training and all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-    assert [json.loads(path.read_text()) for path in sorted(tmp_path.glob("step-*.json"))] == steps
+    assert [read_json(path) for path in sorted(tmp_path.glob("step-*.json"))] == steps
     assert sorted(path.name for path in tmp_path.glob("mask-*")) == ["mask-K0.json", "mask-K2.json", "mask-K5.json"]
 
 

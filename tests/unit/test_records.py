@@ -15,6 +15,7 @@ from dsp_plugin.reports.circumstances import command_line, device_name, portable
 from dsp_plugin.reports.records import (
     Metric, Record, RecordError, fingerprint, kept_heads, load_record, load_records, mask_of, new_record, save_record,
 )  # fmt: skip
+from dsp_plugin.reports.sealed import seal_text
 
 HEAD_MAP = {
     "blocks": [
@@ -186,8 +187,10 @@ def test_a_damaged_record_is_reported_by_name_and_left_out(tmp_path, caplog, dam
     save_record(good, tmp_path / "b")
     path = save_record(a_record(), tmp_path / "a")
     text = path.read_text("utf-8")
-    assert damage(text) != text
-    path.write_text(damage(text), "utf-8")
+    damaged = damage(text)
+    assert damaged != text
+    # with its checksum, which is looked at first
+    path.write_text(seal_text(damaged) if damaged.endswith("}\n") else damaged, "utf-8")
     with pytest.raises(RecordError, match=message) as caught:
         load_record(path)
     assert str(path) in str(caught.value)

@@ -13,6 +13,7 @@ from sacrebleu.significance import PairedTest
 
 from dsp_plugin.reports.records import Metric, Record, find_records, save_record
 from dsp_plugin.reports.scores import bleu, bleu_statistics
+from dsp_plugin.reports.sealed import read_json, write_json
 from dsp_plugin.reports.sentences import load_statistics, save_sentences
 from dsp_plugin.reports.significance import Comparison, compare_with_baseline, largest_p, paired_bootstrap
 from dsp_plugin.reports.tables import Setting
@@ -124,7 +125,7 @@ def test_other_data_is_not_compared(tmp_path):
 
 def change(place: Path, **fields) -> None:
     path = place / "sentences.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    write_json(path, json.dumps({**read_json(path), **fields}))
 
 
 def test_the_largest_p_counts_and_none_where_a_run_was_not_tested():

@@ -9,9 +9,9 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...reports.files import write_text
 from ...reports.head_pictures import head_map_text
 from ...reports.records import Metric, Record, mask_of, new_record, save_record
+from ...reports.sealed import write_json
 from ..files import save_pruned
 from ..gating import switchboard_of, ungate_heads
 from ..layouts import head_map_of
@@ -31,7 +31,7 @@ def write_mask(path: str, model: PreTrainedModel, updates: Optional[int] = None)
         "scores": [float(score) for score in gates.scores.detach().tolist()],
         **({} if updates is None else {"updates": updates}),
     }
-    write_text(path, json.dumps(content) + "\n")
+    write_json(path, json.dumps(content) + "\n")
 
 
 class IntermediateMasks(TrainerCallback):

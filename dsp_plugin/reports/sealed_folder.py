@@ -1,0 +1,92 @@
+"""A folder of weights with a list of its files and their SHA-256, written last: `checksums.json`.
+
+Listed is what makes a model or the state of a training; cards, logs and records may come and go. Reading costs about a
+second for 1 to 2 GB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from .sealed import DamagedError, read_json, warn_unsealed, write_json
+
+LIST = "checksums.json"
+# Transformers' models and tokenizers, the Trainer's checkpoints, exports
+_MODEL = ("config.json", "model*.safetensors", "*.index.json", "pytorch_model*")
+_OTHERS = (
+    "generation_config.json", "tokenizer*", "vocab*", "*vocabulary.*", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "spiece.model", "*.spm", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth",
+    "trainer_state.json", "training_args.bin", "model.bin", "*.onnx", "*.onnx.data", "certificate.json",
+)  # fmt: skip
+
+
+def seal_folder(folder: str | os.PathLike) -> Path:
+    """Writes the list of the files that are in the folder now; the last thing to be written there. Returns its path.
+
+    Raises:
+        OSError: a file cannot be read, or the list not written.
+    """
+    folder = Path(folder)
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in _names(folder)}
+    write_json(folder / LIST, json.dumps({"files": files}, indent=1) + "\n")
+    return folder / LIST
+
+
+def unseal_folder(folder: str | os.PathLike) -> bool:
+    """Takes the list away before files of the folder are changed; whether there was one."""
+    path = Path(folder) / LIST
+    there = path.is_file()
+    path.unlink(missing_ok=True)
+    return there
+
+
+def check_sealed(folder: str | os.PathLike, warn: bool = False) -> bool:
+    """Compares the folder with its list; whether it has one.
+
+    Args:
+        warn: say so where it has none: it was written by us.
+
+    Raises:
+        DamagedError: a file is missing, is another one, or holds part of a model and is not in the list.
+        OSError: a file cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / LIST).is_file():
+        if warn:
+            warn_unsealed(folder, f"has no {LIST} (it is of an earlier version, or written by other programs)")
+        return False
+    told = read_json(folder / LIST)
+    files = told.get("files") if isinstance(told, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(told, dict) for told in files.values()):
+        raise DamagedError(f"{folder / LIST} is damaged: it lists no files")
+    again = f"(if it was changed on purpose: dsp seal {folder})"
+    for name, told in files.items():
+        path = folder / name
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise DamagedError(f"{folder / LIST} is damaged: {name!r} is no name of a file in this folder")
+        if not path.is_file():
+            raise DamagedError(f"{folder} is damaged: {name} is missing, which {LIST} lists {again}")
+        if path.stat().st_size != told.get("bytes") or sha256(path) != told.get("sha256"):
+            raise DamagedError(f"{path} is damaged: its content does not fit its checksum in {LIST} {again}")
+    for name in _names(folder, _MODEL):
+        if name not in files:
+            raise DamagedError(f"{folder} is damaged: {name} is of another model, {LIST} does not list it {again}")
+    return True
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _names(folder: Path, patterns: tuple[str, ...] = (*_MODEL, *_OTHERS)) -> list[str]:
+    found = (path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(name for name in found if name != LIST and any(fnmatchcase(name, pattern) for pattern in patterns))
