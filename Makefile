@@ -22,7 +22,7 @@ WANTED := setup.py constraints.txt
 
 help:
 	@echo 'make demo      a small model, unpruned and with a quarter of its heads: BLEU, size, speed, a picture'
-	@echo 'make test      all tests (DSP_DATA_DIR=FOLDER adds those on real text)'
+	@echo 'make test      all tests (DSP_DATA_DIR=FOLDER adds those on real text; DURATIONS=20 names the 20 slowest)'
 	@echo 'make multi30k  the same as the demo on Multi30k, real German-English (from DSP_DATA_DIR, else fetched)'
 	@echo 'make grid      every method and budget on Multi30k; goes on where it was stopped'
 	@echo 'make glue      a pretrained BERT on CoLA, MRPC and SQuAD, every method; likewise (data from DSP_DATA_DIR)'
@@ -58,7 +58,7 @@ diff-domains: $(BASE)
 	$(BIN)/python scripts/mt/diff_domains.py --home iwslt14
 
 test: $(ALL)
-	$(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile tests
+	$(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(if $(DURATIONS),--durations $(DURATIONS)) tests
 
 venv: $(ALL)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from pathlib import Path
 
@@ -14,9 +13,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `import fairseq_commands`
-
-WORDS = 30
-SIZES = {"train": 120, "valid": 16, "test": 12}
 
 
 @pytest.fixture(scope="session")
@@ -33,17 +29,6 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """A data-bin folder, de -> en, one joined dictionary: the English side is the German one, word by word, backwards."""
-    from fairseq_commands import run
+    from fairseq_training import write_corpus
 
-    folder = tmp_path_factory.mktemp("tiny")
-    rng = random.Random(1)
-    for split, size in SIZES.items():
-        with open(folder / f"{split}.de", "w") as german, open(folder / f"{split}.en", "w") as english:
-            for _ in range(size):
-                words = [rng.randrange(WORDS) for _ in range(rng.randint(3, 8))]
-                german.write(" ".join(f"d{w}" for w in words) + "\n")
-                english.write(" ".join(f"e{w}" for w in reversed(words)) + "\n")
-    command = ["--source-lang", "de", "--target-lang", "en", "--joined-dictionary", "--destdir", folder / "bin"]
-    command += [f"--{split}pref={folder / split}" for split in SIZES]
-    run("fairseq_cli.preprocess", command, folder).succeeded()
-    return folder / "bin"
+    return write_corpus(tmp_path_factory.mktemp("tiny"))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Dict, Sequence
+import hashlib
+import json
+import zlib
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from dsp_plugin.diffs.base import Base
@@ -68,3 +74,37 @@ def same(first: Dict[str, Tensor], second: Dict[str, Tensor]) -> bool:
     """Bit for bit, with the same names."""
     as_bytes = lambda tensor: tensor.contiguous().reshape(-1).view(torch.uint8)  # noqa: E731
     return first.keys() == second.keys() and all(torch.equal(as_bytes(first[n]), as_bytes(second[n])) for n in first)
+
+
+def opened(raw: bytes) -> Tuple[Dict[str, Any], Dict[str, Any], Dict[str, Tensor]]:
+    """The metadata, the index and all other tensors of a pack's bytes."""
+    length = int.from_bytes(raw[:8], "little")
+    tensors = load_tensors(raw)
+    about = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["dsp_diff_pack"])
+    return about, json.loads(zlib.decompress(tensors.pop("index").numpy().tobytes())), tensors
+
+
+def closed(about: Mapping[str, Any], index: Any, tensors: Mapping[str, Tensor]) -> bytes:
+    """The inverse of `opened`, with a checksum that fits. `index`: plain, or ready-made bytes of JSON."""
+    packed = zlib.compress(index if isinstance(index, bytes) else json.dumps(index).encode(), 9)
+    content = {"index": torch.from_numpy(np.frombuffer(packed, np.uint8).copy()), **tensors}
+    raw = save_tensors(content, {"dsp_diff_pack": json.dumps({**about, "checksum": "0" * 64})})
+    return raw.replace(b"0" * 64, hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+def sealed(
+    raw: bytes,
+    about: Mapping[str, Any] = {},
+    index: Optional[Callable[[Dict[str, Any]], Any]] = None,
+    tensors: Mapping[str, Optional[Tensor]] = {},
+) -> bytes:
+    """The pack with other content and a checksum that fits: what a faulty program would write.
+
+    Args:
+        about: entries of the metadata. index: changes the index in place. tensors: None takes one out.
+    """
+    metadata, entries, content = opened(raw)
+    if index is not None:
+        index(entries)
+    content = {name: tensor for name, tensor in {**content, **tensors}.items() if tensor is not None}
+    return closed({**metadata, **about}, entries, content)

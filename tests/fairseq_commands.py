@@ -21,7 +21,8 @@ TIMEOUT = 240
 
 _server = multiprocessing.get_context("forkserver")
 # torch's optimizers load torch._dynamo at their first use, which takes seconds
-_server.set_forkserver_preload(["fairseq_cli.train", "fairseq_cli.generate", "torch._dynamo"])
+_PRELOADED = ["fairseq_cli.train", "fairseq_cli.generate", "torch._dynamo"]
+_server.set_forkserver_preload(_PRELOADED)
 
 
 @dataclass
@@ -68,6 +69,11 @@ class Command:
             self.process.join()
             raise TimeoutError(f"still running after {TIMEOUT} s:\n" + self.log.read_text("utf-8")[-3000:])
         return Finished(self.process.exitcode, self.log.read_text("utf-8", errors="replace"))
+
+
+def preload(*modules: str) -> None:
+    """Let the server import these, too; before the first command."""
+    _server.set_forkserver_preload([*_PRELOADED, *modules])
 
 
 def run(module: str, arguments: List[object], folder: Path, **options) -> Finished:

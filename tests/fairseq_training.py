@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 from pathlib import Path
@@ -32,6 +33,24 @@ JOINT = [*DSP, "--num-of-heads", K, "--joint-pruning", *ANNEALING]
 BLEU = ["--eval-bleu", "--eval-bleu-args", '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}', "--eval-bleu-detok", "moses"]
 BLEU += ["--eval-bleu-remove-bpe", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
 PIPELINED = [*DSP, "--num-of-heads", K, *ANNEALING]
+
+WORDS = 30
+SENTENCES = {"train": 120, "valid": 16, "test": 12}
+
+
+def write_corpus(folder: Path) -> Path:
+    """A binarised corpus de -> en, one joined dictionary: the English side is the German one, word by word, backwards."""
+    rng = random.Random(1)
+    for split, size in SENTENCES.items():
+        with open(folder / f"{split}.de", "w") as german, open(folder / f"{split}.en", "w") as english:
+            for _ in range(size):
+                words = [rng.randrange(WORDS) for _ in range(rng.randint(3, 8))]
+                german.write(" ".join(f"d{w}" for w in words) + "\n")
+                english.write(" ".join(f"e{w}" for w in reversed(words)) + "\n")
+    command = ["--source-lang", "de", "--target-lang", "en", "--joined-dictionary", "--destdir", folder / "bin"]
+    command += [f"--{split}pref={folder / split}" for split in SENTENCES]
+    run("fairseq_cli.preprocess", command, folder).succeeded()
+    return folder / "bin"
 
 
 def train(data: Path, save_dir: Path, *flags: object, **options: Any) -> Finished:

@@ -62,13 +62,14 @@ def apply(args: argparse.Namespace) -> int:
     if model.undo_path.exists():
         raise ValueError(f"{args.model} has a diff applied already ({model.undo_path} is there): dsp diff revert it first")
     state = model.state()
+    model_config = pack.config.get("model_config") or {}
+    config = model.configured(model_config) if model_config else None
     undo = pack.apply(state)
     # The record first, the configuration last: a kill in between leaves what `revert` can mend.
-    model_config = pack.config.get("model_config") or {}
     UndoRecord.of(undo, pack.base, model.config_text() if model_config else None).save(model.undo_path)
     model.write(state, {*undo.changes, *undo.head})
-    if model_config:
-        model.configure(model_config)
+    if config is not None:
+        model.write_config(config)
     print(f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
     print(f"take it out again with: dsp diff revert {args.model}")
     return 0
@@ -94,7 +95,7 @@ def revert(args: argparse.Namespace) -> int:
     touched = record.restore(state)
     model.write(state, touched)
     if record.config is not None:
-        model.restore_config(record.config)
+        model.write_config(record.config)
     model.undo_path.unlink(missing_ok=True)
     print(f"reverted: {args.model} is its base again, SHA-256 {record.base.hash}")
     return 0

@@ -36,11 +36,15 @@ class StoredModel(Protocol):
     def config_text(self) -> Optional[str]:
         """Its configuration file; None where it has none."""
 
-    def configure(self, model_config: Mapping[str, Any]) -> None:
-        """Change entries of the configuration file, if there is one."""
+    def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
+        """What its configuration file would be with these entries; None where it has none.
 
-    def restore_config(self, text: str) -> None:
-        """Write the configuration file back."""
+        Raises:
+            ValueError: the file is damaged.
+        """
+
+    def write_config(self, text: str) -> None:
+        """Write the configuration file."""
 
 
 def open_model(path: str) -> StoredModel:
@@ -73,25 +77,25 @@ class TransformersModel:
         self._folder.write(state, changed)
 
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
+        config = self.configured(model_config) if model_config else None
         self._folder.copy_to(out, state)
-        if model_config:
-            TransformersModel(out).configure(model_config)
+        if config is not None:
+            TransformersModel(out).write_config(config)
 
     def config_text(self) -> Optional[str]:
         path = self._folder.config_path
         return path.read_text("utf-8") if path.is_file() else None
 
-    def configure(self, model_config: Mapping[str, Any]) -> None:
+    def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
         before = self.config_text()
         if before is None:
-            return
+            return None
         try:
-            config = {**json.loads(before), **model_config}
-        except (ValueError, TypeError) as error:
+            return json.dumps({**json.loads(before), **model_config}, indent=2) + "\n"
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{self._folder.config_path} is damaged: {error}") from None
-        write_text(self._folder.config_path, json.dumps(config, indent=2) + "\n")
 
-    def restore_config(self, text: str) -> None:
+    def write_config(self, text: str) -> None:
         write_text(self._folder.config_path, text)
 
 
@@ -122,8 +126,8 @@ class FairseqModel:
     def config_text(self) -> Optional[str]:
         return None
 
-    def configure(self, model_config: Mapping[str, Any]) -> None:
-        pass
+    def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
+        return None
 
-    def restore_config(self, text: str) -> None:
+    def write_config(self, text: str) -> None:
         pass

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from dsp_plugin.diffs.pack_summary import PackSummary
 from dsp_plugin.diffs.pack_sums import Overlap
+from dsp_plugin.reports.terminal import printable
 
 Pair = Tuple[str, str]
 
@@ -22,7 +23,7 @@ def summary_text(path: str, summary: PackSummary) -> str:
         f"head {summary.head_bytes:,} ({summary.head_parameters:,} parameters), names and shapes {summary.other_bytes:,}",
         f"base: SHA-256 {summary.base_hash}",
     ]
-    lines += [f"{key}: {value}" for key, value in summary.config.items()]
+    lines += [printable(f"{key}: {value}", keep="") for key, value in summary.config.items()]
     rows = [
         [part.layer, f"{part.positions:,}", f"{part.density:.3%}", f"{part.norm:.4g}", f"{part.untouched}/{part.tensors}"]
         for part in summary.layers

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dsp_plugin import __version__
+from dsp_plugin.reports.terminal import printable
 
 # The name of the module and the line that `dsp --help` shows for it.
 COMMANDS = {
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What bad input raises. A user wants the reason, not where in the program it was noticed.
         if args.traceback:
             raise
-        print(f"dsp {args.command}: error: {error}", file=sys.stderr)
+        print(f"dsp {args.command}: error: {printable(error)}", file=sys.stderr)
         if isinstance(error, ImportError):
             print("`dsp doctor` says what is missing and how to get it.", file=sys.stderr)
         return 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from .base import find_names, tensors_of
+from .base import Base, find_names, tensors_of
 from .carriers import require_detached
-from .pack import DiffPack, patched
+from .pack import DiffPack, change_of, in_dtype
 from .row_tasks import RowTasks, units_of
 from .rows import join_rows, other_sizes, take_rows, tensors_in
 from .undo import Change, put
@@ -54,7 +54,7 @@ class DiffBank:
         self._tasks: Dict[str, BankTask] = {}
         self._current: Optional[str] = None
         self._own_head: Dict[str, Tensor] = {}
-        self._checked: Set[str] = set()  # hashes of the base that the model has
+        self._checked: List[Base] = []  # what the model was found to be
         self._units: Dict[FrozenSet[str], Dict] = {}  # by the tasks that a batch has
 
     @property
@@ -73,22 +73,20 @@ class DiffBank:
             check: compare the base's hash, once for all packs of the same base. False for a base in another dtype.
 
         Raises:
-            ValueError: the name is taken, the model is not the pack's base, or has no place for its head.
+            ValueError: the name is taken, the model is not the pack's base, has no place for its head, or cannot hold a
+                sum or the head in its dtype.
         """
         if name in self._tasks:
             raise ValueError(f"the bank has a task {name!r} already: remove it first")
         self.switch(None)
         called = pack.base.find(self._parameters)
-        if check and pack.base.hash not in self._checked:
+        if check and pack.base not in self._checked:
             pack.base.check(self._parameters, called)
-            self._checked.add(pack.base.hash)
+            self._checked.append(pack.base)
         head = self._head_of(pack)
         changes: Dict[str, Change] = {}
         for known, (positions, values) in pack.diff.entries.items():
-            weight = self._parameters[called[known]]
-            where = positions.to(weight.device)
-            old = weight.detach().reshape(-1)[where]
-            changes[called[known]] = Change(where, old, patched(old, values))
+            changes[called[known]] = change_of(known, self._parameters[called[known]], positions, values)
         self._tasks[name] = BankTask(changes, head)
 
     def remove(self, name: str) -> None:
@@ -233,7 +231,7 @@ class DiffBank:
                     f"the pack's head {name} has the shape {list(tensor.shape)}, the model's {list(own.shape)}: "
                     "only the number of labels may differ"
                 )
-            head[called[name]] = tensor.to(own.device, own.dtype, copy=True)
+            head[called[name]] = in_dtype(name, tensor, own)
         for name in head:
             self._own_head.setdefault(name, self._parameters[name].data)
         return head

@@ -162,6 +162,8 @@ def find_names(wanted: Iterable[str], there: Mapping[str, object], tied: Mapping
                 if called is not None:
                     names.called[name] = called
                     break
+            else:
+                break  # one is missing: not under this name
         if len(names.called) == len(wanted):
             return names
     missing = [name for name in wanted if name not in there]

@@ -82,14 +82,28 @@ def encode_positions(positions: Sequence[np.ndarray]) -> CodedPositions:
     )
 
 
-def decode_positions(coded: CodedPositions) -> List[np.ndarray]:
-    """The inverse of `encode_positions`: one array [n] int64 a tensor.
+def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> List[np.ndarray]:
+    """The inverse of `encode_positions`: one array [n] int64 a tensor, strictly rising and inside it.
+
+    Work and memory are bounded by the number of positions, of which there are no more than elements, and by the bytes
+    that their code can take at most.
+
+    Args:
+        sizes: number of elements of each tensor, below 2 ** 62.
 
     Raises:
-        ValueError: the streams are too short or too long for the counts, or a divisor is not positive.
+        ValueError: the streams are too short or too long for the counts, a count or divisor is larger than its tensor or
+            not positive, or a position is outside its tensor.
     """
     if any(count < 0 for count in coded.counts) or any(divisor < 1 for divisor in coded.divisors):
         raise ValueError("its counts or divisors are not positive")
+    if any(count > size for count, size in zip(coded.counts, sizes)):
+        raise ValueError("it has more positions than elements")
+    if any(divisor > 4 * size for divisor, size in zip(coded.divisors, sizes) if divisor > 1):  # of few gaps they may be larger
+        raise ValueError("its divisors are larger than its tensors")
+    quotients_at_most = sum(size // divisor for size, divisor in zip(sizes, coded.divisors))
+    if 8 * (coded.unary.size - 1) > sum(coded.counts) + quotients_at_most:
+        raise ValueError("it has more bits than positions")
     splits = [_split(divisor) for divisor in coded.divisors]
     total = sum(coded.counts)
     ones = np.flatnonzero(np.unpackbits(coded.unary, bitorder="little").view(bool))
@@ -100,7 +114,7 @@ def decode_positions(coded: CodedPositions) -> List[np.ndarray]:
     extra = np.unpackbits(coded.extra, bitorder="little")
 
     decoded, first, bit, extra_bit = [], 0, 0, 0
-    for count, divisor, (width, short) in zip(coded.counts, coded.divisors, splits):
+    for count, size, divisor, (width, short) in zip(coded.counts, sizes, coded.divisors, splits):
         remainder = _from_bit_planes(fixed[bit : bit + count * width].reshape(width, count))
         longer = np.flatnonzero(remainder >= short)
         if len(longer):
@@ -108,10 +122,15 @@ def decode_positions(coded: CodedPositions) -> List[np.ndarray]:
             if len(last) < len(longer):
                 raise ValueError("its positions end early")
             remainder[longer] = 2 * remainder[longer] + last - short
-        gaps = quotients[first : first + count] * divisor
+        quotient = quotients[first : first + count]
+        gaps = quotient * divisor
         gaps += remainder
         gaps += 1
-        decoded.append(np.cumsum(gaps) - 1)
+        rising = np.cumsum(gaps) - 1
+        # no single gap wraps round 64 bits where the largest fits; a sum that did would be negative in between
+        if count and (int(quotient.max()) * divisor > size or rising.min() < 0 or rising.max() >= size):
+            raise ValueError(f"its positions leave a tensor of {size} elements")
+        decoded.append(rising)
         first, bit, extra_bit = first + count, bit + count * width, extra_bit + len(longer)
     if extra.size - extra_bit >= 8:
         raise ValueError("it has more bits than positions")

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Dict, List, Mapping, Set
+from typing import Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..reports.files import replacing, write_text
+from ..reports.files import check_new_folder, new_folder, replacing, write_text
+from ..reports.inside import check_inside, check_named
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -50,11 +51,14 @@ class ModelFolder:
         Tensors of `changed` that the folder does not have go to the last file; those that `state` does not have go.
 
         Raises:
+            ValueError: a file is a link out of the folder; nothing is written.
             OSError: a file cannot be written; files that were not reached are as they were.
         """
         placed = {name: self._file_of.get(name, self._files()[-1]) for name in state}
         touched = {placed[name] for name in changed if name in placed}
         touched |= {self._file_of[name] for name in changed if name in self._file_of and name not in state}
+        for file in [*sorted(touched), _INDEX, self.config_path.name]:
+            check_inside(self.folder, self.folder / file, own=True)
         written = []
         for file in sorted(touched):
             with safe_open(self.folder / file, "pt") as old:
@@ -73,25 +77,47 @@ class ModelFolder:
         self._file_of = placed
         return written
 
-    def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor]) -> None:
+    def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor], config: Optional[str] = None) -> None:
         """Write a folder with these weights in one file and copies of all other files (configuration, tokenizer), and of
-        sub-folders without weights (the pooling of sentence-transformers).
+        sub-folders without weights (the pooling of sentence-transformers). It appears in one step.
+
+        Args:
+            config: text of its config.json; None for a copy.
 
         Raises:
+            ValueError: a link leads out of this folder, or `out` holds weights of another model.
             OSError: it cannot be written.
         """
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        weights = {_INDEX, *self._files()}
+        check_copy(out)
+        files = dict(self._others(Path(out)))
+        with new_folder(out, None, lambda name: name != _SINGLE) as folder:
+            for name, path in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, folder / name)
+            tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+            save_file(tensors, folder / _SINGLE, {"format": "pt"})
+            if config is not None:
+                (folder / self.config_path.name).write_text(config, "utf-8")
+
+    def _others(self, out: Path) -> Iterator[Tuple[str, Path]]:
+        """The files that a copy takes along, by their names in it.
+
+        Raises:
+            ValueError: a link leads out of the folder.
+        """
         for path in sorted(self.folder.iterdir()):
             if path.name.startswith(".") or out.resolve().is_relative_to(path.resolve()):
                 continue
-            if path.is_dir() and not any(inner.suffix in _WEIGHTS for inner in path.rglob("*")):
-                shutil.copytree(path, out / path.name, dirs_exist_ok=True)
-            if path.is_file() and path.name not in weights and path.suffix not in _WEIGHTS:
-                shutil.copyfile(path, out / path.name)
-        with replacing(out / _SINGLE) as temporary:
-            save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary, {"format": "pt"})
+            check_inside(self.folder, path)
+            if path.is_dir() and path.is_symlink():
+                raise ValueError(f"{path} is a link to a folder: it is not followed")
+            below = sorted(path.rglob("*")) if path.is_dir() else [path]
+            if any(inner.suffix in _WEIGHTS for inner in below) or path.name == _INDEX:
+                continue
+            for inner in below:
+                check_inside(self.folder, inner)
+                if inner.is_file():
+                    yield str(inner.relative_to(self.folder)), inner
 
     def _files(self) -> List[str]:
         return sorted(set(self._file_of.values()))
@@ -105,6 +131,8 @@ class ModelFolder:
                 names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{index} is damaged: {error}") from None
+            for name in names:
+                check_named(self.folder, name, index)
         file_of: Dict[str, str] = {}
         for name in names:
             if not (self.folder / name).is_file():
@@ -118,3 +146,16 @@ class ModelFolder:
             except SafetensorError as error:
                 raise ValueError(f"{self.folder / name} is damaged: {error}") from None
         return file_of
+
+
+def check_copy(out: str | os.PathLike) -> None:
+    """For saying so before work is begun.
+
+    Raises:
+        FileExistsError: `out` is a file, or cannot be replaced. ValueError: it holds weights of another model.
+    """
+    check_new_folder(out, None)
+    there = sorted(path.name for path in Path(out).iterdir()) if os.path.isdir(out) else []
+    other = [name for name in there if name != _SINGLE and (name == _INDEX or Path(name).suffix in _WEIGHTS)]
+    if other:
+        raise ValueError(f"{out} holds weights of another model ({', '.join(other[:3])}): name another folder")

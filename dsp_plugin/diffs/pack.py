@@ -9,8 +9,9 @@ from typing import Any, Dict, List, Mapping, MutableMapping, Union
 import torch
 from torch import Tensor, nn
 
-from .base import Base, Names, find_names, tensors_of
+from .base import Base, Names, dtype_name, find_names, tensors_of
 from .carriers import require_detached
+from .content import all_finite, check_changed, check_config, check_head
 from .pack_file import VALUE_DTYPES, pack_bytes, read_pack, write_pack
 from .sparse import SparseDiff
 from .undo import Change, Undo
@@ -27,7 +28,8 @@ class DiffPack:
         base: names, dtypes, shapes and hash of the base.
         head: dense task head, full tensors by name.
         config: plain JSON; what made the pack. `model_config`, where it is there, is a dictionary of entries that
-            merging writes into the config.json of a Transformers folder (`architectures`, `id2label`, ...).
+            merging writes into the config.json of a Transformers folder: `architectures`, `id2label`, `label2id`,
+            `num_labels`, `problem_type`, `finetuning_task`, `pad_token_id`, and no others.
     """
 
     diff: SparseDiff
@@ -50,7 +52,8 @@ class DiffPack:
 
         Raises:
             ValueError: a parameter that the base does not have or that the head has too, another shape, values or
-                head not finite, values that `dtype` cannot hold, or nothing to store at all.
+                head not finite, values that `dtype` cannot hold, a `config` that no reader takes (content.py), or nothing
+                to store at all.
         """
         dtype = VALUE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if dtype not in VALUE_DTYPES.values():
@@ -64,11 +67,9 @@ class DiffPack:
                 raise ValueError(f"the diff takes '{name}' to be {list(diff.shapes[name])}, in the base it is {list(shape)}")
             if len(positions):
                 entries[name] = (positions.detach().cpu().clone(), _in_dtype(name, values.detach().cpu(), dtype))
-        for name, tensor in head.items():
-            if name in base.parameters:
-                raise ValueError(f"'{name}' is in the head and in the base")
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"the head's '{name}' holds values that are not finite")
+            check_changed(base, name)
+        check_head(head, base)
+        check_config(dict(config))
         if not entries and not head:
             raise ValueError("there is nothing to pack: the diff has no position and there is no head")
         shapes = {name: shape for name, (_, shape) in base.parameters.items()}
@@ -129,8 +130,8 @@ class DiffPack:
             What `revert` needs, bit for bit.
 
         Raises:
-            ValueError: the model is not the base of this pack, or has no place for its head; says why. A `DiffVector` is
-                attached to it.
+            ValueError: the model is not the base of this pack, has no place for its head, or cannot hold a sum or the
+                head in its dtype; says why. A `DiffVector` is attached to it.
         """
         if isinstance(target, nn.Module):
             require_detached(target)
@@ -141,9 +142,7 @@ class DiffPack:
         changes: Dict[str, Change] = {}
         for name, (positions, values) in self.diff.entries.items():
             weight = tensors[called[name]]
-            where = positions.to(weight.device)
-            old = weight.detach().reshape(-1)[where]
-            change = Change(where, old, patched(old, values))
+            change = change_of(name, weight, positions, values)
             for stored in self._stored(name, called, tensors):
                 changes[stored] = change
         heads = self._place_head(target, tensors) if head else {}
@@ -202,13 +201,40 @@ class DiffPack:
                     f"the model's head {called[name]} has the shape {list(tensors[called[name]].shape)}, "
                     f"the pack's {list(tensor.shape)}: build the model with as many labels"
                 )
+            in_dtype(name, tensor, tensors[called[name]])
         return {called[name]: (tensors[called[name]].detach().clone(), tensor) for name, tensor in self.head.items()}
+
+
+def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> Change:
+    """What a diff changes in a weight of the base.
+
+    Raises:
+        ValueError: a sum θ0 + δ is not finite in the weight's dtype.
+    """
+    where = positions.to(weight.device)
+    old = weight.detach().reshape(-1)[where]
+    new = patched(old, values)
+    if not all_finite(new):
+        raise ValueError(f"the base's {name} and the diff add up to what {dtype_name(old)} cannot hold")
+    return Change(where, old, new)
 
 
 def patched(old: Tensor, values: Tensor) -> Tensor:
     """θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base is, float64."""
     wide = torch.promote_types(old.dtype, torch.float32)
     return (old.to(wide) + values.to(old.device).to(wide)).to(old.dtype)
+
+
+def in_dtype(name: str, tensor: Tensor, own: Tensor) -> Tensor:
+    """A copy of the head's tensor on the device and in the dtype of the model's own.
+
+    Raises:
+        ValueError: a value is not finite there.
+    """
+    copy = tensor.to(own.device, own.dtype, copy=True)
+    if not all_finite(copy):
+        raise ValueError(f"the pack's head {name} holds values that the model's {dtype_name(own)} cannot")
+    return copy
 
 
 def _in_dtype(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:

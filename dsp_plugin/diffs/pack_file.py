@@ -8,7 +8,8 @@
     tensor   "values"          [positions], the tensors one after the other in the order of `changed`
     tensors  "head.NAME"       the dense task head
 
-The checksum is the SHA-256 of the whole file with zeros in its own place: no byte can change unnoticed.
+The checksum is the SHA-256 of the whole file with zeros in its own place: no byte can change unnoticed. Whoever wrote the
+file, its content is checked, too (content.py), with work and memory in proportion to the file.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor
 from ..reports.files import replacing
 from .base import Base
 from .checksum import NO_CHECKSUM
+from .content import base_of, check_changed, check_config, check_head, check_numbers, check_values, parse_json
 from .golomb import CodedPositions
 from .sparse import SparseDiff
 from .touched_rows import decode_matrices, encode_matrices
@@ -39,7 +41,11 @@ VALUE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32":
 
 _KEY = "dsp_diff_pack"
 _STREAMS = ("unary", "fixed", "extra")
-_MAX_INDEX = 1 << 28  # bytes; a damaged size must not fill the memory
+_TENSORS = {"index", "values", *(f"positions.{stream}" for stream in _STREAMS)}
+# Bytes of the index, unpacked: 200,000 tensors and more. Of real names zlib makes a tenth or so.
+_MAX_INDEX = 1 << 24
+_MAX_INDEX_RATIO = 64
+_SMALL_INDEX = 1 << 16
 
 
 def write_pack(
@@ -106,8 +112,8 @@ def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], 
     """`read_pack` of bytes; `path` is what error messages call them."""
     about = _read_about(raw, path)
     version = about.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise ValueError(f"{path} is damaged: format version {version!r}")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{path} is damaged: format version {str(version)[:40]!r}")
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {version}, and this dsp_plugin reads up to {FORMAT_VERSION}: update dsp_plugin"
@@ -119,7 +125,7 @@ def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], 
     # from here on only a program that writes wrong files can be at fault, but it must not get at a model either
     try:
         return _content(load_tensors(raw), about)
-    except (SafetensorError, KeyError, TypeError, ValueError, zlib.error, OverflowError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, zlib.error, OverflowError) as error:
         reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a valid diff pack: {reason}") from error
 
@@ -157,29 +163,54 @@ def _read_about(raw: bytes, path: str) -> Dict[str, Any]:
 def _content(
     tensors: Dict[str, Tensor], about: Mapping[str, Any]
 ) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
-    unzip = zlib.decompressobj()
-    index = json.loads(unzip.decompress(tensors["index"].numpy().tobytes(), _MAX_INDEX))
-    parameters = {name: (dtype, tuple(shape)) for name, dtype, shape in index["parameters"]}
-    base = Base(parameters, about["base_hash"], {name: tuple(others) for name, others in index["tied"].items()})
-    names = list(parameters)
-    changed: List[str] = []
-    for place, *_ in index["changed"]:
-        if not 0 <= place < len(names) or names[place] in changed:
-            raise ValueError(f"it changes parameter number {place}, which is unknown or changed twice")
-        changed.append(names[place])
-    facts = [entry[1:] for entry in index["changed"]]
+    check_config(about["config"])
+    for name in tensors:
+        if name not in _TENSORS and not name.startswith("head."):
+            raise ValueError(f"it has a tensor {name!r}")
+    for name in ("index", *(f"positions.{stream}" for stream in _STREAMS)):
+        if tensors[name].dtype != torch.uint8 or tensors[name].dim() != 1:
+            raise ValueError(f"{name} is not bytes")
+    index = parse_json(_unzip(tensors["index"].numpy().tobytes()), "its index")
+    base = base_of(about["base_hash"], index["parameters"], index["tied"])
+    names, facts, values = list(base.parameters), index["changed"], tensors["values"]
+    if not isinstance(facts, list) or not all(isinstance(entry, list) and len(entry) in (3, 5) for entry in facts):
+        raise ValueError("its list of changed tensors has entries of a wrong length")
+    check_numbers([about["positions"], *(number for entry in facts for number in entry)], "its counts and divisors")
+    numbers = [entry[0] for entry in facts]
+    for place in numbers:
+        if place >= len(names):
+            raise ValueError(f"it changes parameter number {place}, which is unknown")
+        check_changed(base, names[place])
+    if len({*numbers}) != len(numbers):
+        raise ValueError("it has a parameter that is changed twice")
+    if str(values.dtype) != f"torch.{about['value_dtype']}" or about["value_dtype"] not in VALUE_DTYPES:
+        raise ValueError(f"its values are {values.dtype}")
+    counts = [entry[1] for entry in facts]
+    if values.dim() != 1 or not len(values) == sum(counts) == about["positions"]:
+        raise ValueError(f"it has {values.numel()} values for {sum(counts)} positions, where {about['positions']} are announced")
+    check_values("values", values)
+    changed = [names[place] for place in numbers]
     streams = [tensors[f"positions.{name}"].numpy() for name in _STREAMS]
-    positions = decode_matrices(streams, [parameters[name][1] for name in changed], facts)
-    counts = [count for count, *_ in facts]
-    values = tensors["values"]
-    if values.dim() != 1 or len(values) != sum(counts):
-        raise ValueError(f"it has {values.numel()} values for {sum(counts)} positions")
+    positions = decode_matrices(streams, [base.parameters[name][1] for name in changed], [entry[1:] for entry in facts])
     entries = {
         name: (torch.from_numpy(where), what) for name, where, what in zip(changed, positions, values.split(counts))
     }
-    diff = SparseDiff(entries, {name: shape for name, (_, shape) in parameters.items()})
+    diff = SparseDiff(entries, {name: shape for name, (_, shape) in base.parameters.items()})
     head = {name[len("head.") :]: tensors[name] for name in sorted(tensors) if name.startswith("head.")}
+    check_head(head, base)
     return diff, base, head, dict(about["config"])
+
+
+def _unzip(packed: bytes) -> bytes:
+    """Raises ValueError for what becomes too large, or is followed by something."""
+    most = min(_MAX_INDEX, max(_SMALL_INDEX, _MAX_INDEX_RATIO * len(packed)))
+    unzip = zlib.decompressobj()
+    unpacked = unzip.decompress(packed, most)
+    if not unzip.eof or unzip.unused_data:
+        raise ValueError(f"its index is not whole, or larger than {most} bytes")
+    if unpacked.count(b"[") + unpacked.count(b"{") > len(unpacked) // 6 + 8:  # lists of nothing take the most memory
+        raise ValueError("its index is no list of parameters")
+    return unpacked
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

@@ -101,7 +101,8 @@ def add_packs(
         dtype: of the sum's values, which are added in float64.
 
     Raises:
-        ValueError: different bases, no packs, another number of weights, or heads and no choice between them.
+        ValueError: different bases, no packs, another number of weights or one that is not finite, heads and no choice
+            between them, or a sum that `dtype` cannot hold.
     """
     packs = list(packs)
     weights = [1.0] * len(packs) if weights is None else [float(weight) for weight in weights]
@@ -109,6 +110,8 @@ def add_packs(
         raise ValueError("there are no packs to add")
     if len(weights) != len(packs):
         raise ValueError(f"{len(packs)} packs need as many weights, not {len(weights)}")
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(f"weights must be finite, got {weights}")
     check_same_base(packs)
     if head is None and any(pack.head for pack in packs):
         raise ValueError(f"the packs have task heads, which cannot be added: choose one by head=0 .. {len(packs) - 1}")
@@ -132,7 +135,7 @@ def check_same_base(packs: Sequence[DiffPack], names: Optional[Sequence[str]] = 
     """
     names = names or [f"pack {number}" for number in range(1, len(packs) + 1)]
     for pack, name in zip(packs, names):
-        if pack.base.hash != packs[0].base.hash:
+        if (pack.base.hash, pack.base.parameters) != (packs[0].base.hash, packs[0].base.parameters):
             raise ValueError(
                 f"different bases: {names[0]} was made on {packs[0].base.hash[:12]}..., {name} on {pack.base.hash[:12]}..."
             )

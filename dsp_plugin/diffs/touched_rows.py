@@ -6,6 +6,7 @@ positions lie closer in what is left: with a fifth of the rows touched each cost
 
 from __future__ import annotations
 
+import math
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -41,12 +42,20 @@ def decode_matrices(
     """The inverse of `encode_matrices`; streams: unary, fixed, extra.
 
     Raises:
-        ValueError: the streams do not fit, or a position is outside the touched rows.
+        ValueError: the streams do not fit, or a position is outside its tensor or the touched rows.
     """
     flat = [fact for entry in facts for fact in entry]
     if any(len(entry) not in (2, 4) for entry in facts):
         raise ValueError("its list of changed tensors has entries of a wrong length")
-    arrays = iter(decode_positions(CodedPositions(tuple(flat[::2]), tuple(flat[1::2]), *streams)))
+    sizes: List[int] = []
+    for entry, shape in zip(facts, shapes):
+        if len(entry) == 2:
+            sizes.append(math.prod(shape))
+            continue
+        if len(shape) < 2 or not 0 < entry[2] <= shape[0]:
+            raise ValueError(f"it has {entry[2]} touched rows in a tensor {list(shape)}")
+        sizes += [entry[2] * math.prod(shape[1:]), shape[0]]
+    arrays = iter(decode_positions(CodedPositions(tuple(flat[::2]), tuple(flat[1::2]), *streams), sizes))
     return [
         next(arrays) if len(entry) == 2 else join_rows(next(arrays), next(arrays), shape)
         for entry, shape in zip(facts, shapes)
@@ -68,9 +77,15 @@ def split_rows(positions: np.ndarray, shape: Tuple[int, ...]) -> Optional[Tuple[
 
 
 def join_rows(positions: np.ndarray, rows: np.ndarray, shape: Tuple[int, ...]) -> np.ndarray:
-    """The inverse of `split_rows`."""
+    """The inverse of `split_rows`.
+
+    Raises:
+        ValueError: a position is outside the touched rows, or a row has none.
+    """
     width = int(np.prod(shape[1:]))
     place, column = np.divmod(positions, width)
     if len(place) and place[-1] >= len(rows):
         raise ValueError(f"position {positions[-1]} is outside the {len(rows)} touched rows")
+    if (np.diff(place, prepend=-1, append=len(rows)) > 1).any():
+        raise ValueError("a touched row has no position")
     return rows[place] * width + column

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, MutableMapping, Optional, Set, Tuple
+from typing import Any, Dict, Mapping, MutableMapping, Optional, Set, Tuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,7 +21,9 @@ from torch import Tensor
 from ..reports.files import replacing
 from .base import Base
 from .checksum import NO_CHECKSUM, fits, seal
+from .content import MAX_ELEMENTS, base_of, check_name, parse_json
 from .pack import DiffPack
+from .sparse import SparseDiff
 from .undo import Undo, put
 
 _KEY = "dsp_diff_undo"
@@ -104,33 +106,30 @@ class UndoRecord:
         """
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is damaged, of a newer format, or another file.
+            ValueError: it is damaged, has no checksum, is of a newer format, or another file.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no undo record at {path}: give --base and --pack to revert without one")
         try:
             with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})[_KEY])
+                about = parse_json((file.metadata() or {})[_KEY], "its header")
+                if about["format_version"] > _VERSION:
+                    raise ValueError(f"format version {about['format_version']} is newer than this dsp_plugin: update it")
+                if "checksum" not in about:
+                    raise ValueError("it has no checksum; dsp diff revert --base BASE --pack PACK needs no record")
+                if not fits(path, about["checksum"]):
+                    raise ValueError("its content does not fit its checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if about["format_version"] > _VERSION:
-                raise ValueError(f"format version {about['format_version']} is newer than this dsp_plugin: update it")
-            if "checksum" in about and not fits(path, about["checksum"]):  # earlier records have none
-                raise ValueError("its content does not fit its checksum")
-            parameters = {name: (dtype, tuple(shape)) for name, dtype, shape in about["parameters"]}
-            tied = {name: tuple(others) for name, others in about["tied"].items()}
-            names = [name[len("old.") :] for name in tensors if name.startswith("old.")]
-            head: Dict[str, Optional[Tensor]] = dict.fromkeys(about["head_added"])
-            head.update({name[len("head.") :]: tensors[name] for name in tensors if name.startswith("head.")})
-            old = {name: (tensors[f"positions.{name}"], tensors[f"old.{name}"]) for name in names}
-            return cls(Base(parameters, about["base_hash"], tied), old, head, about["config"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not an undo record, or is damaged: {error}") from None
+            return _content(tensors, about)
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} is not an undo record, or is damaged: {reason}") from None
 
     def restore(self, state: MutableMapping[str, Tensor]) -> Set[str]:
         """Write the old values into `state`; gives the names that were touched. Restoring twice does no harm.
 
         Raises:
-            ValueError: what comes out is not the base, because `state` was changed otherwise; do not store it then.
+            ValueError: what comes out is not the base, because `state` was changed otherwise; it is as it was then.
         """
         for name, (positions, values) in self.old.items():
             weight = state.get(name)
@@ -138,14 +137,47 @@ class UndoRecord:
                 raise ValueError(f"cannot revert: the model has no {name} of the type that was changed")
             if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < weight.numel():
                 raise ValueError(f"cannot revert: {name} has another shape than when it was changed")
-            put(weight, positions, values)
-        for name, tensor in self.head.items():
-            if tensor is not None:
-                state[name] = tensor
-            else:
-                state.pop(name, None)
+        before = {name: state[name].reshape(-1)[positions] for name, (positions, _) in self.old.items()}
+        restored = {name: tensor for name, tensor in {**state, **self.head}.items() if tensor is not None}
+        for name, (positions, values) in self.old.items():
+            put(state[name], positions, values)
         try:
-            self.base.check(state, self.base.find(state))
+            self.base.check(restored, self.base.find(restored))
         except ValueError as error:
+            for name, (positions, _) in self.old.items():
+                put(state[name], positions, before[name])
             raise ValueError(f"cannot revert: the model was changed since the diff was applied ({error})") from None
+        for name in self.head:
+            state.pop(name, None)
+        state.update((name, tensor) for name, tensor in self.head.items() if tensor is not None)
         return {*self.old, *self.head}
+
+
+def _content(tensors: Dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord:
+    """The record that a whole file holds.
+
+    Raises:
+        ValueError, KeyError, TypeError: none that `save` could have written.
+    """
+    base = base_of(about["base_hash"], about["parameters"], about["tied"])
+    added, config = about["head_added"], about["config"]
+    if config is not None and not isinstance(parse_json(config, "the configuration"), dict):
+        raise ValueError("the configuration is no JSON object")
+    old: Dict[str, Tuple[Tensor, Tensor]] = {}
+    head: Dict[str, Optional[Tensor]] = dict.fromkeys(added)
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        check_name(name)
+        if kind == "head" and name not in head:
+            head[name] = tensor
+        elif kind == "old" and f"positions.{name}" in tensors:
+            old[name] = (tensors[f"positions.{name}"], tensor)
+        elif kind != "positions" or f"old.{name}" not in tensors:
+            raise ValueError(f"it has a tensor {key!r}")
+    for name in added:
+        check_name(name)
+    for name in {*old} & {*head}:
+        raise ValueError(f"{name!r} is in the head and among the changed weights")
+    # positions that rise and are not below zero; which tensor they are in is seen where they are restored
+    SparseDiff(old, dict.fromkeys(old, (MAX_ELEMENTS,)))
+    return UndoRecord(base, old, head, config)

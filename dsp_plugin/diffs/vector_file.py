@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Union
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ..reports.files import replacing
 from .base import base_hash
 from .checksum import NO_CHECKSUM, fits, seal
 from .concrete import StretchedConcrete
+from .content import all_finite, check_depth, check_name, check_numbers, parse_json
 from .groups import GroupFunction
 from .vector import DiffVector
 
@@ -119,16 +120,39 @@ def _read(path: str) -> SavedVector:
         metadata = (file.metadata() or {}).get(_KEY)
         if metadata is None:
             raise ValueError(f"{path} holds no diff in training (it is not what diff pruning's first stage writes)")
-        told = json.loads(metadata)
+        told = parse_json(metadata, f"{path}'s header")
         if told["format"] != FORMAT:
             raise ValueError(f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin")
         # files without a checksum are older; they do not tell of the grouping either
-        if ("checksum" in told or "grouping" in told) and not fits(path, told["checksum"]):
+        if "checksum" not in told and "grouping" not in told:
+            warnings.warn(f"{path} was written before these files had a checksum: damage to it cannot be seen")
+        elif not fits(path, told["checksum"]):
             raise ValueError(f"{path} is damaged: its content does not fit its checksum")
-        for name in ("names", "base", "seed", "steps", "concrete", "config"):
-            told[name]  # a KeyError says what is missing
+        _check(told, path)
         flat = {name: file.get_tensor(name) for name in _FLAT}
         head = {key[len("head.") :]: file.get_tensor(key) for key in sorted(file.keys()) if key.startswith("head.")}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in [*flat.values(), *head.values()]):
-        raise ValueError(f"{path} holds numbers that are not finite")
+    for name, tensor in {**flat, **head}.items():
+        if not tensor.is_floating_point() or not all_finite(tensor):
+            raise ValueError(f"{path} holds numbers that are not finite: {name}")
+    if any(tensor.dim() != 1 for tensor in flat.values()) or flat["w"].shape != flat["alpha"].shape:
+        raise ValueError(f"{path}: w, alpha and group_alpha are no vectors, or not of one length")
     return SavedVector(flat, head, told, told.pop("config"))
+
+
+def _check(told: Dict[str, Any], path: str) -> None:
+    """Raises ValueError, or a KeyError that says what is missing, for what `save_vector` never says."""
+    names, concrete = told["names"], told["concrete"]
+    if not isinstance(names, list) or not names or len({*names}) != len(names):
+        raise ValueError(f"{path}: the names of the body's parameters are no list of different names")
+    for name in names:
+        check_name(name)
+    check_numbers([told["steps"]], f"{path}: its steps")
+    # what is drawn from the seed is the same for all whole numbers that are equal in 64 bits
+    whole = type(told["seed"]) is int and abs(told["seed"]) < 1 << 64
+    texts = all(isinstance(told.get(name), (str, type(None))) for name in ("base", "frozen", "grouping"))
+    if not whole or not texts or not isinstance(told["base"], str) or not isinstance(told["config"], dict):
+        raise ValueError(f"{path}: its header has values of another kind")
+    check_depth(told["config"], f"{path}: its config")
+    if not isinstance(concrete, list) or len(concrete) != 2 or not all(type(end) in (int, float) for end in concrete):
+        raise ValueError(f"{path}: its stretched interval is none")
+    StretchedConcrete(*concrete)

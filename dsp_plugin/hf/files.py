@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..reports.files import write_text
+from ..reports.inside import check_named
 from .gating import switchboard_of
 from .model_card import dense_card, pruned_card
 from .pruning import KEPT_HEADS, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record, record_of
@@ -199,6 +200,8 @@ def _check_weights(folder: Path) -> None:
             names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / _INDEX} is damaged: {error}") from error
+        for name in names:
+            check_named(folder, name, folder / _INDEX)
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no weights: {name} is missing")

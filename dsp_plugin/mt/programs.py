@@ -7,6 +7,8 @@ import sys
 import traceback
 from typing import List, Sequence, Tuple
 
+from ..reports.terminal import printable
+
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
 RECORD_HELP = """
@@ -123,7 +125,7 @@ def _refuse(error: Exception) -> None:
     A bare Exception is how fairseq says that it finds no data.
     """
     if (isinstance(error, (OSError, ValueError)) or type(error) is Exception) and not _in_training(error):
-        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {printable(error)}")
     raise error
 
 

@@ -164,6 +164,16 @@ def test_a_damaged_undo_record_is_refused(folder, pack, capsys):
     assert run("revert", folder) == 0 and same(weights(folder), before)
 
 
+@pytest.mark.parametrize("config", ["", "{", "[]", "[" * 100_000])
+def test_a_damaged_configuration_is_seen_before_weights_are_written(folder, pack, tmp_path, config, capsys):
+    (folder / "config.json").write_text(config)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for arguments in (["apply", pack, folder], ["merge", pack, folder, "--out", tmp_path / "merged"]):
+        assert run(*arguments) == 1
+        assert "config.json is damaged" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files and not (tmp_path / "merged").exists()
+
+
 def test_revert_refuses_a_model_that_was_trained_on(folder, pack, capsys):
     run("apply", pack, folder)
     file = sorted(folder.glob("model*.safetensors"))[0]

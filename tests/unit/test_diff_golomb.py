@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from itertools import combinations
 
@@ -35,7 +36,7 @@ def test_random_positions_come_back(seed):
         for number in range(6)
     ]
     tensors.append(np.zeros(0, np.int64))
-    decoded = decode_positions(encode_positions(tensors))
+    decoded = decode_positions(encode_positions(tensors), [3000] * len(tensors))
     assert len(decoded) == len(tensors)
     for before, after in zip(tensors, decoded):
         assert after.dtype == np.int64
@@ -44,12 +45,12 @@ def test_random_positions_come_back(seed):
 
 @pytest.mark.parametrize("positions", [[0], [7], [0, 1, 2, 3], [2**40], [0, 2**40], [5, 6, 2**31, 2**31 + 1], list(range(100))])
 def test_positions_at_the_edges(positions):
-    (decoded,) = decode_positions(encode_positions([np.array(positions, np.int64)]))
+    (decoded,) = decode_positions(encode_positions([np.array(positions, np.int64)]), [positions[-1] + 1])
     assert decoded.tolist() == positions
 
 
 def test_no_tensors():
-    assert decode_positions(encode_positions([])) == []
+    assert decode_positions(encode_positions([]), []) == []
 
 
 @pytest.mark.parametrize("density", [0.001, 0.03, 0.4])
@@ -91,7 +92,8 @@ def test_floor_refuses_more_positions_than_weights():
         floor_bits(6, 5)
 
 
-CODED = encode_positions([random_positions(50000, 0.03, 4), random_positions(900, 0.3, 5)])
+SIZES = (50000, 900)
+CODED = encode_positions([random_positions(SIZES[0], 0.03, 4), random_positions(SIZES[1], 0.3, 5)])
 
 
 @pytest.mark.parametrize(
@@ -110,4 +112,35 @@ CODED = encode_positions([random_positions(50000, 0.03, 4), random_positions(900
 )
 def test_streams_that_do_not_fit_are_refused(broken: CodedPositions):
     with pytest.raises(ValueError):
-        decode_positions(broken)
+        decode_positions(broken, SIZES)
+
+
+def test_positions_outside_their_tensor_are_refused():
+    positions = random_positions(900, 0.3, 5)
+    for size in (int(positions[-1]), len(positions) - 1, 0):
+        with pytest.raises(ValueError):
+            decode_positions(encode_positions([positions]), [size])
+
+
+def test_gaps_that_wrap_round_64_bits_are_refused():
+    """Each gap is inside the tensor, their sum is 2 ** 64 and what follows."""
+    size, count = 2**48, 2**16 + 5
+    ones = np.packbits(np.tile(np.array([0, 1], np.uint8), count), bitorder="little")  # quotient 1 each
+    coded = CodedPositions((count,), (size,), ones, np.zeros((count * 48 + 7) // 8, np.uint8), np.zeros(0, np.uint8))
+    with pytest.raises(ValueError, match="leave a tensor|more bits"):
+        decode_positions(coded, [size])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_streams_are_refused_or_positions_in_their_tensors(seed):
+    chance = random.Random(seed)
+    streams = {name: getattr(CODED, name).copy() for name in ("unary", "fixed", "extra")}
+    for _ in range(chance.choice([1, 2, 50])):
+        stream = streams[chance.choice(sorted(streams))]
+        stream[chance.randrange(len(stream))] ^= 1 << chance.randrange(8)
+    try:
+        decoded = decode_positions(replace(CODED, **streams), SIZES)
+    except ValueError:
+        return
+    for positions, size, count in zip(decoded, SIZES, CODED.counts):
+        assert len(positions) == count and 0 <= positions[0] and positions[-1] < size and (np.diff(positions) > 0).all()

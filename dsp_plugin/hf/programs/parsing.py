@@ -11,6 +11,7 @@ from typing import Any, Callable, Sequence, Tuple
 
 from transformers import HfArgumentParser, Trainer
 
+from ...reports.terminal import printable
 from ..legacy_flags import modern_arguments
 
 
@@ -61,7 +62,7 @@ def run(program: Callable[[], Any]) -> Any:
     except (OSError, ValueError, ImportError) as error:  # ImportError: a package that an option needs
         if any(frame.f_code is Trainer.train.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise  # options and files have been checked by then: this is a fault of the program
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {printable(error)}")
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Type, Union
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import enable_full_determinism
 from transformers.utils import logging as hf_logging
 
@@ -19,7 +20,7 @@ from ..layouts import head_map_of
 from ..pruning import record_of
 from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from .folders import begin, settings_of, starting_point, training_settings, updates_of
+from .folders import STATE, begin, settings_of, starting_point, training_settings, updates_of
 from .glue_work import GlueWork
 from .in_order import InOrderTrainer
 from .methods import Method
@@ -92,6 +93,9 @@ class Run:
             started = time.time()
             output = trainer.train(resume_from_checkpoint=checkpoint)
             seconds, updates = time.time() - started, trainer.state.global_step
+            if self.finished:  # the state tells of the training, not of this start without one
+                done = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
+                trainer.state.max_steps, trainer.state.num_train_epochs = done.max_steps, done.num_train_epochs
             self._save(trainer)
             trainer.save_state()
             trainer.save_metrics("train", output.metrics)
