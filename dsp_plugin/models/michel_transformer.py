@@ -55,8 +55,6 @@ class MichelTransformerModel(GatedTransformerModel):
     @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
-        if options["heads_per_step"] < 1:
-            raise ValueError(f"--heads-per-step must be 1 or more, got {options['heads_per_step']}")
         for name in ("joint_pruning", "pruning_warmup_updates"):
             if options[name]:
                 raise ValueError(

@@ -1,7 +1,6 @@
 """The transformer that every pruning method puts its gates on. A method subclasses it and registers the result."""
 
 import logging
-import math
 from argparse import Namespace
 from typing import Any, Dict, List, Optional
 
@@ -20,6 +19,7 @@ from ..gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
 from ..optim.dsp_adam import mark_scores
 from .flat_config import FlatTransformerConfig
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
+from .option_checks import check_options
 
 logger = logging.getLogger(__name__)
 
@@ -69,20 +69,17 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def check_options(cls, options) -> None:
-        """Refuse options (all of the method's config) that exclude each other.
+        """Refuse options (all of the method's config) that mean nothing, or that exclude each other.
 
         Raises:
             ValueError: naming the options.
         """
+        check_options(options)
         if not cls.wants_gates(options):
             for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
                 if options[name]:
                     raise ValueError(f"--{name.replace('_', '-')} needs {cls.gates_option}")
         parse_heads_per_kind(options["heads_per_kind"])
-        if options["pruning_warmup_updates"] < 0:
-            raise ValueError(f"--pruning-warmup-updates must be 0 or more, got {options['pruning_warmup_updates']}")
-        if options["pruning_lr"] is not None and not 0 < options["pruning_lr"] < math.inf:
-            raise ValueError(f"--pruning-lr must be above 0 and finite, got {options['pruning_lr']}")
 
     @classmethod
     def warnings(cls, options) -> List[str]:

@@ -18,6 +18,7 @@ from ..optim.dsp_adam import DSPAdam
 from .checkpoints import check_same_sizes, load_checkpoint, model_options
 from .gated_model import GatedTransformerModel
 from .history import note_heads
+from .option_checks import check_options
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,13 @@ class GatedTranslationTask(TranslationTask):
         super().__init__(cfg, src_dict, tgt_dict)
         self._has_scores = False
         self._is_master = False  # known once a training starts
+
+    @classmethod
+    def setup_task(cls, cfg, from_checkpoint=False, **kwargs):
+        """Set the task up, after a look at all numbers of the whole configuration (see `option_checks`)."""
+        if not from_checkpoint:
+            check_options(cfg._get_root())
+        return super().setup_task(cfg, **kwargs)
 
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; on a new training, after checking what it is to start from and in which precision.

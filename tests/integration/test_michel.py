@@ -228,7 +228,7 @@ def test_the_random_baseline(tiny_data, stock_run, tmp_path):
     [
         (["--rank-by", "luck"], "--rank-by must be one of importance, magnitude, random"),
         (["--joint-pruning"], "--joint-pruning has no meaning"),
-        (["--heads-per-step", 0], "--heads-per-step must be 1 or more"),
+        (["--heads-per-step", 0], "--heads-per-step 0: a whole number, 1 or more"),
         (["--num-of-heads", 25], r"--num-of-heads.*0\.\.24"),
         (["--finetune-from-model", ""], "heads are ranked by what they do in a trained model.*--finetune-from-model"),
     ],

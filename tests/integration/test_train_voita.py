@@ -183,7 +183,7 @@ def test_two_processes_agree(tiny_data, tmp_path):
     "flags, message",
     [
         (["--num-of-heads", 3], "run_voita.py: error: --num-of-heads and --heads-per-kind need --l0-penalty LAMBDA"),
-        (["--l0-penalty", "nan"], "run_voita.py: error: --l0-penalty must be 0 or more and finite, got nan"),
+        (["--l0-penalty", "nan"], "run_voita.py: error: --l0-penalty nan: a finite number, 0 or more"),
         ([*PENALTY, "--restore-file", "/nowhere/model.pt"], "run_voita.py: error: --restore-file /nowhere/model.pt: no such file"),
     ],
     ids=["budget-alone", "nan", "no-such-file"],
