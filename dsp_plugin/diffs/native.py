@@ -1,4 +1,4 @@
-"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use and kept.
+"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use and kept (compiled.py).
 
 Each array is read once and written once a pass, with no temporary and whatever the sizes of the tensors. (torch.compile
 was tried for this: it splits the in-place update into several loops with three full-size temporaries between them.)
@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import threading
-import warnings
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
+from .compiled import load
 from .concrete import StretchedConcrete
 from .flat import FlatLayout
 from .passes import Keys, Moments, NextTheta, Rates
@@ -52,43 +46,8 @@ class _Job(ctypes.Structure):
 
 @functools.lru_cache(maxsize=None)
 def library() -> Optional[ctypes.CDLL]:
-    """The compiled passes; None, with a warning that says why, where they cannot be had.
-
-    Compiled with $CXX, g++ or clang++ into $XDG_CACHE_HOME/dsp_plugin (by default ~/.cache), under a name that changes
-    with source, compiler and processor. DSP_NO_COMPILER=1 does without.
-    """
-    if os.environ.get("DSP_NO_COMPILER", "0") not in ("", "0"):
-        return None
-    compiler = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))), None)
-    if compiler is None:
-        warnings.warn("no C++ compiler (g++, clang++ or $CXX): diff pruning runs without its fused passes, slower")
-        return None
-    try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        warnings.warn(f"diff pruning runs without its fused passes, because {compiler} failed: {said.strip()[:500]}")
-        return None
-
-
-def _compiled(compiler: str) -> Path:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    # -march=native means another program on another processor
-    native = subprocess.run(
-        [compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull], capture_output=True, text=True, timeout=60
-    ).stdout
-    told = "\n".join([SOURCE.read_text("utf-8"), " ".join(FLAGS), version, native, platform.machine()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsp_plugin"
-    path = folder / f"passes-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as build:
-            made = Path(build) / path.name
-            subprocess.run(
-                [compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=True, timeout=300
-            )
-            os.replace(made, path)
-    return path
+    """The compiled passes; None, with a warning that says why, where they cannot be had (see `compiled.load`)."""
+    return load(SOURCE, FLAGS, "diff pruning runs without its fused passes, slower")
 
 
 class NativePasses:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dsp_plugin.diffs import native
+from dsp_plugin.diffs import compiled, native
 from dsp_plugin.diffs.concrete import StretchedConcrete
 from dsp_plugin.diffs.flat import PIECE, FlatLayout
 from dsp_plugin.diffs.groups import by_neuron, by_tensor
@@ -139,21 +139,10 @@ def test_threads_do_not_change_a_bit():
 
 def test_without_a_compiler_the_eager_passes_are_taken_with_a_warning(monkeypatch):
     native.library.cache_clear()
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
         assert not native.NativePasses.can(problem(torch.float32, by_tensor)[0], torch.float32)
     native.library.cache_clear()
-
-
-def test_the_compiled_passes_are_made_once_and_renamed_into_place(monkeypatch, tmp_path):
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("needs a C++ compiler")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    path = native._compiled(compiler)
-    made = path.stat().st_mtime_ns
-    assert native._compiled(compiler) == path and path.stat().st_mtime_ns == made
-    assert [file.name for file in (tmp_path / "dsp_plugin").iterdir()] == [path.name]
 
 
 def test_noise_is_uniform_and_unrelated_between_positions_steps_and_seeds():
