@@ -9,6 +9,7 @@ from fairseq.tasks import register_task
 
 from ..gating import ExponentialCooling
 from ..models.dsp_transformer import cooling_of
+from ..mt.coverage import is_training_pass
 from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class DSPTranslationTask(GatedTranslationTask):
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if self._cooling is not None and dataset is self.datasets.get(self.cfg.train_subset):
+        if self._cooling is not None and is_training_pass(kwargs) and not self.is_finished:
             self._warn_of_long_cooldown(self._cooling, len(iterator), kwargs.get("epoch", 1))
             self._cooling = None  # once a run is enough
         return iterator
