@@ -37,6 +37,10 @@ class DSPTransformerModel(GatedTransformerModel):
     method = "dsp"
 
     @classmethod
+    def label(cls, options) -> str:
+        return "dsp-ste" if options["use_ste"] and options["joint_pruning"] else super().label(options)
+
+    @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
         if options["use_ste"] and options["annealing"]:

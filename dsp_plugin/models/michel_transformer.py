@@ -45,6 +45,10 @@ class MichelTransformerModel(GatedTransformerModel):
     method = "michel"
 
     @classmethod
+    def label(cls, options) -> str:
+        return cls.method if cls.wants_gates(options) else super().label(options)
+
+    @classmethod
     def freezes_weights(cls, options) -> bool:
         return False
 

@@ -44,6 +44,7 @@ class GatedTransformerModel(TransformerModelBase):
     def __init__(self, cfg, encoder, decoder):
         super().__init__(cfg, encoder, decoder)
         self.gating: Optional[Switchboard] = None
+        self.kept_heads: Optional[Dict[str, List[int]]] = None  # the record of removed heads, where there are any
 
     add_args = classmethod(BaseFairseqModel.add_args.__func__)
 
@@ -66,6 +67,13 @@ class GatedTransformerModel(TransformerModelBase):
     def learns_scores(cls, options) -> bool:
         """Whether training changes the scores, so that optimizer and precision must suit them."""
         return cls.wants_gates(options)
+
+    @classmethod
+    def label(cls, options) -> str:
+        """Name in records of a training with these options."""
+        if not cls.wants_gates(options):
+            return "no-pruning"
+        return f"{cls.method}-{'pipelined' if cls.freezes_weights(options) else 'joint'}"
 
     @classmethod
     def check_options(cls, options) -> None:
@@ -116,7 +124,7 @@ class GatedTransformerModel(TransformerModelBase):
         stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}
         model = super().build_model(TransformerConfig.from_namespace(Namespace(**stock_options)), task)
         if flat["kept_heads"]:
-            apply_kept_heads(model, flat["kept_heads"])
+            model.kept_heads = apply_kept_heads(model, flat["kept_heads"])
         if cls.wants_gates(flat):
             gates = cls.build_gates(head_map_of(model), flat)
             model.add_gates(gates, flat["pruning_lr"], not cls.freezes_weights(flat), flat["pruning_warmup_updates"])

@@ -2,12 +2,13 @@
 
 import argparse
 import ast
+import glob
 import json
 import os
 import sys
 import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 import torch
 
@@ -20,11 +21,12 @@ from ..reports.records import Metric, Record, fingerprint, kept_heads, new_recor
 from ..reports.scores import bleu, bleu_statistics, detokenize
 from ..reports.sentences import save_sentences
 from .checkpoints import load_checkpoint, model_options
+from .coverage import Coverage
 from .diff_base import read_pack
 from .diff_packs import label_of
-from .heads import CheckpointHeads, heads_of_checkpoint, in_original_numbers, parameters_of_head
+from .heads import CheckpointHeads, heads_of_checkpoint
 from .launch import PLUGIN_DIR, hush_hosts, option
-from .pruning import count_parameters
+from .running import Running, heads_of_model, original_heads_of, parameters_of_model, watch_loading
 
 
 class TranslationLog:
@@ -40,6 +42,8 @@ class TranslationLog:
         self.hypotheses: Dict[int, str] = {}
         self.scores: Dict[int, float] = {}
         self.references: Dict[int, str] = {}
+        self.names: Dict[str, Callable[[], str]] = {}
+        """Beginnings of lines, and what to put in their place."""
         self._rest = ""
 
     def write(self, text: str) -> int:
@@ -60,8 +64,15 @@ class TranslationLog:
         elif is_sentence and kind == "D" and int(number) not in self.hypotheses:  # the first is the best of --nbest
             score, _, translation = content.partition("\t")
             self.hypotheses[int(number)], self.scores[int(number)] = translation, float(score)
+        for start, instead in self.names.items():
+            if not is_sentence and line.startswith(start):
+                line = instead() + line[len(start) :]
         if not (self.quiet and is_sentence):
             self.out.write(line + "\n")
+
+    def covered(self, ran: Running, subset: str) -> Coverage:
+        """How many sentences of the set have a translation."""
+        return Coverage(len(self.hypotheses), len(ran.task.dataset(subset)))
 
     def pairs(self) -> Tuple[List[str], List[str]]:
         """Translations and references in the order of the test set; no references, empty list."""
@@ -106,58 +117,121 @@ def generate(argv: Sequence[str]) -> Record:
     if not args.path:
         raise ValueError("--path: name the checkpoint to translate with (several, joined by ':', make an ensemble)")
 
+    if not 0 <= args.shard_id < args.num_shards:
+        raise ValueError(f"--shard-id {args.shard_id}: one of 0..{args.num_shards - 1} of --num-shards {args.num_shards} is wanted")
+    if args.num_shards > 1:  # fairseq's program has these options, but goes by those of distributed training
+        args.distributed_world_size, args.distributed_rank = args.num_shards, args.shard_id
     pack = read_pack(pack_path, "--diff-pack") if pack_path else None
-    paths = utils.split_paths(args.path)
+    paths = _files(args, utils.split_paths(args.path))
     states = [load_checkpoint(path) for path in paths]
-    heads = [heads_of_checkpoint(state, own.num_of_heads) for state in states]
+    overrides = _overrides(args.model_overrides, states)
     if own.num_of_heads is not None:
+        if overrides.get("num_of_heads", own.num_of_heads) != own.num_of_heads:
+            raise ValueError(f"--num-of-heads {own.num_of_heads} and --model-overrides ask for two numbers of heads: leave one out")
         # the K best of all heads, whatever the training's budget was
         budget = {"num_of_heads": own.num_of_heads, "heads_per_kind": None, "min_heads_per_block": 0}
-        args.model_overrides = repr({**ast.literal_eval(args.model_overrides), **budget})
+        args.model_overrides = repr({**overrides, **budget})
+    if not overrides:
+        for state in states:  # says what is wrong with a checkpoint before any long work
+            heads_of_checkpoint(state, own.num_of_heads)
     quiet, args.quiet = args.quiet, False
 
     started = time.time()
-    with _output(args.results_path, args.gen_subset) as out:
+    with watch_loading() as ran, _output(args.results_path, args.gen_subset) as out:
         log = TranslationLog(out, quiet)
+        log.names[f"Generate {args.gen_subset} "] = lambda: f"Generate {log.covered(ran, args.gen_subset).label(args.gen_subset)} "
         fairseq_generate._main(convert_namespace_to_omegaconf(args), log)
     seconds = time.time() - started
 
+    coverage = log.covered(ran, args.gen_subset)
+    subset = coverage.label(args.gen_subset)
+    if args.results_path is not None:
+        os.replace(_unfinished(args.results_path, args.gen_subset), os.path.join(args.results_path, f"generate-{subset}.txt"))
+    heads = [heads_of_model(model) for model in ran.models]
     # a model whose heads were removed is described by the heads it once had
-    shown = [in_original_numbers(state, model_heads) for state, model_heads in zip(states, heads)]
+    shown = [original_heads_of(*both) for both in zip(ran.models, heads)]
+    parameters = [parameters_of_model(*each) for each in zip(ran.models, heads, shown)]
+    methods = [own.method or _method(*each, pack) for each in zip(heads, shown)]
+    maps = [kept_heads(each.head_map.to_dict(), each.keep.tolist()) for each in shown]
     hypotheses, references = log.pairs()
-    metrics, sentences = score(hypotheses, references, args, own.no_detok, states[0])
+    metrics, sentences = score(hypotheses, references, args, own.no_detok, states[0], subset)
+    weights = next(ran.models[0].parameters())
     default_name = os.path.basename(os.path.dirname(os.path.abspath(paths[0]))) or "model"
+    several = [{"method": method, "heads": found, "parameters": count} for method, found, count in zip(methods, maps, parameters)]
     record = new_record(
         "mt-bleu",
         own.record_name or default_name,
-        own.method or _method(heads[0], shown[0], pack),
-        device="cpu" if args.cpu or not torch.cuda.is_available() else None,
+        methods[0] if len(set(methods)) == 1 else "ensemble",
+        device=weights.device,
         seed=_training_seed(states[0]),
-        data=data_fingerprint(args.data),
-        heads=kept_heads(shown[0].head_map.to_dict(), shown[0].keep.tolist()),
-        parameters=parameters_of(states[0], heads[0], shown[0]),
+        data=data_fingerprint(args.data, args.gen_subset),
+        heads=maps[0] if all(found == maps[0] for found in maps) else None,
+        parameters={when: sum(count[when] for count in parameters) for when in ("before", "after")},
         seconds={"generate": seconds},
         updates=(states[0].get("optimizer_history") or [{}])[-1].get("num_updates"),
         metrics=metrics,
         extra={
-            "beam": args.beam, "models": len(paths), "sentences": len(hypotheses),
+            "beam": args.beam, "models": len(ran.models), "sentences": coverage.covered,
+            **({} if coverage.whole else {"sentences_of_set": coverage.total}),
+            **({"ensemble": several} if len(several) > 1 else {}),
+            **({"model_overrides": overrides} if overrides else {}),
+            **({"dtype": str(weights.dtype).split(".")[-1]} if weights.dtype != torch.float32 else {}),
             **({"diff": told_of_pack(pack, os.path.getsize(pack_path))} if pack else {}),
         },
     )
-    folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{args.gen_subset}")
-    write_results(folder, record, heads, hypotheses, sentences)
+    folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{subset}")
+    written = write_results(folder, record, heads, hypotheses, sentences, None if coverage.whole else sorted(log.hypotheses), coverage)
     for position, model_heads in enumerate(shown):
         if len(heads) > 1:
             print(f"| model {position + 1} of {len(heads)}")
         print(head_map_text(model_heads.head_map.to_dict(), model_heads.keep.tolist()))
+    if not coverage.whole:
+        print(f"| ONLY {coverage.covered} OF {coverage.total} SENTENCES of {args.gen_subset} were translated: {written} has their numbers")
     for metric in metrics:
         print(f"| {metric.name} on {metric.subset}: {metric.value:.2f}  {metric.signature}")
     print(f"| record, mask and translations: {folder}", flush=True)
     return record
 
 
+def _files(args, paths: Sequence[str]) -> List[str]:
+    """The checkpoints that fairseq reads for these paths.
+
+    Raises:
+        ValueError: parts of checkpoints.
+    """
+    from fairseq.checkpoint_utils import get_maybe_sharded_checkpoint_filename
+
+    if args.checkpoint_shard_count != 1:
+        raise ValueError(f"--checkpoint-shard-count {args.checkpoint_shard_count}: only whole checkpoints are translated with (1)")
+    return [get_maybe_sharded_checkpoint_filename(path, args.checkpoint_suffix, 0, 1) for path in paths]
+
+
+def _overrides(text: str, states: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """--model-overrides as a dictionary.
+
+    Raises:
+        ValueError: it is none, or has an option that no checkpoint has: fairseq would leave it out without a word.
+    """
+    try:
+        overrides = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        overrides = None
+    if not isinstance(overrides, dict) or not all(isinstance(name, str) for name in overrides):
+        raise ValueError(f"--model-overrides {text}: a Python dictionary is wanted, such as \"{{'num_of_heads': 6}}\"")
+    known = set()
+    for state in states:
+        groups = state.get("cfg") or {"model": model_options(state)}
+        for group, options in groups.items():
+            options = vars(options) if isinstance(options, argparse.Namespace) else options
+            known |= {group, *(options if isinstance(options, dict) else ())}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise ValueError(f"--model-overrides: the checkpoint has no option {', '.join(unknown)}")
+    return overrides
+
+
 def score(
-    hypotheses: List[str], references: List[str], args, no_detok: bool, state: Dict[str, Any]
+    hypotheses: List[str], references: List[str], args, no_detok: bool, state: Dict[str, Any], subset: str
 ) -> Tuple[List[Metric], Optional[Dict[str, Any]]]:
     """sacreBLEU of the translations, detokenised unless they are already; nothing without references.
 
@@ -172,29 +246,15 @@ def score(
     result = bleu(hypotheses, references)
     statistics = bleu_statistics(hypotheses, references)
     sentences = {"metric": "BLEU", "signature": result["signature"], "statistics": statistics}
-    return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=args.gen_subset)], sentences
+    return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=subset)], sentences
 
 
-def parameters_of(state: Dict[str, Any], heads: CheckpointHeads, original: CheckpointHeads) -> Dict[str, int]:
-    """Parameters of the model with all the heads it once had, and with the deployed ones alone."""
-    options = model_options(state)
-
-    def of_heads(among: CheckpointHeads, which) -> int:
-        sizes = [parameters_of_head(block, options) for block in among.head_map.blocks for _ in range(block.num_heads)]
-        return sum(size for size, counts in zip(sizes, which) if counts)
-
-    now = count_parameters(state["model"], options)
-    without_heads = now - of_heads(heads, [True] * heads.head_map.num_heads)
-    return {
-        "before": without_heads + of_heads(original, [True] * original.head_map.num_heads),
-        "after": without_heads + of_heads(original, original.keep),
-    }
-
-
-def data_fingerprint(data: str) -> str:
-    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them."""
+def data_fingerprint(data: str, subset: str = "") -> str:
+    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them; of another
+    `subset` that is scored, its files too."""
     folder = data.split(os.pathsep)[0]
-    names = sorted(n for n in os.listdir(folder) if n.startswith(("dict.", "valid", "test")))
+    wanted = ("dict.", "valid", "test", *([f"{subset}."] if subset else []))
+    names = sorted(n for n in os.listdir(folder) if n.startswith(wanted))
     return fingerprint([os.path.join(folder, name) for name in names])
 
 
@@ -204,15 +264,37 @@ def write_results(
     heads: Sequence[CheckpointHeads],
     hypotheses: List[str],
     sentences: Optional[Dict[str, Any]] = None,
-) -> None:
+    numbers: Optional[Sequence[int]] = None,
+    coverage: Optional[Coverage] = None,
+) -> str:
     """`results.json`, `mask.json` (one mask a model), `translations.txt` and, where there are references,
-    `sentences.json` (see `score`), each whole or not at all."""
+    `sentences.json` (see `score`), each whole or not at all.
+
+    Args:
+        numbers: of the translated sentences within the set, where these are not all: each then stands before its translation
+            and `coverage` in the file's name.
+
+    Returns:
+        The name of the file of translations.
+    """
     os.makedirs(folder, exist_ok=True)
     masks = [with_checksum({**model.head_map.to_dict(), "keep": model.keep.tolist()}) for model in heads]
     write_text(os.path.join(folder, "mask.json"), json.dumps(masks[0] if len(masks) == 1 else masks, indent=1) + "\n")
-    write_text(os.path.join(folder, "translations.txt"), "".join(line + "\n" for line in hypotheses))
+    name, lines = "translations.txt", hypotheses
+    if numbers is not None:
+        name, lines = coverage.label("translations") + ".txt", [f"{n}\t{line}" for n, line in zip(numbers, hypotheses)]
+    for other in glob.glob(os.path.join(glob.escape(folder), "translations*.txt")):
+        if os.path.basename(other) != name:
+            os.remove(other)  # of an earlier run
+    write_text(os.path.join(folder, name), "".join(line + "\n" for line in lines))
     save_sentences(folder, sentences)
     save_record(record, os.path.join(folder, "results.json"))
+    return name
+
+
+def _unfinished(folder: str, subset: str) -> str:
+    """Where the file of --results-path is written until it is known how much of the set it covers."""
+    return os.path.join(folder, f"generate-{subset}.txt.part")
 
 
 @contextmanager
@@ -222,7 +304,7 @@ def _output(folder: Optional[str], subset: str) -> Iterator[TextIO]:
         yield sys.stdout
         return
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, f"generate-{subset}.txt"), "w", buffering=1, encoding="utf-8") as file:
+    with open(_unfinished(folder, subset), "w", buffering=1, encoding="utf-8") as file:
         yield file
 
 

@@ -8,10 +8,14 @@ import time
 import warnings
 from typing import Callable, Dict, List, Optional, Sequence
 
+from fairseq.models import ARCH_MODEL_REGISTRY
+
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, kept_heads, new_record, save_record
 from .checkpoints import load_checkpoint, model_options
-from .heads import SCORES, gates_of_checkpoint, heads_of_checkpoint, model_of_checkpoint
+from .coverage import COVERAGE, Coverage
+from .gated_model import GatedTransformerModel
+from .heads import SCORES, gates_of_checkpoint, head_map_of_state, heads_of_checkpoint, in_original_numbers, model_of_checkpoint
 from .history import read_history
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -102,11 +106,17 @@ def _is_own(last: str, start: str, argv: Sequence[str], method: str) -> bool:
 
 
 def summarise_training(
-    save_dir: str, seconds: float, method: str, name: Optional[str] = None, extra: Optional[Callable[[], Dict]] = None
+    save_dir: str,
+    seconds: float,
+    method: Optional[str] = None,
+    name: Optional[str] = None,
+    extra: Optional[Callable[[], Dict]] = None,
 ) -> None:
     """Print which heads the finished training keeps and write `results.json` beside its checkpoints.
 
     Args:
+        seconds: what it took, where its checkpoints do not say.
+        method: label of the record; by default what the trained model's own options say.
         extra: asked for what else the record is to say.
     """
     path = result_of(save_dir)
@@ -115,46 +125,78 @@ def summarise_training(
         return
     candidate = os.path.basename(path)
     state = load_checkpoint(path)
-    heads = heads_of_checkpoint(state)
+    heads = in_original_numbers(state, heads_of_checkpoint(state))
     history = state.get("optimizer_history") or [{}]
     is_best = candidate == "checkpoint_best.pt"
     score = (state.get("extra_state") or {}).get("best" if is_best else "val_loss")
     cfg = state.get("cfg") or {}
     metric_name = (cfg.get("checkpoint") or {}).get("best_checkpoint_metric", "loss")
     common = cfg.get("common") or {}
+    # fairseq chooses the best checkpoint by the first of its validation sets
+    subset = (cfg.get("dataset") or {}).get("valid_subset", "valid").split(",")[0]
+    covered = ((state.get("task_state") or {}).get(COVERAGE) or {}).get(subset)
+    subset = Coverage(*covered).label(subset) if covered else subset
     record = new_record(
         "mt-train",
         name or os.path.basename(os.path.normpath(save_dir)),
-        method,
+        method or _label(state),
         device="cpu" if common.get("cpu") else None,
         seed=common.get("seed"),
         heads=kept_heads(heads.head_map.to_dict(), heads.keep.tolist()),
-        seconds={"train": seconds},
+        seconds={"train": _training_time(save_dir) or seconds},
         updates=history[-1].get("num_updates"),
-        metrics=[Metric(name=metric_name, value=float(score), subset="valid")] if score is not None else [],
+        metrics=[Metric(name=metric_name, value=float(score), subset=subset)] if score is not None else [],
         extra={"checkpoint": candidate, "history": read_history(save_dir), **(extra() if extra else {})},
     )
     written = save_record(record, os.path.join(save_dir, "results.json"))
     print(head_map_text(heads.head_map.to_dict(), heads.keep.tolist()))
     if heads.method is not None:
         model_class, options = model_of_checkpoint(state)
-        for remark in model_class.remarks(options, gates_of_checkpoint(state, heads.head_map)):
+        now = head_map_of_state(state["model"], options)
+        for remark in model_class.remarks(options, gates_of_checkpoint(state, now)):
             print(f"| {remark}")
     if score is not None:
-        print(f"| {'best ' if is_best else ''}{metric_name} on valid: {float(score):.4g}")
+        print(f"| {'best ' if is_best else ''}{metric_name} on {subset}: {float(score):.4g}")
     print(f"| {candidate} in {save_dir}; record: {written}", flush=True)
 
 
 def result_of(save_dir: str) -> Optional[str]:
-    """The checkpoint that says what came of a training: the best, or the last where heads close one by one."""
+    """The checkpoint that says what came of a training: the best, or the last where heads close one by one.
+
+    A best checkpoint that the last one knows nothing of is another training's, which was in the folder before.
+    """
     best, last = (os.path.join(save_dir, f"checkpoint_{name}.pt") for name in ("best", "last"))
-    if os.path.isfile(last):
-        state = load_checkpoint(last)
-        if SCORES in state["model"]:
-            model_class, options = model_of_checkpoint(state)
-            if model_class.sparsifies(options):
-                return last
-    return next((path for path in (best, last) if os.path.isfile(path)), None)
+    if not os.path.isfile(last):
+        return best if os.path.isfile(best) else None
+    state = load_checkpoint(last)
+    if SCORES in state["model"]:
+        model_class, options = model_of_checkpoint(state)
+        if model_class.sparsifies(options):
+            return last
+    if os.path.isfile(best) and _best_score(load_checkpoint(best)) == _best_score(state):
+        return best
+    return last
+
+
+def _best_score(state: Dict) -> Optional[float]:
+    """The best validation of a training, up to a checkpoint of it."""
+    return (state.get("extra_state") or {}).get("best")
+
+
+def _training_time(save_dir: str) -> float:
+    """Seconds that a training took, over all its starts; 0 where its last checkpoint is not there."""
+    last = os.path.join(save_dir, "checkpoint_last.pt")
+    state = load_checkpoint(last) if os.path.isfile(last) else {}
+    return float((state.get("extra_state") or {}).get("previous_training_time", 0.0))
+
+
+def _label(state: Dict) -> str:
+    """The method that a checkpoint's own options name."""
+    options = model_options(state)
+    model_class = ARCH_MODEL_REGISTRY.get(options.get("_name") or options.get("arch"))
+    if model_class is None or not issubclass(model_class, GatedTransformerModel):
+        return "no-pruning"
+    return model_class.label(model_class.with_defaults(options))
 
 
 def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -> Optional[str]:
@@ -165,9 +207,12 @@ def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -
 
 
 def train(
-    arguments: List[str], method: str, name: Optional[str] = None, extra: Optional[Callable[[], Dict]] = None
+    arguments: List[str],
+    method: Optional[str] = None,
+    name: Optional[str] = None,
+    extra: Optional[Callable[[], Dict]] = None,
 ) -> None:
-    """Run `fairseq-train` in this process, then sum up; `method`, `name` and `extra` are the record's."""
+    """Run `fairseq-train` in this process, then sum up; `method`, `name` and `extra` as `summarise_training` takes them."""
     from fairseq_cli import train as fairseq_train
 
     from .. import register

@@ -19,13 +19,12 @@ Options of this program:
       name of the method in results.json (default: by the options)"""
 
 
-def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> None:
+def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
     """Train as `fairseq-train` does, with a method's defaults (see `launch.training_arguments`).
 
     Args:
         doc: the program's own help.
         method: prefix of the method's task, model and criterion.
-        label: name of the method in the record.
         argv: the command line, the method's own changes to it made.
     """
     if not argv:
@@ -38,7 +37,7 @@ def training_program(doc: str, method: str, label: str, argv: Sequence[str]) -> 
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
     try:
         record, argv = _record_options(argv)
-        train(training_arguments(argv, method), record.method or label, record.record_name)
+        train(training_arguments(argv, method), record.method, record.record_name)
     except Exception as error:
         _refuse(error)
 

@@ -24,16 +24,9 @@ def main() -> None:
     # imported here and not above: a worker process that fairseq spawns imports this file again, and must
     # find the plugin not yet imported for --user-dir to register it
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs import has_option, training_program
+    from dsp_plugin.mt.programs import training_program
 
-    argv = sys.argv[1:]
-    if not has_option(argv, "--num-of-heads", "--heads-per-kind"):
-        label = "no-pruning"  # the unpruned model, or one that is trained on after surgery
-    elif not has_option(argv, "--joint-pruning"):
-        label = "dsp-pipelined"
-    else:
-        label = "dsp-ste" if has_option(argv, "--use-ste") else "dsp-joint"
-    training_program(__doc__, "dsp", label, argv)
+    training_program(__doc__, "dsp", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -25,13 +25,11 @@ def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from dsp_plugin.mt.programs import has_option, training_program
 
-    argv, label = sys.argv[1:], "no-pruning"
-    if has_option(argv, "--l0-penalty"):
-        if not has_option(argv, "--joint-pruning", "--restore-file", "--finetune-from-model"):
-            print("| nothing to start from: model and gates are trained together (--joint-pruning)", flush=True)
-            argv.append("--joint-pruning")
-        label = "voita-joint" if has_option(argv, "--joint-pruning") else "voita-pipelined"
-    training_program(__doc__, "voita", label, argv)
+    argv = sys.argv[1:]
+    if has_option(argv, "--l0-penalty") and not has_option(argv, "--joint-pruning", "--restore-file", "--finetune-from-model"):
+        print("| nothing to start from: model and gates are trained together (--joint-pruning)", flush=True)
+        argv.append("--joint-pruning")
+    training_program(__doc__, "voita", argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import torch
 pytest.importorskip("fairseq")
 
 from dsp_plugin.mt.checkpoints import save_checkpoint
-from dsp_plugin.mt.launch import option, training_arguments
+from dsp_plugin.mt.launch import _label, option, result_of, summarise_training, training_arguments
+from dsp_plugin.reports.records import load_record
 
 START = ["data", "--restore-file", "trained.pt", "--reset-optimizer"]
 PIPELINED = START + ["--num-of-heads", "4"]
@@ -74,3 +75,64 @@ def test_training_on_without_scores(tmp_path):
     for started_from in ("trained.pt", last):
         checkpoint(tmp_path, scores=False, restored=started_from)
         assert restored(START, tmp_path) == (last, False)
+
+
+# ---- what is said of a training comes from the checkpoints that it wrote
+
+
+def checkpoint_file(folder, name: str, best, task_state=None, **options) -> None:
+    state = {
+        "args": None,
+        "cfg": {
+            "model": {"_name": "dsp_transformer", "encoder_embed_dim": 4, "decoder_embed_dim": 4, "encoder_attention_heads": 2,
+                      "decoder_attention_heads": 2, "num_of_heads": None, "heads_per_kind": None, **options},
+            "dataset": {"valid_subset": "dev,other"},
+            "checkpoint": {"best_checkpoint_metric": "bleu"},
+        },
+        "model": {
+            **{f"encoder.layers.0.self_attn.{p}_proj.{w}": torch.zeros(4, 4) if w == "weight" else torch.zeros(4)
+               for p in ("q", "k", "v", "out") for w in ("weight", "bias")},
+            **({"gating.gates.scores": torch.tensor([1.0, 0.0])} if options.get("num_of_heads") is not None else {}),
+        },
+        "optimizer_history": [{"num_updates": 7}],
+        "task_state": task_state or {},
+        "extra_state": {"previous_training_time": 33.0, "val_loss": 12.0, **({} if best is None else {"best": best})},
+    }  # fmt: skip
+    torch.save(state, folder / f"checkpoint_{name}.pt")
+
+
+def test_a_best_checkpoint_of_the_training_before_is_no_result(tmp_path):
+    checkpoint_file(tmp_path, "best", 20.0)
+    checkpoint_file(tmp_path, "last", 20.0)
+    assert result_of(str(tmp_path)).endswith("checkpoint_best.pt")
+    for best in (21.0, None):  # another run's, and a run without validation
+        checkpoint_file(tmp_path, "last", best)
+        assert result_of(str(tmp_path)).endswith("checkpoint_last.pt")
+    (tmp_path / "checkpoint_last.pt").unlink()
+    assert result_of(str(tmp_path)).endswith("checkpoint_best.pt")
+
+
+@pytest.mark.parametrize(
+    "options, label",
+    [
+        ({}, "no-pruning"),
+        ({"num_of_heads": 1}, "dsp-pipelined"),
+        ({"num_of_heads": 1, "joint_pruning": True}, "dsp-joint"),
+        ({"num_of_heads": 1, "joint_pruning": True, "use_ste": True}, "dsp-ste"),
+        ({"num_of_heads": 1, "joint_pruning": True, "_name": "voita_transformer", "l0_penalty": 2.0}, "voita-joint"),
+        ({"num_of_heads": 1, "_name": "michel_transformer"}, "michel"),
+    ],
+)
+def test_the_record_of_a_training_is_read_from_its_checkpoint(tmp_path, capsys, options, label):
+    checkpoint_file(tmp_path, "last", None, {"dsp_coverage": {"dev": [16, 21]}}, **options)
+    if "_name" in options:  # their gates have other state
+        state = torch.load(tmp_path / "checkpoint_last.pt")
+        assert _label(state) == label
+        return
+    summarise_training(str(tmp_path), 0.5)
+    record = load_record(tmp_path / "results.json")
+    assert record.method == label and record.updates == 7 and record.seconds == {"train": 33.0}
+    assert [(m.name, m.value, m.subset) for m in record.metrics] == [("bleu", 12.0, "dev-16-of-21")]
+    assert "bleu on dev-16-of-21: 12" in capsys.readouterr().out
+    summarise_training(str(tmp_path), 0.5, "mine")
+    assert load_record(tmp_path / "results.json").method == "mine"

@@ -145,13 +145,13 @@ def test_generate_writes_the_statistics_of_what_it_scored(tmp_path):
 
     args = SimpleNamespace(tokenizer=None, target_lang="en", gen_subset="test")
     hypotheses, references = ["don &apos;t go , she said", "two dogs run ."], ["do n&apos;t go , she says", "two dogs run ."]
-    metrics, sentences = score(hypotheses, references, args, False, {})
+    metrics, sentences = score(hypotheses, references, args, False, {}, "test")
     record = Record("mt-bleu", "small", "dsp", metrics=metrics)
     write_results(str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses, sentences)
     assert load_statistics(tmp_path, metrics[0]) == sentences["statistics"]
     assert sentences["statistics"][1] == [4, 4, 4, 3, 2, 1, 4, 3, 2, 1]
     assert len((tmp_path / "sentences.json").read_text().splitlines()) == 2  # a line a sentence
-    assert score(hypotheses, [], args, False, {}) == ([], None)
+    assert score(hypotheses, [], args, False, {}, "test") == ([], None)
     write_results(str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses)
     assert load_statistics(tmp_path, metrics[0]) is None  # those of other translations are gone
 
