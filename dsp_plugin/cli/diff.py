@@ -65,11 +65,8 @@ def apply(args: argparse.Namespace) -> int:
     model_config = pack.config.get("model_config") or {}
     config = model.configured(model_config) if model_config else None
     undo = pack.apply(state)
-    # The record first, the configuration last: a kill in between leaves what `revert` can mend.
-    UndoRecord.of(undo, pack.base, model.config_text() if model_config else None).save(model.undo_path)
-    model.write(state, {*undo.changes, *undo.head})
-    if config is not None:
-        model.write_config(config)
+    record = UndoRecord.of(undo, pack.base, model.config_text() if model_config else None)
+    model.store(state, {*undo.changes, *undo.head}, config, record)
     print(f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
     print(f"take it out again with: dsp diff revert {args.model}")
     return 0
@@ -93,10 +90,7 @@ def revert(args: argparse.Namespace) -> int:
     else:
         record = UndoRecord.load(model.undo_path)
     touched = record.restore(state)
-    model.write(state, touched)
-    if record.config is not None:
-        model.write_config(record.config)
-    model.undo_path.unlink(missing_ok=True)
+    model.store(state, touched, record.config, None)
     print(f"reverted: {args.model} is its base again, SHA-256 {record.base.hash}")
     return 0
 

@@ -10,7 +10,10 @@ from typing import Any, Dict, Mapping, Optional, Protocol, Set
 from torch import Tensor
 
 from dsp_plugin.diffs.model_folder import ModelFolder
+from dsp_plugin.diffs.undo_file import UndoRecord
 from dsp_plugin.reports.files import write_text
+from dsp_plugin.reports.inside import check_inside
+from dsp_plugin.reports.sealed_folder import seal_folder, unseal_folder
 
 
 class StoredModel(Protocol):
@@ -27,8 +30,19 @@ class StoredModel(Protocol):
     def state(self) -> Dict[str, Tensor]:
         """Its weights."""
 
-    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> None:
-        """Bring the stored weights to `state`, in place."""
+    def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
+        """Bring the stored model to these weights, in place.
+
+        After a kill it is as it was, as it should be, or has an undo record by which it becomes what it was.
+
+        Args:
+            changed: names of the weights that are others than before, or are gone.
+            config: text of its configuration file; None where that stays.
+            undo: the record that is beside it from now on; None where there is none any more.
+
+        Raises:
+            ValueError: it is written through a link out of its folder; nothing is changed.
+        """
 
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
         """Write a model with these weights to `out`, everything else as it is here, but for entries of its configuration."""
@@ -42,9 +56,6 @@ class StoredModel(Protocol):
         Raises:
             ValueError: the file is damaged.
         """
-
-    def write_config(self, text: str) -> None:
-        """Write the configuration file."""
 
 
 def open_model(path: str) -> StoredModel:
@@ -73,14 +84,23 @@ class TransformersModel:
     def state(self) -> Dict[str, Tensor]:
         return self._folder.state()
 
-    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> None:
-        self._folder.write(state, changed)
+    def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
+        self._folder.check_own(self.undo_path.name)
+        with self._folder.in_one_step() as folder:
+            # where the steps can be seen one by one: the record first and last, so that a kill leaves what `revert` can mend
+            if undo is not None:
+                undo.save(folder / self.undo_path.name)
+            sealed = unseal_folder(folder)
+            self._folder.write(state, changed, folder)
+            if config is not None:
+                write_text(folder / self._folder.config_path.name, config)
+            if sealed:
+                seal_folder(folder)
+            if undo is None:
+                (folder / self.undo_path.name).unlink(missing_ok=True)
 
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
-        config = self.configured(model_config) if model_config else None
-        self._folder.copy_to(out, state)
-        if config is not None:
-            TransformersModel(out).write_config(config)
+        self._folder.copy_to(out, state, self.configured(model_config) if model_config else None)
 
     def config_text(self) -> Optional[str]:
         path = self._folder.config_path
@@ -94,9 +114,6 @@ class TransformersModel:
             return json.dumps({**json.loads(before), **model_config}, indent=2) + "\n"
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{self._folder.config_path} is damaged: {error}") from None
-
-    def write_config(self, text: str) -> None:
-        write_text(self._folder.config_path, text)
 
 
 class FairseqModel:
@@ -112,10 +129,15 @@ class FairseqModel:
     def state(self) -> Dict[str, Tensor]:
         return dict(self._checkpoint["model"])
 
-    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> None:
+    def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
         from dsp_plugin.mt.checkpoints import save_checkpoint
 
+        check_inside(self.path.parent, self.undo_path, own=True)
+        if undo is not None:
+            undo.save(self.undo_path)
         save_checkpoint({**self._checkpoint, "model": dict(state)}, str(self.path))
+        if undo is None:
+            self.undo_path.unlink(missing_ok=True)
 
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
         from dsp_plugin.mt.checkpoints import save_checkpoint
@@ -128,6 +150,3 @@ class FairseqModel:
 
     def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
         return None
-
-    def write_config(self, text: str) -> None:
-        pass

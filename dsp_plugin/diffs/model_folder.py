@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..reports.files import check_new_folder, new_folder, replacing, write_text
+from ..reports.files import check_new_folder, link_entry, new_folder, replacing, why_not_replaceable, write_text
 from ..reports.inside import check_inside, check_named
+from ..reports.sealed_folder import LIST, seal_folder
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -45,27 +47,30 @@ class ModelFolder:
             tensors.update(load_file(self.folder / file))
         return tensors
 
-    def write(self, state: Mapping[str, Tensor], changed: Set[str]) -> List[Path]:
+    def write(self, state: Mapping[str, Tensor], changed: Set[str], into: Optional[Path] = None) -> List[Path]:
         """Bring the files to `state`, each whole or not at all; only those that hold a tensor of `changed` are written.
 
         Tensors of `changed` that the folder does not have go to the last file; those that `state` does not have go.
+
+        Args:
+            into: see `in_one_step`; None for the folder itself.
 
         Raises:
             ValueError: a file is a link out of the folder; nothing is written.
             OSError: a file cannot be written; files that were not reached are as they were.
         """
+        self.check_own()
+        into = into or self.folder
         placed = {name: self._file_of.get(name, self._files()[-1]) for name in state}
         touched = {placed[name] for name in changed if name in placed}
         touched |= {self._file_of[name] for name in changed if name in self._file_of and name not in state}
-        for file in [*sorted(touched), _INDEX, self.config_path.name]:
-            check_inside(self.folder, self.folder / file, own=True)
         written = []
         for file in sorted(touched):
             with safe_open(self.folder / file, "pt") as old:
                 metadata = old.metadata()
             # copies: the state may be mapped from the very file that is replaced, and may hold one tensor twice
             tensors = {name: state[name].contiguous().clone() for name in state if placed[name] == file}
-            with replacing(self.folder / file) as temporary:
+            with replacing(into / file) as temporary:
                 save_file(tensors, temporary, metadata)
             written.append(self.folder / file)
         if (self.folder / _INDEX).is_file() and set(placed) != set(self._file_of):
@@ -73,9 +78,29 @@ class ModelFolder:
             index["weight_map"] = dict(sorted(placed.items()))
             if "total_size" in index.get("metadata", {}):
                 index["metadata"]["total_size"] = sum(t.numel() * t.element_size() for t in state.values())
-            write_text(self.folder / _INDEX, json.dumps(index, indent=2) + "\n")
+            write_text(into / _INDEX, json.dumps(index, indent=2) + "\n")
         self._file_of = placed
         return written
+
+    @contextlib.contextmanager
+    def in_one_step(self) -> Iterator[Path]:
+        """Gives a folder with all files of this one, in whose place it comes when the body is done: a kill before leaves this
+        one as it is. Files in it must be replaced, not written into: they are hard links.
+
+        Gives the folder itself where it cannot be replaced (the working folder, a mounted file system).
+        """
+        if why_not_replaceable(self.folder):
+            yield self.folder
+            return
+        with new_folder(self.folder, None) as folder:
+            for path in sorted(self.folder.iterdir()):
+                link_entry(path, folder / path.name)
+            yield folder
+
+    def check_own(self, *more: str) -> None:
+        """Raises: ValueError: one of its files, or of those names, is a link that leads out of it, and cannot be written."""
+        for name in [*self._files(), _INDEX, self.config_path.name, LIST, *more]:
+            check_inside(self.folder, self.folder / name, own=True)
 
     def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor], config: Optional[str] = None) -> None:
         """Write a folder with these weights in one file and copies of all other files (configuration, tokenizer), and of
@@ -90,7 +115,7 @@ class ModelFolder:
         """
         check_copy(out)
         files = dict(self._others(Path(out)))
-        with new_folder(out, None, lambda name: name != _SINGLE) as folder:
+        with new_folder(out, None, lambda name: name not in (_SINGLE, LIST)) as folder:
             for name, path in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, folder / name)
@@ -98,6 +123,7 @@ class ModelFolder:
             save_file(tensors, folder / _SINGLE, {"format": "pt"})
             if config is not None:
                 (folder / self.config_path.name).write_text(config, "utf-8")
+            seal_folder(folder)
 
     def _others(self, out: Path) -> Iterator[Tuple[str, Path]]:
         """The files that a copy takes along, by their names in it.
@@ -112,7 +138,7 @@ class ModelFolder:
             if path.is_dir() and path.is_symlink():
                 raise ValueError(f"{path} is a link to a folder: it is not followed")
             below = sorted(path.rglob("*")) if path.is_dir() else [path]
-            if any(inner.suffix in _WEIGHTS for inner in below) or path.name == _INDEX:
+            if any(inner.suffix in _WEIGHTS for inner in below) or path.name in (_INDEX, LIST):
                 continue
             for inner in below:
                 check_inside(self.folder, inner)

@@ -74,7 +74,7 @@ def new_folder(path: str | os.PathLike, mark: Optional[str], keep: Optional[Call
         if target.exists():
             for entry in sorted(target.iterdir()):
                 if keep is not None and keep(entry.name) and not os.path.lexists(temporary / entry.name):
-                    _link(entry, temporary / entry.name)
+                    link_entry(entry, temporary / entry.name)
             shutil.copymode(target, temporary)
         take_place(temporary, target)
 
@@ -186,7 +186,7 @@ def _check_parent(path: str | os.PathLike) -> None:
         raise PermissionError(f"{path} cannot be written: no permission to write into {above}")
 
 
-def _link(source: Path, target: Path) -> None:
+def link_entry(source: Path, target: Path) -> None:
     """The same file or folder once more: by hard links, or copied where there can be none. Links stay links."""
 
     def link(one: str, other: str) -> None:

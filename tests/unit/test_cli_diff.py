@@ -9,10 +9,12 @@ import shutil
 import pytest
 import torch
 from diff_packs import SmallModel, random_pack, same, snapshot
+from killed_everywhere import killed_everywhere
 from safetensors.torch import load_file, save_file
 
 from dsp_plugin.cli.main import main
 from dsp_plugin.diffs.pack import DiffPack
+from dsp_plugin.reports.sealed_folder import check_sealed, seal_folder
 
 LABELS = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}}
 
@@ -72,6 +74,10 @@ def content(folder) -> dict:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".safetensors"}
 
 
+def everything(folder) -> dict:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def run(*arguments) -> int:
     return main(["diff", *map(str, arguments)])
 
@@ -102,21 +108,39 @@ def test_a_pack_is_not_applied_twice(folder, pack, capsys):
     assert same(weights(folder), after)
 
 
-def test_a_kill_between_record_and_weights_can_be_reverted(folder, pack, monkeypatch):
-    from dsp_plugin.diffs.model_folder import ModelFolder
+@pytest.mark.parametrize("action", ["apply", "revert"])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("folder", ["shards"], indirect=True)
+def test_a_kill_anywhere_leaves_the_old_model_or_the_new_one(folder, pack, action, inside, tmp_path, monkeypatch):
+    """The working folder cannot be replaced as a whole: there `revert` mends what a kill leaves."""
+    seal_folder(folder)
+    base, words = content(folder)["config.json"], {"apply": ["apply", pack, folder], "revert": ["revert", folder]}
+    run("apply", pack, folder) if action == "revert" else None
+    before, after = shutil.copytree(folder, tmp_path / "before"), tmp_path / "after"
+    run(*words[action])
+    shutil.copytree(folder, after)
+    if inside:
+        monkeypatch.chdir(folder)
+    whole, kills = (everything(before), everything(after)), 0
 
-    before = weights(folder)
-    write = ModelFolder.write
+    def restart():
+        for path in folder.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        shutil.copytree(before, folder, dirs_exist_ok=True)
 
-    def killed(self, state, changed):
-        write(self, state, set(sorted(changed)[:2]))  # of two shards, one at most is new
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ModelFolder, "write", killed)
-    assert run("apply", pack, folder) == 130
-    monkeypatch.undo()
-    assert run("revert", folder) == 0
-    assert same(weights(folder), before)
+    restart()
+    for _ in killed_everywhere(lambda: run(*words[action][:-1], "." if inside else folder)):
+        kills += 1
+        if inside and (folder / "diff-undo.safetensors").exists():
+            assert run("revert", ".") == 0
+            assert same(weights(folder), body_of(SmallModel())) and content(folder)["config.json"] == base
+        else:
+            assert everything(folder) in whole
+            assert check_sealed(folder)
+        restart()
+    assert kills >= 5
+    assert everything(folder) == whole[1] and check_sealed(folder)
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_revert_by_base_and_pack(folder, pack, tmp_path, capsys):
@@ -195,7 +219,7 @@ def test_merge_a_folder(folder, pack, tmp_path):
     assert run("merge", pack, folder, "--out", tmp_path / "merged") == 0
     assert same(weights(tmp_path / "merged"), expected())
     names = sorted(str(path.relative_to(tmp_path / "merged")) for path in (tmp_path / "merged").rglob("*") if path.is_file())
-    assert names == ["1_Pooling/config.json", "config.json", "model.safetensors", "vocab.txt"]
+    assert names == ["1_Pooling/config.json", "checksums.json", "config.json", "model.safetensors", "vocab.txt"]
     assert run("merge", pack, folder, "--out", folder / "1_Pooling" / "merged") == 0
     assert not (folder / "1_Pooling" / "merged" / "1_Pooling").exists()
     shutil.rmtree(folder / "1_Pooling")

@@ -59,7 +59,7 @@ def test_a_file_outside_that_the_index_names(name, action, places, tmp_path, cap
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("link", [FIRST])
+@pytest.mark.parametrize("link", [FIRST, "model.safetensors.index.json", "config.json", "diff-undo.safetensors", "checksums.json"])
 @pytest.mark.parametrize("inside", [False, True])
 def test_apply_writes_through_no_link_that_leads_out(link, inside, places, tmp_path, monkeypatch, capsys):
     """Also where the folder is the working folder, which cannot be replaced as a whole."""
