@@ -14,11 +14,11 @@ import http.client
 import os
 import shutil
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from archives import MEGABYTE, ArchiveError, unpack_zip, whole_file
 from fetch import fetch
 
 ADDRESS = "https://dl.fbaipublicfiles.com/glue/data"
@@ -100,39 +100,34 @@ def flaws(name: str, folder: Path) -> list[str]:
 
 
 def copy(source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    shutil.copyfile(source, part)
-    os.replace(part, path)
+    with whole_file(path) as out, open(source, "rb") as file:
+        shutil.copyfileobj(file, out)
 
 
-def download(address: str, path: Path) -> None:
-    """Raises: GlueError: it could not be fetched."""
+def download(address: str, path: Path, at_most: int) -> None:
+    """Raises: GlueError: it could not be fetched, or is larger than `at_most` bytes."""
     if path.is_file():
         return
     try:
-        fetch(address, path)
+        fetch(address, path, at_most)
     except (OSError, http.client.HTTPException) as error:
         raise GlueError(f"cannot fetch {address}: {error}") from error
+
+
+def bytes_of(rows: Optional[int]) -> int:
+    """What a file of so many rows can have: these sets have up to 0.4 kB a row, and QQP, the uncounted one, 400,000 rows."""
+    return MEGABYTE + 1024 * (400_000 if rows is None else rows)
 
 
 def unpack(name: str, archive: Path, folder: Path) -> None:
     """The task's files out of GLUE's archive, where they lie in a folder of their own beside other formats.
 
     Raises:
-        GlueError: the archive is damaged (it is removed, so that the next run fetches it anew) or lacks a file.
+        GlueError: the archive is damaged or not GLUE's (it is removed, so that the next run fetches it anew).
     """
     try:
-        with zipfile.ZipFile(archive) as packed:
-            members = {Path(entry).name: entry for entry in packed.namelist() if "original" not in Path(entry).parts}
-            for file in SOURCES[name].rows:
-                if file not in members:
-                    raise GlueError(f"{archive} lacks {file}")
-                part = folder / f"{file}.part"
-                with packed.open(members[file]) as source, open(part, "wb") as out:
-                    shutil.copyfileobj(source, out)
-                os.replace(part, folder / file)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        unpack_zip(archive, folder, {file: bytes_of(rows) for file, rows in SOURCES[name].rows.items()}, without="original")
+    except ArchiveError as error:
         archive.unlink(missing_ok=True)
         raise GlueError(f"{archive} was damaged ({error}) and is removed: start again") from error
 
@@ -160,9 +155,8 @@ def split_mrpc(raw: Path, folder: Path) -> None:
     test = [f"{number}\t{pair.split(chr(9), 1)[1]}" for number, pair in enumerate(texts["msr_paraphrase_test.txt"][1:])]
     test_header = "index\t#1 ID\t#2 ID\t#1 String\t#2 String"
     for file, lines in (("train.tsv", [header, *train]), ("dev.tsv", [header, *dev]), ("test.tsv", [test_header, *test])):
-        part = folder / f"{file}.part"
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-        os.replace(part, folder / file)
+        with whole_file(folder / file) as out:
+            out.write(("\n".join(lines) + "\n").encode())
 
 
 def get_mrpc(folder: Path, raw: Optional[Path]) -> None:
@@ -170,7 +164,7 @@ def get_mrpc(folder: Path, raw: Optional[Path]) -> None:
         raw = folder / "raw"
         for file in MRPC_RAW:
             address = f"{ADDRESS}/mrpc_dev_ids.tsv" if file == "dev_ids.tsv" else f"{MRPC_ADDRESS}/{file}"
-            download(address, raw / file)
+            download(address, raw / file, bytes_of(MRPC_RAW[file]))
     split_mrpc(raw, folder)
 
 
@@ -207,7 +201,7 @@ def get(name: str, data_dir: Path, raw_mrpc: Optional[Path]) -> str:
         get_mrpc(folder, raw_mrpc)
     else:
         archive = folder / SOURCES[name].archive
-        download(f"{ADDRESS}/{archive.name}", archive)
+        download(f"{ADDRESS}/{archive.name}", archive, sum(bytes_of(rows) for rows in SOURCES[name].rows.values()))
         unpack(name, archive, folder)
     if wrong := flaws(name, folder):
         raise GlueError("; ".join(wrong))
@@ -215,7 +209,7 @@ def get(name: str, data_dir: Path, raw_mrpc: Optional[Path]) -> str:
         archive.unlink()
     if name == "MNLI":
         try:
-            download(f"{ADDRESS}/AX.tsv", folder / DIAGNOSTIC)
+            download(f"{ADDRESS}/AX.tsv", folder / DIAGNOSTIC, bytes_of(DIAGNOSTIC_ROWS))
         except GlueError as error:
             print(f"MNLI: no diagnostic set: {error}", file=sys.stderr)
     return "made from the files of --path_to_mrpc" if name == "MRPC" and raw_mrpc else "fetched"

@@ -38,7 +38,7 @@ for split in train:87599 dev:10570; do
     mkdir -p "$folder"
     if [[ -n ${DSP_DATA_DIR:-} && -f $DSP_DATA_DIR/squad/$name ]]; then
         cp "$DSP_DATA_DIR/squad/$name" "$folder/$name.part"
-    elif ! "$PYTHON" "$prep/fetch.py" "$address/$name" "$folder/$name.part"; then
+    elif ! "$PYTHON" "$prep/fetch.py" --at-most 100 "$address/$name" "$folder/$name.part"; then
         missing+=("$name")
         continue
     fi

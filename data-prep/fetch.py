@@ -6,47 +6,58 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
 import sys
 import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
+from archives import MEGABYTE, whole_file
+
 SECONDS_TO_ANSWER = 15
 
 
-def fetch(address: str, path: Path) -> None:
-    """Writes what is at `address` to `path`.
+def fetch(address: str, path: Path, at_most: int) -> None:
+    """Writes what is at `address` to `path`, whole or not at all.
+
+    Args:
+        at_most: bytes that can be there, if it is what was asked for.
 
     Raises:
         OSError: no connection, no answer in time, not found (urllib's errors are OSErrors too), or
-            fewer bytes than were announced.
+            fewer bytes than were announced, or more than there can be.
         http.client.HTTPException: the answer is no HTTP.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     with urllib.request.urlopen(address, timeout=SECONDS_TO_ANSWER) as answer:
-        total = int(answer.headers.get("Content-Length") or 0) or None
+        told = answer.headers.get("Content-Length") or ""
+        total = int(told) if told.isascii() and told.isdigit() and int(told) else None
+        if total is not None and total > at_most:
+            raise OSError(f"{total} bytes are announced, where {at_most} are plenty")
         bar = tqdm(total=total, unit="B", unit_scale=True, desc=path.name, mininterval=1)
-        with open(part, "wb") as out, bar:
+        with whole_file(path) as out, bar:
+            came = 0
             while block := answer.read(1 << 16):
+                came += len(block)
+                if came > at_most:
+                    raise OSError(f"more than {at_most} bytes came")
                 out.write(block)
                 bar.update(len(block))
-    if total is not None and part.stat().st_size != total:
-        raise OSError(f"{part.stat().st_size} of {total} bytes came")
-    os.replace(part, path)
+            if total is not None and came != total:
+                raise OSError(f"{came} of {total} bytes came")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address", metavar="ADDRESS")
     parser.add_argument("path", metavar="FILE", type=Path)
+    parser.add_argument("--at-most", type=int, default=1000, metavar="MB", help="refuse what is larger (default %(default)s)")
     args = parser.parse_args()
+    if args.at_most < 1:
+        parser.error(f"--at-most {args.at_most}: 1 or more")
     if args.path.is_file():
         return
     try:
-        fetch(args.address, args.path)
+        fetch(args.address, args.path, args.at_most * MEGABYTE)
     except (OSError, http.client.HTTPException) as error:
         sys.exit(f"error: cannot fetch {args.address}: {error}")
 

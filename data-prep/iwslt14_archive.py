@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import tarfile
-import zlib
 from pathlib import Path
 
+from archives import MEGABYTE, ArchiveError, read_tar
 from pairs import LANGS, CorpusError, is_complete, write_pair
 
 TEST_SETS = (
@@ -24,6 +23,10 @@ TEST_SETS = (
     "IWSLT14.TED.tst2012",
     "IWSLT14.TEDX.dev2012",
 )
+TRAIN = [f"train.tags.de-en.{lang}" for lang in LANGS]
+TEST = [[f"{name}.de-en.{lang}.xml" for lang in LANGS] for name in TEST_SETS]
+# three times what the published files have, and more
+TRAIN_BYTES, TEST_BYTES = 64 * MEGABYTE, 4 * MEGABYTE
 HEADER_LINE = re.compile(r"<url>|<talkid>|<keywords>")
 KEPT_TAG = re.compile(r"</?(?:title|description)>")
 SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
@@ -33,18 +36,13 @@ def members(archive: Path) -> dict[str, list[str]]:
     """File name (without its folder) -> lines, for the files of the archive that are needed.
 
     Raises:
-        CorpusError: the archive is damaged.
+        CorpusError: the archive is damaged, or larger than the data set's.
     """
-    texts = {}
+    sizes = {name: TRAIN_BYTES for name in TRAIN} | {name: TEST_BYTES for names in TEST for name in names}
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = Path(member.name).name
-                if member.isfile() and (name.startswith("train.tags.") or name.endswith(".xml")):
-                    texts[name] = tar.extractfile(member).read().decode("utf-8").split("\n")
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
-        raise CorpusError(f"{archive} cannot be read: {error}") from error
-    return texts
+        return {name: content.decode("utf-8").split("\n") for name, content in read_tar(archive, sizes).items()}
+    except (ArchiveError, UnicodeDecodeError) as error:
+        raise CorpusError(str(error) if isinstance(error, ArchiveError) else f"{archive} cannot be read: {error}") from error
 
 
 def training_lines(lines: list[str]) -> list[str]:
@@ -79,11 +77,8 @@ def splits(archive: Path) -> dict[str, list[tuple[str, str]]]:
             )
         return list(zip(source, target))
 
-    train = both_sides([f"train.tags.de-en.{lang}" for lang in LANGS], training_lines)
-    test = [
-        pair for name in TEST_SETS for pair in both_sides([f"{name}.de-en.{lang}.xml" for lang in LANGS], test_lines)
-    ]
-    return {"train": train, "test": test}
+    train = both_sides(TRAIN, training_lines)
+    return {"train": train, "test": [pair for names in TEST for pair in both_sides(names, test_lines)]}
 
 
 def main() -> None:

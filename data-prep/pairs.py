@@ -11,13 +11,13 @@ As a program: checks splits before long work starts and prints one fingerprint o
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import os
 import sys
-import zlib
 from itertools import zip_longest
 from pathlib import Path
+
+from archives import ArchiveError, read_gz
 
 LANGS = ("de", "en")
 
@@ -51,9 +51,10 @@ def read_side(path: Path) -> list[str]:
         CorpusError: the file cannot be read, is not UTF-8, or is a damaged archive.
     """
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        text = (read_gz(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+    except ArchiveError as error:
+        raise CorpusError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from error
     lines = text.split("\n")
     if lines[-1] == "":

@@ -33,7 +33,7 @@ need_tools
 local_copy iwslt14
 if [[ -z $data ]]; then
     data=$text/orig/de-en.tgz
-    "$PYTHON" "$prep/fetch.py" "$address" "$data" ||
+    "$PYTHON" "$prep/fetch.py" --at-most 100 "$address" "$data" ||
         die "IWSLT14 is missing: go online, or name the archive de-en.tgz, or a folder with it or with tokenised train, valid and test (.de and .en) in, by --data, or put that folder at \$DSP_DATA_DIR/iwslt14"
 fi
 [[ -f $data/de-en.tgz ]] && data=$data/de-en.tgz

@@ -37,7 +37,7 @@ if [[ -z $data ]]; then
     data=$text/orig
     for name in "${raw[@]}"; do
         for lang in de en; do
-            "$PYTHON" "$prep/fetch.py" "$address/$name.$lang.gz" "$data/$name.$lang.gz" ||
+            "$PYTHON" "$prep/fetch.py" --at-most 20 "$address/$name.$lang.gz" "$data/$name.$lang.gz" ||
                 die "Multi30k is missing: go online, or name the folder of its raw files (${raw[*]}, each .de and .en) by --data, or put it at \$DSP_DATA_DIR/multi30k"
         done
     done
