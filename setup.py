@@ -32,6 +32,7 @@ setup(
         "torch>=2.4",  # the first with torch.serialization.add_safe_globals
         "numpy>=1.21",
         "safetensors>=0.4",
+        "filelock>=3.13",  # the first with one lock object a file
         "hydra-core>=1.0.7",
         "tqdm",
         "matplotlib",

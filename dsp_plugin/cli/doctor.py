@@ -32,6 +32,7 @@ OLDEST_TORCH = (2, 4)  # torch.serialization.add_safe_globals
 LIBRARIES = {
     "numpy": "numpy",
     "safetensors": "safetensors",
+    "filelock": "filelock",
     "hydra": "hydra-core",
     "tqdm": "tqdm",
     "matplotlib": "matplotlib",

@@ -5,6 +5,7 @@ A step's file holds its mask in the form that `dsp prune --mask` takes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..reports.claim import claimed
 from ..reports.sealed import DamagedError, read_json, write_json
 from .budget import HeadBudget
 from .head_map import HeadMap
@@ -72,7 +74,16 @@ class Sweep:
             subsets: number of heads kept -> what to score.
             masks_of: numbers of heads that get a `mask-K<k>.json`.
             say: shows a line of progress.
+
+        Raises:
+            ValueError: another program is at work in the folder.
         """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        first = not distributed or torch.distributed.get_rank() == 0
+        with claimed(self.folder_option, self.folder) if first else contextlib.nullcontext():
+            return self._run(keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say)
+
+    def _run(self, keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say) -> List[Step]:
         if self.steps:
             say(f"going on from step {self.steps[-1]['step']} of {len(kept_after)} in {self.folder}")
         else:

@@ -17,6 +17,7 @@ from .coverage import COVERAGE, Coverage
 from .gated_model import GatedTransformerModel
 from .heads import SCORES, gates_of_checkpoint, head_map_of_state, heads_of_checkpoint, in_original_numbers, model_of_checkpoint
 from .history import read_history
+from .one_training import give_back_folders
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -220,9 +221,12 @@ def train(
     register()
     hush_hosts()
     started = time.time()
-    with_arguments(fairseq_train.cli_main, arguments)
-    if int(os.environ.get("RANK", 0)) == 0:
-        summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method, name, extra)
+    try:
+        with_arguments(fairseq_train.cli_main, arguments)
+        if int(os.environ.get("RANK", 0)) == 0:
+            summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method, name, extra)
+    finally:
+        give_back_folders()
 
 
 def with_arguments(main, arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import enable_full_determinism
 from transformers.utils import logging as hf_logging
 
+from ...reports.claim import claimed
 from ...reports.history import read_history
 from ...reports.records import Metric, portable_path
 from ..epoch_order import EpochOrder
@@ -73,6 +75,10 @@ class Run:
         self.main = args.process_index == 0
 
     def go(self) -> Dict[str, Any]:
+        with claimed("--output_dir", self.args.output_dir) if self.main else contextlib.nullcontext():
+            return self._go()
+
+    def _go(self) -> Dict[str, Any]:
         args, work = self.args, self.work
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
         overwrite = self.results.overwrite_output_dir

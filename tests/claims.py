@@ -1,0 +1,24 @@
+"""Another process that is at work in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+_CLAIM = "import sys, time\nfrom dsp_plugin.reports.claim import claim\nlock = claim('--save-dir', sys.argv[1])\nprint('has it', flush=True)\n"
+
+
+@contextlib.contextmanager
+def at_work(folder: Path, then: str = "time.sleep(600)") -> Iterator[subprocess.Popen]:
+    """It has claimed the folder, and does something then; it is killed at the end."""
+    process = subprocess.Popen([sys.executable, "-c", _CLAIM + then, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "has it\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
