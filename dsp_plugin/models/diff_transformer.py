@@ -12,6 +12,7 @@ from fairseq.models import (
 
 from ..mt.flat_config import FlatTransformerConfig
 from ..mt.gated_model import ARCHITECTURES, GatedTransformerModel
+from ..mt.new_training import name_of
 
 __all__ = ["DiffTransformerConfig", "DiffTransformerModel"]
 
@@ -40,6 +41,15 @@ class DiffTransformerModel(GatedTransformerModel):
     @classmethod
     def check_options(cls, options) -> None:
         pass
+
+    @classmethod
+    def check_training(cls, whole, options, task) -> None:
+        if not getattr(task, "starts_from_base", False):
+            raise ValueError(
+                f"--task {name_of(whole.task)} has no base for this model to start from, and would train it from random "
+                "weights: use --task diff_translation and --base-checkpoint FILE"
+            )
+        super().check_training(whole, options, task)
 
 
 _SIZES = {name: ARCH_CONFIG_REGISTRY[name] for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model == "transformer"}

@@ -57,6 +57,10 @@ class MichelTransformerModel(GatedTransformerModel):
         return False
 
     @classmethod
+    def ranks_heads(cls, options) -> bool:
+        return cls.wants_gates(options)
+
+    @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
         for name in ("joint_pruning", "pruning_warmup_updates"):

@@ -42,6 +42,10 @@ class VoitaTransformerModel(GatedTransformerModel):
         return options["l0_penalty"] is not None
 
     @classmethod
+    def has_penalty(cls, options) -> bool:
+        return bool(options["l0_penalty"])
+
+    @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
         if has_budget(options) and not cls.wants_gates(options):

@@ -1,7 +1,23 @@
 """Label-smoothed cross-entropy with what a pruning method adds to the loss, and what its gates do in the log."""
 
+from typing import Optional
+
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.logging import metrics
+from torch import nn
+
+from ..gating import Switchboard
+
+
+def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
+    """The switchboard of a model, through all wrappers of data-parallel training; None without gates."""
+    while model is not None:
+        found = getattr(model, "gating", None)
+        if isinstance(found, Switchboard):
+            return found
+        model = getattr(model, "module", None)
+    return None
+
 
 # label in the log, decimals
 _SHOWN = {"heads_open": 2, "temperature": 10, "gate_entropy": 4, "expected_open": 2}
@@ -13,9 +29,7 @@ class GatedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def forward(self, model, sample, reduce=True):
         loss, sample_size, logging_output = super().forward(model, sample, reduce=reduce)
-        gating = getattr(model, "gating", None)
-        if gating is None and hasattr(model, "module"):
-            gating = getattr(model.module, "gating", None)
+        gating = switchboard_of(model)
         if gating is not None and model.training:
             loss = loss + gating.penalty()
             for name, value in gating.metrics().items():

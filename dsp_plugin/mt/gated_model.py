@@ -19,6 +19,7 @@ from ..gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
 from ..optim.dsp_adam import mark_scores
 from .flat_config import FlatTransformerConfig
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
+from .new_training import check_training, whole_training
 from .option_checks import check_options
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class GatedTransformerModel(TransformerModelBase):
     attention path.
 
     A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `learns_scores`,
-    `warnings` and `remarks`.
+    `has_penalty`, `ranks_heads`, `check_training`, `warnings` and `remarks`.
     """
 
     method = ""
@@ -76,6 +77,21 @@ class GatedTransformerModel(TransformerModelBase):
         return f"{cls.method}-{'pipelined' if cls.freezes_weights(options) else 'joint'}"
 
     @classmethod
+    def has_penalty(cls, options) -> bool:
+        """Whether the gates add something to the loss, which the criterion must then take in."""
+        return False
+
+    @classmethod
+    def ranks_heads(cls, options) -> bool:
+        """Whether the task is to rank the heads of a trained model before the first update."""
+        return False
+
+    @classmethod
+    def check_training(cls, whole, options: Dict[str, Any], task) -> None:
+        """Refuse a training (its `whole` configuration) that would be half of the method; see `new_training`."""
+        check_training(cls, whole, options, task)
+
+    @classmethod
     def check_options(cls, options) -> None:
         """Refuse options (all of the method's config) that mean nothing, or that exclude each other.
 
@@ -114,13 +130,17 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def build_model(cls, cfg, task):
-        """Build from the flat config.
+        """Build from the flat config; for a new training, after checking the whole of its configuration.
 
         Raises:
-            ValueError: a budget outside the model's heads, options that exclude each other, a damaged `kept_heads`.
+            ValueError: a budget outside the model's heads, options that exclude each other, a damaged `kept_heads`; see
+                `new_training.check_training`.
         """
         flat = cls.with_defaults(OmegaConf.to_container(cfg, resolve=True))
         cls.check_options(flat)
+        whole = whole_training(cfg)
+        if whole is not None:
+            cls.check_training(whole, flat, task)
         stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}
         model = super().build_model(TransformerConfig.from_namespace(Namespace(**stock_options)), task)
         if flat["kept_heads"]:

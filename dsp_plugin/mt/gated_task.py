@@ -1,9 +1,7 @@
-"""fairseq's translation task with the checks that every pruning method wants before any long work starts."""
+"""fairseq's translation task with what every pruning method wants of one: batches that a resumed run sees again, notes."""
 
 import logging
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Dict, List, Optional
 
 from fairseq.dataclass.utils import merge_with_parent
@@ -11,16 +9,15 @@ from fairseq.distributed.utils import is_master
 from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY as MODEL_NAME
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
-from fairseq.optim import OPTIMIZER_REGISTRY
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II, DictConfig, open_dict
 
-from ..optim.dsp_adam import DSPAdam
-from .checkpoints import check_same_sizes, load_checkpoint, model_options
+from .checkpoints import load_checkpoint
 from .coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from .finished import PATIENCE, finished, patience_now, restore_patience
 from .gated_model import GatedTransformerModel
 from .history import note_heads
+from .new_training import starting_checkpoint
 from .option_checks import check_options
 
 logger = logging.getLogger(__name__)
@@ -28,27 +25,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class GatedTranslationConfig(TranslationConfig):
-    # read-only views of other options, so that their combination can be checked at start-up
+    # read-only views of other options
     save_dir: str = II("checkpoint.save_dir")
-    restore_file: str = II("checkpoint.restore_file")
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
-    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     max_update: int = II("optimization.max_update")
     max_epoch: int = II("optimization.max_epoch")
     update_freq: List[int] = II("optimization.update_freq")
-    tpu: bool = II("common.tpu")
-    fp16: bool = II("common.fp16")
-    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
-    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
-    ddp_backend: str = II("distributed_training.ddp_backend")
 
 
 class GatedTranslationTask(TranslationTask):
-    """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses it."""
+    """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses it.
+
+    What a training must have is checked by the model, which is built under any task (`new_training`).
+    """
 
     def __init__(self, cfg: GatedTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
-        self._has_scores = False
         self._is_master = False  # known once a training starts
         self.is_finished = False  # the training, when it is started once more
         self._max_valid_steps: Optional[int] = None
@@ -63,18 +55,14 @@ class GatedTranslationTask(TranslationTask):
         return super().setup_task(cfg, **kwargs)
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model; on a new training, after checking what it is to start from and in which precision.
-
-        Raises:
-            ValueError: pipelined pruning with no trained model to prune; a checkpoint to start from that is missing,
-                damaged, hostile or of another architecture; an optimizer or a precision that the head scores do not stand.
-        """
+        """Build the model; for a new training, after `prepare`. Errors as `GatedTransformerModel.build_model`."""
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         if not from_checkpoint:
             self._resume()
             if model_class is not None and issubclass(model_class, GatedTransformerModel):
                 # a YAML file gives only what differs from the defaults
                 options = merge_with_parent(MODEL_DATACLASS_REGISTRY[MODEL_NAME[cfg._name]](), cfg)
+                model_class.check_options(options)
                 self.prepare(cfg, model_class, options)
         return super().build_model(cfg, from_checkpoint)
 
@@ -85,8 +73,8 @@ class GatedTranslationTask(TranslationTask):
         if "optimization" not in whole:
             return  # no training
         self._max_valid_steps = whole.dataset.max_valid_steps
-        start = self._starting_checkpoint()
-        goes_on = start is not None and start != self.cfg.finetune_from_model and not self.cfg.reset_optimizer
+        start, given = starting_checkpoint(whole.checkpoint), whole.checkpoint
+        goes_on = start is not None and start != given.finetune_from_model and not given.reset_optimizer
         state = load_checkpoint(start) if goes_on else {}
         restore_patience((state.get("task_state") or {}).get(PATIENCE))
         why = finished(state, whole.optimization, whole.checkpoint)
@@ -97,61 +85,8 @@ class GatedTranslationTask(TranslationTask):
                 whole.optimization.max_epoch = -1  # 0 would mean no limit
 
     def prepare(self, cfg, model_class, options) -> None:
-        """Check a new training; `options` are all of the model's, `cfg` those that were given. Errors as `build_model`."""
-        model_class.check_options(options)
-        self._has_scores = model_class.learns_scores(options)
-        for warning in model_class.warnings(options):
-            logger.warning(warning)
-        whole = cfg._get_root()  # everything on the command line; the Trainer reads the same object
-        self._is_master = is_master(whole.distributed_training)
-        self._check_optimizer(whole.get("optimizer"))
-        self._check_precision()
-        start = self._starting_checkpoint()
-        if model_class.freezes_weights(options) and start is None:
-            raise ValueError(
-                "pipelined pruning (no --joint-pruning) needs a trained model: name it with --restore-file or "
-                f"--finetune-from-model (no file {self._wanted_checkpoint()})"
-            )
-        if start is not None:
-            trained = model_options(load_checkpoint(start))
-            check_same_sizes(start, trained, options)
-            # of several processes fairseq lets one read it and send it to the others, as a pickle that weights-only
-            # loading refuses
-            with open_dict(whole):
-                whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
-            if trained.get("kept_heads") and not options.kept_heads:
-                logger.info(f"{start} has had heads removed: building the same smaller model")
-                # into the configuration itself, so that fairseq saves it with every checkpoint
-                with open_dict(cfg):
-                    cfg.kept_heads = trained["kept_heads"]
-
-    def _check_optimizer(self, optimizer) -> None:
-        """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the model."""
-        name = optimizer and optimizer.get("_name")
-        if self._has_scores and name and not issubclass(OPTIMIZER_REGISTRY[name], DSPAdam):
-            raise ValueError(
-                f"--optimizer {name} would give the head scores the model's learning rate instead of --pruning-lr: "
-                "use --optimizer dsp_adam, which takes the same options as --optimizer adam"
-            )
-
-    def _check_precision(self) -> None:
-        """Say at once what would fail, or mix scores and weights, only after the data has been loaded."""
-        if self.cfg.tpu and find_spec("torch_xla") is None:
-            raise ValueError(
-                "--bf16 means a TPU to fairseq-train, and torch_xla is not installed: use --amp, or --fp16 with "
-                "--fp16-no-flatten-grads (fairseq-hydra-train with common.bf16=true needs no TPU)"
-            )
-        if not self._has_scores:
-            return
-        if self.cfg.fp16 and not (self.cfg.fp16_no_flatten_grads or self.cfg.memory_efficient_fp16):
-            raise ValueError(
-                "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of their own: "
-                "add --fp16-no-flatten-grads"
-            )
-        if self.cfg.ddp_backend == "fully_sharded":
-            raise ValueError(
-                "--ddp-backend fully_sharded joins parameters, head scores among them: use the default --ddp-backend"
-            )
+        """Make ready for a new training; `options` are all of the model's, `cfg` those that were given."""
+        self._is_master = is_master(cfg._get_root().distributed_training)
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)
@@ -200,24 +135,3 @@ class GatedTranslationTask(TranslationTask):
     def state_dict(self) -> Dict[str, Any]:
         """What goes into every checkpoint as its task state; fairseq's own tasks read over it."""
         return {**super().state_dict(), PATIENCE: patience_now()}
-
-    def _wanted_checkpoint(self) -> str:
-        if self.cfg.restore_file != "checkpoint_last.pt":
-            return self.cfg.restore_file
-        last = os.path.join(self.cfg.save_dir, "checkpoint_last.pt")
-        if self.cfg.finetune_from_model and not os.path.exists(last):
-            return self.cfg.finetune_from_model
-        return last
-
-    def _starting_checkpoint(self) -> Optional[str]:
-        """The checkpoint fairseq will restore, by its own rules; None if there is none.
-
-        Raises:
-            ValueError: a --restore-file that does not exist; fairseq would silently train from scratch.
-        """
-        path = self._wanted_checkpoint()
-        if os.path.exists(path):
-            return path
-        if path == self.cfg.restore_file:
-            raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
-        return None

@@ -40,6 +40,8 @@ class DiffTranslationTask(GatedTranslationTask):
     any other all weights (the baseline). Checkpoints hold the model with the diff in it, so they translate like any other.
     """
 
+    starts_from_base = True
+
     def __init__(self, cfg: DiffTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self.diff_pack = read_pack(cfg.diff_pack, "--diff-pack") if cfg.diff_pack else None

@@ -29,6 +29,8 @@ class MichelTranslationConfig(GatedTranslationConfig):
 class MichelTranslationTask(GatedTranslationTask):
     """Translation whose model keeps the K heads that matter most to the model it starts from."""
 
+    ranks_heads = True
+
     def __init__(self, cfg: MichelTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self._options: Dict[str, Any] = {}
@@ -36,11 +38,6 @@ class MichelTranslationTask(GatedTranslationTask):
     def prepare(self, cfg, model_class, options) -> None:
         super().prepare(cfg, model_class, options)
         self._options = dict(options)
-        if model_class.wants_gates(options) and self._starting_checkpoint() is None:
-            raise ValueError(
-                "heads are ranked by what they do in a trained model: name it with --finetune-from-model or --restore-file "
-                f"(no file {self._wanted_checkpoint()})"
-            )
 
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)

@@ -13,6 +13,7 @@ pytest.importorskip("fairseq")
 from fairseq_commands import PACKAGE, run
 from fairseq_training import ANNEALING, DSP, JOINT, PIPELINED, K, checkpoint, train
 
+VOITA = [*DSP, "--arch", "voita_transformer", "--l0-penalty", 5000, "--joint-pruning"]
 SHORT = ["--max-update", 2]
 
 
@@ -31,10 +32,12 @@ def refused(finished) -> str:
         (PIPELINED, "needs a trained model.*--restore-file.*--finetune-from-model"),
         ([*JOINT, "--restore-file", "/nowhere/model.pt"], "--restore-file /nowhere/model.pt: no such file"),
         ([*JOINT, "--optimizer", "adam"], "--pruning-lr: use --optimizer dsp_adam"),
+        ([*JOINT, "--task", "translation", "--optimizer", "adam"], "--pruning-lr: use --optimizer dsp_adam"),
+        ([*VOITA, "--criterion", "label_smoothed_cross_entropy"], "--criterion voita_label_smoothed_cross_entropy"),
         ([*JOINT, "--fp16"], "--fp16-no-flatten-grads"),
         ([*JOINT, "--bf16"], "--bf16 means a TPU.*--amp"),
     ],
-    ids=["budget", "ste+annealing", "no-model", "no-such-file", "adam", "fp16", "bf16"],
+    ids=["budget", "ste+annealing", "no-model", "no-such-file", "adam", "stock-task", "stock-criterion", "fp16", "bf16"],
 )
 def test_options_that_cannot_be(tiny_data, tmp_path, flags, message):
     said = refused(train(tiny_data, tmp_path, *flags, *SHORT))
