@@ -169,10 +169,20 @@ def source_options(options: argparse.Namespace, complete: bool) -> argparse.Name
 
 
 def start(name: str, log: Path, work: Callable[[], bool]) -> bool:
-    """Do a run's work and say how it went."""
+    """Do a run's work and say how it went. A run that another grid is at work on fails at once."""
+    from dsp_plugin.reports.claim import claim, give_back
+
+    try:
+        lock = claim("the folder", log.parent, f".{log.stem}.grid.lock")
+    except ValueError as error:
+        print(f"| FAILED {name}   {error}", flush=True)
+        return False
     print(f"| start  {name}   (log: {log})", flush=True)
     started = time.time()
-    done = work()
+    try:
+        done = work()
+    finally:
+        give_back(lock)
     print(f"| {'done ' if done else 'FAILED'} {name}   {time.time() - started:.0f} s", flush=True)
     return done
 

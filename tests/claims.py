@@ -8,14 +8,22 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
+from dsp_plugin.reports.claim import LOCK
+
 ROOT = Path(__file__).resolve().parents[1]
-_CLAIM = "import sys, time\nfrom dsp_plugin.reports.claim import claim\nlock = claim('--save-dir', sys.argv[1])\nprint('has it', flush=True)\n"
+_CLAIM = """
+import sys, time
+from dsp_plugin.reports.claim import claim
+lock = claim("--save-dir", *sys.argv[1:])
+print("has it", flush=True)
+"""
 
 
 @contextlib.contextmanager
-def at_work(folder: Path, then: str = "time.sleep(600)") -> Iterator[subprocess.Popen]:
+def at_work(folder: Path, then: str = "time.sleep(600)", name: str = LOCK) -> Iterator[subprocess.Popen]:
     """It has claimed the folder, and does something then; it is killed at the end."""
-    process = subprocess.Popen([sys.executable, "-c", _CLAIM + then, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-c", _CLAIM + then, str(folder), name]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "has it\n"
         yield process

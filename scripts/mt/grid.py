@@ -139,7 +139,13 @@ def start(run: Run, options: argparse.Namespace) -> bool:
         return False
     # a clone has the records of others and no models: what a run starts from is trained once more, and theirs stay
     records = os.path.join(options.runs, "records", run.name) if run.complete() else f"results/multi30k/{run.name}"
-    os.makedirs(save_dir, exist_ok=True)
+    from dsp_plugin.reports.claim import claim, give_back
+
+    try:
+        lock = claim("the folder", save_dir, ".grid.lock")
+    except ValueError as error:
+        print(f"| FAILED {run.name}   {error}", flush=True)
+        return False
     log = os.path.join(save_dir, "pipeline.log")
     environment = {
         **os.environ,
@@ -157,8 +163,11 @@ def start(run: Run, options: argparse.Namespace) -> bool:
         environment["K"] = str(run.budget)
     started = time.time()
     print(f"| start  {run.name}   (log: {log})", flush=True)
-    with open(log, "a", encoding="utf-8") as stream:
-        code = subprocess.call([f"scripts/mt/{method.script}.sh"], env=environment, stdout=stream, stderr=stream)
+    try:
+        with open(log, "a", encoding="utf-8") as stream:
+            code = subprocess.call([f"scripts/mt/{method.script}.sh"], env=environment, stdout=stream, stderr=stream)
+    finally:
+        give_back(lock)
     print(f"| {'done ' if code == 0 else 'FAILED'} {run.name}   {time.time() - started:.0f} s", flush=True)
     return code == 0
 

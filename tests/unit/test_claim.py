@@ -28,7 +28,7 @@ def test_another_program_is_refused_by_name_until_the_first_ends(tmp_path):
 
 def test_a_worker_that_outlives_its_killed_program_holds_nothing(tmp_path):
     """Loaders of data are forked, and notice late that they are alone."""
-    fork = "import os\nchild = os.fork()\nif not child:\n    time.sleep(600)\nprint(child, flush=True)\ntime.sleep(600)"
+    fork = "import os\nif not os.fork():\n    print(os.getpid(), flush=True)\ntime.sleep(600)"
     with at_work(tmp_path, fork) as other:
         worker = int(other.stdout.readline())
     try:

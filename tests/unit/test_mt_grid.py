@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from claims import at_work
 
 GRID = Path(__file__).resolve().parents[2] / "scripts" / "mt" / "grid.py"
 
@@ -58,3 +59,12 @@ def test_a_record_of_others_stays_as_it_is(grid, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "write_table", lambda seeds: "")
     start(grid, monkeypatch, "--only", "small/pipelined-K6")
     assert grid.calls[0] == ("scripts/mt/unpruned.sh", "runs/grid/records/small/unpruned-seed1")
+
+
+def test_a_run_that_another_grid_is_at_work_on_fails_at_once(grid, tmp_path, monkeypatch, capsys):
+    folder = Path("runs/grid/small/unpruned-seed1")
+    with at_work(tmp_path / folder, name=".grid.lock") as other:
+        with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
+            start(grid, monkeypatch, "--only", "small/unpruned")
+    assert f"FAILED small/unpruned-seed1   the folder {folder} is in use by process {other.pid}" in capsys.readouterr().out
+    assert grid.calls == []
