@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "write a checkpoint that loads without this plugin",
     "diff": "look into diff packs, bring them into models and out again",
     "report": "make tables, pictures and one HTML page from result records",
+    "seal": "put checksums into files of earlier versions, or anew after an edit",
 }
 
 DESCRIPTION = """\

@@ -120,6 +120,7 @@ class DiffCallback(EpochOrder):
             raise ValueError("--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be lost")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
         steps = self.optimizer.vector.steps if isinstance(self.optimizer, DiffAdamW) else self.optimizer.steps
         if state.global_step and not steps:  # the Trainer goes on without a word, and the diff would begin at 0
             raise ValueError(f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it")
@@ -140,6 +141,7 @@ class DiffCallback(EpochOrder):
             state.log_history[-1].update(figures)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_end(args, state, control, **kwargs)
         best = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None:
             saved = torch.load(os.path.join(best, _OPTIMIZER_FILE), map_location="cpu", weights_only=True)

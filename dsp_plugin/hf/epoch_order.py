@@ -7,12 +7,16 @@ from typing import Any, Optional
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from .sealed_checkpoints import SealedCheckpoints
 
-class EpochOrder(TrainerCallback):
-    """Tells the Trainer's sampler the epoch, so that a run resumed inside an epoch goes on in that epoch's order.
+
+class EpochOrder(SealedCheckpoints):
+    """What an exact resume needs: the checkpoint that was written, and the order of the examples in it.
+
+    Tells the Trainer's sampler the epoch, so that a run resumed inside an epoch goes on in that epoch's order.
 
     Under `train_sampling_strategy="group_by_length"` the Trainer's sampler draws from torch's own generator: a resumed
     run, or another process, draws another order. Here it gets a generator, seeded with (data seed + epoch) as each epoch

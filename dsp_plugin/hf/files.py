@@ -1,13 +1,13 @@
 """Pruned models in folders: saving, loading, and dense copies that stock Transformers loads.
 
-A pruned folder is an ordinary Transformers folder (config.json, safetensors) whose configuration holds `kept_heads`.
-Stock `from_pretrained` refuses it, because the shapes differ; `load_pruned` builds the smaller shapes first.
+A pruned folder is an ordinary Transformers folder (config.json, safetensors) whose configuration holds `kept_heads`, with a
+list of its files and their checksums, which are compared when it is loaded. Stock `from_pretrained` refuses it, because the
+shapes differ; `load_pruned` builds the smaller shapes first.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +19,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..reports.files import write_text
 from ..reports.inside import check_named
+from ..reports.sealed import parse_json, read_bounded
+from ..reports.sealed_folder import LIST, check_sealed, seal_folder, warn_no_list
 from .gating import switchboard_of
 from .model_card import dense_card, pruned_card
 from .pruning import KEPT_HEADS, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record, record_of
@@ -27,15 +29,18 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 
-def save_pruned(model: PreTrainedModel, folder: str | os.PathLike, parameters_before: Optional[int] = None) -> None:
-    """Write a pruned model: weights, configuration with the record of kept heads, and a model card README.md.
+def save_pruned(
+    model: PreTrainedModel, folder: str | os.PathLike, parameters_before: Optional[int] = None, tokenizer: Any = None
+) -> None:
+    """Write a pruned model: weights, configuration with the record of kept heads, a model card README.md, and checksums.
 
-    `model.save_pretrained` writes the same without the card; `load_pruned` reads both.
+    `model.save_pretrained` writes the same without card and checksums; `load_pruned` reads both.
 
     Args:
         model: after `prune_heads`, or from `load_pruned`.
         folder: made if it does not exist.
         parameters_before: weights of the model with all its heads; worked out where not given.
+        tokenizer: saved with it, if given.
 
     Raises:
         ValueError: the model has all its heads and no record.
@@ -47,6 +52,9 @@ def save_pruned(model: PreTrainedModel, folder: str | os.PathLike, parameters_be
     model.save_pretrained(folder)
     card = pruned_card(model, original_head_map(model), record_of(model), before, count_parameters(model))
     write_text(Path(folder) / "README.md", card)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    seal_folder(folder)
 
 
 def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, **kwargs: Any) -> Any:
@@ -62,13 +70,15 @@ def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, *
 
     Raises:
         FileNotFoundError: the folder, its configuration or (a part of) its weights are missing.
-        ValueError: a file is damaged, there is no record of kept heads, or it is of another model; names the folder.
+        ValueError: a file is damaged or another one than was saved, there is no record of kept heads, or it is of another model; names the folder.
     """
     folder = Path(folder)
     config = _read_config(folder)
     record = getattr(config, KEPT_HEADS, None)
     if record is None:
         raise ValueError(f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it with from_pretrained")
+    if not (folder / LIST).is_file():
+        warn_no_list(folder)
     _check_weights(folder)
     stock = _class_of(folder, config, model_class)
     other_head, tell = kwargs.pop("ignore_mismatched_sizes", False), kwargs.pop("output_loading_info", False)
@@ -183,8 +193,9 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a model: there is no {path.name} in it")
+    check_sealed(folder)
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = parse_json(read_bounded(path))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(data, dict) or "model_type" not in data:
@@ -197,7 +208,7 @@ def _check_weights(folder: Path) -> None:
     names = [_WEIGHTS]
     if (folder / _INDEX).is_file():
         try:
-            names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+            names = sorted(set(parse_json(read_bounded(folder / _INDEX))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / _INDEX} is damaged: {error}") from error
         for name in names:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..gating import HeadGates, HeadMap, Switchboard
+from ..reports.sealed_folder import check_sealed
 from .interface import LINK, Heads, use_ours, use_stock
 from .layouts import Attention, attentions_of
 
@@ -84,14 +85,15 @@ def load_gating(model: PreTrainedModel, folder: str) -> None:
 
     Args:
         model: gated.
-        folder: with `.safetensors` files.
+        folder: with `.safetensors` files; they are compared with its list of checksums, where there is one (`seal_folder`).
 
     Raises:
-        ValueError: the model has no gates, the folder has none of these, or they are of other gates.
+        ValueError: the model has no gates, the folder has none of these or is damaged, or they are of other gates.
     """
     switchboard = switchboard_of(model)
     if switchboard is None:
         raise ValueError("the model has no gates to read scores into: gate_heads(model, gates) first")
+    check_sealed(folder, warn=True)
     state: Dict[str, Tensor] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:

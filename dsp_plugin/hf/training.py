@@ -76,6 +76,7 @@ class HeadGatesCallback(EpochOrder):
             raise ValueError("DeepSpeed keeps gradients to itself, so that gates cannot be trained under it")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
         self._remove_hooks()
         self._tell(state.global_step)
         self._training, self._figures = True, {}
@@ -126,6 +127,7 @@ class HeadGatesCallback(EpochOrder):
             self._note(args, state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_end(args, state, control, **kwargs)
         self._remove_hooks()
         self._training = False
 

@@ -115,6 +115,39 @@ def read_lines(path: str | os.PathLike, warn: bool = True) -> list[dict[str, Any
         DamagedError: a line is no JSON object, there is none, or they do not fit their checksum.
         OSError: it cannot be read.
     """
+    entries = _read_entries(path)
+    if not any(map(_is_sealed, entries)):
+        if warn:
+            warn_unsealed(path)
+        return entries
+    checksums = [entry.pop(CHECKSUM, None) for entry in entries]
+    if checksums != [_digest(entries)] * len(entries):
+        raise DamagedError(f"{misfit(path)}; {_or_delete(path)}")
+    return entries
+
+
+def reseal_json(path: str | os.PathLike) -> None:
+    """Puts the checksum of what a JSON file says now into it.
+
+    Raises:
+        ValueError: it is no JSON object. OSError: it cannot be read or written.
+    """
+    try:
+        text = _decoded(read_bounded(path))
+        new = seal_text(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if new != text:
+        write_text(path, new)
+
+
+def reseal_lines(path: str | os.PathLike) -> None:
+    """`reseal_json` for a file of JSON objects, one a line."""
+    write_lines(path, [{name: value for name, value in entry.items() if name != CHECKSUM} for entry in _read_entries(path)])
+
+
+def _read_entries(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """What the lines say, checksums included."""
     try:
         text = _decoded(read_bounded(path))
     except ValueError as error:
@@ -133,13 +166,6 @@ def read_lines(path: str | os.PathLike, warn: bool = True) -> list[dict[str, Any
         entries.append(entry)
     if not entries:
         raise DamagedError(f"{path} is damaged: it is empty; {_or_delete(path)}")
-    if not any(map(_is_sealed, entries)):
-        if warn:
-            warn_unsealed(path)
-        return entries
-    checksums = [entry.pop(CHECKSUM, None) for entry in entries]
-    if checksums != [_digest(entries)] * len(entries):
-        raise DamagedError(f"{misfit(path)}; {_or_delete(path)}")
     return entries
 
 

@@ -51,13 +51,13 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False) -> bool:
         warn: say so where it has none: it was written by us.
 
     Raises:
-        DamagedError: a file is missing, is another one, or holds part of a model and is not in the list.
-        OSError: a file cannot be read.
+        DamagedError: a file is another one, or holds part of a model and is not in the list.
+        OSError: a file is missing, or cannot be read.
     """
     folder = Path(folder)
     if not (folder / LIST).is_file():
         if warn:
-            warn_unsealed(folder, f"has no {LIST} (it is of an earlier version, or written by other programs)")
+            warn_no_list(folder)
         return False
     told = read_json(folder / LIST)
     files = told.get("files") if isinstance(told, dict) else None
@@ -69,13 +69,18 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False) -> bool:
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise DamagedError(f"{folder / LIST} is damaged: {name!r} is no name of a file in this folder")
         if not path.is_file():
-            raise DamagedError(f"{folder} is damaged: {name} is missing, which {LIST} lists {again}")
+            raise FileNotFoundError(f"{folder} is damaged: {name} is missing, which {LIST} lists {again}")
         if path.stat().st_size != told.get("bytes") or sha256(path) != told.get("sha256"):
             raise DamagedError(f"{path} is damaged: its content does not fit its checksum in {LIST} {again}")
     for name in _names(folder, _MODEL):
         if name not in files:
             raise DamagedError(f"{folder} is damaged: {name} is of another model, {LIST} does not list it {again}")
     return True
+
+
+def warn_no_list(folder: str | os.PathLike) -> None:
+    """Says once that a folder of ours cannot be checked, and how it gets a list."""
+    warn_unsealed(folder, f"has no {LIST} (it is of an earlier version, or written by other programs)")
 
 
 def sha256(path: str | os.PathLike) -> str:

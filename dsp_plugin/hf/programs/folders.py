@@ -9,7 +9,9 @@ from typing import Any, Dict, List, Optional
 
 from transformers import TrainingArguments
 
-from ...reports.files import write_text
+from ...reports.sealed import parse_json, read_bounded, read_json, write_json
+from ...reports.sealed_folder import LIST
+from ..sealed_checkpoints import check_checkpoint
 from .parsing import say
 
 SETTINGS = "settings.json"
@@ -34,7 +36,7 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
 
     Raises:
         ValueError: the folder holds a training with other settings, a finished model without checkpoints, or files of
-            other programs; a checkpoint to resume from that is none.
+            other programs; a checkpoint to resume from that is none, or damaged.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -59,6 +61,7 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
                 "train anew in it, or another folder"
             )
     if checkpoint is not None:
+        check_checkpoint(checkpoint)
         _check_same(folder, json.loads(json.dumps(settings)))
     return checkpoint
 
@@ -87,7 +90,7 @@ def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optiona
         say(f"going on from {checkpoint}")
         if (folder / SETTINGS).is_file():  # what it does not say of its beginning, this command does not know
             return
-    write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    write_json(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def updates_of(checkpoint: str) -> int:
@@ -98,14 +101,17 @@ def updates_of(checkpoint: str) -> int:
 def settings_of(model: str) -> Dict[str, Any]:
     """The settings that a model was trained with by one of these programs; of a checkpoint's folder, its training's.
 
-    Empty where the folder does not say: of other programs, on the hub, damaged.
+    Empty where the folder does not say: of other programs, on the hub.
+
+    Raises:
+        ValueError: they are damaged.
     """
     folder = Path(model).resolve()
     if folder.name.startswith("checkpoint-") and not (folder / SETTINGS).exists():
         folder = folder.parent
     try:
-        found = json.loads((folder / SETTINGS).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = read_json(folder / SETTINGS)
+    except OSError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -115,12 +121,13 @@ def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
     if not path.is_file():  # a checkpoint of the stock Trainer
         return
     try:
-        noted = json.loads(path.read_text("utf-8"))
+        noted = read_json(path)
         names = [*settings, *(name for name in noted if name not in settings)]
         names = [name for name in names if name in noted or name not in _SAID_LATER]
         differing = [f"{n}: {noted.get(n)} there, {settings.get(n)} here" for n in names if noted.get(n) != settings.get(n)]
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: delete it to go on with the settings of this command") from error
+        reason = error if isinstance(error, ValueError) else f"{path} is damaged"
+        raise ValueError(f"{reason}; delete it to go on with the settings of this command") from error
     if differing:
         raise ValueError(
             f"--output_dir {folder} holds a training with other settings ({'; '.join(differing)}): "
@@ -143,9 +150,12 @@ def _checkpoints(folder: Path) -> List[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether the Trainer's last file is there: it writes model and optimizer before, and none of them in one move."""
+    """Whether the last file is there: ours, or of before the Trainer's own. It writes model and optimizer before, and none of
+    them in one move."""
+    if (checkpoint / LIST).is_file():
+        return True
     try:
-        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+        state = parse_json(read_bounded(checkpoint / STATE))
     except (OSError, ValueError):
         return False
     return isinstance(state, dict) and "global_step" in state

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from ...reports.records import kept_heads
+from ...reports.sealed_folder import check_sealed
 from ...surgery import compose, mask_of_record
 from ..files import load_pruned
 from ..gating import GATING, switchboard_of
@@ -29,8 +30,14 @@ def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List
         work: a `GlueWork` or `SquadWork`; it adopts the order of the model's labels.
 
     Raises:
-        ValueError, OSError: naming the option.
+        ValueError, OSError: naming the option; damaged files, too.
     """
+    for name, folder in (("model_name_or_path", options.model_name_or_path), ("tokenizer_name", options.tokenizer_name)):
+        if folder:
+            try:
+                check_sealed(folder)
+            except ValueError as error:
+                raise ValueError(f"--{name}: {error}") from None
     work.adopt(load_config(options, {}))
     tokenizer = load_tokenizer(options)
     model, new = load_model(options, work.model_class, load_config(options, work.config_entries()))

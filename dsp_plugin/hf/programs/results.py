@@ -68,8 +68,7 @@ def parameters_of(model: PreTrainedModel) -> Dict[str, int]:
 def save_pruned_model(model: PreTrainedModel, tokenizer: Any, folder: str, before: int) -> None:
     """The model without its dead heads, ready for `load_pruned` and, as --model_name_or_path, for these programs."""
     smaller = pruned_copy(model)
-    save_pruned(smaller, folder, before)
-    tokenizer.save_pretrained(folder)
+    save_pruned(smaller, folder, before, tokenizer)
     say(f"pruned model: {folder}, {count_parameters(smaller):,} of {before:,} parameters")
 
 

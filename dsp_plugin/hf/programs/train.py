@@ -16,6 +16,7 @@ from transformers.utils import logging as hf_logging
 from ...reports.claim import claimed
 from ...reports.history import read_history
 from ...reports.records import Metric, portable_path
+from ...reports.sealed_folder import seal_folder
 from ..epoch_order import EpochOrder
 from ..gating import gate_heads, load_gating, switchboard_of
 from ..layouts import head_map_of
@@ -104,6 +105,8 @@ class Run:
                 trainer.state.max_steps, trainer.state.num_train_epochs = done.max_steps, done.num_train_epochs
             self._save(trainer)
             trainer.save_state()
+            if self.main and (Path(args.output_dir) / "config.json").is_file():
+                seal_folder(args.output_dir)
             trainer.save_metrics("train", output.metrics)
             trainer = self._deployed(trainer)
             model = trainer.model

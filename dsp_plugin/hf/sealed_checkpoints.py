@@ -1,0 +1,52 @@
+"""The Trainer's checkpoints with a list of their files and checksums, which is compared before a training goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..reports.sealed_folder import check_sealed, seal_folder
+from ..reports.torch_zip import check_torch_zip
+
+
+class SealedCheckpoints(TrainerCallback):
+    """Writes the list as the last file of every checkpoint, and compares it with what the Trainer takes from there.
+
+    Raises, from the Trainer:
+        ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is damaged.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step:
+            check_sealed(_folder(args, state))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process writes a file of its own into the checkpoint
+        if args.should_save and _folder(args, state).is_dir():
+            seal_folder(_folder(args, state))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            check_sealed(state.best_model_checkpoint)
+
+
+def check_checkpoint(folder: str | os.PathLike) -> None:
+    """Compares a whole checkpoint with its list; without one, its torch files with the checksums in them, with a warning.
+
+    Raises:
+        ValueError: a file is damaged, or missing. OSError: it cannot be read.
+    """
+    if check_sealed(folder, warn=True):
+        return
+    for path in sorted([*Path(folder).glob("*.pt"), *Path(folder).glob("*.pth")]):
+        check_torch_zip(path)
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
