@@ -1,7 +1,6 @@
 """What the grids of trainings on GLUE and SQuAD share: their options, their data, and starting what is missing."""
 
 import argparse
-import json
 import math
 import os
 import shlex
@@ -52,10 +51,12 @@ def other_settings(commands: Sequence[Sequence[str]], folder: Path) -> str:
     Compared are those of `SETTINGS` that both sides name. Records without a command, of another program, or of a model
     that was only scored again are not looked at.
     """
+    from dsp_plugin.reports.records import load_record
+
     ours = {Path(words[0]).name: _values(words) for words in commands}
     for path in sorted(folder.rglob("results.json")):
         try:
-            words = shlex.split(json.loads(path.read_text("utf-8")).get("command") or "")
+            words = shlex.split(load_record(path).command)
         except ValueError:  # damaged: the tables say so
             continue
         if "--do_train" not in words:

@@ -15,7 +15,8 @@ from ..diffs import DiffPack
 from ..diffs.named_groupings import grouping_name, method_name
 from ..diffs.pack_summary import told_of_pack
 from ..optim.diff_adam import DiffAdamConfig, SparseAdamConfig
-from ..reports.files import write_text
+from ..reports.records import load_record
+from ..reports.sealed import read_json, write_json
 from .checkpoints import load_checkpoint
 from .diff_base import BaseCheckpoint, read_base
 from .diff_packs import Projection, label_of, read_trained, write_pack
@@ -186,8 +187,8 @@ def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> No
     settings = os.path.join(folder, _SETTINGS)
     wanted = _lasting(flags)
     if os.path.isfile(settings):
-        with open(settings, encoding="utf-8") as file:
-            made = json.load(file)
+        made = read_json(settings)
+        made = made.get("options") if isinstance(made, dict) else made  # before it had a checksum, it was a list
         if made != wanted:
             there, here = _by_option(made), _by_option(wanted)
             odd = [name for name in {**there, **here} if there.get(name) != here.get(name)]
@@ -196,7 +197,7 @@ def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> No
     if os.path.isfile(os.path.join(folder, "results.json")):
         _say(f"{folder} is done")
         return
-    write_text(settings, json.dumps(wanted) + "\n")
+    write_json(settings, json.dumps({"options": wanted}) + "\n")
     if _reached(folder, _given(flags, "--max-update")):  # killed after its last update: fairseq would make one more
         summarise_training(folder, 0.0, label, name, finished)
         return
@@ -254,9 +255,8 @@ def _line(text: str, pack: DiffPack, path: str, folder: str) -> str:
 
 def _score(folder: str) -> str:
     """What the record of a stage says of its validation."""
-    with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
-        metrics = json.load(file)["metrics"]
-    return ", ".join(f"{metric['name']} {metric['value']:.4g} on {metric['subset']}" for metric in metrics) or "not validated"
+    metrics = load_record(os.path.join(folder, "results.json")).metrics
+    return ", ".join(f"{metric.name} {metric.value:.4g} on {metric.subset}" for metric in metrics) or "not validated"
 
 
 def _given(flags: Sequence[str], name: str) -> Optional[str]:

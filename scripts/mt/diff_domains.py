@@ -128,15 +128,18 @@ class Work:
 
     def check_settings(self) -> None:
         """Ends the program where runs or records are there that other settings have made."""
-        from dsp_plugin.reports.files import write_text
+        from dsp_plugin.reports.sealed import read_json, write_json
 
         for folder in (self.runs, self.results):
             path = folder / "settings.json"
-            made = json.loads(path.read_text("utf-8")) if path.is_file() else None
+            try:
+                made = read_json(path) if path.is_file() else None
+            except ValueError as error:
+                sys.exit(str(error))
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
                 sys.exit(f"{folder} is of other settings ({path}): remove it, or name another folder (--runs, --results)")
         for folder in (self.runs, self.results):
-            write_text(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
+            write_json(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
 
     def prepare(self) -> None:
         given = self.base == self.options.base

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+
+from dsp_plugin.reports.sealed import read_json
 
 PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "mt" / "diff_domains.py"
 
@@ -30,7 +31,7 @@ def work(tmp_path):
 def test_runs_and_records_of_other_settings_are_refused(work, tmp_path):
     first = work()
     first.check_settings()
-    noted = json.loads((tmp_path / "results/iwslt14-to-multi30k/settings.json").read_text())
+    noted = read_json(tmp_path / "results/iwslt14-to-multi30k/settings.json")
     assert noted == first.settings and noted["seed"] == 1 and noted["fix_layer"] == 0
     work().check_settings()
     work(home="multi30k").check_settings()
