@@ -18,6 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..gating import Switchboard
+from ..gating.open_heads import heads_open
 from .layouts import model_parts
 
 PREFIX = "dsp_"
@@ -54,15 +55,27 @@ class Heads:
 
     def gate(self, context: Tensor) -> Tensor:
         """context [B, L, H, d] times its gates, [h] or [B, h]; without gradients in place."""
-        gates = None if self.switchboard is None else self.switchboard.block_gates(self.position)
+        gates = self._gates()
         if gates is None:
             return context
-        if self.group > 1:
-            gates = gates.repeat_interleave(self.group, dim=-1)
         gates = gates.to(context.dtype).unsqueeze(-1)  # [H, 1] or [B, H, 1]
         gates = gates if gates.dim() == 2 else gates[:, None]
         # attention functions return a tensor of their own; a second one costs more than the multiplication
         return context * gates if torch.is_grad_enabled() else context.mul_(gates)
+
+    def shown(self, weights: Tensor) -> Tensor:
+        """Of the attention weights [B, H, L, S] those of open heads, as the model without the closed ones has them.
+
+        In training, where gates are neither open nor closed, all.
+        """
+        gates = self._gates()
+        found = None if gates is None or self.switchboard.training else heads_open(gates)
+        return weights if found is None else weights[:, found.to(weights.device)]
+
+    def _gates(self) -> Optional[Tensor]:
+        """[H] or [B, H]"""
+        gates = None if self.switchboard is None else self.switchboard.block_gates(self.position)
+        return gates.repeat_interleave(self.group, dim=-1) if gates is not None and self.group > 1 else gates
 
 
 def stock_name(implementation: Optional[str]) -> str:
@@ -113,7 +126,9 @@ def _function(stock: str) -> Callable[..., Tuple[Tensor, Optional[Tensor]]]:
             if kwargs.get("position_bias") is not None:
                 kwargs["position_bias"] = heads.bias(kwargs["position_bias"])
         context, weights = _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
-        return context if heads is None else heads.gate(context), weights
+        if heads is None:
+            return context, weights
+        return heads.gate(context), None if weights is None else heads.shown(weights)
 
     return attention
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
+from ..gating.open_heads import heads_open
 from .decoding_cache import DecodingCache
 
 
@@ -85,7 +86,8 @@ class GatedMultiheadAttention(MultiheadAttention):
 
         Returns:
             output [T, B, C]; attention weights [B, T, S] averaged over heads (or [h, B, T, S] with
-            `need_head_weights`) where they are asked for, else None.
+            `need_head_weights`) where they are asked for, else None. In evaluation mode these are the weights of the
+            heads whose gate is open, as in the model without the others; of a block with none they spread evenly.
 
         Raises:
             NotImplementedError: `before_softmax`.
@@ -128,6 +130,11 @@ class GatedMultiheadAttention(MultiheadAttention):
             return output, None
         weights = weights.view(kv_bsz, self.num_heads, beam, tgt_len, src_len).permute(1, 0, 2, 3, 4)
         weights = weights.reshape(self.num_heads, bsz, tgt_len, src_len)
+        open_heads = None if self.training or gates is None else heads_open(gates)
+        if open_heads is not None:
+            weights = weights[open_heads]
+            if len(weights) == 0:  # as the block will be without its heads
+                weights = self._even_weights(query, key, key_padding_mask)[None]
         return output, weights if need_head_weights else weights.mean(dim=0)
 
     def _drops(self) -> bool:
@@ -219,13 +226,19 @@ class GatedMultiheadAttention(MultiheadAttention):
         output = self.out_proj.bias.to(query.dtype).expand(tgt_len, bsz, embed_dim)
         if not want_weights:
             return output, None
+        weights = self._even_weights(query, key, key_padding_mask)
+        return output, weights[None] if need_head_weights else weights
+
+    @staticmethod
+    def _even_weights(query: Tensor, key: Tensor, key_padding_mask: Optional[Tensor]) -> Tensor:
+        """[B, T, S], the same for every key that is no padding."""
+        tgt_len, bsz, _ = query.shape
         src_len = key.size(0)
         weights = query.new_ones(key.size(1), src_len)
         if key_padding_mask is not None:
             weights = weights.masked_fill(key_padding_mask.to(torch.bool), 0.0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        weights = weights.repeat_interleave(bsz // key.size(1), dim=0)[:, None, :].expand(bsz, tgt_len, src_len)
-        return output, weights[None] if need_head_weights else weights
+        return weights.repeat_interleave(bsz // key.size(1), dim=0)[:, None, :].expand(bsz, tgt_len, src_len)
 
 
 def key_mask(padding: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:

@@ -95,6 +95,48 @@ def test_attention_weights_only_where_asked():
     assert gated(query, memory, memory, need_weights=True)[1] is None
 
 
+def pruned_to(gated: GatedMultiheadAttention, kept: list) -> GatedMultiheadAttention:
+    """The block without its other heads."""
+    pruned = GatedMultiheadAttention(C, H, encoder_decoder_attention=True).eval()
+    pruned.resize(len(kept))
+    rows = [head * D + row for head in kept for row in range(D)]
+    state = {}
+    for name, weights in gated.state_dict().items():
+        if name.startswith("out_proj"):
+            state[name] = weights[:, rows] if name.endswith("weight") else weights
+        else:
+            state[name] = weights[rows]
+    pruned.load_state_dict({name: state[name] for name in pruned.state_dict()})
+    pruned.make_generation_fast_(need_attn=True)
+    return pruned
+
+
+@pytest.mark.parametrize("need_head_weights", [False, True])
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3], [1, 3], [2], []])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_masked_block_shows_the_weights_of_the_pruned_one(kept, need_head_weights, rows):
+    _, gated = twins("cross")
+    gated.make_generation_fast_(need_attn=True)
+    gates = torch.tensor([float(head in kept) for head in range(H)])
+    gated.read_gates = lambda: gates.expand(B, H) if rows else gates
+    query, memory = torch.randn(T, B, C), torch.randn(S, B, C)
+    options = {"key_padding_mask": padding(B, S), "static_kv": True, "need_head_weights": need_head_weights}
+    output, weights = gated(query, memory, memory, **options)
+    expected, expected_weights = pruned_to(gated, kept)(query, memory, memory, **options)
+    close(output, expected)
+    close(weights, expected_weights)
+    assert weights.shape == ((max(1, len(kept)), B, T, S) if need_head_weights else (B, T, S))
+
+
+def test_a_block_in_training_shows_the_weights_of_all_heads():
+    """Gates are then neither open nor closed, even those that are 0 by chance."""
+    stock, gated = twins("cross")
+    gated.make_generation_fast_(need_attn=True)
+    gated.read_gates = lambda: torch.tensor([1.0, 0.0, 0.3, 0.0])
+    query, memory = torch.randn(T, B, C), torch.randn(S, B, C)
+    close(gated.train()(query, memory, memory)[1], stock.train()(query, memory, memory)[1])
+
+
 # ---- incremental decoding
 
 

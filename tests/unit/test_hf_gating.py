@@ -257,6 +257,41 @@ def test_attention_weights_of_eager_attention():
     assert [tuple(layer.shape) for layer in weights] == [(3, 2, 7, 7), (3, 0, 7, 7)]
 
 
+@families
+def test_a_masked_model_shows_the_attention_weights_of_the_pruned_one(family):
+    """Those of its open heads; a block with none shows none. In training, where no head is open or closed, all."""
+    masked = tiny_model(family, "eager")
+    head_map = head_map_of(masked)
+    keep = uneven_mask(head_map.num_heads, [block.num_heads for block in head_map.blocks])
+    pruned, batch = copy.deepcopy(masked), batch_of(masked)
+    prune_heads(pruned, keep)
+    gate_heads(masked, FixedGates(keep.float()))
+    expected, found = (model(**batch, output_attentions=True) for model in (pruned, masked))
+    names = [name for name in expected if "attentions" in name and expected[name]]
+    assert len(names) == (3 if masked.config.is_encoder_decoder else 1)
+    for name in names:
+        assert len(found[name]) == len(expected[name])
+        for theirs, ours in zip(expected[name], found[name]):
+            # rows that are all padding are NaN
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE.get(family, 1e-9), equal_nan=True)
+    masked.train()
+    (first, *_) = masked(**batch, output_attentions=True)[names[0]]
+    assert first.shape[1] == tiny_model(family, "eager")(**batch, output_attentions=True)[names[0]][0].shape[1]
+
+
+def test_attention_weights_of_rows_of_gates():
+    """Under a mask of its own for every example no head is left out for all; under one for all those closed are."""
+    model = tiny_model("bert", "eager")
+    switchboard = gate_heads(model, FixedGates(torch.ones(8)))
+    rows = torch.ones(3, 8)
+    rows[:, 1] = 0
+    with switchboard.override(rows):
+        assert model(**batch_of(model), output_attentions=True).attentions[0].shape[1] == 3
+    rows[0, 1] = 1
+    with switchboard.override(rows):
+        assert model(**batch_of(model), output_attentions=True).attentions[0].shape[1] == 4
+
+
 def small(config, **kwargs):
     return config(vocab_size=9, **kwargs)
 
