@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..reports.files import check_new_folder, link_entry, new_folder, replacing, why_not_replaceable, write_text
 from ..reports.inside import check_inside, check_named
-from ..reports.sealed_folder import LIST, seal_folder
+from ..reports.sealed import parse_json, read_bounded
+from ..reports.sealed_folder import LIST, check_sealed, seal_folder
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -27,13 +28,14 @@ class ModelFolder:
 
     Raises:
         FileNotFoundError: no such folder, or (part of) its weights are missing.
-        ValueError: a file in it is damaged.
+        ValueError: a file in it is damaged, or another one than its list of checksums says.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
+        check_sealed(folder)
         self._file_of = self._read_index()
 
     @property
@@ -154,7 +156,7 @@ class ModelFolder:
         names = [_SINGLE]
         if not (self.folder / _SINGLE).is_file() and index.is_file():
             try:
-                names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+                names = sorted(set(parse_json(read_bounded(index))["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{index} is damaged: {error}") from None
             for name in names:

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..gating import FixedGates, HeadMap, check_budget, hard_topk
 from ..reports.certificate import NAME, Certificate
 from ..reports.files import new_folder
+from ..reports.sealed_folder import LIST, warn_no_list
 from ..surgery import mask_of_record, read_mask
 from .certificate import write_certificate
 from .files import export_dense, load_model
@@ -148,6 +149,8 @@ def _scores(folder: Path) -> Optional[Tensor]:
         with safe_open(path, "pt") as file:
             name = f"{GATING}.gates.scores"
             if name in file.keys():
+                if not (folder / LIST).is_file():
+                    warn_no_list(folder)
                 return file.get_tensor(name)
     return None
 

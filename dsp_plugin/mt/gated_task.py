@@ -16,7 +16,7 @@ from .checkpoints import load_checkpoint
 from .coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from .finished import PATIENCE, finished, patience_now, restore_patience
 from .gated_model import GatedTransformerModel
-from .history import note_heads
+from .history import note_heads, read_history
 from .new_training import starting_checkpoint
 from .option_checks import check_options
 
@@ -72,6 +72,7 @@ class GatedTranslationTask(TranslationTask):
         whole = self.cfg._get_root() if isinstance(self.cfg, DictConfig) else {}
         if "optimization" not in whole:
             return  # no training
+        read_history(whole.checkpoint.save_dir)  # a damaged one is refused now, not at the first validation
         self._max_valid_steps = whole.dataset.max_valid_steps
         start, given = starting_checkpoint(whole.checkpoint), whole.checkpoint
         goes_on = start is not None and start != given.finetune_from_model and not given.reset_optimizer
