@@ -124,7 +124,7 @@ class FairseqModel:
 
         self.path = Path(path)
         self.undo_path = self.path.with_name(self.path.name + ".diff-undo.safetensors")
-        self._checkpoint = load_checkpoint(path)
+        self._checkpoint = load_checkpoint(path, with_options=False)  # they are only written back
 
     def state(self) -> Dict[str, Tensor]:
         return dict(self._checkpoint["model"])

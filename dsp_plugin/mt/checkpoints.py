@@ -8,11 +8,12 @@ import argparse
 import os
 import pickle
 import re
-from typing import Any, Dict, Mapping
+from typing import Any, BinaryIO, Dict, Mapping
 
 import numpy as np
 import torch
 
+from ..reports.torch_zip import entries_of_torch_zip, starts_as_zip
 from ..reports.files import replacing
 
 
@@ -38,18 +39,31 @@ def allow_fairseq_types() -> None:
     )
 
 
-def load_checkpoint(path: str) -> Dict[str, Any]:
+def load_checkpoint(path: str, with_options: bool = True) -> Dict[str, Any]:
     """A fairseq checkpoint as a dictionary of tensors and plain values, on the CPU.
+
+    Args:
+        with_options: hold its options to what is declared (see checkpoint_options.py), without which no model may be
+            built from them. False: for a program that only writes them back.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, is no fairseq checkpoint, or holds anything but data.
+        ValueError: the file is damaged, is no fairseq checkpoint, holds anything but data, or options that are refused.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")
+    with open(path, "rb") as file:
+        return read_checkpoint(file, path, with_options)
+
+
+def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> Dict[str, Any]:
+    """As `load_checkpoint`, from an open file; `path` is for messages."""
     allow_fairseq_types()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if starts_as_zip(file):
+            entries_of_torch_zip(file, path)
+        file.seek(0)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own first line advises to turn the protection off: show only what was met
         met = re.search(r"(?:GLOBAL|[Uu]nsupported|[Uu]nrecognized) .*", str(error))
@@ -58,8 +72,12 @@ def load_checkpoint(path: str) -> Dict[str, Any]:
         ) from None
     except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
-    if not isinstance(state, dict) or "model" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise ValueError(f"{path} is not a fairseq checkpoint: it has no 'model' entry")
+    if with_options:
+        from .checkpoint_options import check_options
+
+        check_options(state, path)
     return state
 
 

@@ -3,6 +3,7 @@
 from ..mt.checkpoints import allow_fairseq_types
 from ..mt.new_training import tell_loading_from_training
 from ..mt.one_training import one_training_a_folder
+from ..mt.patches import guard_loading
 from ..mt.whole_files import save_atomically
 from .. import criterions, models, optim  # noqa: F401
 from ..models import dsp_transformer  # noqa: F401
@@ -11,3 +12,4 @@ allow_fairseq_types()
 save_atomically()
 one_training_a_folder()
 tell_loading_from_training()
+guard_loading()
