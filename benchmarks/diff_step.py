@@ -34,6 +34,7 @@ from dsp_plugin.diffs.optimizer import DiffAdamW
 from dsp_plugin.diffs.passes import Moments, NextTheta, Rates
 from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.vector import DiffVector
+from dsp_plugin.reports.numbers import number
 
 SHAPES = {
     "bert-base": BertConfig(),
@@ -112,8 +113,8 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", help="folder of another pretrained model (--shape minilm)")
     parser.add_argument("--shape", choices=["minilm", *SHAPES], default="minilm")
-    parser.add_argument("--batch", type=int, default=32, help="sequences")
-    parser.add_argument("--length", type=int, help="tokens of the longest (default 64; 128 for the larger shapes)")
+    parser.add_argument("--batch", type=number("count"), default=32, help="sequences")
+    parser.add_argument("--length", type=number("count"), help="tokens of the longest (default 64; 128 for the larger shapes)")
     parser.add_argument("--autocast", choices=["bfloat16"], help="forward and backward in this precision")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="full is always taken")
     args = parser.parse_args()

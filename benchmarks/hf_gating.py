@@ -30,6 +30,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from dsp_plugin.gating import ExponentialCooling, RelaxedSubset
 from dsp_plugin.hf import gate_heads, head_map_of, switchboard_of
 from dsp_plugin.hf.training import HeadGatesCallback, pruning_optimizers
+from dsp_plugin.reports.numbers import number
 
 SIZE, LENGTH = 32, 128
 BATCHES = 4
@@ -84,7 +85,7 @@ def gated_copy(stock: nn.Module, k: int) -> nn.Module:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", help="folder of another model that Transformers loads as a sequence classifier")
-    parser.add_argument("--heads", type=int, help="K (default: half of the heads)")
+    parser.add_argument("--heads", type=number("count"), help="K (default: half of the heads)")
     parser.add_argument(
         "--autocast",
         nargs="+",

@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsp_plugin.hf import count_parameters, head_map_of, prune_heads
+from dsp_plugin.reports.numbers import number
 
 SHARES = (0.75, 0.5, 0.25, 0.1)
 SIZES, LENGTHS, QUICK_LENGTHS = (1, 32), (32, 128, 384), (32, 128)
@@ -81,8 +82,8 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", help="folder of another model that Transformers loads as a sequence classifier")
     parser.add_argument("--bf16", action="store_true", help="all weights in bfloat16")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sequences in a batch")
-    parser.add_argument("--lengths", type=int, nargs="+", help="tokens a sequence (--quick leaves out 384)")
+    parser.add_argument("--sizes", type=number("count"), nargs="+", default=SIZES, help="sequences in a batch")
+    parser.add_argument("--lengths", type=number("count"), nargs="+", help="tokens a sequence (--quick leaves out 384)")
     args = parser.parse_args()
     start(args, "transformers")
     clock = Clock(args.device, args.clock)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dsp_plugin.gating import gumbel_noise, relaxed_topk
+from dsp_plugin.reports.numbers import number
 
 CASES = ((72, 4), (72, 36), (72, 68), (144, 140))  # heads, heads kept: transformer_iwslt_de_en and BERT-base
 
@@ -54,7 +55,7 @@ def median_ms(repeats: int, *args) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    parser.add_argument("--temperature", type=float, default=0.5, help="T; the work hardly depends on it")
+    parser.add_argument("--temperature", type=number("positive"), default=0.5, help="T; the work hardly depends on it")
     args = parser.parse_args()
     repeats = 5 if args.quick else 100
 

@@ -11,6 +11,7 @@ from typing import Callable, Dict, Hashable, List, Mapping, Tuple
 import torch
 
 from dsp_plugin.reports.circumstances import device_name, versions
+from dsp_plugin.reports.numbers import number
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
@@ -19,11 +20,11 @@ def command_line(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=number("count"),
         default=1,
         help="CPU threads (default 1: where cores are shared, several threads mostly wait for each other)",
     )
-    parser.add_argument("--repeats", type=int, help="rounds in which each arm is timed once")
+    parser.add_argument("--repeats", type=number("count"), help="rounds in which each arm is timed once")
     parser.add_argument(
         "--clock",
         choices=["wall", "processor"],

@@ -22,6 +22,8 @@ from typing import Dict, List
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+from dsp_plugin.reports.numbers import number
+
 LENGTH = 20  # tokens of every translation when the speed is measured: none is faster by stopping earlier
 SETTINGS = {
     "embedded": {"heads": 24, "subset": "test"},
@@ -80,8 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(SETTINGS), default="embedded")
     parser.add_argument("--out", help="output folder (default demo/<dataset>)")
-    parser.add_argument("--num-of-heads", type=int, help="heads to keep (default: a quarter)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--num-of-heads", type=number("amount"), help="heads to keep (default: a quarter)")
+    parser.add_argument("--seed", type=number("seed"), default=1)
     parser.add_argument("--gpu", action="store_true", help="train and translate on the GPU")
     options = parser.parse_args()
     os.chdir(ROOT)

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from dsp_plugin.reports.numbers import number
+
 ROOT = Path(__file__).resolve().parents[1]
 
 SQUAD = "SQuAD"
@@ -128,7 +130,7 @@ def parser_of(doc: str, tasks: Sequence[str], folder: str) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(tasks), choices=list(EXAMPLES), metavar="TASK",
                         help=f"of {', '.join(EXAMPLES)} (default: {' '.join(tasks)})")  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=number("seed"), nargs="+", default=[1])
     parser.add_argument("--all-methods", action="store_true", help="all methods on SQuAD, too")
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose name starts with one of these")
     parser.add_argument("--model", help="folder or hub name of another model")
@@ -138,13 +140,16 @@ def parser_of(doc: str, tasks: Sequence[str], folder: str) -> argparse.ArgumentP
         parser.add_argument(f"--{name}", type=Path, help=f"folder of the {what} (default: {place}, with --quick {place}/quick)")
     parser.add_argument("--list", action="store_true", help="show what is done and stop")
     parser.add_argument("--show", action="store_true", help="show the command lines and stop")
-    parser.add_argument("--quick", type=int, default=0, metavar="N", help="a trial: 2 updates, N scored examples")
+    parser.add_argument("--quick", type=number("amount"), default=0, metavar="N", help="a trial: 2 updates, N scored examples")
     parser.set_defaults(folder=folder)
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: Optional[List[str]]) -> argparse.Namespace:
     options = parser.parse_args(argv)
+    for name, value in vars(options).items():
+        if isinstance(value, list):  # a seed, a task, a density that is named twice is run once
+            setattr(options, name, list(dict.fromkeys(value)))
     trial = "quick" if options.quick else ""
     options.runs = options.runs or Path("runs") / options.folder / trial
     options.results = options.results or Path("results") / options.folder / trial
@@ -211,7 +216,8 @@ def go(
     A run has a `task`, a `name` and `complete(results)`, and may have a `source`, the run that it starts from. Ends the
     program where --only names nothing, where records are of other settings, or where a run failed.
     """
-    runs = [run for seed in options.seeds for run in runs_of(options, seed) if run.name.startswith(tuple(options.only))]
+    asked = [run for seed in options.seeds for run in runs_of(options, seed) if run.name.startswith(tuple(options.only))]
+    runs = list({run.name: run for run in asked}.values())  # one folder, one run: densities that are written alike are one
     if not runs:
         sys.exit(f"--only {' '.join(options.only)}: no such run; runs: {', '.join(r.name for r in runs_of(options, 1))}")
     if options.list:

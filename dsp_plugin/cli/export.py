@@ -21,6 +21,7 @@ import os
 
 from dsp_plugin.cli import doctor
 from dsp_plugin.cli.surgery_arguments import add_surgery_arguments, megabytes, start
+from dsp_plugin.reports.numbers import number
 
 OF_CHECKPOINTS = ("fairseq", "ctranslate2")
 OF_FOLDERS = ("dense", "onnx")
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="DATA_BIN", help="checkpoints: binarised data, for its dictionaries and text")
     parser.add_argument("--gen-subset", metavar="NAME", help="checkpoints: the set of it to compare on (default: valid)")
-    parser.add_argument("--sentences", type=int, default=100, metavar="N", help="checkpoints: at most so many (default: 100)")
+    parser.add_argument("--sentences", type=number("count"), default=100, metavar="N",
+        help="checkpoints: at most so many (default: 100)",
+    )  # fmt: skip
     parser.add_argument("--text", metavar="FILE", help="folders: sentences to compare on, one a line")
 
 

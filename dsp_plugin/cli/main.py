@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
 from dsp_plugin import __version__
+from dsp_plugin.reports.faults import one_line
 from dsp_plugin.reports.terminal import printable
 
 # The name of the module and the line that `dsp --help` shows for it.
@@ -25,6 +27,8 @@ COMMANDS = {
     "report": "make tables, pictures and one HTML page from result records",
     "seal": "put checksums into files of earlier versions, or anew after an edit",
 }
+
+TRACEBACK = "--traceback"
 
 DESCRIPTION = """\
 Prune attention heads, and work with what came out of it.
@@ -50,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: it could not be done, the reason is on stderr; 2: the command line is wrong.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = TRACEBACK in argv  # wherever it stands, also behind the command
+    argv = [word for word in argv if word != TRACEBACK]
     parser = build_parser(argv)
     args = parser.parse_args(argv)
     if args.command is None:
@@ -60,14 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"dsp {args.command}: interrupted", file=sys.stderr)
         return 130
-    except (OSError, ValueError, ImportError) as error:
-        # What bad input raises. A user wants the reason, not where in the program it was noticed.
-        if args.traceback:
+    except Exception as error:
+        # What bad input raises, in whichever library. A user wants the reason, not where in the program it was noticed.
+        if show_traceback:
             raise
-        print(f"dsp {args.command}: error: {printable(error)}", file=sys.stderr)
+        print(f"dsp {args.command}: error: {_reason(error, argv[1:])}", file=sys.stderr)
         if isinstance(error, ImportError):
             print("`dsp doctor` says what is missing and how to get it.", file=sys.stderr)
         return 1
+
+
+def _reason(error: Exception, words: Sequence[str]) -> str:
+    """The error in one line; where its own words were made for programmers, with the files of the command line."""
+    line = one_line(error)
+    if isinstance(error, (OSError, ValueError, ImportError)):
+        return line
+    files = [word for word in words if os.path.exists(word) and word not in line]
+    where = f"{printable(', '.join(files), keep='')}: " if files else ""
+    return f"{where}{line} ({TRACEBACK} shows where)"
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -76,7 +92,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         prog="dsp", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"dsp_plugin {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument(TRACEBACK, action="store_true", help="show the whole traceback of an error")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():

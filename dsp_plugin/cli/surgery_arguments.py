@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 
+from dsp_plugin.reports.numbers import number
+
 
 def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False) -> None:
     """The source, --out, and which heads to keep; with `folders`, for Transformers folders, too."""
@@ -17,7 +19,7 @@ def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False
     parser.add_argument("--out", required=True, metavar="PATH" if folders else "FILE", help=out)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--num-of-heads", type=int, metavar="K", help="keep the K best heads (default: as many as the checkpoint says)"
+        "--num-of-heads", type=number("amount"), metavar="K", help="keep the K best heads (default: as many as the checkpoint says)"
     )
     which.add_argument(
         "--mask", metavar="FILE.json", help="keep these: the mask.json of generate_dsp.py, or a list of true and false"

@@ -54,3 +54,8 @@ class PackedDataset(Dataset):
     def lengths(self) -> np.ndarray:
         """Tokens of each row [rows], int64."""
         return np.diff(np.frombuffer(self._ends, dtype=np.int64))
+
+    def largest(self, name: str) -> int:
+        """The largest number of `input_ids`, `token_type_ids` ... over all rows; -1 where there is none."""
+        flat = self._flat.get(name)
+        return int(np.frombuffer(flat, dtype=np.int32).max()) if flat else -1

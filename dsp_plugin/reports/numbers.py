@@ -6,11 +6,12 @@ no option. NaN and infinities are refused everywhere: a comparison such as `lr <
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
 
 LARGEST = 2**63 - 1  # the whole numbers of NumPy and torch
 
@@ -44,7 +45,7 @@ class Meaning:
             return True
         if isinstance(value, float) and not (math.isfinite(value) and (value.is_integer() or not self.whole)):
             return False
-        if abs(value) > LARGEST and self.whole:
+        if abs(value) > (LARGEST if self.whole else sys.float_info.max):
             return False
         above = value > self.least if self.open_least else value >= self.least
         below = value < self.most if self.open_most else value <= self.most
@@ -67,18 +68,36 @@ MEANINGS: Mapping[str, Meaning] = {
 }
 
 
-def check_number(value: Any, meaning: str | Meaning) -> str | None:
+def check_number(value: Any, meaning: str | Meaning | Sequence[str | Meaning]) -> str | None:
     """Why `value` is not what is meant, such as "a finite number above 0 belongs there"; None where it is.
 
     Args:
         value: a number, or a list or tuple of numbers, each of which is looked at. None is nobody's number: whether an
             option may be left out is for the caller to say. True and False are no numbers.
-        meaning: one of `MEANINGS` by its name, or one of the caller's own.
+        meaning: one of `MEANINGS` by its name, one of the caller's own, or several, any of which will do.
     """
-    meant = MEANINGS[meaning] if isinstance(meaning, str) else meaning
-    values = value if isinstance(value, (list, tuple)) else [value]
-    for one in values:
+    several = [meaning] if isinstance(meaning, (str, Meaning)) else meaning
+    meant = [MEANINGS[one] if isinstance(one, str) else one for one in several]
+    for one in value if isinstance(value, (list, tuple)) else [value]:
         is_number = isinstance(one, (int, float)) and not isinstance(one, bool)
-        if not (is_number and meant.takes(one)):
-            return f"{meant.words} belongs there"
+        if not (is_number and any(either.takes(one) for either in meant)):
+            return f"{', or '.join(either.words for either in meant)} belongs there"
     return None
+
+
+def number(*meanings: str | Meaning) -> Callable[[str], float]:
+    """For `argparse`'s `type=`: a text as a number that is one of these meanings; an int where only whole ones are meant."""
+    whole = all((MEANINGS[one] if isinstance(one, str) else one).whole for one in meanings)
+
+    def parse(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        reason = check_number(value, meanings)
+        if reason is not None:
+            raise argparse.ArgumentTypeError(f"{text!r}: {reason}")
+        return value
+
+    parse.meanings = meanings  # type: ignore[attr-defined]  (for a test that no number goes without)
+    return parse

@@ -29,6 +29,8 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import grids
 from grids import SQUAD
 
+from dsp_plugin.reports.numbers import number
+
 # Settings of these short runs of a small model; the paper's are for BERT-large: batch 8, rates 1e-5 and 5e-5.
 EPOCHS, LR = 3, 1e-4  # of stage 1 and of full finetuning
 HEAD_LR = 3e-3  # of the last layer alone
@@ -180,17 +182,10 @@ def write_tables(options: argparse.Namespace) -> str:
     return text
 
 
-def density(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"a density is a share of the weights, in (0, 1], got {text}")
-    return value
-
-
 def options_of(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = grids.parser_of(__doc__, ["CoLA", "MRPC", "STS-B", SQUAD], "diff")
-    parser.add_argument("--densities", type=density, nargs="+", default=[0.005, 0.001], help="shares to keep (default: 0.005 0.001)")
-    parser.add_argument("--squad-densities", type=density, nargs="+", default=SQUAD_DENSITIES, help="on SQuAD (default: 0.01)")
+    parser.add_argument("--densities", type=number("share"), nargs="+", default=[0.005, 0.001], help="shares to keep (default: 0.005 0.001)")
+    parser.add_argument("--squad-densities", type=number("share"), nargs="+", default=SQUAD_DENSITIES, help="on SQuAD (default: 0.01)")
     return grids.parse(parser, argv)
 
 

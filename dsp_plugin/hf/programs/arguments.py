@@ -61,13 +61,6 @@ class LimitArguments:
     max_eval_samples: Optional[int] = option("score the first N examples only; the records say so")
     max_predict_samples: Optional[int] = option("predict the first N examples only")
 
-    def check_limits(self) -> None:
-        """Raises: ValueError: a limit below 1."""
-        for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ValueError(f"--{name} {limit}: at least 1 example is needed")
-
 
 @dataclass
 class GlueArguments(LimitArguments):
@@ -86,7 +79,7 @@ class SquadArguments(LimitArguments):
     train_file: Optional[str] = option("questions to train on, SQuAD v1.1; a name alone is looked for in --data_dir")
     predict_file: Optional[str] = option("questions to answer and score, SQuAD v1.1; likewise", aliases=["--validation_file"])
     max_seq_length: int = option("tokens a window of question and text has at most", 384)
-    doc_stride: int = option("a window starts so many tokens after the one before", 128)
+    doc_stride: Optional[int] = option("a window starts so many tokens after the one before; default: 128, less where windows are short")
     max_query_length: int = option("tokens a question has at most; what is longer is cut", 64)
     n_best_size: int = option("starts and ends that answers are made of, and answers in nbest_predictions.json", 20)
     max_answer_length: int = option("tokens an answer has at most", 30)

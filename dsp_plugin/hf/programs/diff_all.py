@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from typing import Any, Dict, List, Sequence
 
 from ...diffs import DiffPack
+from ...reports.numbers import number
 from ..glue_tasks import find_task
 from .arguments import GlueArguments
 from .diff_fixmask import FixMaskRun
@@ -49,8 +49,8 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     parser.add_argument("--output_dir", "--output-dir")
     parser.add_argument("--task_name", "--task-name")
     parser.add_argument("--target_sparsity", "--target-sparsity", nargs="+", default=["0.005"])
-    parser.add_argument("--finetune_learning_rate", type=float, default=5e-5)
-    parser.add_argument("--finetune_num_train_epochs", type=float)
+    parser.add_argument("--finetune_learning_rate", "--finetune-learning-rate", type=number("positive"), default=5e-5)
+    parser.add_argument("--finetune_num_train_epochs", "--finetune-num-train-epochs", type=number("positive"))
     parser.add_argument("--record_dir", "--record-dir")
     for name in _NOT_HERE:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
@@ -60,6 +60,7 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     if not own.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
     _refuse(own, "glue" if data is GlueArguments else "squad")
+    densities = _densities(own.target_sparsity)
     first_epochs, epochs = "2", 2.0  # SQuAD
     if data is GlueArguments:
         task = find_task(own.task_name or "").folder
@@ -79,7 +80,7 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     say("stage 1: diff pruning")
     stage(PruneRun, [])
     found: Dict[str, Dict[str, Any]] = {}
-    for density in own.target_sparsity:
+    for density in densities:
         mask = f"{out}/{density}/mask.diff.safetensors"
         say(f"stage 2: projection to {density}")
         second = ["--eval_checkpoint", f"{out}/{INFO}", "--save_checkpoint", mask, "--target_sparsity", density]
@@ -100,6 +101,24 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     return found
 
 
+def _densities(words: Sequence[str]) -> List[str]:
+    """The densities as they were written, each once.
+
+    Raises:
+        ValueError: one that is no share of the weights.
+    """
+    found: Dict[float, str] = {}
+    for word in words:
+        try:
+            value = number("share")(word)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--target_sparsity {error}") from None
+        if value in found:
+            say(f"--target_sparsity {word} is {found[value]} once more, and is learnt once")
+        found.setdefault(value, word.strip())
+    return list(found.values())
+
+
 def _refuse(own: argparse.Namespace, room: str) -> None:
     """Raises:
     ValueError: options that cannot be, or are not of this program.
@@ -107,15 +126,8 @@ def _refuse(own: argparse.Namespace, room: str) -> None:
     programs = {"prune": f"scripts/{room}/run_{room}_diffpruning.py", "mag": f"scripts/{room}/run_{room}_mag.py"}
     for name, why in _NOT_HERE.items():
         value = getattr(own, name)
-        if value is not None and not (name == "threshold" and _number(value) == -1):  # -1 is the published "none"
+        if value is not None and not (name == "threshold" and value in ("-1", "-1.0")):  # the published "none"
             raise ValueError(f"--{name} {value}: {why.format(**programs)}")
-    for density in own.target_sparsity:
-        if not 0 < _number(density) <= 1:
-            raise ValueError(f"--target_sparsity must be in (0, 1], got {density}")
-    for name in ("finetune_learning_rate", "finetune_num_train_epochs"):
-        value = getattr(own, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} must be above 0 and finite, got {value}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,10 +135,3 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ValueError(message)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
@@ -43,19 +42,10 @@ class DiffArguments(Method):
     )
 
     def check(self) -> None:
-        for name in ("sparsity_pen", "alpha_learning_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"--{name} must be 0 or more and finite, got {getattr(self, name)}")
-        if not math.isfinite(self.alpha_init):
-            raise ValueError(f"--alpha_init must be finite, got {self.alpha_init}")
         try:
             grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
         except ValueError as error:
             raise ValueError(str(error).replace("per_", "--per_")) from error
-        try:
-            self.concrete()
-        except ValueError as error:
-            raise ValueError(f"--concrete_lower, --concrete_upper: {error}") from error
 
     def concrete(self) -> StretchedConcrete:
         return StretchedConcrete(self.concrete_lower, self.concrete_upper)
@@ -83,12 +73,6 @@ class ProjectionArguments:
     threshold: float = option("0 or more: keep all changes above this magnitude instead; -1: none", -1.0)
     per_layer_projection: bool = option("each layer keeps the same share", False)
     sampled_diff: bool = option("project one sample of the diff instead of the deterministic one", False)
-
-    def check(self) -> None:
-        if not 0 < self.target_sparsity <= 1:
-            raise ValueError(f"--target_sparsity must be in (0, 1], got {self.target_sparsity}")
-        if self.threshold != -1 and not 0 <= self.threshold < math.inf:
-            raise ValueError(f"--threshold must be 0 or more and finite, or -1 for none, got {self.threshold}")
 
 
 @dataclass

@@ -11,6 +11,7 @@ from ...diffs import SparseDiff
 from ...diffs.base import Base
 from ..mean_loss import declare_mean_loss
 from .diff_run import PACK, DiffRun
+from .places import check_written_file
 
 
 class BaselineRun(DiffRun):
@@ -20,6 +21,12 @@ class BaselineRun(DiffRun):
     def prepare(self) -> None:
         if not self.args.do_train:
             raise ValueError("nothing to do: give --do_train")
+        if not self._full:
+            check_written_file("--save_pack", self._path(), {"--model_name_or_path": self.options.model_name_or_path})
+
+    def _path(self) -> Path:
+        """Of the pack to write."""
+        return Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
 
     def _settings(self) -> Dict[str, Any]:
         frozen = {} if self.method.fix_layer < 0 else {"fix_layer": self.method.fix_layer}
@@ -52,8 +59,7 @@ class BaselineRun(DiffRun):
         model = trainer.model
         head = {name: weight for name, weight in model.named_parameters() if name in set(self.head)}
         base = Base.of(model, self.head)  # the body has not moved
-        path = Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
-        self._write_pack(path, model, SparseDiff({}, {}), base, head, "float16", {"method": "last-layer"})
+        self._write_pack(self._path(), model, SparseDiff({}, {}), base, head, "float16", {"method": "last-layer"})
 
     def _deployed(self, trainer: Trainer) -> Trainer:
         return trainer if self._full else self._stock_trainer(self._packed_model().to(self.args.device))

@@ -9,9 +9,10 @@ from transformers import PreTrainedModel, Trainer
 
 from ...diffs import DiffPack
 from ...diffs.pack_summary import mask_fingerprint
-from ...reports.files import check_output
+from ...reports.faults import naming
 from ..diff_training import DiffCallback, fixmask_optimizers
 from .diff_run import PACK, DiffRun
+from .places import check_written_file
 
 
 class FixMaskRun(DiffRun):
@@ -28,11 +29,10 @@ class FixMaskRun(DiffRun):
         if not (args.do_train or args.do_eval or args.do_predict):
             raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
         if args.do_train:
-            check_output("--save_pack", self._path(), {"--mask_checkpoint": path})
-        try:
+            read = {"--mask_checkpoint": path, "--model_name_or_path": self.options.model_name_or_path}
+            check_written_file("--save_pack", self._path(), read)
+        with naming(f"--mask_checkpoint {path}"):
             self._use_pack(Path(path), DiffPack.load(path))
-        except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"--mask_checkpoint {path}: {error}") from error
         task = self.pack.config.get("task", self.work.name)
         if task != self.work.name:
             raise ValueError(f"--mask_checkpoint {path} is of {task}, not of {self.work.name}")

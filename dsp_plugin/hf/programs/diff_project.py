@@ -13,11 +13,12 @@ from ...diffs import Difference, SparseDiff, count_of, layer_numbers, project
 from ...diffs.base import Base
 from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import SavedVector, read_vector
-from ...reports.files import check_output
+from ...reports.faults import naming
 from .diff_run import DiffRun
 from .folders import settings_of
 from .models import load
 from .parsing import say
+from .places import check_written_file
 
 
 class ProjectRun(DiffRun):
@@ -29,17 +30,16 @@ class ProjectRun(DiffRun):
         given = self.projection.eval_checkpoint
         if not given:
             raise ValueError("--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model")
-        check_output("--save_checkpoint", self._path(), {"--eval_checkpoint": given})
+        read = {"--eval_checkpoint": given, "--model_name_or_path": self.options.model_name_or_path}
+        check_written_file("--save_checkpoint", self._path(), read)
         if self.args.do_train:
             say("--do_train is ignored: the projection trains nothing")
             self.args.do_train = False
         if Path(given).is_dir():
             self._check_origin(given)
             return
-        try:
+        with naming(f"--eval_checkpoint {given}"):
             self.saved = read_vector(given)
-        except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"--eval_checkpoint {given}: {error}") from error
         low, high = self.saved.told["concrete"]
         if (self.method.concrete_lower, self.method.concrete_upper) != (low, high):
             raise ValueError(

@@ -140,6 +140,5 @@ def run_stage(stage: Type[DiffRun], doc: str, data: type, argv: Sequence[str]) -
     if not args.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
     method.check()
-    projection.check()
     stage = stage.chosen(method)
     return stage(method, WORK[data](data_options, options.cache_dir), options, results, args, projection, fixmask).go()

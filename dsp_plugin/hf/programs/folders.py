@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...reports.sealed import parse_json, read_bounded, read_json, write_json
 from ...reports.sealed_folder import LIST
@@ -19,10 +19,11 @@ STATE = "trainer_state.json"
 _OF_TRAINING = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "max_steps",
-    "train_sampling_strategy",
+    "train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
 )  # fmt: skip
+_BY_CONTENT = ("model_files", "config_files", "tokenizer_files", "train_data")  # see `identity`
 # What settings.json did not say in earlier versions: only where it does, it is compared.
-_SAID_LATER = {*_OF_TRAINING, "num_train_epochs", "examples_per_update", "mask"}
+_SAID_LATER = {*_OF_TRAINING, *_BY_CONTENT, "num_train_epochs", "examples_per_update", "mask"}
 
 
 def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite: bool) -> Optional[str]:
@@ -35,21 +36,30 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
         settings: what must be the same to go on; JSON.
 
     Raises:
-        ValueError: the folder holds a training with other settings, a finished model without checkpoints, or files of
-            other programs; a checkpoint to resume from that is none, or damaged.
+        ValueError: the folder, or the one of the named checkpoint, holds a training with other settings, a finished model
+            without checkpoints, or files of other programs; a checkpoint to resume from that is none, or damaged.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file: name a folder")
+    named = args.resume_from_checkpoint
+    named = named if named and named.lower() not in ("auto", "true", "false") else None
     if overwrite:
+        if named:
+            raise ValueError("--overwrite_output_dir trains anew and --resume_from_checkpoint goes on: give one of them")
         return None
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     checkpoints = _checkpoints(folder)
-    named = args.resume_from_checkpoint
-    if named and named.lower() not in ("auto", "true"):
-        if not (Path(named) / STATE).is_file():
-            raise ValueError(f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no {STATE})")
+    ours = json.loads(json.dumps(settings))
+    if named:
+        if not _is_whole(Path(named)):
+            raise ValueError(f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no {STATE} that is whole)")
         checkpoint: Optional[str] = named
+        path = _settings_file(named)
+        if path is None:
+            say(f"{named} does not say of which task and options it is: that it is of this command's is not checked")
+        elif path.parent.resolve() != folder.resolve():
+            _check_same(path, ours, f"--resume_from_checkpoint {named} is of", "name a checkpoint of this command's training")
     else:
         whole = [path for path in checkpoints if _is_whole(path)]
         checkpoint = str(whole[-1]) if whole else None
@@ -62,7 +72,8 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
             )
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-        _check_same(folder, json.loads(json.dumps(settings)))
+        if (folder / SETTINGS).is_file():  # the stock Trainer's checkpoints have none
+            _check_same(folder / SETTINGS, ours, f"--output_dir {folder} holds", "choose another folder, or --overwrite_output_dir")
     return checkpoint
 
 
@@ -90,7 +101,7 @@ def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optiona
         say(f"going on from {checkpoint}")
         if (folder / SETTINGS).is_file():  # what it does not say of its beginning, this command does not know
             return
-    write_json(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    _write(folder, settings)
 
 
 def updates_of(checkpoint: str) -> int:
@@ -106,33 +117,58 @@ def settings_of(model: str) -> Dict[str, Any]:
     Raises:
         ValueError: they are damaged.
     """
-    folder = Path(model).resolve()
-    if folder.name.startswith("checkpoint-") and not (folder / SETTINGS).exists():
-        folder = folder.parent
     try:
-        found = read_json(folder / SETTINGS)
+        found = read_json(_settings_file(model) or Path(model) / SETTINGS)
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _check_same(folder: Path, settings: Dict[str, Any]) -> None:
-    path = folder / SETTINGS
-    if not path.is_file():  # a checkpoint of the stock Trainer
-        return
+class NotedSettings(TrainerCallback):
+    """Puts the settings into every checkpoint as well: copied to another place it still says of what it is."""
+
+    def __init__(self, settings: Dict[str, Any]):
+        self.settings = settings
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            _write(folder, self.settings)
+
+
+def _write(folder: Path, settings: Dict[str, Any]) -> None:
+    write_json(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+
+
+def _settings_file(model: str) -> Optional[Path]:
+    """In the folder itself, or in that of the training whose checkpoint or pruned model it is."""
+    folder = Path(model).resolve()
+    places = [folder] + ([folder.parent] if folder.name.startswith("checkpoint-") or folder.name == "pruned" else [])
+    return next((place / SETTINGS for place in places if (place / SETTINGS).is_file()), None)
+
+
+def _check_same(path: Path, settings: Dict[str, Any], whose: str, remedy: str) -> None:
+    """Raises: ValueError: the settings in a file are others, or it is damaged."""
     try:
         noted = read_json(path)
         names = [*settings, *(name for name in noted if name not in settings)]
         names = [name for name in names if name in noted or name not in _SAID_LATER]
-        differing = [f"{n}: {noted.get(n)} there, {settings.get(n)} here" for n in names if noted.get(n) != settings.get(n)]
+        by_content = "model_files" in noted and "model_files" in settings
+        differing = [f"{n}: {noted.get(n)} there, {settings.get(n)} here" for n in names if not _same(n, noted, settings, by_content)]
     except (ValueError, TypeError, AttributeError) as error:
         reason = error if isinstance(error, ValueError) else f"{path} is damaged"
         raise ValueError(f"{reason}; delete it to go on with the settings of this command") from error
     if differing:
-        raise ValueError(
-            f"--output_dir {folder} holds a training with other settings ({'; '.join(differing)}): "
-            "choose another folder, or --overwrite_output_dir"
-        )
+        raise ValueError(f"{whose} a training with other settings ({'; '.join(differing)}): {remedy}")
+    if not by_content and "model_files" in settings:
+        say(f"{path} is of an earlier version: that the model is the same one is checked by its name only")
+
+
+def _same(name: str, noted: Dict[str, Any], settings: Dict[str, Any], by_content: bool) -> bool:
+    one, other = noted.get(name), settings.get(name)
+    if name == "model":  # how it was named, from this folder or from another one; its contents say more
+        return by_content or Path(str(one)).name == Path(str(other)).name
+    return one == other
 
 
 def _remove_checkpoints(folder: Path) -> None:

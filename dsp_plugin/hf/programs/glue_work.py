@@ -15,6 +15,7 @@ from ..glue_files import Example, load_split
 from ..glue_scores import answers, compute_metrics, write_predictions
 from ..glue_tasks import Task, find_task
 from .arguments import GlueArguments
+from .origin import label_words
 from .parsing import say
 
 
@@ -27,14 +28,13 @@ class GlueWork:
         train: the training set; dev, test: split -> data set, empty before `read` and `tokenise` and where not asked for.
 
     Raises:
-        ValueError: no such task, limits below 1.
+        ValueError: no such task.
     """
 
     kind, scale = "glue", 100.0
     model_class = AutoModelForSequenceClassification
 
     def __init__(self, options: GlueArguments, cache_dir: Optional[str] = None):
-        options.check_limits()
         self.options, self.cache_dir = options, cache_dir
         self.task: Task = find_task(options.task_name)
         self.name, self.metrics, self.main_metric = self.task.folder, self.task.metrics, self.task.main_metric
@@ -43,13 +43,24 @@ class GlueWork:
         self.test: Dict[str, Dataset] = {}
         self._examples: Dict[str, List[Example]] = {}
 
+    @property
+    def labels(self) -> Tuple[str, ...]:
+        """In the order of the model's outputs; none of a regression."""
+        return self.task.labels
+
+    @property
+    def pair(self) -> bool:
+        """Whether inputs are pairs of texts."""
+        return len(self.task.columns) > 1
+
     def config_entries(self) -> Dict[str, Any]:
-        return label_names(self.task)
+        """What the model's config is to say of the task, whatever it said of another one."""
+        unnamed = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}} if self.task.is_regression else {}
+        return {**label_names(self.task), **unnamed}
 
     def adopt(self, config: PreTrainedConfig) -> None:
         """Number the labels as a model does that was trained with the same ones in another order (MNLI models of the hub)."""
-        theirs = getattr(config, "id2label", None) or {}
-        names = tuple(str(theirs[number]).lower() for number in sorted(theirs))
+        names = label_words(config)
         if names != self.task.labels and sorted(names) == sorted(self.task.labels):
             say(f"the model numbers the labels as {', '.join(names)}; so do we")
             self.task = replace(self.task, labels=names)
@@ -107,6 +118,11 @@ class GlueWork:
     def data_fingerprint(self) -> str:
         """Of all scored sets, the same for every run on them; empty where `datasets` has them."""
         files = self._files(self.task.dev_splits)
+        return fingerprint(files) if files else ""
+
+    def train_fingerprint(self) -> str:
+        """Of the training set; empty where `datasets` has it."""
+        files = self._files(["train"])
         return fingerprint(files) if files else ""
 
     def settings(self) -> Dict[str, Any]:

@@ -5,7 +5,6 @@ Defaults are those of the papers' BERT programs.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, List, Mapping, Optional, Sequence
 
@@ -48,7 +47,7 @@ class Method:
         return "unpruned"
 
     def check(self) -> None:
-        """Raises: ValueError: options that cannot be or exclude each other, named."""
+        """Raises: ValueError: options that exclude each other, named; what a number may be is in `option_checks`."""
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
         """Of a model that is only scored: take over from the settings of its training what names it and its figures."""
@@ -105,12 +104,6 @@ class GateArguments(Method):
 
     def check(self) -> None:
         parse_heads_per_kind(self.heads_per_kind)
-        if self.num_of_heads is not None and self.num_of_heads < 0:
-            raise ValueError(f"--num_of_heads {self.num_of_heads}: 0 or more heads can be kept")
-        if self.pruning_warmup_updates < 0:
-            raise ValueError(f"--pruning_warmup_updates {self.pruning_warmup_updates}: 0 or more updates belong there")
-        if self.pruning_lr is not None and not 0 < self.pruning_lr < math.inf:
-            raise ValueError(f"--pruning_lr {self.pruning_lr}: a finite number above 0 belongs there")
 
     def budget(self, head_map: HeadMap) -> Optional[HeadBudget]:
         """Exactly so many heads; None where no number was given."""
@@ -180,8 +173,6 @@ class VoitaArguments(GateArguments):
 
     def check(self) -> None:
         super().check()
-        if not 0 <= self.l0_penalty < math.inf:
-            raise ValueError(f"--l0_penalty {self.l0_penalty}: a finite number, 0 or more, belongs there")
         if self.min_heads_per_block and not self.has_budget:
             raise ValueError("--min_heads_per_block needs a budget: give --num_of_heads or --heads_per_kind")
 

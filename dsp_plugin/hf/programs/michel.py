@@ -17,11 +17,14 @@ from ...gating import RANKINGS, FixedGates, HeadBudget, Step, parse_heads_per_ki
 from ...reports.records import Metric, new_record, save_record
 from ..gating import gate_heads, ungate_heads
 from ..importance import Ranking
+from ..input_limits import check_inputs
 from ..layouts import head_map_of
 from ..michel import prune_by_importance
 from .arguments import ModelArguments, option, required
 from .models import heads_of, load, say_open_heads
+from .origin import check_lengths
 from .parsing import parse, say
+from .places import check_model_folder
 from .results import Records, parameters_of, save_pruned_model, say_heads
 from .train import WORK, Work, log_levels
 
@@ -56,8 +59,6 @@ class MichelArguments:
 
     def check(self) -> None:
         """Raises: ValueError: naming the option."""
-        if self.num_of_heads < 1:
-            raise ValueError(f"--num_of_heads {self.num_of_heads}: a step removes 1 head or more")
         self.ranking().check()
         parse_heads_per_kind(self.heads_per_kind)
 
@@ -96,6 +97,8 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
     if shown not in work.metrics:
         raise ValueError(f"--metric_name {shown}: {work.name} has {', '.join(work.metrics)}")
     set_seed(options.seed)
+    models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {f"pruned-K{k}" for k in options.budgets or []}
+    check_model_folder(model_options.model_name_or_path, options.output_dir, False, tuple(models))
 
     model, tokenizer, new = load(model_options, work)
     if new:
@@ -103,6 +106,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
             f"--model_name_or_path {model_options.model_name_or_path} is no trained model of {work.name} "
             f"({', '.join(new[:3])} are not in it): finetune it first"
         )
+    check_lengths(model, tokenizer, work)
     say_open_heads(model_options.model_name_or_path)
     budget, budgets = _goal(options, model)
     by_importance = options.rank_by == "importance"
@@ -111,6 +115,9 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
     measured = work.train if options.importance_subset == "train" else work.dev.get(options.importance_subset)
     if by_importance and measured is None:
         raise ValueError(f"--importance_subset {options.importance_subset}: there are train, {', '.join(work.dev)}")
+
+    for scored in filter(None, [work.train, *work.dev.values()]):
+        check_inputs(scored, model, model_options.tokenizer_name or model_options.model_name_or_path)
 
     model.to(args.device)
     trainer = Trainer(model=model, args=args, data_collator=work.collate, processing_class=tokenizer)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from ...reports.faults import naming, one_line
 from ...reports.records import kept_heads
 from ...reports.sealed_folder import check_sealed
 from ...surgery import compose, mask_of_record
@@ -18,6 +19,7 @@ from ..gating import GATING, switchboard_of
 from ..layouts import head_map_of
 from ..pruning import KEPT_HEADS, original_head_map, record_of
 from .arguments import ModelArguments
+from .origin import check_head
 from .parsing import say
 
 FEWEST_WORDS = 5  # a folder without a tokenizer's files gives one that knows [CLS], [SEP] ... and maps every text to [UNK]
@@ -30,17 +32,20 @@ def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List
         work: a `GlueWork` or `SquadWork`; it adopts the order of the model's labels.
 
     Raises:
-        ValueError, OSError: naming the option; damaged files, too.
+        ValueError, OSError: naming the option. Among them: damaged files, a task head of another task.
     """
     for name, folder in (("model_name_or_path", options.model_name_or_path), ("tokenizer_name", options.tokenizer_name)):
         if folder:
-            try:
+            with naming(f"--{name} {folder}"):
                 check_sealed(folder)
-            except ValueError as error:
-                raise ValueError(f"--{name}: {error}") from None
-    work.adopt(load_config(options, {}))
+    before = load_config(options, {})
+    work.adopt(before)
     tokenizer = load_tokenizer(options)
     model, new = load_model(options, work.model_class, load_config(options, work.config_entries()))
+    if not new:
+        new = check_head(model, before, options, work)
+    if getattr(model.config, "finetuning_task", None) is not None:  # older programs noted it
+        model.config.finetuning_task = work.name
     if model.config.pad_token_id is None:  # GPT-2: classification looks for the last token that is none
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -56,8 +61,9 @@ def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedC
     name = options.config_name or options.model_name_or_path
     try:
         return AutoConfig.from_pretrained(name, cache_dir=options.cache_dir, revision=options.model_revision, **entries)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--model_name_or_path {name}: {_first_line(error)}{_not_here(name)}") from error
+    except Exception as error:  # what a damaged or strange config.json raises is its library's affair
+        option = "--config_name" if options.config_name else "--model_name_or_path"
+        raise ValueError(f"{option} {name}: {_first_line(error)}{_not_here(name)}") from error
 
 
 def load_tokenizer(options: ModelArguments) -> Any:
@@ -68,7 +74,7 @@ def load_tokenizer(options: ModelArguments) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             name, cache_dir=options.cache_dir, revision=options.model_revision, use_fast=options.use_fast_tokenizer, **more
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise ValueError(f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}") from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
         raise ValueError(f"--tokenizer_name {name}: there is no vocabulary; name the tokenizer that the model was trained with")
@@ -88,7 +94,8 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
     if getattr(config, KEPT_HEADS, None) is not None:
         entries = ("num_labels", "problem_type", "id2label", "label2id")
         labels = {entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None}
-        model, loading = load_pruned(name, model_class, output_loading_info=True, **labels, **more)
+        with naming(f"--model_name_or_path {name}"):
+            model, loading = load_pruned(name, model_class, output_loading_info=True, **labels, **more)
         return model, _new(loading)
     level = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # we say ourselves which weights are new
@@ -96,9 +103,9 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
         model, loading = model_class.from_pretrained(
             name, config=config, cache_dir=options.cache_dir, revision=options.model_revision, output_loading_info=True, **more
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        text = str(error)
-        if "ignore_mismatched_sizes" in text:
+    except Exception as error:
+        text = one_line(error)
+        if "ignore_mismatched_sizes" in str(error):
             text = "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes begins with a new task head"
         raise ValueError(f"--model_name_or_path {name}: {text}{_not_here(name)}") from error
     finally:
@@ -151,7 +158,10 @@ def heads_of(model: PreTrainedModel) -> Optional[Dict[str, Any]]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].strip()
+    """Of the hub's errors the rest is advice for other programs than ours."""
+    if type(error) in (OSError, ValueError) and str(error).strip():
+        return one_line(ValueError(str(error).strip().split("\n")[0]))
+    return one_line(error)
 
 
 def _not_here(name: str) -> str:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import json
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
+import yaml
 from transformers import HfArgumentParser, Trainer
 
-from ...reports.terminal import printable
+from ...reports.faults import naming, one_line
 from ..legacy_flags import modern_arguments
+from .option_checks import check_file, check_numbers
+
+TRACEBACK = "--traceback"
+# Faults of the machine that a training meets, and that its traceback says nothing about.
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -22,7 +30,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, ...]:
     """One instance of each group from a command line, from a .json or from a .yaml file.
 
-    Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed.
+    Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed. Every number is looked
+    at by what it means (`option_checks`). `--traceback` is every program's, see `run`.
 
     Args:
         doc: the program's own help, shown above the options.
@@ -31,16 +40,19 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
     Raises:
         ValueError: an option that is not known, missing or has a wrong value; named.
     """
+    argv = [word for word in argv if word != TRACEBACK]
     parser = _Parser(groups, description=doc, formatter_class=_Help, allow_abbrev=False)
+    parser.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help="show where in the program an error was met")
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         path = Path(argv[0])
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file of options")
-        read = parser.parse_json_file if path.suffix == ".json" else parser.parse_yaml_file
-        try:
-            return read(path)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: {error}") from error
+        with naming(str(path)):
+            read = json.loads if path.suffix == ".json" else yaml.safe_load
+            values = read(path.read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("names of options with their values belong there")
+            return parser.parse_dict(values)
     known = {word[2:].replace("-", "_") for action in parser._actions for word in action.option_strings}
     words, notes = modern_arguments(argv, known)
     for note in notes:
@@ -52,17 +64,38 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
 
 
 def run(program: Callable[[], Any]) -> Any:
-    """Call a program; an error that the user can mend ends it with its words alone.
+    """Call a program; an error ends it with one line, `--traceback` on its command line shows the rest.
+
+    A fault of the program's own in the middle of training keeps its traceback: options and files have been checked by then.
 
     Raises:
-        SystemExit: with those words.
+        SystemExit: with that line; of an interrupt with the usual status.
     """
     try:
         return program()
-    except (OSError, ValueError, ImportError) as error:  # ImportError: a package that an option needs
-        if any(frame.f_code is Trainer.train.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
-            raise  # options and files have been checked by then: this is a fault of the program
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {printable(error)}")
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if TRACEBACK in sys.argv or not _is_users(error):
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {one_line(error)}{_hint(error)}")
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the error is one that its words alone explain: before training any, in it a refusal of ours, a full disk."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not any(frame.f_code is Trainer.train.__code__ for frame in frames):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _MACHINE
+    ours = frames[-1].f_globals.get("__name__", "").startswith("dsp_plugin.")
+    return isinstance(error, MemoryError) or (isinstance(error, ValueError) and ours)
+
+
+def _hint(error: Exception) -> str:
+    """Where more is to be had, of an error whose text was not made for a user."""
+    return "" if isinstance(error, (OSError, ValueError, ImportError)) else f" ({TRACEBACK} shows where)"
 
 
 def say(text: str) -> None:
@@ -72,7 +105,15 @@ def say(text: str) -> None:
 
 
 class _Parser(HfArgumentParser):
-    """Raises where argparse would end the program."""
+    """Raises where argparse would end the program, and looks at the numbers before a dataclass is made of them."""
 
     def error(self, message: str) -> None:
         raise ValueError(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Tuple[Any, Any]:
+        found, rest = super().parse_known_args(args, namespace)
+        check_numbers(self.dataclass_types, vars(found))
+        return found, rest
+
+    def parse_dict(self, args: Dict[str, Any], allow_extra_keys: bool = False) -> Tuple[Any, ...]:
+        return super().parse_dict(check_file(self.dataclass_types, args), allow_extra_keys)

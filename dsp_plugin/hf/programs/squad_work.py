@@ -13,6 +13,7 @@ from ..squad import SquadDataset, best_answers, compute_metrics, write_predictio
 from ..squad_files import Question, read_squad
 from .arguments import SquadArguments
 
+DOC_STRIDE = 128
 TRAIN_FILE, PREDICT_FILE = "train-v1.1.json", "dev-v1.1.json"
 
 
@@ -20,7 +21,7 @@ class SquadWork:
     """Answers as spans of a text. The one scored split is `dev`, the questions of `--predict_file`.
 
     Raises:
-        ValueError: limits below 1.
+        ValueError: a stride that is longer than a window.
     """
 
     kind, scale = "squad", 1.0  # exact_match and f1 are in percent as they come
@@ -28,7 +29,13 @@ class SquadWork:
     model_class = AutoModelForQuestionAnswering
 
     def __init__(self, options: SquadArguments, cache_dir: Optional[str] = None):
-        options.check_limits()
+        if options.doc_stride is None:
+            options.doc_stride = DOC_STRIDE  # longer than the room in a window, it is that room
+        elif options.doc_stride >= options.max_seq_length:
+            raise ValueError(
+                f"--doc_stride {options.doc_stride}: below --max_seq_length, which is {options.max_seq_length}; a window starts so "
+                "many tokens after the one before, and would leave text out"
+            )
         self.options = options
         self.train: Optional[SquadDataset] = None
         self.dev: Dict[str, SquadDataset] = {}
@@ -36,8 +43,12 @@ class SquadWork:
         self._questions: Dict[str, List[Question]] = {}
         self._predict_file: Optional[Path] = None
 
+    labels, pair = (), True  # as of a GLUE task
+
     def config_entries(self) -> Dict[str, Any]:
-        return {}
+        """The outputs are where an answer starts and where it ends, however many labels the model had before."""
+        names = {0: "LABEL_0", 1: "LABEL_1"}
+        return {"num_labels": 2, "problem_type": None, "id2label": names, "label2id": {name: n for n, name in names.items()}}
 
     def adopt(self, config: PreTrainedConfig) -> None:
         pass
@@ -95,6 +106,11 @@ class SquadWork:
 
     def data_fingerprint(self) -> str:
         return "" if self._predict_file is None else fingerprint([self._predict_file])
+
+    def train_fingerprint(self) -> str:
+        """Of the training file; empty where it is not there, which `read` refuses by name."""
+        path = self._path("train_file", TRAIN_FILE)
+        return fingerprint([path]) if path.is_file() else ""
 
     def settings(self) -> Dict[str, Any]:
         """What must not change between the start of a training and its resume."""

@@ -19,16 +19,20 @@ from ...reports.records import Metric, portable_path
 from ...reports.sealed_folder import seal_folder
 from ..epoch_order import EpochOrder
 from ..gating import gate_heads, load_gating, switchboard_of
+from ..input_limits import check_inputs
 from ..layouts import head_map_of
 from ..pruning import record_of
 from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
-from .folders import STATE, begin, settings_of, starting_point, training_settings, updates_of
+from .folders import STATE, NotedSettings, begin, settings_of, starting_point, training_settings, updates_of
 from .glue_work import GlueWork
+from .identity import identity_of
 from .in_order import InOrderTrainer
 from .methods import Method
 from .models import heads_of, load, say_open_heads
+from .origin import check_checkpoint, check_lengths
 from .parsing import parse, say
+from .places import check_model_folder
 from .results import (
     IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask,
 )  # fmt: skip
@@ -76,6 +80,7 @@ class Run:
         self.main = args.process_index == 0
 
     def go(self) -> Dict[str, Any]:
+        self._check_places()
         with claimed("--output_dir", self.args.output_dir) if self.main else contextlib.nullcontext():
             return self._go()
 
@@ -84,11 +89,20 @@ class Run:
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
         overwrite = self.results.overwrite_output_dir
         settings = self._settings()  # before the optimizers are made, which may take the clipping upon themselves
+        if args.do_train:
+            settings.update(identity_of(self.options), train_data=work.train_fingerprint())
         checkpoint = starting_point(args, settings, overwrite) if args.do_train else None
         model = self._model()
+        check_lengths(model, self.tokenizer, work)
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, model)
         work.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
         work.tokenise(self.tokenizer)
+        for data in filter(None, [work.train, *work.dev.values(), *work.test.values()]):
+            check_inputs(data, model, self.options.tokenizer_name or self.options.model_name_or_path)
         trainer = self._trainer(model)
+        if args.do_train:
+            trainer.add_callback(NotedSettings(settings))
         self.label = self.results.method or self._label(model)
         updates = seconds = None
         if args.do_train:
@@ -116,6 +130,11 @@ class Run:
         if self.main:
             self._report(model, scores, updates, seconds, checkpoint)
         return {split: metrics for split, (metrics, _) in scores.items()}
+
+    def _check_places(self) -> None:
+        """Raises: ValueError: the run would write over what it reads."""
+        writes = ("pruned",) if self.method.gated and not self.results.no_pruned else ()
+        check_model_folder(self.options.model_name_or_path, self.args.output_dir, self.args.do_train, writes)
 
     def _save(self, trainer: Trainer) -> None:
         """Write what was trained."""

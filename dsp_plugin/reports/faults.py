@@ -1,0 +1,61 @@
+"""An exception in one line for a user, whichever library raised it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .terminal import printable
+
+# Exceptions whose text is an answer by itself; of others the text alone says little: KeyError's is a lone name.
+_TOLD = (ValueError, ImportError, NotImplementedError)
+_LONGEST = 600
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong, in one line without control characters.
+
+    The file of an OSError stands first; an exception that says nothing is told by what it is.
+    """
+    if isinstance(error, MemoryError):
+        return f"out of memory{_after(error)}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+        return _flat(f"{' -> '.join(places)}: {error.strerror}" if places else str(error))
+    if isinstance(error, KeyError):
+        return _flat(f"an entry is missing: {', '.join(map(repr, error.args)) or 'KeyError'}")
+    text = _flat(str(error))
+    if isinstance(error, (*_TOLD, OSError)) and text:
+        return text
+    return f"{type(error).__name__}{_after(error)}"
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside, beside an interrupt, becomes a ValueError that begins with `what`: an option, a file.
+
+    An error whose own words have `what` in them already stays as it is.
+
+    Raises:
+        ValueError: see above.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = one_line(error)
+        if what in line and isinstance(error, (OSError, ValueError)):
+            raise
+        raise ValueError(f"{what}: {line}") from error
+
+
+def _after(error: BaseException) -> str:
+    text = _flat(str(error))
+    return f": {text}" if text else ""
+
+
+def _flat(text: str) -> str:
+    line = printable(" ".join(text.split()), keep="")
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 4]} ..."
