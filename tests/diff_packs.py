@@ -66,6 +66,20 @@ def random_pack(model: nn.Module, seed: int, labels: int = 2, head: Sequence[str
     return DiffPack.create(random_diff(base, seed, **made), base, dense, kwargs.pop("config", {"task": seed}), **kwargs)
 
 
+def take_way(way: str, monkeypatch) -> None:
+    """How a bank mixes tasks in linear layers: `whole` with a product a task, `sparse` by torch, or `compiled`."""
+    from dsp_plugin.diffs import row_product, row_tasks
+
+    monkeypatch.setattr(row_tasks, "SPARSE_BELOW", 0 if way == "whole" else 1000)
+    monkeypatch.setattr(row_tasks, "SPARSE_UP_TO", 0)
+    if way != "compiled":
+        monkeypatch.setattr(row_product, "_compiled", lambda name, dtype: None)
+    elif row_product.library() is None:
+        import pytest
+
+        pytest.skip("needs a C++ compiler")
+
+
 def snapshot(model: nn.Module) -> Dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .base import Base, find_names, tensors_of
 from .carriers import require_detached
 from .pack import DiffPack, change_of, in_dtype
+from .row_product import LinearDiff
 from .row_tasks import RowTasks, units_of
 from .rows import join_rows, other_sizes, take_rows, tensors_in
 from .undo import Change, put
@@ -24,18 +25,20 @@ class BankTask:
     Attributes:
         changes: old and new values at the changed positions.
         head: full tensors; their first size, the number of labels, may differ from the model's.
-        sparse: what the changes add to linear layers, [O, I] sparse; made when first needed.
+        linear: what the changes add to linear layers, by the names of weight and bias. vectors: whole layer norms'
+            weights and biases. Both are made when first needed.
     """
 
     changes: Dict[str, Change]
     head: Dict[str, Tensor]
-    sparse: Dict[str, Tensor] = field(default_factory=dict)
+    linear: Dict[Tuple[Optional[str], Optional[str]], LinearDiff] = field(default_factory=dict)
+    vectors: Dict[str, Tensor] = field(default_factory=dict)
 
 
 class DiffBank:
     """Serves several tasks from one model in memory. The model belongs to the bank: change it by the bank alone.
 
-    Every task costs the memory of its positions, 8 bytes + 2 weights each, and its head. One forward at a time.
+    Every task costs the memory of its positions, 8 bytes + 2 weights each (mixed, 8 bytes + 1 weight more), and its head. One forward at a time.
 
     Args:
         model: the base, on its device and in its dtype, with a place for the heads (of any number of labels).

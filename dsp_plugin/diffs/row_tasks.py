@@ -5,10 +5,11 @@ unit answers the rows of every task with that task's weights:
 
     whole     the changed positions are written, the task's rows go through, the old values are written back. Serves
               every module whose inputs and outputs have one row an example: what nobody has planned for, too.
-    sparse    a linear layer with few tokens a task: all rows go through the base's weights in one product, then
-              x @ δᵀ is added to each task's rows. The products of single tasks would be too small to be quick.
+    sparse    a linear layer: all rows go through the base's weights in one product, then x @ δᵀ is added to each
+              task's rows (row_product.py). The products of single tasks would be too small to be quick. Tasks with
+              many tokens and many changes are quicker as wholes.
     lookup    an embedding: all rows are looked up in the base, then the changed elements are written into the rows.
-    table     a layer norm: normalised once, scaled and shifted by a vector a row.
+    vectors   a layer norm: each task's rows with its own two vectors, of which the bank keeps whole copies.
 
 Notation: B rows, T tasks, n tokens of a task's rows, I and O input and output features of a linear layer.
 """
@@ -16,20 +17,22 @@ Notation: B rows, T tasks, n tokens of a task's rows, I and O input and output f
 from __future__ import annotations
 
 import contextlib
-import warnings
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .row_product import LinearDiff, loops_for, put_vectors
 from .rows import join_rows, number_of, slice_of, take_rows, tensors_in
-from .undo import Change, put
+from .undo import put
 
 # T5's: its input is a table of distances, which has no rows but may look so when the batch is as long as wide
 _NO_ROWS = ("relative_attention_bias",)
-# Below so many tokens a task the sparse product is quicker than a dense one of its own (measured on a CPU at 0.5 %).
+# Measured on a CPU: with so few tokens a task sparse products are quicker than a dense one of its own, and in a compiled
+# loop so they are with any number of tokens as long as no more than this share of the weights is changed.
 SPARSE_BELOW = 96
+SPARSE_UP_TO = 0.02
 
 
 def units_of(model: nn.Module, changed: Set[str]) -> Dict[str, Tuple[nn.Module, List[str]]]:
@@ -85,6 +88,9 @@ class RowTasks:
         self._units, self._parameters, self._tasks, self._numbers = units, parameters, tasks, numbers
         self._unclear = unclear
         self._rows = [slice_of([row for row, task in enumerate(numbers) if task == number]) for number in range(len(tasks))]
+        order = torch.cat([torch.arange(len(numbers))[rows] for rows in self._rows])
+        # [B] where each row is among the rows in the order of tasks; None where they are in it already
+        self._back = None if bool((order == torch.arange(len(numbers))).all()) else order.argsort()
         self._called: Set[str] = set()
 
     @contextlib.contextmanager
@@ -124,8 +130,7 @@ class RowTasks:
         elif stock is nn.Embedding.forward and module.max_norm is None:
             kind = self._embedding
         elif stock is nn.LayerNorm.forward and len(module.normalized_shape) == 1:
-            # in half precision the stock kernel scales before it rounds, which only `whole` repeats
-            kind = self._layer_norm if module.weight is not None and module.weight.element_size() >= 4 else self._whole
+            kind = self._layer_norm
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             self._called.add(name)
@@ -142,76 +147,65 @@ class RowTasks:
                 # one dimension: the numbers of positions, which are as many as rows only by chance
                 some_args, some_kwargs = take_rows((args, kwargs), rows, size, sizes=2)
                 parts.append((number_of(rows), own(*some_args, **some_kwargs)))
-        order = torch.cat([torch.arange(size)[rows] for rows in self._rows])
         joined = join_rows(parts, spread=True)
-        return joined if bool((order == torch.arange(size)).all()) else take_rows(joined, order.argsort(), size)
+        return joined if self._back is None else take_rows(joined, self._back, size)
 
     def _linear(self, name: str, module: nn.Module, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
         (x,) = args or tuple(kwargs.values())
         self._require_rows(name, module, [x])
         self._require_clear(name, x)
+        weight, bias = (self._name_of(own_parameter, names) for own_parameter in (module.weight, module.bias))
         tokens = x.numel() // max(x.shape[-1], 1)
         if tokens >= SPARSE_BELOW * len(self._tasks):
-            return self._whole(name, module, names, own, args, kwargs)
+            most = max(len(task.changes[weight].positions) if weight in task.changes else 0 for task in self._tasks)
+            if most > SPARSE_UP_TO * module.weight.numel() or not loops_for(x):
+                return self._whole(name, module, names, own, args, kwargs)
         y = own(x)
         for task, rows in zip(self._tasks, self._rows):
-            here, weight, bias = x[rows], module.weight, module.bias
-            for parameter in names:
-                change = task.changes.get(parameter)
-                if change is None:
-                    continue
-                if self._parameters[parameter] is weight:
-                    if parameter not in task.sparse:
-                        task.sparse[parameter] = _csr(change, tuple(weight.shape), _is_conv1d(module))
-                    _add_product(y, rows, task.sparse[parameter], here)
-                elif self._parameters[parameter] is bias:
-                    dense = torch.zeros_like(bias)
-                    dense[change.positions] = change.new - change.old
-                    y[rows] += dense
+            if weight not in task.changes and bias not in task.changes:
+                continue
+            if (weight, bias) not in task.linear:
+                changes = (task.changes.get(weight), task.changes.get(bias))
+                task.linear[weight, bias] = LinearDiff(*changes, tuple(module.weight.shape), _is_conv1d(module))
+            task.linear[weight, bias].add_to(y, rows, x)
         return y
 
     def _embedding(self, name: str, module: nn.Module, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
         (ids,) = args or tuple(kwargs.values())
-        size, width = len(self._numbers), module.embedding_dim
+        size = len(self._numbers)
         if ids.dim() and ids.shape[0] == 1 and size > 1:  # positions, the same for all rows
             ids = ids.expand(size, *ids.shape[1:])
         self._require_rows(name, module, [ids])
         y = own(ids)
         for task, rows in zip(self._tasks, self._rows):
-            change = task.changes.get(names[0])
-            if change is None:
-                continue
-            first = ids[rows].reshape(-1) * width  # [n] where each token's vector begins
-            begin = torch.searchsorted(change.positions, first)
-            counts = torch.searchsorted(change.positions, first + width) - begin
-            token = torch.repeat_interleave(counts)  # [changed elements]
-            entry = torch.arange(len(token), device=ids.device) + (begin - counts.cumsum(0) + counts)[token]
-            vectors = y[rows].reshape(-1, width)
-            vectors[token, change.positions[entry] - first[token]] = change.new[entry].to(y.dtype)
-            if not isinstance(rows, slice):  # of a slice they are a view, and written already
-                y[rows] = vectors.view(y[rows].shape)
+            if names[0] in task.changes:
+                put_vectors(y, rows, ids, task.changes[names[0]])
         return y
 
     def _layer_norm(self, name: str, module: nn.LayerNorm, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
         (x,) = args or tuple(kwargs.values())
         self._require_rows(name, module, [x])
         self._require_clear(name, x)
-        y = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
-        row_numbers = torch.tensor(self._numbers, device=x.device)
-        shape = (len(self._numbers), *[1] * (x.dim() - 2), x.shape[-1])
-        for parameter, combine in ((module.weight, y.mul_), (module.bias, y.add_)):
-            if parameter is not None:
-                combine(self._table(parameter, names)[row_numbers].view(shape))
-        return y
+        parts = []
+        for task, rows in zip(self._tasks, self._rows):
+            weight, bias = (self._vector(task, parameter, names) for parameter in (module.weight, module.bias))
+            parts.append(F.layer_norm(x[rows], module.normalized_shape, weight, bias, module.eps))
+        joined = torch.cat(parts)
+        return joined if self._back is None else joined[self._back.to(x.device)]
 
-    def _table(self, parameter: Tensor, names: List[str]) -> Tensor:
-        """[T, features]: the parameter of each task."""
-        table = parameter.detach().expand(len(self._tasks), -1).clone()
-        name = next((name for name in names if self._parameters[name] is parameter), None)
-        for row, task in zip(table, self._tasks):
-            if name in task.changes:
-                row[task.changes[name].positions] = task.changes[name].new
-        return table
+    def _vector(self, task: Any, parameter: Optional[Tensor], names: List[str]) -> Optional[Tensor]:
+        """A parameter, a vector, with the task's values."""
+        name = self._name_of(parameter, names)
+        if parameter is None or name not in task.changes:
+            return parameter
+        if name not in task.vectors:
+            task.vectors[name] = parameter.detach().clone()
+            put(task.vectors[name], task.changes[name].positions, task.changes[name].new)
+        return task.vectors[name]
+
+    def _name_of(self, parameter: Optional[Tensor], names: List[str]) -> Optional[str]:
+        """What a module's own parameter is called in the changes; None where no task changes it."""
+        return next((name for name in names if self._parameters[name] is parameter), None)
 
     @contextlib.contextmanager
     def _swapped(self, task: Any, names: List[str]) -> Iterator[None]:
@@ -251,27 +245,3 @@ class RowTasks:
 def _is_conv1d(module: nn.Module) -> bool:
     """GPT-2's linear layer, whose weight is [I, O]; by name, because it is a class of Transformers."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-
-
-def _add_product(y: Tensor, rows: Any, delta: Tensor, x: Tensor) -> None:
-    """y[rows] += x δᵀ, δ [O, I] sparse, x [rows, ..., I]."""
-    flat = x.reshape(-1, x.shape[-1])  # [n, I]
-    if isinstance(rows, slice) and y.is_contiguous() and y.dtype == delta.dtype and y.device.type == "cpu":
-        # straight into the rows; seen from the side, as [O, n], they are what the sparse product adds to
-        y[rows].view(-1, y.shape[-1]).T.addmm_(delta, flat.T)
-    else:
-        y[rows] += (delta @ flat.to(delta.dtype).T).T.to(y.dtype).view(*x.shape[:-1], -1)
-
-
-def _csr(change: Change, shape: Tuple[int, ...], transposed: bool) -> Tensor:
-    """What a task adds to a weight, [O, I] sparse, in float32 or float64."""
-    values = change.new.to(torch.promote_types(change.new.dtype, torch.float32))
-    values = values - change.old.to(values.dtype)
-    row, column = change.positions // shape[1], change.positions % shape[1]
-    if transposed:
-        order = (column * shape[0] + row).argsort()
-        row, column, values, shape = column[order], row[order], values[order], (shape[1], shape[0])
-    begin = torch.searchsorted(row, torch.arange(shape[0] + 1, device=row.device))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that sparse tensors are a beta feature
-        return torch.sparse_csr_tensor(begin.int(), column.int(), values, shape, check_invariants=False)

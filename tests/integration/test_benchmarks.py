@@ -45,4 +45,4 @@ def test_the_file():
     figures = figures_of("diff_pack.py")
     assert figures["pack_megabytes"] <= 2.2 < figures["int32_float32_megabytes"] < figures["shira_megabytes"]
     assert figures["bits_per_position_floor"] < figures["bits_per_position"] < figures["bits_per_position_floor"] + 0.1
-    assert {"apply_ms", "revert_ms", "switch_ms", "verify_ms", "mixed8_ratio"} < set(figures)
+    assert {"apply_ms", "revert_ms", "switch_ms", "verify_ms", "mixed8_ratio", "mixed8_over_base"} < set(figures)

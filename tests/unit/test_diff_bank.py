@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diff_packs import SmallModel, random_pack, same, snapshot
+from diff_packs import SmallModel, random_pack, same, snapshot, take_way
 from torch import nn
 
-from dsp_plugin.diffs import row_tasks
 from dsp_plugin.diffs.bank import DiffBank
 from dsp_plugin.diffs.pack import DiffPack
 
@@ -57,11 +56,10 @@ def test_switching_gives_each_tasks_weights_and_the_base_bit_for_bit(dtype):
         assert same(snapshot(model), expected[name]), name
 
 
-# 5 tokens a row: below the limit linear layers add sparse products, above it every task has a product of its own
-@pytest.mark.parametrize("sparse_below", [0, 1000])
+@pytest.mark.parametrize("way", ["whole", "sparse", "compiled"])
 @pytest.mark.parametrize("tasks", [["a", "b", "c", "d"], list("bbaadd"), list("cabacabd"), ["b"], ["d", "d", "d"]])
-def test_a_mixed_batch_gives_the_answers_one_by_one(model, tasks, sparse_below, monkeypatch):
-    monkeypatch.setattr(row_tasks, "SPARSE_BELOW", sparse_below)
+def test_a_mixed_batch_gives_the_answers_one_by_one(model, tasks, way, monkeypatch):
+    take_way(way, monkeypatch)
     bank = bank_of(model)
     base = snapshot(model)
     batch = {"ids": ids(len(tasks))}

@@ -9,11 +9,10 @@ pytest.importorskip("transformers")
 from hf_models import batch_of, tiny_model  # first: it imports dsp_plugin.hf
 
 import torch
-from diff_packs import random_diff, random_pack, same, snapshot
+from diff_packs import random_diff, random_pack, same, snapshot, take_way
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from dsp_plugin.cli.main import main
-from dsp_plugin.diffs import row_tasks
 from dsp_plugin.diffs.bank import DiffBank
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.pack import DiffPack
@@ -22,11 +21,11 @@ from dsp_plugin.hf.hub import PACK_FILE, from_hub, push_to_hub
 TASKS = ["b", "a", "c", "a", "b"]
 
 
-@pytest.mark.parametrize("sparse_below", [0, 1000])
+@pytest.mark.parametrize("way", ["whole", "sparse", "compiled"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "gpt2", "llama", "bart"])
-def test_a_mixed_batch_gives_the_answers_one_by_one(family, sparse_below, monkeypatch):
+def test_a_mixed_batch_gives_the_answers_one_by_one(family, way, monkeypatch):
     """As many tokens as rows, so that a dimension of tokens could be taken for one of rows."""
-    monkeypatch.setattr(row_tasks, "SPARSE_BELOW", sparse_below)
+    take_way(way, monkeypatch)
     model = tiny_model(family)
     base = snapshot(model)
     head = [name for name in ("classifier", "pre_classifier") if hasattr(model, name)]
