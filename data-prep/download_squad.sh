@@ -36,14 +36,19 @@ for split in train:87599 dev:10570; do
         continue
     fi
     mkdir -p "$folder"
+    # a folder of our own: nobody else can have put a link under the file's name
+    part=$(mktemp -d "$folder/.squad.XXXXXX")
+    trap 'rm -rf "$part"' EXIT
     if [[ -n ${DSP_DATA_DIR:-} && -f $DSP_DATA_DIR/squad/$name ]]; then
-        cp "$DSP_DATA_DIR/squad/$name" "$folder/$name.part"
-    elif ! "$PYTHON" "$prep/fetch.py" --at-most 100 "$address/$name" "$folder/$name.part"; then
+        cp "$DSP_DATA_DIR/squad/$name" "$part/$name"
+    elif ! "$PYTHON" "$prep/fetch.py" --at-most 100 "$address/$name" "$part/$name"; then
+        rm -rf "$part"
         missing+=("$name")
         continue
     fi
     # the name comes last, so that a file that has it is whole
-    "${check[@]}" "$folder/$name.part" || die "$folder/$name.part is not what was expected"
-    mv "$folder/$name.part" "$folder/$name"
+    "${check[@]}" "$part/$name" || die "$name is not what was expected"
+    mv "$part/$name" "$folder/$name"
+    rm -rf "$part"
 done
 ((${#missing[@]} == 0)) || die "SQuAD lacks ${missing[*]}: go online, or put it into $folder or \$DSP_DATA_DIR/squad"

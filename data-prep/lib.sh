@@ -83,6 +83,7 @@ make_file() {
     local file=$1
     shift
     [[ -s $file ]] && return 0
+    rm -f "$file.part" # of a run that was killed, or somebody's link
     "$@" >"$file.part"
     mv "$file.part" "$file"
 }

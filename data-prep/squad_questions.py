@@ -23,7 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         count = count_questions(args.path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         sys.exit(f"error: {args.path} is no whole SQuAD file: {error!r}")
     if args.published not in (None, count):
         sys.exit(f"error: {args.path} has {count:,} questions, the published set has {args.published:,}")

@@ -46,6 +46,7 @@ _TENSORS = {"index", "values", *(f"positions.{stream}" for stream in _STREAMS)}
 _MAX_INDEX = 1 << 24
 _MAX_INDEX_RATIO = 64
 _SMALL_INDEX = 1 << 16
+_MAX_HEADER = 100_000_000  # what the safetensors library takes
 
 
 def write_pack(
@@ -105,12 +106,17 @@ def read_pack(path: str | os.PathLike) -> Tuple[SparseDiff, Base, Dict[str, Tens
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no diff pack at {path}")
-    return unpack(path.read_bytes(), str(path))
+    with open(path, "rb") as file:
+        # the header alone first: a file that is none may be of any size
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), _MAX_HEADER))
+        _read_about(start, str(path), os.fstat(file.fileno()).st_size)
+        return unpack(start + file.read(), str(path))
 
 
 def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
     """`read_pack` of bytes; `path` is what error messages call them."""
-    about = _read_about(raw, path)
+    about = _read_about(raw, path, len(raw))
     version = about.get("format_version")
     if type(version) is not int or version < 1:
         raise ValueError(f"{path} is damaged: format version {str(version)[:40]!r}")
@@ -139,8 +145,8 @@ def _encode(diff: SparseDiff, names: List[str]) -> Tuple[CodedPositions, List[Tu
     return encode_matrices([diff.entries[name][0].cpu().numpy() for name in names], [diff.shapes[name] for name in names])
 
 
-def _read_about(raw: bytes, path: str) -> Dict[str, Any]:
-    """The JSON of the metadata, of bytes that need not be a pack, nor whole."""
+def _read_about(raw: bytes, path: str, size: int) -> Dict[str, Any]:
+    """The JSON of the metadata, of bytes that need not be a pack, nor whole; `size` bytes are there."""
     length = int.from_bytes(raw[:8], "little")
     try:
         header = json.loads(raw[8 : 8 + length])
@@ -153,8 +159,11 @@ def _read_about(raw: bytes, path: str) -> Dict[str, Any]:
         if "another safetensors" in str(error):
             raise
         raise ValueError(f"{path} is not a diff pack, or is damaged: its header cannot be read") from None
-    if 8 + length + max(ends, default=0) > len(raw):
-        raise ValueError(f"{path} is truncated: {len(raw)} of {8 + length + max(ends)} bytes are there")
+    end = 8 + length + max(ends, default=0)
+    if end > size:
+        raise ValueError(f"{path} is truncated: {size} of {end} bytes are there")
+    if end < size:
+        raise ValueError(f"{path} is damaged: {size} bytes are there, where it has {end}")
     if not isinstance(about, dict):
         raise ValueError(f"{path} is not a diff pack, or is damaged: its header cannot be read")
     return about

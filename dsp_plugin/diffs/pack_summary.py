@@ -174,4 +174,4 @@ def layer_of(name: str) -> str:
 
 def _by_number(item: Any) -> Any:
     """Layer 10 comes after layer 9."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in item[0].split(".")]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in item[0].split(".")]

@@ -10,6 +10,7 @@ from typing import Optional
 from ..diffs.pack import DiffPack
 from ..diffs.pack_summary import summarise
 from ..reports.files import write_text
+from ..reports.terminal import printable
 
 PACK_FILE = "task.diff.safetensors"
 
@@ -65,7 +66,7 @@ def card(pack: DiffPack, repo_id: str, base_model: Optional[str] = None) -> str:
     lines = ["library_name: dsp_plugin", "tags:", "- diff-pruning"]
     lines += [f"base_model: {base_model}"] if base_model else []
     called = base_model or pack.config.get("base_model")
-    named = f"`{called}`" if called else "its base"
+    named = f"`{printable(called, keep='').replace('`', '')}`" if called else "its base"
     return (
         "---\n" + "\n".join(lines) + "\n---\n\n"
         f"# {repo_id.split('/')[-1]}\n\n"

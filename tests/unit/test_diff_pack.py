@@ -194,6 +194,15 @@ def test_other_files_are_refused_by_name(tmp_path):
             DiffPack.load(tmp_path / "other")
 
 
+def test_a_file_of_any_size_that_is_no_pack_is_not_read_whole(tmp_path, raw):
+    for start in (b"", b"PK", (2**60).to_bytes(8, "little"), (50).to_bytes(8, "little"), raw):
+        with open(tmp_path / "large", "wb") as file:
+            file.write(start)
+            file.truncate(1 << 40)  # a hole: it takes no space
+        with pytest.raises(ValueError, match="large is (not a diff pack|damaged)"):
+            DiffPack.load(tmp_path / "large")
+
+
 def test_a_failed_save_leaves_the_old_file(pack, tmp_path, monkeypatch):
     path = tmp_path / "task.diff"
     pack.save(path)
