@@ -277,6 +277,21 @@ def read_pack(folder: Path) -> Any:
     return dict(model.state_dict()), undo.old, undo.head
 
 
+def make_checkpoint(folder: Path) -> List[Path]:
+    from dsp_plugin.mt.checkpoints import save_checkpoint
+
+    generator = torch.Generator().manual_seed(2)
+    weights = {f"encoder.layers.{n}.weight": torch.randn(8, 8, generator=generator) for n in range(3)}
+    save_checkpoint({"model": weights, "cfg": {"model": {"_name": "transformer"}}, "args": None}, str(folder / "small.pt"))
+    return [folder / "small.pt"]
+
+
+def read_checkpoint(folder: Path) -> Any:
+    from dsp_plugin.mt.checkpoints import load_checkpoint
+
+    return load_checkpoint(str(folder / "small.pt"))
+
+
 KINDS = [
     FileKind("record", make_record, read_record),
     FileKind("sentences", make_sentences, read_sentences),
@@ -291,4 +306,5 @@ KINDS = [
     FileKind("old-trainer-checkpoint", make_old_training, read_training, "transformers"),
     FileKind("diff-vector", make_vector, read_vector),
     FileKind("diff-pack", make_pack, read_pack),
+    FileKind("fairseq-checkpoint", make_checkpoint, read_checkpoint, "fairseq"),
 ]

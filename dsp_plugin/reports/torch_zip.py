@@ -16,11 +16,13 @@ from typing import BinaryIO, Dict, List
 
 _CHUNK = 1 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
+_CENTRAL = struct.Struct("<4s6H3I5H2I")  # 4.3.12
 _END = struct.Struct("<4s4H2IH")  # 4.3.16
 _END64 = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
 _LOCATOR64 = struct.Struct("<4sIQI")  # 4.3.15
 _HAS_DESCRIPTOR = 0x8
 _UTF8 = 0x800
+_IS_FOLDER = 0x10  # the DOS attribute, by which torch goes
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,19 @@ def _directory(file: BinaryIO) -> "tuple[int, List[zipfile.ZipInfo]]":
     found = zipfile.ZipFile(file).infolist()
     if len(found) != total or any(entry.volume for entry in found):
         raise ValueError(f"{len(found)} entries here, {total} in all")
+    if _end_of_directory(file, start, total) != start + size:  # zipfile reads a name that is too long as far as it goes
+        raise ValueError("its entries do not fill it")
+    if any(entry.external_attr & _IS_FOLDER for entry in found):
+        raise ValueError("an entry is a folder")
     return start, sorted(found, key=lambda entry: entry.header_offset)
+
+
+def _end_of_directory(file: BinaryIO, position: int, total: int) -> int:
+    """Where the last of the entries ends that begin at `position`, by the lengths they state."""
+    for _ in range(total):
+        file.seek(position)
+        position += _CENTRAL.size + sum(_CENTRAL.unpack(file.read(_CENTRAL.size))[10:13])
+    return position
 
 
 def _check(file: BinaryIO, start: int, found: List[zipfile.ZipInfo], path: str) -> Dict[str, Entry]:
