@@ -74,6 +74,7 @@ def apply(args: argparse.Namespace) -> int:
 
 def revert(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
+    from dsp_plugin.diffs.content import check_config_before
     from dsp_plugin.diffs.pack import DiffPack
     from dsp_plugin.diffs.undo_file import UndoRecord
 
@@ -89,6 +90,8 @@ def revert(args: argparse.Namespace) -> int:
             print(f"{args.base} has no head: that of {args.model} stays as it is ({', '.join(kept)})")
     else:
         record = UndoRecord.load(model.undo_path)
+        if record.config is not None:
+            check_config_before(record.config, model.config_text())
     touched = record.restore(state)
     model.store(state, touched, record.config, None)
     print(f"reverted: {args.model} is its base again, SHA-256 {record.base.hash}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -155,6 +155,24 @@ def check_config(config: Any) -> None:
         raise ValueError("its model_config's id2label is not {number: label}")
     if not all(isinstance(label, str) and type(number) is int for label, number in label2id.items()):
         raise ValueError("its model_config's label2id is not {label: number}")
+
+
+def check_config_before(before: str, now: Optional[str]) -> None:
+    """Compare the configuration that an undo record holds with that of the model now.
+
+    Raises:
+        ValueError: they differ in more than a task may set, so that it is not what an applied pack has changed.
+    """
+    try:
+        old, new = (parse_json(text or "", "the configuration") for text in (before, now))
+        different = [key for key in {*old, *new} - {*_MODEL_CONFIG} if key not in old or key not in new or old[key] != new[key]]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"cannot revert: config.json is missing or damaged ({error})") from None
+    if different:
+        raise ValueError(
+            f"cannot revert: config.json and the undo record differ in {', '.join(map(repr, sorted(different)[:3]))}, which no "
+            "diff has changed; dsp diff revert --base BASE --pack PACK needs no record"
+        )
 
 
 def check_name(name: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dsp_plugin.cli.main import main
 from dsp_plugin.diffs.pack import DiffPack
+from dsp_plugin.diffs.undo_file import UndoRecord
 from dsp_plugin.reports.sealed_folder import check_sealed, seal_folder
 
 LABELS = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}}
@@ -196,6 +198,21 @@ def test_a_damaged_configuration_is_seen_before_weights_are_written(folder, pack
         assert run(*arguments) == 1
         assert "config.json is damaged" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files and not (tmp_path / "merged").exists()
+
+
+def test_revert_writes_no_other_configuration_than_the_one_before(folder, pack, capsys):
+    """A record whose checksum fits, but which brings more back than a pack has changed."""
+    run("apply", pack, folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    record = UndoRecord.load(folder / "diff-undo.safetensors")
+    for config in ('{"model_type": "small", "auto_map": {}}', "{}", '{"model_type": "large"}'):
+        replace(record, config=config).save(folder / "diff-undo.safetensors")
+        planted = {**files, "diff-undo.safetensors": (folder / "diff-undo.safetensors").read_bytes()}
+        assert run("revert", folder) == 1
+        assert "cannot revert: config.json and the undo record differ in '" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == planted
+    record.save(folder / "diff-undo.safetensors")
+    assert run("revert", folder) == 0 and json.loads((folder / "config.json").read_text()) == {"model_type": "small"}
 
 
 def test_revert_refuses_a_model_that_was_trained_on(folder, pack, capsys):
