@@ -9,16 +9,16 @@ from fairseq.distributed.utils import is_master
 from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY as MODEL_NAME
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II, DictConfig, open_dict
 
+from .checked_task import CheckedTranslationTask
 from .checkpoints import load_checkpoint
 from .coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from .finished import PATIENCE, finished, patience_now, restore_patience
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
 from .new_training import starting_checkpoint
-from .option_checks import check_options
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class GatedTranslationConfig(TranslationConfig):
     update_freq: List[int] = II("optimization.update_freq")
 
 
-class GatedTranslationTask(TranslationTask):
+class GatedTranslationTask(CheckedTranslationTask):
     """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses it.
 
     What a training must have is checked by the model, which is built under any task (`new_training`).
@@ -46,13 +46,6 @@ class GatedTranslationTask(TranslationTask):
         self._max_valid_steps: Optional[int] = None
         self._trained: List[Any] = []  # data sets
         self._coverage: Optional[Coverage] = None  # of the set that is evaluated
-
-    @classmethod
-    def setup_task(cls, cfg, from_checkpoint=False, **kwargs):
-        """Set the task up, after a look at all numbers of the whole configuration (see `option_checks`)."""
-        if not from_checkpoint:
-            check_options(cfg._get_root())
-        return super().setup_task(cfg, **kwargs)
 
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; for a new training, after `prepare`. Errors as `GatedTransformerModel.build_model`."""

@@ -14,7 +14,7 @@ import torch
 
 from ..diffs import DiffPack
 from ..diffs.pack_summary import told_of_pack
-from ..reports.files import write_text
+from ..reports.files import check_folder, write_text
 from ..reports.sealed import with_checksum
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
@@ -25,7 +25,9 @@ from .coverage import Coverage
 from .diff_base import read_pack
 from .diff_packs import label_of
 from .heads import CheckpointHeads, heads_of_checkpoint
-from .launch import PLUGIN_DIR, hush_hosts, option
+from .launch import PLUGIN_DIR, hush_hosts, option, parse_for_fairseq
+from .option_checks import check_options
+from .refusals import raise_errors
 from .running import Running, heads_of_model, original_heads_of, parameters_of_model, watch_loading
 
 
@@ -106,14 +108,18 @@ def generate(argv: Sequence[str]) -> Record:
 
     register()
     hush_hosts()
-    own, rest = own_options().parse_known_args(list(argv))
+    parser = own_options()
+    raise_errors(parser)
+    own, rest = parser.parse_known_args(list(argv))
+    check_options(own)
+    if own.record_dir is not None:
+        check_folder("--record-dir", own.record_dir)
     pack_path = option(rest, "--diff-pack")
     task = "diff_translation" if pack_path else "dsp_translation"
     for name, default in (("--user-dir", PLUGIN_DIR), ("--task", task)):
         if option(rest, name) is None:
             rest += [name, default]
-    parser = options.get_generation_parser()
-    args = options.parse_args_and_arch(parser, input_args=rest)
+    args = parse_for_fairseq(options.get_generation_parser, rest)
     if not args.path:
         raise ValueError("--path: name the checkpoint to translate with (several, joined by ':', make an ensemble)")
 

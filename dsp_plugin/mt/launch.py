@@ -1,15 +1,19 @@
 """From the command lines users know to fairseq's own programs with this plugin in them."""
 
 import argparse
+import logging
 import os
 import re
 import sys
 import time
 import warnings
-from typing import Callable, Dict, List, Optional, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
+import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
 
+from ..reports.files import check_folder
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, kept_heads, new_record, save_record
 from .checkpoints import load_checkpoint, model_options
@@ -18,6 +22,8 @@ from .gated_model import GatedTransformerModel
 from .heads import SCORES, gates_of_checkpoint, head_map_of_state, heads_of_checkpoint, in_original_numbers, model_of_checkpoint
 from .history import read_history
 from .one_training import give_back_folders
+from .option_checks import check_options
+from .refusals import raise_errors
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -45,6 +51,7 @@ def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
     parser.add_argument("--restore-file")
     for name in ours_of:
         parser.add_argument(f"--{name}")
+    raise_errors(parser)
     known, rest = parser.parse_known_args(list(argv))
 
     arguments = rest + ["--user-dir", known.user_dir or PLUGIN_DIR, "--task", known.task or f"{prefix}translation"]
@@ -200,10 +207,11 @@ def _label(state: Dict) -> str:
     return model_class.label(model_class.with_defaults(options))
 
 
-def option(arguments: Sequence[str], name: str, default: Optional[str] = None) -> Optional[str]:
+def option(arguments: Sequence[str], *names: str, default: Optional[str] = None) -> Optional[str]:
     """Value of a command-line option in an argument list (the last one, as argparse takes it)."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(name, dest="value", default=default)
+    parser.add_argument(*names, dest="value", default=default)
+    raise_errors(parser)
     return parser.parse_known_args(list(arguments))[0].value
 
 
@@ -221,18 +229,73 @@ def train(
     register()
     hush_hosts()
     started = time.time()
+    options = training_options(arguments)
     try:
-        with_arguments(fairseq_train.cli_main, arguments)
+        run_fairseq(fairseq_train.main, options)
         if int(os.environ.get("RANK", 0)) == 0:
-            summarise_training(option(arguments, "--save-dir", "checkpoints"), time.time() - started, method, name, extra)
+            summarise_training(options.save_dir, time.time() - started, method, name, extra)
     finally:
         give_back_folders()
 
 
-def with_arguments(main, arguments: Sequence[str]) -> None:
-    """Call a fairseq entry point, which reads `sys.argv`, with these arguments."""
+def training_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """fairseq-train's options. Errors as `parse_for_fairseq`."""
+    from fairseq import options
+
+    if option(arguments, "--arch", "-a") is None and not {"-h", "--help"} & set(arguments):
+        raise ValueError("--arch: name the model's architecture, such as transformer_iwslt_de_en")
+    parsed = parse_for_fairseq(options.get_training_parser, arguments)
+    check_folder("--save-dir", parsed.save_dir)
+    if parsed.max_tokens is None and parsed.batch_size is None:
+        raise ValueError("--max-tokens or --batch-size: one of them says how large a batch is")
+    return parsed
+
+
+def parse_for_fairseq(parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> argparse.Namespace:
+    """Options by one of fairseq's parsers, each number looked at.
+
+    Args:
+        parser: makes it.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    from fairseq import options
+
+    folder = option(words, "--user-dir")
+    if folder is not None and not os.path.exists(folder):
+        raise ValueError(f"--user-dir {folder}: no such folder")
+    with _sys_argv(words):
+        parsed = options.parse_args_and_arch(parser(), list(words), modify_parser=raise_errors)
+    check_options(parsed)
+    return parsed
+
+
+def run_fairseq(main: Callable[[Any], Any], parsed: argparse.Namespace) -> None:
+    """What fairseq's own command lines do once they have their options."""
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.distributed.utils import call_main
+
+    logger = logging.getLogger("fairseq.dataclass.utils")
+    logger.disabled = True  # it prints hundreds of overrides above an error
+    try:
+        cfg = convert_namespace_to_omegaconf(parsed)
+    finally:
+        logger.disabled = False
+    if cfg.common.use_plasma_view:
+        from fairseq.data.plasma_utils import PlasmaStore
+
+        server = PlasmaStore(path=cfg.common.plasma_path)  # ends with this function
+        logging.getLogger(__name__).info(f"plasma server: process {server.server.pid}")
+    with torch.cuda.profiler.profile() if parsed.profile else nullcontext():
+        call_main(cfg, main)
+
+
+@contextmanager
+def _sys_argv(arguments: Sequence[str]) -> Iterator[None]:
+    """For the time being these arguments are the command line: fairseq's parsers look for --user-dir there."""
     saved, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        main()
+        yield
     finally:
         sys.argv = saved

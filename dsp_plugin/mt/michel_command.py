@@ -16,9 +16,11 @@ from .checkpoints import check_same_sizes, load_checkpoint
 from .generate import data_fingerprint
 from .heads import SCORES, heads_of_checkpoint
 from .importance import MAX_TOKENS, RANKINGS, Ranking, batches_of
-from .launch import PLUGIN_DIR, hush_hosts
+from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 from .michel import model_without
+from .option_checks import check_options
 from .pruning import Patient, prepare, remove_heads
+from .refusals import raise_errors
 from .scoring import score_model
 from .translate import translation_task
 
@@ -53,6 +55,7 @@ def own_options() -> argparse.ArgumentParser:
     parser.add_argument("--save-dir", help="(default: michel_results/<the checkpoint's folder>-<how heads are ranked>)")
     parser.add_argument("--record-name", help="name of the setting in results.json (default: the checkpoint's folder)")
     parser.add_argument("--method", help="name of the method in results.json (default: michel, or how heads are ranked)")
+    flag("traceback", "show all that led to an error")
     return parser
 
 
@@ -60,15 +63,22 @@ def fairseq_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]
     """fairseq's options, those of training and of generation together, and those given that mean nothing here."""
     from fairseq import options
 
-    parser = options.get_parser("Michel", "translation")
-    options.add_dataset_args(parser)
-    options.add_distributed_training_args(parser, default_world_size=1)
-    options.add_model_args(parser)
-    options.add_optimization_args(parser)
-    options.add_checkpoint_args(parser)
-    generation = options.add_generation_args(parser)
-    parser.set_defaults(arch="transformer", user_dir=PLUGIN_DIR)
-    args = options.parse_args_and_arch(parser, list(argv))
+    def make() -> argparse.ArgumentParser:
+        parser = options.get_parser("Michel", "translation")
+        options.add_dataset_args(parser)
+        options.add_distributed_training_args(parser, default_world_size=1)
+        options.add_model_args(parser)
+        options.add_optimization_args(parser)
+        options.add_checkpoint_args(parser)
+        groups.append(options.add_generation_args(parser))
+        parser.set_defaults(arch="transformer", user_dir=PLUGIN_DIR)
+        parsers.append(parser)
+        return parser
+
+    parsers: List[argparse.ArgumentParser] = []
+    groups: list = []
+    args = parse_for_fairseq(make, argv)
+    (parser,), (generation,) = parsers, groups
     args.search = {a.dest: getattr(args, a.dest) for a in generation._group_actions if hasattr(args, a.dest)}
     for name in ("path", "post_process", "quiet", "model_overrides", "results_path"):  # common to all evaluation
         args.search.pop(name, None)
@@ -91,7 +101,10 @@ def run(argv: Sequence[str]) -> Record:
     logging.basicConfig(format="%(asctime)s | %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout, force=True)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     logging.getLogger("fairseq.logging").setLevel(logging.INFO)
-    own, rest = own_options().parse_known_args(list(argv))
+    parser = own_options()
+    raise_errors(parser)
+    own, rest = parser.parse_known_args(list(argv))
+    check_options(own)
     args, ignored = fairseq_options(rest)
     if ignored:
         print(f"| without a meaning here, so ignored: {' '.join(ignored)}", flush=True)

@@ -70,6 +70,8 @@ NUMBERS: Dict[str, "str | Meaning"] = {name: meaning for meaning, names in _TABL
 """Option -> what its number means."""
 
 _BETAS = ("adam_betas", "adamax_betas")
+_SUBWORDS = ("post_process", "eval_bleu_remove_bpe")  # how subwords are joined, by what fairseq's post_process knows
+_JOINED = ("subword_nmt", "@@ ", "@@", "sentencepiece", "wordpiece", "letter", "silence", "_EOW", "none")
 _JSON = ("eval_bleu_args", "eval_bleu_detok_args")  # options whose value is a JSON object
 
 
@@ -87,6 +89,7 @@ def check_options(configuration: Any) -> None:
         values.setdefault(name, value)
         check_option(name, value)
     _check_sizes(values)
+    _check_schedule(values)
     _check_search(values)
     _check_metric(values)
 
@@ -98,6 +101,13 @@ def check_option(name: str, value: Any, among: str = "") -> None:
         _check_betas(flag, value)
     elif name in _JSON and value:
         _check_json(flag, name, value)
+    elif name in _SUBWORDS and value not in (None, "", *_JOINED):
+        raise ValueError(f"{flag} {value}: one of {', '.join(_JOINED)} belongs there")
+    elif name == "eval_bleu_detok" and value is not None:
+        from fairseq.data.encoders import TOKENIZER_REGISTRY
+
+        if value not in TOKENIZER_REGISTRY:
+            raise ValueError(f"{flag} {value}: one of {', '.join(TOKENIZER_REGISTRY)} belongs there")
     elif name in NUMBERS and value is not None and not isinstance(value, str):
         why = check_number(list(value) if isinstance(value, ListConfig) else value, NUMBERS[name])
         if why:
@@ -124,6 +134,8 @@ def _options_of(node: Any) -> Iterator[Tuple[str, Any]]:
         except OmegaConfBaseException:  # an interpolation of something that this program does not have
             continue
         if isinstance(value, (dict, DictConfig, Namespace)):
+            chosen = vars(value).get("_name") if isinstance(value, Namespace) else value.get("_name")
+            yield str(name), chosen  # which task, model, optimizer, schedule it is
             yield from _options_of(value)
         else:
             yield str(name), value
@@ -168,9 +180,26 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
         size, out = values.get("decoder_embed_dim"), values.get("decoder_output_dim")
         if size and out and size != out:
             raise ValueError(f"--decoder-output-dim {out}: with shared embeddings it must be --decoder-embed-dim, which is {size}")
-    shard, shards = values.get("shard_id"), values.get("num_shards")
-    if shard and shards and shard >= shards:
-        raise ValueError(f"--shard-id {shard}: it must be below --num-shards, which is {shards}")
+    for part, whole in (("shard_id", "num_shards"), ("distributed_rank", "distributed_world_size")):
+        number, count = values.get(part), values.get(whole)
+        if number and count and number >= count:
+            raise ValueError(f"{flag_of(part)} {number}: it must be below {flag_of(whole)}, which is {count}")
+    cutoff = values.get("adaptive_softmax_cutoff")
+    if cutoff and list(cutoff) != sorted(set(cutoff)):
+        raise ValueError(f"--adaptive-softmax-cutoff {_written(cutoff)}: they must rise")
+
+
+def _check_schedule(values: Mapping[str, Any]) -> None:
+    """What the schedule of the learning rate divides by."""
+    name, warmup, last = (values.get(option) for option in ("lr_scheduler", "warmup_updates", "max_update"))
+    if name in ("inverse_sqrt", "cosine", "reduce_lr_on_plateau") and len(values.get("lr") or []) > 1:
+        raise ValueError(f"--lr {_written(values['lr'])}: --lr-scheduler {name} takes one rate (fixed takes one an epoch)")
+    if name == "inverse_sqrt" and not warmup:
+        raise ValueError("--warmup-updates 0: --lr-scheduler inverse_sqrt needs 1 or more")
+    if name == "cosine" and (values.get("lr_period_updates") or -1) <= 0 and (last or 0) <= (warmup or 0):
+        raise ValueError(f"--lr-scheduler cosine needs --lr-period-updates, or a --max-update above --warmup-updates, which is {warmup}")
+    if name == "polynomial_decay" and not values.get("total_num_update"):
+        raise ValueError("--lr-scheduler polynomial_decay needs --total-num-update, the updates until the rate is at its end")
 
 
 def _check_search(values: Mapping[str, Any], among: str = "") -> None:

@@ -1,13 +1,10 @@
 """What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot be."""
 
 import argparse
-import inspect
-import os
 import sys
-import traceback
 from typing import List, Sequence, Tuple
 
-from ..reports.terminal import printable
+from .refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
@@ -16,7 +13,9 @@ Options of this program:
   --record-name
       name of the setting in results.json (default: the name of --save-dir)
   --method
-      name of the method in results.json (default: by the options)"""
+      name of the method in results.json (default: by the options)
+  --traceback
+      show all that led to an error"""
 
 
 def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
@@ -35,11 +34,12 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
 
     if "--help" in argv or "-h" in argv:
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
-    try:
+
+    def main(argv: List[str]) -> None:
         record, argv = _record_options(argv)
         train(training_arguments(argv, method), record.method, record.record_name)
-    except Exception as error:
-        _refuse(error)
+
+    run_program(main, argv)
 
 
 def generation_program(doc: str, argv: Sequence[str]) -> None:
@@ -50,10 +50,7 @@ def generation_program(doc: str, argv: Sequence[str]) -> None:
 
     if "--help" in argv or "-h" in argv:
         print(doc + "\nfairseq-generate's options:")
-    try:
-        generate(argv)
-    except (OSError, ValueError) as error:
-        _refuse(error)
+    run_program(generate, argv)
 
 
 def diff_program(doc: str, argv: Sequence[str]) -> None:
@@ -67,10 +64,7 @@ def diff_program(doc: str, argv: Sequence[str]) -> None:
 
     from .diff_command import run_diff
 
-    try:
-        run_diff(argv)
-    except Exception as error:
-        _refuse(error)
+    run_program(run_diff, argv)
 
 
 def pack_program(doc: str, argv: Sequence[str]) -> None:
@@ -87,22 +81,26 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--sampled-diff", action="store_true", help="project one sample of the diff, not the deterministic one")
     parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
-    options = parser.parse_args(argv)
+    raise_errors(parser)
 
-    from ..reports.files import check_output
-    from .diff_base import read_base
-    from .diff_packs import Projection, write_pack
+    def main(argv: List[str]) -> None:
+        options = parser.parse_args(argv)
 
-    try:
+        from ..reports.files import check_output
+        from .diff_base import read_base
+        from .diff_packs import Projection, write_pack
+        from .option_checks import check_options
+
         check_output("--out", options.out, {"the first argument": options.checkpoint, "--base-checkpoint": options.base_checkpoint})
         projection = None
         if options.target_sparsity is not None:
             projection = Projection(options.target_sparsity, options.per_layer_projection, options.sampled_diff)
+        check_options(options)
         base = read_base(options.base_checkpoint)
         pack, size = write_pack(options.out, options.checkpoint, base, projection, options.value_dtype, fix_layer=options.fix_layer)
-    except Exception as error:
-        _refuse(error)
-    print(f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes", flush=True)
+        print(f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes", flush=True)
+
+    run_program(main, argv)
 
 
 def _record_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
@@ -110,27 +108,10 @@ def _record_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--record-name")
     parser.add_argument("--method")
+    raise_errors(parser)
     return parser.parse_known_args(list(argv))
 
 
 def has_option(argv: Sequence[str], *names: str) -> bool:
     """Whether one of these options is on a command line."""
     return any(argument.split("=")[0] in names for argument in argv)
-
-
-def _refuse(error: Exception) -> None:
-    """End with the error's own words, unless it is a fault of the program: then with all that led to it.
-
-    A bare Exception is how fairseq says that it finds no data.
-    """
-    if (isinstance(error, (OSError, ValueError)) or type(error) is Exception) and not _in_training(error):
-        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {printable(error)}")
-    raise error
-
-
-def _in_training(error: Exception) -> bool:
-    """Whether fairseq's loop over the batches had begun: options and files have been checked by then."""
-    from fairseq_cli.train import train
-
-    loop = inspect.unwrap(train).__code__
-    return any(frame.f_code is loop for frame, _ in traceback.walk_tb(error.__traceback__))

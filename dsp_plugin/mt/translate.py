@@ -6,10 +6,11 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from fairseq import checkpoint_utils, utils
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationConfig
 from torch import nn
 
 from .. import register
+from .checked_task import CheckedTranslationTask
 
 
 @dataclass
@@ -31,7 +32,7 @@ def translation_task(data: str, subset: Optional[str], source_lang: Optional[str
         data=data, source_lang=source_lang, target_lang=target_lang,
         dataset_impl=None, train_subset="train", required_seq_len_multiple=1,  # elsewhere these name other options
     )  # fmt: skip
-    task = TranslationTask.setup_task(config)
+    task = CheckedTranslationTask.setup_task(config)
     if subset is not None:
         task.load_dataset(subset)
     return task

@@ -20,12 +20,15 @@ import torch
 
 from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
 from dsp_plugin.mt.generate import data_fingerprint
+from dsp_plugin.mt.option_checks import check_options
 from dsp_plugin.mt.pruning import prune_state
+from dsp_plugin.mt.refusals import raise_errors, run_program
 from dsp_plugin.mt.translate import load_model, translate, translation_task
+from dsp_plugin.reports.files import check_output
 from dsp_plugin.reports.records import Metric, new_record, save_record
 
 
-def main() -> int:
+def main(argv: "list[str]") -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA_BIN", help="binarised data (fairseq-preprocess)")
     parser.add_argument("--path", required=True, help="a checkpoint with head scores")
@@ -37,7 +40,10 @@ def main() -> int:
     parser.add_argument("--max-len-a", type=float, default=0, help="translations are at most A times the source ...")
     parser.add_argument("--max-len-b", type=int, default=200, help="... plus B tokens long (defaults: 0, 200)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    args = parser.parse_args()
+    raise_errors(parser)
+    args = parser.parse_args(argv)
+    check_options(args)
+    check_output("--out", args.out, {"--path": args.path})
     logging.getLogger("fairseq").setLevel(logging.WARNING)
 
     state = load_checkpoint(args.path)
@@ -99,12 +105,8 @@ def main() -> int:
     )
     print(f"{len(pairs)} sentences, beam {args.beam}; record: {save_record(record, args.out)}")
     if faults:
-        print("FAULT: masked and pruned translate differently in float64, or the mask has not K ones", file=sys.stderr)
-    return int(bool(faults))
+        sys.exit("FAULT: masked and pruned translate differently in float64, or the mask has not K ones")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (OSError, ValueError) as error:
-        sys.exit(f"check_pruned.py: error: {error}")
+    run_program(main, sys.argv[1:])
