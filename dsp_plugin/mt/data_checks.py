@@ -11,6 +11,7 @@ from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import _code_to_dtype as DTYPES
 
+from ..reports.circumstances import fingerprint
 from .checkpoints import first_line
 
 _MAGIC, _OLD_MAGIC = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"
@@ -79,6 +80,15 @@ def check_set(folder: str, subset: str, source: str, target: str, words: Tuple[i
         rows = [_rows(f"{prefix}.{lang}", size, lang) for lang, size in zip((source, target), words) if both or _there(f"{prefix}.{lang}")]
         if None not in rows and len(set(rows)) > 1:
             raise ValueError(f"{prefix}: {rows[0]:,} sentences of {source}, {rows[1]:,} of {target}: prepare the data again")
+
+
+def data_fingerprint(data: str, subset: str = "") -> str:
+    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them; of another
+    `subset` that is scored, its files too."""
+    folder = data.split(os.pathsep)[0]
+    wanted = ("dict.", "valid", "test", *([f"{subset}."] if subset else []))
+    names = sorted(n for n in os.listdir(folder) if n.startswith(wanted))
+    return fingerprint([os.path.join(folder, name) for name in names])
 
 
 def _prefixes(folder: str, name: str, source: str, target: str) -> List[str]:

@@ -9,25 +9,27 @@ import json
 import math
 import os
 import re
-from typing import Any, Dict, List, Optional, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from ..diffs import DiffPack
 from ..diffs.named_groupings import grouping_name, method_name
 from ..diffs.pack_summary import told_of_pack
 from ..optim.diff_adam import DiffAdamConfig, SparseAdamConfig
+from ..reports.files import check_folder
 from ..reports.records import load_record
 from ..reports.sealed import read_json, write_json
 from .checkpoints import load_checkpoint
 from .diff_base import BaseCheckpoint, read_base
 from .diff_packs import Projection, label_of, read_trained, write_pack
-from .launch import PLUGIN_DIR, result_of, summarise_training, train
+from .launch import PLUGIN_DIR, result_of, summarise_training, train, training_options
+from .refusals import raise_errors
+from .same_command import FREE, difference, settings_of
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _SETTINGS = "settings.json"
-_STAGE1 = "stage1_settings"  # in a mask's configuration, the SHA-256 of the options of the training it was projected from
-# what may change between the start of a stage and its resume: option -> whether it takes a value
-_FREE = {"--num-workers": True, "--log-interval": True, "--log-format": True, "--no-progress-bar": False, "--cpu": False,
-         "--save-interval-updates": True, "--keep-interval-updates": True}  # fmt: skip
+_STAGE1 = "stage1_settings"  # in a mask's configuration, the fingerprint of the training it was projected from
+_FREE = {"--" + name.replace("_", "-"): name not in ("no_progress_bar", "cpu") for name in FREE}  # -> whether it takes a value
 _OURS = {"optimizer": "adam or diff_adam", "mask-pack": "stage 2 writes it", "diff-pack": "it is for translating"}
 
 
@@ -58,41 +60,53 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
     Raises:
         ValueError, OSError: options or files that cannot be, before anything is trained; a save folder of other settings.
     """
-    own, rest = own_options().parse_known_args(list(argv))
+    parser = own_options()
+    raise_errors(parser)
+    own, rest = parser.parse_known_args(list(argv))
     _check(own)
     stage1_options, rest = _options_of_stage1(rest)
-    projections = {text: Projection(_number(text), own.per_layer_projection, own.sampled_diff) for text in own.target_sparsity}
+    projections = _projections(own)
     base = read_base(own.base_checkpoint)
+    name = own.record_name or os.path.basename(os.path.abspath(own.save_dir))
+    common, later = _common(own, rest), _finetuning(own)
+    first = Training(
+        os.path.join(own.save_dir, "1st"), [*common, *_schedule(rest), "--optimizer", "diff_adam", *stage1_options]
+    )
+    finetuning = [*common, *later, *_schedule([*rest, *later], tell=False), "--optimizer", "fixmask_adam"]
+    tasks: Dict[str, Training] = {}
+    for text in projections:  # all of it now: what stage 3 refuses is refused before stage 1
+        folder = os.path.join(own.save_dir, text)
+        tasks[text] = Training(os.path.join(folder, "3rd"), [*finetuning, "--mask-pack", os.path.join(folder, MASK)])
+    for training in (first, *tasks.values()):
+        training.check()
+    for text, projection in projections.items():
+        mask = os.path.join(own.save_dir, text, MASK)
+        if os.path.isfile(mask):
+            _check_mask(mask, projection, first)
     method = method_name(_grouping(stage1_options))
-    name = own.record_name or os.path.basename(os.path.normpath(own.save_dir))
-    common = _common(own, rest)
-    first = os.path.join(own.save_dir, "1st")
 
     _say("stage 1: diff pruning")
-    flags = [*common, *_schedule(rest), "--optimizer", "diff_adam", *stage1_options]
-    _stage(first, flags, f"{method}-unprojected", name, lambda: {"diff": _unprojected(first, base)})
-    settings = hashlib.sha256(json.dumps(_lasting(flags)).encode()).hexdigest()
+    first.run(f"{method}-unprojected", name, lambda: {"diff": _unprojected(first.folder, base)})
     packs, lines = {}, []
     for text, projection in projections.items():
         folder = os.path.join(own.save_dir, text)
-        mask, path, third = (os.path.join(folder, part) for part in (MASK, PACK, "3rd"))
+        mask, path = (os.path.join(folder, part) for part in (MASK, PACK))
         _say(f"stage 2: projection to {text}")
         if not os.path.isfile(mask):
-            write_pack(mask, os.path.join(first, "checkpoint_last.pt"), base, projection, "float32", {_STAGE1: settings})
+            made_by = {_STAGE1: first.fingerprints()[0]}
+            write_pack(mask, os.path.join(first.folder, "checkpoint_last.pt"), base, projection, "float32", made_by)
         else:
-            _check_mask(mask, projection, settings)
+            _check_mask(mask, projection, first)
         _say(f"stage 3: finetuning of the share {text}")
-        later = _finetuning(own)
-        flags = [*common, *later, *_schedule([*rest, *later]), "--optimizer", "fixmask_adam", "--mask-pack", mask]
-        label = label_of(DiffPack.load(mask))
+        third = tasks[text]
 
         def finished(path=path, third=third) -> Dict[str, Any]:
-            return {"diff": told_of_pack(*write_pack(path, result_of(third), base, dtype=own.value_dtype))}
+            return {"diff": told_of_pack(*write_pack(path, result_of(third.folder), base, dtype=own.value_dtype))}
 
-        _stage(third, flags, label, name, finished)
+        third.run(label_of(DiffPack.load(mask)), name, finished)
         packs[text] = DiffPack.load(path)
-        lines.append(_line(text, packs[text], path, third))
-    _say(f"stage 1 alone: {_score(first)}")
+        lines.append(_line(text, packs[text], path, third.folder))
+    _say(f"stage 1 alone: {_score(first.folder)}")
     for line in lines:
         _say(line)
     return packs
@@ -114,18 +128,34 @@ def _check(own: argparse.Namespace) -> None:
         value = getattr(own, name)
         if value is not None and not 0 < _number(value) < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0 and finite, got {value}")
-    if len(set(own.target_sparsity)) < len(own.target_sparsity):
-        raise ValueError("--target-sparsity names a density twice")
+    check_folder("--save-dir", own.save_dir)
 
 
-def _check_mask(path: str, projection: Projection, settings: str) -> None:
+def _projections(own: argparse.Namespace) -> Dict[str, Projection]:
+    """Name of its folder -> projection, of each density once however it is written.
+
+    Raises:
+        ValueError: a density outside (0, 1].
+    """
+    found: Dict[str, Projection] = {}
+    there = os.listdir(own.save_dir) if os.path.isdir(own.save_dir) else []
+    for text in own.target_sparsity:
+        projection = Projection(_number(text), own.per_layer_projection, own.sampled_diff)
+        if projection in found.values():
+            _say(f"--target-sparsity {text} is there twice and trained once")
+            continue
+        found[next((name for name in [text, *there] if name in there and _number(name) == projection.density), text)] = projection
+    return found
+
+
+def _check_mask(path: str, projection: Projection, stage1: Training) -> None:
     """Raises:
     ValueError: a mask that is there was projected with other options, or from a stage 1 that had others.
     """
     told = DiffPack.load(path).config
     if told.get("projection") != vars(projection):
         raise ValueError(f"{path} was projected with other options: name another --save-dir")
-    if told.get(_STAGE1, settings) != settings:  # which may have been removed and trained once more
+    if _STAGE1 in told and told[_STAGE1] not in stage1.fingerprints():  # it may have been removed, and trained once more
         raise ValueError(f"{path} is of a stage 1 with other settings: remove {os.path.dirname(path)}, or name another --save-dir")
 
 
@@ -138,7 +168,7 @@ def _common(own: argparse.Namespace, rest: List[str]) -> List[str]:
     return flags if _given(rest, "--clip-norm") else [*flags, "--clip-norm", "1.0"]  # the paper's
 
 
-def _schedule(flags: List[str]) -> List[str]:
+def _schedule(flags: List[str], tell: bool = True) -> List[str]:
     """The paper's linear decay to 0 over the updates of a stage, unless the command line asks for another schedule.
 
     By --max-epoch alone their number is not known before the data are read: then the rate is constant, and this says so.
@@ -147,7 +177,8 @@ def _schedule(flags: List[str]) -> List[str]:
         return []
     updates = _given(flags, "--max-update")
     if updates in (None, "0"):
-        _say("without --max-update the rate does not fall; with it, it falls linearly to 0 (--lr-scheduler: as you like)")
+        if tell:
+            _say("without --max-update the rate does not fall; with it, it falls linearly to 0 (--lr-scheduler: as you like)")
         return []
     return ["--lr-scheduler", "polynomial_decay", "--total-num-update", updates]
 
@@ -176,34 +207,71 @@ def _grouping(stage1_options: List[str]) -> str:
     return grouping_name(**values)
 
 
-def _stage(folder: str, flags: List[str], label: str, name: str, finished) -> None:
-    """One training in `folder`, unless it is done. `finished` is called at its end and adds to its record.
+@dataclass
+class Training:
+    """One of the trainings, in a folder of its own.
 
-    Raises:
-        ValueError: the folder holds a training with other settings.
+    Attributes:
+        flags: of fairseq-train, but for --save-dir.
     """
-    from fairseq import checkpoint_utils
 
-    settings = os.path.join(folder, _SETTINGS)
-    wanted = _lasting(flags)
-    if os.path.isfile(settings):
-        made = read_json(settings)
-        made = made.get("options") if isinstance(made, dict) else made  # before it had a checksum, it was a list
-        if made != wanted:
-            there, here = _by_option(made), _by_option(wanted)
+    folder: str
+    flags: List[str]
+
+    def __post_init__(self) -> None:
+        self._file = os.path.join(self.folder, _SETTINGS)
+
+    def check(self) -> None:
+        """Look at all options, and compare them with those that the folder was started with.
+
+        Raises:
+            ValueError: options that cannot be; the folder holds a training with other settings.
+        """
+        self.settings = settings_of(training_options([*self.flags, "--save-dir", self.folder]))
+        made = self._made()
+        if isinstance(made, dict):
+            told = difference(made, self.settings)
+        elif made is None or made == _lasting(self.flags):
+            return
+        else:  # of an earlier version: the words as they were written
+            there, here = _by_option(made), _by_option(_lasting(self.flags))
             odd = [name for name in {**there, **here} if there.get(name) != here.get(name)]
             told = "; ".join(f"{name}: {there.get(name, 'not given')} there, {here.get(name, 'not given')} here" for name in odd[:4])
-            raise ValueError(f"{folder} holds a training with other settings ({told or 'in another order'}): name another --save-dir")
-    if os.path.isfile(os.path.join(folder, "results.json")):
-        _say(f"{folder} is done")
-        return
-    write_json(settings, json.dumps({"options": wanted}) + "\n")
-    if _reached(folder, _given(flags, "--max-update")):  # killed after its last update: fairseq would make one more
-        summarise_training(folder, 0.0, label, name, finished)
-        return
-    if hasattr(checkpoint_utils.save_checkpoint, "best"):
-        del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
-    train([*flags, "--save-dir", folder], label, name, finished)
+            told = told or "in another order"
+        if told:
+            raise ValueError(f"{self.folder} holds a training with other settings ({told}): name another --save-dir")
+
+    def is_started(self) -> bool:
+        return os.path.isfile(self._file)
+
+    def fingerprints(self) -> List[str]:
+        """SHA-256 of the settings that the folder was started with, and as an earlier version had it of the same words."""
+        made = self._made() or self.settings
+        texts = json.dumps(made, sort_keys=isinstance(made, dict)), json.dumps(_lasting(self.flags))
+        return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+
+    def run(self, label: str, name: str, finished: Callable[[], Dict[str, Any]]) -> None:
+        """Train, unless it is done. `finished` is called at its end and adds to its record."""
+        from fairseq import checkpoint_utils
+
+        if os.path.isfile(os.path.join(self.folder, "results.json")):
+            _say(f"{self.folder} is done")
+            return
+        if not self.is_started():
+            write_json(self._file, json.dumps({"settings": self.settings}) + "\n")
+        if _reached(self.folder, _given(self.flags, "--max-update")):  # killed after its last update: fairseq would make one more
+            summarise_training(self.folder, 0.0, label, name, finished)
+            return
+        if hasattr(checkpoint_utils.save_checkpoint, "best"):
+            del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
+        train([*self.flags, "--save-dir", self.folder], label, name, finished)
+
+    def _made(self) -> "Dict[str, Any] | List[str] | None":
+        """The settings of the folder: by option, or as the words of an earlier version; None where there are none."""
+        if not self.is_started():
+            return None
+        made = read_json(self._file)
+        return made.get("settings", made.get("options")) if isinstance(made, dict) else made
 
 
 def _by_option(flags: Sequence[str]) -> Dict[str, str]:

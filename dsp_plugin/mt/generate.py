@@ -17,11 +17,12 @@ from ..diffs.pack_summary import told_of_pack
 from ..reports.files import check_folder, write_text
 from ..reports.sealed import with_checksum
 from ..reports.head_pictures import head_map_text
-from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
+from ..reports.records import Metric, Record, kept_heads, new_record, save_record
 from ..reports.scores import bleu, bleu_statistics, detokenize
 from ..reports.sentences import save_sentences
 from .checkpoints import load_checkpoint, model_options
 from .coverage import Coverage
+from .data_checks import data_fingerprint
 from .diff_base import read_pack
 from .diff_packs import label_of
 from .heads import CheckpointHeads, heads_of_checkpoint
@@ -253,15 +254,6 @@ def score(
     statistics = bleu_statistics(hypotheses, references)
     sentences = {"metric": "BLEU", "signature": result["signature"], "statistics": statistics}
     return [Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=subset)], sentences
-
-
-def data_fingerprint(data: str, subset: str = "") -> str:
-    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them; of another
-    `subset` that is scored, its files too."""
-    folder = data.split(os.pathsep)[0]
-    wanted = ("dict.", "valid", "test", *([f"{subset}."] if subset else []))
-    names = sorted(n for n in os.listdir(folder) if n.startswith(wanted))
-    return fingerprint([os.path.join(folder, name) for name in names])
 
 
 def write_results(

@@ -24,6 +24,7 @@ from .history import read_history
 from .one_training import give_back_folders
 from .option_checks import check_options
 from .refusals import raise_errors
+from .same_command import same_file
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -69,8 +70,15 @@ def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
             print(f"| going on from {last}; --restore-file {known.restore_file} was this run's start", flush=True)
             arguments = [a for a in arguments if a not in _RESETS]
             known.restore_file = last
-        arguments += ["--restore-file", known.restore_file]
+        arguments += ["--restore-file", _absolute(known.restore_file)]
     return arguments
+
+
+def _absolute(path: str) -> str:
+    """A checkpoint's path that the checkpoints to come can keep, whatever folder the training is resumed from."""
+    if path == "checkpoint_last.pt" or "://" in path:  # fairseq's word for the one in --save-dir; a remote store
+        return path
+    return os.path.abspath(path)
 
 
 def options_help(method: str = "dsp") -> str:
@@ -110,7 +118,7 @@ def _is_own(last: str, start: str, argv: Sequence[str], method: str) -> bool:
         return SCORES in state["model"] and same_method and options.get("joint_pruning") == ("--joint-pruning" in argv)
     # no scores to know it by: the file it says it started from, or went on from
     restored = ((state.get("cfg") or {}).get("checkpoint") or {}).get("restore_file")
-    return os.path.abspath(start) != os.path.abspath(last) and restored in (start, last)
+    return not same_file(start, last) and (restored == start or same_file(restored, start) or same_file(restored, last))
 
 
 def summarise_training(
@@ -146,7 +154,7 @@ def summarise_training(
     subset = Coverage(*covered).label(subset) if covered else subset
     record = new_record(
         "mt-train",
-        name or os.path.basename(os.path.normpath(save_dir)),
+        name or os.path.basename(os.path.abspath(save_dir)),
         method or _label(state),
         device="cpu" if common.get("cpu") else None,
         seed=common.get("seed"),

@@ -13,7 +13,7 @@ from ..gating import HeadBudget, Step, Sweep, parse_heads_per_kind, stops
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from .checkpoints import check_same_sizes, load_checkpoint
-from .generate import data_fingerprint
+from .data_checks import data_fingerprint
 from .heads import SCORES, heads_of_checkpoint
 from .importance import MAX_TOKENS, RANKINGS, Ranking, batches_of
 from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq

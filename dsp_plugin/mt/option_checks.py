@@ -112,7 +112,7 @@ def check_option(name: str, value: Any, among: str = "") -> None:
         why = check_number(list(value) if isinstance(value, ListConfig) else value, NUMBERS[name])
         if why:
             raise ValueError(f"{flag} {_written(value)}: {why}")
-        if isinstance(value, (list, tuple, ListConfig)) and not len(value):
+        if name in ("lr", "update_freq") and value == []:
             raise ValueError(f"{flag}: a number, or several joined by commas, belongs there")
 
 

@@ -19,7 +19,7 @@ import time
 import torch
 
 from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
-from dsp_plugin.mt.generate import data_fingerprint
+from dsp_plugin.mt.data_checks import data_fingerprint
 from dsp_plugin.mt.option_checks import check_options
 from dsp_plugin.mt.pruning import prune_state
 from dsp_plugin.mt.refusals import raise_errors, run_program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -276,7 +277,7 @@ TINY = ["--criterion", "label_smoothed_cross_entropy", "--cpu"]
         (["--base-checkpoint", "BASE", "--diff-pack", "PACK"], "--diff-pack is for translating"),
         (["--base-checkpoint", "BASE", "--finetune-from-model", "BASE"], "--finetune-from-model: a diff starts from --base-checkpoint"),
         (["--base-checkpoint", "BASE", "--reset-optimizer"], "--reset-optimizer.*the diff is the optimizer's state"),
-        (["--base-checkpoint", "BASE", "--alpha-learning-rate", "-1"], "--alpha-learning-rate must be 0 or more"),
+        (["--base-checkpoint", "BASE", "--alpha-learning-rate", "-1"], "--alpha-learning-rate -1.0: a finite number, 0 or more"),
         (["--base-checkpoint", "OTHER", "--optimizer", "fixmask_adam", "--mask-pack", "PACK"], "does not fit --base-checkpoint .*wrong base"),
     ],
 )  # fmt: skip
@@ -314,6 +315,14 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
         (["--optimizer", "sgd"], "--optimizer sgd: adam or diff_adam"),
         (["--max-update", 9], r"holds a training with other settings \(--max-update: 3 there, 9 here"),
         (["--per-layer-projection"], "was projected with other options"),
+        # what only stage 3 needs is said before stage 1, whose folder is not there here
+        (["--save-dir", "/dev/null"], "--save-dir /dev/null is a device"),
+        (["--save-dir", "new", "--finetune-max-update", "1.5"], "--max-update: invalid int value: '1.5'"),
+        (["--save-dir", "new", "--clip-norm", "nan"], "--clip-norm nan: a finite number"),
+        (["--save-dir", "new", "--sparsity-pen", "-1"], "--sparsity-pen -1.0: a finite number, 0 or more"),
+        (["--save-dir", "new", "--per-params-alpha", "x"], "--per-params-alpha: invalid int value: 'x'"),
+        (["--save-dir", "new", "--num-of-heads", "6"], "unrecognized arguments: --num-of-heads 6"),
+        (["--save-dir", "new", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "0"], "--warmup-updates 0: .*inverse_sqrt"),
     ],
 )
 def test_run_diff_refuses(done, more, message):
@@ -323,11 +332,27 @@ def test_run_diff_refuses(done, more, message):
         run_diff([str(word) for word in [*done[1], *more]])
 
 
+def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypatch, capsys):
+    from dsp_plugin.mt.diff_command import run_diff
+
+    words = [str(word) for word in done[1]]
+    given = {name: words[words.index(name) + 1] for name in ("--save-dir", "--base-checkpoint", "--target-sparsity")}
+    here = os.path.relpath
+    monkeypatch.chdir(tmp_path)
+    again = [f"{here(words[0])}/", *words[1:], "--save-dir", f"{here(given['--save-dir'])}/", "--base-checkpoint", here(given["--base-checkpoint"])]
+    again += ["--target-sparsity", f"{float(given['--target-sparsity']):e}", given["--target-sparsity"], "--lr=0.0010"]
+    assert set(run_diff(again)) == {str(DENSITY)}
+    said = capsys.readouterr().out
+    assert "is there twice and trained once" in said and said.count("is done") == 2
+
+
 def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
     """Stage 1 removed and trained once more with another lambda, the folder of the density left as it was."""
     from dsp_plugin.mt import diff_command
 
-    monkeypatch.setattr(diff_command, "_stage", lambda *_: None)
+    made = diff_command.Training._made
+    monkeypatch.setattr(diff_command.Training, "_made", lambda self: None if self.folder.endswith("1st") else made(self))
+    monkeypatch.setattr(diff_command.Training, "run", lambda *_: None)
     words = [str(word) for word in done[1]]
     with pytest.raises(ValueError, match=f"mask.diff.safetensors is of a stage 1 with other settings: remove .*/{DENSITY}"):
         diff_command.run_diff([*words, "--sparsity-pen", "1"])

@@ -145,7 +145,7 @@ def test_baselines_and_constraints(tiny_data, stock_run, tmp_path):
         (["--num-of-heads", 4, "--importance-subset", "dev"], "--importance-subset dev"),
         (["--num-of-heads", 4, "--encoder-layers", 3], "encoder_layers: 2 there, 3 here"),
         (["--num-of-heads", 4, "--restore-file", "nowhere.pt"], "no checkpoint at nowhere.pt"),
-        (["--num-of-heads", 4, "--importance-samples", 0], "--importance-samples must be 1 or more"),
+        (["--num-of-heads", 4, "--importance-samples", 0], "--importance-samples 0: a whole number, 1 or more"),
         (["--num-of-heads", 4, "--budgets", 3, "--min-heads-per-block", 1], "--min-heads-per-block 1 needs 6 heads"),
     ],
     ids=["step", "no-step", "none", "budget", "subset", "importance-subset", "sizes", "no-file", "samples", "minimum"],

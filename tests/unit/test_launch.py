@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def checkpoint(folder, scores: bool, joint: bool = False, restored: str = "check
 def restored(argv, folder, method: str = "dsp"):
     """(--restore-file, whether the optimizer is reset) of the translated command line."""
     arguments = training_arguments([*argv, "--save-dir", str(folder)], method)
-    return option(arguments, "--restore-file"), "--reset-optimizer" in arguments
+    return os.path.relpath(option(arguments, "--restore-file")), "--reset-optimizer" in arguments
 
 
 def test_stock_names_become_ours():
@@ -50,7 +52,7 @@ def test_another_methods_checkpoint_is_not_its_own(tmp_path):
     checkpoint(tmp_path, scores=True)
     assert restored(argv, tmp_path, "voita") == ("trained.pt", True)
     checkpoint(tmp_path, scores=True, model="voita_transformer_multi30k")
-    assert restored(argv, tmp_path, "voita") == (str(tmp_path / "checkpoint_last.pt"), False)
+    assert restored(argv, tmp_path, "voita") == (os.path.relpath(tmp_path / "checkpoint_last.pt"), False)
 
 
 def test_a_first_start_takes_the_given_checkpoint(tmp_path):
@@ -59,7 +61,7 @@ def test_a_first_start_takes_the_given_checkpoint(tmp_path):
 
 def test_started_again_it_goes_on_from_its_own(tmp_path):
     checkpoint(tmp_path, scores=True)
-    assert restored(PIPELINED, tmp_path) == (str(tmp_path / "checkpoint_last.pt"), False)
+    assert restored(PIPELINED, tmp_path) == (os.path.relpath(tmp_path / "checkpoint_last.pt"), False)
 
 
 @pytest.mark.parametrize("other", [{"scores": False}, {"scores": True, "joint": True}])
@@ -74,7 +76,30 @@ def test_training_on_without_scores(tmp_path):
     last = str(tmp_path / "checkpoint_last.pt")
     for started_from in ("trained.pt", last):
         checkpoint(tmp_path, scores=False, restored=started_from)
-        assert restored(START, tmp_path) == (last, False)
+        assert restored(START, tmp_path) == (os.path.relpath(last), False)
+
+
+def test_a_run_is_its_own_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "trained.pt").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = training_arguments([*START, "--save-dir", "run"])
+    assert option(first, "--restore-file") == str(tmp_path / "trained.pt")  # what its checkpoints will say
+    checkpoint(run, scores=False, restored=option(first, "--restore-file"))
+    for folder in (".", "elsewhere", "run"):
+        monkeypatch.chdir(tmp_path / folder)
+        up = os.path.relpath(tmp_path)
+        for start in (f"{up}/trained.pt", str(tmp_path / "trained.pt"), f"{up}/./run/../trained.pt"):
+            for save_dir in (f"{up}/run", f"{up}/run/", str(run), f"{run}//"):
+                again = training_arguments(["data", f"--restore-file={start}", "--reset-optimizer", "--save-dir", save_dir])
+                assert option(again, "--restore-file") == str(run / "checkpoint_last.pt")
+                assert "--reset-optimizer" not in again
+    other = training_arguments(["data", "--restore-file", str(tmp_path / "other.pt"), "--save-dir", str(run)])
+    assert option(other, "--restore-file") == str(tmp_path / "other.pt")
+    # fairseq's name for the last checkpoint in --save-dir is no path
+    assert option(training_arguments(["data", "--restore-file", "checkpoint_last.pt"]), "--restore-file") == "checkpoint_last.pt"
 
 
 # ---- what is said of a training comes from the checkpoints that it wrote

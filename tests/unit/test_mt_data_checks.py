@@ -38,6 +38,12 @@ def swap(folder):
         shutil.copy(folder / f"valid.de-en.de.{end}", folder / f"train.de-en.de.{end}")
 
 
+def half_the_words(folder):
+    path = folder / "dict.en.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
+
+
 DAMAGE = {
     "no-folder": (lambda folder: shutil.rmtree(folder), "is not a folder"),
     "nothing": (remove("*"), "has no prepared data"),
@@ -46,7 +52,7 @@ DAMAGE = {
     "no-numbers": (write("dict.de.txt", b"hello\nworld\n"), r"dict\.de\.txt is no dictionary"),
     "bytes": (write("dict.de.txt", bytes(range(256))), r"dict\.de\.txt is no dictionary"),
     "a-word-twice": (write("dict.de.txt", b"a 1\na 1\n"), r"dict\.de\.txt is no dictionary.*'a'"),
-    "short-dictionary": (cut("dict.en.txt", 0.26), r"en\.bin was prepared with another dictionary: .*dict\.en\.txt"),
+    "short-dictionary": (half_the_words, r"en\.bin was prepared with another dictionary: .*dict\.en\.txt"),
     "empty-index": (write("train.de-en.de.idx", b""), r"train\.de-en\.de\.idx is damaged"),
     "cut-index": (cut("train.de-en.de.idx"), r"train\.de-en\.de\.idx is damaged"),
     "other-index": (write("train.de-en.de.idx", b"x" * 999), r"train\.de-en\.de\.idx is damaged"),
@@ -60,8 +66,8 @@ DAMAGE = {
 }
 
 
-def opened(data, split="train", **changes):
-    cfg = parse(data, "--optimizer", "adam", arch="dsp_transformer", task="dsp_translation")
+def opened(folder, split="train", **changes):
+    cfg = parse(folder, "--optimizer", "adam", arch="dsp_transformer", task="dsp_translation")
     with open_dict(cfg):
         cfg.task.update(changes)
         if split == "test":  # as fairseq-generate has it
