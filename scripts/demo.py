@@ -17,11 +17,13 @@ import os
 import subprocess
 import sys
 import time
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+from dsp_plugin.mt.refusals import run_program
+from dsp_plugin.reports.files import check_folder
 from dsp_plugin.reports.numbers import number
 
 LENGTH = 20  # tokens of every translation when the speed is measured: none is faster by stopping earlier
@@ -78,14 +80,23 @@ def last_news(log: str) -> str:
     return news
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=sorted(SETTINGS), default="embedded")
     parser.add_argument("--out", help="output folder (default demo/<dataset>)")
     parser.add_argument("--num-of-heads", type=number("amount"), help="heads to keep (default: a quarter)")
     parser.add_argument("--seed", type=number("seed"), default=1)
     parser.add_argument("--gpu", action="store_true", help="train and translate on the GPU")
-    options = parser.parse_args()
+    parser.add_argument("--traceback", action="store_true", help="show all that led to an error")
+    options = parser.parse_args(argv)
+    if options.out is not None:  # it starts in the user's folder, not in the repository's
+        options.out = os.path.abspath(options.out)
+        check_folder("--out", options.out)
+    if options.gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--gpu: torch finds no GPU here; without it the demo runs on the processor")
     os.chdir(ROOT)
     setting = SETTINGS[options.dataset]
     budget = setting["heads"] // 4 if options.num_of_heads is None else options.num_of_heads
@@ -210,4 +221,4 @@ def report(out: str, options, records, speeds: Dict[str, float], seconds: float)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, sys.argv[1:])

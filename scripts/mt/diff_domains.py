@@ -28,6 +28,8 @@ from typing import List, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from dsp_plugin.mt.refusals import run_program
+
 GRID_BASE = Path("runs/grid/small/unpruned-seed1/checkpoint_best.pt")
 SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
 BASE_UPDATES = 1500  # of the IWSLT14 base
@@ -122,9 +124,37 @@ class Work:
         self.runs, self.results = options.runs / direction, options.results / direction
         self.base = options.base or (GRID_BASE if options.home == "multi30k" else self.runs / "base/checkpoint_best.pt")
         self.settings = {**SETTINGS, **({"updates": 3, "finetune_updates": 3} if options.quick else {}), "seed": options.seed}
-        if options.base:
-            self.settings["base"] = options.base.name
-        self.flags = shlex.split(options.flags)
+        try:
+            self.flags = shlex.split(options.flags)
+        except ValueError as error:
+            raise ValueError(f"--flags {options.flags}: {error}") from error
+        if not options.base:
+            return
+        if not self.base.is_file():
+            raise FileNotFoundError(f"--base {self.base}: no such file")
+        from dsp_plugin.mt.same_command import file_hash
+
+        self.settings["base"] = options.base.name
+        self.settings["base_content"] = file_hash(str(self.base))  # names can be alike
+
+    def check(self) -> None:
+        """Look at all options of the programs to be started, before the first of them.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        from fairseq import options
+
+        from dsp_plugin import register
+        from dsp_plugin.mt.launch import parse_for_fairseq, training_options
+        from dsp_plugin.reports.files import check_folder
+
+        register()
+        for option, folder in (("--runs", self.runs), ("--results", self.results)):
+            check_folder(option, folder)
+        seed = ["--seed", str(self.options.seed)]
+        training_options([str(self.away.data), "--arch", "dsp_transformer", "--optimizer", "adam", *seed, *RECIPE, *self.flags])
+        parse_for_fairseq(options.get_generation_parser, [str(self.away.data), "--path", str(self.base), *self.flags])
 
     def check_settings(self) -> None:
         """Ends the program where runs or records are there that other settings have made."""
@@ -136,19 +166,19 @@ class Work:
                 made = read_json(path) if path.is_file() else None
             except ValueError as error:
                 sys.exit(str(error))
+            if made and "base_content" not in made:  # an earlier version compared the name alone
+                made.update({name: self.settings[name] for name in ("base_content",) if name in self.settings})
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
                 sys.exit(f"{folder} is of other settings ({path}): remove it, or name another folder (--runs, --results)")
         for folder in (self.runs, self.results):
             write_json(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
 
     def prepare(self) -> None:
-        given = self.base == self.options.base
-        if given and not self.base.is_file():
-            sys.exit(f"--base {self.base}: no such file")
+        self.check()
         self.check_settings()
         self.home.prepare(self.home)
         self.away.prepare(self.home)
-        if given:
+        if self.options.base:
             return
         if self.home.name == "iwslt14":
             self.train_base()
@@ -247,7 +277,7 @@ class Work:
             rows.append(row)
         rows.sort(key=lambda row: _ORDER.index(row["method"]) if row["method"] in _ORDER else len(_ORDER))
         columns = ["method", f"BLEU {self.away.name}", f"BLEU {self.home.name}", "weights changed", "bytes"]
-        told = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.settings.items())
+        told = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.settings.items() if name != "base_content")
         text = (
             f"A model of {_NAMES[self.home.name]} finetuned to {_NAMES[self.away.name]}. BLEU on the first {SENTENCES['test']} "
             f"sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): {told}. Made by "
@@ -262,7 +292,7 @@ _NAMES = {"multi30k": "Multi30k (captions)", "iwslt14": "IWSLT14 (talks)"}
 _ORDER = ("base", "diff-structured-0.5%", "diff-structured-5%", "non-adaptive-0.5%", "full", "base-after-revert")
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", choices=list(_NAMES), default="multi30k", help="the base's domain (default multi30k)")
     parser.add_argument("--base", type=Path, help=f"checkpoint of a model of it (default for multi30k: {GRID_BASE})")
@@ -271,8 +301,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--flags", default="--num-workers 0", help="more fairseq flags for training and scoring")
     parser.add_argument("--quick", action="store_true", help="a trial: 3 updates, short translations; use other --results and --runs")
-    work = Work(parser.parse_args())
+    parser.add_argument("--traceback", action="store_true", help="show all that led to an error")
+    options = parser.parse_args(argv)
+    for name in ("base", "runs", "results"):  # those given start in the user's folder, not in the repository's
+        if getattr(options, name) != parser.get_default(name):
+            setattr(options, name, Path(os.path.abspath(getattr(options, name))))
     os.chdir(ROOT)
+    work = Work(options)
 
     def packed(method: str, pack: Path, density: str) -> Row:
         label = f"{method}-{100 * float(density):g}%"
@@ -294,4 +329,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, sys.argv[1:])

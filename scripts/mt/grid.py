@@ -23,6 +23,10 @@ from typing import Dict, List, Optional, Tuple
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
+from dsp_plugin.mt.refusals import run_program
+from dsp_plugin.reports.files import check_folder
+from dsp_plugin.reports.numbers import number
+
 # model -> its pipeline settings; all its trainings have equal numbers of updates, but that pipelined runs, Michel and
 # the baselines start from the unpruned model, and all but straight-through runs are tuned afterwards. The column
 # "updates" has those of the last of these trainings, up to its best checkpoint
@@ -216,17 +220,24 @@ def write_table(seeds: List[int]) -> str:
     return text
 
 
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=number("seed"), nargs="+", default=[1])
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose name starts with one of these")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default 1)")
-    parser.add_argument("--runs", default="runs/grid", help="folder of the checkpoints (default runs/grid)")
+    parser.add_argument("--jobs", type=number("count"), default=1, help="runs at the same time (default 1)")
+    parser.add_argument("--runs", help="folder of the checkpoints (default: runs/grid in the repository)")
     parser.add_argument(
         "--speed", action="store_true", help="measure the decoding speed of all these runs side by side, at the end"
     )
     parser.add_argument("--list", action="store_true", help="show what is done and stop")
-    options = parser.parse_args()
+    parser.add_argument("--traceback", action="store_true", help="show all that led to an error")
+    options = parser.parse_args(argv)
+    options.seeds = list(dict.fromkeys(options.seeds))  # each is trained once
+    if options.runs is None:
+        options.runs = "runs/grid"
+    else:  # it starts in the user's folder, not in the repository's
+        options.runs = os.path.abspath(options.runs)
+        check_folder("--runs", options.runs)
     os.chdir(ROOT)
 
     runs = [run for seed in options.seeds for run in runs_of(seed) if run.name.startswith(tuple(options.only))]
@@ -252,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, sys.argv[1:])

@@ -35,7 +35,8 @@ def test_runs_and_records_of_other_settings_are_refused(work, tmp_path):
     assert noted == first.settings and noted["seed"] == 1 and noted["fix_layer"] == 0
     work().check_settings()
     work(home="multi30k").check_settings()
-    for changes in ({"seed": 2}, {"quick": True}, {"base": Path("elsewhere/model.pt")}):
+    (tmp_path / "model.pt").write_bytes(b"a base")
+    for changes in ({"seed": 2}, {"quick": True}, {"base": tmp_path / "model.pt"}):
         with pytest.raises(SystemExit, match="iwslt14-to-multi30k is of other settings"):
             work(**changes).check_settings()
     (tmp_path / "runs/iwslt14-to-multi30k/settings.json").unlink()
@@ -48,8 +49,34 @@ def test_runs_and_records_of_other_settings_are_refused(work, tmp_path):
 
 
 def test_a_base_that_is_not_there_is_refused_first(work, tmp_path):
-    with pytest.raises(SystemExit, match="--base nowhere.pt: no such file"):
-        work(base=Path("nowhere.pt")).prepare()
+    with pytest.raises(FileNotFoundError, match="--base nowhere.pt: no such file"):
+        work(base=Path("nowhere.pt"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_base_is_what_it_holds_not_its_name(work, tmp_path):
+    for folder, content in (("a", b"one"), ("b", b"one"), ("c", b"another")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.pt").write_bytes(content)
+    work(base=tmp_path / "a/model.pt").check_settings()
+    work(base=tmp_path / "b/model.pt").check_settings()
+    with pytest.raises(SystemExit, match="is of other settings"):
+        work(base=tmp_path / "c/model.pt").check_settings()
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"flags": "--dropout nan"}, "--dropout nan: "),
+        ({"flags": "--no-such-option"}, "unrecognized arguments: --no-such-option"),
+        ({"flags": "'"}, "--flags ': No closing quotation"),
+        ({"seed": -1}, "--seed -1: "),
+        ({"runs": Path("/dev/null/runs")}, "--runs "),
+    ],
+)
+def test_what_a_later_program_would_refuse_is_refused_first(work, tmp_path, changes, told):
+    with pytest.raises(ValueError, match=f"^{told}"):
+        work(**changes).prepare()
     assert not (tmp_path / "runs").exists()
 
 

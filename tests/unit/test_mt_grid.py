@@ -68,3 +68,15 @@ def test_a_run_that_another_grid_is_at_work_on_fails_at_once(grid, tmp_path, mon
             start(grid, monkeypatch, "--only", "small/unpruned")
     assert f"FAILED small/unpruned-seed1   the folder {folder} is in use by process {other.pid}" in capsys.readouterr().out
     assert grid.calls == []
+
+
+def test_a_seed_that_is_there_twice_is_trained_once(grid, monkeypatch):
+    start(grid, monkeypatch, "--only", "small/unpruned", "--seeds", "2", "02", "2")
+    assert len(grid.calls) == 1
+
+
+@pytest.mark.parametrize("words", [["--seeds", "-1"], ["--jobs", "0"], ["--runs", "/dev/null"]])
+def test_options_that_cannot_be(grid, monkeypatch, capsys, words):
+    with pytest.raises((SystemExit, ValueError)) as refused:
+        start(grid, monkeypatch, *words)
+    assert words[0] in f"{refused.value}{capsys.readouterr().err}" and not grid.calls
