@@ -63,7 +63,7 @@ def other_settings(commands: Sequence[Sequence[str]], folder: Path) -> str:
             continue
         if "--do_train" not in words:
             continue
-        here, there = ours.get(Path(words[0]).name, {}), _values(words)
+        here, there = ours.get(Path(words[words[0] == "python"]).name, {}), _values(words)
         odd = [name for name in SETTINGS if name in here and name in there and not _same(here[name], there[name])]
         if odd:
             return ", ".join(f"{name} {there[name]} there, {here[name]} here" for name in odd)

@@ -1,6 +1,8 @@
 """What a record says about the run's surroundings: command, versions, device, data.
 
-Nothing here tells where on a machine something lay: a record can be published as it is.
+Nothing here tells where on a machine something lay: a record can be published as it is. A command that is noted can be run
+again from the root of the repository: paths inside it are relative to it, and programs of it are called by `python`. A path
+outside it, and outside the working folder, is its base name: data and models have other places on other machines.
 """
 
 from __future__ import annotations
@@ -29,24 +31,61 @@ _DISTRIBUTIONS = {
 _INNER_PATH = re.compile(r"""(?:(?<=[\s'"=:,(\[{])(?!(?<=:)//)|(?<=file://))/[^\s'",:;)\]}]+""")
 
 
-def portable_path(path: str | os.PathLike) -> str:
-    """`path` without the machine: relative to the working folder, or the base name if it lies outside.
+# Where the programs lie; of an installed package there is no such folder.
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_ROOT = str(_REPOSITORY) if (_REPOSITORY / "scripts").is_dir() and (_REPOSITORY / "setup.py").is_file() else None
 
-    A relative path stays as it is.
+
+def portable_path(path: str | os.PathLike) -> str:
+    """`path` without the machine: relative to the repository or the working folder, or the base name if it lies outside both.
+
+    A relative path stays as it is. For showing only: two places can have one name here.
     """
     text = os.fspath(path)
     if not os.path.isabs(text):
         return text
-    for clean in (os.path.normpath, os.path.realpath):  # the working folder may be reached by a link
-        relative = os.path.relpath(clean(text), clean(os.getcwd()))
-        if relative.split(os.sep, 1)[0] != os.pardir:
+    for folder in filter(None, (_ROOT, os.getcwd())):
+        relative = _inside(text, folder)
+        if relative is not None:
             return relative
     return os.path.basename(os.path.normpath(text)) or os.sep
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
-    """The command as one could type it (`sys.argv` if None), each absolute path by `portable_path`."""
-    return shlex.join(_portable_argument(arg) for arg in (sys.argv if argv is None else argv))
+    """The command (`sys.argv` if None) as one could type it in the root of the repository.
+
+    A program of the repository is called by `python`, an installed one by its name. Each absolute path is that of
+    `portable_path`; so is a relative one that is there and leads into the repository, where another folder is the working
+    one. What is no UTF-8 is written out.
+    """
+    program, *words = (sys.argv if argv is None else argv) or [""]
+    if _ROOT is not None and _inside(os.getcwd(), _ROOT) != os.curdir:
+        words = [_from_root(word) for word in words]
+        program = _from_root(program)
+    if program.endswith(".py"):
+        called = ["python", portable_path(program)]
+    else:
+        called = [os.path.basename(program) if os.path.isabs(program) else program]
+    text = shlex.join([*called, *(_portable_argument(word) for word in words)])
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _inside(path: str, folder: str) -> str | None:
+    """The path relative to the folder it lies in, None outside; both may be reached by a link."""
+    for clean in (os.path.normpath, os.path.realpath):
+        relative = os.path.relpath(clean(path), clean(folder))
+        if relative.split(os.sep, 1)[0] != os.pardir:
+            return relative
+    return None
+
+
+def _from_root(word: str) -> str:
+    """A word that is a relative path of something in the repository, as an absolute path; others as they are."""
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    is_path = value and "\0" not in value and not os.path.isabs(value) and os.path.exists(value)
+    if not is_path or _inside(os.path.abspath(value), _ROOT) is None:
+        return word
+    return f"{option}{equals}{os.path.abspath(value)}"
 
 
 def _portable_argument(argument: str) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from dsp_plugin.reports.records import (
 )  # fmt: skip
 from dsp_plugin.reports.sealed import seal_text
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAD_MAP = {
     "blocks": [
         {"name": "encoder.layers.0.self_attn", "num_heads": 4, "kind": "encoder-self"},
@@ -97,10 +102,27 @@ def test_new_record_fills_in_the_surroundings(monkeypatch):
 )
 def test_no_machine_path_in_the_command(tmp_path, monkeypatch, argument, expected):
     monkeypatch.chdir(tmp_path)
-    import shlex
-
     argv = ["run.py", argument.format(here=os.getcwd())]
-    assert shlex.split(command_line(argv)) == ["run.py", expected.format()]
+    assert shlex.split(command_line(argv)) == ["python", "run.py", expected.format()]
+
+
+@pytest.mark.parametrize("folder", [".", "scripts", "scripts/glue", None])
+@pytest.mark.parametrize("spelling", ["relative", "absolute"])
+def test_a_command_can_be_run_again_from_the_root_wherever_it_was_started(tmp_path, monkeypatch, folder, spelling):
+    """Its program answers, and its paths in the repository are there."""
+    monkeypatch.chdir(tmp_path if folder is None else ROOT / folder)
+    spelt = os.path.abspath if spelling == "absolute" else os.path.relpath
+    argv = [spelt(ROOT / "scripts" / "glue" / "grid.py"), f"--data={spelt(ROOT / 'docs')}", "--only", "a 'b' $c", spelt(ROOT / "README.md"), "CoLA"]
+    words = shlex.split(command_line(argv))
+    assert words == ["python", "scripts/glue/grid.py", "--data=docs", "--only", "a 'b' $c", "README.md", "CoLA"]
+    if folder is None and spelling == "relative":
+        found = subprocess.run(f"{sys.executable} {shlex.join(words[1:2])} --help", shell=True, cwd=ROOT, capture_output=True)
+        assert found.returncode == 0
+
+
+def test_a_command_of_strange_bytes_is_text():
+    assert command_line(["dsp", "inspect", "a\udcff\nb"]) == "dsp inspect 'a\\udcff\nb'"
+    assert command_line([]) == "''"
 
 
 def test_portable_path_through_a_link(tmp_path, monkeypatch):
