@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 from typing import Any, Dict, List, Sequence
 
 from ...diffs import DiffPack
+from ...reports.files import check_folder
 from ...reports.numbers import number
 from ..glue_tasks import find_task
 from .arguments import GlueArguments
 from .diff_fixmask import FixMaskRun
 from .diff_project import ProjectRun
 from .diff_prune import INFO, PruneRun
-from .diff_run import PACK, run_stage
+from .diff_run import PACK, run_stage, stage_options
+from .folders import check_training
 from .parsing import say
+from .places import check_written_file
 from .squad_work import SquadWork
 from .train import WORK
 
 # The paper's hyperparameters; what the command line says comes after and wins.
 PAPER = "--per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs".split()
 LONGER = ("MRPC", "STS-B", "RTE", "SST-2")  # 5 epochs in stage 3, the others 3
+MASK = "mask.diff.safetensors"
 # Options of a single stage that would be wrong for the others, or that this program gives itself.
 _NOT_HERE = {
     "baseline": "it has one stage; its program is {prune}, and {mag} takes the folder of `full`",
@@ -59,6 +65,9 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
         return run_stage(PruneRun, doc, data, ["--help"])
     if not own.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
+    named = [word for word in rest if word.startswith(("--resume_from_checkpoint", "--resume-from-checkpoint"))]
+    if named:
+        raise ValueError(f"{named[0]}: each stage goes on from the last checkpoint in its own folder; start the same command again")
     _refuse(own, "glue" if data is GlueArguments else "squad")
     densities = _densities(own.target_sparsity)
     first_epochs, epochs = "2", 2.0  # SQuAD
@@ -71,24 +80,32 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     words = [*PAPER, first_epochs, *rest]
     out = own.output_dir
 
-    def stage(kind: type, more: List[str], folder: str = "") -> Dict[str, Any]:
-        """One program; its records are in the same folders as its results where --record_dir is another place."""
+    def line(more: List[str], folder: str = "") -> List[str]:
+        """The options of a stage; its records are in the same folders as its results where --record_dir is another place."""
         places = ["--output_dir", f"{out}/{folder}".rstrip("/")]
         places += ["--record_dir", f"{own.record_dir}/{folder}".rstrip("/")] if own.record_dir else []
-        return run_stage(kind, doc, data, [*words, *more, *places])
+        return [*words, *more, *places]
 
+    def second(density: str) -> List[str]:
+        given = ["--eval_checkpoint", f"{out}/{INFO}", "--save_checkpoint", f"{out}/{density}/{MASK}"]
+        return line([*given, "--target_sparsity", density], f"{density}/2nd")
+
+    def third(density: str) -> List[str]:
+        given = ["--mask_checkpoint", f"{out}/{density}/{MASK}", "--learning_rate", str(own.finetune_learning_rate)]
+        return line([*given, "--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)], f"{density}/3rd")
+
+    for density in densities:  # nothing that a later stage will need is found missing after the first
+        with contextlib.redirect_stdout(io.StringIO()):  # each stage will say its own
+            _check_later(stage_options(doc, data, second(density)), trains=False)
+            _check_later(stage_options(doc, data, third(density)), trains=True)
     say("stage 1: diff pruning")
-    stage(PruneRun, [])
+    run_stage(PruneRun, doc, data, line([]))
     found: Dict[str, Dict[str, Any]] = {}
     for density in densities:
-        mask = f"{out}/{density}/mask.diff.safetensors"
         say(f"stage 2: projection to {density}")
-        second = ["--eval_checkpoint", f"{out}/{INFO}", "--save_checkpoint", mask, "--target_sparsity", density]
-        stage(ProjectRun, second, f"{density}/2nd")
+        run_stage(ProjectRun, doc, data, second(density))
         say(f"stage 3: finetuning of the share {density}")
-        third = ["--mask_checkpoint", mask, "--learning_rate", str(own.finetune_learning_rate)]
-        third += ["--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)]
-        found[density] = stage(FixMaskRun, third, f"{density}/3rd")
+        found[density] = run_stage(FixMaskRun, doc, data, third(density))
     names = find_task(own.task_name).metrics if data is GlueArguments else SquadWork.metrics
     for density, scores in found.items():
         path = f"{out}/{density}/{PACK}"
@@ -99,6 +116,18 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
             told = [f"{name} {WORK[data].scale * value:.2f}" for name in names for key, value in metrics.items() if f"eval_{name}" in key]
             say(f"{density}: {', '.join(told)} on {split}")
     return found
+
+
+def _check_later(options: Sequence[Any], trains: bool) -> None:
+    """Raises: ValueError: a stage that is still to come could not write its files, or has a training of other settings there."""
+    projection, fixmask, results, args = options[-4:]
+    check_folder("--output_dir", args.output_dir)
+    if results.record_dir:
+        check_folder("--record_dir", results.record_dir)
+    model = {"--model_name_or_path": options[0].model_name_or_path}
+    check_written_file("--output_dir", fixmask.save_pack if trains else projection.save_checkpoint, model)
+    if trains:
+        check_training(args, results.overwrite_output_dir)
 
 
 def _densities(words: Sequence[str]) -> List[str]:

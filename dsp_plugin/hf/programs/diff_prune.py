@@ -7,9 +7,10 @@ from typing import Any, Dict, Type
 
 from transformers import PreTrainedModel, Trainer
 
-from ...diffs import DiffVector, penalties_by_layer
+from ...diffs import DiffVector, layer_numbers, penalties_by_layer
 from ...diffs.named_groupings import group_function
 from ...diffs.vector_file import save_vector
+from ...reports.faults import naming
 from ...reports.records import portable_path
 from ..diff_training import DiffCallback, diff_optimizers
 from .diff_arguments import DiffArguments, settings_of
@@ -47,6 +48,9 @@ class PruneRun(DiffRun):
         head = set(self.head)
         body = [name for name in names if name not in head]
         frozen = self._frozen(model)
+        if self.projection.per_layer_projection:  # stage 2 would find out only after this training
+            with naming("--per_layer_projection"):
+                layer_numbers(body)
         penalty: Any = method.sparsity_pen
         if method.sparsity_penalty_per_layer:
             try:

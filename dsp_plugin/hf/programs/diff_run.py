@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
@@ -122,6 +122,20 @@ class DiffRun(Run):
         return {"diff": told_of_pack(self.pack, self.pack_path.stat().st_size)}
 
 
+def stage_options(doc: str, data: type, argv: Sequence[str]) -> Tuple[Any, ...]:
+    """The options of a stage, one instance of each group.
+
+    Raises:
+        ValueError: options that cannot be; named.
+    """
+    groups = [ModelArguments, data, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments]
+    found = parse(doc, groups, argv)
+    if not found[-1].output_dir:
+        raise ValueError("--output_dir: name a folder for the results")
+    found[2].check()
+    return found
+
+
 def run_stage(stage: Type[DiffRun], doc: str, data: type, argv: Sequence[str]) -> Dict[str, Any]:
     """The whole of a program.
 
@@ -134,11 +148,7 @@ def run_stage(stage: Type[DiffRun], doc: str, data: type, argv: Sequence[str]) -
     Raises:
         ValueError, OSError: options, model, data or files that cannot be; before training.
     """
-    groups = [ModelArguments, data, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments]
-    options, data_options, method, projection, fixmask, results, args = parse(doc, groups, argv)
+    options, data_options, method, projection, fixmask, results, args = stage_options(doc, data, argv)
     log_levels(args)
-    if not args.output_dir:
-        raise ValueError("--output_dir: name a folder for the results")
-    method.check()
     stage = stage.chosen(method)
     return stage(method, WORK[data](data_options, options.cache_dir), options, results, args, projection, fixmask).go()

@@ -89,6 +89,24 @@ def training_settings(args: TrainingArguments) -> Dict[str, Any]:
     return found
 
 
+def check_training(args: TrainingArguments, overwrite: bool) -> None:
+    """What is known of a later stage's training before its mask is: that its folder holds none with other rates or lengths.
+
+    Raises:
+        ValueError: it does.
+    """
+    folder, path = Path(args.output_dir), Path(args.output_dir) / SETTINGS
+    if overwrite or not path.is_file():
+        return
+    noted, ours = settings_of(str(folder)), json.loads(json.dumps(training_settings(args)))
+    differing = [f"{n}: {noted[n]} there, {ours[n]} here" for n in ours if n in noted and noted[n] != ours[n]]
+    if differing:
+        raise ValueError(
+            f"--output_dir: {folder} holds a training with other settings ({'; '.join(differing)}): choose another folder, or "
+            "--overwrite_output_dir"
+        )
+
+
 def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optional[str], overwrite: bool) -> None:
     """Called by the first process when nothing stands in the way of training any more.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Mapping, Optional
 
-from transformers import CONFIG_NAME
+from transformers import CONFIG_NAME, PreTrainedModel, TrainingArguments
+
+from ...reports.files import check_output
 
 
 def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[str, ...] = ()) -> None:
@@ -47,17 +50,37 @@ def check_written_file(option: str, path: str | os.PathLike, read: Mapping[str, 
         option: names `path`. read: option -> file or folder that is read, None where it was not given.
 
     Raises:
-        ValueError: the file is one of them, lies in a model's folder under the name of one of its files, or is a folder.
+        ValueError: the file is one of them, is a file of a model's folder, or cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{option} {path} is a folder: name a file")
+    check_output(option, path)
     for name, given in read.items():
         if not given:
             continue
         inside = Path(given).iterdir() if Path(given).is_dir() else [Path(given)]
         if any(_same(path, file) for file in inside):
             raise ValueError(f"{option} {path} is what {name} reads: name another one")
+
+
+def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) -> None:
+    """A training's folder has room for the model and, where checkpoints are saved, for one of them.
+
+    Raises:
+        ValueError: it has not; says how much is free.
+    """
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    needed = weights
+    if args.save_strategy != "no":
+        needed += weights + (0 if args.save_only_model else 2 * trained)  # Adam's moments
+    place = Path(folder).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise ValueError(
+            f"--output_dir {folder}: {free / 1e6:,.0f} MB are free there, and the model and a checkpoint need {needed / 1e6:,.0f} MB"
+        )
 
 
 def _is_models(path: Path) -> bool:

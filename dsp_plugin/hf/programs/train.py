@@ -32,7 +32,7 @@ from .methods import Method
 from .models import heads_of, load, say_open_heads
 from .origin import check_checkpoint, check_lengths
 from .parsing import parse, say
-from .places import check_model_folder
+from .places import check_model_folder, check_space
 from .results import (
     IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask,
 )  # fmt: skip
@@ -103,6 +103,7 @@ class Run:
         trainer = self._trainer(model)
         if args.do_train:
             trainer.add_callback(NotedSettings(settings))
+            check_space(args.output_dir, model, args)
         self.label = self.results.method or self._label(model)
         updates = seconds = None
         if args.do_train:
