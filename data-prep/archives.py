@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Iterator, Mapping, Optional
+from typing import Iterator, Mapping, Optional
+
+from whole_files import whole_file
 
 MEMBERS = 2000  # in an archive; those of the data sets have up to some 50
 MEGABYTE = 1 << 20
@@ -93,29 +93,15 @@ def unpack_zip(path: Path, folder: Path, sizes: Mapping[str, int], without: str)
                 wanted[name.name] = member
         if missing := [name for name in sizes if name not in wanted]:
             raise ArchiveError(f"{path} lacks {missing[0]}")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
+    with contextlib.ExitStack() as whole:
+        outs = {name: whole.enter_context(whole_file(folder / name)) for name in wanted}
         for name, member in wanted.items():
-            with open(Path(temporary) / name, "wb") as out:
-                out.writelines(_blocks(path, member, sizes[name]))
-        for name in wanted:
-            os.replace(Path(temporary) / name, folder / name)
+            outs[name].writelines(_blocks(path, member, sizes[name]))
 
 
 def _blocks(path: Path, member: zipfile.ZipInfo, at_most: int) -> Iterator[bytes]:
     with _errors(path), zipfile.ZipFile(path) as packed, packed.open(member) as source:
         yield from _Counted(source, path, at_most)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when the body has written it; nothing is left behind where that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a folder of our own: nobody else can have put a link under the file's name
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
-        part = Path(temporary) / path.name
-        with open(part, "wb") as out:
-            yield out
-        os.replace(part, path)
 
 
 class _Counted:

@@ -2,21 +2,20 @@
 
     python data-prep/binarise.py --text data/multi30k --dest data-bin/multi30k --tests test test1 --joined-dictionary
 
-A folder with the final name is complete: fairseq writes into `DEST.part`, which is renamed at the
+A folder with the final name is complete: fairseq writes into a temporary one, which is renamed at the
 end. `prepared.json` in it tells which text it was made from.
 """
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
 
 from pairs import LANGS, CorpusError, fingerprint, read_pair
+from whole_files import new_folder, write_text
 
 RECORD = "prepared.json"
 
@@ -66,26 +65,23 @@ def binarise(
             "remove it, or name another folder with --dest"
         )
 
-    part = dest.with_name(dest.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    command = [
-        sys.executable, "-m", "fairseq_cli.preprocess",
-        "--source-lang", langs[0], "--target-lang", langs[1],
-        "--trainpref", str(text / "train"), "--validpref", str(text / "valid"),
-        "--testpref", ",".join(str(text / test) for test in tests),
-        "--destdir", str(part), "--workers", str(workers),
-    ]  # fmt: skip
-    if ready:
-        command += ["--srcdict", str(ready[langs[0]]), "--tgtdict", str(ready[langs[1]])]
-    elif joined_dictionary:
-        command.append("--joined-dictionary")
-    print(f"{dest}: binarising", file=sys.stderr)
-    # What it logs is worth reading only when it fails; the folder's own preprocess.log keeps it.
-    subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    vocabulary = {lang: count_words(part / f"dict.{lang}.txt") for lang in langs}
-    (part / RECORD).write_text(json.dumps({**settings, "vocabulary": vocabulary}, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, dest)
+    with new_folder(dest, RECORD) as part:
+        command = [
+            sys.executable, "-m", "fairseq_cli.preprocess",
+            "--source-lang", langs[0], "--target-lang", langs[1],
+            "--trainpref", str(text / "train"), "--validpref", str(text / "valid"),
+            "--testpref", ",".join(str(text / test) for test in tests),
+            "--destdir", str(part), "--workers", str(workers),
+        ]  # fmt: skip
+        if ready:
+            command += ["--srcdict", str(ready[langs[0]]), "--tgtdict", str(ready[langs[1]])]
+        elif joined_dictionary:
+            command.append("--joined-dictionary")
+        print(f"{dest}: binarising", file=sys.stderr)
+        # What it logs is worth reading only when it fails; the folder's own preprocess.log keeps it.
+        subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        vocabulary = {lang: count_words(part / f"dict.{lang}.txt") for lang in langs}
+        write_text(part / RECORD, json.dumps({**settings, "vocabulary": vocabulary}, indent=2) + "\n")
     return True
 
 

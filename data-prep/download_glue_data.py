@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from archives import MEGABYTE, ArchiveError, unpack_zip, whole_file
+from archives import MEGABYTE, ArchiveError, unpack_zip
 from fetch import fetch
+from whole_files import check_folder, whole_file
 
 ADDRESS = "https://dl.fbaipublicfiles.com/glue/data"
 MRPC_ADDRESS = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
@@ -224,7 +225,8 @@ def main() -> None:
     failed = []
     try:
         names = task_names(args.task)
-    except GlueError as error:
+        check_folder("--data_dir", args.data_dir)
+    except (GlueError, ValueError) as error:
         sys.exit(f"error: {error}")
     for name in names:
         try:

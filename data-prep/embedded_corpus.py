@@ -30,6 +30,7 @@ from embedded_grammar import (
     german_subordinate,
 )
 from pairs import write_pair
+from whole_files import check_folder
 
 BEINGS = words.nouns(words.BEINGS, is_being=True)
 THINGS = words.nouns(words.THINGS, is_being=False)
@@ -248,6 +249,7 @@ def main() -> None:
         if size < 1:
             parser.error(f"--{split} {size}: at least 1 sentence pair is wanted")
     try:
+        check_folder("--out", args.out)
         for split, pairs in corpus(sizes, args.seed).items():
             write_pair(args.out / split, pairs)
     except (OSError, ValueError) as error:

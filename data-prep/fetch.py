@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from archives import MEGABYTE, whole_file
+from archives import MEGABYTE
+from whole_files import whole_file
 
 SECONDS_TO_ANSWER = 15
 

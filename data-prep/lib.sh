@@ -80,12 +80,16 @@ local_copy() {
 
 # make_file FILE COMMAND...: FILE becomes the command's output, unless an earlier run made it.
 make_file() {
-    local file=$1
+    local file=$1 part
     shift
     [[ -s $file ]] && return 0
-    rm -f "$file.part" # of a run that was killed, or somebody's link
-    "$@" >"$file.part"
-    mv "$file.part" "$file"
+    part=$(mktemp "$(dirname "$file")/.$(basename "$file").XXXXXX")
+    if ! "$@" >"$part"; then
+        rm -f "$part"
+        return 1
+    fi
+    chmod "$(printf %o $((0666 & ~$(umask))))" "$part"
+    mv "$part" "$file"
 }
 
 # same_settings FOLDER SETTINGS: what an earlier run did only counts when it had the same settings.

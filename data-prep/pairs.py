@@ -11,13 +11,14 @@ As a program: checks splits before long work starts and prints one fingerprint o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
-import os
 import sys
 from itertools import zip_longest
 from pathlib import Path
 
 from archives import ArchiveError, read_gz
+from whole_files import whole_file
 
 LANGS = ("de", "en")
 
@@ -81,17 +82,11 @@ def read_pair(prefix: str | Path, langs: tuple[str, str] = LANGS) -> list[tuple[
 
 
 def write_pair(prefix: str | Path, pairs: list[tuple[str, str]], langs: tuple[str, str] = LANGS) -> None:
-    """Writes both sides under temporary names first, so that a file with its final name is complete."""
-    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for side, lang in enumerate(langs):
-        path = Path(f"{prefix}.{lang}")
-        part = Path(f"{path}.part")
-        with open(part, "w", encoding="utf-8", newline="\n") as out:
-            out.writelines(f"{pair[side]}\n" for pair in pairs)
-        parts.append((part, path))
-    for part, path in parts:
-        os.replace(part, path)
+    """Writes both sides before one of them gets its name, so that a file with its final name is complete."""
+    with contextlib.ExitStack() as whole:
+        outs = [whole.enter_context(whole_file(Path(f"{prefix}.{lang}"))) for lang in langs]
+        for side, out in enumerate(outs):
+            out.writelines(f"{pair[side]}\n".encode("utf-8") for pair in pairs)
 
 
 def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS) -> bool:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Optional, Sequence
 
 from squad_questions import count_questions
+from whole_files import check_folder, write_text
 
 EVERY = 5
 
@@ -27,6 +27,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("path", metavar="DEV_FILE", type=Path, help="dev-v1.1.json")
     parser.add_argument("--dest", type=Path, metavar="DIR", help="where the two files go (default: beside it)")
     args = parser.parse_args(argv)
+    try:
+        check_folder("--dest", args.dest or args.path.parent)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     try:
         count_questions(args.path)
         content = json.loads(args.path.read_text("utf-8"))
@@ -40,14 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "devsplit-dev.json": articles[::EVERY],
     }
     for name, part in parts.items():
-        _write(folder / name, {"data": part, "version": content.get("version", "1.1")})
+        write_text(folder / name, json.dumps({"data": part, "version": content.get("version", "1.1")}))
         print(f"{folder / name}: {count_questions(folder / name):,} questions", file=sys.stderr)
-
-
-def _write(path: Path, content: Dict[str, Any]) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content), "utf-8")
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from tqdm import tqdm
 
 from pairs import LANGS, CorpusError, is_complete, read_pair, write_pair
+from whole_files import check_file
 
 
 def tokenizer(lang: str, normalise: bool):
@@ -59,9 +60,11 @@ def main() -> None:
         print(f"{args.out}: done before", file=sys.stderr)
         return
     try:
+        for path in (f"{prefix}.{lang}" for prefix in outputs for lang in langs):
+            check_file(path)
         raw = read_pair(args.raw, langs)
         forbidden = {source for prefix in args.not_in for source, _ in read_pair(prefix, langs)}
-    except CorpusError as error:
+    except (CorpusError, OSError) as error:
         sys.exit(f"error: {error}")
 
     if args.tokenised:

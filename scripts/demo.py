@@ -103,6 +103,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not 0 <= budget <= setting["heads"]:
         parser.error(f"--num-of-heads must be in 0..{setting['heads']} (heads of the model), got {budget}")
     out = options.out or os.path.join("demo", options.dataset)
+    from dsp_plugin.reports.files import check_folder
+
+    try:
+        check_folder("--out", out)
+    except ValueError as error:
+        parser.error(str(error))
     started = time.time()
 
     print(f"1/3  train, score, remove dead heads: all {setting['heads']} heads beside exactly {budget} of them", flush=True)

@@ -101,15 +101,21 @@ def revert(args: argparse.Namespace) -> int:
 def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
     from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.reports.files import check_not_read
+    from dsp_plugin.diffs.model_folder import check_copy
+    from dsp_plugin.reports.files import check_not_read, check_output
 
     check_not_read("--out", args.out, {"the pack": args.pack})
+    folder = os.path.isdir(args.model)
+    if os.path.exists(args.out) and os.path.exists(args.model):
+        if os.path.samefile(args.model, args.out):
+            raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")
+        if folder != os.path.isdir(args.out):
+            raise ValueError(f"--out {args.out} must be a {'folder' if folder else 'file'}, as {args.model} is")
+    if folder:
+        check_copy("--out", args.out)
+    else:
+        check_output("--out", args.out)
     pack, model = DiffPack.load(args.pack), open_model(args.model)
-    if os.path.exists(args.out) and os.path.samefile(args.model, args.out):
-        raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")
-    if os.path.isdir(args.model) != os.path.isdir(args.out) and os.path.exists(args.out):
-        kind = "folder" if os.path.isdir(args.model) else "file"
-        raise ValueError(f"--out {args.out} must be a {kind}, as {args.model} is")
     model.copy_to(args.out, pack.merge(model.state()), pack.config.get("model_config"))
     print(f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
     print(f"written: {args.out}")

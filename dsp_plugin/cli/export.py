@@ -77,9 +77,9 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
         start(args)
     else:
         from dsp_plugin.reports.certificate import NAME
-        from dsp_plugin.reports.files import check_new_folder
+        from dsp_plugin.reports.files import check_output_folder
 
-        check_new_folder(args.out, NAME)
+        check_output_folder("--out", args.out, NAME)
     missing = [name for module, name in doctor.EXPORTS.get(form, {}).items() if not doctor.is_importable(module)]
     if missing:
         raise ImportError(f"--format {form} needs {', '.join(missing)}: {doctor.pip(*missing)}")

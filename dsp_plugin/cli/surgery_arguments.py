@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 
+from dsp_plugin.reports.files import check_output
 from dsp_plugin.reports.numbers import number
 
 
@@ -31,17 +32,16 @@ def start(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: the checkpoint is a folder; --out is the checkpoint itself, or a folder.
+        ValueError: the checkpoint is a folder; --out is the checkpoint itself, or no file can be written there.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells of what it could not import
     if os.path.isdir(args.checkpoint):
         raise ValueError(_of_folder(args.checkpoint))
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
-    if os.path.isdir(args.out):
-        raise ValueError(f"--out {args.out} is a folder: name the file to write")
     if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
         raise ValueError(f"--out {args.out} is the checkpoint itself, which would be lost: name another file")
+    check_output("--out", args.out, {"--mask": args.mask})
 
 
 def _of_folder(folder: str) -> str:

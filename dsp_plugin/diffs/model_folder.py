@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..reports.files import check_new_folder, link_entry, new_folder, replacing, why_not_replaceable, write_text
+from ..reports.files import check_output_folder, link_entry, new_folder, replacing, why_not_replaceable, write_text
 from ..reports.inside import check_inside, check_named
 from ..reports.sealed import parse_json, read_bounded
 from ..reports.sealed_folder import LIST, check_sealed, seal_folder
@@ -115,7 +115,7 @@ class ModelFolder:
             ValueError: a link leads out of this folder, or `out` holds weights of another model.
             OSError: it cannot be written.
         """
-        check_copy(out)
+        check_copy("the copy", out)
         files = dict(self._others(Path(out)))
         with new_folder(out, None, lambda name: name not in (_SINGLE, LIST)) as folder:
             for name, path in files.items():
@@ -176,14 +176,14 @@ class ModelFolder:
         return file_of
 
 
-def check_copy(out: str | os.PathLike) -> None:
-    """For saying so before work is begun.
+def check_copy(option: str, out: str | os.PathLike) -> None:
+    """For saying before work is begun that `copy_to` cannot make the folder that `option` names.
 
     Raises:
-        FileExistsError: `out` is a file, or cannot be replaced. ValueError: it holds weights of another model.
+        ValueError: it is a file, cannot be replaced, or holds weights of another model.
     """
-    check_new_folder(out, None)
+    check_output_folder(option, out, None)
     there = sorted(path.name for path in Path(out).iterdir()) if os.path.isdir(out) else []
     other = [name for name in there if name != _SINGLE and (name == _INDEX or Path(name).suffix in _WEIGHTS)]
     if other:
-        raise ValueError(f"{out} holds weights of another model ({', '.join(other[:3])}): name another folder")
+        raise ValueError(f"{option} {out} holds weights of another model ({', '.join(other[:3])}): name another folder")

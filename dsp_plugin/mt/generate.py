@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
@@ -14,7 +15,7 @@ import torch
 
 from ..diffs import DiffPack
 from ..diffs.pack_summary import told_of_pack
-from ..reports.files import check_folder, write_text
+from ..reports.files import check_folder, replacing, write_text
 from ..reports.sealed import with_checksum
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, kept_heads, new_record, save_record
@@ -141,10 +142,12 @@ def generate(argv: Sequence[str]) -> Record:
     if not overrides:
         for state in states:  # says what is wrong with a checkpoint before any long work
             heads_of_checkpoint(state, own.num_of_heads)
+    if args.results_path is not None:
+        check_folder("--results-path", args.results_path)
     quiet, args.quiet = args.quiet, False
 
     started = time.time()
-    with watch_loading() as ran, _output(args.results_path, args.gen_subset) as out:
+    with watch_loading() as ran, _output(args.results_path, lambda: log.covered(ran, args.gen_subset).label(args.gen_subset)) as out:
         log = TranslationLog(out, quiet)
         log.names[f"Generate {args.gen_subset} "] = lambda: f"Generate {log.covered(ran, args.gen_subset).label(args.gen_subset)} "
         fairseq_generate._main(convert_namespace_to_omegaconf(args), log)
@@ -152,8 +155,6 @@ def generate(argv: Sequence[str]) -> Record:
 
     coverage = log.covered(ran, args.gen_subset)
     subset = coverage.label(args.gen_subset)
-    if args.results_path is not None:
-        os.replace(_unfinished(args.results_path, args.gen_subset), os.path.join(args.results_path, f"generate-{subset}.txt"))
     heads = [heads_of_model(model) for model in ran.models]
     # a model whose heads were removed is described by the heads it once had
     shown = [original_heads_of(*both) for both in zip(ran.models, heads)]
@@ -290,20 +291,23 @@ def write_results(
     return name
 
 
-def _unfinished(folder: str, subset: str) -> str:
-    """Where the file of --results-path is written until it is known how much of the set it covers."""
-    return os.path.join(folder, f"generate-{subset}.txt.part")
-
-
 @contextmanager
-def _output(folder: Optional[str], subset: str) -> Iterator[TextIO]:
-    """Where fairseq's own output goes: standard output, or the file of its --results-path."""
+def _output(folder: Optional[str], label: Callable[[], str]) -> Iterator[TextIO]:
+    """Where fairseq's own output goes: standard output, or the file of its --results-path, which appears when it is whole.
+
+    Args:
+        label: asked at the end for the set's name, which says how much of it there is.
+    """
     if folder is None:
         yield sys.stdout
         return
     os.makedirs(folder, exist_ok=True)
-    with open(_unfinished(folder, subset), "w", buffering=1, encoding="utf-8") as file:
-        yield file
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".generate-") as unfinished:
+        path = os.path.join(unfinished, "output.txt")
+        with open(path, "w", buffering=1, encoding="utf-8") as file:
+            yield file
+        with replacing(os.path.join(folder, f"generate-{label()}.txt")) as temporary:
+            os.replace(path, temporary)
 
 
 def _method(heads: CheckpointHeads, original: CheckpointHeads, pack: Optional[DiffPack]) -> str:

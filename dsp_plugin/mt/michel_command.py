@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import torch
 
 from ..gating import HeadBudget, Step, Sweep, parse_heads_per_kind, stops
+from ..reports.files import check_folder
 from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from .checkpoints import check_same_sizes, load_checkpoint
@@ -111,6 +112,8 @@ def run(argv: Sequence[str]) -> Record:
     path = args.path or args.restore_file
     if path == "checkpoint_last.pt" and not os.path.isfile(path):  # fairseq's default
         raise ValueError("--restore-file: name the trained checkpoint whose heads are to be removed")
+    folder = own.save_dir or os.path.join("michel_results", _default_name(path, own, args.seed))
+    check_folder("--save-dir", folder)
     state = load_checkpoint(path)
     patient = prepare(state)
     if any(word in ("-a", "--arch") or word.startswith("--arch=") for word in rest):
@@ -139,7 +142,6 @@ def run(argv: Sequence[str]) -> Record:
         model = model_without(patient, mask, task).to(device)
         return score_model(model, task, subset, args.post_process, not own.no_detok, **search)
 
-    folder = own.save_dir or os.path.join("michel_results", _default_name(path, own, args.seed))
     sweep = Sweep(folder, _settings(path, own, args, ranking, search), patient.head_map, "BLEU")
     model = model_without(patient, torch.ones_like(keep), task).to(device)
     bar = args.log_format or ("simple" if args.no_progress_bar else "tqdm")

@@ -80,7 +80,7 @@ def new_folder(path: str | os.PathLike, mark: Optional[str], keep: Optional[Call
 
 
 def check_new_folder(path: str | os.PathLike, mark: Optional[str]) -> None:
-    """Raises FileExistsError where `new_folder` would, for saying so before long work."""
+    """Raises FileExistsError (NotADirectoryError, PermissionError) where `new_folder` would."""
     kind = kind_of(path)
     if kind == "a folder":
         if mark is not None and any(Path(path).iterdir()) and not (Path(path) / mark).is_file():
@@ -126,6 +126,18 @@ def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, ob
     for name, read in inputs.items():
         if read is not None and os.path.exists(path) and os.path.exists(str(read)) and os.path.samefile(path, str(read)):
             raise ValueError(f"{option} {path} is what {name} reads: name another one")
+
+
+def check_output_folder(option: str, path: str | os.PathLike, mark: Optional[str]) -> None:
+    """For saying before work is begun that `new_folder` cannot make the folder that `option` names.
+
+    Raises:
+        ValueError: see `check_new_folder`.
+    """
+    try:
+        check_new_folder(path, mark)
+    except OSError as error:
+        raise ValueError(f"{option}: {error}") from None
 
 
 def check_file(path: str | os.PathLike) -> None:

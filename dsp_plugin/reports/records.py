@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from dsp_plugin.reports.circumstances import command_line, device_name, fingerprint, portable_path, versions
+from dsp_plugin.reports.files import check_folder, check_output
 from dsp_plugin.reports.kept import check_heads, kept_heads, mask_of
 from dsp_plugin.reports.sealed import DamagedError, load_json, warn_unsealed, write_json
 
@@ -173,6 +174,19 @@ def save_record(record: Record, path: str | os.PathLike) -> Path:
     text = re.sub(r"\[\n([-\d,\s]+)\n\s*\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     write_json(path, text + "\n")
     return path
+
+
+def check_record_path(option: str, path: str | os.PathLike) -> None:
+    """For saying before work is begun that `save_record` cannot write to the path that `option` names.
+
+    Raises:
+        ValueError: there is a device, or a folder where a file should be; or nothing can be written.
+    """
+    if Path(path).suffix == ".json":
+        check_output(option, path)
+    else:
+        check_folder(option, path)
+        check_output(option, Path(path) / DEFAULT_NAME)
 
 
 def load_record(path: str | os.PathLike) -> Record:

@@ -10,7 +10,7 @@ from typing import Sequence
 
 from dsp_plugin.reports.diff_report import DiffReport
 from dsp_plugin.reports.diffs import told_of
-from dsp_plugin.reports.files import write_text
+from dsp_plugin.reports.files import check_folder, write_text
 from dsp_plugin.reports.page import (
     Section, code_block, file_name, folded, notes_html, page_html, paragraph, record_html, surroundings_of, table_html,
 )  # fmt: skip
@@ -60,8 +60,7 @@ def make_report(
         ValueError: no records in it, `out` is a file, no such setting, no such baseline.
         OSError: a file cannot be written.
     """
-    if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"--out {out} is a file: name a folder")
+    check_folder("--out", out)
     found = find_records(results)
     if not found:
         raise ValueError(f"no result records in {results}: they are the results.json of trainings and scorings")

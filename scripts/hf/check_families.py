@@ -33,7 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from dsp_plugin.gating import FixedGates, HeadMap
 from dsp_plugin.hf.onnx_export import export_onnx
 from dsp_plugin.hf.sample_batches import sample_batches, text_batches
-from dsp_plugin.reports.records import Metric, new_record, save_record
+from dsp_plugin.reports.records import Metric, check_record_path, new_record, save_record
 
 REAL = "minilm"
 ROUNDING = 1e-9  # in float64; Llama and T5 compute their norms in single precision, see TOLERANCE
@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--families", nargs="+", choices=families, default=families, metavar="NAME",
                         help=f"only these of {', '.join(families)}")  # fmt: skip
     args = parser.parse_args(argv)
+    try:
+        check_record_path("--out", args.out)
+    except ValueError as error:
+        parser.error(str(error))
     disable_progress_bar()
 
     print(f"{'family':<12}{'heads':>12}{'tokens':>8}" + "".join(f"{name:>11}" for name in COPIES) + f"{'outputs':>9}  on")

@@ -83,6 +83,8 @@ class Domain:
         if self.text == self.whole:
             subprocess.check_call([program])
             return
+        from dsp_plugin.reports.files import write_text
+
         words = [] if self is home else ["--codes", str(home.whole / "code")]
         subprocess.check_call([program, "--text", str(self.whole), *words, "--text-only"])
         self.text.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ class Domain:
             for lang in ("de", "en"):
                 lines = (self.whole / f"{split}.{lang}").read_text("utf-8").splitlines(keepends=True)
                 kept = SENTENCES.get(split) if self.name == "iwslt14" else None
-                (self.text / f"{split}.{lang}").write_text("".join(lines[:kept]), "utf-8")
+                write_text(self.text / f"{split}.{lang}", "".join(lines[:kept]))
         dictionaries = [] if self is home else ["--dictionaries", home.data]
         call("data-prep/binarise.py", "--text", self.text, "--dest", self.data, *dictionaries)
 
@@ -238,10 +240,13 @@ class Work:
 
     def reverted(self) -> Path:
         """The base file after a pack was applied to it and taken out."""
+        from dsp_plugin.reports.files import replacing
+
         path = self.runs / "reverted.pt"
         if not path.is_file():
             trial, pack = self.runs / "applied.pt", self.runs / "structured" / DENSITIES[0] / PACK
-            shutil.copyfile(self.base, trial)
+            with replacing(trial) as temporary:
+                shutil.copyfile(self.base, temporary)
             call("-m", "dsp_plugin.cli.main", "diff", "apply", pack, trial)
             call("-m", "dsp_plugin.cli.main", "diff", "revert", trial)
             os.replace(trial, path)

@@ -94,9 +94,8 @@ def test_multi30k_resume_whole_rerun(tmp_path):
     # As if it had been killed on the way: one side missing, a half-written file and folder left.
     whole, when = (text / "valid.en").read_bytes(), (text / "train.de").stat().st_mtime_ns
     (text / "valid.en").unlink()
-    (text / "valid.en.part").write_bytes(whole[:50])
-    (binary.parent / "multi30k.part").mkdir(parents=True)
-    (binary.parent / "multi30k.part/dict.de.txt").write_text("half\n")
+    (binary.parent / ".multi30k.abcdefgh.tmp/multi30k").mkdir(parents=True)
+    (binary.parent / ".multi30k.abcdefgh.tmp/multi30k/dict.de.txt").write_text("half\n")
     ok(run(*command, cwd=tmp_path, BPE_OPS="100", WORKERS="1"))
     assert (text / "valid.en").read_bytes() == whole
     assert (text / "train.de").stat().st_mtime_ns == when
@@ -104,7 +103,7 @@ def test_multi30k_resume_whole_rerun(tmp_path):
     assert record["pairs"] == {"train": 80, "valid": 6, "test": 5, "test1": 6}
     assert (binary / "dict.de.txt").read_bytes() == (binary / "dict.en.txt").read_bytes()
     assert (binary / "test1.de-en.en.idx").is_file()
-    assert not list(tmp_path.rglob("*.part"))
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
     # Again: nothing is written.
     def state():

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from ...gating import RANKINGS, FixedGates, HeadBudget, Step, parse_heads_per_kind, stops
+from ...reports.files import check_folder
 from ...reports.records import Metric, new_record, save_record
 from ..gating import gate_heads, ungate_heads
 from ..importance import Ranking
@@ -92,6 +93,9 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
         seed=options.seed, disable_tqdm=True, report_to="none",
     )  # fmt: skip
     log_levels(args)
+    for name in ("output_dir", "record_dir"):
+        if getattr(options, name):
+            check_folder(f"--{name}", getattr(options, name))
     work = WORK[data](data_options, model_options.cache_dir)
     shown = options.metric_name or work.main_metric
     if shown not in work.metrics:

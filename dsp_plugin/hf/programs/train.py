@@ -14,6 +14,7 @@ from transformers.trainer_utils import enable_full_determinism
 from transformers.utils import logging as hf_logging
 
 from ...reports.claim import claimed
+from ...reports.files import check_folder
 from ...reports.history import read_history
 from ...reports.records import Metric, portable_path
 from ...reports.sealed_folder import seal_folder
@@ -81,6 +82,8 @@ class Run:
 
     def go(self) -> Dict[str, Any]:
         self._check_places()
+        if self.results.record_dir:
+            check_folder("--record_dir", self.results.record_dir)
         with claimed("--output_dir", self.args.output_dir) if self.main else contextlib.nullcontext():
             return self._go()
 
