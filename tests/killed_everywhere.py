@@ -7,20 +7,25 @@ import os
 import signal
 from typing import Any, Callable, Iterator
 
+import torch
+
 from dsp_plugin.reports import scratch
 
 CALLS = [(os, name) for name in ("replace", "rename", "link", "unlink", "rmdir", "mkdir")] + [(scratch, "_exchange")]
 
 
-def killed_everywhere(work: Callable[[], Any]) -> Iterator[int]:
+def killed_everywhere(work: Callable[[], Any], every: int = 1) -> Iterator[int]:
     """Does the work in a forked process that dies before its nth change, and gives n; for n = 1, 2 ... until it gets through.
+
+    With `every` 3 it is n = 1, 4 ...
 
     What the generator's user does between two is to bring everything back to where the work begins.
     """
-    for number in itertools.count(1):
+    for number in itertools.count(1, every):
         child = os.fork()
         if not child:
             try:
+                torch.set_num_threads(1)  # a forked process has no other threads
                 _arm(number)
                 work()
                 os._exit(0)

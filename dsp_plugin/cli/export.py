@@ -90,6 +90,7 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     from dsp_plugin.mt.export import certify_fairseq, export_fairseq, keep_of
     from dsp_plugin.mt.pruning import prepare
     from dsp_plugin.reports.certificate import write_certificate
+    from dsp_plugin.reports.files import replacing
     from dsp_plugin.reports.head_pictures import head_map_text
     from dsp_plugin.surgery import read_mask
 
@@ -104,8 +105,9 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     else:
         exported = export_fairseq(state, mask=keep)
         certificate = certify_fairseq(patient, keep, exported, *text)
-        save_checkpoint(exported.state, args.out)
-        write_certificate(certificate, args.out)
+        with replacing(args.out) as file:
+            save_checkpoint(exported.state, str(file))
+            write_certificate(certificate, file, args.out)  # first: there is no export without one
     print(head_map_text(exported.head_map.to_dict(), exported.keep.tolist()))
     print(certificate.sentence())
     if form == "fairseq":

@@ -17,10 +17,10 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ..reports.files import write_text
+from ..reports.files import new_folder, write_text
 from ..reports.inside import check_named
 from ..reports.sealed import parse_json, read_bounded
-from ..reports.sealed_folder import LIST, check_sealed, seal_folder, warn_no_list
+from ..reports.sealed_folder import LIST, check_sealed, holds_model, seal_folder, warn_no_list
 from .gating import switchboard_of
 from .model_card import dense_card, pruned_card
 from .pruning import KEPT_HEADS, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record, record_of
@@ -34,7 +34,8 @@ def save_pruned(
 ) -> None:
     """Write a pruned model: weights, configuration with the record of kept heads, a model card README.md, and checksums.
 
-    `model.save_pretrained` writes the same without card and checksums; `load_pruned` reads both.
+    `model.save_pretrained` writes the same without card and checksums; `load_pruned` reads both. The folder appears in one
+    step: of a model that is there already either all stays or all goes. Other files in it stay.
 
     Args:
         model: after `prune_heads`, or from `load_pruned`.
@@ -49,12 +50,13 @@ def save_pruned(
     if record_of(model) is None:
         raise ValueError("the model has not been pruned: prune_heads(model, keep) first, or use model.save_pretrained")
     before = parameters_before or count_parameters(_dense_copy(model))
-    model.save_pretrained(folder)
     card = pruned_card(model, original_head_map(model), record_of(model), before, count_parameters(model))
-    write_text(Path(folder) / "README.md", card)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    seal_folder(folder)
+    with new_folder(folder, None, _is_no_model) as made:
+        model.save_pretrained(made)
+        write_text(made / "README.md", card)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(made)
+        seal_folder(made)
 
 
 def load_pruned(folder: str | os.PathLike, model_class: Optional[Type] = None, **kwargs: Any) -> Any:
@@ -145,8 +147,13 @@ def export_dense(model: PreTrainedModel | str | os.PathLike, out: str | os.PathL
     if record_of(model) is None:
         raise ValueError("the model has all its heads: there is nothing to export that save_pretrained does not write")
     dense = _dense_copy(model)
-    dense.save_pretrained(out)
-    write_text(Path(out) / "README.md", dense_card(dense, original_head_map(model), record_of(model)))
+    with new_folder(out, None, _is_no_model) as made:
+        dense.save_pretrained(made)
+        write_text(made / "README.md", dense_card(dense, original_head_map(model), record_of(model)))
+
+
+def _is_no_model(name: str) -> bool:
+    return not holds_model(name)
 
 
 def _dense_copy(model: PreTrainedModel) -> PreTrainedModel:

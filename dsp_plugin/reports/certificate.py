@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from .sealed import read_json, write_json
 from .sealed_folder import check_sealed, seal_folder, sha256
@@ -65,20 +65,23 @@ class Certificate:
         )
 
 
-def write_certificate(certificate: Certificate, export: str | os.PathLike) -> Path:
+def write_certificate(
+    certificate: Certificate, export: str | os.PathLike, final: Optional[str | os.PathLike] = None
+) -> Path:
     """Write the certificate with the SHA-256 of the weights it speaks of; a folder is sealed, so it comes last.
 
     Args:
         export: the folder of an export, in which it is called certificate.json, or a file, beside which it is
             called `FILE.certificate.json`.
+        final: where the file will be, beside which the certificate goes; None where it is there already.
 
     Raises:
         OSError: it cannot be written.
     """
     export = Path(export)
     files = [export] if export.is_file() else [path for path in sorted(export.iterdir()) if path.name.endswith(_WEIGHTS)]
-    path = export / NAME if export.is_dir() else export.with_name(f"{export.name}.{NAME}")
-    weights = {file.name: sha256(file) for file in files}
+    path = export / NAME if export.is_dir() else Path(f"{final or export}.{NAME}")
+    weights = {Path(final or file).name: sha256(file) for file in files}
     write_json(path, json.dumps({"equal": certificate.equal, **asdict(certificate), "sha256": weights}, indent=2) + "\n")
     if export.is_dir():
         seal_folder(export)

@@ -83,6 +83,11 @@ def warn_no_list(folder: str | os.PathLike) -> None:
     warn_unsealed(folder, f"has no {LIST} (it is of an earlier version, or written by other programs)")
 
 
+def holds_model(name: str) -> bool:
+    """Whether a file of this name holds (part of) a model, or the list of its files: it goes when another model comes."""
+    return name in (LIST, "certificate.json") or any(fnmatchcase(name, pattern) for pattern in _MODEL)
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hex digits."""
     digest = hashlib.sha256()

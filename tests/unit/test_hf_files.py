@@ -13,12 +13,14 @@ import torch
 
 pytest.importorskip("transformers")
 from hf_models import TOLERANCE, batch_of, logits, tiny_model  # isort: skip
+from killed_everywhere import killed_everywhere
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from dsp_plugin.hf import (
     compare, export_dense, load_pruned, prune_heads, random_batches, record_of, save_pruned, write_certificate,
 )  # fmt: skip
+from dsp_plugin.reports.sealed_folder import check_sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +72,35 @@ def test_a_fresh_process_reads_it(tmp_path):
     assert done.returncode == 0, done.stderr
     bert, t5 = (list(map(float, line.split())) for line in done.stdout.splitlines()[-2:])
     assert max(bert) <= 1e-10 and max(t5) <= TOLERANCE["t5"]
+
+
+def test_a_kill_while_it_is_written_over_another_leaves_one_of_both(folder, tmp_path):
+    (folder / "tokenizer.json").write_text("{}")  # which stays
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model, kills = tiny_model("bert"), 0
+    prune_heads(model, torch.arange(8) >= 3)
+    for _ in killed_everywhere(lambda: save_pruned(model, folder), every=3):
+        kills += 1
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        if after != before:
+            assert record_of(load_pruned(folder)) == record_of(model) and after["tokenizer.json"] == b"{}"
+    assert kills >= 3 and check_sealed(folder)
+    assert torch.equal(load_pruned(folder).classifier.weight, model.classifier.weight)
+    assert os.listdir(tmp_path) == ["pruned"]
+
+
+def test_other_things_in_its_folder_stay_and_another_models_files_go(folder):
+    names = {path.name for path in folder.iterdir()}
+    for name in ("notes.txt", "training_args.bin", "runs/log"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("of the user")
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        (folder / name).write_text("of another model")
+    model = tiny_model("bert")
+    prune_heads(model, torch.arange(8) < 2)
+    save_pruned(model, folder)
+    assert {path.name for path in folder.iterdir()} == {*names, "notes.txt", "training_args.bin", "runs"}
+    load_pruned(folder)
 
 
 def test_other_classes_and_another_task_head(folder):
