@@ -67,3 +67,13 @@ def test_what_earlier_versions_did_not_note_is_not_compared_and_not_made_up(stop
     assert json.loads((stopped / SETTINGS).read_text()) == {"task": "CoLA"}
     with pytest.raises(ValueError, match=r"other settings \(fix_layer: None there, 1 here\)"):  # absent means not given
         go(stopped, {"fix_layer": 1})
+
+
+def test_a_training_that_begins_anew_leaves_no_record_of_the_one_before(stopped):
+    for name in ("results.json", "mask.json", "dev/results.json", "dev/predictions.txt", "3rd/results.json", "3rd/settings.json"):
+        (stopped / name).parent.mkdir(exist_ok=True)
+        (stopped / name).write_text("{}")
+    args = TrainingArguments(str(stopped), **OPTIONS)
+    begin(args, {}, None, True)
+    left = sorted(str(path.relative_to(stopped)) for path in stopped.rglob("*") if path.is_file())
+    assert left == ["3rd/results.json", "3rd/settings.json", "dev/predictions.txt", "settings.json"]

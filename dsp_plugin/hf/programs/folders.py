@@ -193,6 +193,9 @@ def _remove_checkpoints(folder: Path) -> None:
     old = _checkpoints(folder)
     for path in old:
         shutil.rmtree(path)
+    scores = [path for path in folder.glob("*/results.json") if not (path.parent / SETTINGS).exists()]  # not another training's
+    for path in [folder / "results.json", folder / "mask.json", *scores]:
+        path.unlink(missing_ok=True)  # else a kill would leave the earlier records beside the weights of this training
     if old:
         say(f"--overwrite_output_dir: {len(old)} checkpoint{'s' if len(old) > 1 else ''} of an earlier training removed")
 
