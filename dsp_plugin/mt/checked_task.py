@@ -44,3 +44,15 @@ class CheckedTranslationTask(TranslationTask):
                     both=bool(whole.get("optimizer")), option=option and "--" + option.replace("_", "-"),
                 )  # fmt: skip
         return super().load_dataset(split, epoch, combine, **kwargs)
+
+    def build_generator(self, models, args, *more, **kwargs):
+        """Build the search, after a look at whether the shortest sentence that is loaded may have as many words as it must.
+
+        Raises:
+            ValueError: naming --min-len.
+        """
+        sizes = [dataset.src_sizes.min() for dataset in self.datasets.values() if len(getattr(dataset, "src_sizes", ()))]
+        least, a, b = (getattr(args, name, default) for name, default in (("min_len", 1), ("max_len_a", 0), ("max_len_b", 200)))
+        if sizes and int(a * min(sizes) + b) < least:
+            raise ValueError(f"--min-len {least}: --max-len-a and --max-len-b allow the shortest sentence {int(a * min(sizes) + b)} tokens")
+        return super().build_generator(models, args, *more, **kwargs)

@@ -114,14 +114,15 @@ def generate(argv: Sequence[str]) -> Record:
     raise_errors(parser)
     own, rest = parser.parse_known_args(list(argv))
     check_options(own)
-    if own.record_dir is not None:
-        check_folder("--record-dir", own.record_dir)
     pack_path = option(rest, "--diff-pack")
     task = "diff_translation" if pack_path else "dsp_translation"
     for name, default in (("--user-dir", PLUGIN_DIR), ("--task", task)):
         if option(rest, name) is None:
             rest += [name, default]
     args = parse_for_fairseq(options.get_generation_parser, rest)
+    for name, folder in (("--record-dir", own.record_dir), ("--results-path", args.results_path)):
+        if folder is not None:
+            check_folder(name, folder)
     if not args.path:
         raise ValueError("--path: name the checkpoint to translate with (several, joined by ':', make an ensemble)")
 

@@ -62,6 +62,9 @@ def one_line(error: BaseException) -> str:
 def _of_configuration(error: BaseException) -> str:
     """Hydra names an option as it stands in its own configuration: `lr_scheduler.total_num_update=null`."""
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+    missing = re.search(r"Missing mandatory value: (?:\w+\.)*(\w+)", str(error))
+    if missing:
+        return f"--{missing[1].replace('_', '-')} is needed with these options"
     named = re.search(r"override (?:[\w.]+\.)?(\w+)=(.*)", str(error))
     if not named:
         return " ".join(lines[:2])

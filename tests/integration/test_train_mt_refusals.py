@@ -36,8 +36,10 @@ def refused(finished) -> str:
         ([*VOITA, "--criterion", "label_smoothed_cross_entropy"], "--criterion voita_label_smoothed_cross_entropy"),
         ([*JOINT, "--fp16"], "--fp16-no-flatten-grads"),
         ([*JOINT, "--bf16"], "--bf16 means a TPU.*--amp"),
+        ([*JOINT, "--clip-norm", "nan"], "--clip-norm nan: a finite number, 0 or more"),
+        ([*JOINT, "--source-lang", "xx"], "--source-lang xx: .*de-en"),
     ],
-    ids=["budget", "ste+annealing", "no-model", "no-such-file", "adam", "stock-task", "stock-criterion", "fp16", "bf16"],
+    ids=["budget", "ste+annealing", "no-model", "no-such-file", "adam", "stock-task", "stock-criterion", "fp16", "bf16", "clip-norm", "language"],
 )
 def test_options_that_cannot_be(tiny_data, tmp_path, flags, message):
     said = refused(train(tiny_data, tmp_path, *flags, *SHORT))
@@ -110,3 +112,13 @@ def test_a_full_disk_while_saving(tiny_data, tmp_path):
     again = train(tiny_data, tmp_path, *flags, "--max-update", 3).succeeded()
     assert "@ 1 updates)" in again.output
     assert checkpoint(tmp_path)["optimizer_history"][-1]["num_updates"] == 3
+
+
+def test_our_own_program_says_it_in_one_line_or_shows_all(tiny_data, tmp_path):
+    script, words = str(PACKAGE.parent / "scripts/mt/run_dsp.py"), [tiny_data, *JOINT, *SHORT, "--save-dir", tmp_path / "run"]
+    for more, told in ((["--lr", "["], "argument --lr: a number"), (["--encoder-layers", -1], "--encoder-layers -1: ")):
+        finished = run(script, [*words, *more], tmp_path)
+        lines = finished.failed().strip().splitlines()
+        assert refused(finished).startswith(f"run_dsp.py: error: {told}") and "Traceback" not in finished.output and len(lines) < 9
+    assert "Traceback" in run(script, [*words, "--dropout", "nan", "--traceback"], tmp_path).failed()
+    assert not (tmp_path / "run").exists()

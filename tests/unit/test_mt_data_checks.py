@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 
 import pytest
+import torch
 
 pytest.importorskip("fairseq")
 
@@ -111,3 +113,13 @@ def test_a_set_without_references_is_translated(tiny_data, tmp_path):
     shutil.copytree(tiny_data, tmp_path / "bin")
     remove("test.*.en.*")(tmp_path / "bin")
     assert len(opened(tiny_data, "test", data=str(tmp_path / "bin")).dataset("test")) == 12
+
+
+def test_the_shortest_sentence_must_be_allowed_as_many_words_as_it_needs(tiny_data):
+    task = opened(tiny_data, "test")
+    shortest = int(task.dataset("test").src_sizes.min())
+    search = Namespace(beam=1, max_len_a=1, max_len_b=2, min_len=shortest + 2)
+    task.build_generator([torch.nn.Linear(1, 1)], Namespace(**{**vars(search), "score_reference": True}))
+    search.min_len += 1
+    with pytest.raises(ValueError, match=f"--min-len {shortest + 3}: .* the shortest sentence {shortest + 2} tokens"):
+        task.build_generator([], search)

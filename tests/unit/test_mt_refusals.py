@@ -12,6 +12,7 @@ pytest.importorskip("fairseq")
 
 from fairseq import options
 from hydra.errors import ConfigCompositionException
+from omegaconf import MissingMandatoryValue
 from safetensors import SafetensorError
 
 import dsp_plugin
@@ -54,6 +55,7 @@ def nested_json(argv):
         (raised(SafetensorError("header too large")), "SafetensorError: header too large"),
         (raised(ConfigCompositionException("Error merging override lr_scheduler.total_num_update=null")), "--total-num-update is needed"),
         (raised(ConfigCompositionException("Error merging override task.left_pad_source=maybe")), "--left-pad-source maybe: "),
+        (raised(MissingMandatoryValue("Missing mandatory value: bpe_codes\n    full_key: bpe_codes")), "--bpe-codes is needed with"),
         (raised(ProcessRaisedException("-- Process 1:\nTraceback\nValueError: --lr -1: above 0")), "--lr -1: above 0"),
         (raised(ValueError("\x1b[2J")), "\\x1b[2J"),
         (lambda argv: translate(None, None, "test"), "AttributeError"),
