@@ -43,6 +43,12 @@ def folder(tmp_path_factory) -> Path:
         ("run_glue", "--max_seq_length 3", "--max_seq_length 3: from 5 to 64"),
         ("run_glue", "--max_train_samples 0", "--max_train_samples 0: a whole number, 1 or more"),
         ("run_glue", "--model_name_or_path /nowhere/bert", "--model_name_or_path /nowhere/bert: "),
+        ("run_glue", "--metric_for_best_model odd", "--metric_for_best_model odd: MNLI has loss, accuracy"),
+        ("run_glue", "--record_dir /dev/null", "--record_dir /dev/null is a device: name a folder"),
+        ("run_glue", "--deepspeed {", "--deepspeed {: Expecting property name"),
+        ("run_glue", '--accelerator_config {"a":1}', "--accelerator_config {"),
+        ("run_glue", '--lr_scheduler_kwargs {"a":1}', "unexpected keyword argument 'a' (--traceback shows where)"),
+        ("run_glue", "--optim_args a", "run_glue.py: error: "),
         ("run_glue", "--data_dir /nowhere/MNLI", "--data_dir /nowhere/MNLI is not a folder"),
         ("run_glue", "--resume_from_checkpoint /nowhere", "--resume_from_checkpoint /nowhere: no checkpoint"),
     ],
@@ -52,6 +58,27 @@ def test_what_cannot_be_is_refused_in_one_line(folder, tmp_path, program, words,
         start(f"glue/{program}", *mnli(folder), "--do_train", "--output_dir", tmp_path / "out", *words.split())
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
     assert str(refusal.value).startswith(f"{program}.py: error: ")
+
+
+@pytest.mark.parametrize(
+    "entry, said",
+    [({"num_attention_heads": -1}, "num_attention_heads of config.json is -1"), ({"num_hidden_layers": 0}, "num_hidden_layers of config.json is 0"),
+     ({"num_hidden_layers": 10**9}, "num_hidden_layers of config.json is 1000000000"), ({"num_attention_heads": 0}, "num_attention_heads"),
+     ({"num_attention_heads": 3}, "hidden"), ({"hidden_size": "a"}, "hidden_size"), ({"vocab_size": None}, "vocab_size"), ({"hidden_act": "odd"}, "odd"),
+     ({"id2label": 3}, ""), ({"model_type": None}, ""), ("[" * 100_000, ""), ("", ""), ("null", ""), ("\udcff", "")],
+)  # fmt: skip
+def test_a_damaged_configuration_is_named_in_one_line(folder, tmp_path, entry, said, monkeypatch):
+    shutil.copytree(folder / "bert", tmp_path / "bert")
+    path = tmp_path / "bert" / "config.json"
+    text = entry if isinstance(entry, str) else json.dumps({**json.loads(path.read_text()), **entry})
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    words = ["--model_name_or_path", tmp_path / "bert", "--do_train", "--max_steps", 1, "--output_dir", tmp_path / "out"]
+    with pytest.raises(SystemExit) as refusal:
+        start("glue/run_glue", *mnli(folder), *words)
+    assert f"--model_name_or_path {tmp_path / 'bert'}: " in str(refusal.value) and said in str(refusal.value)
+    assert "\n" not in str(refusal.value) and not list((tmp_path / "out").glob("[!.]*"))
+    with pytest.raises(ValueError):
+        start("glue/run_glue", *mnli(folder), *words, "--traceback")
 
 
 def test_a_damaged_row_is_named_by_file_and_line(folder, tmp_path):

@@ -102,6 +102,9 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
         raise ValueError(f"--metric_name {shown}: {work.name} has {', '.join(work.metrics)}")
     set_seed(options.seed)
     models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {f"pruned-K{k}" for k in options.budgets or []}
+    check_folder("--output_dir", options.output_dir)
+    if options.record_dir:
+        check_folder("--record_dir", options.record_dir)
     check_model_folder(model_options.model_name_or_path, options.output_dir, False, tuple(models))
 
     model, tokenizer, new = load(model_options, work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Type
@@ -22,6 +23,7 @@ from .arguments import ModelArguments
 from .origin import check_head
 from .parsing import say
 
+MOST_LAYERS = 10_000  # a damaged number of layers would fill the memory before anything else notices
 FEWEST_WORDS = 5  # a folder without a tokenizer's files gives one that knows [CLS], [SEP] ... and maps every text to [UNK]
 
 
@@ -60,7 +62,12 @@ def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedC
     """
     name = options.config_name or options.model_name_or_path
     try:
-        return AutoConfig.from_pretrained(name, cache_dir=options.cache_dir, revision=options.model_revision, **entries)
+        config = AutoConfig.from_pretrained(name, cache_dir=options.cache_dir, revision=options.model_revision, **entries)
+        for size in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
+            value = getattr(config, size, None)
+            if isinstance(value, int) and not 0 < value < (MOST_LAYERS if size == "num_hidden_layers" else math.inf):
+                raise ValueError(f"{size} of config.json is {value}, and no model has so many")
+        return config
     except Exception as error:  # what a damaged or strange config.json raises is its library's affair
         option = "--config_name" if options.config_name else "--model_name_or_path"
         raise ValueError(f"{option} {name}: {_first_line(error)}{_not_here(name)}") from error

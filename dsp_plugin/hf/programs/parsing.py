@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import os
@@ -21,6 +22,12 @@ from .option_checks import check_file, check_numbers
 TRACEBACK = "--traceback"
 # Faults of the machine that a training meets, and that its traceback says nothing about.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+# Within `Trainer.train`, but before it trains.
+_PREPARATIONS = {
+    method.__code__ for method in (Trainer.create_optimizer_and_scheduler, Trainer.create_optimizer, Trainer.create_scheduler)
+}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -57,7 +64,11 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
     words, notes = modern_arguments(argv, known)
     for note in notes:
         say(note)
-    *found, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+    try:
+        *found, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+    except Exception as error:
+        line = one_line(error)
+        raise ValueError(line if "--" in line else f"{parser.culprit(words)}{line}") from error
     if rest:
         raise ValueError(f"unknown: {' '.join(rest)}; --help lists all options")
     return tuple(found)
@@ -83,9 +94,10 @@ def run(program: Callable[[], Any]) -> Any:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the error is one that its words alone explain: before training any, in it a refusal of ours, a full disk."""
+    """Whether the error is one that its words alone explain: before the first update any, later a refusal of ours, a full disk."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not any(frame.f_code is Trainer.train.__code__ for frame in frames):
+    codes = {frame.f_code for frame in frames}
+    if Trainer.train.__code__ not in codes or codes & _PREPARATIONS:
         return True
     if isinstance(error, OSError):
         return error.errno in _MACHINE
@@ -104,6 +116,14 @@ def say(text: str) -> None:
         print(f"| {text}", flush=True)
 
 
+def _can_be(group: type, values: Dict[str, Any]) -> bool:
+    try:
+        group(**values)
+    except Exception:
+        return False
+    return True
+
+
 class _Parser(HfArgumentParser):
     """Raises where argparse would end the program, and looks at the numbers before a dataclass is made of them."""
 
@@ -114,6 +134,18 @@ class _Parser(HfArgumentParser):
         found, rest = super().parse_known_args(args, namespace)
         check_numbers(self.dataclass_types, vars(found))
         return found, rest
+
+    def culprit(self, words: Sequence[str]) -> str:
+        """The option without which the dataclasses can be made; empty where there is no such one."""
+        values = vars(super().parse_known_args(list(words))[0])
+        for group in self.dataclass_types:
+            given = {field.name: values[field.name] for field in dataclasses.fields(group) if field.name in values}
+            if _can_be(group, given):
+                continue
+            for name, value in given.items():
+                if _can_be(group, {other: given[other] for other in given if other != name}):
+                    return f"--{name} {value}: "
+        return ""
 
     def parse_dict(self, args: Dict[str, Any], allow_extra_keys: bool = False) -> Tuple[Any, ...]:
         return super().parse_dict(check_file(self.dataclass_types, args), allow_extra_keys)

@@ -139,6 +139,12 @@ class Run:
         """Raises: ValueError: the run would write over what it reads."""
         writes = ("pruned",) if self.method.gated and not self.results.no_pruned else ()
         check_model_folder(self.options.model_name_or_path, self.args.output_dir, self.args.do_train, writes)
+        if self.results.record_dir:
+            check_folder("--record_dir", self.results.record_dir)
+        best = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if best not in ("loss", *self.work.metrics):
+            known = ", ".join(["loss", *self.work.metrics])
+            raise ValueError(f"--metric_for_best_model {self.args.metric_for_best_model}: {self.work.name} has {known}")
 
     def _save(self, trainer: Trainer) -> None:
         """Write what was trained."""
