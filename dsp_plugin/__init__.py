@@ -20,11 +20,7 @@ def register() -> None:
     from pkgutil import iter_modules
 
     from . import models, tasks
-    from .mt.checkpoints import allow_fairseq_types
 
     for package in (tasks, models):
         for module in iter_modules(package.__path__):
             import_module(f"{package.__name__}.{module.name}")
-    # again, though importing the tasks has done it: Transformers' Trainer, resuming in the same process, takes
-    # NumPy's types off torch's list when it is done with them
-    allow_fairseq_types()

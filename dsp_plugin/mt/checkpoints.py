@@ -1,42 +1,17 @@
-"""Checkpoints as data: torch loads them weights-only, with the few types fairseq's own files hold.
+"""Checkpoints as data: read weights-only, whole and undamaged, with options that no program is made of.
 
-Nothing here turns `weights_only` off: a file that needs any other type is refused by torch before
+Nothing here turns `weights_only` off: a file that needs any other type than fairseq's own files hold is refused before
 anything in it runs.
 """
 
 import argparse
 import os
-import pickle
-import re
 from typing import Any, BinaryIO, Dict, Mapping
 
-import numpy as np
 import torch
 
-from ..reports.torch_zip import entries_of_torch_zip, starts_as_zip
 from ..reports.files import replacing
-
-
-def allow_fairseq_types() -> None:
-    """Let weights-only loading read what fairseq's Trainer saves. Safe to call again.
-
-    The list: argparse.Namespace (options of old checkpoints) and NumPy's scalars, arrays and plain
-    number dtypes (meters, best scores). On torch < 2.4, which has no such list, there is nothing to do.
-    """
-    add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
-    if add_safe_globals is None:
-        return
-    core = getattr(np, "_core", None) or np.core
-    numpy_types = [core.multiarray.scalar, core.multiarray._reconstruct, np.dtype, np.ndarray]
-    number_types = [type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4", "?", "O")]
-    add_safe_globals([argparse.Namespace, *numpy_types, *number_types])
-    # files written under NumPy 1 name the same functions by their old module
-    add_safe_globals(
-        [
-            (core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-            (core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-        ]
-    )
+from ..reports.torch_data import load_torch_data
 
 
 def load_checkpoint(path: str, with_options: bool = True) -> Dict[str, Any]:
@@ -58,20 +33,7 @@ def load_checkpoint(path: str, with_options: bool = True) -> Dict[str, Any]:
 
 def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> Dict[str, Any]:
     """As `load_checkpoint`, from an open file; `path` is for messages."""
-    allow_fairseq_types()
-    try:
-        if starts_as_zip(file):
-            entries_of_torch_zip(file, path)
-        file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own first line advises to turn the protection off: show only what was met
-        met = re.search(r"(?:GLOBAL|[Uu]nsupported|[Uu]nrecognized) .*", str(error))
-        raise ValueError(
-            f"{path} is refused: it holds more than data, or is damaged ({met.group() if met else 'unreadable pickle'})"
-        ) from None
-    except Exception as error:  # damaged bytes can raise anything
-        raise ValueError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
+    state = load_torch_data(file, path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise ValueError(f"{path} is not a fairseq checkpoint: it has no 'model' entry")
     if with_options:

@@ -1,6 +1,5 @@
 """fairseq tasks. fairseq imports this package itself, so everything else is registered from here."""
 
-from ..mt.checkpoints import allow_fairseq_types
 from ..mt.new_training import tell_loading_from_training
 from ..mt.one_training import one_training_a_folder
 from ..mt.patches import guard_loading
@@ -8,7 +7,6 @@ from ..mt.whole_files import save_atomically
 from .. import criterions, models, optim  # noqa: F401
 from ..models import dsp_transformer  # noqa: F401
 
-allow_fairseq_types()
 save_atomically()
 one_training_a_folder()
 tell_loading_from_training()

@@ -58,15 +58,15 @@ def test_what_fairseq_saves_can_be_read(path):
     assert found["extra_state"]["array"].tolist() == [1.0, 2.0]
 
 
-def test_types_that_another_program_took_off_the_list_are_allowed_again(path):
+def test_what_another_program_takes_off_torchs_list_is_read_here(path):
     torch.save({"model": {}, "best": np.float64(0.5), "history": np.zeros(2)}, path)
     # what Transformers' Trainer does when it resumes: the end of the block takes the types off for everybody
     with torch.serialization.safe_globals([np._core.multiarray._reconstruct, np.ndarray, np.dtype]):
         pass
-    with pytest.raises(Exception, match="Weights only load failed"):
-        torch.load(path)
+    assert load_checkpoint(path)["history"].tolist() == [0, 0]
     dsp_plugin.register()
-    assert torch.load(path)["history"].tolist() == load_checkpoint(path)["history"].tolist() == [0, 0]
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(path)  # for everybody else the list is torch's own
 
 
 @pytest.mark.parametrize("where", ["model", "args", "extra_state"])
