@@ -1,8 +1,8 @@
 """What loading a pickle of `torch.save` would make, found out without making it.
 
-torch's weights-only loading keeps programs out, and still believes a file in much: it reads a storage as long as the file
-says and not as long as it is, gives NumPy's dtypes states that crash the process, allocates arrays of any size. So the
-pickle is first walked with stand-ins for everything in it, and refused unless all of it is small, plain and fits the file.
+torch's weights-only loading keeps programs out, and still believes a file in much: it gives NumPy's dtypes states that crash
+the process, allocates arrays of any size, expands tensors, follows references to references. So the pickle is first walked
+with stand-ins for everything in it, and refused unless all of it is plain and no larger than the file.
 """
 
 from __future__ import annotations

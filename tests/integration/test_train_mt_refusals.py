@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint(tiny_data, stock_run, tmp_path, share):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(whole[: int(share * len(whole))])
     said = refused(train(tiny_data, tmp_path, *PIPELINED, "--restore-file", damaged, *SHORT))
-    assert f"{damaged} is not a readable checkpoint" in said
+    assert f"{damaged} is damaged" in said or f"{damaged} is refused" in said
 
 
 class Trap:
