@@ -140,8 +140,13 @@ def _files(folder: Path) -> List[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
 
 
+def _copies(tensors: Any) -> Any:
+    """Not mapped from a file, which is about to be damaged."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def _weights(model: Any) -> Any:
-    return dict(model.state_dict()), json.loads(model.config.to_json_string())
+    return _copies(model.state_dict()), json.loads(model.config.to_json_string())
 
 
 def _gated() -> Any:
@@ -182,7 +187,7 @@ def read_gating(folder: Path) -> Any:
 
     model = _gated()
     load_gating(model, str(folder))
-    return dict(model.gating.state_dict())
+    return _copies(model.gating.state_dict())
 
 
 def make_export(folder: Path) -> List[Path]:
@@ -225,7 +230,7 @@ def read_training(folder: Path) -> Any:
     with safe_globals():
         loaded = {name: torch.load(checkpoint / name, weights_only=True) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")}
     state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    return checkpoint.name, loaded, load_file(checkpoint / "model.safetensors"), state, settings_of(str(folder))
+    return checkpoint.name, loaded, _copies(load_file(checkpoint / "model.safetensors")), state, settings_of(str(folder))
 
 
 def make_old_training(folder: Path) -> List[Path]:

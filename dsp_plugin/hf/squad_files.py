@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import string
@@ -10,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence, Union
 
+from ..reports.sealed import parse_json, read_bounded
 from .data_error import DataError
 
 
@@ -36,7 +36,7 @@ def read_squad(path: Union[str, os.PathLike], for_training: bool = False) -> lis
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        content = parse_json(read_bounded(path).decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # JSONDecodeError names line and column; UnicodeDecodeError the byte

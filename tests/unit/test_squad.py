@@ -99,6 +99,9 @@ def test_missing_damaged_and_empty_files(tmp_path):
     (tmp_path / "half.json").write_text('{"data": [\n{"title"')
     with pytest.raises(DataError, match="half.json is damaged.*line 2"):
         read_squad(tmp_path / "half.json")
+    (tmp_path / "deep.json").write_text('{"data": ' + "[" * 10**6)
+    with pytest.raises(DataError, match="deep.json is damaged: its brackets are nested too deeply"):
+        read_squad(tmp_path / "deep.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(DataError, match="list.json: list where an object belongs"):
         read_squad(tmp_path / "list.json")

@@ -124,7 +124,7 @@ def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optiona
 
 def updates_of(checkpoint: str) -> int:
     """How many updates the training had made when this whole checkpoint was written."""
-    return int(json.loads((Path(checkpoint) / STATE).read_text("utf-8"))["global_step"])
+    return int(parse_json(read_bounded(Path(checkpoint) / STATE))["global_step"])
 
 
 def settings_of(model: str) -> Dict[str, Any]:
