@@ -14,7 +14,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from pairs import LANGS, CorpusError, fingerprint, read_pair
+from pairs import LANGS, CorpusError, fingerprint, read_pair, read_side
 from whole_files import new_folder, write_text
 
 RECORD = "prepared.json"
@@ -23,6 +23,26 @@ RECORD = "prepared.json"
 def count_words(dictionary: Path) -> int:
     """Entries of a fairseq dictionary, with its four special symbols."""
     return 4 + sum(1 for _ in open(dictionary, encoding="utf-8"))
+
+
+def check_written(text: Path, binarised: Path) -> None:
+    """Compares the sentences of a binarised file with the lines of its text, by their numbers of words.
+
+    Raises:
+        CorpusError: they differ; names the first line that does.
+    """
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+    dataset = MMapIndexedDataset(str(binarised))  # the sizes are views of its file, and go with it
+    sizes = dataset.sizes.tolist()
+    expected = [len(line.split()) + 1 for line in read_side(text, for_fairseq=True)]  # with the end mark
+    if sizes != expected:
+        alike = (there == here for there, here in zip(sizes, expected))
+        first = next((i for i, same in enumerate(alike) if not same), min(len(sizes), len(expected)))
+        raise CorpusError(
+            f"{text} has {len(expected):,} lines and fairseq has written {len(sizes):,} sentences, which differ from line "
+            f"{first + 1} on: nothing is kept"
+        )
 
 
 def binarise(
@@ -36,11 +56,12 @@ def binarise(
             can go on here; the text must have been made with that folder's BPE codes.
 
     Raises:
-        CorpusError: a split is missing, empty or misaligned; `dest` holds something else; no dictionaries there.
+        CorpusError: a split is missing, empty or misaligned, or has lines that fairseq reads otherwise; `dest` holds
+            something else; no dictionaries there; what fairseq wrote is not the text.
         subprocess.CalledProcessError: fairseq-preprocess failed.
     """
     splits = ["train", "valid", *tests]
-    pairs = {split: len(read_pair(text / split, langs)) for split in splits}
+    pairs = {split: len(read_pair(text / split, langs, for_fairseq=True)) for split in splits}
     settings = {
         "source": langs[0],
         "target": langs[1],
@@ -80,6 +101,11 @@ def binarise(
         print(f"{dest}: binarising", file=sys.stderr)
         # What it logs is worth reading only when it fails; the folder's own preprocess.log keeps it.
         subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for number, split in enumerate(splits):
+            # fairseq's names: train, valid, test, test1, test2 ...
+            written = split if number < 2 else "test" + (str(number - 2) if number > 2 else "")
+            for lang in langs:
+                check_written(text / f"{split}.{lang}", part / f"{written}.{langs[0]}-{langs[1]}.{lang}")
         vocabulary = {lang: count_words(part / f"dict.{lang}.txt") for lang in langs}
         write_text(part / RECORD, json.dumps({**settings, "vocabulary": vocabulary}, indent=2) + "\n")
     return True

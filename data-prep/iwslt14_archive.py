@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from archives import MEGABYTE, ArchiveError, read_tar
-from pairs import LANGS, CorpusError, is_complete, write_pair
+from pairs import BREAKS, LANGS, CorpusError, is_complete, write_pair
 
 TEST_SETS = (
     "IWSLT14.TED.dev2010",
@@ -40,9 +40,11 @@ def members(archive: Path) -> dict[str, list[str]]:
     """
     sizes = {name: TRAIN_BYTES for name in TRAIN} | {name: TEST_BYTES for names in TEST for name in names}
     try:
-        return {name: content.decode("utf-8").split("\n") for name, content in read_tar(archive, sizes).items()}
+        texts = {name: content.decode("utf-8") for name, content in read_tar(archive, sizes).items()}
     except (ArchiveError, UnicodeDecodeError) as error:
         raise CorpusError(str(error) if isinstance(error, ArchiveError) else f"{archive} cannot be read: {error}") from error
+    # the other characters that end a line somewhere are spaces, as to Moses' tokeniser
+    return {name: [BREAKS.sub(" ", line) for line in text.split("\n")] for name, text in texts.items()}
 
 
 def training_lines(lines: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import re
 import sys
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +22,12 @@ from archives import ArchiveError, read_gz
 from whole_files import whole_file
 
 LANGS = ("de", "en")
+
+# What ends a line to one program and not to another: a lone carriage return to all that read as Python does by default
+# (fairseq), the others to those that read by `codecs` (subword-nmt).
+BREAKS = re.compile("[\\r\\x0b\\x0c\\x1c-\\x1e\\x85\\u2028\\u2029]")
+_NOT_TEXT = re.compile("[\\r\\x00]")
+_NAMES = {"\r": "a carriage return that ends no line", "\x00": "a NUL", "\ufeff": "a byte-order mark"}
 
 
 class CorpusError(Exception):
@@ -42,17 +49,23 @@ def side_path(prefix: str | Path, lang: str) -> Path:
     raise CorpusError(f"{plain} is missing (nor is there {packed.name})")
 
 
-def read_side(path: Path) -> list[str]:
+def read_side(path: Path, for_fairseq: bool = False) -> list[str]:
     """The lines of one file, without their ends.
 
-    Only a line feed ends a line: `str.splitlines` would also split at U+2028 or U+0085, which do
-    occur in crawled text, and the two sides would drift apart.
+    A line feed ends a line, with a carriage return before it or without: `str.splitlines` would also
+    split at U+2028 or U+0085, which do occur in crawled text, and the two sides would drift apart.
+
+    Args:
+        for_fairseq: subword-nmt or fairseq read the file next, and must see the same lines.
 
     Raises:
-        CorpusError: the file cannot be read, is not UTF-8, or is a damaged archive.
+        CorpusError: the file cannot be read, is not UTF-8, is a damaged archive, or has a character
+            that another program would take for the end of a line; names the line.
     """
     try:
-        text = (read_gz(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+        text = (read_gz(path) if path.suffix == ".gz" else path.read_bytes()).decode(
+            "utf-8" if for_fairseq else "utf-8-sig"
+        )
     except ArchiveError as error:
         raise CorpusError(str(error)) from error
     except (OSError, UnicodeDecodeError) as error:
@@ -60,17 +73,31 @@ def read_side(path: Path) -> list[str]:
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
-    return [line.rstrip("\r") for line in lines]
+    lines = [line[:-1] if line.endswith("\r") else line for line in lines]
+    refused = re.compile(f"{_NOT_TEXT.pattern}|{BREAKS.pattern}|^\ufeff") if for_fairseq else _NOT_TEXT
+    for number, line in enumerate(lines, start=1):
+        found = refused.search(line)
+        if found:
+            name = _NAMES.get(found.group(), f"U+{ord(found.group()):04X}")
+            raise CorpusError(f"{path}, line {number}: {name}, which not every program reads alike: take it out")
+    return lines
 
 
-def read_pair(prefix: str | Path, langs: tuple[str, str] = LANGS) -> list[tuple[str, str]]:
+def read_pair(
+    prefix: str | Path, langs: tuple[str, str] = LANGS, for_fairseq: bool = False
+) -> list[tuple[str, str]]:
     """All sentence pairs of a split.
 
+    Args:
+        for_fairseq: see `read_side`.
+
     Raises:
-        CorpusError: a side is missing, empty, or has another number of lines than the other.
+        CorpusError: a side is missing, empty, or has another number of lines than the other; see `read_side`.
     """
     source_path, target_path = (side_path(prefix, lang) for lang in langs)
-    source, target = read_side(source_path), read_side(target_path)
+    if for_fairseq and ".gz" in (source_path.suffix, target_path.suffix):
+        raise CorpusError(f"{source_path}, {target_path}: fairseq reads no .gz: unpack it")
+    source, target = read_side(source_path, for_fairseq), read_side(target_path, for_fairseq)
     for path, lines in ((source_path, source), (target_path, target)):
         if not any(line.strip() for line in lines):
             raise CorpusError(f"{path} is empty ({len(lines)} lines, none with text)")
@@ -89,10 +116,10 @@ def write_pair(prefix: str | Path, pairs: list[tuple[str, str]], langs: tuple[st
             out.writelines(f"{pair[side]}\n".encode("utf-8") for pair in pairs)
 
 
-def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS) -> bool:
+def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS, for_fairseq: bool = False) -> bool:
     """Whether a split that an earlier run wrote needs no second writing."""
     try:
-        read_pair(prefix, langs)
+        read_pair(prefix, langs, for_fairseq)
     except CorpusError:
         return False
     return True

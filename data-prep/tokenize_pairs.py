@@ -13,7 +13,7 @@ import sys
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from tqdm import tqdm
 
-from pairs import LANGS, CorpusError, is_complete, read_pair, write_pair
+from pairs import BREAKS, LANGS, CorpusError, is_complete, read_pair, write_pair
 from whole_files import check_file
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     langs = tuple(args.langs)
 
     outputs = [args.out, args.hold_out] if args.hold_out else [args.out]
-    if all(is_complete(prefix, langs) for prefix in outputs):
+    if all(is_complete(prefix, langs, for_fairseq=True) for prefix in outputs):
         print(f"{args.out}: done before", file=sys.stderr)
         return
     try:
@@ -68,7 +68,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
     if args.tokenised:
-        pairs = raw
+        pairs = [(BREAKS.sub(" ", source), BREAKS.sub(" ", target)) for source, target in raw]
+        changed = sum(one != other for one, other in zip(raw, pairs))
+        if changed:
+            print(f"{args.raw}: U+2028 or its like in {changed:,} pairs, taken for a space", file=sys.stderr)
     else:
         of_source, of_target = (tokenizer(lang, args.normalise) for lang in langs)
         progress = tqdm(raw, args.out, unit=" pairs", mininterval=1)

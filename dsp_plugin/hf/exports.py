@@ -157,7 +157,7 @@ def _scores(folder: Path) -> Optional[Tensor]:
 
 def _lines(path: str) -> List[str]:
     try:
-        lines = [line for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"--text {path} is not UTF-8 ({error})") from error
     if not lines:

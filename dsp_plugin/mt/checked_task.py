@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, Dict
+
 from fairseq import utils
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import DictConfig
 
 from .data_checks import check_languages, check_set, read_dictionary
+from .dictionaries import check_dictionaries
 from .option_checks import check_options
 
 
@@ -25,6 +28,15 @@ class CheckedTranslationTask(TranslationTask):
                 check_options(cfg._get_root())
             check_languages(cfg.data, cfg.source_lang, cfg.target_lang, cfg.dataset_impl)
         return super().setup_task(cfg, **kwargs)
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Take over the task state of a model that is loaded.
+
+        Raises:
+            ValueError: the model was trained with other dictionaries.
+        """
+        check_dictionaries(state_dict, self, "the model")
+        super().load_state_dict(state_dict)
 
     @classmethod
     def load_dictionary(cls, filename):

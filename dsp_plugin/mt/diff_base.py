@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, Mapping, Optional
 
 from torch import Tensor, nn
@@ -30,11 +30,13 @@ class BaseCheckpoint:
         path: the checkpoint file.
         options: of its model, as `diff_transformer` takes them, `kept_heads` among them.
         tensors: its weights by the names of today.
+        task_state: what its task has saved.
     """
 
     path: str
     options: Dict[str, Any]
     tensors: Dict[str, Tensor]
+    task_state: Dict[str, Any] = field(default_factory=dict)
 
     def sizes(self) -> Dict[str, Any]:
         """The options that a model on this base must share: all but those of training."""
@@ -90,7 +92,7 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
             f"--base-checkpoint {path} has gates on its heads, which a diff knows nothing of: take its dead heads out first "
             f"(dsp prune {path} --out pruned.pt)"
         )
-    return BaseCheckpoint(path, patient.options, patient.tensors)
+    return BaseCheckpoint(path, patient.options, patient.tensors, patient.state.get("task_state") or {})
 
 
 @dataclass

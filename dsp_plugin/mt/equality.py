@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import register
 from ..gating import FixedGates
 from ..reports.certificate import Certificate
+from .dictionaries import check_dictionaries
 from .pruning import Patient, remove_heads
 from .translate import translation_task
 
@@ -102,13 +103,15 @@ def model_of(state: Dict[str, Any], task: Any) -> nn.Module:
     """The model of a checkpoint as surgery writes it, in float32 and `eval()`.
 
     Raises:
-        ValueError: dictionaries and embeddings differ in size, or the tensors do not fit the options.
+        ValueError: the model was trained with other dictionaries, or the tensors do not fit the options.
     """
     register()
     for side, words in (("encoder", task.source_dictionary), ("decoder", task.target_dictionary)):
         rows = state["model"][f"{side}.embed_tokens.weight"].shape[0]
         if rows != len(words):
             raise ValueError(f"the {side}'s dictionary has {len(words)} words and the checkpoint {rows}: it is of other data")
+    if not isinstance(task, SimpleNamespace):  # no placeholder: real words
+        check_dictionaries(state.get("task_state"), task, "the model")
     model = build_model(OmegaConf.create(state["cfg"]["model"]), task, from_checkpoint=True)
     try:
         model.load_state_dict(state["model"], strict=True)

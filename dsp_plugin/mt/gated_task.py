@@ -15,6 +15,7 @@ from omegaconf import II, DictConfig, open_dict
 from .checked_task import CheckedTranslationTask
 from .checkpoints import load_checkpoint
 from .coverage import COVERAGE, Coverage, coverage_of, is_training_pass
+from .dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
 from .finished import PATIENCE, finished, patience_now, restore_patience
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
@@ -69,7 +70,9 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._max_valid_steps = whole.dataset.max_valid_steps
         start, given = starting_checkpoint(whole.checkpoint), whole.checkpoint
         goes_on = start is not None and start != given.finetune_from_model and not given.reset_optimizer
-        state = load_checkpoint(start) if goes_on else {}
+        state = {} if start is None else load_checkpoint(start)
+        check_dictionaries(state.get("task_state"), self, str(start))
+        state = state if goes_on else {}
         restore_patience((state.get("task_state") or {}).get(PATIENCE))
         why = finished(state, whole.optimization, whole.checkpoint)
         if why is not None:
@@ -128,4 +131,8 @@ class GatedTranslationTask(CheckedTranslationTask):
 
     def state_dict(self) -> Dict[str, Any]:
         """What goes into every checkpoint as its task state; fairseq's own tasks read over it."""
-        return {**super().state_dict(), PATIENCE: patience_now()}
+        return {**super().state_dict(), PATIENCE: patience_now(), DICTIONARIES: dictionaries_of(self)}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """As the task above; what a checkpoint says of its own training is none of this task's."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in (COVERAGE, PATIENCE)})

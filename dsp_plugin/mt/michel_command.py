@@ -15,6 +15,7 @@ from ..reports.head_pictures import head_map_text
 from ..reports.records import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from .checkpoints import check_same_sizes, load_checkpoint
 from .data_checks import data_fingerprint
+from .dictionaries import check_dictionaries
 from .heads import SCORES, heads_of_checkpoint
 from .importance import MAX_TOKENS, RANKINGS, Ranking, batches_of
 from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
@@ -133,6 +134,7 @@ def run(argv: Sequence[str]) -> Record:
     if ranking.rank_by == "importance":
         needed[own.importance_subset] = "--importance-subset"
     task = _task(args, needed)
+    check_dictionaries(state.get("task_state"), task, path)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     search = {**args.search, "beam": args.beam, "batch_size": args.batch_size or 64}
     dataset = task.datasets.get(own.importance_subset)

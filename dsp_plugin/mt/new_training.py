@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..optim.dsp_adam import DSPAdam
 from .checkpoints import check_same_sizes, load_checkpoint, model_options
+from .dictionaries import check_dictionaries
 from .gated_criterion import GatedCrossEntropyCriterion
 from .option_checks import check_options
 
@@ -111,7 +112,7 @@ def check_training(model_class: type, whole: DictConfig, options: Dict[str, Any]
             f"(no file {wanted_checkpoint(whole.checkpoint)})"
         )
     if start is not None:
-        _check_start(start, whole, options)
+        _check_start(start, whole, options, task)
 
 
 def _check_criterion(name: Optional[str], method: str) -> None:
@@ -163,9 +164,11 @@ def _check_precision(whole: DictConfig, has_scores: bool) -> None:
         raise ValueError("--ddp-backend fully_sharded joins parameters, head scores among them: use the default --ddp-backend")
 
 
-def _check_start(start: str, whole: DictConfig, options: Dict[str, Any]) -> None:
-    trained = model_options(load_checkpoint(start))
+def _check_start(start: str, whole: DictConfig, options: Dict[str, Any], task: Any) -> None:
+    state = load_checkpoint(start)
+    trained = model_options(state)
     check_same_sizes(start, trained, options)
+    check_dictionaries(state.get("task_state"), task, start)
     # of several processes fairseq lets one read it and send it to the others, as a pickle that weights-only
     # loading refuses
     with open_dict(whole):

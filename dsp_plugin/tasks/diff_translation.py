@@ -13,6 +13,7 @@ from omegaconf import open_dict
 from ..models.diff_transformer import DiffTransformerModel
 from ..mt.checkpoints import check_same_sizes
 from ..mt.diff_base import BaseCheckpoint, apply_when_loaded, check_pack, read_base, read_pack, start_from
+from ..mt.dictionaries import check_dictionaries
 from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..optim.diff_adam import DiffAdam, FixMaskAdam, SparseAdam
 
@@ -75,6 +76,7 @@ class DiffTranslationTask(GatedTranslationTask):
     def prepare(self, cfg, model_class, options) -> None:
         self._check_training(cfg._get_root())
         self._base = read_base(self.cfg.base_checkpoint)
+        check_dictionaries(self._base.task_state, self, f"--base-checkpoint {self._base.path}")
         sizes = self._base.sizes()
         if cfg._name != "diff_transformer":
             check_same_sizes(self._base.path, sizes, options)

@@ -90,9 +90,9 @@ class Domain:
         self.text.mkdir(parents=True, exist_ok=True)
         for split in self.splits:
             for lang in ("de", "en"):
-                lines = (self.whole / f"{split}.{lang}").read_text("utf-8").splitlines(keepends=True)
+                lines = (self.whole / f"{split}.{lang}").read_text("utf-8").removesuffix("\n").split("\n")
                 kept = SENTENCES.get(split) if self.name == "iwslt14" else None
-                write_text(self.text / f"{split}.{lang}", "".join(lines[:kept]))
+                write_text(self.text / f"{split}.{lang}", "".join(line + "\n" for line in lines[:kept]))
         dictionaries = [] if self is home else ["--dictionaries", home.data]
         call("data-prep/binarise.py", "--text", self.text, "--dest", self.data, *dictionaries)
 

@@ -6,8 +6,6 @@ import functools
 import http.server
 import io
 import json
-import os
-import subprocess
 import sys
 import tarfile
 import threading
@@ -20,42 +18,9 @@ PREP = Path(__file__).resolve().parents[2] / "data-prep"
 sys.path.insert(0, str(PREP))
 
 import embedded_corpus
+from data_prep_programs import failed, lines, ok, run, write
 
 MULTI30K = {"train": "train", "valid": "val", "test": "test_2016_flickr", "test1": "test_2017_flickr"}
-# Nobody listens there, so whatever wants the network is refused at once, online or not.
-NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-
-
-def run(program: str, *arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
-    """Runs a data-prep program with no real data in reach, unless `environment` says so."""
-    hidden = ("DSP_DATA_DIR", "BPE_OPS", "no_proxy", "NO_PROXY")
-    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
-    start = [sys.executable] if program.endswith(".py") else ["bash"]
-    return subprocess.run(
-        [*start, str(PREP / program), *map(str, arguments)],
-        cwd=cwd, env={**inherited, "DSP_PYTHON": sys.executable, **NO_NETWORK, **environment},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-def ok(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def failed(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text("utf-8").split("\n")[:-1]
-
-
-def write(path: Path, content: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in content), "utf-8")
 
 
 def raw(sentence: str) -> str:
