@@ -3,6 +3,7 @@
 from .budget import HeadBudget, check_budget, parse_heads_per_kind
 from .concrete import ConcreteGates
 from .gates import FixedGates, HeadGates
+from .handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
 from .head_scores import HeadScores, RankedGates
 from .importance import HeadImportance, normalised
@@ -20,6 +21,8 @@ __all__ = [
     "ConcreteGates",
     "ExponentialCooling",
     "FixedGates",
+    "Handshake",
+    "HandshakeError",
     "HeadBudget",
     "HeadGates",
     "HeadImportance",

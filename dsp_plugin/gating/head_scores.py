@@ -15,7 +15,8 @@ from .head_map import HeadMap
 class HeadScores(nn.Module):
     """Scores [N] and the deployed mask: the K largest, ties to the lower index.
 
-    Subclasses add `sample()`, and whatever else of `HeadGates` is theirs.
+    Subclasses add `sample()`, and whatever else of `HeadGates` is theirs. `trained` counts
+    the updates that have trained the scores since they were drawn; -1 where they come from a state, which does not tell.
 
     Args:
         head_map: the model's heads. Scores are drawn Xavier-uniform for a [blocks, heads] matrix
@@ -33,6 +34,21 @@ class HeadScores(nn.Module):
         widest = max((block.num_heads for block in head_map.blocks), default=0)
         bound = math.sqrt(6.0 / max(1, len(head_map.blocks) + widest))
         self.scores = nn.Parameter(torch.empty(self.num_heads).uniform_(-bound, bound))
+        self.num_updates = 0
+        self.trained = 0
+
+    @property
+    def decided(self) -> Optional[bool]:
+        """Whether anything but chance has made the scores; None where that cannot be told."""
+        return None if self.trained < 0 else self.trained > 0
+
+    def note_update(self) -> None:
+        """An update has trained the scores."""
+        self.trained = max(0, self.trained) + 1
+
+    def follows_updates(self) -> bool:
+        """Whether what is sampled still changes with the number of updates."""
+        return False
 
     def keep(self) -> Tensor:
         return self.budget.select(self.scores.detach())
@@ -41,10 +57,15 @@ class HeadScores(nn.Module):
         return self.scores.new_zeros(())
 
     def set_num_updates(self, num_updates: int) -> None:
-        pass
+        self.num_updates = num_updates
 
     def metrics(self) -> Dict[str, float | Tensor]:
         return {"heads_open": float(self.budget.total)}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f"{prefix}scores" in state_dict:
+            self.trained = -1
 
     def _apply(self, fn, *args, **kwargs):
         # Scores stay float32, to the last bit, when the host halves its model: an annealed gradient (~ 1/T)
@@ -71,12 +92,18 @@ class RankedGates(HeadScores):
         ranking: [N] scores, larger is better; None where a checkpoint or `install` will bring them.
     """
 
+    learns = False
+
     def __init__(self, head_map: HeadMap, budget: int | HeadBudget, ranking: Optional[Tensor] = None):
         super().__init__(head_map, budget)
         self.scores.requires_grad_(False)
         self.register_buffer("chosen", torch.tensor(False))
         if ranking is not None:
             self.install(ranking)
+
+    @property
+    def decided(self) -> bool:
+        return bool(self.chosen)
 
     @torch.no_grad()
     def install(self, ranking: Tensor) -> None:

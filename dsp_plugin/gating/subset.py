@@ -32,7 +32,12 @@ class RelaxedSubset(HeadScores):
         self._last_sample: Tensor | None = None
 
     def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
         self.temperature = self.schedule(num_updates)
+
+    def follows_updates(self) -> bool:
+        later = (self.num_updates + 10**power for power in range(8))
+        return any(self.schedule(updates) != self.temperature for updates in later)
 
     def sample(self) -> Tensor:
         """Gates [N] float32, summing to K, with fresh Gumbel noise at every call; a warm one can exceed 1.

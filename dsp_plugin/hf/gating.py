@@ -16,6 +16,14 @@ from .layouts import Attention, attentions_of
 
 GATING = "gating"  # the attribute of the model that holds its switchboard, and so the first word of its saved names
 _DRAWS = "dsp_draw_hook"
+# what to do about a half of a method that is missing, as users of Transformers say it (see `Handshake`)
+_ADVICE = {
+    "optimizer": "give the Trainer optimizers=pruning_optimizers(...), or gate the heads before it makes its own",
+    "rate": "give the Trainer optimizers=pruning_optimizers(...)",
+    "penalty": "give the Trainer callbacks=[HeadGatesCallback(model)], or add model.gating.penalty() to the loss of your loop",
+    "updates": "give the Trainer callbacks=[HeadGatesCallback(model)], or call model.gating.set_num_updates(n) in your loop",
+    "forward": "call the gated model itself, with the attention implementation that gate_heads has given it",
+}
 
 
 def heads_link(attention: Attention) -> Heads:
@@ -55,7 +63,10 @@ def gate_heads(model: PreTrainedModel, gates: HeadGates, warmup_updates: int = 0
     setattr(model, GATING, switchboard)
     base = model.base_model
     # in a tuple, so that the base model does not hold the switchboard as a submodule, too
-    setattr(base, _DRAWS, (base.register_forward_pre_hook(_draw), switchboard))
+    hooks = base.register_forward_pre_hook(_draw), base.register_forward_hook(_end, always_call=True)
+    setattr(base, _DRAWS, (hooks, switchboard))
+    switchboard.handshake.trains(model)
+    switchboard.handshake.wants(advice=_ADVICE)
     return switchboard
 
 
@@ -64,7 +75,8 @@ def ungate_heads(model: PreTrainedModel) -> None:
     if switchboard_of(model) is None:
         return
     base = model.base_model
-    getattr(base, _DRAWS)[0].remove()
+    for hook in getattr(base, _DRAWS)[0]:
+        hook.remove()
     delattr(base, _DRAWS)
     delattr(model, GATING)
     links = [getattr(attention.module, LINK) for attention in attentions_of(model)]
@@ -109,4 +121,8 @@ def load_gating(model: PreTrainedModel, folder: str) -> None:
 
 def _draw(base: nn.Module, args) -> None:
     # found through the module, not through a closure: a copy of the model draws from its own switchboard
-    getattr(base, _DRAWS)[1].draw()
+    getattr(base, _DRAWS)[1].begin_forward(base)
+
+
+def _end(base: nn.Module, args, output) -> None:
+    getattr(base, _DRAWS)[1].end_forward()

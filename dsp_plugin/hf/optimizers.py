@@ -37,7 +37,8 @@ def pruning_optimizers(
         num_training_steps: optimizer updates of the whole run (`training_steps`).
         pruning_lr: learning rate of the scores at its peak; None takes the model's.
         joint: train model and scores; else all weights of the model are frozen here and only the scores learn.
-        pruning_schedule: name of another schedule for the scores, such as "constant" (the MT program of DSP).
+        pruning_schedule: name of another schedule for the scores, such as "constant" (the MT program of DSP), which then
+            holds whatever else writes into the optimizer's groups.
 
     Raises:
         ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a schedule
@@ -63,6 +64,9 @@ def pruning_optimizers(
         groups.append({"params": scores, "weight_decay": 0.0, "lr": rate})
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
     optimizer = optimizer_class(groups, **options)
+    if switchboard is not None:
+        constant = rate if pruning_schedule == "constant" else None
+        switchboard.handshake.wants(lr=constant, weight_decay=0.0, keep=optimizer)
     factors = [_factor(args.lr_scheduler_type, args, num_training_steps, args.learning_rate)] * len(groups)
     if scores:
         schedule = args.lr_scheduler_type if pruning_schedule is None else pruning_schedule

@@ -153,7 +153,6 @@ class HeadGatesCallback(EpochOrder):
 
     def _tell(self, updates: int) -> None:
         self.switchboard.set_num_updates(updates)
-        self.switchboard.gates.set_num_updates(updates)
 
     def _learnt(self) -> List[nn.Parameter]:
         return [parameter for parameter in self.switchboard.gates.parameters() if parameter.requires_grad]

@@ -19,7 +19,7 @@ from ..gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
 from ..optim.dsp_adam import mark_scores
 from .flat_config import FlatTransformerConfig
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
-from .new_training import check_training, whole_training
+from .new_training import check_training, host_advice, whole_training
 from .option_checks import check_options
 
 logger = logging.getLogger(__name__)
@@ -165,12 +165,15 @@ class GatedTransformerModel(TransformerModelBase):
         self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
         for parameter in gates.parameters():
             mark_scores(parameter, pruning_lr)
+        self.gating.handshake.trains(self)
+        self.gating.handshake.wants(lr=pruning_lr, weight_decay=0.0, advice=host_advice(self.method))
         connect(self, self.gating)
 
     def forward(self, *args, **kwargs):
-        if self.gating is not None:
-            self.gating.draw()
-        return super().forward(*args, **kwargs)
+        if self.gating is None:
+            return super().forward(*args, **kwargs)
+        with self.gating.forward_pass(self):
+            return super().forward(*args, **kwargs)
 
     def upgrade_state_dict_named(self, state_dict, name):
         """Let a checkpoint without scores (stock fairseq's, or a pruned one) load: scores start fresh.

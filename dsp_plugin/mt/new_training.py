@@ -115,6 +115,18 @@ def check_training(model_class: type, whole: DictConfig, options: Dict[str, Any]
         _check_start(start, whole, options, task)
 
 
+def host_advice(method: str) -> Dict[str, str]:
+    """What to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as fairseq's users say it."""
+    return {
+        "optimizer": "use --optimizer dsp_adam, and a task that hands all parameters that learn to it",
+        "rate": "use --optimizer dsp_adam, which has a group of its own for them",
+        "penalty": f"use --criterion {method}_label_smoothed_cross_entropy, or add model.gating.penalty() to the loss of yours",
+        "updates": f"use --task {method}_translation or another that calls model.set_num_updates() before every update",
+        "forward": "use a task and a criterion that call the whole model, in training mode",
+        "ranking": f"use --task {method}_translation",
+    }
+
+
 def _check_criterion(name: Optional[str], method: str) -> None:
     """The penalty is added to the loss by our criterions; another plugin's may do so, fairseq's own do not."""
     criterion = CRITERION_REGISTRY.get(name)

@@ -1,0 +1,423 @@
+"""A method knows whether it is whole: each half missing, one at a time, is refused on the second update; what is whole, is not."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from gated_tiny import HEADS, N, Tiny, loss_of, train
+from torch import nn
+
+from dsp_plugin.gating import (
+    ConcreteGates,
+    ExponentialCooling,
+    FixedGates,
+    HandshakeError,
+    RankedGates,
+    RelaxedSubset,
+    StraightThroughSubset,
+    constant_temperature,
+)
+
+METHODS = {
+    "annealed": lambda: RelaxedSubset(HEADS, 3, ExponentialCooling(1.0, 0.1, 100)),
+    "constant": lambda: RelaxedSubset(HEADS, 3, constant_temperature(0.5)),
+    "function": lambda: RelaxedSubset(HEADS, 3, lambda updates: 0.5),
+    "straight-through": lambda: StraightThroughSubset(HEADS, 3),
+    "concrete": lambda: ConcreteGates(HEADS, None, l0_penalty=0.1),
+    "ranked": lambda: RankedGates(HEADS, 3, torch.randn(N)),
+    "fixed": lambda: FixedGates(torch.ones(N)),
+}
+LEARNING = [name for name in METHODS if name not in ("ranked", "fixed")]
+every_learner = pytest.mark.parametrize("name", LEARNING)
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def adam(*parameters, **options):
+    return torch.optim.Adam([p for group in parameters for p in group], **options)
+
+
+def refused(model, *optimizers, match, **how):
+    """The first update goes through, the second does not."""
+    train(model, *optimizers, updates=1, **how)
+    with pytest.raises(HandshakeError, match=match):
+        train(model, *optimizers, updates=1, **how)
+
+
+# ---- a half is missing
+
+
+@every_learner
+def test_scores_that_are_in_no_optimizer(name):
+    model = Tiny(METHODS[name]())
+    refused(model, adam(model.weights()), match="in no optimizer: give the optimizer all parameters")
+
+
+@every_learner
+def test_scores_that_are_in_no_optimizer_while_the_rest_is_frozen(name):
+    model = Tiny(METHODS[name]())
+    model.first.requires_grad_(False), model.second.requires_grad_(False)
+    refused(model, adam(model.task_head.parameters()), match="in no optimizer")
+
+
+@every_learner
+def test_scores_that_are_frozen_and_random(name):
+    model = Tiny(METHODS[name]())
+    model.gating.gates.requires_grad_(False)
+    refused(model, adam(model.weights()), match="frozen, and nothing has trained them")
+
+
+def test_scores_that_are_frozen_after_they_were_trained_are_left_alone():
+    model = Tiny(METHODS["constant"]())
+    train(model, adam(model.parameters()))
+    model.gating.gates.requires_grad_(False)
+    train(model, adam(model.weights()))
+
+
+def test_a_ranking_that_nobody_made():
+    model = Tiny(RankedGates(HEADS, 3))
+    refused(model, adam(model.weights()), match="nothing has ranked them: install a ranking")
+
+
+def test_the_penalty_in_no_loss():
+    model = Tiny(METHODS["concrete"]())
+    refused(model, adam(model.parameters()), match="penalty was in no loss.*penalty\\(\\)", penalty=False)
+
+
+def test_a_penalty_that_is_asked_for_and_goes_nowhere():
+    model = Tiny(METHODS["concrete"]())
+    optimizer = adam(model.parameters())
+    with pytest.raises(HandshakeError, match="penalty was in no loss"):
+        for _ in range(2):
+            model.gating.penalty()
+            train(model, optimizer, updates=1, penalty=False)
+
+
+def test_a_penalty_that_is_lost_on_the_way():
+    model = Tiny(METHODS["concrete"]())
+    optimizer = adam(model.parameters())
+    train(model, optimizer)
+    with pytest.raises(HandshakeError, match="penalty was in no loss"):
+        train(model, optimizer, updates=2, penalty=False)
+
+
+def test_a_schedule_that_is_told_nothing():
+    model = Tiny(METHODS["annealed"]())
+    refused(model, adam(model.parameters()), match="stood still at 0.*set_num_updates", told=False)
+
+
+@every_learner
+def test_a_warm_up_that_never_ends(name):
+    model = Tiny(METHODS[name](), warmup_updates=3)
+    refused(model, adam(model.parameters()), match="stood still at 0", told=False)
+
+
+@every_learner
+def test_a_forward_pass_that_knows_of_no_gates(name):
+    model = Tiny(METHODS[name](), deaf=True)
+    refused(model, adam(model.parameters()), match="no gradient came through the gates")
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"lr": 0.1}, "want a learning rate of 0.2 and a weight decay of 0, and the optimizer gives them a learning rate of 0.1"),
+        ({"lr": 0.2, "weight_decay": 0.3}, "gives them a learning rate of 0.2 and a weight decay of 0.3"),
+    ],
+)
+def test_a_rate_or_a_decay_that_is_not_the_declared_one(options, match):
+    model = Tiny(METHODS["constant"]())
+    model.gating.handshake.wants(lr=0.2, weight_decay=0.0)
+    with pytest.raises(HandshakeError, match=match):
+        train(model, torch.optim.AdamW(model.parameters(), **options), updates=1)
+
+
+def test_a_rate_that_somebody_has_written_is_put_back_in_an_optimizer_that_was_made_so():
+    model = Tiny(METHODS["constant"]())
+    optimizer = torch.optim.AdamW(
+        [{"params": model.weights(), "lr": 0.01}, {"params": model.gating.parameters(), "lr": 0.2, "weight_decay": 0.0}]
+    )
+    model.gating.handshake.wants(lr=0.2, weight_decay=0.0, keep=optimizer)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for _ in range(3):
+        train(model, optimizer, updates=1)
+        plateau.step(1.0)
+    train(model, optimizer, updates=1)
+    model_rate, scores_rate = (group["lr"] for group in optimizer.param_groups)
+    assert scores_rate == 0.2 and model_rate < 0.01
+
+
+def test_a_refused_update_is_not_made():
+    model = Tiny(METHODS["concrete"]())
+    optimizer = adam(model.parameters())
+    train(model, optimizer, updates=1, penalty=False)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(HandshakeError):
+        train(model, optimizer, updates=1, penalty=False)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before))
+
+
+# ---- a draw and its forward pass
+
+
+@every_learner
+def test_a_part_called_by_itself_again(name):
+    model = Tiny(METHODS[name]())
+    model.encode(torch.randn(5, 6))  # the first finds a fresh draw
+    with pytest.raises(HandshakeError, match="drawn for another forward pass.*a asks"):
+        model.encode(torch.randn(5, 6))
+
+
+@every_learner
+def test_a_part_called_by_itself_after_the_whole(name):
+    model = Tiny(METHODS[name]())
+    model(torch.randn(5, 6))
+    model.gating.block_gates(0)  # a look at what was drawn
+    with pytest.raises(HandshakeError, match="drawn for another forward pass"):
+        model.encode(torch.randn(5, 6))
+    model(torch.randn(5, 6)).sum().backward()
+    with pytest.raises(HandshakeError, match="drawn for another forward pass"):
+        model.encode(torch.randn(5, 6))
+
+
+@every_learner
+def test_another_part_with_a_draw_that_has_had_its_backward_pass(name):
+    model = Tiny(METHODS[name]())
+    model.encode(torch.randn(5, 6)).sum().backward()
+    with pytest.raises(HandshakeError, match="drawn for another forward pass.*c asks"):
+        model.block(1, torch.randn(5, 4))
+
+
+@every_method
+def test_parts_one_after_the_other_are_one_pass(name):
+    model = Tiny(METHODS[name]())
+    for _ in range(3):
+        model.train()  # as the hosts do at every update
+        model.block(1, model.encode(torch.randn(5, 6))).sum().backward()
+
+
+@every_method
+def test_parts_with_draws_of_their_own(name):
+    model = Tiny(METHODS[name]())
+    for _ in range(3):
+        model.gating.draw()
+        model.block(1, model.encode(torch.randn(5, 6))).sum().backward()
+
+
+def test_a_block_that_several_layers_share_may_ask_as_often_as_it_likes():
+    class Shared(Tiny):
+        def forward(self, x):
+            with self.gating.forward_pass(self):
+                for _ in range(3):
+                    x = torch.cat([self.block(1, self.block(0, x))] * 2, -1)
+                return x
+
+    model = Shared(METHODS["constant"]())
+    for _ in range(2):
+        model(torch.randn(5, 6)).sum().backward()
+
+
+def test_nothing_is_refused_without_gradients_in_evaluation_or_under_an_override():
+    model = Tiny(METHODS["constant"]())
+    model(torch.randn(5, 6)).sum().backward()
+    with torch.no_grad():  # generation inside training
+        for _ in range(3):
+            model.encode(torch.randn(5, 6))
+    with model.gating.override(torch.ones(N)):
+        for _ in range(3):
+            model.encode(torch.randn(5, 6)).sum().backward()
+    model.eval()
+    for _ in range(3):
+        model.encode(torch.randn(5, 6)).sum().backward()
+
+
+# ---- whole
+
+
+@every_method
+@pytest.mark.parametrize("micro", [1, 3], ids=["alone", "accumulated"])
+@pytest.mark.parametrize("recompute", [None, False], ids=["plain", "recomputed"])  # torch cannot do it reentrantly
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_a_whole_method_is_not_refused(name, recompute, micro, warmup):
+    model = Tiny(METHODS[name](), warmup, recompute)
+    train(model, adam(model.parameters()), updates=5, micro=micro)
+
+
+@every_method
+def test_in_two_optimizers(name):
+    model = Tiny(METHODS[name]())
+    optimizers = [adam(model.weights())]
+    if name != "fixed":
+        optimizers.append(adam(model.gating.parameters()))
+    train(model, *optimizers)
+    train(model, *reversed(optimizers))
+
+
+@every_learner
+def test_pipelined(name):
+    model = Tiny(METHODS[name]())
+    for weight in model.weights():
+        weight.requires_grad_(False)
+    train(model, adam(model.gating.parameters()))
+
+
+@every_learner
+def test_an_optimizer_that_calls_the_model_itself(name):
+    model = Tiny(METHODS[name]())
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    for update in range(3):
+        model.gating.set_num_updates(update)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
+@every_learner
+def test_a_loss_scale_and_skipped_updates(name):
+    model = Tiny(METHODS[name]())
+    optimizer = adam(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for update in range(6):
+        model.gating.set_num_updates(update // 2)  # only updates that were made count
+        loss = loss_of(model) * (float("inf") if update % 2 else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+@every_learner
+def test_float32_copies_as_fairseq_makes_them(name):
+    model = Tiny(METHODS[name]())
+    for parameter in model.gating.parameters():
+        parameter.param_group, parameter.optim_overrides = "scores", {"optimizer": {"lr": [0.2]}}
+    model.gating.handshake.wants(lr=0.2, weight_decay=0.0)
+    copies = {p: nn.Parameter(p.detach().float().clone()) for p in model.parameters()}
+    for p, copied in copies.items():
+        for mark in ("param_group", "optim_overrides"):
+            if hasattr(p, mark):
+                setattr(copied, mark, getattr(p, mark))
+    scores = [copies[p] for p in model.gating.parameters()]
+    optimizer = torch.optim.Adam([{"params": [copies[p] for p in model.weights()]}, {"params": scores, "lr": 0.2}])
+    for update in range(4):
+        model.gating.set_num_updates(update)
+        loss_of(model).backward()
+        for p, copied in copies.items():
+            copied.grad = p.grad
+        optimizer.step()
+        model.zero_grad()
+    assert model.gating.gates.trained == 4
+    optimizer.param_groups[1]["lr"] = 0.1
+    with pytest.raises(HandshakeError, match="learning rate of 0.2"):
+        optimizer.step()
+
+
+def test_a_schedule_that_is_over_needs_no_numbers():
+    model = Tiny(METHODS["annealed"]())
+    model.gating.set_num_updates(100)
+    train(model, adam(model.parameters()), told=False)
+
+
+def test_gates_that_are_told_directly():
+    model = Tiny(METHODS["annealed"]())
+    optimizer = adam(model.parameters())
+    for update in range(3):
+        model.gating.gates.set_num_updates(update)
+        train(model, optimizer, updates=1, told=False)
+
+
+def test_the_switchboard_tells_its_gates():
+    model = Tiny(METHODS["annealed"]())
+    model.gating.set_num_updates(50)
+    assert model.gating.gates.temperature == pytest.approx(0.1**0.5)
+
+
+def test_a_lambda_of_nothing_needs_no_loss():
+    model = Tiny(ConcreteGates(HEADS, 3, l0_penalty=0.0))
+    train(model, adam(model.parameters()), penalty=False)
+
+
+def test_somebody_elses_optimizer_is_nobodys_business():
+    model, other = Tiny(METHODS["concrete"]()), nn.Linear(3, 3)
+    optimizer = adam(other.parameters())
+    for _ in range(4):
+        loss_of(model, penalty=False)
+        other(torch.randn(2, 3)).sum().backward()
+        optimizer.step()
+
+
+def test_copies_are_watched_by_themselves():
+    """An average of the model, say, beside it."""
+    model = Tiny(METHODS["concrete"]())
+    model.gating.handshake.wants(lr=1e-3)
+    average = copy.deepcopy(model)
+    train(model, adam(model.parameters()))
+    assert average.gating.gates.trained == 0
+    refused(average, adam(average.parameters()), match="penalty was in no loss", penalty=False)
+    other = copy.deepcopy(average)
+    train(other, adam(other.parameters()))
+    with pytest.raises(HandshakeError, match="learning rate of 0.001"):
+        train(other, adam(other.parameters(), lr=0.1))
+    lost = copy.deepcopy(average)
+    refused(lost, adam(lost.weights()), match="in no optimizer")
+
+
+def test_half_precision_on_the_way():
+    for name in LEARNING:
+        model = Tiny(METHODS[name]())
+        with torch.autocast("cpu", torch.bfloat16):
+            train(model, adam(model.parameters()))
+
+
+def test_nothing_is_kept_alive():
+    model = Tiny(METHODS["concrete"]())
+    optimizer = adam(model.parameters())
+    train(model, optimizer)
+    loss_of(model).backward()
+    gone = [weakref.ref(model), weakref.ref(model.gating), weakref.ref(model.gating.handshake)]
+    del model, optimizer
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
+
+
+# ---- what has trained the scores
+
+
+@every_learner
+def test_updates_are_counted(name):
+    model = Tiny(METHODS[name](), warmup_updates=2)
+    optimizer = adam(model.parameters())
+    assert model.gating.gates.decided is False
+    train(model, optimizer, updates=2)
+    assert model.gating.gates.decided is False  # the warm-up teaches nothing
+    train(model, optimizer, updates=3)
+    assert model.gating.gates.trained == 3 and model.gating.gates.decided is True
+    assert "gating.gates.trained" not in model.state_dict()
+
+
+def test_a_state_does_not_tell():
+    model = Tiny(METHODS["constant"]())
+    model.load_state_dict(Tiny(METHODS["constant"]()).state_dict())
+    assert model.gating.gates.decided is None
+    train(model, adam(model.parameters()))
+    assert model.gating.gates.decided is True
+
+
+def test_a_ranking_tells_whether_it_was_made():
+    gates = RankedGates(HEADS, 3)
+    assert gates.decided is False
+    gates.install(torch.randn(N))
+    assert gates.decided is True
