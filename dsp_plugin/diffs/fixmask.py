@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from ..gating.steps import HandshakeError
 from .base import base_hash
 from .buffers import BufferWatch
 from .carriers import note, require_free
+from .foreign import ForeignSteps
 from .head import HeadAdamW, clip_factor, dense, overwrite
 from .pack import patched
 from .passes import Rates, adam
@@ -97,6 +100,12 @@ class FixMaskAdamW(torch.optim.Optimizer):
             flats = {"values": self.values, "mean": self._mean, "square": self._square}
             self.state[parameter] = {name: flat.split(self._counts)[index] for name, flat in flats.items()}
         self._head = HeadAdamW(self, betas, eps, head_weight_decay)
+        self._moved = False  # by somebody else, since the last step
+        me = weakref.ref(self)
+        self._foreign = ForeignSteps(placed.body.values(), lambda optimizer: optimizer is me(), lambda: me()._note_foreign())
+
+    def _note_foreign(self) -> None:
+        self._moved = True
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
@@ -105,6 +114,10 @@ class FixMaskAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._moved:
+            raise HandshakeError(
+                "another optimizer moves the weights, too, and not those of the mask alone: train with one of them"
+            )
         group = self.param_groups[0]
         grads = [dense(parameter.grad) for parameter in self.touched.values()]
         grad = torch.cat(

@@ -10,17 +10,20 @@ Notation: N elements in the body, G groups; w, alpha [N]; group_alpha [G].
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
+from ..gating.steps import HandshakeError
 from .base import base_hash
 from .buffers import BufferWatch
 from .carriers import OF_A_COPY, mark_hook, note, require_free
 from .concrete import StretchedConcrete
 from .deltas import Deltas
 from .flat import FlatLayout
+from .foreign import ForeignSteps
 from .groups import GROUPINGS, GroupFunction, by_tensor
 from .native import NativePasses
 from .noise import step_keys, uniform
@@ -109,6 +112,7 @@ class DiffVector:
         self.drawn = False  # whether the coming step's sample was asked for, so that there may be a gradient at it
         self._base_hash: Optional[str] = None
         self._hooks: List = []
+        self._foreign: Optional[ForeignSteps] = None
         self.attach()
 
     # ---- what is in the model ----
@@ -181,6 +185,8 @@ class DiffVector:
                 self._hooks.append(module.register_state_dict_pre_hook(before_saving))
         self._hooks.append(model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
         self._hooks.append(model.register_load_state_dict_post_hook(after_loading))
+        me = weakref.ref(self)
+        self._foreign = ForeignSteps(self.body.values(), lambda optimizer: getattr(optimizer, "vector", None) is me(), _refuse)
 
     def detach(self) -> None:
         """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""
@@ -190,7 +196,7 @@ class DiffVector:
             hook.remove()
         if self._hooks:
             note(self.model)
-        self._hooks, self.drawn = [], False
+        self._hooks, self.drawn, self._foreign = [], False, None
 
     # ---- the diff ----
 
@@ -285,3 +291,11 @@ class DiffVector:
                 "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
             )
         return TorchPasses(self.layout, self.concrete)
+
+
+def _refuse() -> None:
+    """Raises: HandshakeError."""
+    raise HandshakeError(
+        "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: train with "
+        "DiffAdamW (fairseq: --optimizer diff_adam), or call the vector's detach() first"
+    )

@@ -17,6 +17,7 @@ from .gated_model import GatedTransformerModel
 from .gated_transformer import KINDS, block_kind
 
 SCORES = "gating.gates.scores"
+CHOSEN = "gating.gates.chosen"
 _OUTPUT_BIAS = re.compile(r"^(.*\.(?:self_attn|encoder_attn))\.out_proj\.bias$")
 
 
@@ -79,6 +80,20 @@ def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = Non
     else:
         keep = gates_of_checkpoint(state, head_map).keep()
     return CheckpointHeads(head_map, keep, int(keep.sum()), model_of_checkpoint(state)[0].method)
+
+
+def random_scores(state: Dict[str, Any]) -> Optional[str]:
+    """Why the scores of a checkpoint are known to be nobody's choice; None where they are trained, ranked, or not known."""
+    chosen = state["model"].get(CHOSEN)
+    if chosen is not None:
+        return None if bool(chosen) else "nothing has ranked the heads"
+    updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates")
+    if updates is None:
+        return None
+    warmup = model_options(state).get("pruning_warmup_updates") or 0
+    if updates <= warmup:
+        return f"{updates} updates were made, {warmup} of them with all heads open" if warmup else "no update was made"
+    return None
 
 
 def model_of_checkpoint(state: Dict[str, Any]) -> Tuple[Type[GatedTransformerModel], Dict[str, Any]]:

@@ -17,7 +17,7 @@ from ..surgery import KeptHeads, check_record, compose, mask_of_record, slice_bl
 from .flat_config import FlatTransformerConfig
 from .gated_model import GatedTransformerModel
 from .gated_transformer import encode_kept_heads
-from .heads import SCORES, head_map_of_state, heads_of_checkpoint, original_head_map
+from .heads import SCORES, head_map_of_state, heads_of_checkpoint, original_head_map, random_scores
 from .plain import plain_checkpoint, plain_config
 
 Mask = Union[Sequence[bool], Tensor]
@@ -129,6 +129,12 @@ def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Opt
         )
     if scores.shape != (count,):
         raise ValueError(f"the checkpoint has scores for {scores.numel()} heads and weights for {count}")
+    why = random_scores(patient.state)
+    if why is not None:
+        raise ValueError(
+            f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's own task, criterion "
+            "and optimizer, or name the heads to keep with --mask FILE.json"
+        )
     return heads_of_checkpoint({**patient.state, "model": patient.tensors}, num_of_heads).keep
 
 

@@ -14,6 +14,7 @@ fairseq = pytest.importorskip("fairseq")
 import tiny_models as tiny
 from dsp_plugin.mt.export import export_fairseq
 from dsp_plugin.mt.gated_transformer import head_map_of
+from dsp_plugin.mt.heads import random_scores
 from dsp_plugin.mt.plain import plain
 from dsp_plugin.mt.pruning import prepare, prune_state
 from dsp_plugin.surgery import read_mask
@@ -202,6 +203,14 @@ def test_bad_input():
     refused("scores for 3 heads", {**state, "model": {**state["model"], "gating.gates.scores": torch.zeros(3)}})
     nan = torch.full((N,), float("nan"))
     refused("NaN", {**state, "model": {**state["model"], "gating.gates.scores": nan}})
+    unranked = {**state["model"], "gating.gates.chosen": torch.tensor(False)}
+    refused("random start: nothing has ranked the heads.*--mask", {**state, "model": unranked})
+    refused("random start: nothing has ranked the heads", {**state, "model": unranked}, 3)
+    refused("random start: no update was made", {**state, "optimizer_history": [{"num_updates": 0}]})
+    warm = {"model": {**settings, "pruning_warmup_updates": 7}}
+    refused("random start: 7 updates were made, 7 of them with all heads open", {**state, "cfg": warm})
+    for known in ({**state, "model": {**unranked, "gating.gates.chosen": torch.tensor(True)}}, {**state, "optimizer_history": []}):
+        assert int(prepare(known).head_map.num_heads) == N and random_scores(known) is None
 
     plain_state = tiny.checkpoint(tiny.build(tiny.options()), tiny.options())
     refused("no head scores, so nothing says which heads to keep.*--mask", plain_state)
