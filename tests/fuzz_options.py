@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
+import dsp_plugin
 from fairseq_training import ANNEALING, SETTINGS, SIZES, STOCK, train, write_corpus
 from fuzz_trials import Began, Trial, digest
 from glue_folders import write_squad, write_task
@@ -110,6 +111,7 @@ def _fairseq(method: str) -> Callable[[], Dict[str, bool]]:
     def options() -> Dict[str, bool]:
         from fairseq import options as stock
 
+        dsp_plugin.register()
         parser = stock.get_training_parser()
         words = ["data", "--task", f"{method}_translation", "--arch", f"{method}_transformer"]
         words += ["--optimizer", "diff_adam" if method == "diff" else "dsp_adam"]
