@@ -84,7 +84,12 @@ def _place(error: BaseException) -> str:
 
 
 def _at_work(error: BaseException) -> bool:
-    """Whether a training or a translation had begun, in this process or in one of those it has started."""
+    """Whether a training or a translation had begun, in this process or in one of those it has started.
+
+    A method that finds a half of itself missing says so when training has begun, and means the command line all the same.
+    """
+    if type(error).__name__ == "HandshakeError":
+        return False
     places = [(f.f_code.co_filename, f.f_code.co_name) for f, _ in traceback.walk_tb(error.__traceback__)]
     if type(error).__name__ == "ProcessRaisedException":
         places += re.findall(r'File "(.*?)", line \d+, in (\w+)', str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ import dsp_plugin
 
 dsp_plugin.register()
 
+from dsp_plugin.gating.handshake import HandshakeError
 from dsp_plugin.mt import launch
 from dsp_plugin.mt.refusals import one_line, raise_errors, run_program
 from dsp_plugin.mt.translate import translate
@@ -72,6 +74,16 @@ def test_one_line(monkeypatch, main, line):
     with pytest.raises(Exception) as shown:  # noqa: B017, PT011
         run_program(main, ["data", "--traceback"])
     assert not isinstance(shown.value, SystemExit)
+
+
+def test_a_method_that_is_not_whole_says_so_in_one_line_in_the_midst_of_the_work(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/run_dsp.py"])
+
+    def half(*args, **kwargs):
+        raise HandshakeError("the penalty was in no loss")
+
+    with pytest.raises(SystemExit, match="run_dsp.py: error: the penalty was in no loss"):
+        run_program(lambda argv: translate(SimpleNamespace(make_generation_fast_=half), None, "test"), ["data"])
 
 
 def test_the_place_of_an_assertion_of_fairseqs_is_told():
