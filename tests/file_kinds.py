@@ -149,16 +149,16 @@ def _weights(model: Any) -> Any:
     return _copies(model.state_dict()), json.loads(model.config.to_json_string())
 
 
-def _gated() -> Any:
+def _gated(method: str = "relaxed") -> Any:
     from hf_training import gated
 
-    return gated("relaxed")
+    return gated(method)
 
 
 def make_pruned(folder: Path) -> List[Path]:
     from dsp_plugin.hf import prune_heads, save_pruned
 
-    model = _gated()
+    model = _gated("ranked")
     prune_heads(model)
     save_pruned(model, folder)
     return _files(folder)
@@ -193,7 +193,7 @@ def read_gating(folder: Path) -> Any:
 def make_export(folder: Path) -> List[Path]:
     from dsp_plugin.hf.exports import export_dense_checked
 
-    export_dense_checked(_gated(), folder)
+    export_dense_checked(_gated("ranked"), folder)
     return _files(folder)
 
 

@@ -52,14 +52,19 @@ def prune_heads(model: PreTrainedModel, keep: Optional[Sequence[bool] | Tensor] 
         keep: [N], True = kept, in the order of `head_map_of(model)`; None for the mask of the model's own gates.
 
     Raises:
-        ValueError: the model is not supported, `keep` is missing or of another length, or a projection is not a
-            plain one (quantised, or with an adapter).
+        ValueError: the model is not supported, `keep` is missing or of another length, nothing has trained or ranked the
+            scores of the gates, or a projection is not a plain one (quantised, or with an adapter).
     """
     attentions = attentions_of(model)
     head_map = HeadMap([attention.block for attention in attentions])
     switchboard = switchboard_of(model)
     if keep is None and switchboard is None:
         raise ValueError("which heads to keep was not said: give `keep`, or a gated model")
+    if keep is None and getattr(switchboard.gates, "decided", None) is False:
+        raise ValueError(
+            "the scores of the heads are those of the random start: nothing has trained or ranked them; train the gated model "
+            "first, load its scores (load_gating), or say with `keep` which heads are to stay"
+        )
     kept = head_map.kept_by_block(switchboard.gates.keep() if keep is None else keep)
     flags = [head in kept[block.name] for block in head_map.blocks for head in range(block.num_heads)]
     record = compose(head_map, flags, record_of(model))

@@ -93,7 +93,9 @@ def test_what_cannot_be_exported_from_a_checkpoint(trained, tmp_path, capsys, mo
     assert "no such folder" in refusal(capsys, *form, out, "--data", tmp_path / "none")
     assert "has no such set" in refusal(capsys, *form, out, "--gen-subset", "exam")
     assert f"--num-of-heads must be a whole number in 0..{N_MT}" in refusal(capsys, *form, out, "--num-of-heads", 25)
-    assert "at least 1" in refusal(capsys, *form, out, "--sentences", 0)
+    with pytest.raises(SystemExit):
+        dsp(*form, out, "--sentences", 0)
+    assert "--sentences: '0': a whole number, 1 or more belongs there" in capsys.readouterr().err
     assert "holds other things" in refusal(capsys, *form, trained.parent)
     assert "is a file" in refusal(capsys, *form, Path(__file__))
     assert "no checkpoint at" in refusal(capsys, "export", tmp_path / "no.pt", "--format", "ctranslate2", "--out", out)
@@ -127,7 +129,7 @@ def folders(tmp_path_factory) -> Path:
     with torch.no_grad():
         next(switchboard.gates.parameters()).copy_(torch.tensor([0.1, 0.9, -1, 0.8, 0.2, 0.7, -2, -3]))
     model.save_pretrained(folder / "gated")
-    prune_heads(model)
+    prune_heads(model, switchboard.gates.keep())
     save_pruned(model, folder / "pruned")
     tokenizer().save_pretrained(folder / "pruned")
     (folder / "mask.json").write_text(json.dumps(uneven_mask(8, [4, 4]).tolist()))

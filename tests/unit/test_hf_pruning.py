@@ -12,10 +12,10 @@ pytest.importorskip("transformers")
 from hf_models import DECODERS, FAMILIES, HEADS, TOLERANCE, batch_of, logits, tiny_model, uneven_mask  # isort: skip
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from dsp_plugin.gating import FixedGates
+from dsp_plugin.gating import FixedGates, StraightThroughSubset
 from dsp_plugin.hf import (
     count_parameters, export_dense, fill_heads, gate_heads, head_map_of, load_pruned, original_head_map, prune_heads,
-    record_of, save_pruned,
+    record_of, save_pruned, switchboard_of,
 )  # fmt: skip
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -171,3 +171,15 @@ def test_an_adapter_or_a_quantised_projection_is_refused():
 def test_a_mask_that_does_not_fit_is_refused(keep, message):
     with pytest.raises(ValueError, match=message):
         prune_heads(tiny_model("bert"), keep)
+
+
+def test_scores_that_nothing_has_trained_choose_no_heads():
+    model = tiny_model("bert")
+    board = gate_heads(model, StraightThroughSubset(head_map_of(model), 3))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(ValueError, match="nothing has trained or ranked them"):
+        prune_heads(model)
+    assert switchboard_of(model) is board  # as it was
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    board.load_state_dict(board.state_dict())  # scores out of a file were somebody's choice, as far as one can know
+    assert prune_heads(model).heads_after == 3
