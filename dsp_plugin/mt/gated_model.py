@@ -99,6 +99,12 @@ class GatedTransformerModel(TransformerModelBase):
             ValueError: naming the options.
         """
         check_options(options)
+        for side in ("encoder", "decoder"):
+            if options.get(f"{side}_layers_to_keep"):
+                raise ValueError(
+                    f"--{side}-layers-to-keep cannot be used with the plugin's models: fairseq declares a list of numbers there, "
+                    "and then looks for a text"
+                )
         if not cls.wants_gates(options):
             for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
                 if options[name]:

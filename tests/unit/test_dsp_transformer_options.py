@@ -180,3 +180,10 @@ def test_epochs_before_a_reset_do_not_count_for_the_cooldown(caplog, reset, warn
     with caplog.at_level("WARNING"):
         DSPTranslationTask._warn_of_long_cooldown(task, ExponentialCooling(0.1, 1e-8, 250), 200, epoch=61)
     assert ("after about 200 updates" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_layers_to_keep_are_refused_by_name(tiny_data, side):
+    """fairseq declares a list and splits a text: its own error names nothing."""
+    with pytest.raises(ValueError, match=f"--{side}-layers-to-keep"):
+        build(tiny_data, arch="dsp_transformer_multi30k_small", task="dsp_translation", **{f"{side}_layers_to_keep": [0, 1]})
