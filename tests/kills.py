@@ -152,6 +152,7 @@ def without_times(value: Any) -> Any:
     """JSON without what differs between two runs of one command."""
     if isinstance(value, dict):
         dropped = ("checksum", "output_dir", "logging_dir", "best_model_checkpoint", "log_history", "train_loss", "resumed")
+        dropped += ("trainer_state.json", "training_args.bin", "results.json")  # in a list of files: times are in these
         kept = {k: v for k, v in value.items() if k not in dropped and not any(word in k for word in TIMES)}
         return {key: without_times(item) for key, item in kept.items()}
     if isinstance(value, list):

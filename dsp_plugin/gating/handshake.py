@@ -19,6 +19,8 @@ from .steps import HandshakeError, watch_steps
 __all__ = ["Handshake", "HandshakeError"]
 
 PATIENCE = 2  # updates without one of its halves that a method bears at most, the refused one included
+# Once gradients have come through the gates, updates without any: LayerDrop may leave out all layers now and then.
+PATIENCE_LATER = 100
 
 # What to do about each half, in words that hold anywhere; a shell may say it in those of its host.
 ADVICE = {
@@ -49,10 +51,10 @@ class _Held:
     passes: int = 0
     missing: Dict[str, int] = field(default_factory=dict)
 
-    def miss(self, half: str, missed: bool) -> bool:
+    def miss(self, half: str, missed: bool, patience: int = PATIENCE) -> bool:
         """Count steps in a row without a half; whether patience is at its end."""
         self.missing[half] = self.missing.get(half, 0) + 1 if missed else 0
-        return self.missing[half] >= PATIENCE
+        return self.missing[half] >= patience
 
 
 class Handshake:
@@ -221,9 +223,10 @@ class Handshake:
 
     def _check_passes(self, held: _Held, board: nn.Module) -> None:
         came, held.passes = self._passes != held.passes, self._passes
-        if held.miss("forward", not came and board.head_map.num_heads > 0):
+        patience = PATIENCE_LATER if self._passes else PATIENCE
+        if held.miss("forward", not came and board.head_map.num_heads > 0, patience):
             self.refuse(
-                "forward", f"no gradient came through the gates of the heads for {PATIENCE} updates, so that they learn nothing"
+                "forward", f"no gradient came through the gates of the heads for {patience} updates, so that they learn nothing"
             )
 
     def _check_scores(self, held: _Held, board: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -21,9 +21,12 @@ class SealedCheckpoints(TrainerCallback):
         ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is damaged.
     """
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+    ) -> None:
         if state.global_step:
             check_sealed(_folder(args, state))
+            check_optimizer_state(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -46,6 +49,24 @@ def check_checkpoint(folder: str | os.PathLike) -> None:
         return
     for path in sorted([*Path(folder).glob("*.pt"), *Path(folder).glob("*.pth")]):
         check_torch_zip(path)
+
+
+def check_optimizer_state(optimizer: Optional[torch.optim.Optimizer]) -> None:
+    """Refuses a loaded state of Adam's that is not its parameters': torch's fused kernels take its sizes on trust.
+
+    Raises:
+        ValueError: a moment has another shape than its parameter, or not as many values.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else ():
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, torch.Tensor) or (value.dim() == 0 and name == "step"):
+                    continue
+                if value.shape != parameter.shape or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                    raise ValueError(
+                        f"the optimizer's state in the checkpoint has a {name!r} of shape {tuple(value.shape)} for a parameter "
+                        f"of shape {tuple(parameter.shape)}: it is of another model, or made up"
+                    )
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -187,12 +187,16 @@ def read_bounded(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a file.
 
     Raises:
-        ValueError: there are more than `limit`, and nothing was read. OSError: it cannot be read.
+        ValueError: there are more than `limit`. OSError: it cannot be read.
     """
     size = os.path.getsize(path)
     if size > limit:
         raise ValueError(f"it has {size:,} bytes, and {limit:,} are the most that such a file has")
-    return Path(path).read_bytes()
+    with open(path, "rb") as file:  # a device or a pipe has no size, and need not have an end
+        found = file.read(limit + 1)
+    if len(found) > limit:
+        raise ValueError(f"it goes on after {limit:,} bytes, the most that such a file has")
+    return found
 
 
 def misfit(path: str | os.PathLike) -> str:

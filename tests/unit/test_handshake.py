@@ -421,3 +421,14 @@ def test_a_ranking_tells_whether_it_was_made():
     assert gates.decided is False
     gates.install(torch.randn(N))
     assert gates.decided is True
+
+
+def test_updates_in_which_layerdrop_leaves_out_every_layer_are_borne():
+    """Once gradients have come through the gates, some updates without any are no sign of a missing half."""
+    model = Tiny(RelaxedSubset(HEADS, 3, constant_temperature(0.1)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, optimizer, updates=2)
+    model.deaf = True
+    train(model, optimizer, updates=50)
+    with pytest.raises(HandshakeError, match="no gradient came through the gates"):
+        train(model, optimizer, updates=60)

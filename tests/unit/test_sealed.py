@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from dsp_plugin.reports.sealed import DamagedError, read_json, read_lines, seal_text, write_json, write_lines
+from dsp_plugin.reports.sealed import DamagedError, read_bounded, read_json, read_lines, seal_text, write_json, write_lines
 from dsp_plugin.reports.sealed_folder import LIST, check_sealed, seal_folder, unseal_folder
 
 CONTENT = {"name": "größer", "numbers": [1, 2.5, -0.0, 1e-300], "empty": {}, "flag": True, "none": None}
@@ -157,3 +157,8 @@ def test_no_flipped_bit_and_no_cut_reads_as_something_else(tmp_path):
                 assert read(path) == value, variant
             except DamagedError:
                 pass
+
+
+def test_what_has_no_end_is_not_read_to_it():
+    with pytest.raises(ValueError, match="goes on after 1,000 bytes"):
+        read_bounded("/dev/zero", 1000)
