@@ -121,6 +121,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         "K": str(budget),
         "SCORE_PRUNED": "1",
         "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
+        # of 6 attention blocks; with none left in cross-attention the model would not see the source
+        **({"PRUNING_FLAGS": "--min-heads-per-block 1"} if options.dataset == "embedded" and budget >= 6 else {}),
         **({} if options.gpu else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}),
     }
     # by K and seed: what was trained for others is not taken for these

@@ -25,6 +25,7 @@ def trained(tmp_path_factory):
         "OMP_NUM_THREADS": "1",
         "PYTHON": sys.executable,
         "K": str(KEPT),
+        "PRUNING_FLAGS": "--min-heads-per-block 1",  # as in the demo
         "SCORE_PRUNED": "1",
     }
     subprocess.run(["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env=environment, cwd=ROOT, check=True)
