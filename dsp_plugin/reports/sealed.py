@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 CHECKSUM = "checksum"
 MAX_BYTES = 256 * 2**20  # of a JSON file; the largest, the sentences of a test set, take some 50 bytes each
-_VALUE = re.compile(r"sha256:[0-9a-f]{64}")
 _warned: set[str] = set()
 
 
@@ -213,8 +212,14 @@ def warn_unsealed(path: str | os.PathLike, what: str = "has no checksum (it is o
 
 
 def _is_sealed(content: dict[str, Any]) -> bool:
-    """Whether there is a checksum, also under a name that damage has changed."""
-    return CHECKSUM in content or any(isinstance(value, str) and _VALUE.fullmatch(value) for value in content.values())
+    """Whether there is a checksum, also one whose name, or value, or both, damage has changed."""
+    return CHECKSUM in content or any(isinstance(value, str) and _resembles_checksum(value) for value in content.values())
+
+
+def _resembles_checksum(value: str) -> bool:
+    """No other text of ours is as long and so nearly all hexadecimal digits."""
+    wanted = len("sha256:") + 64
+    return abs(len(value) - wanted) <= 2 and sum(letter in "0123456789abcdef" for letter in value) >= 60
 
 
 def _checksum_of(content: dict[str, Any]) -> str:

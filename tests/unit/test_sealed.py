@@ -162,3 +162,14 @@ def test_no_flipped_bit_and_no_cut_reads_as_something_else(tmp_path):
 def test_what_has_no_end_is_not_read_to_it():
     with pytest.raises(ValueError, match="goes on after 1,000 bytes"):
         read_bounded("/dev/zero", 1000)
+
+
+@pytest.mark.parametrize("value", ["sha256:", "sha2%6:", "sha256:g", "Sha256;"])
+def test_a_checksum_whose_name_and_value_are_damaged_is_still_one(tmp_path, value):
+    path = tmp_path / "file.json"
+    write_json(path, json.dumps(CONTENT))
+    text = path.read_text("utf-8")
+    assert text.count('"checksum": "sha256:') == 1
+    path.write_text(text.replace('"checksum": "sha256:', f'"chebksum": "{value}'), "utf-8")
+    with pytest.raises(DamagedError, match="does not fit its checksum"):
+        read_json(path)
