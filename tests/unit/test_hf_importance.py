@@ -37,9 +37,10 @@ def tagged(count):
 
 
 def spans(count):
-    """The third answer lies outside the text. All are equally long: these models' softmax runs over the padding, too."""
-    rows = [{"input_ids": row["input_ids"]} for row in sentences(count, longest=3)]
-    return [{**row, "start_positions": 40 if i == 2 else 1, "end_positions": 40 if i == 2 else i % 3} for i, row in enumerate(rows)]
+    """The third answer lies outside the text, the fourth ends where a shorter one has its padding."""
+    rows = [{"input_ids": row["input_ids"]} for row in sentences(count)]
+    ends = [40 if i == 2 else len(row["input_ids"]) if i == 3 else i % 3 for i, row in enumerate(rows)]
+    return [{**row, "start_positions": 40 if i == 2 else 1, "end_positions": ends[i]} for i, row in enumerate(rows)]
 
 
 def words(count):
@@ -159,10 +160,103 @@ def test_importance_by_batch_is_another_figure():
     assert (found < each.abs().sum(0) / tokens(data) - 1e-4).any()
 
 
-def test_the_batch_size_does_not_matter():
-    model, data = tiny_model("bert"), sentences(7)
-    one, all_of_them = (head_importance(model, data, padded, size, progress=False) for size in (1, 7))
-    torch.testing.assert_close(one, all_of_them, rtol=1e-9, atol=1e-12)
+def padded_left(examples):
+    """As decoders are given their texts."""
+    batch = padded(examples)
+    turned = {name: value.flip(1) if value.dim() == 2 else value for name, value in batch.items()}
+    lengths = batch["attention_mask"].sum(1)
+    for name, value in turned.items():
+        if value.dim() == 2:
+            turned[name] = torch.stack([torch.cat([row[:-n], row[-n:].flip(0)]) for row, n in zip(value, lengths)])
+    return turned
+
+
+def labelled_padding(examples):
+    """A collator that gives the padding a label."""
+    batch = padded(examples)
+    return {**batch, "labels": torch.where(batch["attention_mask"] == 0, 1, batch["labels"])}
+
+
+PADDINGS = {
+    **{task: (task, padded) for task in CASES},
+    "next-words, padded on the left": ("llama", padded_left),
+    "tags, with labels on the padding": ("tags", labelled_padding),
+}
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_batch_size_does_not_matter(padding):
+    task, collate = PADDINGS[padding]
+    # of one that takes the distance of words, and not their places from the left
+    build, examples = CASES[task][:2] if task in CASES else (lambda: tiny_model("llama"), lambda: words(5))
+    model, data = build(), examples()
+    one, all_of_them = (head_importance(model, data, collate, size, progress=False) for size in (1, len(data)))
+    # Llama computes its norms in single precision
+    close = dict(rtol=1e-4, atol=1e-6) if task == "llama" else dict(rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one, all_of_them, **close)
+
+
+def test_padding_that_cannot_be_told_is_refused():
+    model = with_task("BertForQuestionAnswering")
+    stock = model.forward
+    model.forward = lambda **given: type(out := stock(**given))(start_logits=out.start_logits[:, 1:], end_logits=out.end_logits[:, 1:])
+    with pytest.raises(ValueError, match="does not tell which of .* positions are padding"):
+        example_losses(model, padded(spans(4)))
+
+
+class Own(torch.nn.Module):
+    """A user's own module: a mean over the text, a layer, a loss."""
+
+    def __init__(self, loss, outputs, named="loss"):
+        super().__init__()
+        torch.manual_seed(3)
+        self.encoder, self.loss, self.named = tiny_model("bert").bert, loss, named
+        self.layer = torch.nn.Linear(32, outputs).double()
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        states = self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state
+        pooled = (states * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
+        logits = self.layer(pooled)
+        return {self.named: self.loss(logits, labels), "logits": logits}
+
+
+LOSSES = {
+    "classes": (2, torch.nn.functional.cross_entropy, lambda i: i % 2),
+    "scores": (1, lambda x, y: torch.nn.functional.mse_loss(x[:, 0], y), lambda i: i / 3),
+    "several scores": (2, torch.nn.functional.mse_loss, lambda i: [i / 3, 1.0]),
+    "yes or no": (2, torch.nn.functional.binary_cross_entropy_with_logits, lambda i: [i % 2, 1.0]),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_losses_of_a_users_own_module(kind):
+    outputs, loss, label = LOSSES[kind]
+    model = Own(loss, outputs)
+    data = [{**row, "labels": label(i)} for i, row in enumerate(sentences(4))]
+
+    def collate(rows):
+        batch = padded(rows)
+        return {**batch, "labels": batch["labels"].double() if kind != "classes" else batch["labels"]}
+
+    losses, tokens = example_losses(model, collate(data))
+    alone = torch.stack([model(**collate([row]))["loss"] for row in data])
+    torch.testing.assert_close(losses, alone)
+    assert tokens == sum(len(row["input_ids"]) for row in data)
+
+
+def test_what_is_refused_of_a_users_own_module():
+    batch = padded(sentences(4))
+    for model, said in (
+        (Own(lambda x, y: 2 * torch.nn.functional.cross_entropy(x, y), 2), "Own works out its loss in a way not known here"),
+        (Own(torch.nn.functional.cross_entropy, 2, named="cost"), "Own gives no `loss` to check by"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            example_losses(model, batch)
+    model = Own(torch.nn.functional.cross_entropy, 2)
+    stock = model.forward
+    model.forward = lambda **given: tuple(stock(**given).values())
+    with pytest.raises(ValueError, match="Own gives no `logits`: its forward has to return a dict"):
+        example_losses(model, batch)
 
 
 def test_gates_of_the_model_play_no_part():
