@@ -2,23 +2,19 @@
 
 Every attention module that calls Transformers' attention interface must have one of the layouts below; else the
 model is refused, because a module that was overlooked would keep heads that are counted as gone.
-
-Notation: C width of the model, d size of a head, G query heads that share one key/value head (1 without grouped
-queries). With G > 1 one "head" of the HeadMap is such a group: a key/value head and all its query heads.
 """
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Iterator, List, Optional, Tuple
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from ..gating import AttentionBlock, HeadMap
+from .projections import Attention, Projection
 
 KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 TESTED = "BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, GPT-2, Llama, BART, Marian, T5"
@@ -36,54 +32,12 @@ _SEPARATE = (
 _SHARED_WEIGHTS = ("LayerNorm.", "relative_attention_bias.")
 
 
-@dataclass(frozen=True)
-class Projection:
-    """One weight matrix of a block, and which of its rows or columns belong to heads.
-
-    Attributes:
-        module: an `nn.Linear` or a `Conv1D`.
-        out: its output features belong to heads (query, key, value); else its input features (output projection).
-        unit: features a head has: d, or G * d.
-        parts: equal sections side by side (query, key and value in one matrix: 3).
-    """
-
-    module: nn.Module
-    out: bool
-    unit: int
-    parts: int = 1
-
-    @property
-    def features(self) -> int:
-        weight = self.module.weight
-        return weight.shape[int(self.out) if isinstance(self.module, Conv1D) else 1 - int(self.out)]
-
-    @property
-    def num_heads(self) -> int:
-        return self.features // (self.unit * self.parts)
-
-
-@dataclass(frozen=True)
-class Attention:
-    """One attention block of a model.
-
-    Attributes:
-        block: its entry in the HeadMap.
-        module: the module that the attention function is called with.
-        group: G.
-        projections: all its weights that heads have a share in.
-    """
-
-    block: AttentionBlock
-    module: nn.Module
-    group: int
-    projections: Tuple[Projection, ...]
-
-
-def head_map_of(model: PreTrainedModel) -> HeadMap:
+def head_map_of(model: nn.Module) -> HeadMap:
     """The heads of a model as they are now: encoder-self, then decoder-cross, then decoder-self blocks.
 
-    Names are module paths inside the base model, so that a model with a task head and one without have the same.
-    A layer that is used several times (ALBERT) is one block.
+    Names are module paths inside the base model, so that a model with a task head and one without have the same;
+    in a module of a user's own around Transformers models, paths inside that module. A layer that is used several
+    times (ALBERT) is one block.
 
     Raises:
         ValueError: the model is not supported; names it and the reason.
@@ -91,22 +45,39 @@ def head_map_of(model: PreTrainedModel) -> HeadMap:
     return HeadMap([attention.block for attention in attentions_of(model)])
 
 
-def attentions_of(model: PreTrainedModel) -> List[Attention]:
+def attentions_of(root: nn.Module) -> List[Attention]:
     """The attention blocks in the order of `head_map_of`.
+
+    Args:
+        root: a Transformers model, or any module with Transformers models in it. Only what lies in those is counted.
 
     Raises:
         ValueError: see `head_map_of`.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"{type(model).__name__} is not a Transformers model")
-    for part in model.modules():
+    models = transformers_models(root)
+    if not models:
+        raise ValueError(f"{type(root).__name__} is not a Transformers model, and holds none")
+    for part in root.modules():
         if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation():
-            raise _refusal(model, f"{type(part).__name__} works out its attention by itself, not through the attention interface")
-    base = model.base_model
-    found = [_attention(model, base, path, part) for path, part in base.named_modules() if _dispatches(type(part))]
+            raise _refusal(root, f"{type(part).__name__} works out its attention by itself, not through the attention interface")
+    found = []
+    for path, part in root.named_modules():
+        if _dispatches(type(part)):
+            found.append(_attention(root, path, part))
     if not found:
-        raise _refusal(model, "none of its modules calls the attention interface")
+        raise _refusal(root, "none of its modules calls the attention interface")
+    names = [attention.block.name for attention in found]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise _refusal(root, f"several of its attention blocks are called {doubled[0]}, in its base model and outside of it")
     return [attention for kind in KINDS for attention in found if attention.block.kind == kind]
+
+
+def transformers_models(root: nn.Module) -> List[PreTrainedModel]:
+    """The outermost Transformers models in `root`: itself, or the ones a module of a user's own holds."""
+    if isinstance(root, PreTrainedModel):
+        return [root]
+    return [model for child in root.children() for model in transformers_models(child)]
 
 
 @lru_cache(maxsize=None)
@@ -118,13 +89,13 @@ def _dispatches(module_class: type) -> bool:
         return False
 
 
-def _attention(model: PreTrainedModel, base: nn.Module, path: str, module: nn.Module) -> Attention:
+def _attention(model: nn.Module, path: str, module: nn.Module) -> Attention:
     where = f"its attention module {path} ({type(module).__name__})"
     head_dim = next((getattr(module, name) for name in _HEAD_DIM if isinstance(getattr(module, name, None), int)), None)
     group = int(getattr(module, "num_key_value_groups", 1))
     name, projections = path, None if head_dim is None else _fused(module, head_dim)
     if projections is None and head_dim is not None:
-        name, projections = _separate(base, path, module, head_dim, group)
+        name, projections = _separate(model, path, module, head_dim, group)
     if projections is None:
         raise _refusal(model, f"{where} has projections of a layout that is not known here")
     if any(p.features % (p.unit * p.parts) for p in projections) or len({p.num_heads for p in projections}) != 1:
@@ -132,7 +103,7 @@ def _attention(model: PreTrainedModel, base: nn.Module, path: str, module: nn.Mo
     foreign = _foreign_weights(module, projections, head_dim)
     if foreign:
         raise _refusal(model, f"{where} has weights that may belong to heads in a way not known here: {', '.join(foreign)}")
-    block = AttentionBlock(name=name, num_heads=projections[0].num_heads, kind=_kind(path, module))
+    block = AttentionBlock(name=_name(model, name), num_heads=projections[0].num_heads, kind=_kind(path, module))
     return Attention(block, module, group, projections)
 
 
@@ -147,7 +118,7 @@ def _fused(module: nn.Module, head_dim: int) -> Optional[Tuple[Projection, ...]]
 
 
 def _separate(
-    base: nn.Module, path: str, module: nn.Module, head_dim: int, group: int
+    root: nn.Module, path: str, module: nn.Module, head_dim: int, group: int
 ) -> Tuple[str, Optional[Tuple[Projection, ...]]]:
     parent = path.rpartition(".")[0]
     for inputs, outputs in _SEPARATE:
@@ -155,7 +126,7 @@ def _separate(
             continue
         for output in outputs:
             name, relative = (parent, output[3:]) if output.startswith("../") else (path, output)
-            found = _submodule(base, f"{name}.{relative}")
+            found = _submodule(root, f"{name}.{relative}")
             if found is not None:
                 query, key, value = (getattr(module, name) for name in inputs)
                 wide = head_dim * group
@@ -164,9 +135,9 @@ def _separate(
     return path, None
 
 
-def _submodule(base: nn.Module, path: str) -> Optional[nn.Module]:
+def _submodule(root: nn.Module, path: str) -> Optional[nn.Module]:
     try:
-        found = base.get_submodule(path)
+        found = root.get_submodule(path)
     except AttributeError:
         return None
     return found if getattr(found, "weight", None) is not None else None
@@ -182,16 +153,23 @@ def _foreign_weights(module: nn.Module, projections: Tuple[Projection, ...], hea
     ]
 
 
+def _name(root: nn.Module, path: str) -> str:
+    """A path from `root` as the HeadMap has it: inside the base model of a Transformers model without its name."""
+    prefix = getattr(root, "base_model_prefix", "") + "."
+    inside = isinstance(root, PreTrainedModel) and root.base_model is not root and path.startswith(prefix)
+    return path[len(prefix) :] if inside else path
+
+
 def _kind(path: str, module: nn.Module) -> str:
     if getattr(module, "is_cross_attention", False) or _CROSS & set(path.split(".")):
         return "decoder-cross"
     return "decoder-self" if getattr(module, "is_causal", False) else "encoder-self"
 
 
-def _refusal(model: PreTrainedModel, reason: str) -> ValueError:
+def _refusal(model: nn.Module, reason: str) -> ValueError:
     return ValueError(f"{type(model).__name__} is not supported: {reason}. Tried are {TESTED}.")
 
 
-def model_parts(model: PreTrainedModel) -> Iterator[nn.Module]:
+def model_parts(model: nn.Module) -> Iterator[nn.Module]:
     """Every module of `model` that carries a configuration: the parts that choose an attention implementation."""
     return (part for part in model.modules() if hasattr(getattr(part, "config", None), "_attn_implementation"))
