@@ -100,6 +100,11 @@ class Handshake:
         if self._model() is None:
             self._model = weakref.ref(model)
 
+    @property
+    def model(self) -> Optional[nn.Module]:
+        """The model whose heads are gated, once it is known."""
+        return self._model()
+
     def wants(
         self,
         lr: Optional[float] = None,

@@ -44,6 +44,7 @@ class Switchboard(nn.Module):
         self._current: Optional[List[Optional[Tensor]]] = None
         self._override: Optional[List[Tensor]] = None
         self._draws = 0
+        self._depth = 0  # parts of the model that are in a forward pass, one inside another
         self._asked = 0  # blocks that have asked for their part of this draw, one bit a position
         self._wary = False  # whether whoever asks may be in another forward pass than this draw's
         self._spent = False  # whether a gradient has come back through this draw
@@ -90,14 +91,18 @@ class Switchboard(nn.Module):
     def begin_forward(self, model: nn.Module) -> None:
         """A forward pass of the whole model begins: its gates are drawn, and are its own until `end_forward`."""
         self.handshake.trains(model)
-        self.draw()
+        self._depth += 1
+        if self._depth == 1:
+            self.draw()
 
     def end_forward(self) -> None:
         """It is over: a block that asks from now on, outside a backward pass, is in another one, which has drawn nothing.
 
         Once and before the backward pass it may, for whoever looks at the gates that were drawn.
         """
-        self._asked, self._wary = 0, True
+        self._depth -= 1
+        if self._depth == 0:
+            self._asked, self._wary = 0, True
 
     @contextmanager
     def forward_pass(self, model: nn.Module) -> Iterator[None]:

@@ -1,81 +1,26 @@
-"""The attention functions that know of heads: Transformers' own, with gates on the context and with fewer heads.
+"""Attention functions that know of heads, where Transformers' own do not suffice.
 
-Each is registered under the name of the stock one with `dsp_` before it, as an attention function and, just as
-needed, as a mask function: without that Transformers builds no mask at all, and padding is attended to.
-
-Notation: B examples, L query positions, H query heads, h heads of the HeadMap (H / G), d size of a head.
+Gates need none of this: they act on the input of the output projection. Three things do: T5's position bias, which is made
+for all heads and shared between layers; blocks that have lost all their heads, which not every kernel takes; and attention
+maps, of which a masked model shows those of open heads. Each function is registered under the name of the stock one with
+`dsp_` before it, as an attention function and, just as needed, as a mask function: without that Transformers builds no
+mask at all, and padding is attended to.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Iterable, Optional, Tuple
 
-import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..gating import Switchboard
-from ..gating.open_heads import heads_open
+from .heads_link import LINK, Heads, add_hook, drop_hook
 from .layouts import model_parts
 
 PREFIX = "dsp_"
-LINK = "dsp_heads"  # the attribute of an attention module that holds its `Heads`
-
-
-class Heads:
-    """What the attention function must know of one attention module. Not a module: nothing of it is saved.
-
-    Args:
-        group: query heads a head of the HeadMap has.
-        original: heads the block had before any removal.
-    """
-
-    def __init__(self, group: int, original: int):
-        self.group = group
-        self.original = original
-        self.kept: Optional[List[int]] = None  # original numbers of the heads left; None: all
-        self.switchboard: Optional[Switchboard] = None
-        self.position = 0
-        self._index: Dict[torch.device, Tensor] = {}
-
-    def keep(self, kept: List[int]) -> None:
-        self.kept = kept
-        self._index = {}
-
-    def bias(self, position_bias: Tensor) -> Tensor:
-        """T5 shares one position bias [1, all heads, L, S] between its layers; here the part of the heads kept."""
-        if self.kept is None:
-            return position_bias
-        if position_bias.device not in self._index:
-            self._index[position_bias.device] = torch.tensor(self.kept, device=position_bias.device)
-        return position_bias.index_select(1, self._index[position_bias.device])
-
-    def gate(self, context: Tensor) -> Tensor:
-        """context [B, L, H, d] times its gates, [h] or [B, h]; without gradients in place."""
-        gates = self._gates()
-        if gates is None:
-            return context
-        gates = gates.to(context.dtype).unsqueeze(-1)  # [H, 1] or [B, H, 1]
-        gates = gates if gates.dim() == 2 else gates[:, None]
-        # attention functions return a tensor of their own; a second one costs more than the multiplication
-        return context * gates if torch.is_grad_enabled() else context.mul_(gates)
-
-    def shown(self, weights: Tensor) -> Tensor:
-        """Of the attention weights [B, H, L, S] those of open heads, as the model without the closed ones has them.
-
-        In training, where gates are neither open nor closed, all.
-        """
-        gates = self._gates()
-        found = None if gates is None or self.switchboard.training else heads_open(gates)
-        return weights if found is None else weights[:, found.to(weights.device)]
-
-    def _gates(self) -> Optional[Tensor]:
-        """[H] or [B, H]"""
-        gates = None if self.switchboard is None else self.switchboard.block_gates(self.position)
-        return gates.repeat_interleave(self.group, dim=-1) if gates is not None and self.group > 1 else gates
 
 
 def stock_name(implementation: Optional[str]) -> str:
@@ -99,18 +44,37 @@ def registered(stock: str) -> str:
     return name
 
 
-def use_ours(model: PreTrainedModel) -> None:
-    """Let every part of the model call our function around the implementation it has."""
-    names = {id(p.config): registered(stock_name(p.config._attn_implementation)) for p in model_parts(model)}
-    for part in model_parts(model):
-        # not `set_attn_implementation`: it checks names it knows, and looks for a flash kernel called like ours
-        part.config._attn_implementation_internal = names[id(part.config)]
+def show_open_heads(configs: Iterable[Any]) -> None:
+    """Let eager attention, the one that gives its maps away, be ours; it stays so after `set_attn_implementation`, too."""
+    for config in configs:
+        if config._attn_implementation == "eager":
+            _set(config, registered("eager"))
 
 
-def use_stock(model: PreTrainedModel) -> None:
-    """The inverse of `use_ours`."""
-    for part in model_parts(model):
-        part.config._attn_implementation_internal = stock_name(part.config._attn_implementation)
+def use_ours(module: nn.Module) -> None:
+    """Let an attention module call our function around the implementation it has, whoever sets another one."""
+    if hasattr(getattr(module, "config", None), "_attn_implementation"):
+        _stay(module, ())
+        add_hook(module, _stay)
+
+
+def use_stock(root: nn.Module) -> None:
+    """Let every part of `root` call the stock function of the implementation it has again."""
+    for part in root.modules():
+        drop_hook(part, _stay)
+    for part in model_parts(root):
+        _set(part.config, stock_name(part.config._attn_implementation))
+
+
+def _stay(module: nn.Module, args: Any) -> None:
+    config = module.config
+    if not (config._attn_implementation or "").startswith(PREFIX):
+        _set(config, registered(stock_name(config._attn_implementation)))
+
+
+def _set(config: Any, name: str) -> None:
+    # not `set_attn_implementation`: it checks names it knows, and looks for a flash kernel called like ours
+    config._attn_implementation_internal = name
 
 
 def _function(stock: str) -> Callable[..., Tuple[Tensor, Optional[Tensor]]]:
@@ -119,16 +83,15 @@ def _function(stock: str) -> Callable[..., Tuple[Tensor, Optional[Tensor]]]:
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """query [B, H, L, d] -> context [B, L, H, d]"""
         heads: Optional[Heads] = getattr(module, LINK, None)
-        if heads is not None:
-            if query.shape[1] == 0:  # not every kernel takes tensors without elements
-                weights = query.new_zeros(query.shape[0], 0, query.shape[2], key.shape[2]) if stock == "eager" else None
-                return query.transpose(1, 2), weights
-            if kwargs.get("position_bias") is not None:
-                kwargs["position_bias"] = heads.bias(kwargs["position_bias"])
-        context, weights = _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
         if heads is None:
-            return context, weights
-        return heads.gate(context), None if weights is None else heads.shown(weights)
+            return _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
+        if query.shape[1] == 0:  # not every kernel takes tensors without elements
+            weights = query.new_zeros(query.shape[0], 0, query.shape[2], key.shape[2]) if stock == "eager" else None
+            return query.transpose(1, 2), weights
+        if kwargs.get("position_bias") is not None:
+            kwargs["position_bias"] = heads.bias(kwargs["position_bias"])
+        context, weights = _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
+        return context, None if weights is None else heads.shown(weights)
 
     return attention
 
@@ -142,11 +105,11 @@ def _call(stock: str, module: nn.Module, *args, **kwargs) -> Tuple[Tensor, Optio
         return _eager(type(module))(module, *args, **kwargs)
     # the flash functions look up the kernel by the name in the configuration, which is ours
     config, name = module.config, module.config._attn_implementation
-    config._attn_implementation_internal = stock
+    _set(config, stock)
     try:
         return ALL_ATTENTION_FUNCTIONS[stock](module, *args, **kwargs)
     finally:
-        config._attn_implementation_internal = name
+        _set(config, name)
 
 
 def _eager(module_class: type) -> Callable[..., Tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ what was kept is `config.kept_heads`, {block: original head numbers}: it is save
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
@@ -19,7 +20,8 @@ from ..gating import AttentionBlock, HeadMap
 from ..surgery import KeptHeads, check_record, compose, head_rows
 from .empty_cache import count_steps_without_heads, forget
 from .gating import GATING, heads_link, switchboard_of, ungate_heads
-from .interface import LINK, use_ours, use_stock
+from .heads_link import LINK, forget_heads
+from .interface import use_ours, use_stock
 from .layouts import Attention, Projection, attentions_of
 
 KEPT_HEADS = "kept_heads"
@@ -75,7 +77,8 @@ def prune_heads(model: PreTrainedModel, keep: Optional[Sequence[bool] | Tensor] 
     for attention in attentions:
         _cut(attention, kept[attention.block.name])
         heads_link(attention).keep(record[attention.block.name])
-    use_ours(model)
+        if not record[attention.block.name] or "position_bias" in inspect.signature(type(attention.module).forward).parameters:
+            use_ours(attention.module)
     setattr(model.config, KEPT_HEADS, record)
     return Removal(head_map.num_heads, sum(flags), parameters, count_parameters(model), record)
 
@@ -111,7 +114,8 @@ def fill_heads(model: PreTrainedModel) -> None:
                 _fill(projection, link.kept, link.original)
             _set_split_size(attention, link.original)
         forget(attention.module)
-        delattr(attention.module, LINK)
+        forget_heads(attention.module)
+        forget_heads(attention.output.module)
     use_stock(model)
     if hasattr(model.config, KEPT_HEADS):
         delattr(model.config, KEPT_HEADS)

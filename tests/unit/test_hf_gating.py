@@ -245,9 +245,34 @@ def test_flash_runs_under_its_own_name(monkeypatch):
     expected = logits(model, batch)
     model.config._attn_implementation_internal = "flash_attention_2"
     gate_heads(model, FixedGates(torch.ones(8)))
-    assert model.config._attn_implementation == "dsp_flash_attention_2"
     assert torch.equal(logits(model, batch), expected)
-    assert seen == ["flash_attention_2"] * 2 and model.config._attn_implementation == "dsp_flash_attention_2"
+    assert seen == ["flash_attention_2"] * 2 and model.config._attn_implementation == "flash_attention_2"
+    ungate_heads(model)
+    prune_heads(model, [True] * 4 + [False] * 4)  # a block without heads is served by our function
+    logits(model, batch)
+    assert model.config._attn_implementation == "dsp_flash_attention_2" and set(seen) == {"flash_attention_2"}
+
+
+@families
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_gates_stay_whatever_attention_is_set_afterwards(family, implementation):
+    """Of the gated model and of the pruned one; and maps are those of open heads."""
+    model = tiny_model(family, "eager" if implementation == "sdpa" else "sdpa", torch.float32)
+    head_map = head_map_of(model)
+    keep = uneven_mask(head_map.num_heads, [block.num_heads for block in head_map.blocks])
+    pruned, batch = copy.deepcopy(model), batch_of(model)
+    gate_heads(model, FixedGates(keep))
+    prune_heads(pruned, keep)
+    with torch.no_grad():
+        expected = logits(model, batch)
+        for changed in (model, pruned):
+            changed.set_attn_implementation(implementation)
+            torch.testing.assert_close(logits(changed, batch), expected, rtol=0, atol=1e-4)
+            asked = {"output_attentions": True} if implementation == "eager" else {}
+            maps = changed(**batch, **asked)
+            maps = maps.get("attentions", maps.get("encoder_attentions"))
+            if implementation == "eager":
+                assert {layer.shape[1] > 0 for layer in maps} == {True, False}
 
 
 def test_attention_weights_of_eager_attention():

@@ -57,11 +57,13 @@ def test_scores_that_somebody_has_frozen(tmp_path):
     refused(trainer(model, args, DATA, [HeadGatesCallback(model)]), "frozen")
 
 
-def test_the_stock_attention_put_back(tmp_path):
-    model, args = gated("relaxed"), arguments(tmp_path, max_steps=6)
-    optimizers = pruning_optimizers(model, args, 6, 0.3, True)
-    model.set_attn_implementation("sdpa")
-    refused(trainer(model, args, DATA, [HeadGatesCallback(model)], optimizers), "gates of the heads")
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_another_attention_set_afterwards(tmp_path, implementation):
+    run = prepared(gated("relaxed"), tmp_path, joint=True, max_steps=3)
+    run.model.set_attn_implementation(implementation)
+    before = scores_of(run.model).detach().clone()
+    run.train()
+    assert not torch.equal(scores_of(run.model).detach(), before)
 
 
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])

@@ -62,7 +62,6 @@ def test_eager_attention_too(family):
     # Llama's eager softmax is in single precision, where double precision's lowest number is minus infinity
     masked, pruned, _, _ = masked_and_pruned(family, "eager", torch.float32 if family == "llama" else torch.float64)
     batch = batch_of(masked)
-    assert masked.config._attn_implementation == pruned.config._attn_implementation == "dsp_eager"
     with torch.no_grad():
         torch.testing.assert_close(logits(pruned, batch), logits(masked, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10))
 
