@@ -8,25 +8,41 @@ from typing import Any, Optional
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..reports.sealed_folder import check_sealed, seal_folder
 from ..reports.torch_zip import check_torch_zip
+
+NO_OPTIMIZER = (
+    "the checkpoint has no optimizer.pt (--save_only_model?): moments and learning rates would begin anew in the middle of "
+    "the training; start it again from its beginning, without --save_only_model if it is to be resumed"
+)
 
 
 class SealedCheckpoints(TrainerCallback):
     """Writes the list as the last file of every checkpoint, and compares it with what the Trainer takes from there.
 
     Raises, from the Trainer:
-        ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is damaged.
+        ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is damaged; the
+            checkpoint that it went on from has no optimizer.
     """
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
     ) -> None:
         if state.global_step:
             check_sealed(_folder(args, state))
-            check_optimizer_state(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+            inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+            check_optimizer_state(inner)
+            if state.global_step < state.max_steps:
+                _check_restored(inner, getattr(lr_scheduler, "scheduler", lr_scheduler))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -49,6 +65,23 @@ def check_checkpoint(folder: str | os.PathLike) -> None:
         return
     for path in sorted([*Path(folder).glob("*.pt"), *Path(folder).glob("*.pth")]):
         check_torch_zip(path)
+
+
+def has_optimizer(folder: str | os.PathLike) -> bool:
+    """Whether a checkpoint has what the Trainer takes optimizer and schedule from; without, it begins both anew in silence."""
+    names = {path.name for path in Path(folder).iterdir()}
+    if "latest" in names:  # DeepSpeed's, with everything in its own folders
+        return True
+    return SCHEDULER_NAME in names and any(name.startswith("optimizer") for name in names)
+
+
+def _check_restored(optimizer: Optional[torch.optim.Optimizer], scheduler: Any) -> None:
+    """Raises: ValueError: a training goes on, and its optimizer and schedule are new ones.
+
+    A sign of it are both together: plain SGD has no state, and a schedule may count something else than updates.
+    """
+    if optimizer is not None and not optimizer.state and not getattr(scheduler, "last_epoch", 0):
+        raise ValueError(NO_OPTIMIZER)
 
 
 def check_optimizer_state(optimizer: Optional[torch.optim.Optimizer]) -> None:

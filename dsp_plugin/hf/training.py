@@ -15,10 +15,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..gating import Switchboard
 from ..reports.history import append_heads, read_history, rewrite_history
+from .best_after_warmup import BestAfterWarmup
 from .epoch_order import EpochOrder
 from .gating import switchboard_of
 from .mean_loss import declare_mean_loss
@@ -41,8 +42,11 @@ class HeadGatesCallback(EpochOrder):
     model's, stop the model's learning for that step. So the scores take no part in the norm that the Trainer clips by.
     Their gradient is scaled as the model's is, and then held to `max_grad_norm` apart.
 
+    The best checkpoint (`load_best_model_at_end`, early stopping, what `save_total_limit` keeps) is one of after the
+    warm-up: before, the heads that an evaluation keeps are random.
+
     Args:
-        model: gated (`gate_heads`), the one the Trainer is given.
+        model: gated (`gate_heads`), the one the Trainer is given; any module around gated ones.
         note_every: note the heads that would be kept every so many updates, too, and not at evaluations only.
 
     Attributes:
@@ -54,7 +58,7 @@ class HeadGatesCallback(EpochOrder):
             DeepSpeed, under which gates would not learn.
     """
 
-    def __init__(self, model: PreTrainedModel, note_every: Optional[int] = None):
+    def __init__(self, model: nn.Module, note_every: Optional[int] = None):
         switchboard = switchboard_of(model)
         if switchboard is None:
             raise ValueError("the model has no gates: gate_heads(model, gates) first")
@@ -68,6 +72,7 @@ class HeadGatesCallback(EpochOrder):
         self._hooks: List[Any] = []
         self._figures: Dict[str, Any] = {}
         self._pipelined = False
+        self._best = BestAfterWarmup(switchboard.warmup_updates)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.n_gpu > 1:
@@ -80,6 +85,8 @@ class HeadGatesCallback(EpochOrder):
         self._remove_hooks()
         self._tell(state.global_step)
         self._training, self._figures = True, {}
+        self._best.begins()
+        self._best.forget(state)  # a checkpoint of the warm-up that another program wrote may say that it is the best
         scores = {id(parameter) for parameter in self._learnt()}
         self._pipelined = not any(p.requires_grad and id(p) not in scores for p in kwargs["model"].parameters())
         # a run that starts anew does not go on from the notes of another one, nor a resumed one from its own future
@@ -94,6 +101,7 @@ class HeadGatesCallback(EpochOrder):
     ) -> None:
         self._remove_hooks()
         self._tell(state.global_step)
+        self._best.forget(state)
         learnt = self._learnt()
         scaler = getattr(optimizer, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -126,8 +134,14 @@ class HeadGatesCallback(EpochOrder):
         if self._training:  # afterwards the model may be that of another update
             self._note(args, state)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._best.forget_saved(args, state)  # before the checkpoint is sealed
+        super().on_save(args, state, control, **kwargs)
+
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_end(args, state, control, **kwargs)
+        self._best.forget(state)
+        self._best.ends(args, state)
         self._remove_hooks()
         self._training = False
 

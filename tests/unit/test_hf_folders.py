@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 import hf_programs  # noqa: F401  (first: see there)  isort: skip
@@ -77,3 +78,22 @@ def test_a_training_that_begins_anew_leaves_no_record_of_the_one_before(stopped)
     begin(args, {}, None, True)
     left = sorted(str(path.relative_to(stopped)) for path in stopped.rglob("*") if path.is_file())
     assert left == ["3rd/results.json", "3rd/settings.json", "dev/predictions.txt", "settings.json"]
+
+
+@pytest.mark.parametrize(
+    "files, step, refused",
+    [((), 2, True), (("scheduler.pt",), 2, True), (("optimizer.pt",), 2, True), ((), 6, False), (("optimizer.pt", "scheduler.pt"), 2, False),
+     (("optimizer_0/", "scheduler.pt"), 2, False), (("latest", "global_step2/"), 2, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("named", [False, True])
+def test_a_checkpoint_without_its_optimizer_is_none_to_go_on_from(stopped, files, step, refused, named):
+    checkpoint = stopped / "checkpoint-2"
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 6}))
+    for name in files:
+        (checkpoint / name).mkdir() if name.endswith("/") else torch.save({}, checkpoint / name)
+    options = {"resume_from_checkpoint": str(checkpoint)} if named else {}
+    if refused:
+        with pytest.raises(ValueError, match="checkpoint-2: the checkpoint has no optimizer.pt .--save_only_model"):
+            go(stopped, {"mask": "a"}, **options)
+    else:
+        assert go(stopped, {"mask": "a"}, **options) == str(checkpoint)

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ...reports.sealed import parse_json, read_bounded, read_json, write_json
 from ...reports.sealed_folder import LIST
-from ..sealed_checkpoints import check_checkpoint
+from ..sealed_checkpoints import NO_OPTIMIZER, check_checkpoint, has_optimizer
 from .parsing import say
 
 SETTINGS = "settings.json"
@@ -37,7 +37,8 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
 
     Raises:
         ValueError: the folder, or the one of the named checkpoint, holds a training with other settings, a finished model
-            without checkpoints, or files of other programs; a checkpoint to resume from that is none, or damaged.
+            without checkpoints, or files of other programs; a checkpoint to resume from that is none, or damaged, or in the
+        middle of its training and without its optimizer.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -74,6 +75,9 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
         check_checkpoint(checkpoint)
         if (folder / SETTINGS).is_file():  # the stock Trainer's checkpoints have none
             _check_same(folder / SETTINGS, ours, f"--output_dir {folder} holds", "choose another folder, or --overwrite_output_dir")
+        if not has_optimizer(checkpoint) and _is_unfinished(checkpoint):
+            remedy = "" if named else "; --overwrite_output_dir trains anew"
+            raise ValueError(f"--resume_from_checkpoint {checkpoint}: {NO_OPTIMIZER}{remedy}")
     return checkpoint
 
 
@@ -125,6 +129,11 @@ def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optiona
 def updates_of(checkpoint: str) -> int:
     """How many updates the training had made when this whole checkpoint was written."""
     return int(parse_json(read_bounded(Path(checkpoint) / STATE))["global_step"])
+
+
+def _is_unfinished(checkpoint: str) -> bool:
+    state = parse_json(read_bounded(Path(checkpoint) / STATE))
+    return int(state["global_step"]) < int(state.get("max_steps") or 0)
 
 
 def settings_of(model: str) -> Dict[str, Any]:
