@@ -17,7 +17,7 @@ from ..reports.certificate import NAME, Certificate
 from ..reports.files import new_folder
 from ..reports.sealed_folder import LIST, warn_no_list
 from ..surgery import mask_of_record, read_mask
-from .certificate import write_certificate
+from .certificate import takes_text, write_certificate
 from .files import export_dense, load_model
 from .gating import GATING, gate_heads
 from .layouts import head_map_of
@@ -70,8 +70,10 @@ def export_folder(
     sentences = _lines(text) if text else None
     if sentences and tokenizer is None:
         raise ValueError(f"--text: {folder} has no tokenizer to read it with")
-    if tokenizer is None:
-        batches, data = sample_batches(model), "random ids"
+    if sentences and not takes_text(model):
+        raise ValueError(f"--text: {type(model).__name__} does not take text alone")
+    if tokenizer is None or not takes_text(model):
+        batches, data = sample_batches(model), "random ids" if takes_text(model) else "random inputs"
     else:
         batches = text_batches(model, tokenizer, *([sentences] if sentences else []))
         data = f"{Path(text).name} (real text)" if text else "real text"

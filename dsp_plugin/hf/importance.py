@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from ..gating import FixedGates, HeadImportance, Switchboard, weight_magnitude
 from ..gating import Ranking as CommonRanking
 from ..gating.rankings import ImportanceOf
+from .certificate import evaluating
 from .example_losses import example_losses
 from .gating import gate_heads, switchboard_of, ungate_heads
 from .layouts import Projection, attentions_of, head_map_of
@@ -105,19 +106,14 @@ def measured_importance(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     batches = _batches(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
-    training = model.training
-    model.eval()
-    try:
-        with gating_of(model) as board:
-            for batch in tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False):
-                inputs = _to(collate([dataset[int(number)] for number in batch]), device)
-                gates = mask.to(device).expand(len(batch), -1).clone().requires_grad_()
-                with torch.enable_grad(), board.override(gates):
-                    losses, tokens = example_losses(model, inputs)
-                    (gradients,) = torch.autograd.grad(losses.sum(), gates)
-                found.add(gradients, tokens)
-    finally:
-        model.train(training)
+    with evaluating(model), gating_of(model) as board:
+        for batch in tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False):
+            inputs = _to(collate([dataset[int(number)] for number in batch]), device)
+            gates = mask.to(device).expand(len(batch), -1).clone().requires_grad_()
+            with torch.enable_grad(), board.override(gates):
+                losses, tokens = example_losses(model, inputs)
+                (gradients,) = torch.autograd.grad(losses.sum(), gates)
+            found.add(gradients, tokens)
     if world > 1:
         found.sum_over_processes(torch.distributed.all_reduce, device)
     return found

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..gating import HeadBudget, Step, Sweep, stops
+from .certificate import evaluating
 from .importance import Collate, Ranking, gating_of
 from .layouts import head_map_of
 
@@ -83,8 +84,7 @@ def prune_by_importance(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # all have read the folder before one writes into it
     wanted = {*budgets, head_map.num_heads, end}
-    training = model.training
-    with gating_of(model) as board:
+    with evaluating(model), gating_of(model) as board:
 
         def score(keep: Tensor, subset: str) -> Dict[str, Any]:
             device = next(model.parameters()).device
@@ -93,20 +93,17 @@ def prune_by_importance(
                 metrics = {name: float(value) for name, value in evaluate(subset).items()}
             return {"value": next(iter(metrics.values())), "metrics": metrics}
 
-        try:
-            return sweep.run(
-                torch.ones(head_map.num_heads, dtype=torch.bool),
-                kept_after,
-                ranking.source(model, dataset, collate, progress),
-                score,
-                lambda kept: list(subsets) if not score_only_budgets or kept in wanted else [],
-                budget or HeadBudget(head_map, end),
-                exact,
-                list(budgets) or kept_after,
-                say,
-            )
-        finally:
-            model.train(training)
+        return sweep.run(
+            torch.ones(head_map.num_heads, dtype=torch.bool),
+            kept_after,
+            ranking.source(model, dataset, collate, progress),
+            score,
+            lambda kept: list(subsets) if not score_only_budgets or kept in wanted else [],
+            budget or HeadBudget(head_map, end),
+            exact,
+            list(budgets) or kept_after,
+            say,
+        )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Batches to compare two models on: real text where there is a tokenizer for it, else random ids."""
+"""Batches to compare two models on: real text where there is a tokenizer for it, else random inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .certificate import random_batches
+from .certificate import random_batches, takes_text
 
 # of different lengths, so that batches are padded
 SENTENCES = (
@@ -24,7 +24,11 @@ SENTENCES = (
 
 
 def sample_batches(model: PreTrainedModel) -> List[Dict[str, Tensor]]:
-    """Random ids in batches of several sizes: 3 padded sequences, 1 sequence, and 2 of a single token."""
+    """Random inputs in batches of several sizes: 3 padded sequences, 1 sequence, and 2 of a single token.
+
+    Raises:
+        ValueError: see `random_inputs`.
+    """
     return [next(random_batches(model, 1, size, length)) for size, length in ((3, 12), (1, 5), (2, 1))]
 
 
@@ -39,8 +43,10 @@ def text_batches(
         tokenizer: without a padding token every sentence is a batch of its own.
 
     Raises:
-        ValueError: there is no sentence.
+        ValueError: there is no sentence, or the model does not take text alone.
     """
+    if not takes_text(model):
+        raise ValueError(f"{type(model).__name__} does not take text alone, so that sentences are no inputs for it")
     sentences = [sentence for sentence in sentences if sentence.strip()]
     if not sentences:
         raise ValueError("there is no sentence to compare the models on")
