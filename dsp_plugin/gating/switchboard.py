@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Switchboard(nn.Module):
         self._spent = False  # whether a gradient has come back through this draw
         self.handshake = Handshake()
         self.handshake.of(self)
-        self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
+        self.register_load_state_dict_post_hook(_forget)  # not a lambda: models are pickled
 
     def set_num_updates(self, num_updates: int) -> None:
         """Updates made so far; the gates are told, too."""
@@ -177,6 +177,10 @@ class Switchboard(nn.Module):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.handshake.of(self)
+
+
+def _forget(board: Switchboard, keys: Any) -> None:
+    board._forget()
 
 
 def _note_gradient(board: Switchboard, draw: int) -> Callable[[Tensor], None]:

@@ -14,6 +14,7 @@ from .frames import Frame, close_frames, open_frames
 from .heads_link import GATING, LINK, Heads, add_hook, drop_hook, gate_context
 from .interface import use_stock
 from .layouts import Attention, attentions_of, model_parts
+from .wrappers import check_root
 
 # what to do about a half of a method that is missing, as users of Transformers say it (see `Handshake`)
 _ADVICE = {
@@ -50,10 +51,11 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
 
     Raises:
         ValueError: the model is not supported, is gated already (or a part of it is) or has a `gating` of its own; the gates
-            are for another number of heads.
+            are for another number of heads; the model is wrapped in something (`check_root`).
     """
+    check_root(model)
     if boards_of(model):
-        raise ValueError("the model's heads are gated already: ungate_heads(model) first")
+        raise ValueError("the model's heads, or those of a part of it, are gated already: ungate_heads(model) first")
     if hasattr(model, GATING):
         raise ValueError(f"{type(model).__name__} has an attribute `{GATING}` of its own: gate the Transformers model inside it")
     attentions = attentions_of(model)
