@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from ..gating import AttentionBlock, HeadMap
-from ..surgery import KeptHeads, check_record, compose, head_rows
+from ..gating import AttentionBlock, HeadMap, Switchboard
+from ..surgery import KeptHeads, check_record
+from .bias_slices import forget_biases, slice_biases
 from .empty_cache import count_steps_without_heads, forget
-from .gating import GATING, heads_link, switchboard_of, ungate_heads
+from .gating import boards_of, check_whole, heads_link, ungate_heads
 from .heads_link import LINK, forget_heads
 from .interface import use_ours, use_stock
-from .layouts import Attention, Projection, attentions_of
-
-KEPT_HEADS = "kept_heads"
+from .journal import all_or_nothing, left_as_it_was
+from .keep_forms import flags_of
+from .kept_heads import KEPT_HEADS, own_configs, record_of, write_record
+from .last_look import LastLook
+from .layouts import attentions_of
+from .projections import Attention
+from .slices import check_shared, columns_of, cut, fill
+from .wrappers import check_projection, check_root, check_values
 
 
 @dataclass(frozen=True)
@@ -44,186 +48,222 @@ class Removal:
     kept_heads: KeptHeads
 
 
-def prune_heads(model: PreTrainedModel, keep: Optional[Sequence[bool] | Tensor] = None) -> Removal:
+def prune_heads(
+    model: nn.Module,
+    keep: Optional[Sequence[bool] | Tensor | Mapping[int, Sequence[int]]] = None,
+    check: bool | Mapping[str, Any] = True,
+) -> Removal:
     """Remove the heads that are not kept, in place. An optimizer made before holds weights that are no longer there.
 
-    A gated model loses its gates: those of the heads that are left would all be open.
+    A gated model loses its gates: those of the heads that are left would all be open. The pruned model gets a configuration
+    of its own, which holds the record. Before it is handed back it runs once on a small random batch beside the masked model,
+    with a cache, too, where it has one. All is done or nothing: after an error or an interruption the model is what it was.
 
     Args:
-        model: any model `head_map_of` takes; it may have been pruned before.
-        keep: [N], True = kept, in the order of `head_map_of(model)`; None for the mask of the model's own gates.
+        model: any model `head_map_of` takes, or a module around such models; it may have been pruned before.
+        keep: [N], True = kept, in the order of `head_map_of(model)`; or {layer: heads to remove}, by their original numbers,
+            for a model with one kind of attention blocks; None for the mask of the model's own gates.
+        check: False for no look at the pruned model; a mapping of `model`'s keyword arguments to look at it with these.
 
     Raises:
-        ValueError: the model is not supported, `keep` is missing or of another length, nothing has trained or ranked the
-            scores of the gates, or a projection is not a plain one (quantised, or with an adapter).
+        ValueError: the model is not supported, wrapped or gated as a part of a larger one; `keep` is missing or does not fit;
+            nothing has trained or ranked the scores of the gates; a projection is not a plain one (quantised, or with an
+            adapter) or shared with a block that keeps other heads; the model does not run on the batch; or without its heads
+            it gives something else than with these masked.
+    """
+    surgery = _Surgery(model, keep)
+    with all_or_nothing(model):
+        return surgery.run(check, owned=True)
+
+
+def check_surgery(
+    model: nn.Module, keep: Optional[Sequence[bool] | Tensor] = None, inputs: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Try whether heads can be removed from a model, which is left as it is: before hours of training, not after.
+
+    Args:
+        model: see `prune_heads`; gates of its own have no say in it.
+        keep: see `prune_heads`; None to remove every other head, and all of the first block.
+        inputs: keyword arguments of `model`; None for a small random batch.
+
+    Raises:
+        ValueError: see `prune_heads`.
+    """
+    if keep is None:
+        sizes = [attention.block.num_heads for attention in attentions_of(model)]
+        keep = [(block > 0 or len(sizes) == 1) and (head + block) % 2 == 0 for block, size in enumerate(sizes) for head in range(size)]
+    surgery = _Surgery(model, keep)
+    with left_as_it_was(model):
+        surgery.run(True if inputs is None else inputs, owned=True)
+
+
+def check_pruned(model: nn.Module, inputs: Optional[Mapping[str, Any]] = None) -> None:
+    """Compare a pruned model with its dense form, zeros in the place of removed heads. The model is left as it is.
+
+    Args:
+        inputs: keyword arguments of `model`; None for a small random batch.
+
+    Raises:
+        ValueError: the two do not give the same, or the model does not run on the batch.
     """
     attentions = attentions_of(model)
-    head_map = HeadMap([attention.block for attention in attentions])
-    switchboard = switchboard_of(model)
-    if keep is None and switchboard is None:
-        raise ValueError("which heads to keep was not said: give `keep`, or a gated model")
-    if keep is None and getattr(switchboard.gates, "decided", None) is False:
-        raise ValueError(
-            "the scores of the heads are those of the random start: nothing has trained or ranked them; train the gated model "
-            "first, load its scores (load_gating), or say with `keep` which heads are to stay"
-        )
-    kept = head_map.kept_by_block(switchboard.gates.keep() if keep is None else keep)
-    flags = [head in kept[block.name] for block in head_map.blocks for head in range(block.num_heads)]
-    record = compose(head_map, flags, record_of(model))
-    _check_plain(attentions)
-
-    parameters = count_parameters(model)
-    ungate_heads(model)
-    for attention in attentions:
-        _cut(attention, kept[attention.block.name])
-        heads_link(attention).keep(record[attention.block.name])
-        if not record[attention.block.name] or "position_bias" in inspect.signature(type(attention.module).forward).parameters:
-            use_ours(attention.module)
-    setattr(model.config, KEPT_HEADS, record)
-    return Removal(head_map.num_heads, sum(flags), parameters, count_parameters(model), record)
+    changed = [attention.block.name for attention in attentions if _left(attention) != _all(attention)]
+    if not changed or _on_meta(model):
+        return
+    look = LastLook(model, attentions, changed, inputs)
+    with left_as_it_was(model):
+        _fill(model)
+        look.first({})
+    with left_as_it_was(model):
+        ungate_heads(model)
+        look.second()
 
 
-def prune_to_record(model: PreTrainedModel, record: KeptHeads) -> None:
+def prune_to_record(model: nn.Module, record: KeptHeads) -> None:
     """Give a model that has all its heads the shapes of `record`, in place.
 
     Raises:
         ValueError: the record is of another model.
     """
-    attentions = attentions_of(model)
-    head_map = HeadMap([attention.block for attention in attentions])
+    head_map = HeadMap([attention.block for attention in attentions_of(model)])
     check_record(record, head_map)
-    if hasattr(model.config, KEPT_HEADS):
-        delattr(model.config, KEPT_HEADS)  # it names what the model is to become
     # a list: while from_pretrained builds a model, every new tensor is on the meta device and has no values
-    prune_heads(model, [head in record[block.name] for block in head_map.blocks for head in range(block.num_heads)])
+    keep = [head in record[block.name] for block in head_map.blocks for head in range(block.num_heads)]
+    # its configuration is its own, and from_pretrained holds on to it
+    _Surgery(model, keep, values=False).run(check=False, owned=False)
 
 
-@torch.no_grad()
-def fill_heads(model: PreTrainedModel) -> None:
+def fill_heads(model: nn.Module) -> None:
     """Undo the shapes of `prune_heads`, in place: removed heads are zeros in their old places.
 
     The outputs stay the same. The model is stock again: no record, no attention function of ours.
     """
-    ungate_heads(model)
-    for attention in attentions_of(model):
-        link = getattr(attention.module, LINK, None)
-        if link is None:
-            continue
-        if link.kept is not None:
-            for projection in attention.projections:
-                _fill(projection, link.kept, link.original)
-            _set_split_size(attention, link.original)
-        forget(attention.module)
-        forget_heads(attention.module)
-        forget_heads(attention.output.module)
-    use_stock(model)
-    if hasattr(model.config, KEPT_HEADS):
-        delattr(model.config, KEPT_HEADS)
+    check_root(model)
+    with all_or_nothing(model):
+        _fill(model)
 
 
-def record_of(model: PreTrainedModel) -> Optional[KeptHeads]:
-    """What is left of each block's heads, by their original numbers; None for a model that has them all."""
-    return getattr(model.config, KEPT_HEADS, None)
-
-
-def original_head_map(model: PreTrainedModel) -> HeadMap:
+def original_head_map(model: nn.Module) -> HeadMap:
     """The heads a model had before any removal."""
-    blocks = []
-    for attention in attentions_of(model):
-        link = getattr(attention.module, LINK, None)
-        heads = attention.block.num_heads if link is None else link.original
-        blocks.append(AttentionBlock(attention.block.name, heads, attention.block.kind))
-    return HeadMap(blocks)
+    attentions = attentions_of(model)
+    return HeadMap([AttentionBlock(a.block.name, len(_all(a)), a.block.kind) for a in attentions])
 
 
 def count_parameters(model: nn.Module) -> int:
     """Weights of a model; shared ones count once, those of gates do not."""
-    return sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith(GATING + "."))
+    gates = {id(weight) for module in model.modules() if isinstance(module, Switchboard) for weight in module.parameters()}
+    return sum(weight.numel() for weight in model.parameters() if id(weight) not in gates)
 
 
-def _check_plain(attentions: Sequence[Attention]) -> None:
+class _Surgery:
+    """One removal of heads: worked out and checked when it is made, done by `run`.
+
+    Args:
+        model, keep: see `prune_heads`.
+        values: the weights must be there, and not only their shapes.
+    """
+
+    def __init__(self, model: nn.Module, keep: Any, values: bool = True):
+        check_root(model)
+        self.model = model
+        self.attentions = attentions_of(model)
+        self.heads = HeadMap([attention.block for attention in self.attentions])
+        self.left: KeptHeads = {attention.block.name: _left(attention) for attention in self.attentions}
+        self.kept = self.heads.kept_by_block(self._flags(keep))  # numbers of now
+        self.record: KeptHeads = {name: [self.left[name][head] for head in heads] for name, heads in self.kept.items()}
+        for attention in self.attentions:
+            for projection in attention.projections:
+                check_projection(attention.block.name, projection.module)
+        if values:
+            check_values(model)
+        check_shared(model, self.attentions, self.kept)
+
+    def run(self, check: bool | Mapping[str, Any], owned: bool) -> Removal:
+        """Do it.
+
+        Args:
+            owned: let the model have a configuration of its own from here on.
+        """
+        parameters = count_parameters(self.model)
+        changed = [block.name for block in self.heads.blocks if len(self.kept[block.name]) < block.num_heads]
+        look = None
+        if owned:
+            own_configs(self.model)
+        ungate_heads(self.model)
+        if check is not False and changed:
+            look = LastLook(self.model, self.attentions, changed, None if check is True else check)
+            look.first({a.block.name: columns_of(a.output, self.kept[a.block.name], a.block.num_heads) for a in self.attentions})
+        cut(self.attentions, self.kept)
+        for attention in self.attentions:
+            self._tell(attention)
+        write_record(self.model)
+        if look is not None:
+            look.second()
+        after = sum(len(heads) for heads in self.kept.values())
+        return Removal(self.heads.num_heads, after, parameters, count_parameters(self.model), self.record)
+
+    def _tell(self, attention: Attention) -> None:
+        """Let a block know which of its heads are left."""
+        record, module = self.record[attention.block.name], attention.module
+        heads_link(attention).keep(record)
+        slice_biases(module, attention.biases)
+        if not record or "position_bias" in inspect.signature(type(module).forward).parameters:
+            use_ours(module)
+        if not record and attention.block.kind == "decoder-self":
+            count_steps_without_heads(module)
+
+    def _flags(self, keep: Any) -> List[bool]:
+        boards = boards_of(self.model)
+        for board in boards:
+            check_whole(self.model, board)
+        if keep is not None:
+            return flags_of(keep, self.heads, self.left, {a.block.name: len(_all(a)) for a in self.attentions})
+        if not boards:
+            raise ValueError("which heads to keep was not said: give `keep`, or a gated model")
+        if any(getattr(board.gates, "decided", None) is False for board in boards):
+            raise ValueError(
+                "the scores of the heads are those of the random start: nothing has trained or ranked them; train the gated model "
+                "first, load its scores (load_gating), or say with `keep` which heads are to stay"
+            )
+        masks = {board: board.head_map.split(board.gates.keep()) for board in boards}
+        return [bool(flag) for attention in self.attentions for flag in _mask(attention, masks)]
+
+
+def _mask(attention: Attention, masks: Dict[Switchboard, List[Tensor]]) -> Sequence[Any]:
+    """Flags of a block's heads, by the gates of its own; all True where it has none."""
+    link = getattr(attention.module, LINK, None)
+    if link is None or link.switchboard is None:
+        return [True] * attention.block.num_heads
+    return masks[link.switchboard][link.position].tolist()
+
+
+def _left(attention: Attention) -> List[int]:
+    """Original numbers of the heads a block has now."""
+    link = getattr(attention.module, LINK, None)
+    return list(range(attention.block.num_heads)) if link is None or link.kept is None else list(link.kept)
+
+
+def _all(attention: Attention) -> List[int]:
+    """Numbers of the heads a block once had."""
+    link = getattr(attention.module, LINK, None)
+    return list(range(attention.block.num_heads if link is None else link.original))
+
+
+def _fill(model: nn.Module) -> None:
+    attentions = attentions_of(model)
+    links = {a.block.name: getattr(a.module, LINK) for a in attentions if hasattr(a.module, LINK)}
+    kept = {name: link.kept for name, link in links.items() if link.kept is not None}
+    own_configs(model)
+    ungate_heads(model)
+    fill(attentions, kept, {name: link.original for name, link in links.items()})
     for attention in attentions:
-        for projection in attention.projections:
-            if not isinstance(projection.module, (nn.Linear, Conv1D)):
-                raise ValueError(
-                    f"a projection of {attention.block.name} is a {type(projection.module).__name__}: heads can be removed "
-                    "from plain weights only; merge adapters into them, or load the model without quantisation, first"
-                )
+        forget(attention.module)
+        forget_biases(attention.module)
+        forget_heads(attention.module)
+        forget_heads(attention.output.module)
+    use_stock(model)
+    write_record(model)
 
 
-@torch.no_grad()
-def _cut(attention: Attention, kept: List[int]) -> None:
-    if len(kept) == attention.block.num_heads:
-        return
-    for projection in attention.projections:
-        rows = _rows(projection, kept, projection.num_heads)
-        for name in _tensors(projection):
-            weight = getattr(projection.module, name)
-            index = rows.to(weight.device)
-            _replace(projection.module, name, weight.index_select(_dim(projection, name), index))
-        _set_size(projection)
-    _set_split_size(attention, len(kept))
-    if not kept and attention.block.kind == "decoder-self":
-        count_steps_without_heads(attention.module)
-
-
-def _fill(projection: Projection, kept: List[int], original: int) -> None:
-    rows = _rows(projection, kept, original)
-    for name in _tensors(projection):
-        weight, dim = getattr(projection.module, name), _dim(projection, name)
-        shape = list(weight.shape)
-        shape[dim] = original * projection.unit * projection.parts
-        _replace(projection.module, name, weight.new_zeros(shape).index_copy_(dim, rows.to(weight.device), weight))
-    _set_size(projection)
-
-
-def _rows(projection: Projection, kept: Sequence[int], num_heads: int) -> Tensor:
-    """Rows (or columns) of these heads among those of `num_heads`, in all parts of the matrix."""
-    rows = head_rows(kept, projection.unit)
-    return torch.cat([rows + part * num_heads * projection.unit for part in range(projection.parts)])
-
-
-def _tensors(projection: Projection) -> List[str]:
-    """Names of the tensors that heads have a share in: an output projection's bias is nobody's."""
-    has_bias = projection.out and projection.module.bias is not None
-    return ["weight", "bias"] if has_bias else ["weight"]
-
-
-def _dim(projection: Projection, name: str) -> int:
-    if name == "bias":
-        return 0
-    transposed = isinstance(projection.module, Conv1D)  # [in, out]
-    return int(projection.out) if transposed else 1 - int(projection.out)
-
-
-def _replace(module: nn.Module, name: str, tensor: Tensor) -> None:
-    old = getattr(module, name)
-    new = nn.Parameter(tensor.contiguous(), requires_grad=old.requires_grad)
-    setattr(module, name, new)
-
-
-def _set_size(projection: Projection) -> None:
-    """Tell the projection its new size."""
-    module, size = projection.module, projection.features
-    if isinstance(module, nn.Linear):
-        setattr(module, "out_features" if projection.out else "in_features", size)
-    elif projection.out:
-        module.nf = size
-    else:
-        module.nx = size
-        # the class has no state of its own; changing it leaves the module, its weights and its hooks what they were
-        module.__class__ = Conv1D if size else _Conv1DWithoutInput
-
-
-def _set_split_size(attention: Attention, num_heads: int) -> None:
-    """GPT-2 cuts the output of its joint projection into pieces of `split_size`; a list of sizes may hold zeros."""
-    for projection in attention.projections:
-        if projection.parts > 1:
-            attention.module.split_size = [num_heads * projection.unit] * projection.parts
-
-
-class _Conv1DWithoutInput(Conv1D):
-    """A `Conv1D` of no input features; the stock one cannot view a tensor without elements."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bias.expand(*x.shape[:-1], self.nf)
+def _on_meta(model: nn.Module) -> bool:
+    return any(weight.is_meta for weight in model.parameters())
