@@ -20,6 +20,7 @@ from ..surgery import mask_of_record, read_mask
 from .certificate import takes_text, write_certificate
 from .files import export_dense, load_model
 from .gating import GATING, gate_heads
+from .hub_folders import Source, find_folder
 from .layouts import head_map_of
 from .masked import pruned_and_masked
 from .onnx_export import certify, export_onnx
@@ -27,6 +28,7 @@ from .pruning import original_head_map, record_of
 from .sample_batches import sample_batches, text_batches
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "source.spm")
+_BESIDE_TOKENIZER = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "target.spm")
 
 
 @dataclass
@@ -55,7 +57,7 @@ def export_folder(
     """Export the model of a folder as "onnx" or "dense".
 
     Args:
-        folder: pruned, or with all its heads and `mask` or `num_of_heads` to say which of them to keep.
+        folder: or a name on the hub; pruned, or with all its heads and `mask` or `num_of_heads` to say which of them to keep.
         out: folder to write; the tokenizer, if there is one, goes with it.
         num_of_heads: K, of a folder with head scores.
         mask: file, see `read_mask`, for the heads the model has now.
@@ -65,8 +67,9 @@ def export_folder(
     Raises:
         FileNotFoundError, ValueError: the folder cannot be loaded, or says not which heads to keep; see `export_onnx`.
     """
-    model = load_source(folder, num_of_heads, mask)
-    tokenizer = tokenizer_of(folder)
+    source = find_folder(folder, {}, (*_TOKENIZER_FILES, *_BESIDE_TOKENIZER))
+    model = load_source(source, num_of_heads, mask)
+    tokenizer = tokenizer_of(source.folder)
     sentences = _lines(text) if text else None
     if sentences and tokenizer is None:
         raise ValueError(f"--text: {folder} has no tokenizer to read it with")
@@ -106,14 +109,15 @@ def export_dense_checked(
     return certificate
 
 
-def load_source(folder: str | os.PathLike, num_of_heads: Optional[int] = None, mask: Optional[str] = None) -> PreTrainedModel:
+def load_source(folder: str | os.PathLike | Source, num_of_heads: Optional[int] = None, mask: Optional[str] = None) -> PreTrainedModel:
     """The model of a folder in float32, gated by a fixed mask where `mask` or `num_of_heads` names one.
 
     Raises:
         ValueError: the folder has head scores and neither says how many to keep, or `num_of_heads` and it has none.
     """
-    model = load_model(folder, dtype=torch.float32)
-    head_map, scores = head_map_of(model), _scores(Path(folder))
+    source = find_folder(folder, {})
+    model, folder = load_model(source, dtype=torch.float32), source.folder
+    head_map, scores = head_map_of(model), _scores(folder)
     if mask is not None:
         keep = torch.tensor(read_mask(mask, head_map))
     elif num_of_heads is not None:
@@ -149,8 +153,11 @@ def _scores(folder: Path) -> Optional[Tensor]:
     """Head scores saved with a gated model."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            name = f"{GATING}.gates.scores"
-            if name in file.keys():
+            # of an inner model, if that was gated
+            found = [name for name in file.keys() if f".{name}".endswith(f".{GATING}.gates.scores")]
+            if len(found) > 1:
+                raise ValueError(f"{folder} has head scores of several parts ({', '.join(sorted(found))}): give --mask FILE.json")
+            for name in found:
                 if not (folder / LIST).is_file():
                     warn_no_list(folder)
                 return file.get_tensor(name)

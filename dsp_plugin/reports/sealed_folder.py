@@ -16,7 +16,7 @@ from .sealed import DamagedError, read_json, warn_unsealed, write_json
 
 LIST = "checksums.json"
 # Transformers' models and tokenizers, the Trainer's checkpoints, exports
-_MODEL = ("config.json", "model*.safetensors", "*.index.json", "pytorch_model*")
+_MODEL = ("config.json", "pruned_module.json", "model*.safetensors", "*.index.json", "pytorch_model*")
 _OTHERS = (
     "generation_config.json", "tokenizer*", "vocab*", "*vocabulary.*", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "spiece.model", "*.spm", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth",
@@ -44,11 +44,12 @@ def unseal_folder(folder: str | os.PathLike) -> bool:
     return there
 
 
-def check_sealed(folder: str | os.PathLike, warn: bool = False) -> bool:
+def check_sealed(folder: str | os.PathLike, warn: bool = False, whole: bool = True) -> bool:
     """Compares the folder with its list; whether it has one.
 
     Args:
         warn: say so where it has none: it was written by us.
+        whole: every listed file must be there. False: of a download it may be some only.
 
     Raises:
         DamagedError: a file is another one, or holds part of a model and is not in the list.
@@ -68,6 +69,8 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False) -> bool:
         path = folder / name
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise DamagedError(f"{folder / LIST} is damaged: {name!r} is no name of a file in this folder")
+        if not whole and not path.is_file():
+            continue
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is damaged: {name} is missing, which {LIST} lists {again}")
         if path.stat().st_size != told.get("bytes") or sha256(path) != told.get("sha256"):
