@@ -78,14 +78,19 @@ def training_steps(args: TrainingArguments, num_examples: int) -> int:
     """Optimizer updates that the Trainer makes with these arguments on so many examples.
 
     Raises:
-        ValueError: no example.
+        ValueError: no example, or `dataloader_drop_last` leaves no batch.
     """
-    if args.max_steps > 0:
-        return args.max_steps
-    if num_examples < 1:
+    if num_examples < 1 and args.max_steps <= 0:
         raise ValueError("there is no example to train on")
     rounded = math.floor if args.dataloader_drop_last else math.ceil
     per_process = rounded(rounded(num_examples / args.train_batch_size) / args.world_size)
+    if num_examples > 0 and not per_process:
+        raise ValueError(
+            f"--dataloader_drop_last leaves no batch: {num_examples} examples are less than {args.train_batch_size} for each of "
+            f"{args.world_size} process(es); leave it out, or make --per_device_train_batch_size smaller"
+        )
+    if args.max_steps > 0:
+        return args.max_steps
     updates = max(math.ceil(per_process / args.gradient_accumulation_steps), 1)
     return math.ceil(args.num_train_epochs * updates)
 
@@ -109,7 +114,7 @@ def _factor(name: Any, args: TrainingArguments, num_training_steps: int, lr: flo
     more = args.lr_scheduler_kwargs if name == args.lr_scheduler_type else None
     try:
         scheduler = get_scheduler(name, single, args.get_warmup_steps(num_training_steps), num_training_steps, more)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a schedule's own options that are missing or wrong
         raise ValueError(f"--lr_scheduler_type {name}: {error}") from error
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(f"--lr_scheduler_type {name} is not a function of the number of updates: take linear, cosine, constant ...")

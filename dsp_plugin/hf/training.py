@@ -54,8 +54,7 @@ class HeadGatesCallback(EpochOrder):
             Trainer's output folder, from where a resumed run goes on.
 
     Raises:
-        ValueError: the model has no gates, or `note_every` is below 1. From the Trainer: for DataParallel and
-            DeepSpeed, under which gates would not learn.
+        ValueError: the model has no gates, or `note_every` is below 1. From the Trainer: see `check_arguments`.
     """
 
     def __init__(self, model: nn.Module, note_every: Optional[int] = None):
@@ -75,10 +74,7 @@ class HeadGatesCallback(EpochOrder):
         self._best = BestAfterWarmup(switchboard.warmup_updates)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.n_gpu > 1:
-            raise ValueError("several GPUs in one process copy the model but not its gates: start one process a GPU (torchrun)")
-        if args.deepspeed:
-            raise ValueError("DeepSpeed keeps gradients to itself, so that gates cannot be trained under it")
+        check_arguments(args)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
@@ -190,6 +186,20 @@ class HeadGatesCallback(EpochOrder):
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Raises: ValueError: arguments of the Trainer under which gates would not learn, or not by their schedule; named."""
+    if args.n_gpu > 1:
+        raise ValueError("several GPUs in one process copy the model but not its gates: start one process a GPU (torchrun)")
+    if args.deepspeed:
+        raise ValueError("--deepspeed: DeepSpeed keeps gradients to itself, so that gates cannot be trained under it")
+    if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and args.gradient_checkpointing:
+        raise ValueError(
+            "--gradient_checkpointing_kwargs use_reentrant true goes back through the gates once a layer: make it false, or leave it out"
+        )
+    if args.auto_find_batch_size:
+        raise ValueError("--auto_find_batch_size changes the number of updates, by which the gates go: leave it out")
 
 
 def _set_aside(gradient: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class GlueWork:
         ValueError: no such task.
     """
 
-    kind, scale = "glue", 100.0
+    kind, scale, label_columns = "glue", 100.0, ("labels",)
     model_class = AutoModelForSequenceClassification
 
     def __init__(self, options: GlueArguments, cache_dir: Optional[str] = None):

@@ -99,6 +99,9 @@ def _is_users(error: Exception) -> bool:
     codes = {frame.f_code for frame in frames}
     if Trainer.train.__code__ not in codes or codes & _PREPARATIONS:
         return True
+    trainer = next(frame.f_locals["self"] for frame in frames if frame.f_code is Trainer.train.__code__)
+    if trainer.state.global_step == getattr(trainer, "_initial_global_step", -1):
+        return True  # an option or a file that the first step could not use
     if isinstance(error, OSError):
         return error.errno in _MACHINE
     ours = frames[-1].f_globals.get("__name__", "").startswith("dsp_plugin.")

@@ -25,6 +25,7 @@ class SquadWork:
     """
 
     kind, scale = "squad", 1.0  # exact_match and f1 are in percent as they come
+    label_columns = ("start_positions", "end_positions")
     name, metrics, main_metric = "SQuAD", ("exact_match", "f1"), "f1"
     model_class = AutoModelForQuestionAnswering
 

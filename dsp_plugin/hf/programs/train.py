@@ -23,7 +23,7 @@ from ..gating import gate_heads, load_gating, switchboard_of
 from ..input_limits import check_inputs
 from ..layouts import head_map_of
 from ..pruning import record_of
-from ..training import HeadGatesCallback, declare_mean_loss, pruning_optimizers, training_steps
+from ..training import HeadGatesCallback, check_arguments, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
 from .folders import STATE, NotedSettings, begin, settings_of, starting_point, training_settings, updates_of
 from .glue_work import GlueWork
@@ -38,6 +38,7 @@ from .results import (
     IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask,
 )  # fmt: skip
 from .squad_work import SquadWork
+from .trainer_checks import check_trainer
 
 Work = Union[GlueWork, SquadWork]
 WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
@@ -101,6 +102,7 @@ class Run:
             check_checkpoint(checkpoint, model)
         work.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
         work.tokenise(self.tokenizer)
+        wanted = training_steps(args, len(work.train)) if args.do_train else 0
         for data in filter(None, [work.train, *work.dev.values(), *work.test.values()]):
             check_inputs(data, model, self.options.tokenizer_name or self.options.model_name_or_path)
         trainer = self._trainer(model)
@@ -112,7 +114,7 @@ class Run:
         if args.do_train:
             if self.main:
                 begin(args, settings, checkpoint, overwrite)
-            if checkpoint is not None and updates_of(checkpoint) >= training_steps(args, len(work.train)):
+            if checkpoint is not None and updates_of(checkpoint) >= wanted:
                 # nothing is left to do; where the end is inside an epoch, the Trainer would make one more update
                 self.finished, args.max_steps, args.num_train_epochs = True, -1, 0
             started = time.time()
@@ -121,6 +123,8 @@ class Run:
             if self.finished:  # the state tells of the training, not of this start without one
                 done = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
                 trainer.state.max_steps, trainer.state.num_train_epochs = done.max_steps, done.num_train_epochs
+            if args.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
+                say("--load_best_model_at_end: no checkpoint was scored that could be the best, and the model is the last one")
             self._save(trainer)
             trainer.save_state()
             if self.main and (Path(args.output_dir) / "config.json").is_file():
@@ -141,10 +145,9 @@ class Run:
         check_model_folder(self.options.model_name_or_path, self.args.output_dir, self.args.do_train, writes)
         if self.results.record_dir:
             check_folder("--record_dir", self.results.record_dir)
-        best = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
-        if best not in ("loss", *self.work.metrics):
-            known = ", ".join(["loss", *self.work.metrics])
-            raise ValueError(f"--metric_for_best_model {self.args.metric_for_best_model}: {self.work.name} has {known}")
+        check_trainer(self.args, self.work)
+        if self.method.gated and self.args.do_train:
+            check_arguments(self.args)
 
     def _save(self, trainer: Trainer) -> None:
         """Write what was trained."""
@@ -314,7 +317,7 @@ def log_levels(args: TrainingArguments) -> None:
     if args.device.type == "cpu":
         args.dataloader_pin_memory = False  # the Trainer's default, which torch warns of where there is no GPU
         if args.fp16:
-            say("--fp16 is for GPUs: here is none, and this run is in single precision (--bf16 works on a CPU)")
+            say("--fp16 is for GPUs: here is none, and this run is in single precision (--bf16 --use_cpu works on a CPU)")
     if args.log_level == "passive":
         hf_logging.set_verbosity_warning()
     else:
