@@ -117,7 +117,7 @@ def load_source(folder: str | os.PathLike | Source, num_of_heads: Optional[int] 
     """
     source = find_folder(folder, {})
     model, folder = load_model(source, dtype=torch.float32), source.folder
-    head_map, scores = head_map_of(model), _scores(folder)
+    head_map, scores = head_map_of(model), None if mask is not None else _scores(folder)
     if mask is not None:
         keep = torch.tensor(read_mask(mask, head_map))
     elif num_of_heads is not None:
