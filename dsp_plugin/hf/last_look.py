@@ -153,6 +153,7 @@ class LastLook:
                 run.outputs += _tensors(run.model(**run.inputs))
             if cached is False:
                 return
+            before = len(run.order), {key: len(values) for key, values in run.blocks.items()}
             try:
                 with _same_noise(self.root):
                     steps = list(_with_cache(run.model, run.inputs))
@@ -161,6 +162,12 @@ class LastLook:
                     raise
                 steps = []
             run.cached = bool(steps)
+            if not steps:  # a pass that came to nothing is not seen, either
+                del run.order[before[0] :]
+                for key in list(run.blocks):
+                    run.blocks[key] = run.blocks[key][: before[1].get(key, 0)]
+                    if not run.blocks[key]:
+                        del run.blocks[key]
             run.outputs += [(f"{name} with a cache", value) for step in steps for name, value in _tensors(step)]
 
     def _compare(self, expected: "_Run", found: "_Run") -> None:

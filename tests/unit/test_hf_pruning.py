@@ -182,3 +182,11 @@ def test_scores_that_nothing_has_trained_choose_no_heads():
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     board.load_state_dict(board.state_dict())  # scores out of a file were somebody's choice, as far as one can know
     assert prune_heads(model).heads_after == 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_without_its_task_head_loses_heads_too(family):
+    """Some of these take `use_cache` and have no cache."""
+    model = tiny_model(family).base_model
+    keep = torch.arange(head_map_of(model).num_heads) % 2 == 0
+    assert prune_heads(model, keep).heads_after == int(keep.sum())
