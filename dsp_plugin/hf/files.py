@@ -11,7 +11,7 @@ import copy
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Type
+from typing import Any, Callable, Dict, Mapping, Optional, Type
 
 from safetensors import SafetensorError
 from torch import nn
@@ -21,14 +21,19 @@ from ..reports.files import new_folder, write_text
 from ..reports.sealed_folder import LIST, holds_model, seal_folder, warn_no_list
 from .gating import switchboard_of
 from .hub_folders import Source, find_folder
+from .kept_heads import KEPT_HEADS, record_of
 from .model_card import dense_card, pruned_card
 from .model_folder import check_weights, class_of, read_config, some
 from .module_files import RECORD, is_module_folder, load_module, saved_class, write_module, write_state
-from .pruning import KEPT_HEADS, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record, record_of
+from .pruning import check_pruned, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record
 
 
 def save_pruned(
-    model: nn.Module, folder: str | os.PathLike, parameters_before: Optional[int] = None, tokenizer: Any = None
+    model: nn.Module,
+    folder: str | os.PathLike,
+    parameters_before: Optional[int] = None,
+    tokenizer: Any = None,
+    check: bool | Mapping[str, Any] = True,
 ) -> None:
     """Write a pruned model: weights, the record of kept heads, a model card README.md, and checksums.
 
@@ -41,13 +46,18 @@ def save_pruned(
         folder: made if it does not exist.
         parameters_before: weights of the model with all its heads; worked out where not given.
         tokenizer: saved with it, if given.
+        check: the model runs once on a small random batch beside a copy of it with zeros in the place of removed heads, and
+            nothing is written if they differ. False for no such look; a mapping of `model`'s keyword arguments to look at
+            it with these.
 
     Raises:
-        ValueError: the model has all its heads and no record; a part of a user's own module's state is no tensor.
+        ValueError: the model has all its heads and no record, or gives something else than its dense copy; a part of a user's own module's state is no tensor.
         OSError: the folder cannot be written.
     """
     if record_of(model) is None:
         raise ValueError("the model has not been pruned: prune_heads(model, keep) first, or use model.save_pretrained")
+    if check is not False:
+        check_pruned(model, None if check is True else check)
     before = parameters_before or count_parameters(_dense_copy(model))
     card = pruned_card(model, original_head_map(model), record_of(model), before, count_parameters(model))
     with new_folder(folder, None, _is_no_model) as made:

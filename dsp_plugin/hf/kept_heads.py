@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..surgery import KeptHeads
 from .heads_link import LINK
-from .layouts import attentions_of
+from .layouts import attentions_of, transformers_models
 
 KEPT_HEADS = "kept_heads"  # the attribute of a configuration that holds the record
 
@@ -49,10 +49,24 @@ def write_record(model: nn.Module) -> None:
 
 
 def own_configs(model: nn.Module) -> None:
-    """Give a model a copy of its configuration in every place that holds it, so that other models keep theirs."""
-    copies: Dict[int, Any] = {}
+    """Give a model a copy of its configuration in every place that holds it, so that other models keep theirs.
+
+    In a module of a user's own every Transformers model gets one of its own, because each has its own record.
+    """
+    around: Dict[int, Any] = {}
+    owned = set()
+    for inner in transformers_models(model):
+        copies: Dict[int, Any] = {}
+        for part in inner.modules():
+            owned.add(id(part))
+            _copy_configs(part, copies)  # one memo: what parts of a model shared they share again
+        around = {**copies, **around}
     for part in model.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, PreTrainedConfig):
-                # one memo for all: what parts of the model shared they share again
-                vars(part)[name] = copy.deepcopy(value, copies)
+        if id(part) not in owned:
+            _copy_configs(part, around)
+
+
+def _copy_configs(part: nn.Module, copies: Dict[int, Any]) -> None:
+    for name, value in vars(part).items():
+        if isinstance(value, PreTrainedConfig):
+            vars(part)[name] = copy.deepcopy(value, copies)

@@ -23,9 +23,10 @@ from ..reports.sealed_folder import check_sealed, warn_no_list
 from ..surgery import KeptHeads
 from .gating import boards_of
 from .hub_folders import Source
+from .kept_heads import own_configs, record_of
 from .layouts import transformers_models
 from .model_folder import WEIGHTS, some
-from .pruning import prune_to_record, record_of
+from .pruning import prune_to_record
 
 RECORD = "pruned_module.json"
 # of a configuration, what has no share in what a model of the same weights gives
@@ -122,6 +123,7 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
     state = _read_state(folder, told)
     _check_fits(folder, skeleton, state)
     _check_settings(folder, module, told["configurations"])
+    own_configs(module)
     prune_to_record(module, told["kept_heads"])
     module.load_state_dict(state)
     return module.eval()
