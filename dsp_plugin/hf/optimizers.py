@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PreTrainedModel, Trainer, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainingArguments, get_scheduler
 
-from .gating import switchboard_of
+from .gating import check_whole, switchboard_of
 from .mean_loss import declare_mean_loss
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
+_made: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
 def pruning_optimizers(
-    model: PreTrainedModel,
+    model: nn.Module,
     args: TrainingArguments,
     num_training_steps: int,
     pruning_lr: Optional[float],
@@ -33,7 +35,8 @@ def pruning_optimizers(
     rate, as in the BERT program of DSP.
 
     Args:
-        model: gated, or without gates (then a plain finetuning).
+        model: gated, or without gates (then a plain finetuning); the one that the Trainer is given, such as a user's own
+            module around a gated one, whose weights outside that one learn or are frozen with the others.
         num_training_steps: optimizer updates of the whole run (`training_steps`).
         pruning_lr: learning rate of the scores at its peak; None takes the model's.
         joint: train model and scores; else all weights of the model are frozen here and only the scores learn.
@@ -42,7 +45,7 @@ def pruning_optimizers(
 
     Raises:
         ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a schedule
-            that is not a function of the number of updates; nothing is left to train.
+            that is not a function of the number of updates; nothing is left to train; the model is a part of the gated one.
     """
     optim = str(getattr(args.optim, "value", args.optim))
     if optim not in _ADAMW:
@@ -51,6 +54,8 @@ def pruning_optimizers(
         raise ValueError(f"--pruning_lr must be above 0 and finite, got {pruning_lr}")
     declare_mean_loss(model)
     switchboard = switchboard_of(model)
+    if switchboard is not None:
+        check_whole(model, switchboard)
     scores = [] if switchboard is None else [p for p in switchboard.gates.parameters() if p.requires_grad]
     if not joint:
         if not scores:
@@ -64,6 +69,7 @@ def pruning_optimizers(
         groups.append({"params": scores, "weight_decay": 0.0, "lr": rate})
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
     optimizer = optimizer_class(groups, **options)
+    _made.add(optimizer)
     if switchboard is not None:
         constant = rate if pruning_schedule == "constant" else None
         switchboard.handshake.wants(lr=constant, weight_decay=0.0, keep=optimizer)
@@ -72,6 +78,19 @@ def pruning_optimizers(
         schedule = args.lr_scheduler_type if pruning_schedule is None else pruning_schedule
         factors[-1] = _factor(schedule, args, num_training_steps, rate)
     return optimizer, LambdaLR(optimizer, factors)
+
+
+def check_covered(optimizer: Optional[Optimizer], model: nn.Module) -> None:
+    """Raises: ValueError: an optimizer of `pruning_optimizers` was made of a part of the model that is trained with it."""
+    if optimizer is None or optimizer not in _made:
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if left:
+        raise ValueError(
+            f"{len(left)} parameters of the model that is trained are not its optimizer's ({', '.join(left[:3])}): give "
+            f"pruning_optimizers() the whole {type(model).__name__}, as the Trainer has it"
+        )
 
 
 def training_steps(args: TrainingArguments, num_examples: int) -> int:
@@ -95,7 +114,7 @@ def training_steps(args: TrainingArguments, num_examples: int) -> int:
     return math.ceil(args.num_train_epochs * updates)
 
 
-def _groups(model: PreTrainedModel, scores: List[nn.Parameter], weight_decay: float) -> List[Dict[str, Any]]:
+def _groups(model: nn.Module, scores: List[nn.Parameter], weight_decay: float) -> List[Dict[str, Any]]:
     """The model's own parameters that learn, with and without weight decay."""
     theirs = {id(parameter) for parameter in scores}
     learnt = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in theirs]

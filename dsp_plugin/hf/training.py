@@ -21,9 +21,9 @@ from ..gating import Switchboard
 from ..reports.history import append_heads, read_history, rewrite_history
 from .best_after_warmup import BestAfterWarmup
 from .epoch_order import EpochOrder
-from .gating import switchboard_of
+from .gating import check_whole, switchboard_of
 from .mean_loss import declare_mean_loss
-from .optimizers import pruning_optimizers, training_steps
+from .optimizers import check_covered, pruning_optimizers, training_steps
 
 __all__ = ["HeadGatesCallback", "declare_mean_loss", "pruning_optimizers", "training_steps"]
 
@@ -61,6 +61,7 @@ class HeadGatesCallback(EpochOrder):
         switchboard = switchboard_of(model)
         if switchboard is None:
             raise ValueError("the model has no gates: gate_heads(model, gates) first")
+        check_whole(model, switchboard)
         if note_every is not None and note_every < 1:
             raise ValueError(f"the heads can be noted every 1 or more updates, not every {note_every}")
         declare_mean_loss(model)
@@ -78,6 +79,9 @@ class HeadGatesCallback(EpochOrder):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
+        optimizer = kwargs.get("optimizer")
+        if not args.fsdp:  # which has parameters of its own
+            check_covered(getattr(optimizer, "optimizer", optimizer), kwargs["model"])
         self._remove_hooks()
         self._tell(state.global_step)
         self._training, self._figures = True, {}
