@@ -153,7 +153,7 @@ class LastLook:
                 run.outputs += _tensors(run.model(**run.inputs))
             if cached is False:
                 return
-            before = len(run.order), {key: len(values) for key, values in run.blocks.items()}
+            calls = len(run.order)
             try:
                 with _same_noise(self.root):
                     steps = list(_with_cache(run.model, run.inputs))
@@ -162,12 +162,8 @@ class LastLook:
                     raise
                 steps = []
             run.cached = bool(steps)
-            if not steps:  # a pass that came to nothing is not seen, either
-                del run.order[before[0] :]
-                for key in list(run.blocks):
-                    run.blocks[key] = run.blocks[key][: before[1].get(key, 0)]
-                    if not run.blocks[key]:
-                        del run.blocks[key]
+            if not steps:
+                run.forget(calls)
             run.outputs += [(f"{name} with a cache", value) for step in steps for name, value in _tensors(step)]
 
     def _compare(self, expected: "_Run", found: "_Run") -> None:
@@ -222,6 +218,13 @@ class _Run:
         self.largest: Dict[int, float] = defaultdict(float)
         self.order: List[int] = []
         self.cached = False
+
+    def forget(self, calls: int) -> None:
+        """Keep only the first calls of output projections: a pass that came to nothing is not seen, either."""
+        for key in self.order[calls:]:
+            self.blocks[key].pop()
+        self.blocks = defaultdict(list, {key: values for key, values in self.blocks.items() if values})
+        del self.order[calls:]
 
 
 def _with_cache(model: nn.Module, inputs: Dict[str, Any]) -> Iterator[Any]:
