@@ -1,0 +1,211 @@
+"""What the source of a module's `forward` says: which attributes it reads, and whether it works out attention.
+
+A forward is its own text and that of the methods and functions it hands `self` to, looked up along the method
+resolution order. Only the text is read: nothing is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import FrozenSet, Iterator, List, Optional, Set, Tuple
+
+from torch import nn
+
+INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+
+_SCORES = re.compile(r"softmax|scaled_dot_product_attention|_flash_attention_forward|multi_head_attention_forward")
+_PRODUCT = re.compile(
+    r"\bmatmul\b|\bbmm\b|baddbmm|einsum|[\w)\]] @ [\w(]|scaled_dot_product_attention|_flash_attention_forward"
+    r"|multi_head_attention_forward"
+)
+_ROUTES = re.compile(r"Router|Gate\b|Gating|MoE|Moe|Expert|MLP|Mlp")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of one class's forward.
+
+    Attributes:
+        reads: chains of attributes of `self` that it reads: ("num_heads",), ("config", "hidden_size").
+        text: of all functions together, for a search for words.
+        functions: their syntax trees with the name that stands for the module, `forward` first.
+    """
+
+    reads: FrozenSet[Tuple[str, ...]]
+    text: str
+    functions: Tuple[Tuple[ast.FunctionDef, str], ...]
+
+
+@lru_cache(maxsize=None)
+def source_of(module_class: type) -> Optional[Source]:
+    """The source of a class's forward; None where there is no text to read (a notebook, a compiled file)."""
+    forward = _tree(getattr(module_class, "forward", None))
+    if forward is None:
+        return None
+    found: List[Tuple[ast.FunctionDef, str]] = []
+    seen: Set[Tuple[str, int]] = set()
+    waiting = [(forward, _first(forward))]
+    eager = getattr(sys.modules.get(module_class.__module__), "eager_attention_forward", None)
+    if eager is not None and INTERFACE in ast.unparse(forward):  # the interface calls it with the module
+        tree = _tree(eager)
+        waiting += [] if tree is None else [(tree, _first(tree))]
+    while waiting:
+        function, name = waiting.pop(0)
+        if (function.name, function.lineno) in seen:
+            continue
+        seen.add((function.name, function.lineno))
+        found.append((function, name))
+        waiting += _called(module_class, function, name)
+    reads = frozenset(chain for function, name in found for chain in _reads(function, name))
+    return Source(reads, "\n".join(ast.unparse(function) for function, _ in found), tuple(found))
+
+
+def dispatches(module_class: type) -> bool:
+    """Whether this class calls the attention interface. Transformers itself can only tell by the source, too."""
+    source = source_of(module_class)
+    return source is not None and INTERFACE in ast.unparse(source.functions[0][0])
+
+
+@lru_cache(maxsize=None)
+def works_out_attention(module_class: type) -> bool:
+    """Whether a forward makes weights of products, and a sum with them, by itself: attention of any kind.
+
+    Routers to experts have a softmax, too, and mixers of the state-space kind have products, but not both.
+    """
+    if issubclass(module_class, nn.MultiheadAttention):
+        return True
+    if module_class.__module__.startswith("torch.") or _ROUTES.search(module_class.__name__):
+        return False
+    source = source_of(module_class)
+    return source is not None and bool(_SCORES.search(source.text)) and bool(_PRODUCT.search(source.text))
+
+
+def called_after(module_class: type, name: str, output: str) -> bool:
+    """Whether the submodule `name` is called, and only in statements behind the last call of the submodule `output`."""
+    source = source_of(module_class)
+    if source is None:
+        return False
+    forward, self_name = source.functions[0]
+    lines = {part: _call_lines(forward, self_name, part) for part in (name, output)}
+    if any(_call_lines(function, own, name) for function, own in source.functions[1:]):
+        return False
+    return bool(lines[name] and lines[output]) and min(lines[name]) > max(lines[output])
+
+
+def reshapes_only_context(module_class: type, name: str, output: str) -> bool:
+    """Whether the integer `name` is read only to give the output projection's input its shape."""
+    source = source_of(module_class)
+    if source is None:
+        return False
+    for function, self_name in source.functions:
+        fed = _names_fed_to(function, self_name, output)
+        good = {
+            id(read)
+            for statement in ast.walk(function)
+            if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id in fed for t in statement.targets)
+            for call in ast.walk(statement.value)
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in ("view", "reshape")
+            for argument in call.args
+            for read in ast.walk(argument)
+        }
+        for node in ast.walk(function):
+            if _chain(node, self_name) == (name,) and id(node) not in good:
+                return False
+    return True
+
+
+def _names_fed_to(function: ast.FunctionDef, self_name: str, output: str) -> Set[str]:
+    return {
+        argument.id
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and _chain(call.func, self_name) == (output,)
+        for argument in call.args
+        if isinstance(argument, ast.Name)
+    }
+
+
+def _call_lines(function: ast.FunctionDef, self_name: str, part: str) -> List[int]:
+    calls = (node for node in ast.walk(function) if isinstance(node, ast.Call))
+    return [call.lineno for call in calls if (_chain(call.func, self_name) or ("",))[0] == part]
+
+
+def _tree(function: object) -> Optional[ast.FunctionDef]:
+    try:
+        text = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+        tree = ast.parse(text).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None
+    return tree if isinstance(tree, ast.FunctionDef) else None
+
+
+def _first(function: ast.FunctionDef) -> str:
+    arguments = function.args.posonlyargs + function.args.args
+    return arguments[0].arg if arguments else ""
+
+
+def _called(module_class: type, function: ast.FunctionDef, name: str) -> Iterator[Tuple[ast.FunctionDef, str]]:
+    """The methods of the module, and functions beside its class, that `function` uses with the module."""
+    for node in ast.walk(function):
+        chain = _chain(node, name)
+        if chain is not None and len(chain) == 1:
+            yield from _method(module_class, chain[0])
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "super()":
+            for base in module_class.__mro__[1:]:
+                tree = _tree(base.__dict__[node.func.attr]) if node.func.attr in base.__dict__ else None
+                if tree is not None and not base.__module__.startswith("torch."):
+                    yield tree, _first(tree)
+        if isinstance(node.func, ast.Name):
+            for position, argument in enumerate(node.args):
+                if isinstance(argument, ast.Name) and argument.id == name:
+                    tree = _tree(getattr(sys.modules.get(module_class.__module__), node.func.id, None))
+                    if tree is not None and position < len(tree.args.args):
+                        yield tree, tree.args.args[position].arg
+
+
+def _method(module_class: type, name: str) -> Iterator[Tuple[ast.FunctionDef, str]]:
+    if hasattr(nn.Module, name):
+        return
+    found = inspect.getattr_static(module_class, name, None)
+    found = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+    tree = _tree(found) if callable(found) and not isinstance(found, type) else None
+    if tree is not None:
+        yield tree, _first(tree)
+
+
+def _reads(function: ast.FunctionDef, name: str) -> Iterator[Tuple[str, ...]]:
+    aliases = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            chain = _chain(node.value, name)
+            if chain is not None:
+                aliases[node.targets[0].id] = chain
+    for node in ast.walk(function):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            chain = _chain(node, name)
+            if chain is not None:
+                yield chain
+            for alias, start in aliases.items():
+                rest = _chain(node, alias)
+                if rest is not None:
+                    yield start + rest
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) > 1:
+            owner = () if isinstance(node.args[0], ast.Name) and node.args[0].id == name else _chain(node.args[0], name)
+            if owner is not None and isinstance(node.args[1], ast.Constant):
+                yield (*owner, str(node.args[1].value))
+
+
+def _chain(node: ast.AST, name: str) -> Optional[Tuple[str, ...]]:
+    """("config", "hidden_size") for `self.config.hidden_size` with `name` "self"; None for anything else."""
+    parts: List[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return tuple(reversed(parts)) if parts and isinstance(node, ast.Name) and node.id == name else None
