@@ -1,35 +1,28 @@
-"""Where a Transformers model keeps its attention heads: found by the structure of its modules, not by a list of names.
+"""Where a Transformers model keeps its attention heads: found by the structure of its modules and the source of its forwards.
 
-Every attention module that calls Transformers' attention interface must have one of the layouts below; else the
-model is refused, because a module that was overlooked would keep heads that are counted as gone.
+Every module that works out attention must have one of the layouts of `families`; else the model is refused, because a
+module that was overlooked would keep heads that are counted as gone. Nothing is taken for what it is by its size alone.
 """
 
 from __future__ import annotations
 
-import inspect
-from functools import lru_cache
-from typing import Iterator, List, Optional, Tuple
+from collections import Counter
+from functools import partial
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..gating import AttentionBlock, HeadMap
+from .families import CROSS, FURTHER, HEAD_DIM, JOINT, OWN_FORWARD, SEPARATE, TESTED, OwnForward, family_of
+from .fixed_sizes import NotKnown, sizes_of
+from .foreign_weights import check_foreign_weights
+from .other_attention import overlooked_attention
 from .projections import Attention, Projection
+from .size_probe import Probe, probe
+from .sources import dispatches
 
 KINDS = ("encoder-self", "decoder-cross", "decoder-self")
-TESTED = "BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, GPT-2, Llama, BART, Marian, T5"
-
-_HEAD_DIM = ("attention_head_size", "head_dim", "key_value_proj_dim")
-_CROSS = {"encoder_attn", "crossattention", "cross_attn", "EncDecAttention"}
-# (query, key, value), then the names the output projection may have; `..` is the module around the attention module
-_SEPARATE = (
-    (("q_proj", "k_proj", "v_proj"), ("out_proj", "o_proj")),  # BART, Marian, Llama and their kin
-    (("query", "key", "value"), ("dense", "../output.dense")),  # ALBERT; BERT, RoBERTa, ELECTRA
-    (("q_lin", "k_lin", "v_lin"), ("out_lin",)),  # DistilBERT
-    (("q", "k", "v"), ("o",)),  # T5
-)
-# other weights an attention module may hold, because they belong to no head, or (T5's) are sliced while it runs
-_SHARED_WEIGHTS = ("LayerNorm.", "relative_attention_bias.")
 
 
 def head_map_of(model: nn.Module) -> HeadMap:
@@ -57,19 +50,22 @@ def attentions_of(root: nn.Module) -> List[Attention]:
     models = transformers_models(root)
     if not models:
         raise ValueError(f"{type(root).__name__} is not a Transformers model, and holds none")
-    for part in root.modules():
-        if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation():
-            raise _refusal(root, f"{type(part).__name__} works out its attention by itself, not through the attention interface")
+    inside = {id(part) for model in models for part in model.modules()}
     found = []
     for path, part in root.named_modules():
-        if _dispatches(type(part)):
-            found.append(_attention(root, path, part))
+        own = OWN_FORWARD.get(family_of(type(part)))
+        if id(part) not in inside or not (own is not None or dispatches(type(part))):
+            continue
+        try:
+            found.append(_attention(root, path, part, own))
+        except NotKnown as error:
+            raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {error}") from None
+    overlooked = overlooked_attention(models, [attention.module for attention in found])
+    if overlooked is not None:
+        raise _refusal(root, f"its module {overlooked} works out attention by itself, in a way not known here")
     if not found:
         raise _refusal(root, "none of its modules calls the attention interface")
-    names = [attention.block.name for attention in found]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise _refusal(root, f"several of its attention blocks are called {doubled[0]}, in its base model and outside of it")
+    _check_alone(root, found)
     return [attention for kind in KINDS for attention in found if attention.block.kind == kind]
 
 
@@ -77,42 +73,102 @@ def transformers_models(root: nn.Module) -> List[PreTrainedModel]:
     """The outermost Transformers models in `root`: itself, or the ones a module of a user's own holds."""
     if isinstance(root, PreTrainedModel):
         return [root]
-    return [model for child in root.children() for model in transformers_models(child)]
+    found = [model for child in root.children() for model in transformers_models(child)]
+    return list({id(model): model for model in found}.values())
 
 
-@lru_cache(maxsize=None)
-def _dispatches(module_class: type) -> bool:
-    """Whether this class calls the attention interface. Transformers itself can only tell by the source, too."""
-    try:
-        return "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(module_class.forward)
-    except (OSError, TypeError):
-        return False
+def model_parts(root: nn.Module) -> Iterator[nn.Module]:
+    """Every module with a configuration that chooses an attention implementation: not those of models without the interface."""
+    own = {
+        id(part.config)
+        for part in root.modules()
+        if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation()
+    }
+    for part in root.modules():
+        config = getattr(part, "config", None)
+        if hasattr(config, "_attn_implementation") and id(config) not in own:
+            yield part
 
 
-def _attention(model: nn.Module, path: str, module: nn.Module) -> Attention:
-    where = f"its attention module {path} ({type(module).__name__})"
-    head_dim = next((getattr(module, name) for name in _HEAD_DIM if isinstance(getattr(module, name, None), int)), None)
-    group = int(getattr(module, "num_key_value_groups", 1))
-    name, projections = path, None if head_dim is None else _fused(module, head_dim)
+def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnForward]) -> Attention:
+    head_dim = next((getattr(module, name) for name in HEAD_DIM if isinstance(getattr(module, name, None), int)), None)
+    group = _group(module)
+    name, projections = path, None if head_dim is None else _joint(module, head_dim, group)
     if projections is None and head_dim is not None:
-        name, projections = _separate(model, path, module, head_dim, group)
+        name, projections = _separate(root, path, module, head_dim, group)
     if projections is None:
-        raise _refusal(model, f"{where} has projections of a layout that is not known here")
+        raise NotKnown("has projections of a layout that is not known here")
     if any(p.features % (p.unit * p.parts) for p in projections) or len({p.num_heads for p in projections}) != 1:
-        raise _refusal(model, f"the projections of {where} do not have the shapes of heads of size {head_dim}")
-    foreign = _foreign_weights(module, projections, head_dim)
-    if foreign:
-        raise _refusal(model, f"{where} has weights that may belong to heads in a way not known here: {', '.join(foreign)}")
-    block = AttentionBlock(name=_name(model, name), num_heads=projections[0].num_heads, kind=_kind(path, module))
-    return Attention(block, module, group, projections)
+        raise NotKnown(f"has projections that do not have the shapes of heads of size {head_dim}")
+    reason = None if own is None else own.unless(module)
+    if reason is not None:
+        raise NotKnown(reason)
+    if any(getattr(module, flag, False) is True for flag in ("is_kv_shared_layer", "store_full_length_kv")):
+        raise NotKnown("shares its keys and values with other blocks, whose heads are counted for themselves")
+    look = _Look(root, path, projections)
+    sizes = sizes_of(module, projections, group, head_dim, frozenset() if own is None else own.no_sizes, look)
+    check_foreign_weights(module, projections, look)
+    block = AttentionBlock(name=_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own))
+    return Attention(block, module, group, projections, sizes, () if own is None else own.biases, own is None)
 
 
-def _fused(module: nn.Module, head_dim: int) -> Optional[Tuple[Projection, ...]]:
-    """GPT-2: query, key and value in one `c_attn`; in cross-attention key and value, and a `q_attn`."""
-    joint, query, output = (getattr(module, name, None) for name in ("c_attn", "q_attn", "c_proj"))
-    if joint is None or output is None:
+class _Look:
+    """The probe of one attention module, made when it is asked for."""
+
+    def __init__(self, root: nn.Module, path: str, projections: Tuple[Projection, ...]):
+        self._root, self._path, self._projections = root, path, projections
+
+    def __call__(self) -> Optional[Probe]:
+        around, steps = [], self._path.split(".")
+        for count in range(len(steps)):
+            part = self._root.get_submodule(".".join(steps[:count]))
+            if isinstance(part, PreTrainedModel):
+                around.append((part, ".".join(steps[count:])))
+        names = [_relative(self._root, self._path, p.module) for p in self._projections]
+        twice = partial(_has_twice, self._projections, names)
+        for part, path in reversed(around):
+            found = probe(part, path, twice)
+            if found is not None:
+                return found
         return None
-    inputs = [Projection(joint, True, head_dim, parts=3 if query is None else 2)]
+
+
+def _has_twice(projections: Tuple[Projection, ...], names: List[Optional[str]], once: nn.Module, twice: nn.Module) -> bool:
+    """Whether all projections inside the attention module have twice the heads, of the size they had."""
+    for projection, name in zip(projections, names):
+        if name is None:  # in the module around
+            continue
+        old, new = (
+            Projection(module.get_submodule(name), projection.out, projection.unit, projection.parts) for module in (once, twice)
+        )
+        if new.features != 2 * old.features or old.features % (projection.unit * projection.parts):
+            return False
+    return True
+
+
+def _relative(root: nn.Module, path: str, part: nn.Module) -> Optional[str]:
+    return next((name for name, found in root.get_submodule(path).named_modules() if found is part), None)
+
+
+def _group(module: nn.Module) -> int:
+    if family_of(type(module)).startswith("falcon."):
+        return module.num_heads // module.num_kv_heads
+    return int(getattr(module, "num_key_value_groups", 1))
+
+
+def _joint(module: nn.Module, head_dim: int, group: int) -> Optional[Tuple[Projection, ...]]:
+    """Query, key and value in one matrix."""
+    family = family_of(type(module))
+    for joint in JOINT:
+        if family in joint.classes:
+            unit, parts = ((group + 2) * head_dim, 1) if joint.interleaved else (head_dim, 3)
+            matrix, output = getattr(module, joint.input), getattr(module, joint.output)
+            return Projection(matrix, True, unit, parts), Projection(output, False, group * head_dim)
+    # GPT-2: `c_attn`; in cross-attention key and value only, and a `q_attn`
+    matrix, query, output = (getattr(module, name, None) for name in ("c_attn", "q_attn", "c_proj"))
+    if matrix is None or output is None:
+        return None
+    inputs = [Projection(matrix, True, head_dim, parts=3 if query is None else 2)]
     inputs += [] if query is None else [Projection(query, True, head_dim)]
     return (*inputs, Projection(output, False, head_dim))
 
@@ -121,7 +177,7 @@ def _separate(
     root: nn.Module, path: str, module: nn.Module, head_dim: int, group: int
 ) -> Tuple[str, Optional[Tuple[Projection, ...]]]:
     parent = path.rpartition(".")[0]
-    for inputs, outputs in _SEPARATE:
+    for inputs, outputs in SEPARATE:
         if not all(isinstance(getattr(module, name, None), nn.Module) for name in inputs):
             continue
         for output in outputs:
@@ -130,7 +186,8 @@ def _separate(
             if found is not None:
                 query, key, value = (getattr(module, name) for name in inputs)
                 wide = head_dim * group
-                shared = (Projection(key, True, head_dim), Projection(value, True, head_dim))
+                shared = [Projection(key, True, head_dim), Projection(value, True, head_dim)]
+                shared += [Projection(getattr(module, more), True, head_dim) for more in FURTHER if hasattr(module, more)]
                 return name, (Projection(query, True, wide), *shared, Projection(found, False, wide))
     return path, None
 
@@ -143,14 +200,23 @@ def _submodule(root: nn.Module, path: str) -> Optional[nn.Module]:
     return found if getattr(found, "weight", None) is not None else None
 
 
-def _foreign_weights(module: nn.Module, projections: Tuple[Projection, ...], head_dim: int) -> List[str]:
-    known = {id(weight) for projection in projections for weight in projection.module.parameters()}
-    return [
-        name
-        for name, weight in module.named_parameters()
-        # one weight a feature of a head, the same for all heads (Qwen3's norms), is nobody's
-        if id(weight) not in known and not name.startswith(_SHARED_WEIGHTS) and tuple(weight.shape) != (head_dim,)
-    ]
+def _check_alone(root: nn.Module, found: List[Attention]) -> None:
+    """Every projection and its weights belong to one block, and every block has a name of its own.
+
+    Raises:
+        ValueError: they do not; names the block.
+    """
+    holders: Dict[int, int] = Counter(id(weight) for part in root.modules() for weight in part._parameters.values())
+    seen = Counter(id(projection.module) for attention in found for projection in attention.projections)
+    names = Counter(attention.block.name for attention in found)
+    for attention in found:
+        if names[attention.block.name] > 1:
+            raise _refusal(root, f"several of its attention blocks are called {attention.block.name}, in its base model or outside")
+        for projection in attention.projections:
+            if seen[id(projection.module)] > 1 or holders[id(projection.module.weight)] > 1:
+                raise _refusal(
+                    root, f"a projection of {attention.block.name} is another module's, too: heads of the one would go with the other's"
+                )
 
 
 def _name(root: nn.Module, path: str) -> str:
@@ -160,16 +226,13 @@ def _name(root: nn.Module, path: str) -> str:
     return path[len(prefix) :] if inside else path
 
 
-def _kind(path: str, module: nn.Module) -> str:
-    if getattr(module, "is_cross_attention", False) or _CROSS & set(path.split(".")):
+def _kind(path: str, module: nn.Module, own: Optional[OwnForward]) -> str:
+    if getattr(module, "is_cross_attention", False) or CROSS & set(path.split(".")):
         return "decoder-cross"
+    if own is not None and (own.causal or getattr(module, "is_decoder", False)):
+        return "decoder-self"
     return "decoder-self" if getattr(module, "is_causal", False) else "encoder-self"
 
 
-def _refusal(model: nn.Module, reason: str) -> ValueError:
-    return ValueError(f"{type(model).__name__} is not supported: {reason}. Tried are {TESTED}.")
-
-
-def model_parts(model: nn.Module) -> Iterator[nn.Module]:
-    """Every module of `model` that carries a configuration: the parts that choose an attention implementation."""
-    return (part for part in model.modules() if hasattr(getattr(part, "config", None), "_attn_implementation"))
+def _refusal(root: nn.Module, reason: str) -> ValueError:
+    return ValueError(f"{type(root).__name__} is not supported: {reason}. Tried are {TESTED}.")

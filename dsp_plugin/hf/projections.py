@@ -82,6 +82,7 @@ class Attention:
         projections: all its weights that heads have a share in.
         sizes: the integers that must follow the number of heads.
         biases: the arguments of `module` that have a dimension of heads.
+        dispatches: it calls Transformers' attention interface; else it works out the attention by itself.
     """
 
     block: AttentionBlock
@@ -90,6 +91,7 @@ class Attention:
     projections: Tuple[Projection, ...]
     sizes: Tuple[Size, ...] = ()
     biases: Tuple[Bias, ...] = ()
+    dispatches: bool = True
 
     @property
     def output(self) -> Projection:

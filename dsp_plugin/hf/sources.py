@@ -120,6 +120,22 @@ def reshapes_only_context(module_class: type, name: str, output: str) -> bool:
     return True
 
 
+def hands_on_bias(module_class: type) -> bool:
+    """Whether a forward hands the attention interface a bias for all heads, which our function slices (T5)."""
+    source = source_of(module_class)
+    return source is not None and INTERFACE in source.text and "position_bias=position_bias" in source.text
+
+
+def read_only_for_zeros(module_class: type, name: str) -> bool:
+    """Whether the integer `name` is read only as a size of `torch.zeros`."""
+    for function, self_name in source_of(module_class).functions:
+        calls = (node for node in ast.walk(function) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.zeros")
+        good = {id(read) for call in calls for read in ast.walk(call)}
+        if any(_chain(node, self_name) == (name,) and id(node) not in good for node in ast.walk(function)):
+            return False
+    return True
+
+
 def _names_fed_to(function: ast.FunctionDef, self_name: str, output: str) -> Set[str]:
     return {
         argument.id

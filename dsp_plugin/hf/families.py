@@ -1,0 +1,114 @@
+"""Layouts of attention by family: names of projections, and the classes that work out their attention by themselves.
+
+Notation: d size of a head, G query heads that share one key/value head, H query heads, B examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, FrozenSet, Optional, Tuple
+
+from torch import nn
+
+from .projections import Bias
+
+TESTED = (
+    "BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, DeBERTa-v2, MPNet, ModernBERT, GPT-2, GPT-NeoX, GPT-J, GPT-Neo, OPT, BLOOM, "
+    "Falcon, MPT, Phi, StableLM, Llama, BART, Marian, T5, Whisper"
+)
+
+HEAD_DIM = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")
+CROSS = {"encoder_attn", "crossattention", "cross_attn", "EncDecAttention"}
+
+# (query, key, value), then the names the output projection may have; `..` is the module around the attention module
+SEPARATE: Tuple[Tuple[Tuple[str, str, str], Tuple[str, ...]], ...] = (
+    # BART, Marian, OPT; Llama and its kin; Phi; ModernBERT's decoder
+    (("q_proj", "k_proj", "v_proj"), ("out_proj", "o_proj", "dense", "Wo", "projection_layer")),
+    (("query", "key", "value"), ("dense", "../output.dense")),  # ALBERT; BERT, RoBERTa, ELECTRA
+    (("query_proj", "key_proj", "value_proj"), ("../output.dense",)),  # DeBERTa-v2
+    (("q_lin", "k_lin", "v_lin"), ("out_lin",)),  # DistilBERT, XLM
+    (("q", "k", "v"), ("o",)),  # T5, MPNet
+)
+# further projections of the input to heads, where a module has them (DeBERTa-v2, without `share_att_key`)
+FURTHER = ("pos_key_proj", "pos_query_proj")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Query, key and value in one matrix.
+
+    Attributes:
+        input, output: names of the projections.
+        interleaved: the rows of one key/value head, G queries, key and value, lie together; else three sections.
+        classes: the classes (the part of the module path after `models.`, without the file) that order it so.
+    """
+
+    input: str
+    output: str
+    interleaved: bool
+    classes: FrozenSet[str]
+
+
+JOINT = (
+    Joint("Wqkv", "Wo", False, frozenset({"modernbert.ModernBertAttention"})),
+    Joint("Wqkv", "out_proj", False, frozenset({"mpt.MptAttention"})),
+    Joint(
+        "query_key_value",
+        "dense",
+        True,
+        frozenset({"gpt_neox.GPTNeoXAttention", "bloom.BloomAttention", "falcon.FalconAttention", "persimmon.PersimmonAttention"}),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class OwnForward:
+    """A class that works out its attention by itself, whose forward was read and tried.
+
+    Attributes:
+        biases: arguments that have a dimension of heads.
+        causal: it attends to what came before only, though no attribute of the module says so.
+        no_sizes: integers its forward reads that may equal a number or width of heads, and are none.
+        unless: module -> why this one cannot be served after all; None: it can.
+    """
+
+    biases: Tuple[Bias, ...] = ()
+    causal: bool = False
+    no_sizes: FrozenSet[str] = frozenset()
+    unless: Callable[[nn.Module], Optional[str]] = lambda module: None
+
+
+def _sliced_weights(module: nn.Module) -> Optional[str]:
+    if module.pretraining_tp > 1 and module.slow_but_exact:
+        return "slices the weight of its output projection (set config.slow_but_exact to False)"
+    return None
+
+
+OWN_FORWARD: Dict[str, OwnForward] = {
+    "deberta_v2.DisentangledSelfAttention": OwnForward(),
+    "mpnet.MPNetSelfAttention": OwnForward(biases=(Bias("position_bias", 1),)),
+    "bloom.BloomAttention": OwnForward(
+        biases=(Bias("alibi", 0, batched=True),),
+        causal=True,
+        no_sizes=frozenset({"hidden_size", "dense"}),
+        unless=_sliced_weights,  # then alone it reads `hidden_size` and `dense.weight`
+    ),
+    # alibi is [B, H, 1, S], and folded into the mask, too, which has no dimension of heads otherwise
+    "falcon.FalconAttention": OwnForward(biases=(Bias("alibi", 1), Bias("attention_mask", 1))),
+    "mpt.MptAttention": OwnForward(biases=(Bias("position_bias", 0),), causal=True),
+    "gptj.GPTJAttention": OwnForward(),
+    "gpt_neo.GPTNeoSelfAttention": OwnForward(),
+    "megatron_bert.MegatronBertSelfAttention": OwnForward(),
+    "rembert.RemBertSelfAttention": OwnForward(),
+    "roformer.RoFormerSelfAttention": OwnForward(),
+    "xglm.XGLMAttention": OwnForward(causal=True),
+}
+
+
+def family_of(module_class: type) -> str:
+    """"bloom.BloomAttention" for the class in the file of that family that defines this class's forward; else ""."""
+    for base in module_class.__mro__:
+        if "forward" in base.__dict__:
+            head, _, rest = base.__module__.partition("transformers.models.")
+            return f"{rest.partition('.')[0]}.{base.__name__}" if rest and not head else ""
+    return ""
