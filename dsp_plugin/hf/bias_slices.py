@@ -6,6 +6,7 @@ import inspect
 from functools import lru_cache
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from .heads_link import LINK, add_hook, drop_hook
@@ -43,7 +44,8 @@ def _part(module: nn.Module, bias: Bias, value: Tensor) -> Tensor:
     size = value.shape[bias.dim]
     if link.kept is None or size == 1 and not bias.batched:  # one for all heads
         return value
-    index = link.kept_index(value.device) if link.group == 1 else _queries(link.kept_index(value.device), link.group)
+    index = link.kept_index(value.device) if link.kept else torch.zeros(1, dtype=torch.long, device=value.device)  # a stand-in's
+    index = index if link.group == 1 else _queries(index, link.group)
     heads = link.original * link.group
     if bias.batched and size % heads == 0:  # [B * H, ...] -> [B, H, ...] and back
         dim = bias.dim % value.dim()

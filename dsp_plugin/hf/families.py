@@ -29,6 +29,8 @@ SEPARATE: Tuple[Tuple[Tuple[str, str, str], Tuple[str, ...]], ...] = (
     (("q_lin", "k_lin", "v_lin"), ("out_lin",)),  # DistilBERT, XLM
     (("q", "k", "v"), ("o",)),  # T5, MPNet
 )
+# classes of projections that multiply by their weight and add their bias in words of their own
+PLAIN_LINEAR = frozenset({"falcon.FalconLinear"})
 # further projections of the input to heads, where a module has them (DeBERTa-v2, without `share_att_key`)
 FURTHER = ("pos_key_proj", "pos_query_proj")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -201,22 +201,19 @@ def _submodule(root: nn.Module, path: str) -> Optional[nn.Module]:
 
 
 def _check_alone(root: nn.Module, found: List[Attention]) -> None:
-    """Every projection and its weights belong to one block, and every block has a name of its own.
+    """Every block has a name and an output projection of its own.
 
     Raises:
-        ValueError: they do not; names the block.
+        ValueError: one has not; names it.
     """
-    holders: Dict[int, int] = Counter(id(weight) for part in root.modules() for weight in part._parameters.values())
-    seen = Counter(id(projection.module) for attention in found for projection in attention.projections)
+    outputs = Counter(id(attention.output.module) for attention in found)
     names = Counter(attention.block.name for attention in found)
     for attention in found:
-        if names[attention.block.name] > 1:
-            raise _refusal(root, f"several of its attention blocks are called {attention.block.name}, in its base model or outside")
-        for projection in attention.projections:
-            if seen[id(projection.module)] > 1 or holders[id(projection.module.weight)] > 1:
-                raise _refusal(
-                    root, f"a projection of {attention.block.name} is another module's, too: heads of the one would go with the other's"
-                )
+        name = attention.block.name
+        if names[name] > 1:
+            raise _refusal(root, f"several of its attention blocks are called {name}, in its base model or outside")
+        if outputs[id(attention.output.module)] > 1:
+            raise _refusal(root, f"the output projection of {name} is another block's, too, and cannot tell whose heads it is given")
 
 
 def _name(root: nn.Module, path: str) -> str:

@@ -19,6 +19,7 @@ from ..surgery import KeptHeads, check_record
 from .bias_slices import forget_biases, slice_biases
 from .empty_cache import count_steps_without_heads, forget
 from .gating import boards_of, check_whole, heads_link, ungate_heads
+from .headless import needs_a_head, run_with_heads, run_without_heads
 from .heads_link import LINK, forget_heads
 from .interface import use_ours, use_stock
 from .journal import all_or_nothing, left_as_it_was
@@ -207,9 +208,14 @@ class _Surgery:
         record, module = self.record[attention.block.name], attention.module
         heads_link(attention).keep(record)
         slice_biases(module, attention.biases)
-        if not record or "position_bias" in inspect.signature(type(module).forward).parameters:
+        if not record:
+            run_without_heads(attention)
+        stands_in = needs_a_head(attention)
+        if attention.dispatches and (
+            not record and not stands_in or "position_bias" in inspect.signature(type(module).forward).parameters
+        ):
             use_ours(module)
-        if not record and attention.block.kind == "decoder-self":
+        if not record and not stands_in and attention.block.kind == "decoder-self":
             count_steps_without_heads(module)
 
     def _flags(self, keep: Any) -> List[bool]:
@@ -257,6 +263,7 @@ def _fill(model: nn.Module) -> None:
     ungate_heads(model)
     fill(attentions, kept, {name: link.original for name, link in links.items()})
     for attention in attentions:
+        run_with_heads(attention)
         forget(attention.module)
         forget_biases(attention.module)
         forget_heads(attention.module)

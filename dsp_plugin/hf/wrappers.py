@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
+from .families import PLAIN_LINEAR, family_of
+
 _INSIDE = "work on the model inside ({}), and wrap it afterwards"
 # (first word of the package, class): what to do
 _WRAPPERS: Dict[Tuple[str, str], str] = {
@@ -111,7 +113,8 @@ def _forward_reason(module: nn.Module, kind: str) -> Optional[str]:
         return "has a forward that was put in place of its own: undo that first"
     # the class of a Conv1D without input features is one of ours
     ours = type(module).__module__.startswith(__name__.partition(".")[0] + ".")
-    if not ours and type(module).forward not in (nn.Linear.forward, Conv1D.forward):
+    plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) or family_of(type(module)) in PLAIN_LINEAR
+    if not ours and not plain:
         return f"is a {kind}, which computes something else than its weights say: use a plain Linear or Conv1D there"
     return None
 

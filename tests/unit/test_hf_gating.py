@@ -323,12 +323,6 @@ def small(config, **kwargs):
 
 UNSUPPORTED = {
     "XLNetModel": lambda: small(transformers.XLNetConfig, d_model=8, n_layer=1, n_head=2, d_inner=8),
-    "DebertaV2Model": lambda: small(
-        transformers.DebertaV2Config, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    ),
-    "GPTNeoXModel": lambda: small(
-        transformers.GPTNeoXConfig, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    ),
     "Olmo2Model": lambda: small(
         transformers.Olmo2Config, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     ),
@@ -338,9 +332,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("XLNetModel", "not through the attention interface"),
-        ("DebertaV2Model", "not through the attention interface"),
-        ("GPTNeoXModel", "layers.0.attention .GPTNeoXAttention. has projections of a layout that is not known"),
+        ("XLNetModel", "layer.0.rel_attn .XLNetRelativeAttention. works out attention by itself"),
         ("Olmo2Model", "self_attn .Olmo2Attention. has weights that may belong to heads.*q_norm.weight"),
     ],
 )
