@@ -20,7 +20,7 @@ from .foreign_weights import check_foreign_weights
 from .other_attention import overlooked_attention
 from .projections import Attention, Projection
 from .size_probe import Probe, probe
-from .sources import dispatches
+from .sources import dispatches, pairs_heads
 
 KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 
@@ -106,6 +106,8 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnF
     if any(getattr(module, flag, False) is True for flag in ("is_kv_shared_layer", "store_full_length_kv")):
         raise NotKnown("shares its keys and values with other blocks, whose heads are counted for themselves")
     look = _Look(root, path, projections)
+    if pairs_heads(type(module)):
+        raise NotKnown("splits or repeats its heads by their places, so that none can go without the others")
     sizes = sizes_of(module, projections, group, head_dim, frozenset() if own is None else own.no_sizes, look)
     check_foreign_weights(module, projections, look)
     block = AttentionBlock(name=_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own))

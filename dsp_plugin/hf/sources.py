@@ -24,6 +24,7 @@ _PRODUCT = re.compile(
     r"\bmatmul\b|\bbmm\b|baddbmm|einsum|[\w)\]] @ [\w(]|scaled_dot_product_attention|_flash_attention_forward"
     r"|multi_head_attention_forward"
 )
+_PAIRS = re.compile(r"\.repeat\(1, [^,()]+, 1, 1\)|\bchunk\([^()]*dim=1\)")  # of [B, H, L, d]
 _ROUTES = re.compile(r"Router|Gate\b|Gating|MoE|Moe|Expert|MLP|Mlp")
 
 
@@ -124,6 +125,12 @@ def hands_on_bias(module_class: type) -> bool:
     """Whether a forward hands the attention interface a bias for all heads, which our function slices (T5)."""
     source = source_of(module_class)
     return source is not None and INTERFACE in source.text and "position_bias=position_bias" in source.text
+
+
+def pairs_heads(module_class: type) -> bool:
+    """Whether a forward splits or repeats along the dimension of heads, so that one head's place says what it does."""
+    source = source_of(module_class)
+    return source is not None and bool(_PAIRS.search(source.text))
 
 
 def read_only_for_zeros(module_class: type, name: str) -> bool:
