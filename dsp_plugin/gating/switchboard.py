@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import backward_number, checkpoints_here, top_hooks
+from .draws import Draw, drawn
 from .gates import HeadGates
 from .handshake import Handshake
 from .head_map import HeadMap
+from .passes import Passes
+from .replays import BEGIN, Handed, Here, Replays, Unknown
 
 
 class Switchboard(nn.Module):
     """Between one `HeadGates` and the attention blocks of one model.
 
-    In training the host draws once a forward pass, outside any checkpointed layer, so that a recomputed layer
-    sees the gates it saw the first time: `with forward_pass(model)` around the pass, or `draw()` before it. In
-    evaluation the blocks get the deployed mask `keep()`, worked out once per switch to `eval()`, not once a block
-    and decoding step.
+    In training every forward pass has a draw of its own: `with forward_pass(model)` around it. Passes nest, and the
+    outermost one draws. Parts that are called by themselves, outside any pass, share a draw until one comes again. What
+    activation checkpointing computes again sees the gates it saw the first time, whichever pass that was. In evaluation
+    the blocks get the deployed mask `keep()`, worked out once per switch to `eval()`, not once a block and decoding step.
 
     Its `handshake` watches that the rest of the method is there: the optimizer, the penalty, the number of updates.
 
@@ -41,13 +45,8 @@ class Switchboard(nn.Module):
         self.gates = gates
         self.warmup_updates = warmup_updates
         self.num_updates = 0
-        self._current: Optional[List[Optional[Tensor]]] = None
-        self._override: Optional[List[Tensor]] = None
-        self._draws = 0
-        self._depth = 0  # parts of the model that are in a forward pass, one inside another
-        self._asked = 0  # blocks that have asked for their part of this draw, one bit a position
-        self._wary = False  # whether whoever asks may be in another forward pass than this draw's
-        self._spent = False  # whether a gradient has come back through this draw
+        self.asked = 0  # blocks that have been handed drawn gates where gradients are kept, one bit a position
+        self._begin()
         self.handshake = Handshake()
         self.handshake.of(self)
         self.register_load_state_dict_post_hook(_forget)  # not a lambda: models are pickled
@@ -76,33 +75,46 @@ class Switchboard(nn.Module):
         return {"heads_open": float(self.head_map.num_heads)}
 
     def draw(self) -> None:
-        """Draw this forward pass's gates. Nothing to do in evaluation or under `override`."""
-        if self.training and self._override is None:
-            gates = self.gates.sample()
-            if not self.pruning:
-                # parameters that get no gradient at all would stop data-parallel training: they get zeros
-                gates = 1.0 + 0.0 * gates
-            self._draws += 1
-            self._asked, self._wary, self._spent = 0, False, False
-            if gates.requires_grad:
-                gates.register_hook(_note_gradient(self, self._draws))
-            self._current = list(self.head_map.split(gates))
+        """Draw gates for what is called from now on outside a forward pass of the whole model.
 
-    def begin_forward(self, model: nn.Module) -> None:
-        """A forward pass of the whole model begins: its gates are drawn, and are its own until `end_forward`."""
-        self.handshake.trains(model)
-        self._depth += 1
-        if self._depth == 1:
-            self.draw()
+        They hold until a gradient has come back through them. Nothing to do in evaluation or under `override`.
+        """
+        if self.training and self._override is None:
+            if top_hooks(True) is not None and checkpoints_here().again is not None:
+                self._draw_in_vain()
+            else:
+                self._passes.between(self._sample())
+
+    def begin_forward(self, module: nn.Module, whole: bool = True) -> None:
+        """A forward pass of `module` begins; until `end_forward` it has gates of its own, and so has all that it calls.
+
+        Args:
+            module: the model, or a part of it.
+            whole: all blocks are in it. Parts that are called one after the other share gates until one of them comes again.
+
+        Raises:
+            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is not known.
+        """
+        self.handshake.trains(module)
+        sample = self._sample if self.training and self._override is None else None
+        if self._plain():
+            if self.training:
+                self._passes.enter(module, whole, sample)
+            return
+        here = self._replays.here(BEGIN, self._device(), self._quiet())
+        handed = self._handed(here, BEGIN)
+        if handed is None:
+            if self.training and backward_number() != -1 and self._replays.begun():
+                self._refuse(BEGIN)
+            draw = self._passes.enter(module, whole, sample)
+            self._replays.note(here, Handed(BEGIN, draw, draw is not None))
+        elif here.around.again is None:
+            self._passes.enter_again(module, handed.draw)
 
     def end_forward(self) -> None:
-        """It is over: a block that asks from now on, outside a backward pass, is in another one, which has drawn nothing.
-
-        Once and before the backward pass it may, for whoever looks at the gates that were drawn.
-        """
-        self._depth -= 1
-        if self._depth == 0:
-            self._asked, self._wary = 0, True
+        """The pass that began last is over."""
+        if top_hooks(True) is None or checkpoints_here().again is None:
+            self._passes.leave()
 
     @contextmanager
     def forward_pass(self, model: nn.Module) -> Iterator[None]:
@@ -119,31 +131,88 @@ class Switchboard(nn.Module):
         None means that all its heads are open, which spares the multiplication.
 
         Raises:
-            HandshakeError: in training, of gates that were drawn for another forward pass.
+            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is not known.
         """
-        if self._override is not None:
-            return self._override[position]
-        if self._current is None:
-            if self.training:
-                self.draw()
-                self._wary = True  # nobody has said that a forward pass begins
-            else:
-                self._current = [
-                    None if bool(mask.all()) else mask.float()
-                    for mask in self.head_map.split(self.gates.keep())
-                ]
-        elif self._wary and self.training:
-            self._check_draw(position)
-        self._asked |= 1 << position
-        return self._current[position]
+        if self._plain():
+            return self._gates(position)[0].parts[position]
+        here = self._replays.here(position, self._device(), self._quiet())
+        handed = self._handed(here, position)
+        if handed is None:
+            if self.training and backward_number() != -1 and not self._passes.inside():
+                self._refuse(position)
+            handed = Handed(position, *self._gates(position))
+            self._replays.note(here, handed)
+        elif torch.is_grad_enabled():
+            self.asked |= handed.draw.asked & 1 << position
+        return handed.draw.parts[position]
 
-    def _check_draw(self, position: int) -> None:
-        """Refuse gates that were drawn for another forward pass; not to a layer that is recomputed in a backward pass."""
-        if (self._spent or self._asked >> position & 1) and torch.is_grad_enabled() and not _in_backward():
-            name = self.head_map.blocks[position].name
-            self.handshake.refuse(
-                "draw", f"the gates at hand were drawn for another forward pass of training, and {name} asks for them again"
-            )
+    def drawn(self, position: int) -> Optional[Tensor]:
+        """The gates of a block in the last draw, to look at."""
+        return self._last.parts[position]
+
+    def _plain(self) -> bool:
+        """Whether nothing here can be computed again: no checkpoint, no backward pass, no training without gradients."""
+        return top_hooks(True) is None and backward_number() == -1 and not self._quiet()
+
+    def _quiet(self) -> bool:
+        """Whether this may be inside a reentrant checkpoint, whose forward keeps no gradients."""
+        return self.training and not torch.is_grad_enabled()
+
+    def _gates(self, position: int) -> Tuple[Draw, bool]:
+        """The gates for whoever asks now, and whether they were drawn just then."""
+        if self._override is not None:
+            return self._override, False
+        if not self.training:
+            if self._mask is None:
+                masks = self.head_map.split(self.gates.keep())
+                self._mask = Draw([None if bool(mask.all()) else mask.float() for mask in masks])
+            return self._mask, False
+        draw, made = self._passes.draw_of(position, self._sample)
+        draw.asked |= 1 << position
+        if torch.is_grad_enabled():
+            self.asked |= 1 << position
+        return draw, made
+
+    def _sample(self) -> Draw:
+        learnt = [parameter for parameter in self.gates.parameters() if parameter.requires_grad]
+        me = weakref.ref(self)
+
+        def sample() -> Tensor:
+            gates = self.gates.sample()
+            # parameters that get no gradient at all would stop data-parallel training: they get zeros
+            return gates if self.pruning else 1.0 + 0.0 * gates
+
+        def came() -> None:
+            if me() is not None:
+                me().handshake.gradient_came()
+
+        watched = getattr(self.gates, "decided", None) is False
+        self._last = drawn(sample, learnt, self.head_map.split, came, watched)
+        return self._last
+
+    def _handed(self, here: Here, what: int) -> Optional[Handed]:
+        """What was handed out the first time, if this is a recomputation."""
+        try:
+            handed = self._replays.again(here, what)
+        except Unknown:
+            self._refuse(what)
+        if handed is not None and handed.sampled:
+            self._draw_in_vain()
+        return handed
+
+    @torch.no_grad()
+    def _draw_in_vain(self) -> None:
+        """Use up the random numbers of a draw, so that dropout after it finds those that it had the first time."""
+        self.gates.sample()
+
+    def _device(self) -> torch.device:
+        return self.gates.scores.device
+
+    def _refuse(self, what: int) -> None:
+        name = "the model" if what == BEGIN else self.head_map.blocks[what].name
+        self.handshake.refuse(
+            "draw", f"{name} is computed again for a backward pass, and with which gates it was the first time is not known"
+        )
 
     @contextmanager
     def override(self, gates: Tensor) -> Iterator[None]:
@@ -151,16 +220,24 @@ class Switchboard(nn.Module):
 
         For importance scores, which need the gradient of every example's own gates in `eval()` mode.
         """
-        outer, self._override = self._override, self.head_map.split(gates)
+        outer, self._override = self._override, Draw(self.head_map.split(gates))
         self.handshake.gradient_came()  # its gradient is for whoever overrides
         try:
             yield
         finally:
             self._override = outer
 
+    def _begin(self) -> None:
+        """Start with no draws: a sample is part of an autograd graph, which cannot be copied or pickled."""
+        self._mask: Optional[Draw] = None
+        self._override: Optional[Draw] = None
+        self._last: Optional[Draw] = None
+        self._passes = Passes()
+        self._replays = Replays()
+
     def _forget(self) -> None:
-        self._current = None
-        self._wary = False
+        self._mask = None
+        self._passes.forget()
 
     def train(self, mode: bool = True) -> "Switchboard":
         self._forget()
@@ -171,33 +248,16 @@ class Switchboard(nn.Module):
         return super()._apply(fn, *args, **kwargs)
 
     def __getstate__(self):
-        # a drawn sample is part of an autograd graph, which cannot be copied or pickled
-        return {**self.__dict__, "_current": None, "_override": None, "_wary": False}
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
 
     def __setstate__(self, state):
         super().__setstate__(state)
+        self._begin()
         self.handshake.of(self)
+
+
+_NOT_COPIED = ("_mask", "_override", "_last", "_passes", "_replays")
 
 
 def _forget(board: Switchboard, keys: Any) -> None:
     board._forget()
-
-
-def _note_gradient(board: Switchboard, draw: int) -> Callable[[Tensor], None]:
-    """A hook for the gates of this draw. It does not keep the switchboard alive, which keeps the gates."""
-    seen = weakref.ref(board)
-
-    def note(_: Tensor) -> None:
-        board = seen()
-        if board is not None:
-            board.handshake.gradient_came()
-            if board._draws == draw:
-                board._spent = board._wary = True
-
-    return note
-
-
-def _in_backward() -> bool:
-    """Whether autograd is running, as it is around a checkpointed layer that is computed again."""
-    task = getattr(torch._C, "_current_graph_task_id", None)
-    return task is None or task() != -1

@@ -1,0 +1,77 @@
+"""Which activation checkpoint of torch is at work: where else torch keeps that is its own affair, so all of it is here.
+
+A checkpoint that is not reentrant is a frame (`torch.utils.checkpoint._CheckpointFrame`) and a pair of hooks for saved tensors:
+one while its forward runs, whose closure holds the frame, another while it runs again, whose closure holds a weak reference to
+the same frame. torch tells nobody which of its frames runs again; a layer that must do the second time what it did the first
+can only look into these closures. So it is in torch 2.4 to 2.13; `test_draws.py` holds it, and where it is not so nothing is
+found, so that a block that is computed again is refused (see `Replays`).
+
+A reentrant checkpoint (and fairseq's own) leaves no such trace: its forward runs without gradients, and it runs again inside
+the backward pass, with the random numbers of the first time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, List, Optional, Tuple
+
+import torch
+
+# (ignore whether torch is tracing) -> the pair of hooks on top of this thread's stack, None where there is none
+top_hooks: Callable[[bool], Optional[Tuple[Any, Any]]] = torch._C._autograd._top_saved_tensors_default_hooks
+# number of the backward pass that this thread is in, -1 outside any; an inner one has the larger number
+backward_number: Callable[[], int] = torch._C._current_graph_task_id
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints around a place in the program.
+
+    Attributes:
+        first: frames whose forward runs for the first time, the innermost first.
+        again: the frame that is computed again, around those, if one is.
+        run: which time it is: an object that lives as long as the recomputation.
+    """
+
+    first: List[Any] = field(default_factory=list)
+    again: Optional[Any] = None
+    run: Optional[Any] = None
+
+
+def checkpoints_here() -> Checkpoints:
+    """Look at this thread's stack of hooks, down to the innermost recomputation; it is left as it was."""
+    found, lifted = Checkpoints(), []
+    try:
+        while (hooks := top_hooks(True)) is not None:
+            frame, again = _frame_of(hooks[0])
+            if again:
+                found.again, found.run = frame, hooks[0]
+                break
+            if frame is not None:
+                found.first.append(frame)
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+            lifted.append(hooks)
+    finally:
+        for pack, unpack in reversed(lifted):
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
+    return found
+
+
+def _frame_of(pack: Any) -> Tuple[Optional[Any], bool]:
+    """The frame of a hook, and whether it is computed again; (None, False) for a hook that is no checkpoint's."""
+    pack = getattr(pack, "_torchdynamo_orig_callable", pack)
+    code = getattr(pack, "__code__", None)
+    if code is None or getattr(pack, "__module__", None) != "torch.utils.checkpoint":
+        return None, False
+    cells = dict(zip(code.co_freevars, pack.__closure__ or ()))
+    if "target_frame_ref" in cells:
+        return cells["target_frame_ref"].cell_contents(), True
+    return (cells["frame"].cell_contents, False) if "frame" in cells else (None, False)
+
+
+def random_state(device: torch.device) -> bytes:
+    """The state of the random numbers of the CPU and of `device`: what a checkpoint restores before it runs again."""
+    state = torch.get_rng_state().numpy().tobytes()
+    if device.type == "cuda":
+        state += torch.cuda.get_rng_state(device).numpy().tobytes()
+    return state

@@ -1,0 +1,99 @@
+"""One drawn sample of the gates, and how its gradient finds the scores.
+
+Notation: N gates in all, h of one block.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from .checkpoints import top_hooks
+
+
+class Draw:
+    """Gates that blocks are handed together.
+
+    Attributes:
+        parts: [h] (or [B, h]) of every block; None where all its heads are open.
+        asked: blocks that have been handed theirs outside `override`, one bit a position.
+        spent: whether a gradient has come back through them.
+    """
+
+    def __init__(self, parts: Sequence[Optional[Tensor]]):
+        self.parts = list(parts)
+        self.asked = 0
+        self.spent = False
+
+    def same_as(self, other: "Draw") -> bool:
+        """Whether the gates have the same values."""
+        pairs = zip(self.parts, other.parts)
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
+
+def drawn(
+    sample: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    split: Callable[[Tensor], List[Tensor]],
+    came: Callable[[], None],
+    watched: bool = False,
+) -> Draw:
+    """Draw gates, whatever surrounds it: no gradients, inference mode, a checkpoint.
+
+    Backward passes may go through the gates as often as they like (those of parts of a model that share them, those of a
+    reentrant checkpoint): each goes on to the scores at once.
+
+    Args:
+        sample: gives gates [N]; differentiable in `parameters`.
+        split: [N] -> [h] of every block.
+        came: called whenever a gradient comes back.
+        watched: call it even if the gates depend on nothing that learns.
+    """
+    # What autograd keeps of the sample is no business of the checkpoint around it, which would have to draw again to
+    # get it back: the gates are handed out again instead.
+    hidden: ContextManager[Any] = nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _same)
+    with torch.inference_mode(False), torch.enable_grad(), hidden:
+        inner = sample()
+        draw: List[Any] = []  # a weak reference, once there is something to refer to
+
+        def gradient_came(*_: Any) -> None:
+            made = draw[0]()
+            if made is not None:
+                made.spent = True
+            came()
+
+        gates = inner
+        if inner.requires_grad:
+            gates = _Outlet.apply(inner.detach(), (inner, tuple(parameters), gradient_came), *parameters)
+        elif watched:
+            gates = inner.detach().requires_grad_()
+            gates.register_hook(gradient_came)
+        made = Draw(split(gates))
+    draw.append(weakref.ref(made))
+    return made
+
+
+def _same(packed: Tensor) -> Tensor:
+    return packed
+
+
+class _Outlet(torch.autograd.Function):
+    """Hands on drawn gates; a backward pass runs through the sample's own graph and leaves it as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, source: Tuple[Tensor, Tuple[Tensor, ...], Callable[[], None]], *parameters: Tensor):
+        ctx.source = source
+        return gates.view_as(gates)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        inner, parameters, came = ctx.source
+        came()
+        twice = torch.is_grad_enabled()  # under create_graph
+        grads = torch.autograd.grad(inner, parameters, grad, retain_graph=True, create_graph=twice, allow_unused=True)
+        return None, None, *grads

@@ -1,0 +1,100 @@
+"""Which draw belongs to whoever asks for gates: that of the forward pass he is in, or the one between passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+
+from .checkpoints import backward_number
+from .draws import Draw
+
+Sample = Callable[[], Draw]
+
+
+@dataclass
+class _Shared:
+    """What a forward pass has in common with all that it calls."""
+
+    draw: Optional[Draw]
+    whole: bool
+
+
+class _Entered(NamedTuple):
+    module: Any
+    backward: int  # the backward pass it is in, -1 for none
+    shared: _Shared
+
+
+class Passes:
+    """The forward passes that have begun and not ended, one inside another; the outermost one draws.
+
+    Outside a pass of the whole model there is a draw, too, for parts that are called by themselves. Another one takes its
+    place once a gradient has come back through it, or when a block asks a second time that has asked already.
+    """
+
+    def __init__(self) -> None:
+        self._entered: List[_Entered] = []
+        self._loose: Optional[Draw] = None
+        self._asked_for = False  # `loose` was drawn by explicit wish: blocks may ask as often as they like
+
+    def inside(self) -> bool:
+        """Whether a pass goes on here, and not merely around the backward pass that this is in."""
+        return bool(self._entered) and self._entered[-1].backward == backward_number()
+
+    def enter(self, module: Any, whole: bool, sample: Optional[Sample]) -> Optional[Draw]:
+        """Begin a pass.
+
+        Args:
+            module: one that is in a pass already was left by an error, with all it had called.
+            whole: it is not to share gates with what was called before it.
+            sample: None where nothing is drawn at once.
+
+        Returns:
+            what was drawn
+        """
+        backward, entered = backward_number(), self._entered
+        while entered and entered[-1].backward > backward:  # of a backward pass that an error has ended
+            entered.pop()
+        for place, other in enumerate(entered):
+            if other.module is module and other.backward == backward:
+                del entered[place:]
+                break
+        if self.inside():
+            entered.append(_Entered(module, backward, entered[-1].shared))
+            return None
+        draw = sample() if whole and sample is not None else None
+        entered.append(_Entered(module, backward, _Shared(draw, whole)))
+        return draw
+
+    def enter_again(self, module: Any, draw: Optional[Draw]) -> None:
+        """Begin a pass that had this draw the first time."""
+        self._entered.append(_Entered(module, backward_number(), _Shared(draw, draw is not None)))
+
+    def leave(self) -> None:
+        """End the pass that began last; nothing to do where an error has ended it."""
+        if self._entered:
+            self._entered.pop()
+
+    def draw_of(self, position: int, sample: Sample) -> Tuple[Draw, bool]:
+        """The draw for the block at `position`, and whether it was made just now."""
+        shared = self._entered[-1].shared if self.inside() else None
+        if shared is None:
+            return self._between(position, sample)
+        if shared.draw is not None and not shared.draw.spent:
+            return shared.draw, False
+        shared.draw, made = (sample(), True) if shared.whole else self._between(position, sample)
+        return shared.draw, made
+
+    def between(self, draw: Draw) -> None:
+        """Use this draw outside passes from now on, until a gradient comes back through it."""
+        self._loose, self._asked_for = draw, True
+
+    def forget(self) -> None:
+        self.__init__()
+
+    def _between(self, position: int, sample: Sample) -> Tuple[Draw, bool]:
+        draw = self._loose
+        if draw is not None and not draw.spent and (self._asked_for or not draw.asked >> position & 1):
+            return draw, False
+        self._loose, self._asked_for = sample(), False
+        return self._loose, True
