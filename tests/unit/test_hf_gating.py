@@ -176,7 +176,7 @@ def test_a_second_pass_draws_again_and_eval_is_the_mask():
     batch = batch_of(model)
     assert torch.equal(logits(model, batch), logits(model, batch))
     model.train()
-    gates = [switchboard_of(model).block_gates(0) for _ in range(2) if logits(model, batch) is not None]
+    gates = [switchboard_of(model).drawn(0) for _ in range(2) if logits(model, batch) is not None]
     assert not torch.equal(*gates)
 
 
