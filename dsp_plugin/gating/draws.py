@@ -6,11 +6,11 @@ Notation: N gates in all, h of one block.
 from __future__ import annotations
 
 import weakref
-from contextlib import nullcontext
-from typing import Any, Callable, ContextManager, List, Optional, Sequence, Tuple
+from contextlib import contextmanager, nullcontext
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from .checkpoints import top_hooks
@@ -38,7 +38,7 @@ class Draw:
 
 def drawn(
     sample: Callable[[], Tensor],
-    parameters: Sequence[Tensor],
+    module: nn.Module,
     split: Callable[[Tensor], List[Tensor]],
     came: Callable[[], None],
     watched: bool = False,
@@ -49,7 +49,7 @@ def drawn(
     reentrant checkpoint): each goes on to the scores at once.
 
     Args:
-        sample: gives gates [N]; differentiable in `parameters`.
+        sample: gives gates [N]; differentiable in the parameters of `module`.
         split: [N] -> [h] of every block.
         came: called whenever a gradient comes back.
         watched: call it even if the gates depend on nothing that learns.
@@ -58,7 +58,9 @@ def drawn(
     # get it back: the gates are handed out again instead.
     hidden: ContextManager[Any] = nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _same)
     with torch.inference_mode(False), torch.enable_grad(), hidden:
-        inner = sample()
+        parameters, views = _learnt(module), []
+        with _in_place_of(parameters, views):
+            inner = sample()
         draw: List[Any] = []  # a weak reference, once there is something to refer to
 
         def gradient_came(*_: Any) -> None:
@@ -69,7 +71,7 @@ def drawn(
 
         gates = inner
         if inner.requires_grad:
-            gates = _Outlet.apply(inner.detach(), (inner, tuple(parameters), gradient_came), *parameters)
+            gates = _Outlet.apply(inner.detach(), (inner, views, gradient_came), *(p for _, _, p in parameters))
         elif watched:
             gates = inner.detach().requires_grad_()
             gates.register_hook(gradient_came)
@@ -82,18 +84,40 @@ def _same(packed: Tensor) -> Tensor:
     return packed
 
 
+Place = Tuple[Dict[str, Any], str, Tensor]
+
+
+def _learnt(module: nn.Module) -> List[Place]:
+    """(a module's parameters, a name in them, the parameter) of all that learn."""
+    return [(m._parameters, n, p) for m in module.modules() for n, p in m._parameters.items() if p is not None and p.requires_grad]
+
+
+@contextmanager
+def _in_place_of(parameters: List[Place], views: List[Tensor]) -> Iterator[None]:
+    """Let the module see views of its parameters, which are put into `views`: a gradient of a parameter itself would
+    run the hooks that somebody has registered on it, and so twice."""
+    views += [parameter.view_as(parameter) for _, _, parameter in parameters]
+    try:
+        for (own, name, _), view in zip(parameters, views):
+            own[name] = view
+        yield
+    finally:
+        for own, name, parameter in parameters:
+            own[name] = parameter
+
+
 class _Outlet(torch.autograd.Function):
     """Hands on drawn gates; a backward pass runs through the sample's own graph and leaves it as it is."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, source: Tuple[Tensor, Tuple[Tensor, ...], Callable[[], None]], *parameters: Tensor):
+    def forward(ctx: Any, gates: Tensor, source: Tuple[Tensor, List[Tensor], Callable[[], None]], *parameters: Tensor) -> Tensor:
         ctx.source = source
         return gates.view_as(gates)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
-        inner, parameters, came = ctx.source
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        inner, views, came = ctx.source
         came()
         twice = torch.is_grad_enabled()  # under create_graph
-        grads = torch.autograd.grad(inner, parameters, grad, retain_graph=True, create_graph=twice, allow_unused=True)
+        grads = torch.autograd.grad(inner, views, grad, retain_graph=True, create_graph=twice, allow_unused=True)
         return None, None, *grads

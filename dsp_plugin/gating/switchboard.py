@@ -174,7 +174,6 @@ class Switchboard(nn.Module):
         return draw, made
 
     def _sample(self) -> Draw:
-        learnt = [parameter for parameter in self.gates.parameters() if parameter.requires_grad]
         me = weakref.ref(self)
 
         def sample() -> Tensor:
@@ -187,7 +186,7 @@ class Switchboard(nn.Module):
                 me().handshake.gradient_came()
 
         watched = getattr(self.gates, "decided", None) is False
-        self._last = drawn(sample, learnt, self.head_map.split, came, watched)
+        self._last = drawn(sample, self.gates, self.head_map.split, came, watched)
         return self._last
 
     def _handed(self, here: Here, what: int) -> Optional[Handed]:
