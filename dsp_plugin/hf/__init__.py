@@ -7,11 +7,14 @@ from .files import export_dense, load_pruned, save_pruned
 from .gating import gate_heads, load_gating, switchboard_of, ungate_heads
 from .layouts import head_map_of
 from .onnx_export import export_onnx
-from .pruning import Removal, count_parameters, fill_heads, original_head_map, prune_heads, record_of
+from .kept_heads import record_of
+from .pruning import Removal, check_pruned, check_surgery, count_parameters, fill_heads, original_head_map, prune_heads
 
 __all__ = [
     "Certificate",
     "Removal",
+    "check_pruned",
+    "check_surgery",
     "compare",
     "count_parameters",
     "export_dense",

@@ -21,10 +21,11 @@ from .certificate import takes_text, write_certificate
 from .files import export_dense, load_model
 from .gating import GATING, gate_heads
 from .hub_folders import Source, find_folder
+from .kept_heads import record_of
 from .layouts import head_map_of
 from .masked import pruned_and_masked
 from .onnx_export import certify, export_onnx
-from .pruning import original_head_map, record_of
+from .pruning import original_head_map
 from .sample_batches import sample_batches, text_batches
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "source.spm")

@@ -21,7 +21,8 @@ from ..reports.files import new_folder, write_text
 from ..reports.sealed_folder import LIST, holds_model, seal_folder, warn_no_list
 from .gating import switchboard_of
 from .hub_folders import Source, find_folder
-from .kept_heads import KEPT_HEADS, record_of
+from .journal import left_as_it_was
+from .kept_heads import KEPT_HEADS, own_configs, record_of, write_record
 from .model_card import dense_card, pruned_card
 from .model_folder import check_weights, class_of, read_config, some
 from .module_files import RECORD, is_module_folder, load_module, saved_class, write_module, write_state
@@ -62,7 +63,10 @@ def save_pruned(
     card = pruned_card(model, original_head_map(model), record_of(model), before, count_parameters(model))
     with new_folder(folder, None, _is_no_model) as made:
         if isinstance(model, PreTrainedModel):
-            model.save_pretrained(made)
+            with left_as_it_was(model):
+                own_configs(model)  # of a model in which a part was pruned by itself it does not say so yet
+                write_record(model)
+                model.save_pretrained(made)
         else:
             write_module(model, made)
         write_text(made / "README.md", card)

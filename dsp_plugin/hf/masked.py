@@ -8,7 +8,8 @@ from typing import Tuple
 from transformers import PreTrainedModel
 
 from .gating import switchboard_of
-from .pruning import fill_heads, prune_heads, record_of
+from .kept_heads import record_of
+from .pruning import fill_heads, prune_heads
 
 
 def pruned_and_masked(model: PreTrainedModel) -> Tuple[PreTrainedModel, PreTrainedModel]:

@@ -24,7 +24,7 @@ from .heads_link import LINK, forget_heads
 from .interface import use_ours, use_stock
 from .journal import all_or_nothing, left_as_it_was
 from .keep_forms import flags_of
-from .kept_heads import KEPT_HEADS, own_configs, record_of, write_record
+from .kept_heads import own_configs, write_record
 from .last_look import LastLook
 from .layouts import attentions_of
 from .projections import Attention

@@ -18,7 +18,8 @@ from ...surgery import compose, mask_of_record
 from ..files import load_pruned
 from ..gating import GATING, switchboard_of
 from ..layouts import head_map_of
-from ..pruning import KEPT_HEADS, original_head_map, record_of
+from ..kept_heads import KEPT_HEADS, record_of
+from ..pruning import original_head_map
 from .arguments import ModelArguments
 from .origin import check_head
 from .parsing import say

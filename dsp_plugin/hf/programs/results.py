@@ -15,7 +15,8 @@ from ...reports.sealed import write_json
 from ..files import save_pruned
 from ..gating import switchboard_of, ungate_heads
 from ..layouts import head_map_of
-from ..pruning import count_parameters, fill_heads, prune_heads, record_of
+from ..kept_heads import record_of
+from ..pruning import count_parameters, fill_heads, prune_heads
 from .models import heads_of
 from .parsing import say
 

@@ -22,7 +22,7 @@ from ..epoch_order import EpochOrder
 from ..gating import gate_heads, load_gating, switchboard_of
 from ..input_limits import check_inputs
 from ..layouts import head_map_of
-from ..pruning import record_of
+from ..kept_heads import record_of
 from ..training import HeadGatesCallback, check_arguments, declare_mean_loss, pruning_optimizers, training_steps
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
 from .folders import STATE, NotedSettings, begin, settings_of, starting_point, training_settings, updates_of
