@@ -31,8 +31,10 @@ class Probe:
     twice: nn.Module
 
     def same_tensor(self, name: str, shape: Tuple[int, ...]) -> bool:
-        """Whether both have a tensor of this name and shape."""
-        return all(tensors_of(module).get(name) == shape for module in (self.once, self.twice))
+        """Whether both have a tensor of this name and shape, and as many beside it (there may be a list, one a head)."""
+        part = name.partition(".")[0]
+        found = [{key: size for key, size in tensors_of(m).items() if key.partition(".")[0] == part} for m in (self.once, self.twice)]
+        return found[0].keys() == found[1].keys() and all(tensors.get(name) == shape for tensors in found)
 
     def same_number(self, path: Tuple[str, ...]) -> bool:
         """Whether an attribute is the same in both."""

@@ -50,19 +50,19 @@ def source_of(module_class: type) -> Optional[Source]:
     if forward is None:
         return None
     found: List[Tuple[ast.FunctionDef, str]] = []
-    seen: Set[Tuple[str, int]] = set()
+    seen: Set[str] = set()
     waiting = [(forward, _first(forward))]
-    eager = getattr(sys.modules.get(module_class.__module__), "eager_attention_forward", None)
-    if eager is not None and INTERFACE in ast.unparse(forward):  # the interface calls it with the module
-        tree = _tree(eager)
-        waiting += [] if tree is None else [(tree, _first(tree))]
     while waiting:
         function, name = waiting.pop(0)
-        if (function.name, function.lineno) in seen:
+        text = ast.unparse(function)
+        if text in seen:
             continue
-        seen.add((function.name, function.lineno))
+        seen.add(text)
         found.append((function, name))
         waiting += _called(module_class, function, name)
+        if INTERFACE in text:  # which calls this one with the module
+            eager = _tree(_eager_function(module_class))
+            waiting += [] if eager is None else [(eager, _first(eager))]
     reads = frozenset(chain for function, name in found for chain in _reads(function, name))
     return Source(reads, "\n".join(ast.unparse(function) for function, _ in found), tuple(found))
 
@@ -70,7 +70,7 @@ def source_of(module_class: type) -> Optional[Source]:
 def dispatches(module_class: type) -> bool:
     """Whether this class calls the attention interface. Transformers itself can only tell by the source, too."""
     source = source_of(module_class)
-    return source is not None and INTERFACE in ast.unparse(source.functions[0][0])
+    return source is not None and INTERFACE in source.text
 
 
 @lru_cache(maxsize=None)
@@ -84,7 +84,9 @@ def works_out_attention(module_class: type) -> bool:
     if module_class.__module__.startswith("torch.") or _ROUTES.search(module_class.__name__):
         return False
     source = source_of(module_class)
-    return source is not None and bool(_SCORES.search(source.text)) and bool(_PRODUCT.search(source.text))
+    if source is None:  # nobody can tell
+        return "forward" in vars(module_class)
+    return bool(_SCORES.search(source.text)) and bool(_PRODUCT.search(source.text))
 
 
 def called_after(module_class: type, name: str, output: str) -> bool:
@@ -165,6 +167,11 @@ def _tree(function: object) -> Optional[ast.FunctionDef]:
     except (OSError, TypeError, SyntaxError, IndexError):
         return None
     return tree if isinstance(tree, ast.FunctionDef) else None
+
+
+def _eager_function(module_class: type) -> object:
+    modules = (sys.modules.get(base.__module__) for base in module_class.__mro__)
+    return next((module.eager_attention_forward for module in modules if hasattr(module, "eager_attention_forward")), None)
 
 
 def _first(function: ast.FunctionDef) -> str:
