@@ -41,7 +41,7 @@ class Heads:
         self.switchboard: Optional[Switchboard] = None
         self.position = 0
         self._index: Dict[torch.device, Tensor] = {}
-        self._factor: Optional[Tuple[Tensor, torch.dtype, Tensor]] = None
+        self._last: Optional[Tuple[Tensor, torch.dtype, Tensor]] = None
 
     def keep(self, kept: Optional[List[int]]) -> None:
         self.kept = kept
@@ -71,13 +71,11 @@ class Heads:
                 f"{self.switchboard.head_map.blocks[self.position].name} projects a tensor of shape {tuple(context.shape)}, "
                 f"which has no row for each of the {gates.shape[0]} examples: gates of one's own for every example need that"
             )
-        factor = self._shaped(gates, context)
+        if not torch.is_grad_enabled() and context.is_contiguous():
+            # attention puts its context into a tensor of its own; a second one costs more than the multiplication
+            return context.mul_(self._row(gates, context))
         heads = context.unflatten(-1, (gates.shape[-1], -1))  # [B, ..., F] -> [B, ..., h, d]
-        if torch.is_grad_enabled() or not context.is_contiguous():
-            return (heads * factor).flatten(-2)
-        # attention puts its context into a tensor of its own; a second one costs more than the multiplication
-        heads.mul_(factor)
-        return context
+        return (heads * _spread(gates, context).unsqueeze(-1)).flatten(-2)
 
     def shown(self, weights: Tensor) -> Tensor:
         """Of the attention weights [B, H, L, S] those of open heads, as the model without the closed ones has them.
@@ -93,20 +91,23 @@ class Heads:
         found = heads_open(gates)
         return weights if found is None else weights[:, found.to(weights.device)]
 
-    def _shaped(self, gates: Tensor, context: Tensor) -> Tensor:
-        """[h] -> [h, 1]; [B, h] -> [B, 1, ..., h, 1]. What needs no gradient, as in evaluation, is kept for the next pass."""
-        if gates.dim() == 2:
-            shape = (gates.shape[0], *[1] * (context.dim() - 2), gates.shape[1], 1)
-            return gates.to(context.dtype).view(shape)
-        if gates.requires_grad:
-            return gates.to(context.dtype).unsqueeze(-1)
-        kept = self._factor
-        if kept is None or kept[0] is not gates or kept[1] is not context.dtype:
-            kept = self._factor = (gates, context.dtype, gates.to(context.dtype).unsqueeze(-1))
-        return kept[2]
+    def _row(self, gates: Tensor, context: Tensor) -> Tensor:
+        """[h] -> [F], [B, h] -> [B, 1, ..., F]: a factor a feature. That of a mask is kept: it is the same at every pass."""
+        last = self._last
+        if last is not None and last[0] is gates and last[1] is context.dtype:
+            return last[2]
+        row = _spread(gates, context).repeat_interleave(context.shape[-1] // gates.shape[-1], dim=-1)
+        self._last = (gates, context.dtype, row) if gates.dim() == 1 else None
+        return row
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "_index": {}, "_factor": None}
+        return {**self.__dict__, "_index": {}, "_last": None}
+
+
+def _spread(gates: Tensor, context: Tensor) -> Tensor:
+    """[h] as it is, [B, h] -> [B, 1, ..., h] with as many dimensions as the context; in its precision."""
+    gates = gates.to(context.dtype)
+    return gates if gates.dim() == 1 else gates.view(gates.shape[0], *[1] * (context.dim() - 2), gates.shape[1])
 
 
 def gate_context(projection: nn.Module, args: Tuple[Any, ...]) -> Optional[Tuple[Any, ...]]:
