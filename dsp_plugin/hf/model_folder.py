@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import List, Optional, Type
 
@@ -25,7 +27,7 @@ def class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type]
     """
     if model_class is None:
         name = (config.architectures or [None])[0]
-        found = getattr(transformers, name, None) if name else None
+        found = _named(name, config) if isinstance(name, str) else None
         if found is None:
             raise ValueError(f"{folder} was saved from {name}, which this Transformers does not have: give model_class")
         return found
@@ -38,6 +40,18 @@ def class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type]
         raise ValueError(f"{model_class.__name__} has no class for {type(config).__name__} ({folder})")
     found = mapping[type(config)]
     return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def _named(name: str, config: PreTrainedConfig) -> Optional[Type[PreTrainedModel]]:
+    """The model class of this name: not all that models are saved from stand at the top of Transformers."""
+    around = type(config).__module__
+    beside = around.replace(".configuration_", ".modeling_")
+    places = [transformers, import_module(beside)] if beside != around and find_spec(beside) else [transformers]
+    for place in places:
+        found = getattr(place, name, None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    return None
 
 
 def some(names: List[str]) -> str:

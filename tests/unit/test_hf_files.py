@@ -229,3 +229,29 @@ def test_a_torchaudio_that_cannot_be_loaded_stops_nobody(first, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_class_that_is_not_at_the_top_of_transformers(tmp_path):
+    from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+    from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder
+
+    config = MusicgenDecoderConfig(
+        vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, ffn_dim=40, num_codebooks=2,
+        max_position_embeddings=40, pad_token_id=1, bos_token_id=0,
+    )  # fmt: skip
+    model = MusicgenDecoder(config).eval()
+    prune_heads(model, [True, False] * 8)
+    save_pruned(model, tmp_path)
+    assert type(load_pruned(tmp_path)) is MusicgenDecoder
+
+
+@pytest.mark.parametrize("name", ["pipeline", "os", "AutoModel", "Nothing", "BertConfig", 3])
+def test_a_class_name_that_is_no_model(tmp_path, name):
+    from transformers import BertConfig
+
+    from dsp_plugin.hf.model_folder import class_of
+
+    config = BertConfig()
+    config.architectures = [name]
+    with pytest.raises(ValueError, match="which this Transformers does not have"):
+        class_of(tmp_path, config, None)
