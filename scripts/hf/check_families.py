@@ -7,17 +7,25 @@ Transformers (dense), and exported to ONNX and run by ONNX Runtime (onnx). Told 
 masked model's outputs: in float64, ONNX in float32. The tiny models are fed with random ids, the real one with real
 text. The exit status is 1 if a difference is more than rounding.
 
+With --all every attention class of Transformers is looked at instead, in small models made from their configurations
+(`family_checks`): each is right (gated, pruned and reloaded are the stock model with these heads closed by hand, with a cache
+and in training, too), or refused, or wrong, or it cannot be built small. The table is written beside the record.
+
     python scripts/hf/check_families.py --out results/hf/families
     python scripts/hf/check_families.py --out families --families gpt2 t5
+    python scripts/hf/check_families.py --all --out results/hf/families
+    python scripts/hf/check_families.py --all --only bert opt --out families
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence
 
@@ -25,10 +33,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the tiny models are those of the tests
 
 import dsp_plugin.hf as hf  # isort: skip  (before any model class: it hides a torchaudio that cannot be loaded)
+import family_table
 import torch
+from family_checks import RIGHT, WRONG
 from hf_models import FAMILIES, TOLERANCE, tiny_model
 from transformers import AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from dsp_plugin.gating import FixedGates, HeadMap
 from dsp_plugin.hf.onnx_export import export_onnx
@@ -46,12 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where to write the record")
     parser.add_argument("--families", nargs="+", choices=families, default=families, metavar="NAME",
                         help=f"only these of {', '.join(families)}")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="every attention class of Transformers")
+    parser.add_argument("--only", nargs="+", metavar="TYPE", help="with --all: only these model types (bert, opt, ...)")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="with --all: so many at a time (%(default)s)")
     args = parser.parse_args(argv)
+    if args.only and not args.all:
+        parser.error("--only is for --all; without it there is --families")
     try:
         check_record_path("--out", args.out)
     except ValueError as error:
         parser.error(str(error))
     disable_progress_bar()
+    if args.all:
+        return every_class(args.out, args.only, args.processes)
 
     print(f"{'family':<12}{'heads':>12}{'tokens':>8}" + "".join(f"{name:>11}" for name in COPIES) + f"{'outputs':>9}  on")
     metrics: List[Metric] = []
@@ -77,6 +94,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"record: {save_record(record, args.out)}")
     if faults:
         print(f"FAULT: not equal to the masked model: {', '.join(faults)}", file=sys.stderr)
+    return int(bool(faults))
+
+
+def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
+    """The table of all attention classes, or of those of some model types."""
+    known = family_table.families()
+    unknown = sorted(set(only or ()) - set(known))
+    if unknown:
+        raise ValueError(f"Transformers has no model type {', '.join(unknown)}")
+    set_verbosity_error()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    started = time.time()
+    results = family_table.check_all(only or known, processes, lambda line: print(line, flush=True))
+    rows = family_table.rows_of(results, {} if only else family_table.attention_classes())
+    faults = [row.name for row in rows if row.status == WRONG]
+    line = family_table.summary([row.status for row in rows])
+    metrics = [Metric("largest difference", row.difference, subset=row.name) for row in rows if row.status == RIGHT]
+    counts = {status: sum(row.status == status for row in rows) for status in family_table.ORDER}
+    metrics += [Metric(f"classes, {status.lower()}", count) for status, count in counts.items()]
+    record = new_record(
+        "hf-surgery", "attention classes", "stock with heads closed by hand against gated, pruned and reloaded", device="cpu",
+        metrics=metrics, seconds={"all": time.time() - started}, extra={"passed": not faults, "faults": faults},
+    )  # fmt: skip
+    path = save_record(record, Path(out) / "classes.json" if Path(out).suffix != ".json" else out)
+    tables = family_table.write_tables(rows, path.parent)
+    print(f"record: {path}\ntables: {', '.join(map(str, tables))}\nclasses: {line}")
     return int(bool(faults))
 
 

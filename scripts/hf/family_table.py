@@ -1,0 +1,120 @@
+"""The table of all attention classes of Transformers: which are right under gates and surgery, and which are refused."""
+
+from __future__ import annotations
+
+import csv
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence, Tuple
+
+import transformers
+from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family, is_named_attention
+from worker_pool import each
+
+from dsp_plugin.reports.files import write_text
+
+ORDER = (WRONG, RIGHT, REFUSED, NOT_BUILT)  # of a class that occurs in several models: the first that one of them shows
+SECONDS = 90  # a family
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attention class.
+
+    Attributes:
+        name: the folder of its model in Transformers, and the class.
+        status: of `family_checks`.
+        model: the model class it was seen in.
+        difference: largest to the oracle; None where nothing was compared.
+        told: the reason, or the error; for a right one what could not be looked at.
+    """
+
+    name: str
+    status: str
+    model: str = ""
+    heads: int = 0
+    difference: float | None = None
+    told: str = ""
+
+
+def families() -> List[str]:
+    """The model types of Transformers."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return list(CONFIG_MAPPING_NAMES)
+
+
+def check_all(names: Sequence[str], processes: int = 2, tell: Callable[[str], None] = print) -> List[Result]:
+    """Check families side by side; tell how far it is."""
+    results: List[Result] = []
+    started, told = time.monotonic(), 0.0
+    for number, (family, found, wrong) in enumerate(each(check_family, names, processes, SECONDS), 1):
+        found = found if found is not None else [Result(family, "", told=wrong)]
+        results += found
+        for result in found:
+            if result.status == WRONG:
+                tell(f"WRONG {result.family} ({result.model}): {result.told}")
+        if time.monotonic() - told > 15 or number == len(names):
+            told = time.monotonic()
+            tell(f"{number} of {len(names)} families, {told - started:.0f} s: {summary([r.status for r in results])}")
+    return results
+
+
+def rows_of(results: Sequence[Result], universe: Dict[str, str]) -> List[Row]:
+    """One row a class.
+
+    Args:
+        universe: {class: its file} of all there are; those that no model showed get a row, too.
+    """
+    rows: Dict[str, Row] = {}
+    for result in sorted(results, key=lambda result: ORDER.index(result.status)):
+        for name in result.classes:
+            told = result.told if result.status != RIGHT else "; ".join(result.notes)
+            difference = result.largest if result.differences else None
+            rows.setdefault(name, Row(name, result.status, result.model, result.heads, difference, told))
+    wrappers = {name for result in results for name in result.wrappers}
+    reasons = {result.family.replace("-", "_"): result.told for result in results if result.told and not result.classes}
+    for name in universe.keys() - rows.keys() - wrappers:
+        folder = name.partition(".")[0]
+        close = [told for family, told in reasons.items() if family.startswith(folder)]
+        rows[name] = Row(name, NOT_BUILT, told=close[0] if close else "no small model has it")
+    return sorted(rows.values(), key=lambda row: ((WRONG, NOT_BUILT, REFUSED, RIGHT).index(row.status), row.name))
+
+
+def attention_classes() -> Dict[str, str]:
+    """{"bert.BertSelfAttention": file} of every attention class with a `forward` of its own, by the source."""
+    found: Dict[str, str] = {}
+    for path in sorted((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")):
+        for name, body in re.findall(r"^class (\w+)\(.*?\):\n(.*?)(?=^class |^@|\Z)", path.read_text(), re.S | re.M):
+            if "def forward" in body and (is_named_attention(name) or "ALL_ATTENTION_FUNCTIONS" in body):
+                found[f"{path.parent.name}.{name}"] = path.name
+    return found
+
+
+def summary(statuses: Sequence[str]) -> str:
+    counts = Counter(statuses)
+    return f"right {counts[RIGHT]}, refused {counts[REFUSED]}, wrong {counts[WRONG]}, not built {counts[NOT_BUILT]}"
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> Tuple[Path, Path]:
+    """Write classes.csv and classes.md."""
+    csv_path, text_path = folder / "classes.csv", folder / "classes.md"
+    with open(csv_path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("class", "status", "largest difference", "heads", "model", "told"))
+        for row in rows:
+            difference = "" if row.difference is None else f"{row.difference:.1e}"
+            writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.told))
+    lines = [
+        "# Attention classes of Transformers under gates and surgery", "",
+        f"Transformers {transformers.__version__}. {summary([row.status for row in rows])}.", "",
+        "| class | status | largest difference | in | why, or what was not looked at |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        difference = "" if row.difference is None else f"{row.difference:.1e}"
+        lines.append(f"| {row.name} | {row.status} | {difference} | {row.model} | {row.told.replace('|', '/')} |")
+    write_text(text_path, "\n".join(lines) + "\n")
+    return csv_path, text_path
