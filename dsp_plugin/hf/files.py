@@ -241,6 +241,12 @@ def _with_shapes(stock: Type[PreTrainedModel], record: Dict[str, Any]) -> Type[P
             warnings.simplefilter("ignore")
             prune_to_record(self, record)
 
+    def _init_weights(self, module):
+        # some work out a spread by the number of input features, of which a block without heads has none
+        if all(weight.numel() for weight in module.parameters(recurse=False)):
+            stock._init_weights(self, module)
+
     # under the very name of the stock class: Transformers looks classes up by it
-    names = {"__init__": __init__, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
+    own = {"__init__": __init__, "_init_weights": _init_weights}
+    names = {**own, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
     return type(stock.__name__, (stock,), names)

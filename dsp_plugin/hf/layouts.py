@@ -60,6 +60,9 @@ def attentions_of(root: nn.Module) -> List[Attention]:
             found.append(_attention(root, path, part, own))
         except NotKnown as error:
             raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {error}") from None
+        except Exception as error:  # whatever a class that nobody here has seen does when it is looked at
+            reason = f"cannot be looked at ({type(error).__name__}: {error})"
+            raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {reason}") from error
     overlooked = overlooked_attention(models, [attention.module for attention in found])
     if overlooked is not None:
         raise _refusal(root, f"its module {overlooked} works out attention by itself, in a way not known here")

@@ -92,7 +92,7 @@ def _twice(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
         names = {name for name in vars(config) if _HEADS.search(name)}
         names |= {name for name in vars(config) if wider and name in _WIDTHS}
         for name in names:
-            value = getattr(changed, name)
+            value = vars(changed)[name]
             if isinstance(value, int) and not isinstance(value, bool):
                 setattr(changed, name, 2 * value)
         yield changed
