@@ -285,9 +285,13 @@ def with_inputs(model: PreTrainedModel) -> Tuple[PreTrainedModel, Dict[str, Tens
     """The model in float64, or in float32 where it does not run in that, and inputs for it."""
     try:
         double = copy.deepcopy(model).double()
-        return double, random_inputs(double, size=3, length=7)
+        inputs = random_inputs(double, size=3, length=7)
+        # a softmax in single precision turns the lowest number of double precision into minus infinity, and rows into NaN
+        if not any(part.isnan().any() for part in run(double, inputs)):
+            return double, inputs
     except ValueError:
-        return model, random_inputs(model, size=3, length=7)
+        pass
+    return model, random_inputs(model, size=3, length=7)
 
 
 def model_classes(config: PreTrainedConfig) -> List[Type[PreTrainedModel]] | str:
