@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from glue_folders import write_task
-from hf_programs import mnli, start, write_bert
+from hf_programs import SHORT, mnli, start, write_bert
 from transformers import AutoTokenizer
 
 from dsp_plugin.reports.records import load_record
@@ -148,3 +148,22 @@ def test_options_from_a_file(folder, tmp_path):
     start("glue/run_glue", tmp_path / "options.json")
     assert load_record(tmp_path / "out" / "results.json").updates == 1
     assert AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("the sailor") == ["the", "sailor"]
+
+
+@pytest.mark.parametrize("program, words", [("run_dsp", ["--num_of_heads", 3]), ("run_voita", []), ("run_michel", ["--num_of_heads", 2])])
+def test_a_model_whose_heads_cannot_be_removed_is_refused_before_data_are_read(folder, tmp_path, monkeypatch, program, words):
+    from dsp_plugin.hf.programs import models
+
+    def refuses(model):
+        raise ValueError("block 1 gives something else without its heads")
+
+    monkeypatch.setattr(models, "check_surgery", refuses)
+    monkeypatch.setattr(models, "_new", lambda loading: [])  # for run_michel the model is a trained one
+    options = ["--data_dir", "/nowhere", "--output_dir", tmp_path / "out", *words]
+    if program != "run_michel":
+        options += ["--do_train"]
+    given = [word for word in mnli(folder) if word not in SHORT[2:]] if program == "run_michel" else mnli(folder)
+    with pytest.raises(SystemExit, match=r"--model_name_or_path \S+/bert: its heads cannot be removed: block 1 .* .--no_pruned chooses"):
+        start(f"glue/{program}", *given, *options)
+    with pytest.raises(SystemExit, match="/nowhere is not a folder"):
+        start(f"glue/{program}", *given, *options, "--no_pruned")

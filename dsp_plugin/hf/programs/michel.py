@@ -22,7 +22,7 @@ from ..input_limits import check_inputs
 from ..layouts import head_map_of
 from ..michel import prune_by_importance
 from .arguments import ModelArguments, option, required
-from .models import heads_of, load, say_open_heads
+from .models import check_prunable, heads_of, load, say_open_heads
 from .origin import check_lengths
 from .parsing import parse, say
 from .places import check_model_folder
@@ -115,6 +115,8 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
         )
     check_lengths(model, tokenizer, work)
     say_open_heads(model_options.model_name_or_path)
+    if not options.no_pruned:
+        check_prunable(model, model_options)
     budget, budgets = _goal(options, model)
     by_importance = options.rank_by == "importance"
     work.read(by_importance and options.importance_subset == "train", True, False)

@@ -19,7 +19,7 @@ from ..files import load_pruned
 from ..gating import GATING, switchboard_of
 from ..layouts import head_map_of
 from ..kept_heads import KEPT_HEADS, record_of
-from ..pruning import original_head_map
+from ..pruning import check_surgery, original_head_map
 from .arguments import ModelArguments
 from .origin import check_head
 from .parsing import say
@@ -125,6 +125,21 @@ def _new(loading: Dict[str, Any]) -> List[str]:
     """Names of the weights that are new: not in the files, or there in another size."""
     other = (key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
     return sorted({*loading["missing_keys"], *other})
+
+
+def check_prunable(model: PreTrainedModel, options: ModelArguments) -> None:
+    """Try whether heads can be removed from a model that is to lose some at the end; it stays as it is.
+
+    Raises:
+        ValueError: they cannot; names the option.
+    """
+    try:
+        check_surgery(model)
+    except ValueError as error:
+        raise ValueError(
+            f"--model_name_or_path {options.model_name_or_path}: its heads cannot be removed: {error} (--no_pruned chooses heads "
+            "and removes none)"
+        ) from error
 
 
 def has_scores(name: str) -> bool:

@@ -30,7 +30,7 @@ from .glue_work import GlueWork
 from .identity import identity_of
 from .in_order import InOrderTrainer
 from .methods import Method
-from .models import heads_of, load, say_open_heads
+from .models import check_prunable, heads_of, load, say_open_heads
 from .origin import check_checkpoint, check_lengths
 from .parsing import parse, say
 from .places import check_model_folder, check_space
@@ -181,6 +181,8 @@ class Run:
         if not method.gated:
             say_open_heads(options.model_name_or_path)
             return model
+        if not self.results.no_pruned:
+            check_prunable(model, options)
         if not trains:
             method.adopt(settings_of(options.model_name_or_path))
         gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
