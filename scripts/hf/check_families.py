@@ -43,6 +43,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from dsp_plugin.gating import FixedGates, HeadMap
 from dsp_plugin.hf.onnx_export import export_onnx
 from dsp_plugin.hf.sample_batches import sample_batches, text_batches
+from dsp_plugin.reports.numbers import number
 from dsp_plugin.reports.records import Metric, check_record_path, new_record, save_record
 
 REAL = "minilm"
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help=f"only these of {', '.join(families)}")  # fmt: skip
     parser.add_argument("--all", action="store_true", help="every attention class of Transformers")
     parser.add_argument("--only", nargs="+", metavar="TYPE", help="with --all: only these model types (bert, opt, ...)")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="with --all: so many at a time (%(default)s)")
+    parser.add_argument("--processes", type=number("count"), default=2, metavar="N", help="with --all: so many at a time (%(default)s)")
     args = parser.parse_args(argv)
     if args.only and not args.all:
         parser.error("--only is for --all; without it there is --families")

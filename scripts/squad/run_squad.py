@@ -14,14 +14,21 @@ Records: results.json in --output_dir, and one in a folder for each scored set (
 import sys
 from pathlib import Path
 
+HELP = (  # the groups of options that --help explains
+    "arguments.py:ModelArguments",
+    "arguments.py:SquadArguments",
+    "arguments.py:ResultArguments",
+)
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if not argv:  # before the long imports
-        sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help lists all options.")
+        sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help explains the options.")
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from dsp_plugin.cli.doctor import require_transformers
+    from dsp_plugin.cli.short_help import answer_help
 
+    answer_help(__doc__, argv, HELP)
     require_transformers()
     from dsp_plugin.hf.programs.arguments import SquadArguments
     from dsp_plugin.hf.programs.methods import Method

@@ -109,7 +109,7 @@ def test_a_damaged_model_is_refused_before_the_data_is_read(folder, tmp_path):
 def test_no_work_and_no_arguments_are_answered(folder, tmp_path):
     with pytest.raises(SystemExit, match="nothing to do: give --do_train"):
         start("glue/run_glue", *mnli(folder), "--output_dir", tmp_path)
-    with pytest.raises(SystemExit, match="--help lists all options"):
+    with pytest.raises(SystemExit, match="--help explains the options"):
         start("glue/run_dsp")
 
 

@@ -85,8 +85,9 @@ class FixMaskArguments:
     value_dtype: str = option("dtype of the values in the pack", "float16", choices=VALUE_DTYPES)
 
 
-for _number, _group in enumerate((DiffArguments, ProjectionArguments, FixMaskArguments), start=1):
-    _group._argument_group_name = f"Diff pruning, stage {_number}"  # type: ignore[attr-defined]
+DiffArguments._argument_group_name = "Diff pruning, stage 1"  # type: ignore[attr-defined]
+ProjectionArguments._argument_group_name = "Diff pruning, stage 2"  # type: ignore[attr-defined]
+FixMaskArguments._argument_group_name = "Diff pruning, stage 3"  # type: ignore[attr-defined]
 
 
 def settings_of(options: DiffArguments) -> Dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from ...gating import RANKINGS, FixedGates, HeadBudget, Step, parse_heads_per_kind, stops
+from ...gating import FixedGates, HeadBudget, Step, parse_heads_per_kind, stops
 from ...reports.files import check_folder
 from ...reports.records import Metric, new_record, save_record
 from ..gating import gate_heads, ungate_heads
@@ -40,7 +40,7 @@ class MichelArguments:
     budgets: Optional[List[int]] = option("numbers of heads the sweep lands on exactly; it stops at the smallest; default: 0")
     heads_per_kind: Optional[str] = option("the end: heads left of each kind of attention, encoder-self=20,...")
     min_heads_per_block: int = option("heads that every attention block keeps", 0)
-    rank_by: str = option(f"{', '.join(RANKINGS)}", "importance")
+    rank_by: str = option("what heads go by: importance, magnitude (of their weights) or random", "importance")
     importance_subset: str = option("what importance is worked out on: train, or a scored set (dev, dev_matched ...)", "train")
     data_subset: int = option("work importance out on so many of its examples, drawn by --seed; below 1: on all", -1)
     batch_importance: bool = option("take the absolute value of a batch's gradient, not of every example's", False)

@@ -20,6 +20,7 @@ from ..legacy_flags import modern_arguments
 from .option_checks import check_file, check_numbers
 
 TRACEBACK = "--traceback"
+HELP_ALL = ("--help-all", "--help_all")  # --help has been answered before the long imports, and in short
 # Faults of the machine that a training meets, and that its traceback says nothing about.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -47,8 +48,9 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
     Raises:
         ValueError: an option that is not known, missing or has a wrong value; named.
     """
-    argv = [word for word in argv if word != TRACEBACK]
-    parser = _Parser(groups, description=doc, formatter_class=_Help, allow_abbrev=False)
+    argv = ["--help" if word in HELP_ALL else word for word in argv if word != TRACEBACK]
+    usage = "%(prog)s --NAME VALUE ..."
+    parser = _Parser(groups, description=doc, usage=usage, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help="show where in the program an error was met")
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         path = Path(argv[0])
@@ -70,7 +72,7 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
         line = one_line(error)
         raise ValueError(line if "--" in line else f"{parser.culprit(words)}{line}") from error
     if rest:
-        raise ValueError(f"unknown: {' '.join(rest)}; --help lists all options")
+        raise ValueError(f"unknown: {' '.join(rest)}; --help-all lists all options")
     return tuple(found)
 
 
