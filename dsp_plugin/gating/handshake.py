@@ -8,12 +8,15 @@ its gates. Each half is looked for at every optimizer step, and on the second on
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
+from collections import deque
+from typing import Any, Deque, Dict, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import backward_number
+from .holdings import Held, has_gradients, holdings, stands
+from .kinship import Kinship
 from .steps import HandshakeError, watch_steps
 
 __all__ = ["Handshake", "HandshakeError"]
@@ -29,32 +32,11 @@ ADVICE = {
     "penalty": "add the switchboard's penalty() to the loss of every update",
     "updates": "call the switchboard's set_num_updates() with the number of updates made before every one",
     "forward": "call the model that carries the gates, in training mode, with an attention that knows of them",
+    "motion": "give the parameter group of the scores a learning rate of its own",
     "ranking": "install a ranking before training",
-    "draw": "call the whole model, not a part of it, or draw() before every pass through the part",
+    "blocks": "call the whole model in training, or put gates only on the part that is trained",
+    "draw": "let the checkpoints be torch's, with use_reentrant=False, or restore the random numbers as torch's do",
 }
-
-_MARK = "optim_overrides"  # fairseq's float32 copies of parameters share this attribute with what they are copies of
-
-
-@dataclass
-class _Held:
-    """What one optimizer holds of a model, and what it had seen of the method at its last step."""
-
-    sizes: List[int]
-    scores: List[int] = field(default_factory=list)  # numbers of the groups with scores in them
-    alone: bool = True  # nothing else is in these groups
-    weights: bool = False
-    checked: bool = False  # the step that is being made
-    steps: int = 0
-    updates: Any = None
-    penalties: int = 0
-    passes: int = 0
-    missing: Dict[str, int] = field(default_factory=dict)
-
-    def miss(self, half: str, missed: bool, patience: int = PATIENCE) -> bool:
-        """Count steps in a row without a half; whether patience is at its end."""
-        self.missing[half] = self.missing.get(half, 0) + 1 if missed else 0
-        return self.missing[half] >= patience
 
 
 class Handshake:
@@ -75,11 +57,13 @@ class Handshake:
     def _begin(self) -> None:
         self._board: Any = lambda: None
         self._model: Any = lambda: None
-        self._held: "weakref.WeakKeyDictionary[torch.optim.Optimizer, _Held]" = weakref.WeakKeyDictionary()
+        self._held: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Held]" = weakref.WeakKeyDictionary()
         self._kept: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
+        self._loaded = False  # whether the scores came from a state before they were trained here
         self._stepped = False  # whether the scores were in an optimizer that stepped
         self._penalties = 0  # gradients that have come back through the penalty
         self._passes = 0  # gradients that have come back through drawn gates
+        self._backwards: Deque[int] = deque(maxlen=256)  # numbers of the backward passes in which they did
         watch_steps(self)
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -138,6 +122,7 @@ class Handshake:
     def gradient_came(self) -> None:
         """A gradient has come back through gates that were drawn, or somebody else's that are used in their place."""
         self._passes += 1
+        self._backwards.append(backward_number())
 
     def refuse(self, half: str, why: str) -> None:
         """Raises: HandshakeError."""
@@ -154,53 +139,47 @@ class Handshake:
         if held.scores:
             self._stepped = True
             self._check_rate(optimizer, held)
-        if (held.scores or held.weights) and _has_gradients(optimizer.param_groups):
+        if not held.scores and not held.weights:
+            self._check_outsider(optimizer, held, board)
+        elif has_gradients(optimizer.param_groups) or (not held.scores and self._passes != held.passes):
             self._check(held, board)
+            if held.scores:
+                self._check_motion(optimizer, held, board)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         board, held = self._board(), self._held.get(optimizer)
         if board is None or held is None or not (held.scores or held.weights):
             return
-        if not held.checked and _has_gradients(optimizer.param_groups):
+        if not held.checked and has_gradients(optimizer.param_groups):
             self._check(held, board)  # an optimizer that calls the model itself (LBFGS) comes by its gradients in its step
-        if board.pruning and _has_gradients(optimizer.param_groups[number] for number in held.scores):
+        board.stepped()
+        moving = [group for group in (optimizer.param_groups[number] for number in held.scores) if not stands(group)]
+        if board.pruning and has_gradients(moving):
             note = getattr(board.gates, "note_update", None)
             if note is not None:
                 note()
 
-    def _check(self, held: _Held, board: nn.Module) -> None:
+    def _check(self, held: Held, board: nn.Module) -> None:
         held.checked = True
         if held.scores:
             self._check_penalty(held, board)
             self._check_updates(held, board)
             self._check_passes(held, board)
+            self._check_blocks(held, board)
         else:
             self._check_scores(held, board)
+            held.passes = self._passes
         held.steps += 1
 
-    def _look(self, optimizer: torch.optim.Optimizer, board: nn.Module) -> _Held:
+    def _look(self, optimizer: torch.optim.Optimizer, board: nn.Module) -> Held:
         sizes = [len(group["params"]) for group in optimizer.param_groups]
+        sizes.append(sum(p.requires_grad for p in board.gates.parameters()))  # somebody may freeze them
         held = self._held.get(optimizer)
         if held is None or held.sizes != sizes:
-            held = self._held[optimizer] = self._holdings(optimizer, board, sizes)
+            held = self._held[optimizer] = holdings(optimizer, board.gates, self._model(), sizes)
         return held
 
-    def _holdings(self, optimizer: torch.optim.Optimizer, board: nn.Module, sizes: List[int]) -> _Held:
-        learnt = list(board.gates.parameters())
-        scores: Set[int] = {id(p) for p in learnt if p.requires_grad}
-        marks: Set[int] = {id(getattr(p, _MARK)) for p in learnt if p.requires_grad and hasattr(p, _MARK)}
-        model = self._model()
-        weights = {id(p) for p in model.parameters()} - {id(p) for p in learnt} if model is not None else set()
-        held = _Held(sizes)
-        for number, group in enumerate(optimizer.param_groups):
-            mine = sum(id(p) in scores or (bool(marks) and id(getattr(p, _MARK, None)) in marks) for p in group["params"])
-            if mine:
-                held.scores.append(number)
-                held.alone = held.alone and mine == len(group["params"])
-            held.weights = held.weights or any(id(p) in weights for p in group["params"])
-        return held
-
-    def _check_rate(self, optimizer: torch.optim.Optimizer, held: _Held) -> None:
+    def _check_rate(self, optimizer: torch.optim.Optimizer, held: Held) -> None:
         wanted = {name: value for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)) if value is not None}
         for number in held.scores if wanted else ():
             group = optimizer.param_groups[number]
@@ -210,12 +189,12 @@ class Handshake:
             if any(not isinstance(has[name], Tensor) and has[name] != wanted[name] for name in wanted):
                 self.refuse("rate", f"the scores of the heads want {_told(wanted)}, and the optimizer gives them {_told(has)}")
 
-    def _check_penalty(self, held: _Held, board: nn.Module) -> None:
+    def _check_penalty(self, held: Held, board: nn.Module) -> None:
         came, held.penalties = self._penalties != held.penalties, self._penalties
-        if held.miss("penalty", not came and _has_penalty(board)):
+        if held.miss("penalty", not came and _has_penalty(board), PATIENCE):
             self.refuse("penalty", f"the method's penalty was in no loss for {PATIENCE} updates, so that nothing closes heads")
 
-    def _check_updates(self, held: _Held, board: nn.Module) -> None:
+    def _check_updates(self, held: Held, board: nn.Module) -> None:
         told = board.num_updates, getattr(board.gates, "num_updates", None)
         first, before, held.updates = held.steps == 0, held.updates, told
         if first:
@@ -226,7 +205,7 @@ class Handshake:
                 "updates", f"the method goes by the number of updates, which stood still at {told[0]} for {PATIENCE} updates"
             )
 
-    def _check_passes(self, held: _Held, board: nn.Module) -> None:
+    def _check_passes(self, held: Held, board: nn.Module) -> None:
         came, held.passes = self._passes != held.passes, self._passes
         patience = PATIENCE_LATER if self._passes else PATIENCE
         if held.miss("forward", not came and board.head_map.num_heads > 0, patience):
@@ -234,22 +213,59 @@ class Handshake:
                 "forward", f"no gradient came through the gates of the heads for {patience} updates, so that they learn nothing"
             )
 
-    def _check_scores(self, held: _Held, board: nn.Module) -> None:
+    def _check_blocks(self, held: Held, board: nn.Module) -> None:
+        if held.steps == 0:
+            self._loaded = getattr(board.gates, "decided", None) is None
+        if held.steps + 1 != PATIENCE_LATER or not board.asked or self._loaded:
+            return
+        lost = [b.name for i, b in enumerate(board.head_map.blocks) if b.num_heads and not board.asked >> i & 1]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            self.refuse(
+                "blocks",
+                f"in {PATIENCE_LATER} updates no forward pass has asked for the gates of {lost[0]}{more}, "
+                "whose heads would be kept or removed at random",
+            )
+
+    def _check_motion(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
+        stand = all(stands(optimizer.param_groups[number]) for number in held.scores)
+        undecided = board.pruning and getattr(board.gates, "decided", None) is False
+        if held.miss("motion", stand and undecided, PATIENCE):
+            self.refuse("motion", f"the scores of the heads have had a learning rate of 0 for {PATIENCE} updates, and stay random")
+
+    def _check_outsider(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
+        """An optimizer of weights around the gated model (somebody's task head, a soft prompt) trains it, too."""
+        if held.stranger or self._passes == held.passes or not self._untrained(board):
+            return
+        held.passes = self._passes
+        if held.kinship is None:
+            held.kinship = Kinship(p for group in optimizer.param_groups for p in group["params"])
+            return
+        held.kinship.end()
+        if held.kinship.backwards.isdisjoint(self._backwards):
+            held.stranger = True
+        else:
+            self._refuse_scores(board)
+
+    def _untrained(self, board: nn.Module) -> bool:
+        """Whether there are scores that no optimizer moves."""
         learnt = list(board.gates.parameters())
-        if self._stepped or held.steps >= PATIENCE or not learnt:
-            return
-        frozen = not any(p.requires_grad for p in learnt)
-        if not held.miss("optimizer", not frozen or getattr(board.gates, "decided", None) is False):
-            return
+        if any(p.requires_grad for p in learnt):
+            return not self._stepped
+        return bool(learnt) and getattr(board.gates, "decided", None) is False
+
+    def _check_scores(self, held: Held, board: nn.Module) -> None:
+        frozen = not any(p.requires_grad for p in board.gates.parameters())
+        if held.miss("optimizer", self._untrained(board) and (frozen or held.steps < PATIENCE), PATIENCE):
+            self._refuse_scores(board)
+
+    def _refuse_scores(self, board: nn.Module) -> None:
+        frozen = not any(p.requires_grad for p in board.gates.parameters())
         done = f"the model was trained for {PATIENCE} updates, and the heads that it keeps are random ones"
         if not getattr(board.gates, "learns", True):
             self.refuse("ranking", f"{done}: nothing has ranked them")
         state = "are frozen, and nothing has trained them" if frozen else "are in no optimizer"
         self.refuse("optimizer", f"{done}: its scores of the heads {state}")
-
-
-def _has_gradients(groups: Iterable[Dict[str, Any]]) -> bool:
-    return any(p.grad is not None for group in groups for p in group["params"])
 
 
 def _told(settings: Mapping[str, Any]) -> str:

@@ -150,6 +150,10 @@ class Switchboard(nn.Module):
         """The gates of a block in the last draw, to look at."""
         return self._last.parts[position]
 
+    def stepped(self) -> None:
+        """An optimizer has moved the model's weights, or the scores."""
+        self._replays.stepped()
+
     def _plain(self) -> bool:
         """Whether nothing here can be computed again: no checkpoint, no backward pass, no training without gradients."""
         return top_hooks(True) is None and backward_number() == -1 and not self._quiet()

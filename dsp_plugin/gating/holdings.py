@@ -1,0 +1,73 @@
+"""What an optimizer holds of a gated model, and what it had seen of the method at its last step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterable, List, Mapping, Optional
+
+import torch
+from torch import nn
+
+from .kinship import Kinship
+
+_MARK = "optim_overrides"  # fairseq's float32 copies of parameters share this attribute with what they are copies of
+
+
+@dataclass
+class Held:
+    """What one optimizer holds of a model, and what it had seen of the method at its last step.
+
+    Attributes:
+        sizes: of its groups; and how many parameters of the gates learn. It is looked at again where these have changed.
+    """
+
+    sizes: List[int]
+    scores: List[int] = field(default_factory=list)  # numbers of the groups with scores in them
+    alone: bool = True  # nothing else is in these groups
+    weights: bool = False
+    checked: bool = False  # the step that is being made
+    steps: int = 0
+    updates: Any = None
+    penalties: int = 0
+    passes: int = 0
+    missing: Dict[str, int] = field(default_factory=dict)
+    kinship: Optional[Kinship] = None  # being looked into, where it holds nothing of the model
+    stranger: bool = False
+
+    def miss(self, half: str, missed: bool, patience: int) -> bool:
+        """Count steps in a row without a half; whether patience is at its end."""
+        self.missing[half] = self.missing.get(half, 0) + 1 if missed else 0
+        return self.missing[half] >= patience
+
+
+def holdings(optimizer: torch.optim.Optimizer, gates: nn.Module, model: Optional[nn.Module], sizes: List[int]) -> Held:
+    """Look through the groups of an optimizer.
+
+    Args:
+        model: the gated model, if it is known.
+        sizes: what the optimizer is known by (see `Held`).
+    """
+    learnt = list(gates.parameters())
+    scores = {id(p) for p in learnt if p.requires_grad}
+    marks = {id(getattr(p, _MARK)) for p in learnt if p.requires_grad and hasattr(p, _MARK)}
+    # scores that somebody has frozen count as weights: whoever holds them trains the model
+    weights = ({id(p) for p in model.parameters()} if model is not None else set()) | {id(p) for p in learnt}
+    weights -= scores
+    held = Held(sizes)
+    for number, group in enumerate(optimizer.param_groups):
+        mine = sum(id(p) in scores or (bool(marks) and id(getattr(p, _MARK, None)) in marks) for p in group["params"])
+        if mine:
+            held.scores.append(number)
+            held.alone = held.alone and mine == len(group["params"])
+        held.weights = held.weights or any(id(p) in weights for p in group["params"])
+    return held
+
+
+def has_gradients(groups: Iterable[Dict[str, Any]]) -> bool:
+    return any(p.grad is not None for group in groups for p in group["params"])
+
+
+def stands(group: Mapping[str, Any]) -> bool:
+    """Whether nothing in this group moves."""
+    rate = group.get("lr")
+    return isinstance(rate, (int, float)) and rate == 0
