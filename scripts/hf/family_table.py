@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import transformers
-from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family, is_named_attention
+from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family
+from family_models import is_named_attention
 from worker_pool import each
 
 from dsp_plugin.reports.files import write_text

@@ -1,0 +1,165 @@
+"""Small models of a configuration, with weights large enough for every head to count, and inputs for them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import re
+from typing import Dict, Iterator, List, Set, Tuple, Type
+
+import dsp_plugin.hf  # noqa: F401  (before any model class: it hides a torchaudio that cannot be loaded)  isort: skip
+import torch
+from family_outputs import run, said
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from dsp_plugin.hf.random_inputs import random_inputs
+
+LARGEST = 16_000_000  # weights; above that a configuration is not small
+NAMES = re.compile(r".*(Attention|Attn)(?!.*(Mask|Output|Config|Embed))")
+
+
+def build(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """The model with random weights that are large enough for every head to count.
+
+    Raises:
+        ValueError: it is not small.
+    """
+    weights = weights_of(model_class, config)
+    if weights > LARGEST:
+        raise ValueError(f"not small: {weights / 1e6:.0f} million weights")
+    torch.manual_seed(3)
+    model = model_class(copy.deepcopy(config))
+    with torch.no_grad():
+        for module in model.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                if weight.requires_grad and weight.is_floating_point():
+                    _fill(module, name, weight)
+    model.tie_weights()
+    return model.eval()
+
+
+def _fill(module: nn.Module, name: str, weight: Tensor) -> None:
+    if weight.dim() < 2:
+        if "norm" in type(module).__name__.lower() and name == "weight":
+            weight.mul_(1 + 0.2 * torch.randn_like(weight))
+        else:
+            weight.add_(0.1 * torch.randn_like(weight))
+    elif isinstance(module, nn.Embedding):
+        weight.normal_(std=0.5)
+    else:
+        inputs = weight.shape[0] if isinstance(module, Conv1D) else weight[0].numel() if weight.dim() != 3 else weight.shape[-1]
+        weight.normal_(std=1.5 / inputs**0.5)
+
+
+def weights_of(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> int:
+    try:
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in model_class(copy.deepcopy(config)).parameters())
+    except Exception:  # some models look at values while they are built
+        return 0
+
+
+def with_inputs(model: PreTrainedModel) -> Tuple[PreTrainedModel, Dict[str, Tensor]]:
+    """The model in float64, or in float32 where it does not run in that, and inputs for it."""
+    try:
+        double = copy.deepcopy(model).double()
+        inputs = random_inputs(double, size=3, length=7)
+        # a softmax in single precision turns the lowest number of double precision into minus infinity, and rows into NaN
+        if not any(part.isnan().any() for part in run(double, inputs)):
+            return double, inputs
+    except ValueError:
+        pass
+    return model, random_inputs(model, size=3, length=7)
+
+
+def model_classes(config: PreTrainedConfig) -> List[Type[PreTrainedModel]] | str:
+    """Classes for this configuration that between them have all attention classes of its file; or why there is none."""
+    from transformers.models.auto import modeling_auto as auto
+
+    names = (
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "MODEL_FOR_MASKED_LM_MAPPING", "MODEL_MAPPING",
+    )  # fmt: skip
+    found: List[Type[PreTrainedModel]] = []
+    for name in names:
+        with contextlib.suppress(KeyError, ValueError, AttributeError):
+            value = getattr(auto, name)[type(config)]
+            found += value if isinstance(value, tuple) else (value,)
+    if not found:
+        module = inspect.getmodule(type(config)).__name__.replace(".configuration_", ".modeling_")
+        found = _family_classes(module, type(config))
+    else:
+        found += _family_classes(found[-1].__module__, type(config))
+    chosen: List[Type[PreTrainedModel]] = []
+    seen: Set[str] = set()
+    errors: List[str] = []
+    for model_class in dict.fromkeys(found):
+        try:
+            classes = {class_name(type(module)) for _, module in attention_modules(_skeleton(model_class, config))}
+        except Exception as error:
+            errors.append(said(model_class.__name__, error))
+            continue
+        if classes - seen:
+            chosen.append(model_class)
+            seen |= classes
+    if chosen:
+        return chosen
+    return errors[0] if errors else "no attention in any of its models" if found else "no model class for this configuration"
+
+
+def _family_classes(module_name: str, config_class: type) -> List[Type[PreTrainedModel]]:
+    import importlib
+
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:
+        return []
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, PreTrainedModel) and value.__module__ == module_name
+        and getattr(value, "config_class", None) is config_class and "forward" in {n for c in value.__mro__[:-2] for n in vars(c)}
+        and not value.__name__.endswith("PreTrainedModel")
+    ]  # fmt: skip
+
+
+def _skeleton(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return model_class(copy.deepcopy(config))
+    except (RuntimeError, NotImplementedError):
+        return model_class(copy.deepcopy(config))
+
+
+def attention_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+    """Modules that are attention by the name of their class, or call an attention function, and hold no other such module."""
+    found = {path: module for path, module in model.named_modules() if is_attention(type(module))}
+    for path, module in found.items():
+        if any(True for _ in module.parameters()) and not any(other.startswith(path + ".") for other in found if other != path):
+            yield path, module
+
+
+def is_attention(module_class: type) -> bool:
+    if issubclass(module_class, PreTrainedModel):
+        return False
+    return is_named_attention(module_class.__name__) or "ALL_ATTENTION_FUNCTIONS" in source(module_class)
+
+
+def is_named_attention(name: str) -> bool:
+    return bool(NAMES.match(name))
+
+
+def class_name(module_class: type) -> str:
+    """The folder of its model, and the class: "bert.BertSelfAttention"."""
+    parts = module_class.__module__.split(".")
+    return f"{parts[2] if parts[:2] == ['transformers', 'models'] else parts[0]}.{module_class.__name__}"
+
+
+def source(module_class: type) -> str:
+    try:
+        return inspect.getsource(module_class.forward)
+    except (OSError, TypeError, AttributeError):
+        return ""

@@ -1,0 +1,140 @@
+"""A stock copy of a model whose heads are closed by hand: what gates and surgery are measured by.
+
+Where the model calls Transformers' attention functions, the context of each closed head is set to 0 there, by the number of
+heads seen at that moment; else the columns of the output projection are, by the numbers in the module. Neither asks the gates
+or the surgery where a head lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Set, Tuple
+
+import dsp_plugin.hf  # noqa: F401  (before any model class: it hides a torchaudio that cannot be loaded)  isort: skip
+import torch
+from family_models import attention_modules, source
+from family_outputs import Wrong, run
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from dsp_plugin.gating import HeadMap
+from dsp_plugin.hf.layouts import attentions_of
+
+OUTPUTS = ("o_proj", "out_proj", "dense", "out_lin", "c_proj", "o", "wo", "proj", "attn_out", "Wo", "../output.dense", "projection")
+
+
+class Oracle:
+    """A stock copy whose heads can be closed.
+
+    Args:
+        model: without gates.
+        heads: its blocks; only their names, modules and numbers of heads are used.
+    """
+
+    def __init__(self, model: PreTrainedModel, heads: HeadMap):
+        self.model = copy.deepcopy(model)
+        self.heads = heads
+        by_name = {attention.block.name: attention.module for attention in attentions_of(self.model)}
+        self.modules = [by_name[block.name] for block in heads.blocks]
+        self.paths = {module: path for path, module in self.model.named_modules()}
+
+    def overlooked(self) -> List[str]:
+        """Attention modules of the model that are in no block."""
+        blocks = {self.paths[module] for module in self.modules}
+        counted = Counter()
+        for path, module in attention_modules(self.model):
+            if not any(path == block or path.startswith(block + ".") or block.startswith(path + ".") for block in blocks):
+                counted[type(module).__name__] += 1
+        return [f"{count} x {name}" for name, count in counted.items()]
+
+    def reached(self, inputs: Dict[str, Tensor]) -> List[str]:
+        """Names of the blocks that run with these inputs."""
+        called: Set[nn.Module] = set()
+        hooks = [module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in self.modules]
+        run(self.model, inputs)
+        for hook in hooks:
+            hook.remove()
+        return [block.name for block, module in zip(self.heads.blocks, self.modules) if module in called]
+
+    @contextlib.contextmanager
+    def closed(self, keep: Tensor) -> Iterator[None]:
+        """The heads that are not kept [N] are closed inside."""
+        flags = {}
+        for block, module in zip(self.heads.blocks, self.modules):
+            start, stop = self.heads.range(block.name)
+            flags[module] = keep[start:stop]
+        stock = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ("sdpa",)}
+        dispatching = {module for module in self.modules if self._by_function(module)}
+
+        def function(module: nn.Module, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+            context, weights = stock["sdpa"](module, query, *args, **kwargs)
+            if module in dispatching:
+                context = context * _query_heads(flags[module], query.shape[1]).to(context)[:, None]
+            return context, weights
+
+        columns = [(module, flags[module]) for module in self.modules if module not in dispatching]
+        with _zeroed([(self._output(module), kept) for module, kept in columns]):
+            ALL_ATTENTION_FUNCTIONS._global_mapping["sdpa"] = function
+            try:
+                yield
+            finally:
+                ALL_ATTENTION_FUNCTIONS._global_mapping["sdpa"] = stock["sdpa"]
+
+    def _by_function(self, module: nn.Module) -> bool:
+        implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        return implementation == "sdpa" and "ALL_ATTENTION_FUNCTIONS" in source(type(module))
+
+    def _output(self, module: nn.Module) -> nn.Module:
+        parent = self.model.get_submodule(self.paths[module].rpartition(".")[0])
+        for name in OUTPUTS:
+            base = parent if name.startswith("../") else module
+            with contextlib.suppress(AttributeError):
+                found = base.get_submodule(name.removeprefix("../"))
+                if isinstance(found, (nn.Linear, Conv1D)):
+                    return found
+        raise Wrong(f"the check finds no output projection in {type(module).__name__}")
+
+
+@contextlib.contextmanager
+def _zeroed(columns: List[Tuple[nn.Module, Tensor]]) -> Iterator[None]:
+    saved = [(projection.weight, projection.weight.detach().clone()) for projection, _ in columns]
+    with torch.no_grad():
+        for projection, kept in columns:
+            inputs = projection.weight.shape[0 if isinstance(projection, Conv1D) else 1]
+            flags = kept.repeat_interleave(inputs // len(kept)).to(projection.weight)
+            projection.weight.mul_(flags[:, None] if isinstance(projection, Conv1D) else flags)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, values in saved:
+                weight.copy_(values)
+
+
+def _query_heads(kept: Tensor, heads: int) -> Tensor:
+    return kept.repeat_interleave(heads // len(kept))
+
+
+def uneven_masks(heads: HeadMap) -> List[Tensor]:
+    """Bool [N] twice: about half of the heads, another number in every block; one block of each kind has none left."""
+    masks = []
+    for seed in (7, 8):
+        generator = torch.Generator().manual_seed(seed)
+        keep = torch.rand(heads.num_heads, generator=generator) < 0.5
+        for kind in {block.kind for block in heads.blocks}:
+            blocks = [block for block in heads.blocks if block.kind == kind]
+            for number, block in enumerate(blocks):
+                start, stop = heads.range(block.name)
+                keep[start + number % (stop - start)] = True
+                keep[stop - 1 - number % (stop - start)] = False
+            if len(blocks) > 1:
+                start, stop = heads.range(blocks[seed % 2].name)
+                keep[start:stop] = False
+        if not keep.any():
+            keep[-1] = True
+        masks.append(keep)
+    return masks
