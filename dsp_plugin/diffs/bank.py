@@ -140,6 +140,7 @@ class DiffBank:
                 a module at all, so that the answers would be wrong (names it; `grouped` serves such models); unless
                 `rows_first`, a batch with another size that is the number of rows (`run` gets round that).
         """
+        self._check_names(tasks)
         present = {name: self._task(name) for name in dict.fromkeys(tasks)}
         before = self._current
         self.switch(None)
@@ -176,8 +177,10 @@ class DiffBank:
             args, kwargs: the model's; tensors with one row an example are put in the order of tasks and back.
 
         Raises:
-            ValueError: see `mixed`; an output without rows where a row was repeated, which it would count in.
+            ValueError: see `mixed`; another number of tasks than the batch has rows; an output without rows where a row was
+                repeated, which it would count in.
         """
+        self._check_rows(tasks, (args, kwargs))
         order = torch.tensor(sorted(range(len(tasks)), key=lambda row: tasks[row]), dtype=torch.long)
         back, others = order.argsort(), set()
         if not self.rows_first and len(set(tasks)) > 1:
@@ -197,10 +200,10 @@ class DiffBank:
         """The same answers as `run`, by one forward a task: for models that `mixed` refuses.
 
         Raises:
-            ValueError: an unknown task, or outputs that cannot be put together by rows.
+            ValueError: an unknown task, another number of tasks than the batch has rows, or outputs that cannot be put
+                together by rows.
         """
-        for name in tasks:
-            self._task(name)
+        self._check_rows(tasks, (args, kwargs))
         before, parts, order = self._current, [], []
         try:
             with torch.no_grad():
@@ -213,6 +216,23 @@ class DiffBank:
         finally:
             self.switch(before)
         return take_rows(join_rows(parts), torch.tensor(order).argsort(), len(tasks))
+
+    def _check_names(self, tasks: Sequence[str]) -> None:
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+            raise ValueError(f"tasks: a list with the name of a task for every row belongs there, not {tasks!r}")
+        if not tasks:
+            raise ValueError("tasks: there is none; give the name of a task for every row")
+        for row, name in enumerate(tasks):
+            if not isinstance(name, str):
+                raise ValueError(f"tasks[{row}] is {name!r}: every row has a task; of the base, run the model after switch(None)")
+            self._task(name)
+
+    def _check_rows(self, tasks: Sequence[str], inputs: Any) -> None:
+        """Refuse another number of tasks than there are rows: the rest would be left in its order, or be answered as the base."""
+        self._check_names(tasks)
+        rows = [len(tensor) for tensor in tensors_in(inputs) if tensor.dim()]
+        if rows and (len(tasks) not in rows or len(tasks) == 1 != rows[0]):
+            raise ValueError(f"{len(tasks)} tasks for a batch of {rows[0]} rows: give one for every row")
 
     def _task(self, name: str) -> BankTask:
         if name not in self._tasks:

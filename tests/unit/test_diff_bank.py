@@ -270,3 +270,26 @@ def test_a_removed_task_is_gone(model):
     assert bank.task is None and bank.tasks == ["a", "c", "d"] and same(snapshot(model), snapshot(base))
     bank.add("b", random_pack(model, 9))
     bank.run(["a", "b"], ids(2))
+
+
+@pytest.mark.parametrize(
+    "tasks, words",
+    [
+        (None, "a list with the name of a task"),
+        ("ab", "a list with the name of a task"),
+        ([], "there is none"),
+        ([None, "a"], r"tasks\[0\] is None.*switch\(None\)"),
+        (["a", 1], r"tasks\[1\] is 1"),
+        (["a"], "1 tasks for a batch of 2 rows"),
+        (["a", "b", "a"], "3 tasks for a batch of 2 rows"),
+        (["a"] * 4, "4 tasks for a batch of 2 rows"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("way", ["run", "grouped"])
+def test_tasks_that_do_not_fit_the_rows_are_refused(model, tasks, words, way):
+    bank = bank_of(model)
+    before = [weight.clone() for weight in model.parameters()]
+    with pytest.raises(ValueError, match=words):
+        getattr(bank, way)(tasks, ids(2))
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
