@@ -63,7 +63,7 @@ class LastLook:
             self._runs.append(self._first(self.root, columns, dict(self.inputs)))
         else:
             for model in transformers_models(self.root):
-                self._runs.append(self._first(model, columns, self._random(model)))
+                self._runs.append(self._first_random(model, columns))
             for model, inputs in self._further():
                 try:
                     self._runs.append(self._first(model, columns, inputs))
@@ -115,6 +115,15 @@ class LastLook:
                     yield part, self._random(part)
                 except ValueError:
                     continue
+
+    def _first_random(self, model: PreTrainedModel, columns: Mapping[str, Tensor]) -> "_Run":
+        inputs = self._random(model)
+        run = self._first(model, columns, inputs)
+        nothing = any(value.isnan().any() for values in run.blocks.values() for value in values)
+        if nothing and isinstance(inputs.get("attention_mask"), Tensor):
+            # a softmax in single precision makes rows of padding NaN in a model of double precision
+            return self._first(model, columns, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])})
+        return run
 
     def _first(self, model: nn.Module, columns: Mapping[str, Tensor], inputs: Dict[str, Any]) -> "_Run":
         run = _Run(model, inputs)

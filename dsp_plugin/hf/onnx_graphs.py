@@ -193,7 +193,11 @@ def graphs_of(model: PreTrainedModel) -> Dict[str, Graph]:
 
 def by_layer(model: PreTrainedModel, kind: str) -> List[Attention]:
     """The blocks of one kind in the order of the layers that a cache numbers."""
-    return sorted((a for a in attentions_of(model) if a.block.kind == kind), key=lambda a: a.module.layer_idx)
+    found = [attention for attention in attentions_of(model) if attention.block.kind == kind]
+    if any(getattr(attention.module, "layer_idx", None) is None for attention in found):
+        name = type(model).__name__
+        raise ValueError(f"{name} cannot be exported to ONNX: its attention does not tell which layer of a cache is its own")
+    return sorted(found, key=lambda attention: attention.module.layer_idx)
 
 
 def head_dim(attention: Attention) -> int:

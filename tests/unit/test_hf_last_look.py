@@ -170,3 +170,11 @@ def test_weights_without_values_are_not_cut():
         model = BertModel(tiny_model("bert").config)
     with pytest.raises(ValueError, match="has no values"):
         prune_heads(model, [True] * 7 + [False])
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt"])
+def test_rows_of_padding_that_are_not_a_number_are_no_difference(family):
+    """In double precision: their softmax is in single precision, where the lowest number is minus infinity."""
+    model = tiny_model(family)
+    heads = head_map_of(model).num_heads
+    assert prune_heads(model, [head % 2 == 1 and head > heads // 2 for head in range(heads)]).heads_after < heads

@@ -189,3 +189,10 @@ def test_an_encoder_decoder_that_does_not_generate_is_refused(tmp_path):
     with pytest.raises(ValueError, match="BartForSequenceClassification cannot be exported to ONNX.*dense"):
         export_onnx(BartForSequenceClassification(config), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_decoder_whose_layers_are_not_numbered_is_refused(tmp_path):
+    model = tiny_model("gpt-neo")
+    gate_heads(model, FixedGates(torch.ones(head_map_of(model).num_heads)))
+    with pytest.raises(ValueError, match="GPTNeoForCausalLM cannot be exported to ONNX: .* which layer of a cache"):
+        export_onnx(model, tmp_path / "onnx", [batch_of(model)], "random ids")
