@@ -106,6 +106,18 @@ def test_a_damaged_model_is_refused_before_the_data_is_read(folder, tmp_path):
         assert "\n" not in str(refusal.value)
 
 
+def test_a_configuration_of_fewer_layers_than_the_weights_is_refused(folder, tmp_path, capsys):
+    shutil.copytree(folder / "bert", tmp_path / "fewer")
+    path = tmp_path / "fewer" / "config.json"
+    layers = json.loads(path.read_text())["num_hidden_layers"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": layers - 1}))
+    words = ["--model_name_or_path", tmp_path / "fewer", "--do_train", "--max_steps", 1, "--output_dir", tmp_path / "out"]
+    with pytest.raises(SystemExit, match=rf"layers that the configuration has not \(\S*layer\.{layers - 1}\..*--config_name"):
+        start("glue/run_glue", *mnli(folder), *words)
+    start("glue/run_glue", *mnli(folder), *words, "--config_name", tmp_path / "fewer")
+    assert "and would lose them" in capsys.readouterr().out
+
+
 def test_no_work_and_no_arguments_are_answered(folder, tmp_path):
     with pytest.raises(SystemExit, match="nothing to do: give --do_train"):
         start("glue/run_glue", *mnli(folder), "--output_dir", tmp_path)

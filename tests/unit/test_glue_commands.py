@@ -56,7 +56,7 @@ def test_defaults_are_those_of_the_papers():
     dsp, voita = DSPArguments(), VoitaArguments()
     assert (dsp.pruning_lr, dsp.annealing, dsp.initial_temperature, dsp.final_temperature) == (0.5, False, 1000.0, 1e-8)
     assert (dsp.cooldown_steps, dsp.use_ste, dsp.joint_pruning) == (25000, False, False)
-    assert (voita.pruning_lr, voita.l0_penalty, voita.joint_pruning, voita.num_of_heads) == (0.1, 0.5, False, None)
+    assert (voita.pruning_lr, voita.l0_penalty, voita.joint_pruning, voita.num_of_heads) == (0.1, None, False, None)
     michel = MichelArguments(output_dir="out")
     assert (michel.num_of_heads, michel.exact_pruning, michel.batch_size) == (12, False, 32)
     assert GlueArguments().max_seq_length == 128

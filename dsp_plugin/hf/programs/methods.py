@@ -156,6 +156,11 @@ class DSPArguments(GateArguments):
         )
 
 
+# What all heads open cost under Voita's penalty where no lambda is given. A fixed lambda is dearer the more heads there are, and
+# with the published 0.0015 no gate of a small model (72 heads) stays open on a small task.
+OPEN_COST = 0.02
+
+
 @dataclass
 class VoitaArguments(GateArguments):
     """Stretched concrete gates under an L0 penalty (Voita et al., 2019)."""
@@ -164,7 +169,9 @@ class VoitaArguments(GateArguments):
         "K: keep exactly the K heads with the largest log_a; without it the penalty alone decides how many stay"
     )
     pruning_lr: float = option("learning rate of the gates, by the model's schedule", 0.1)
-    l0_penalty: float = option("lambda, the price of an open head, added to the mean loss", 0.5)
+    l0_penalty: Optional[float] = option(
+        "lambda, the price of an open head, added to the mean loss; default: 0.02 / N, so that all N heads of the model cost 0.02"
+    )
 
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty")
 
@@ -177,6 +184,8 @@ class VoitaArguments(GateArguments):
             raise ValueError("--min_heads_per_block needs a budget: give --num_of_heads or --heads_per_kind")
 
     def build(self, head_map: HeadMap) -> nn.Module:
+        if self.l0_penalty is None:
+            self.l0_penalty = OPEN_COST / max(1, head_map.num_heads)
         return ConcreteGates(head_map, self.budget(head_map), self.l0_penalty)
 
     def remarks(self, gates: nn.Module) -> List[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -17,8 +18,8 @@ from ...reports.sealed_folder import check_sealed
 from ...surgery import compose, mask_of_record
 from ..files import load_pruned
 from ..gating import GATING, switchboard_of
-from ..layouts import head_map_of
 from ..kept_heads import KEPT_HEADS, record_of
+from ..layouts import head_map_of
 from ..pruning import check_surgery, original_head_map
 from .arguments import ModelArguments
 from .origin import check_head
@@ -118,7 +119,24 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
         raise ValueError(f"--model_name_or_path {name}: {text}{_not_here(name)}") from error
     finally:
         hf_logging.set_verbosity(level)
+    further = _further_layers(model, loading["unexpected_keys"])
+    if further:
+        text = f"the weights have layers that the configuration has not ({further} ...), and would lose them"
+        if not options.config_name:
+            raise ValueError(f"--model_name_or_path {name}: {text}; to begin with fewer layers, give that configuration by --config_name")
+        say(f"--config_name {options.config_name}: {text}")
     return model, _new(loading)
+
+
+def _further_layers(model: PreTrainedModel, unexpected: Sequence[str]) -> Optional[str]:
+    """The first weight of the files that is like one of the model's but for the number of its layer."""
+    own = {re.sub(r"\.\d+\.", ".*.", name) for name in model.state_dict()}
+    for name in sorted(unexpected):
+        kind = re.sub(r"\.\d+\.", ".*.", name)
+        # with the name of the base model before it, or without
+        if kind != name and any(f".{one}".endswith(f".{kind}") or f".{kind}".endswith(f".{one}") for one in own):
+            return name
+    return None
 
 
 def _new(loading: Dict[str, Any]) -> List[str]:
