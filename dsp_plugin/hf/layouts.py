@@ -10,7 +10,7 @@ from collections import Counter
 from functools import partial
 from typing import Iterator, List, Optional, Tuple
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..gating import AttentionBlock, HeadMap
@@ -21,6 +21,7 @@ from .other_attention import overlooked_attention
 from .projections import Attention, Projection
 from .size_probe import Probe, probe
 from .sources import dispatches, pairs_heads
+from .wrappers import projection_reason
 
 KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 
@@ -101,6 +102,9 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnF
         name, projections = _separate(root, path, module, head_dim, group)
     if projections is None:
         raise NotKnown("has projections of a layout that is not known here")
+    for projection in projections:
+        if not isinstance(getattr(projection.module, "weight", None), Tensor):  # quantised by torch.ao: a method is called so
+            raise NotKnown(f"has a projection that {projection_reason(projection.module)}")
     if any(p.features % (p.unit * p.parts) for p in projections) or len({p.num_heads for p in projections}) != 1:
         raise NotKnown(f"has projections that do not have the shapes of heads of size {head_dim}")
     reason = None if own is None else own.unless(module)

@@ -56,12 +56,13 @@ def check_projection(where: str, module: nn.Module) -> None:
     Raises:
         ValueError: names the block, what is in the way, and what to do.
     """
-    reason = _reason(module)
+    reason = projection_reason(module)
     if reason is not None:
         raise ValueError(f"a projection of {where} {reason}")
 
 
-def _reason(module: nn.Module) -> Optional[str]:
+def projection_reason(module: nn.Module) -> Optional[str]:
+    """Why the heads of a projection cannot be cut, and what to do; None where they can."""
     kind = type(module).__name__
     plain = "heads can be removed from plain weights only"
     if any(base.__module__.startswith("peft.") for base in type(module).__mro__):

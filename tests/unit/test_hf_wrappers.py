@@ -13,6 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 from hf_models import tiny_model  # isort: skip
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from dsp_plugin.hf import head_map_of
 from dsp_plugin.hf.wrappers import check_projection, check_root, check_values
 
 
@@ -151,3 +152,12 @@ def test_weights_without_values_are_refused_by_name():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
     with pytest.raises(ValueError, match="1.weight of Sequential has no values"):
         check_values(model)
+
+
+def test_a_quantised_model_is_refused_by_what_is_in_the_way():
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    model = torch.ao.quantization.quantize_dynamic(BertModel(config), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ValueError, match="BertModel is not supported: .*layer.0.attention.self.*plain weights only.*quantisation"):
+        head_map_of(model)
