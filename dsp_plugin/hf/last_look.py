@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .journal import left_as_it_was
+from .model_runs import same_noise, with_cache
 from .layouts import transformers_models
 from .projections import Attention
 from .random_inputs import random_inputs
@@ -93,7 +93,7 @@ class LastLook:
 
     def _random(self, model: PreTrainedModel) -> Dict[str, Any]:
         try:
-            with left_as_it_was(self.root), _same_noise(self.root):
+            with left_as_it_was(self.root), same_noise(self.root):
                 return random_inputs(model, size=2, length=8, seed=0)
         except ValueError as error:
             raise ValueError(f"the last look has nothing to run {type(model).__name__} with ({error}): {_OTHERWISE}") from error
@@ -158,14 +158,14 @@ class LastLook:
             for projection in {id(projection): projection for projection in self._projections}.values():
                 projection.register_forward_pre_hook(mask, with_kwargs=True)
                 projection.register_forward_hook(record)
-            with _same_noise(self.root):
+            with same_noise(self.root):
                 run.outputs += _tensors(run.model(**run.inputs))
             if cached is False:
                 return
             calls = len(run.order)
             try:
-                with _same_noise(self.root):
-                    steps = list(_with_cache(run.model, run.inputs))
+                with same_noise(self.root):
+                    steps = list(with_cache(run.model, run.inputs))
             except Exception:
                 if cached:
                     raise
@@ -234,50 +234,6 @@ class _Run:
             self.blocks[key].pop()
         self.blocks = defaultdict(list, {key: values for key, values in self.blocks.items() if values})
         del self.order[calls:]
-
-
-def _with_cache(model: nn.Module, inputs: Dict[str, Any]) -> Iterator[Any]:
-    """All tokens but the last with a cache that is made on the way, then the last one; nothing where there is no cache."""
-    parameters = inspect.signature(model.forward).parameters
-    two = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    ids = inputs.get("decoder_input_ids" if two else "input_ids")
-    if not {"past_key_values", "use_cache"} <= set(parameters) or not isinstance(ids, Tensor) or ids.dim() != 2:
-        return
-    if ids.shape[1] < 2:
-        return
-
-    def part(start: Optional[int], end: Optional[int]) -> Dict[str, Any]:
-        chosen = dict(inputs)
-        for name, value in inputs.items():
-            own = isinstance(value, Tensor) and value.shape[:2] == ids.shape and (not two or name.startswith("decoder_"))
-            if name.endswith("attention_mask") and own:
-                chosen[name] = value[:, :end]
-            elif own:
-                chosen[name] = value[:, start:end]
-            elif not two and isinstance(value, Tensor) and not name.startswith("encoder_"):
-                del chosen[name]  # pixels are for the first pass, and would need their places among the tokens
-        return chosen
-
-    first = model(**part(None, -1), use_cache=True)
-    cache = first.get("past_key_values") if isinstance(first, Mapping) else None
-    if cache is None:
-        return
-    yield first
-    yield model(**part(-1, None), past_key_values=cache, use_cache=True)
-
-
-@contextmanager
-def _same_noise(root: nn.Module) -> Iterator[None]:
-    """In `eval()`, every random number from the same state; that of the process is as it was afterwards."""
-    devices = sorted({weight.device.index for weight in root.parameters() if weight.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
-        # not torch.manual_seed, which reaches devices that are not restored
-        torch.default_generator.manual_seed(0)
-        for index in devices:
-            torch.cuda.default_generators[index].manual_seed(0)
-        for module in root.modules():
-            module.training = False  # not eval(), which a class may do other things in
-        yield
 
 
 def _tensors(output: Any, name: str = "") -> List[Tuple[str, Tensor]]:

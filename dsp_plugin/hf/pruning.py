@@ -11,7 +11,6 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..gating import AttentionBlock, HeadMap, Switchboard

@@ -12,7 +12,8 @@ import transformers as T
 from hf_models import tiny_model
 from torch import nn
 
-from dsp_plugin.hf.random_inputs import random_inputs, special_ids
+from dsp_plugin.hf.config_numbers import special_ids
+from dsp_plugin.hf.random_inputs import random_inputs
 
 SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20)
 PIXELS = dict(image_size=32, patch_size=16)

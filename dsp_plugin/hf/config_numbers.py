@@ -1,0 +1,49 @@
+"""Whole numbers in a Transformers configuration and in those inside it."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Iterator, List, Optional, Set
+
+from transformers import PreTrainedConfig
+
+
+def special_ids(config: PreTrainedConfig) -> Set[int]:
+    """Token ids that have a meaning of their own: padding, beginning and end, placeholders of images and sounds."""
+    return {
+        number
+        for part in configs(config)
+        for name, value in vars(part).items()
+        if name.endswith(("_token_id", "_token_index", "_token_ids"))
+        for number in integers(value)
+    }
+
+
+def configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A configuration and those inside it."""
+    yield config
+    for name in getattr(config, "sub_configs", ()) or ():
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            yield from configs(part)
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    try:
+        return config.gettext_config()
+    except (ValueError, AttributeError):  # there are several
+        return config
+
+
+def number(config: PreTrainedConfig, names: Iterable[str], text: bool = False) -> Optional[int]:
+    """The first positive whole number under one of these names, in the configuration or one inside it."""
+    for part in ([text_config(config)] if text else []) + list(configs(config)):
+        for name in names:
+            value = getattr(part, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def integers(value: Any) -> List[int]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]

@@ -1,0 +1,75 @@
+"""How a model is run to be looked at: the same every time, and on behind a cache."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Mapping, Optional
+
+import torch
+from torch import Tensor, nn
+
+
+def with_cache(model: nn.Module, inputs: Dict[str, Any]) -> Iterator[Any]:
+    """All tokens but the last with a cache that is made on the way, then the last one; nothing where there is no cache."""
+    parameters = inspect.signature(model.forward).parameters
+    two = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    ids = inputs.get("decoder_input_ids" if two else "input_ids")
+    if not {"past_key_values", "use_cache"} <= set(parameters) or not isinstance(ids, Tensor) or ids.dim() != 2:
+        return
+    if ids.shape[1] < 2:
+        return
+
+    def part(start: Optional[int], end: Optional[int]) -> Dict[str, Any]:
+        chosen = dict(inputs)
+        for name, value in inputs.items():
+            own = isinstance(value, Tensor) and value.shape[:2] == ids.shape and (not two or name.startswith("decoder_"))
+            if name.endswith("attention_mask") and own:
+                chosen[name] = value[:, :end]
+            elif own:
+                chosen[name] = value[:, start:end]
+            elif not two and isinstance(value, Tensor) and not name.startswith("encoder_"):
+                del chosen[name]  # pixels are for the first pass, and would need their places among the tokens
+        return chosen
+
+    first = model(**part(None, -1), use_cache=True)
+    cache = first.get("past_key_values") if isinstance(first, Mapping) else None
+    if cache is None:
+        return
+    yield first
+    yield model(**part(-1, None), past_key_values=cache, use_cache=True)
+
+
+@contextmanager
+def same_noise(root: nn.Module) -> Iterator[None]:
+    """In `eval()`, every random number from the same state; that of the process is as it was afterwards."""
+    devices = sorted({weight.device.index for weight in root.parameters() if weight.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        # not torch.manual_seed, which reaches devices that are not restored
+        torch.default_generator.manual_seed(0)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(0)
+        for module in root.modules():
+            module.training = False  # not eval(), which a class may do other things in
+        yield
+
+
+class aside:
+    """A trial run: in `eval()`, without gradients, random states and modes as before afterwards."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.modes = [(part, part.training) for part in self.model.modules()]
+        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
+        self.contexts = [torch.random.fork_rng(devices=list(devices)), torch.no_grad()]
+        for context in self.contexts:
+            context.__enter__()
+        self.model.eval()
+
+    def __exit__(self, *error: Any) -> None:
+        for part, training in self.modes:
+            part.training = training
+        for context in reversed(self.contexts):
+            context.__exit__(None, None, None)
