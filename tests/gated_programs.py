@@ -6,6 +6,7 @@ Notation: N = 12 heads of 2 units in 4 blocks; x [3, 8].
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Callable, List, Optional, Tuple
 
 import torch
@@ -60,6 +61,10 @@ class Noisy(nn.Module):
         return {}
 
 
+class Interrupted(Exception):
+    """A forward pass ends in the middle."""
+
+
 class Stack(nn.Module):
     """Four blocks, the first two of them an encoder; `handed` are the gates of every block in the order of the program."""
 
@@ -70,6 +75,7 @@ class Stack(nn.Module):
         self.gating = Switchboard(HEADS, Noisy())
         self.kind, self.preserve = kind, preserve
         self.handed: List[Tuple[int, Tensor]] = []
+        self.fails_at: Optional[int] = None  # the layer that raises an `Interrupted`
         self.gating.handshake.trains(self)
 
     def _through(self, level: int, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -82,6 +88,8 @@ class Stack(nn.Module):
         def run(x: Tensor) -> Tensor:
             h = self.dropout(torch.tanh(self.layers[position](x)))
             gates = self.gating.block_gates(position)
+            if position == self.fails_at:
+                raise Interrupted
             if torch._C._current_graph_task_id() == -1:
                 self.handed.append((position, gates))
             return x + (h if gates is None else h * gates.repeat_interleave(WIDTH // HEADS_EACH))
@@ -114,14 +122,21 @@ def made(seed: int, *args, **options) -> Stack:
     return Stack(*args, **options).double()
 
 
-def run_program(seed: int, model: Stack) -> None:
-    """The same program for the same seed: passes of the whole, of parts and of layers, and backward passes in any order."""
+PARTS = ["whole", "whole", "whole", "encoder", "layer", "nothing", "eval", "draw", "backward", "train"]
+
+
+def run_program(seed: int, model: Stack, beside: Optional[Stack] = None) -> None:
+    """The same program for the same seed: passes of the whole, of parts and of layers, and backward passes in any order.
+
+    With a second model `beside` it the two call one another, and passes are interrupted by errors.
+    """
+    parts = PARTS + ([] if beside is None else ["both", "inside out", "error", "error"])
     choose = random.Random(seed)
     pending: List[Tensor] = []
     torch.manual_seed(seed + 1)
     for _ in range(choose.randint(4, 9)):
         x = torch.randn(3, WIDTH, dtype=torch.float64, requires_grad=True)
-        part = choose.choice(["whole", "whole", "whole", "encoder", "layer", "nothing", "eval", "draw", "backward", "train"])
+        part = choose.choice(parts)
         position, weight = choose.randrange(BLOCKS), choose.uniform(0.5, 2.0)
         if part == "nothing":
             with torch.no_grad():
@@ -134,6 +149,14 @@ def run_program(seed: int, model: Stack) -> None:
             model.gating.draw()
         elif part == "train":
             model.train()
+        elif part == "error":
+            model.fails_at = position
+            with suppress(Interrupted):
+                choose.choice([model, model.encoder])(x)
+            model.fails_at = None
+        elif part in ("both", "inside out"):
+            one, other = (model, beside) if part == "both" else (beside, model)
+            pending.append(weight * other(one(x)).square().sum())
         elif part == "backward":
             chosen = choose.sample(range(len(pending)), choose.randint(0, len(pending)))
             joined = choose.random() < 0.5

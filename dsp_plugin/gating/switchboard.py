@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +133,9 @@ class Switchboard(nn.Module):
         Raises:
             HandshakeError: it is computed again for a backward pass, and what it was handed the first time is not known.
         """
+        fixed = self._fixed
+        if fixed is not None and not self.training and top_hooks(True) is None and backward_number() == -1:
+            return fixed[position]  # every block asks at every decoding step: nothing is done here that can be spared
         if self._plain():
             return self._gates(position)[0].parts[position]
         here = self._replays.here(position, self._device(), self._quiet())
@@ -152,6 +155,7 @@ class Switchboard(nn.Module):
 
     def stepped(self) -> None:
         """An optimizer has moved the model's weights, or the scores."""
+        self._mask = self._fixed = None
         self._replays.stepped()
 
     def _plain(self) -> bool:
@@ -170,6 +174,7 @@ class Switchboard(nn.Module):
             if self._mask is None:
                 masks = self.head_map.split(self.gates.keep())
                 self._mask = Draw([None if bool(mask.all()) else mask.float() for mask in masks])
+            self._fixed = self._mask.parts
             return self._mask, False
         draw, made = self._passes.draw_of(position, self._sample)
         draw.asked |= 1 << position
@@ -223,7 +228,7 @@ class Switchboard(nn.Module):
 
         For importance scores, which need the gradient of every example's own gates in `eval()` mode.
         """
-        outer, self._override = self._override, Draw(self.head_map.split(gates))
+        outer, self._override, self._fixed = self._override, Draw(self.head_map.split(gates)), None
         self.handshake.gradient_came()  # its gradient is for whoever overrides
         try:
             yield
@@ -233,13 +238,14 @@ class Switchboard(nn.Module):
     def _begin(self) -> None:
         """Start with no draws: a sample is part of an autograd graph, which cannot be copied or pickled."""
         self._mask: Optional[Draw] = None
+        self._fixed: Optional[List[Optional[Tensor]]] = None  # parts of the mask, while it is what blocks get in evaluation
         self._override: Optional[Draw] = None
         self._last: Optional[Draw] = None
         self._passes = Passes()
         self._replays = Replays()
 
     def _forget(self) -> None:
-        self._mask = None
+        self._mask = self._fixed = None
         self._passes.forget()
 
     def train(self, mode: bool = True) -> "Switchboard":
@@ -259,7 +265,7 @@ class Switchboard(nn.Module):
         self.handshake.of(self)
 
 
-_NOT_COPIED = ("_mask", "_override", "_last", "_passes", "_replays")
+_NOT_COPIED = ("_mask", "_fixed", "_override", "_last", "_passes", "_replays")
 
 
 def _forget(board: Switchboard, keys: Any) -> None:

@@ -102,6 +102,16 @@ def test_switching_to_evaluation_again_sees_new_scores(board):
     assert in_eval(board) == [0, 0, 0, 1, 1]
 
 
+def test_an_optimizer_step_in_evaluation_is_seen(board):
+    board.eval()
+    set_scores(board, [5.0, 4.0, 0.0, 0.0, 0.0])
+    assert in_eval(board) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    optimizer = torch.optim.SGD([{"params": [board.gates.scores], "lr": 1.0}])
+    board.gates.scores.grad = torch.tensor([5.0, 4.0, 0.0, -3.0, -3.0])
+    optimizer.step()
+    assert in_eval(board) == [0.0, 0.0, 0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("through_parent", [False, True])
 def test_loading_a_state_is_seen_at_once(board, through_parent):
     board.eval()
