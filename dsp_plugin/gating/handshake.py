@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import backward_number
-from .holdings import Held, has_gradients, holdings, stands
+from .holdings import Held, has_gradients, held_by_some, holdings, stands
 from .kinship import Kinship
 from .steps import HandshakeError, watch_steps
 
@@ -61,6 +61,7 @@ class Handshake:
         self._kept: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
         self._loaded = False  # whether the scores came from a state before they were trained here
         self._stepped = False  # whether the scores were in an optimizer that stepped
+        self._patience = PATIENCE  # until they are
         self._penalties = 0  # gradients that have come back through the penalty
         self._passes = 0  # gradients that have come back through drawn gates
         self._backwards: Deque[int] = deque(maxlen=256)  # numbers of the backward passes in which they did
@@ -244,7 +245,9 @@ class Handshake:
         held.kinship.end()
         if held.kinship.backwards.isdisjoint(self._backwards):
             held.stranger = True
-        else:
+            return
+        held.kinship = None  # looked into once more, should this be borne
+        if held.miss("optimizer", True, self._patience - 1):  # the first look has taken an update, too
             self._refuse_scores(board)
 
     def _untrained(self, board: nn.Module) -> bool:
@@ -256,15 +259,19 @@ class Handshake:
 
     def _check_scores(self, held: Held, board: nn.Module) -> None:
         frozen = not any(p.requires_grad for p in board.gates.parameters())
-        if held.miss("optimizer", self._untrained(board) and (frozen or held.steps < PATIENCE), PATIENCE):
+        if held.miss("optimizer", self._untrained(board) and (frozen or held.steps < self._patience), self._patience):
             self._refuse_scores(board)
 
     def _refuse_scores(self, board: nn.Module) -> None:
         frozen = not any(p.requires_grad for p in board.gates.parameters())
-        done = f"the model was trained for {PATIENCE} updates, and the heads that it keeps are random ones"
+        if self._patience == PATIENCE and not frozen and held_by_some(board.gates):
+            self._patience = PATIENCE_LATER  # their optimizer steps less often (critics have several updates to one of a generator)
+            return
+        done = f"the model was trained for {self._patience} updates, and the heads that it keeps are random ones"
         if not getattr(board.gates, "learns", True):
             self.refuse("ranking", f"{done}: nothing has ranked them")
-        state = "are frozen, and nothing has trained them" if frozen else "are in no optimizer"
+        state = "are in no optimizer" if self._patience == PATIENCE else "are in no optimizer that steps"
+        state = "are frozen, and nothing has trained them" if frozen else state
         self.refuse("optimizer", f"{done}: its scores of the heads {state}")
 
 

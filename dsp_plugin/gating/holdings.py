@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
@@ -61,6 +62,15 @@ def holdings(optimizer: torch.optim.Optimizer, gates: nn.Module, model: Optional
             held.alone = held.alone and mine == len(group["params"])
         held.weights = held.weights or any(id(p) in weights for p in group["params"])
     return held
+
+
+def held_by_some(gates: nn.Module) -> bool:
+    """Whether there is an optimizer with the scores in it, though it may not have stepped yet.
+
+    torch keeps no list of its optimizers, so all objects are looked through: for once, before something is refused.
+    """
+    optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.optim.Optimizer)]
+    return any(holdings(optimizer, gates, None, []).scores for optimizer in optimizers if hasattr(optimizer, "param_groups"))
 
 
 def has_gradients(groups: Iterable[Dict[str, Any]]) -> bool:

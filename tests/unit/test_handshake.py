@@ -21,6 +21,7 @@ from dsp_plugin.gating import (
     StraightThroughSubset,
     constant_temperature,
 )
+from dsp_plugin.gating.handshake import PATIENCE_LATER
 
 METHODS = {
     "annealed": lambda: RelaxedSubset(HEADS, 3, ExponentialCooling(1.0, 0.1, 100)),
@@ -174,8 +175,11 @@ class Around(nn.Module):
     def __init__(self, gates: nn.Module):
         super().__init__()
         self.prompt, self.inner, self.own_head = nn.Parameter(torch.randn(6)), Tiny(gates), nn.Linear(2, 2)
+        self.made = 0  # updates
 
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.made += 1
+        self.inner.gating.set_num_updates(self.made)
         loss = self.own_head(self.inner(torch.randn(5, 6) + self.prompt)).square().sum() + self.inner.gating.penalty()
         loss.backward()
         for optimizer in optimizers:
@@ -204,6 +208,33 @@ def test_weights_outside_and_the_scores_in_optimizers_of_their_own():
     optimizers = adam(model.own_head.parameters()), adam([model.prompt]), adam(model.inner.parameters())
     for _ in range(4):
         model.step(*optimizers)
+
+
+@every_learner
+def test_a_critic_that_has_several_updates_to_one_of_a_gated_generator(name):
+    model = Around(METHODS[name]())
+    critic, generator = adam(model.own_head.parameters()), adam(model.inner.parameters())
+    for step in range(12):
+        model.step(critic)  # gradients come through the generator, and are thrown away
+        if step % 6 == 5:
+            model.step(critic, generator)
+        model.zero_grad()
+
+
+@every_learner
+@pytest.mark.parametrize("outside", [False, True])
+def test_scores_whose_updates_are_rare_are_borne_and_those_that_never_step_are_not(name, outside):
+    model = Around(METHODS[name]())
+    scores, weights = adam(model.inner.gating.parameters()), adam((model.own_head if outside else model.inner.task_head).parameters())
+    for _ in range(20):
+        model.step(weights)
+    with pytest.raises(HandshakeError, match="in no optimizer that steps"):
+        for _ in range(2 * PATIENCE_LATER):
+            model.step(weights)
+    other = Around(METHODS[name]())
+    scores, weights = adam(other.inner.gating.parameters()), adam(other.own_head.parameters())
+    for step in range(120):
+        other.step(weights, *[scores] * (step % 10 == 9))
 
 
 def test_an_optimizer_of_another_model_beside_one_whose_updates_are_rare():
