@@ -17,7 +17,6 @@ from ..gating import switchboard_of, ungate_heads
 from ..layouts import head_map_of
 from ..kept_heads import record_of
 from ..pruning import count_parameters, fill_heads, prune_heads
-from .models import heads_of
 from .parsing import say
 
 MASK_EVERY = 1000  # updates between two files of --intermediate_masks
