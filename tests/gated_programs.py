@@ -126,7 +126,7 @@ PARTS = ["whole", "whole", "whole", "encoder", "layer", "nothing", "eval", "draw
 
 
 def run_program(seed: int, model: Stack, beside: Optional[Stack] = None) -> None:
-    """The same program for the same seed: passes of the whole, of parts and of layers, and backward passes in any order.
+    """Run the program of this seed: passes of the whole, of parts and of layers, and backward passes in any order.
 
     With a second model `beside` it the two call one another, and passes are interrupted by errors.
     """

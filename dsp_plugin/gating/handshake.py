@@ -265,7 +265,7 @@ class Handshake:
     def _refuse_scores(self, board: nn.Module) -> None:
         frozen = not any(p.requires_grad for p in board.gates.parameters())
         if self._patience == PATIENCE and not frozen and held_by_some(board.gates):
-            self._patience = PATIENCE_LATER  # their optimizer steps less often (critics have several updates to one of a generator)
+            self._patience = PATIENCE_LATER  # a critic has several updates to one of a generator
             return
         done = f"the model was trained for {self._patience} updates, and the heads that it keeps are random ones"
         if not getattr(board.gates, "learns", True):

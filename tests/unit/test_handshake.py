@@ -225,7 +225,8 @@ def test_a_critic_that_has_several_updates_to_one_of_a_gated_generator(name):
 @pytest.mark.parametrize("outside", [False, True])
 def test_scores_whose_updates_are_rare_are_borne_and_those_that_never_step_are_not(name, outside):
     model = Around(METHODS[name]())
-    scores, weights = adam(model.inner.gating.parameters()), adam((model.own_head if outside else model.inner.task_head).parameters())
+    trained = model.own_head if outside else model.inner.task_head
+    scores, weights = adam(model.inner.gating.parameters()), adam(trained.parameters())
     for _ in range(20):
         model.step(weights)
     with pytest.raises(HandshakeError, match="in no optimizer that steps"):
