@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import time
 from collections import Counter
@@ -103,12 +104,13 @@ def summary(statuses: Sequence[str]) -> str:
 def write_tables(rows: Sequence[Row], folder: Path) -> Tuple[Path, Path]:
     """Write classes.csv and classes.md."""
     csv_path, text_path = folder / "classes.csv", folder / "classes.md"
-    with open(csv_path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("class", "status", "largest difference", "heads", "model", "told"))
-        for row in rows:
-            difference = "" if row.difference is None else f"{row.difference:.1e}"
-            writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.told))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("class", "status", "largest difference", "heads", "model", "told"))
+    for row in rows:
+        difference = "" if row.difference is None else f"{row.difference:.1e}"
+        writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.told))
+    write_text(csv_path, text.getvalue())
     lines = [
         "# Attention classes of Transformers under gates and surgery", "",
         f"Transformers {transformers.__version__}. {summary([row.status for row in rows])}.", "",

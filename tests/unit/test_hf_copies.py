@@ -67,7 +67,7 @@ def both(name):
     """Pruned, and what is left is gated."""
     model = pruned(name)
     number = head_map_of(model).num_heads
-    gate_heads(model, FixedGates(torch.arange(number) % 2 == 1))
+    gate_heads(model, FixedGates(torch.arange(number) % 2 == 0))
     return model
 
 

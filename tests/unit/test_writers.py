@@ -26,6 +26,7 @@ MODULES = {"save": {"torch", "np", "numpy"}, "copy": {"shutil"}, "copy2": {"shut
 ALLOWED = {
     ("dsp_plugin/reports/files.py", "link_entry"): "into the temporary folder of new_folder",
     ("dsp_plugin/reports/files.py", "link"): "into the temporary folder of new_folder",
+    ("dsp_plugin/hf/module_files.py", "write_state"): "into the temporary folder of new_folder",
     ("dsp_plugin/diffs/checksum.py", "seal"): "puts the checksum into the temporary file of replacing",
     ("benchmarks/diff_memory.py", "reset_peak"): "a switch of the kernel below /proc",
     ("benchmarks/diff_pack.py", "shira_bytes_a_value"): "into the benchmark's temporary folder",
