@@ -27,6 +27,7 @@ from .model_card import dense_card, pruned_card
 from .model_folder import check_weights, class_of, read_config, some
 from .module_files import RECORD, is_module_folder, load_module, saved_class, write_module, write_state
 from .pruning import check_pruned, count_parameters, fill_heads, original_head_map, prune_heads, prune_to_record
+from .size_probe import STOCK
 
 
 def save_pruned(
@@ -247,6 +248,6 @@ def _with_shapes(stock: Type[PreTrainedModel], record: Dict[str, Any]) -> Type[P
             stock._init_weights(self, module)
 
     # under the very name of the stock class: Transformers looks classes up by it
-    own = {"__init__": __init__, "_init_weights": _init_weights}
+    own = {"__init__": __init__, "_init_weights": _init_weights, STOCK: stock}
     names = {**own, "__module__": stock.__module__, "__qualname__": stock.__qualname__}
     return type(stock.__name__, (stock,), names)

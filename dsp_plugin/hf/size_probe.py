@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+STOCK = "_dsp_stock"  # of a class that is made to load a pruned model: the class whose shapes it changes
 _KEPT = 8  # models whose looks are remembered
 _HEADS = re.compile(r"(^|_)heads?$")
 _WIDTHS = ("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "embedding_size")
@@ -74,10 +75,11 @@ def probe(part: PreTrainedModel, path: str, has_twice: Callable[[nn.Module, nn.M
 
 
 def _built(part: PreTrainedModel) -> Tuple[Optional[nn.Module], Tuple[nn.Module, ...]]:
-    key = (type(part), part.config.to_json_string(use_diff=False))
+    stock = vars(type(part)).get(STOCK, type(part))
+    key = (stock, part.config.to_json_string(use_diff=False))
     if key not in _looks:
-        once = _without_values(type(part), copy.deepcopy(part.config))
-        variants = [] if once is None else [_without_values(type(part), config) for config in _twice(part.config)]
+        once = _without_values(stock, copy.deepcopy(part.config))
+        variants = [] if once is None else [_without_values(stock, config) for config in _twice(part.config)]
         _looks[key] = once, tuple(variant for variant in variants if variant is not None)
         while len(_looks) > _KEPT:
             _looks.popitem(last=False)

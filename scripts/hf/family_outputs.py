@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -83,4 +84,5 @@ def cached(model: PreTrainedModel, inputs: Dict[str, Tensor], must: bool = False
 
 
 def said(where: str, error: Exception) -> str:
-    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    text = re.sub(r"\S*/tmp\w+", "FOLDER", " ".join(str(error).split()))
+    return f"{where}: {type(error).__name__}: {text[:300]}"
