@@ -140,11 +140,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     ]
 
     print("2/3  speed of both models, in turn", flush=True)
+    logging.disable(logging.INFO)  # before the host is imported, which says what could be installed
     import torch
 
     from dsp_plugin.mt.speed import translation_speed
 
-    logging.disable(logging.INFO)
     torch.set_num_threads(1)  # such small matrices gain nothing from a second core, and lose much where it is busy
     speeds = translation_speed(
         common["DATA_BIN"], checkpoints, setting["subset"], cpu=not options.gpu, length=LENGTH
