@@ -157,15 +157,19 @@ def load_gating(model: nn.Module, folder: str) -> None:
     if switchboard is None:
         raise ValueError("the model has no gates to read scores into: gate_heads(model, gates) first")
     check_sealed(folder, warn=True)
-    state: Dict[str, Tensor] = {}
+    found: Dict[str, Dict[str, Tensor]] = {}  # by the path of the module that was gated
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():
                 around, word, own = f".{name}".rpartition(f".{GATING}.gates.")
                 if word:
-                    state[f"gates.{own}"] = file.get_tensor(name)
-    if not state:
+                    found.setdefault(around, {})[f"gates.{own}"] = file.get_tensor(name)
+    if not found:
         raise ValueError(f"{folder} holds no scores of heads: it was not saved from a gated model")
+    if len(found) > 1:
+        parts = ", ".join(sorted(around.lstrip(".") or "the whole" for around in found))
+        raise ValueError(f"{folder} holds scores of several gated parts ({parts}): load the whole model's state instead")
+    (state,) = found.values()
     try:
         switchboard.load_state_dict(state)
     except RuntimeError as error:

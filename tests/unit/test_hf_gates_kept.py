@@ -139,6 +139,21 @@ def test_parts_that_were_gated_one_by_one():
     assert not boards_of(model)
 
 
+def test_scores_of_several_parts_are_not_mixed_up(tmp_path):
+    from safetensors.torch import save_model
+
+    from dsp_plugin.hf import load_gating
+
+    model = Pair(2)
+    for encoder in model.encoders:
+        gate_heads(encoder, relaxed(encoder))
+    save_model(model, str(tmp_path / "model.safetensors"))
+    before = switchboard_of(model.encoders[0]).gates.scores.detach().clone()
+    with pytest.raises(ValueError, match="several gated parts .encoders.0, encoders.1."):
+        load_gating(model.encoders[0], tmp_path)
+    assert torch.equal(switchboard_of(model.encoders[0]).gates.scores, before)
+
+
 def test_models_that_share_a_configuration_do_not_share_gates():
     shared = config()
     one, two = (BertModel(shared).eval() for _ in range(2))
