@@ -16,6 +16,14 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "hf" / "programs"
 HELP = ("--help", "-h")
+DATA = {"glue": "GlueArguments", "squad": "SquadArguments"}
+METHODS: Dict[str, Tuple[str, ...]] = {
+    "finetuning": (),
+    "dsp": ("methods.py:DSPArguments",),
+    "voita": ("methods.py:VoitaArguments",),
+    "michel": ("michel.py:MichelArguments",),
+    "diff": tuple(f"diff_arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
+}
 WIDTH, INDENT = 120, 26
 
 # of the Trainer's options those that most runs need, in these programs' words
@@ -46,35 +54,43 @@ class Option(NamedTuple):
     required: bool
 
 
-def answer_help(doc: str, argv: Sequence[str], groups: Sequence[str], trainer: bool = True) -> None:
+def answer_help(doc: str, argv: Sequence[str], data: str, method: str) -> None:
     """Print the short help and end the program where the command line asks for it; else do nothing.
 
     Args:
         doc: the program's docstring.
-        groups: dataclasses of options, "file.py:Name" in the folder of the programs.
-        trainer: whether it takes Transformers' TrainingArguments.
+        data: "glue" or "squad".
+        method: of METHODS.
 
     Raises:
         SystemExit: with status 0, after the help.
     """
     if any(word in HELP for word in argv):
-        print(short_help(doc, Path(sys.argv[0]).name, groups, trainer))
+        print(short_help(doc, Path(sys.argv[0]).name, data, method))
         raise SystemExit(0)
 
 
-def short_help(doc: str, program: str, groups: Sequence[str], trainer: bool = True) -> str:
+def short_help(doc: str, program: str, data: str, method: str) -> str:
     """The text of `answer_help`."""
-    found = [read_options(PROGRAMS / file, name) for file, _, name in (group.partition(":") for group in groups)]
+    trainer = method != "michel"  # the one that trains nothing
+    groups = (group.partition(":") for group in groups_of(data, method))
+    found = [read_options(PROGRAMS / file, name) for file, _, name in groups]
     needed = [option.name for _, options in found for option in options if option.required]
-    needed += ["output_dir"] if trainer and "output_dir" not in needed else []
+    needed += ["output_dir"] if trainer else []
     usage = " ".join(f"--{name} {name.split('_')[0].upper()}" for name in needed)
     parts = [f"usage: {program} {usage} [options]\n\n{doc.strip()}"]
     parts += [_section(heading, [(option.name, _told(option)) for option in options]) for heading, options in found]
     if trainer:
         parts.append(_section("The Trainer (the most used of its options)", TRAINER))
-    every = "all options, those of Transformers' TrainingArguments among them" if trainer else "all options, as the parser has them"
-    parts.append(_section("Always", [*ALWAYS, ("help-all", every)]))
+    more = "those of Transformers' TrainingArguments among them" if trainer else "as the parser has them"
+    parts.append(_section("Always", [*ALWAYS, ("help-all", f"all options, {more}")]))
     return "\n\n".join(parts)
+
+
+def groups_of(data: str, method: str) -> Sequence[str]:
+    """The dataclasses of a program's own options, "file.py:Name" in the folder of the programs."""
+    results = () if method == "michel" else ("arguments.py:ResultArguments",)
+    return ("arguments.py:ModelArguments", f"arguments.py:{DATA[data]}", *METHODS[method], *results)
 
 
 def read_options(path: Path, name: str) -> Tuple[str, List[Option]]:

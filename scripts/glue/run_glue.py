@@ -14,11 +14,6 @@ Records: results.json in --output_dir, and one in a folder for each scored set (
 import sys
 from pathlib import Path
 
-HELP = (  # the groups of options that --help explains
-    "arguments.py:ModelArguments",
-    "arguments.py:GlueArguments",
-    "arguments.py:ResultArguments",
-)
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
@@ -28,7 +23,7 @@ def main(argv=None):
     from dsp_plugin.cli.doctor import require_transformers
     from dsp_plugin.cli.short_help import answer_help
 
-    answer_help(__doc__, argv, HELP)
+    answer_help(__doc__, argv, "glue", "finetuning")
     require_transformers()
     from dsp_plugin.hf.programs.arguments import GlueArguments
     from dsp_plugin.hf.programs.methods import Method

@@ -13,14 +13,6 @@ One stage 1 serves all --target_sparsity. The three programs take the same flags
 import sys
 from pathlib import Path
 
-HELP = (  # the groups of options that --help explains
-    "arguments.py:ModelArguments",
-    "arguments.py:GlueArguments",
-    "diff_arguments.py:DiffArguments",
-    "diff_arguments.py:ProjectionArguments",
-    "diff_arguments.py:FixMaskArguments",
-    "arguments.py:ResultArguments",
-)
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
@@ -30,7 +22,7 @@ def main(argv=None):
     from dsp_plugin.cli.doctor import require_transformers
     from dsp_plugin.cli.short_help import answer_help
 
-    answer_help(__doc__, argv, HELP)
+    answer_help(__doc__, argv, "glue", "diff")
     require_transformers()
     from dsp_plugin.hf.programs.arguments import GlueArguments
     from dsp_plugin.hf.programs.diff_project import ProjectRun

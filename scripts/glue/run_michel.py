@@ -18,11 +18,6 @@ started again. mask-K<k>.json has the mask of a budget, pruned-K<k>/ the smaller
 import sys
 from pathlib import Path
 
-HELP = (  # the groups of options that --help explains
-    "arguments.py:ModelArguments",
-    "arguments.py:GlueArguments",
-    "michel.py:MichelArguments",
-)
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
@@ -32,7 +27,7 @@ def main(argv=None):
     from dsp_plugin.cli.doctor import require_transformers
     from dsp_plugin.cli.short_help import answer_help
 
-    answer_help(__doc__, argv, HELP, trainer=False)
+    answer_help(__doc__, argv, "glue", "michel")
     require_transformers()
     from dsp_plugin.hf.programs.arguments import GlueArguments
     from dsp_plugin.hf.programs.michel import michel

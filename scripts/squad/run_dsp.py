@@ -24,12 +24,6 @@ options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_str
 import sys
 from pathlib import Path
 
-HELP = (  # the groups of options that --help explains
-    "arguments.py:ModelArguments",
-    "arguments.py:SquadArguments",
-    "methods.py:DSPArguments",
-    "arguments.py:ResultArguments",
-)
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
@@ -39,7 +33,7 @@ def main(argv=None):
     from dsp_plugin.cli.doctor import require_transformers
     from dsp_plugin.cli.short_help import answer_help
 
-    answer_help(__doc__, argv, HELP)
+    answer_help(__doc__, argv, "squad", "dsp")
     require_transformers()
     from dsp_plugin.hf.programs.arguments import SquadArguments
     from dsp_plugin.hf.programs.methods import DSPArguments

@@ -15,14 +15,6 @@ programs take the same flags.
 import sys
 from pathlib import Path
 
-HELP = (  # the groups of options that --help explains
-    "arguments.py:ModelArguments",
-    "arguments.py:SquadArguments",
-    "diff_arguments.py:DiffArguments",
-    "diff_arguments.py:ProjectionArguments",
-    "diff_arguments.py:FixMaskArguments",
-    "arguments.py:ResultArguments",
-)
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
@@ -32,7 +24,7 @@ def main(argv=None):
     from dsp_plugin.cli.doctor import require_transformers
     from dsp_plugin.cli.short_help import answer_help
 
-    answer_help(__doc__, argv, HELP)
+    answer_help(__doc__, argv, "squad", "diff")
     require_transformers()
     from dsp_plugin.hf.programs.arguments import SquadArguments
     from dsp_plugin.hf.programs.diff_prune import PruneRun

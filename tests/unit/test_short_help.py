@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dsp_plugin.cli.short_help import PROGRAMS, TRAINER, read_options
+from dsp_plugin.cli.short_help import DATA, METHODS, PROGRAMS, TRAINER, groups_of, read_options
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in ("glue", "squad") for path in (ROOT / "scripts" / folder).glob("run_*.py"))
 HEAVY = "import sys, runpy; sys.argv = [{script!r}, {word!r}]\ntry:\n    runpy.run_path({script!r}, run_name='__main__')\n" \
         "finally:\n    print('heavy:', sorted({{'torch', 'transformers', 'fairseq'}} & set(sys.modules)))"  # fmt: skip
-
-
-def groups_of(script):
-    source = (ROOT / script).read_text()
-    names = source.partition("HELP = (")[2].partition("\n)")[0]
-    return [line.strip().strip('",') for line in names.splitlines() if line.strip().startswith('"')]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -34,7 +28,7 @@ def test_help_is_short_at_first_and_imports_nothing_long(script):
     assert "--help-all" in found and len(found.splitlines()) < 130 and max(map(len, found.splitlines())) < 170
 
 
-@pytest.mark.parametrize("group", sorted({group for script in SCRIPTS for group in groups_of(script)}))
+@pytest.mark.parametrize("group", sorted({group for data in DATA for method in METHODS for group in groups_of(data, method)}))
 def test_what_is_read_off_the_source_is_what_the_program_has(group):
     pytest.importorskip("transformers")
     file, _, name = group.partition(":")
