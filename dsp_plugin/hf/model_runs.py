@@ -54,22 +54,15 @@ def same_noise(root: nn.Module) -> Iterator[None]:
         yield
 
 
-class aside:
+@contextmanager
+def aside(model: nn.Module) -> Iterator[None]:
     """A trial run: in `eval()`, without gradients, random states and modes as before afterwards."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.modes = [(part, part.training) for part in self.model.modules()]
-        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
-        self.contexts = [torch.random.fork_rng(devices=list(devices)), torch.no_grad()]
-        for context in self.contexts:
-            context.__enter__()
-        self.model.eval()
-
-    def __exit__(self, *error: Any) -> None:
-        for part, training in self.modes:
+    modes = [(part, part.training) for part in model.modules()]
+    devices = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for part, training in modes:
             part.training = training
-        for context in reversed(self.contexts):
-            context.__exit__(None, None, None)

@@ -54,6 +54,8 @@ def export_onnx(
         FileExistsError: `out` holds other things.
         ImportError: a package is missing.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"{type(model).__name__} is no Transformers model, and has no graph to export; export_dense writes it")
     import onnx  # noqa: F401  (the exporter needs these two, and looks for them only after a minute)
     import onnxscript  # noqa: F401
 

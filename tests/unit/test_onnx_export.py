@@ -196,3 +196,11 @@ def test_a_decoder_whose_layers_are_not_numbered_is_refused(tmp_path):
     gate_heads(model, FixedGates(torch.ones(head_map_of(model).num_heads)))
     with pytest.raises(ValueError, match="GPTNeoForCausalLM cannot be exported to ONNX: .* which layer of a cache"):
         export_onnx(model, tmp_path / "onnx", [batch_of(model)], "random ids")
+
+
+def test_a_module_of_a_users_own_is_refused(tmp_path):
+    from sentence_pairs import SentencePair
+
+    with pytest.raises(ValueError, match="SentencePair is no Transformers model.*export_dense"):
+        export_onnx(SentencePair(), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
