@@ -7,7 +7,7 @@ number of steps (25, forced), so that no arm is faster by stopping earlier; the 
 
 `speedup_K<K>` is the time of stock fairseq's unpruned model over that of ours with K of its 72 heads left for good (K72:
 the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the same for the time inside
-the attention modules alone. For two checkpoints of your own, see `dsp_plugin.mt.speed.translation_speed`.
+the attention modules alone. For two checkpoints of your own, see `dsp_plugin.mt.translate.speed.translation_speed`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import nn
 
 from dsp_plugin.gating import HeadMap
-from dsp_plugin.mt.gated_transformer import encode_kept_heads, head_map_of
+from dsp_plugin.mt.heads.gated_transformer import encode_kept_heads, head_map_of
 
 BUDGETS = (72, 36, 18, 4)
 BEAM, SENTENCES, LENGTH, STEPS = 5, 32, 25, 25

@@ -30,13 +30,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from dsp_plugin.diffs import bank as bank_module
-from dsp_plugin.diffs.bank import DiffBank
+from dsp_plugin.diffs.serving import bank as bank_module
+from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
-from dsp_plugin.diffs.pack import DiffPack
-from dsp_plugin.diffs.pack_summary import summarise
-from dsp_plugin.diffs.row_product import LinearDiff
-from dsp_plugin.diffs.row_tasks import RowTasks
+from dsp_plugin.diffs.packs.pack import DiffPack
+from dsp_plugin.diffs.packs.summary import summarise
+from dsp_plugin.diffs.serving.row_product import LinearDiff
+from dsp_plugin.diffs.serving.row_tasks import RowTasks
 from dsp_plugin.diffs.sparse import SparseDiff
 
 DENSITY = 0.005

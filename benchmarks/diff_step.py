@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from dsp_plugin.diffs.fixmask import FixMaskAdamW
-from dsp_plugin.diffs.optimizer import DiffAdamW
-from dsp_plugin.diffs.passes import Moments, NextTheta, Rates
+from dsp_plugin.diffs.training.fixmask import FixMaskAdamW
+from dsp_plugin.diffs.training.optimizer import DiffAdamW
+from dsp_plugin.diffs.training.passes import Moments, NextTheta, Rates
 from dsp_plugin.diffs.sparse import SparseDiff
-from dsp_plugin.diffs.vector import DiffVector
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.diffs.training.vector import DiffVector
+from dsp_plugin.options.numbers import number
 
 SHAPES = {
     "bert-base": BertConfig(),

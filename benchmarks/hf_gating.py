@@ -29,8 +29,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from dsp_plugin.gating import ExponentialCooling, RelaxedSubset
 from dsp_plugin.hf import gate_heads, head_map_of, switchboard_of
-from dsp_plugin.hf.training import HeadGatesCallback, pruning_optimizers
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
+from dsp_plugin.options.numbers import number
 
 SIZE, LENGTH = 32, 128
 BATCHES = 4

@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsp_plugin.hf import count_parameters, head_map_of, prune_heads
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.options.numbers import number
 
 SHARES = (0.75, 0.5, 0.25, 0.1)
 SIZES, LENGTHS, QUICK_LENGTHS = (1, 32), (32, 128, 384), (32, 128)

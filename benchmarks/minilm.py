@@ -16,7 +16,7 @@ from typing import Dict, Optional
 import torch
 from torch import Tensor
 
-import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/without_torchaudio.py
+import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/patches.py
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 

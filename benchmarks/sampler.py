@@ -15,8 +15,9 @@ import time
 import torch
 from torch import Tensor
 
-from dsp_plugin.gating import gumbel_noise, relaxed_topk
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.gating import gumbel_noise
+from dsp_plugin.gating import relaxed_topk
+from dsp_plugin.options.numbers import number
 
 CASES = ((72, 4), (72, 36), (72, 68), (144, 140))  # heads, heads kept: transformer_iwslt_de_en and BERT-base
 

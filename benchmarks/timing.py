@@ -10,8 +10,8 @@ from typing import Callable, Dict, Hashable, List, Mapping, Tuple
 
 import torch
 
-from dsp_plugin.reports.circumstances import device_name, versions
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.records.environment import device_name, versions
+from dsp_plugin.options.numbers import number
 
 
 def command_line(description: str) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterator
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from dsp_plugin.reports.files import check_file, check_folder, new_folder, replacing, write_text  # noqa: E402, F401
+from dsp_plugin.records.files.whole import check_file, check_folder, new_folder, replacing, write_text  # noqa: E402, F401
 
 
 @contextlib.contextmanager

@@ -22,9 +22,9 @@ from typing import Dict, List, Optional
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from dsp_plugin.mt.refusals import run_program
-from dsp_plugin.reports.files import check_folder
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.mt.programs.refusals import run_program
+from dsp_plugin.records.files.whole import check_folder
+from dsp_plugin.options.numbers import number
 
 LENGTH = 20  # tokens of every translation when the speed is measured: none is faster by stopping earlier
 SETTINGS = {
@@ -103,7 +103,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not 0 <= budget <= setting["heads"]:
         parser.error(f"--num-of-heads must be in 0..{setting['heads']} (heads of the model), got {budget}")
     out = options.out or os.path.join("demo", options.dataset)
-    from dsp_plugin.reports.files import check_folder
+    from dsp_plugin.records.files.whole import check_folder
 
     try:
         check_folder("--out", out)
@@ -143,7 +143,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     logging.disable(logging.INFO)  # before the host is imported, which says what could be installed
     import torch
 
-    from dsp_plugin.mt.speed import translation_speed
+    from dsp_plugin.mt.translate.speed import translation_speed
 
     torch.set_num_threads(1)  # such small matrices gain nothing from a second core, and lose much where it is busy
     speeds = translation_speed(
@@ -155,7 +155,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 def load_scores(folders: Dict[str, str], subset: str):
     """Records of the three models' scores, written by the pipelines."""
-    from dsp_plugin.reports.records import load_record
+    from dsp_plugin.records.record import load_record
 
     places = {
         "unpruned": (folders["unpruned"], subset),
@@ -167,11 +167,11 @@ def load_scores(folders: Dict[str, str], subset: str):
 
 def report(out: str, options, records, speeds: Dict[str, float], seconds: float) -> None:
     """Write and print the summary; every number comes from the records, the files and the measured speeds."""
-    from dsp_plugin.reports.bar_pictures import comparison_png
-    from dsp_plugin.reports.files import write_text
-    from dsp_plugin.reports.head_pictures import head_map_png
-    from dsp_plugin.reports.kept import mask_of
-    from dsp_plugin.reports.records import Metric, new_record, save_record
+    from dsp_plugin.reports.pictures.bars import comparison_png
+    from dsp_plugin.records.files.whole import write_text
+    from dsp_plugin.reports.pictures.heads import head_map_png
+    from dsp_plugin.records.kept_heads import mask_of
+    from dsp_plugin.records.record import Metric, new_record, save_record
     from dsp_plugin.reports.tables import markdown_table
 
     subset = SETTINGS[options.dataset]["subset"]

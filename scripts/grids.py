@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.options.numbers import number
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,7 +53,7 @@ def other_settings(commands: Sequence[Sequence[str]], folder: Path) -> str:
     Compared are those of `SETTINGS` that both sides name. Records without a command, of another program, or of a model
     that was only scored again are not looked at.
     """
-    from dsp_plugin.reports.records import load_record
+    from dsp_plugin.records.record import load_record
 
     ours = {Path(words[0]).name: _values(words) for words in commands}
     for path in sorted(folder.rglob("results.json")):
@@ -88,7 +88,7 @@ def name_of(task: str) -> str:
 
 def metric_of(task: str, quick: int = 0) -> Tuple[str, Sequence[str]]:
     """The task's main metric and the sets it is measured on, as records have them; quick: on so many examples."""
-    from dsp_plugin.hf.glue_tasks import find_task
+    from dsp_plugin.hf.data.glue_tasks import find_task
 
     metric, subsets = ("f1", [Path(SQUAD_FILES[1]).stem]) if task == SQUAD else (find_task(task).main_metric, splits_of(task))
     return metric, [f"{subset}[:{quick}]" for subset in subsets] if quick else subsets
@@ -176,7 +176,7 @@ def source_options(options: argparse.Namespace, complete: bool) -> argparse.Name
 
 def start(name: str, log: Path, work: Callable[[], bool]) -> bool:
     """Do a run's work and say how it went. A run that another grid is at work on fails at once."""
-    from dsp_plugin.reports.claim import claim, give_back
+    from dsp_plugin.records.files.claim import claim, give_back
 
     try:
         lock = claim("the folder", log.parent, f".{log.stem}.grid.lock")

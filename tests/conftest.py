@@ -12,7 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `import fairseq_commands`
+sys.path.insert(0, str(Path(__file__).resolve().parent / "helpers"))  # for `import fairseq_commands`
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "helpers"))
 
 from fairseq_commands import PACKAGE, Command, preload
 from fairseq_training import ANNEALING, SETTINGS, SIZES, STOCK, assert_same, train, write_corpus
@@ -121,7 +121,7 @@ def outcome(folder: Path) -> Dict[str, Any]:
     """
     import torch
 
-    from dsp_plugin.mt.checkpoints import load_checkpoint
+    from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
 
     found: Dict[str, Any] = {}
     out = folder / "out"
@@ -140,7 +140,7 @@ def outcome(folder: Path) -> Dict[str, Any]:
         elif path.suffix == ".json":
             found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
         elif path.name == "heads.jsonl":
-            from dsp_plugin.reports.history import read_history
+            from dsp_plugin.records.history import read_history
 
             found[name] = without_times(read_history(path.parent))
         elif path.suffix == ".txt" and "prediction" in path.name:
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS), metavar="NAME", help=f"of {', '.join(JOBS)}")
     parser.add_argument("--folder", type=Path, help="keep everything in this new folder")
     options = parser.parse_args()
-    preload("dsp_plugin.hf.programs.train", "sklearn.metrics")
+    preload("dsp_plugin.hf.programs.chassis.train", "sklearn.metrics")
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

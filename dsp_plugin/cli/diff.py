@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_tables import summary_text
-    from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.diffs.pack_summary import summarise
+    from dsp_plugin.diffs.packs.pack import DiffPack
+    from dsp_plugin.diffs.packs.summary import summarise
 
     summary = summarise(DiffPack.load(args.pack))
     print(json.dumps(summary.to_dict(), indent=2) if args.json else summary_text(args.pack, summary))
@@ -55,8 +55,8 @@ def inspect(args: argparse.Namespace) -> int:
 
 def apply(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
-    from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.diffs.undo_file import UndoRecord
+    from dsp_plugin.diffs.packs.pack import DiffPack
+    from dsp_plugin.diffs.packs.undo_file import UndoRecord
 
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     if model.undo_path.exists():
@@ -74,9 +74,9 @@ def apply(args: argparse.Namespace) -> int:
 
 def revert(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
-    from dsp_plugin.diffs.content import check_config_before
-    from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.diffs.undo_file import UndoRecord
+    from dsp_plugin.diffs.packs.content import check_config_before
+    from dsp_plugin.diffs.packs.pack import DiffPack
+    from dsp_plugin.diffs.packs.undo_file import UndoRecord
 
     if bool(args.base) != bool(args.pack):
         raise ValueError("--base and --pack are given together, or neither: then the undo record is used")
@@ -100,9 +100,9 @@ def revert(args: argparse.Namespace) -> int:
 
 def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
-    from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.diffs.model_folder import check_copy
-    from dsp_plugin.reports.files import check_not_read, check_output
+    from dsp_plugin.diffs.packs.pack import DiffPack
+    from dsp_plugin.diffs.packs.model_weights import check_copy
+    from dsp_plugin.records.files.whole import check_not_read, check_output
 
     check_not_read("--out", args.out, {"the pack": args.pack})
     folder = os.path.isdir(args.model)
@@ -124,8 +124,8 @@ def merge(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_tables import overlap_dict, overlap_text
-    from dsp_plugin.diffs.pack import DiffPack
-    from dsp_plugin.diffs.pack_sums import check_same_base, overlap
+    from dsp_plugin.diffs.packs.pack import DiffPack
+    from dsp_plugin.diffs.packs.arithmetic import check_same_base, overlap
 
     if len(args.packs) < 2:
         raise ValueError("compare takes two packs or more")

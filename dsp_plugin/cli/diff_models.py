@@ -9,11 +9,11 @@ from typing import Any, Dict, Mapping, Optional, Protocol, Set
 
 from torch import Tensor
 
-from dsp_plugin.diffs.model_folder import ModelFolder
-from dsp_plugin.diffs.undo_file import UndoRecord
-from dsp_plugin.reports.files import write_text
-from dsp_plugin.reports.inside import check_inside
-from dsp_plugin.reports.sealed_folder import seal_folder, unseal_folder
+from dsp_plugin.diffs.packs.model_weights import ModelFolder
+from dsp_plugin.diffs.packs.undo_file import UndoRecord
+from dsp_plugin.records.files.whole import write_text
+from dsp_plugin.records.files.inside import check_inside
+from dsp_plugin.records.files.sealed_folder import seal_folder, unseal_folder
 
 
 class StoredModel(Protocol):
@@ -120,7 +120,7 @@ class FairseqModel:
     """A fairseq checkpoint, read weights-only; its options and history stay, a copy has no optimizer state."""
 
     def __init__(self, path: str):
-        from dsp_plugin.mt.checkpoints import load_checkpoint
+        from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
 
         self.path = Path(path)
         self.undo_path = self.path.with_name(self.path.name + ".diff-undo.safetensors")
@@ -130,7 +130,7 @@ class FairseqModel:
         return dict(self._checkpoint["model"])
 
     def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
-        from dsp_plugin.mt.checkpoints import save_checkpoint
+        from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
         check_inside(self.path.parent, self.undo_path, own=True)
         if undo is not None:
@@ -140,7 +140,7 @@ class FairseqModel:
             self.undo_path.unlink(missing_ok=True)
 
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
-        from dsp_plugin.mt.checkpoints import save_checkpoint
+        from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
         kept = {key: value for key, value in self._checkpoint.items() if key != "last_optimizer_state"}
         save_checkpoint({**kept, "model": dict(state)}, out)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from dsp_plugin.diffs.pack_summary import PackSummary
-from dsp_plugin.diffs.pack_sums import Overlap
-from dsp_plugin.reports.terminal import printable
+from dsp_plugin.diffs.packs.summary import PackSummary
+from dsp_plugin.diffs.packs.arithmetic import Overlap
+from dsp_plugin.options.terminal import printable
 
 Pair = Tuple[str, str]
 

@@ -21,7 +21,7 @@ import os
 
 from dsp_plugin.cli import doctor
 from dsp_plugin.cli.surgery_arguments import add_surgery_arguments, megabytes, start
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.options.numbers import number
 
 OF_CHECKPOINTS = ("fairseq", "ctranslate2")
 OF_FOLDERS = ("dense", "onnx")
@@ -76,8 +76,8 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
     if form == "fairseq":
         start(args)
     else:
-        from dsp_plugin.reports.certificate import NAME
-        from dsp_plugin.reports.files import check_output_folder
+        from dsp_plugin.records.certificate import NAME
+        from dsp_plugin.records.files.whole import check_output_folder
 
         check_output_folder("--out", args.out, NAME)
     missing = [name for module, name in doctor.EXPORTS.get(form, {}).items() if not doctor.is_importable(module)]
@@ -86,12 +86,12 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
 
 
 def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
-    from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
-    from dsp_plugin.mt.export import certify_fairseq, export_fairseq, keep_of
-    from dsp_plugin.mt.pruning import prepare
-    from dsp_plugin.reports.certificate import write_certificate
-    from dsp_plugin.reports.files import replacing
-    from dsp_plugin.reports.head_pictures import head_map_text
+    from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from dsp_plugin.mt.surgery.stock_export import certify_fairseq, export_fairseq, keep_of
+    from dsp_plugin.mt.surgery.pruning import prepare
+    from dsp_plugin.records.certificate import write_certificate
+    from dsp_plugin.records.files.whole import replacing
+    from dsp_plugin.reports.pictures.heads import head_map_text
     from dsp_plugin.surgery import read_mask
 
     state = load_checkpoint(args.checkpoint)
@@ -99,7 +99,7 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     keep = keep_of(patient, args.num_of_heads, read_mask(args.mask, patient.head_map) if args.mask else None)
     text = args.data, args.gen_subset, args.sentences
     if form == "ctranslate2":
-        from dsp_plugin.mt.ctranslate2_export import export_ctranslate2
+        from dsp_plugin.mt.surgery.ctranslate2_export import export_ctranslate2
 
         exported, certificate = export_ctranslate2(patient, keep, args.out, *text)
     else:
@@ -126,10 +126,10 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
 
 
 def _of_folder(args: argparse.Namespace, form: str) -> int:
-    from dsp_plugin.hf.exports import export_folder  # isort: skip  (before transformers)
+    from dsp_plugin.hf.export.exports import export_folder  # isort: skip  (before transformers)
     from transformers.utils.logging import disable_progress_bar
 
-    from dsp_plugin.reports.head_pictures import head_map_text
+    from dsp_plugin.reports.pictures.heads import head_map_text
 
     disable_progress_bar()
     exported = export_folder(args.checkpoint, args.out, form, args.num_of_heads, args.mask, args.text)

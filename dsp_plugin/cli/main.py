@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from dsp_plugin import __version__
-from dsp_plugin.reports.faults import one_line
-from dsp_plugin.reports.terminal import printable
+from dsp_plugin.options.faults import one_line
+from dsp_plugin.options.terminal import printable
 
 # The name of the module and the line that `dsp --help` shows for it.
 COMMANDS = {

@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     start(args)
-    from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
-    from dsp_plugin.mt.pruning import choose_heads, prepare, remove_heads
-    from dsp_plugin.reports.head_pictures import head_map_text
+    from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from dsp_plugin.mt.surgery.pruning import choose_heads, prepare, remove_heads
+    from dsp_plugin.reports.pictures.heads import head_map_text
     from dsp_plugin.surgery import read_mask
 
     patient = prepare(load_checkpoint(args.checkpoint))

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dsp_plugin.reports.circumstances import command_line
+    from dsp_plugin.records.environment import command_line
     from dsp_plugin.reports.report import make_report
 
     command = ["dsp", "report", args.results, "--out", args.out]

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dsp_plugin.reports.sealing import seal_path
+    from dsp_plugin.records.sealing import seal_path
 
     files = folders = 0
     for path in args.paths:

@@ -19,10 +19,10 @@ HELP = ("--help", "-h")
 DATA = {"glue": "GlueArguments", "squad": "SquadArguments"}
 METHODS: Dict[str, Tuple[str, ...]] = {
     "finetuning": (),
-    "dsp": ("methods.py:DSPArguments",),
-    "voita": ("methods.py:VoitaArguments",),
-    "michel": ("michel.py:MichelArguments",),
-    "diff": tuple(f"diff_arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
+    "dsp": ("heads/methods.py:DSPArguments",),
+    "voita": ("heads/methods.py:VoitaArguments",),
+    "michel": ("heads/michel.py:MichelArguments",),
+    "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
 }
 WIDTH, INDENT = 120, 26
 
@@ -89,8 +89,8 @@ def short_help(doc: str, program: str, data: str, method: str) -> str:
 
 def groups_of(data: str, method: str) -> Sequence[str]:
     """The dataclasses of a program's own options, "file.py:Name" in the folder of the programs."""
-    results = () if method == "michel" else ("arguments.py:ResultArguments",)
-    return ("arguments.py:ModelArguments", f"arguments.py:{DATA[data]}", *METHODS[method], *results)
+    results = () if method == "michel" else ("chassis/arguments.py:ResultArguments",)
+    return ("chassis/arguments.py:ModelArguments", f"chassis/arguments.py:{DATA[data]}", *METHODS[method], *results)
 
 
 def read_options(path: Path, name: str) -> Tuple[str, List[Option]]:

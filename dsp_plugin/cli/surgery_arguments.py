@@ -6,8 +6,8 @@ import argparse
 import logging
 import os
 
-from dsp_plugin.reports.files import check_output
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.records.files.whole import check_output
+from dsp_plugin.options.numbers import number
 
 
 def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False) -> None:

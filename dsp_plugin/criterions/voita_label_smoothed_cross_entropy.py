@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 
-from ..mt.gated_criterion import GatedCrossEntropyCriterion
+from ..mt.heads.gated_criterion import GatedCrossEntropyCriterion
 
 
 @dataclass

@@ -25,7 +25,7 @@ import warnings
 from pathlib import Path
 from typing import Optional, Sequence
 
-from ..reports.terminal import printable
+from ..options.terminal import printable
 
 SECONDS = 300  # for the compiler
 

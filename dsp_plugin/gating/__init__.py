@@ -1,18 +1,25 @@
 """Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch; knows no host."""
 
 from .budget import HeadBudget, check_budget, parse_heads_per_kind
-from .concrete import ConcreteGates
+from .methods.concrete import ConcreteGates
 from .gates import FixedGates, HeadGates
-from .handshake import Handshake, HandshakeError
+from .handshake.handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
 from .head_scores import HeadScores, RankedGates
-from .importance import HeadImportance, normalised
-from .ranking import RANKINGS, Ranking
-from .rankings import next_removals, random_ranking, ranking_of_removal, remove_stepwise, stops, weight_magnitude
-from .relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
-from .schedule import ExponentialCooling, constant_temperature
-from .subset import RelaxedSubset, StraightThroughSubset
-from .sweep import Step, Sweep
+from .importance.head_importance import HeadImportance, normalised
+from .importance.ranking_options import RANKINGS, Ranking
+from .importance.removal_order import (
+    next_removals,
+    random_ranking,
+    ranking_of_removal,
+    remove_stepwise,
+    stops,
+    weight_magnitude,
+)
+from .methods.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
+from .methods.schedule import ExponentialCooling, constant_temperature
+from .methods.subset import RelaxedSubset, StraightThroughSubset
+from .importance.sweep import Step, Sweep
 from .switchboard import Switchboard
 
 __all__ = [

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import List
 
-from .concrete import ConcreteGates
-from .schedule import ExponentialCooling
+from .methods.concrete import ConcreteGates
+from .methods.schedule import ExponentialCooling
 
 # Below this temperature the sampler is a hard top-K to float64's precision, and has no gradient.
 FROZEN = 1e-3

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .head_map import HeadMap
-from .limits import EPS
-from .relaxed_topk import hard_topk, relaxed_topk, straight_through_topk
+from .methods.limits import EPS
+from .methods.relaxed_topk import hard_topk, relaxed_topk, straight_through_topk
 
 
 def check_budget(k: int, num_heads: int, option: str = "--num-of-heads") -> int:

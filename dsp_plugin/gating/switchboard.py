@@ -9,13 +9,13 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import backward_number, checkpoints_here, top_hooks
-from .draws import Draw, drawn
+from .draws.checkpoints import backward_number, checkpoints_here, top_hooks
+from .draws.draws import Draw, drawn
 from .gates import HeadGates
-from .handshake import Handshake
+from .handshake.handshake import Handshake
 from .head_map import HeadMap
-from .passes import Passes
-from .replays import BEGIN, Handed, Here, Replays, Unknown
+from .draws.passes import Passes
+from .draws.replays import BEGIN, Handed, Here, Replays, Unknown
 
 
 class Switchboard(nn.Module):

@@ -10,9 +10,9 @@ from fairseq.models import (
     register_model_architecture,
 )
 
-from ..mt.flat_config import FlatTransformerConfig
-from ..mt.gated_model import ARCHITECTURES, GatedTransformerModel
-from ..mt.new_training import name_of
+from ..mt.checkpoints.flat_config import FlatTransformerConfig
+from ..mt.heads.gated_model import ARCHITECTURES, GatedTransformerModel
+from ..mt.heads.new_training import name_of
 
 __all__ = ["DiffTransformerConfig", "DiffTransformerModel"]
 

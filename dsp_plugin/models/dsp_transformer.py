@@ -8,8 +8,8 @@ from torch import nn
 
 from ..gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset, constant_temperature
 from ..gating.advice import frozen_scores
-from ..mt.flat_config import GatedTransformerConfig
-from ..mt.gated_model import GatedTransformerModel, budget_of, register_architectures
+from ..mt.checkpoints.flat_config import GatedTransformerConfig
+from ..mt.heads.gated_model import GatedTransformerModel, budget_of, register_architectures
 
 __all__ = ["DSPTransformerConfig", "DSPTransformerModel"]
 

@@ -7,9 +7,9 @@ from fairseq.models import register_model
 from torch import nn
 
 from ..gating import RankedGates
-from ..mt.flat_config import GatedTransformerConfig
-from ..mt.gated_model import GatedTransformerModel, budget_of, register_architectures
-from ..mt.importance import RANKINGS, Ranking
+from ..mt.checkpoints.flat_config import GatedTransformerConfig
+from ..mt.heads.gated_model import GatedTransformerModel, budget_of, register_architectures
+from ..mt.heads.importance import RANKINGS, Ranking
 
 __all__ = ["MichelTransformerConfig", "MichelTransformerModel"]
 

@@ -6,7 +6,7 @@ from typing import Any, Dict
 
 import torch
 
-from .checkpoints import read_checkpoint
+from .checkpoints.checkpoint import read_checkpoint
 
 
 class TorchOfCheckpoints:

@@ -11,9 +11,9 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II, OmegaConf
 
 from ..diffs import DiffAdamW, DiffVector, FixMaskAdamW, StretchedConcrete, frozen_names, penalties_by_layer
-from ..diffs.named_groupings import group_function, grouping_name
-from ..diffs.vector import PENALTY_FORMS
-from ..mt.diff_base import start_of
+from ..diffs.training.named_groupings import group_function, grouping_name
+from ..diffs.training.vector import PENALTY_FORMS
+from ..mt.diffs.base import start_of
 
 
 @dataclass
@@ -82,7 +82,7 @@ class SparseAdam(FairseqOptimizer):
 
 @register_optimizer("diff_adam", dataclass=DiffAdamConfig)
 class DiffAdam(SparseAdam):
-    """`DiffAdamW` (diffs/optimizer.py): learns w by the schedule of --lr, and alpha at a constant rate."""
+    """`DiffAdamW` (diffs/training/optimizer.py): learns w by the schedule of --lr, and alpha at a constant rate."""
 
     clipped = ("max_norm", "alpha_max_norm")
 
@@ -124,7 +124,7 @@ class FixMaskAdamConfig(SparseAdamConfig):
 
 @register_optimizer("fixmask_adam", dataclass=FixMaskAdamConfig)
 class FixMaskAdam(SparseAdam):
-    """`FixMaskAdamW` (diffs/fixmask.py): only the positions of --mask-pack learn."""
+    """`FixMaskAdamW` (diffs/training/fixmask.py): only the positions of --mask-pack learn."""
 
     def __init__(self, cfg: FixMaskAdamConfig, params):
         super().__init__(cfg)

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from dsp_plugin.reports.bar_pictures import comparison_png
-from dsp_plugin.reports.diff_pictures import Points, density_png, share_png
-from dsp_plugin.reports.diffs import (
-    FULL, LAST_LAYER, across_rows, diff_rows, main_column, mean_of, method_order, read_method, told_of,
+from dsp_plugin.reports.pictures.bars import comparison_png
+from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
+from dsp_plugin.reports.diff_tables import (
+    FULL,
+    LAST_LAYER,
+    across_rows,
+    diff_rows,
+    main_column,
+    mean_of,
+    method_order,
+    read_method,
+    told_of,
 )  # fmt: skip
 from dsp_plugin.reports.page import Section, figure_html, notes_html, paragraph, table_html
-from dsp_plugin.reports.records import Record
+from dsp_plugin.records.record import Record
 from dsp_plugin.reports.tables import Row, metric_column, spread_notes
 
 _NOTE = "density: share of the weights, without the task head, that may differ from the base. Scores: of the reloaded file."

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Iterable, Sequence
 
-from dsp_plugin.reports.records import Record
+from dsp_plugin.records.record import Record
 from dsp_plugin.reports.tables import NOT_MEASURED, TEXT_COLUMNS, Row, cell_text
 
 _PICTURE_DPI = 200  # of all pictures of this package

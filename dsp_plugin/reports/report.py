@@ -9,16 +9,31 @@ from pathlib import Path
 from typing import Sequence
 
 from dsp_plugin.reports.diff_report import DiffReport
-from dsp_plugin.reports.diffs import told_of
-from dsp_plugin.reports.files import check_folder, write_text
+from dsp_plugin.reports.diff_tables import told_of
+from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.reports.page import (
-    Section, code_block, file_name, folded, notes_html, page_html, paragraph, record_html, surroundings_of, table_html,
+    Section,
+    code_block,
+    file_name,
+    folded,
+    notes_html,
+    page_html,
+    paragraph,
+    record_html,
+    surroundings_of,
+    table_html,
 )  # fmt: skip
-from dsp_plugin.reports.records import Record, find_records
-from dsp_plugin.reports.report_pictures import Drawer
+from dsp_plugin.records.record import Record, find_records
+from dsp_plugin.reports.setting_pictures import Drawer
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
 from dsp_plugin.reports.tables import (
-    Row, csv_table, latex_table, markdown_table, signature_notes, spread_notes, table_rows,
+    Row,
+    csv_table,
+    latex_table,
+    markdown_table,
+    signature_notes,
+    spread_notes,
+    table_rows,
 )  # fmt: skip
 
 BASELINE = "unpruned"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
-from dsp_plugin.reports.records import Metric, Record
-from dsp_plugin.reports.sentences import SENTENCES_NAME, load_statistics
+from dsp_plugin.records.record import Metric, Record
+from dsp_plugin.records.sentences import SENTENCES_NAME, load_statistics
 from dsp_plugin.reports.tables import PValue, Setting, comparable_signature, setting_of
 
 SAMPLES = 1000

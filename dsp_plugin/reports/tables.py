@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from dsp_plugin.reports.records import Metric, Record
+from dsp_plugin.records.record import Metric, Record
 
 NOT_MEASURED = "not measured"
 TEXT_COLUMNS = ("setting", "method", "on")  # the others are numbers, set to the right

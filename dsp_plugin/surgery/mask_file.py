@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List
 
 from ..gating import HeadMap
-from ..reports.sealed import load_json, warn_unsealed
+from ..records.files.sealed import load_json, warn_unsealed
 
 
 def read_mask(path: str, head_map: HeadMap) -> List[bool]:

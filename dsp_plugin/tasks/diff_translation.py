@@ -11,10 +11,10 @@ from fairseq.tasks import register_task
 from omegaconf import open_dict
 
 from ..models.diff_transformer import DiffTransformerModel
-from ..mt.checkpoints import check_same_sizes
-from ..mt.diff_base import BaseCheckpoint, apply_when_loaded, check_pack, read_base, read_pack, start_from
-from ..mt.dictionaries import check_dictionaries
-from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..mt.checkpoints.checkpoint import check_same_sizes
+from ..mt.diffs.base import BaseCheckpoint, apply_when_loaded, check_pack, read_base, read_pack, start_from
+from ..mt.training.dictionaries import check_dictionaries
+from ..mt.heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..optim.diff_adam import DiffAdam, FixMaskAdam, SparseAdam
 
 logger = logging.getLogger(__name__)

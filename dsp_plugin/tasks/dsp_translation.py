@@ -9,8 +9,8 @@ from fairseq.tasks import register_task
 
 from ..gating import ExponentialCooling
 from ..models.dsp_transformer import cooling_of
-from ..mt.coverage import is_training_pass
-from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..mt.translate.coverage import is_training_pass
+from ..mt.heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 
 logger = logging.getLogger(__name__)
 

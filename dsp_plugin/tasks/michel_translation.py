@@ -10,8 +10,8 @@ from omegaconf import II
 
 from ..gating import RankedGates, ranking_of_removal, remove_stepwise, stops
 from ..models.michel_transformer import ranking_of
-from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
-from ..mt.importance import MAX_TOKENS
+from ..mt.heads.gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..mt.heads.importance import MAX_TOKENS
 
 logger = logging.getLogger(__name__)
 

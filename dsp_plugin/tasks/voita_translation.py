@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fairseq.tasks import register_task
 
-from ..mt.gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..mt.heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 
 
 @dataclass

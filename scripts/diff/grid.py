@@ -29,7 +29,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import grids
 from grids import SQUAD
 
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.options.numbers import number
 
 # Settings of these short runs of a small model; the paper's are for BERT-large: batch 8, rates 1e-5 and 5e-5.
 EPOCHS, LR = 3, 1e-4  # of stage 1 and of full finetuning
@@ -152,9 +152,9 @@ def start(run: Run, options: argparse.Namespace) -> bool:
 
 def write_tables(options: argparse.Namespace) -> str:
     """table.md and one table.csv a task from the records alone; what was not run says so."""
-    from dsp_plugin.reports.diffs import across_rows, diff_rows, main_column, method_label
-    from dsp_plugin.reports.files import write_text
-    from dsp_plugin.reports.records import load_records
+    from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column, method_label
+    from dsp_plugin.records.files.whole import write_text
+    from dsp_plugin.records.record import load_records
     from dsp_plugin.reports.tables import csv_table, markdown_table
 
     tables, scores, parts = {}, {}, []

@@ -21,23 +21,23 @@ from typing import Dict, List, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/without_torchaudio.py  isort: skip
+import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/patches.py  isort: skip
 
 import torch
 from transformers import PreTrainedModel, logging
 
-from dsp_plugin.diffs.bank import DiffBank
+from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
-from dsp_plugin.diffs.pack import DiffPack
+from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.sparse import SparseDiff
-from dsp_plugin.hf.diff_training import task_head
-from dsp_plugin.hf.glue import Example, Task, find_task, load_split
-from dsp_plugin.hf.input_limits import longest_input
-from dsp_plugin.hf.programs.arguments import GlueArguments, ModelArguments
-from dsp_plugin.hf.programs.glue_work import GlueWork
-from dsp_plugin.hf.programs.models import load
-from dsp_plugin.hf.programs.parsing import TRACEBACK, run
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.hf.diffs.training import task_head
+from dsp_plugin.hf.data.glue import Example, Task, find_task, load_split
+from dsp_plugin.hf.data.input_limits import longest_input
+from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments
+from dsp_plugin.hf.programs.chassis.glue_work import GlueWork
+from dsp_plugin.hf.programs.chassis.models import load
+from dsp_plugin.hf.programs.chassis.parsing import TRACEBACK, run
+from dsp_plugin.options.numbers import number
 
 TASKS = ("cola", "mrpc", "sst-2", "sts-b")
 

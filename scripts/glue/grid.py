@@ -28,7 +28,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import grids
 from grids import BATCH, SQUAD, updates_of
 
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.options.numbers import number
 
 # Settings of these short runs, the same for every task and method. The papers' are for tens of thousands of updates of a
 # model five times as large: lr 2e-5, scores at 0.5, temperature from 1000 to 1e-8 over 25,000 updates.
@@ -133,8 +133,8 @@ def start(run: Run, options: argparse.Namespace) -> bool:
 
 def write_tables(options: argparse.Namespace) -> str:
     """table.md and one table.csv a task from the records alone; what was not run says so."""
-    from dsp_plugin.reports.files import write_text
-    from dsp_plugin.reports.records import load_records
+    from dsp_plugin.records.files.whole import write_text
+    from dsp_plugin.records.record import load_records
     from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, setting_of, table_rows
 
     total = heads_of_model(options.model)

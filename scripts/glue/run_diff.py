@@ -28,9 +28,9 @@ def main(argv=None):
 
     answer_help(__doc__, argv, "glue", "diff")
     require_transformers()
-    from dsp_plugin.hf.programs.arguments import GlueArguments
-    from dsp_plugin.hf.programs.diff_all import run_all
-    from dsp_plugin.hf.programs.parsing import run
+    from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
+    from dsp_plugin.hf.programs.diffs.all_stages import run_all
+    from dsp_plugin.hf.programs.chassis.parsing import run
 
     return run(lambda: run_all(__doc__, GlueArguments, argv))
 

@@ -25,10 +25,10 @@ def main(argv=None):
 
     answer_help(__doc__, argv, "glue", "finetuning")
     require_transformers()
-    from dsp_plugin.hf.programs.arguments import GlueArguments
-    from dsp_plugin.hf.programs.methods import Method
-    from dsp_plugin.hf.programs.parsing import run
-    from dsp_plugin.hf.programs.train import train
+    from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
+    from dsp_plugin.hf.programs.heads.methods import Method
+    from dsp_plugin.hf.programs.chassis.parsing import run
+    from dsp_plugin.hf.programs.chassis.train import train
 
     return run(lambda: train(__doc__, GlueArguments, Method, argv))
 

@@ -29,9 +29,9 @@ def main(argv=None):
 
     answer_help(__doc__, argv, "glue", "michel")
     require_transformers()
-    from dsp_plugin.hf.programs.arguments import GlueArguments
-    from dsp_plugin.hf.programs.michel import michel
-    from dsp_plugin.hf.programs.parsing import run
+    from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
+    from dsp_plugin.hf.programs.heads.michel import michel
+    from dsp_plugin.hf.programs.chassis.parsing import run
 
     return run(lambda: michel(__doc__, GlueArguments, argv))
 

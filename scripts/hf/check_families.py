@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the tiny models are those of the tests
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # the tiny models are those of the tests
 
 import dsp_plugin.hf as hf  # isort: skip  (before any model class: it hides a torchaudio that cannot be loaded)
 import family_table
@@ -41,10 +41,10 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from dsp_plugin.gating import FixedGates, HeadMap
-from dsp_plugin.hf.onnx_export import export_onnx
-from dsp_plugin.hf.sample_batches import sample_batches, text_batches
-from dsp_plugin.reports.numbers import number
-from dsp_plugin.reports.records import Metric, check_record_path, new_record, save_record
+from dsp_plugin.hf.export.onnx_export import export_onnx
+from dsp_plugin.hf.probes.sample_batches import sample_batches, text_batches
+from dsp_plugin.options.numbers import number
+from dsp_plugin.records.record import Metric, check_record_path, new_record, save_record
 
 REAL = "minilm"
 # of the other families of the tests those that ONNX can be exported of, too; --all looks at the rest

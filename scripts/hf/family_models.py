@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from dsp_plugin.hf.random_inputs import random_inputs
+from dsp_plugin.hf.probes.random_inputs import random_inputs
 
 LARGEST = 16_000_000  # weights; above that a configuration is not small
 NAMES = re.compile(r".*(Attention|Attn)(?!.*(Mask|Output|Config|Embed))")

@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from dsp_plugin.gating import HeadMap
-from dsp_plugin.hf.layouts import attentions_of
+from dsp_plugin.hf.heads.layouts.locate import attentions_of
 
 OUTPUTS = ("o_proj", "out_proj", "dense", "out_lin", "c_proj", "o", "wo", "proj", "attn_out", "Wo", "../output.dense", "projection")
 

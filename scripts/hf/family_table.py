@@ -16,7 +16,7 @@ from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family
 from family_models import is_named_attention
 from worker_pool import each
 
-from dsp_plugin.reports.files import write_text
+from dsp_plugin.records.files.whole import write_text
 
 ORDER = (WRONG, RIGHT, REFUSED, NOT_BUILT)  # of a class that occurs in several models: the first that one of them shows
 SECONDS = 90  # a family

@@ -18,14 +18,14 @@ import time
 
 import torch
 
-from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
-from dsp_plugin.mt.data_checks import data_fingerprint
-from dsp_plugin.mt.option_checks import check_options
-from dsp_plugin.mt.pruning import prune_state
-from dsp_plugin.mt.refusals import raise_errors, run_program
-from dsp_plugin.mt.translate import load_model, translate, translation_task
-from dsp_plugin.reports.files import check_output
-from dsp_plugin.reports.records import Metric, new_record, save_record
+from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dsp_plugin.mt.training.data_checks import data_fingerprint
+from dsp_plugin.mt.training.option_checks import check_options
+from dsp_plugin.mt.surgery.pruning import prune_state
+from dsp_plugin.mt.programs.refusals import raise_errors, run_program
+from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
+from dsp_plugin.records.files.whole import check_output
+from dsp_plugin.records.record import Metric, new_record, save_record
 
 
 def main(argv: "list[str]") -> None:

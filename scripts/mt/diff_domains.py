@@ -28,7 +28,7 @@ from typing import List, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from dsp_plugin.mt.refusals import run_program
+from dsp_plugin.mt.programs.refusals import run_program
 
 GRID_BASE = Path("runs/grid/small/unpruned-seed1/checkpoint_best.pt")
 SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
@@ -83,7 +83,7 @@ class Domain:
         if self.text == self.whole:
             subprocess.check_call([program])
             return
-        from dsp_plugin.reports.files import write_text
+        from dsp_plugin.records.files.whole import write_text
 
         words = [] if self is home else ["--codes", str(home.whole / "code")]
         subprocess.check_call([program, "--text", str(self.whole), *words, "--text-only"])
@@ -134,7 +134,7 @@ class Work:
             return
         if not self.base.is_file():
             raise FileNotFoundError(f"--base {self.base}: no such file")
-        from dsp_plugin.mt.same_command import file_hash
+        from dsp_plugin.mt.training.same_command import file_hash
 
         self.settings["base"] = options.base.name
         self.settings["base_content"] = file_hash(str(self.base))  # names can be alike
@@ -148,8 +148,8 @@ class Work:
         from fairseq import options
 
         from dsp_plugin import register
-        from dsp_plugin.mt.launch import parse_for_fairseq, training_options
-        from dsp_plugin.reports.files import check_folder
+        from dsp_plugin.mt.programs.launch import parse_for_fairseq, training_options
+        from dsp_plugin.records.files.whole import check_folder
 
         register()
         for option, folder in (("--runs", self.runs), ("--results", self.results)):
@@ -160,7 +160,7 @@ class Work:
 
     def check_settings(self) -> None:
         """Ends the program where runs or records are there that other settings have made."""
-        from dsp_plugin.reports.sealed import read_json, write_json
+        from dsp_plugin.records.files.sealed import read_json, write_json
 
         for folder in (self.runs, self.results):
             path = folder / "settings.json"
@@ -240,7 +240,7 @@ class Work:
 
     def reverted(self) -> Path:
         """The base file after a pack was applied to it and taken out."""
-        from dsp_plugin.reports.files import replacing
+        from dsp_plugin.records.files.whole import replacing
 
         path = self.runs / "reverted.pt"
         if not path.is_file():
@@ -266,8 +266,8 @@ class Work:
 
     def table(self) -> None:
         """table.md from the records alone."""
-        from dsp_plugin.reports.files import write_text
-        from dsp_plugin.reports.records import load_records
+        from dsp_plugin.records.files.whole import write_text
+        from dsp_plugin.records.record import load_records
         from dsp_plugin.reports.tables import markdown_table, signature_notes
 
         records = [record for record in load_records(self.results) if record.kind == "mt-bleu"]

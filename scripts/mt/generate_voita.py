@@ -17,7 +17,7 @@ import sys
 
 def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs import generation_program
+    from dsp_plugin.mt.programs.common import generation_program
 
     generation_program(__doc__, sys.argv[1:])
 

@@ -23,9 +23,9 @@ from typing import Dict, List, Optional, Tuple
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
-from dsp_plugin.mt.refusals import run_program
-from dsp_plugin.reports.files import check_folder
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.mt.programs.refusals import run_program
+from dsp_plugin.records.files.whole import check_folder
+from dsp_plugin.options.numbers import number
 
 # model -> its pipeline settings; all its trainings have equal numbers of updates, but that pipelined runs, Michel and
 # the baselines start from the unpruned model, and all but straight-through runs are tuned afterwards. The column
@@ -143,7 +143,7 @@ def start(run: Run, options: argparse.Namespace) -> bool:
         return False
     # a clone has the records of others and no models: what a run starts from is trained once more, and theirs stay
     records = os.path.join(options.runs, "records", run.name) if run.complete() else f"results/multi30k/{run.name}"
-    from dsp_plugin.reports.claim import claim, give_back
+    from dsp_plugin.records.files.claim import claim, give_back
 
     try:
         lock = claim("the folder", save_dir, ".grid.lock")
@@ -182,8 +182,8 @@ def measure_speed(runs: List[Run], folder: str) -> None:
     Records of kind "mt-speed" under results/multi30k/<run>/speed/. Tuned models have the shapes, and so the speed, of those
     they were tuned from: they are not measured again.
     """
-    from dsp_plugin.mt.speed import translation_speed
-    from dsp_plugin.reports.records import Metric, load_record, new_record, save_record
+    from dsp_plugin.mt.translate.speed import translation_speed
+    from dsp_plugin.records.record import Metric, load_record, new_record, save_record
 
     for model in MODELS:
         mine = [run for run in runs if run.model == model and os.path.isfile(run.checkpoint(folder))]
@@ -205,8 +205,8 @@ def measure_speed(runs: List[Run], folder: str) -> None:
 
 def write_table(seeds: List[int]) -> str:
     """results/multi30k/table.md and table.csv from the records alone; what was not run says so."""
-    from dsp_plugin.reports.files import write_text
-    from dsp_plugin.reports.records import load_records
+    from dsp_plugin.records.files.whole import write_text
+    from dsp_plugin.records.record import load_records
     from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, signature_notes, table_rows
 
     expected = [setting for run in runs_of(seeds[0]) for setting in run.settings()]

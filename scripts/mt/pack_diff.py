@@ -15,7 +15,7 @@ import sys
 
 def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs import pack_program
+    from dsp_plugin.mt.programs.common import pack_program
 
     pack_program(__doc__, sys.argv[1:])
 

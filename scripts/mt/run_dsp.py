@@ -24,7 +24,7 @@ def main() -> None:
     # imported here and not above: a worker process that fairseq spawns imports this file again, and must
     # find the plugin not yet imported for --user-dir to register it
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs import training_program
+    from dsp_plugin.mt.programs.common import training_program
 
     training_program(__doc__, "dsp", sys.argv[1:])
 

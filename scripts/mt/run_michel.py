@@ -22,8 +22,8 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.exit(__doc__ + "\nGive the prepared data folder, --restore-file and --num-of-heads; --help lists all options.")
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.michel_command import own_options, run
-    from dsp_plugin.mt.refusals import run_program
+    from dsp_plugin.mt.programs.michel import own_options, run
+    from dsp_plugin.mt.programs.refusals import run_program
 
     if "--help" in sys.argv or "-h" in sys.argv:
         print(__doc__ + "\n" + own_options().format_help() + "\nfairseq's options:")

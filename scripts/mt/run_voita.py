@@ -23,7 +23,7 @@ import sys
 def main() -> None:
     # imported here and not above: see run_dsp.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs import has_option, training_program
+    from dsp_plugin.mt.programs.common import has_option, training_program
 
     argv = sys.argv[1:]
     if has_option(argv, "--l0-penalty") and not has_option(argv, "--joint-pruning", "--restore-file", "--finetune-from-model"):

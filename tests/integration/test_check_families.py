@@ -15,7 +15,8 @@ sys.path.append(str(ROOT / "scripts" / "hf"))
 import family_checks  # noqa: E402
 import torch  # noqa: E402
 
-from dsp_plugin.hf import heads_link, pruning  # noqa: E402
+from dsp_plugin.hf.heads import heads_link
+from dsp_plugin.hf.heads.surgery import pruning  # noqa: E402
 
 
 def test_the_command(tmp_path):

@@ -13,8 +13,8 @@ from diff_mt import DIFF
 from fairseq_commands import PACKAGE, run
 from fairseq_training import DSP, checkpoint, train
 
-from dsp_plugin.mt.checkpoints import load_checkpoint
-from dsp_plugin.mt.generate import generate
+from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
+from dsp_plugin.mt.programs.generate import generate
 
 REFUSED = "was trained with another dictionary than dict.de.txt and dict.en.txt"
 

@@ -27,7 +27,7 @@ from transformers import (
 from dsp_plugin.cli.main import main as dsp
 from dsp_plugin.diffs import DiffPack
 from dsp_plugin.hf import load_pruned, prune_heads, save_pruned
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.records.record import load_record
 
 LENGTHS = dict(max_position_embeddings=64, pad_token_id=0)
 SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, **LENGTHS)

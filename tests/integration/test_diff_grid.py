@@ -12,7 +12,7 @@ from glue_folders import write_task
 from hf_programs import program, start, write_bert
 
 from dsp_plugin.diffs import DiffPack
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.records.record import load_record
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_killed_and_started_again_is_uninterrupted(tmp_path, capsys):
     ]
     names = ("program", "words", "call", "file", "count")
     (tmp_path / "jobs.json").write_text(json.dumps([dict(zip(names, job)) for job in jobs], default=str))
-    tests = ROOT / "tests"
+    tests = ROOT / "tests" / "helpers"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(tests / "killed_programs.py"), str(tmp_path / "jobs.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)

@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy
 
 from dsp_plugin.cli.main import main
 from dsp_plugin.diffs import DiffPack, count_of
-from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
-from dsp_plugin.mt.diff_base import read_base
-from dsp_plugin.mt.diff_packs import read_trained
-from dsp_plugin.mt.translate import load_model
+from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dsp_plugin.mt.diffs.base import read_base
+from dsp_plugin.mt.diffs.packs import read_trained
+from dsp_plugin.mt.translate.translate import load_model
 
 
 @pytest.fixture(scope="module")
@@ -326,14 +326,14 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
     ],
 )
 def test_run_diff_refuses(done, more, message):
-    from dsp_plugin.mt.diff_command import run_diff
+    from dsp_plugin.mt.programs.diff import run_diff
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_diff([str(word) for word in [*done[1], *more]])
 
 
 def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypatch, capsys):
-    from dsp_plugin.mt.diff_command import run_diff
+    from dsp_plugin.mt.programs.diff import run_diff
 
     words = [str(word) for word in done[1]]
     given = {name: words[words.index(name) + 1] for name in ("--save-dir", "--base-checkpoint", "--target-sparsity")}
@@ -348,7 +348,7 @@ def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypa
 
 def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
     """Stage 1 removed and trained once more with another lambda, the folder of the density left as it was."""
-    from dsp_plugin.mt import diff_command
+    from dsp_plugin.mt.programs import diff as diff_command
 
     made = diff_command.Training._made
     monkeypatch.setattr(diff_command.Training, "_made", lambda self: None if self.folder.endswith("1st") else made(self))

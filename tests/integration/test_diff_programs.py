@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from dsp_plugin.cli.main import main as dsp
 from dsp_plugin.diffs import DiffPack, SparseDiff
-from dsp_plugin.diffs.vector_file import read_vector
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.diffs.training.vector_file import read_vector
+from dsp_plugin.records.record import load_record
 
 # as published, but for the sequence length, the sizes of save and log intervals, and the rates
 COMMON = (

@@ -141,7 +141,7 @@ def test_mrpc_of_the_real_raw_files_is_the_official_one(data_dir, tmp_path):
 
 def test_the_row_counts_are_those_that_the_reader_knows():
     pytest.importorskip("transformers")
-    from dsp_plugin.hf.glue_tasks import TASKS
+    from dsp_plugin.hf.data.glue_tasks import TASKS
 
     for task in TASKS.values():
         known = {split.file: split.rows for split in task.splits if not split.optional}

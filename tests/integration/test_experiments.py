@@ -15,9 +15,9 @@ from glue_folders import write_squad, write_task
 from hf_programs import ROOT, diff_options, write_bert
 
 from dsp_plugin.diffs import DiffPack
-from dsp_plugin.hf.glue_tasks import find_task
-from dsp_plugin.hf.programs.arguments import SquadArguments
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.hf.data.glue_tasks import find_task
+from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
+from dsp_plugin.records.record import load_record
 
 # notes each start, fails where BREAK is in a program's name, and only runs something where RUN is set
 PYTHON = """#!/usr/bin/env bash

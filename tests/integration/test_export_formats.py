@@ -46,7 +46,7 @@ def trained(joint_run) -> Path:
 @pytest.fixture(scope="module")
 def translated(trained, tiny_data):
     """(masked translations of the test set as words, its sentences as words)"""
-    from dsp_plugin.mt.translate import load_model, translate, translation_task
+    from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
 
     task = translation_task(str(tiny_data), "test")
     found = translate(load_model(str(trained), task), task, "test", beam=2, max_len_a=0, max_len_b=20)

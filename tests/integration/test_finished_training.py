@@ -9,7 +9,7 @@ pytest.importorskip("fairseq")
 from fairseq_commands import PACKAGE, run
 from fairseq_training import DSP, JOINT, SETTINGS, SIZES, checkpoint, train, updates
 
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.records.record import load_record
 
 ENDS = {
     # in the middle of an epoch, at its end

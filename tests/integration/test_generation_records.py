@@ -14,8 +14,8 @@ from fairseq import checkpoint_utils
 from fairseq_commands import PACKAGE, run
 from fairseq_training import K
 
-from dsp_plugin.mt.generate import generate
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.mt.programs.generate import generate
+from dsp_plugin.records.record import load_record
 
 FLAGS = "-s de -t en --cpu --batch-size 5 --beam 2 --num-workers 0 --no-progress-bar --max-len-b 5 --quiet".split()
 

@@ -14,10 +14,10 @@ from glue_folders import write_task
 from hf_programs import HEADS, SHORT, mnli, start, write_bert
 
 from dsp_plugin.hf import load_pruned
-from dsp_plugin.hf.glue_tasks import find_task
-from dsp_plugin.hf.programs.models import heads_of
-from dsp_plugin.reports.head_pictures import head_map_text
-from dsp_plugin.reports.records import load_record, load_records, mask_of
+from dsp_plugin.hf.data.glue_tasks import find_task
+from dsp_plugin.hf.programs.chassis.models import heads_of
+from dsp_plugin.reports.pictures.heads import head_map_text
+from dsp_plugin.records.record import load_record, load_records, mask_of
 from dsp_plugin.reports.report import make_report
 
 DSP = "--pruning_lr 0.5 --annealing --initial_temperature 10 --final_temperature 1e-2 --cooldown_steps 4".split()
@@ -134,7 +134,7 @@ def test_pipelined_leaves_the_weights_alone(folder, plain):
 
 
 def test_straight_through_with_intermediate_masks(folder, monkeypatch):
-    monkeypatch.setattr("dsp_plugin.hf.programs.results.MASK_EVERY", 2)  # in place of 1000
+    monkeypatch.setattr("dsp_plugin.hf.programs.chassis.results.MASK_EVERY", 2)  # in place of 1000
     words = ["--do_train", "--max_steps", 5, "--num_of_heads", 4, "--use_ste", "--joint_pruning", "--intermediate_masks"]
     start("glue/run_dsp", *mnli(folder), *words, "--no_pruned", "--output_dir", folder / "ste")
     record = load_record(folder / "ste" / "results.json")

@@ -13,7 +13,7 @@ from glue_folders import write_task
 from hf_programs import SHORT, mnli, start, write_bert
 from transformers import AutoTokenizer
 
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.records.record import load_record
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_options_from_a_file(folder, tmp_path):
 
 @pytest.mark.parametrize("program, words", [("run_dsp", ["--num_of_heads", 3]), ("run_voita", []), ("run_michel", ["--num_of_heads", 2])])
 def test_a_model_whose_heads_cannot_be_removed_is_refused_before_data_are_read(folder, tmp_path, monkeypatch, program, words):
-    from dsp_plugin.hf.programs import models
+    from dsp_plugin.hf.programs.chassis import models
 
     def refuses(model):
         raise ValueError("block 1 gives something else without its heads")

@@ -18,10 +18,10 @@ from hf_diffs import base_model, in_diff, without_dropout
 from hf_training import DATA, LAMBDA, K, QuietConcrete, expected_gradients, gated
 
 from dsp_plugin.diffs import DiffPack
-from dsp_plugin.hf.importance import head_importance
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.hf.heads.importance import head_importance
+from dsp_plugin.records.record import load_record
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[1] / "helpers"
 NAME = "gating.gates.scores"
 
 
@@ -30,7 +30,7 @@ def ranks(tmp_path_factory):
     """What the two processes of `hf_worker.py` found, their folder, and what they said."""
     folder = tmp_path_factory.mktemp("torchrun")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parents[1])]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(TESTS / "hf_worker.py"), str(folder)], env=environment, capture_output=True, text=True, timeout=600
     )

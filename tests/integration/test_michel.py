@@ -19,10 +19,10 @@ from fairseq_commands import PACKAGE, Command, run
 from fairseq_training import SETTINGS, SIZES, checkpoint, train, train_in_two_processes
 
 from dsp_plugin.cli.main import main as dsp
-from dsp_plugin.mt.checkpoints import load_checkpoint
-from dsp_plugin.mt.heads import heads_of_checkpoint
-from dsp_plugin.mt.translate import load_model, translate, translation_task
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
+from dsp_plugin.mt.heads.checkpoint_heads import heads_of_checkpoint
+from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
+from dsp_plugin.records.record import load_record
 
 SCRIPT = str(PACKAGE.parent / "scripts" / "mt" / "run_michel.py")
 # as written by its users, but for the architecture's sizes

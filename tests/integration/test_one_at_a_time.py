@@ -11,7 +11,7 @@ from claims import at_work
 from glue_folders import write_task
 from hf_programs import ROOT, start, write_bert
 
-from dsp_plugin.reports.claim import LOCK
+from dsp_plugin.records.files.claim import LOCK
 
 
 def test_fairseq_trainings(tiny_data, stock_run, tmp_path):

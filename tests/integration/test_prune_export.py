@@ -17,8 +17,8 @@ pytest.importorskip("fairseq")
 from fairseq_commands import PACKAGE, run
 
 from dsp_plugin.cli.main import main
-from dsp_plugin.mt.checkpoints import load_checkpoint
-from dsp_plugin.mt.translate import load_model, translate, translation_task
+from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
+from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
 
 K, N = 6, 24
 PLUGIN = ["--user-dir", PACKAGE, "--task", "dsp_translation", "--arch", "dsp_transformer_multi30k_small"]

@@ -14,7 +14,7 @@ from glue_folders import write_squad, write_task
 from hf_programs import SHORT, start, write_bert
 from transformers import AutoConfig
 
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.records.record import load_record
 
 TASKS = ("CoLA", "RTE", "MNLI")
 ONE = "--max_steps 1 --disable_tqdm true --use_cpu".split()

@@ -14,8 +14,8 @@ from fairseq_commands import PACKAGE, run
 from fairseq_training import BLEU, SETTINGS, SIZES, assert_same, checkpoint, train, train_in_two_processes, updates
 
 from dsp_plugin.cli.main import main
-from dsp_plugin.mt.translate import load_model, translate, translation_task
-from dsp_plugin.reports.kept import mask_of
+from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
+from dsp_plugin.records.kept_heads import mask_of
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts/mt"
 SCORES = "gating.gates.scores"

@@ -74,7 +74,7 @@ def test_removing_dead_heads_changes_no_translation(trained):
 
 def test_the_kept_heads_are_the_ones_that_matter(trained, tmp_path):
     """With the dead heads alive and the kept ones dead, the same model is lost: the mask is no accident."""
-    from dsp_plugin.mt.checkpoints import load_checkpoint, save_checkpoint
+    from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 
     state = load_checkpoint(str(trained / "joint/checkpoint_best.pt"))
     scores = state["model"]["gating.gates.scores"]

@@ -7,7 +7,7 @@ import hf_programs  # first: see there  isort: skip
 from glue_folders import write_task
 from hf_programs import HEADS, start, write_bert
 
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.records.record import load_record
 
 CHANCE = 0.5
 

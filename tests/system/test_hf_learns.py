@@ -14,9 +14,9 @@ from hf_models import VOCABULARY
 
 from dsp_plugin.gating import ConcreteGates, ExponentialCooling, RelaxedSubset, StraightThroughSubset
 from dsp_plugin.hf import gate_heads, head_map_of, switchboard_of
-from dsp_plugin.hf.importance import Ranking, gating_of
-from dsp_plugin.hf.michel import prune_by_importance
-from dsp_plugin.hf.training import HeadGatesCallback, pruning_optimizers
+from dsp_plugin.hf.heads.importance import Ranking, gating_of
+from dsp_plugin.hf.heads.sweep import prune_by_importance
+from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
 
 MARK, LENGTH, N, UPDATES = 3, 8, 8, 200
 METHODS = {

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainingArguments
 
 from dsp_plugin.gating import ExponentialCooling, RelaxedSubset
 from dsp_plugin.hf import gate_heads, head_map_of, load_pruned, prune_heads, save_pruned
-from dsp_plugin.hf.training import HeadGatesCallback, pruning_optimizers
+from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
 
 K, UPDATES = 3, 300
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_a_sentence_pair_model_whole(tmp_path):
     assert accuracy(model, held_out) == masked > 0.9
 
     save_pruned(model, tmp_path / "pruned")
-    script = RELOAD.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path / "pruned"), out=str(tmp_path / "found"))
+    script = RELOAD.format(root=str(ROOT), tests=str(ROOT / "tests" / "helpers"), folder=str(tmp_path / "pruned"), out=str(tmp_path / "found"))
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     reloaded = load_file(tmp_path / "found")["logits"]
     torch.testing.assert_close(reloaded, pruned, rtol=0, atol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "dsp_plugin"
 
-CORE = ("gating", "surgery", "diffs", "deltas", "reports")
+CORE = ("options", "records", "reports", "handshake", "gating", "surgery", "diffs")
 FAIRSEQ_SHELL = ("tasks", "criterions", "models", "optim", "mt")
 TRANSFORMERS_SHELL = ("hf",)
 FAIRSEQ = {"fairseq", "fairseq_cli"}

@@ -1,0 +1,1 @@
+"""The file of a diff: writing, reading, applying, reverting, comparing."""

@@ -1,0 +1,207 @@
+"""What a pack, an undo record or a vector may hold, whoever wrote the file: checked before anything is made of it.
+
+A checksum says that a file is as it was written, not that what was written makes sense: any program can compute one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from ...options.terminal import printable
+from ..base import Base
+
+# Far more than any model has; below them products of sizes, and sums of gaps, fit into 64 bits.
+MAX_ELEMENTS = 1 << 48
+MAX_DIMENSIONS = 16
+MAX_NAME = 1000
+MAX_DEPTH = 100  # of JSON: what walks over it may take a few calls a level
+
+_DTYPES = {str(dtype)[len("torch.") :]: dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+_HEX = re.compile("[0-9a-f]{64}")
+# What a task says of its model, with the types of its values. Everything else in a config.json is the base's: what is in
+# it can name code to be fetched and run (auto_map, attn_implementation) or change what the base computes.
+_MODEL_CONFIG = {
+    "architectures": (list,),
+    "id2label": (dict,),
+    "label2id": (dict,),
+    "num_labels": (int,),
+    "pad_token_id": (int, type(None)),
+    "problem_type": (str, type(None)),
+    "finetuning_task": (str, type(None)),
+}
+
+
+def parse_json(text: "str | bytes", called: str) -> Any:
+    """JSON, of not so many levels that reading it fails.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{called} is nested too deeply") from None
+
+
+def check_depth(tree: Any, called: str) -> None:
+    """Raises ValueError where dictionaries and lists are nested more than MAX_DEPTH levels deep."""
+    level = [tree]
+    for _ in range(MAX_DEPTH + 1):
+        level = [inner for outer in level for inner in _inner(outer)]
+    if level:
+        raise ValueError(f"{called} is nested too deeply (more than {MAX_DEPTH} levels)")
+
+
+def base_of(hash_: Any, parameters: Any, tied: Any) -> Base:
+    """The base that a file names.
+
+    Args:
+        hash_: SHA-256, hexadecimal. parameters: [[name, dtype, shape], ...]. tied: {name: [other names]}.
+
+    Raises:
+        ValueError: they are no such thing, or a name stands there twice.
+    """
+    if not isinstance(hash_, str) or not _HEX.fullmatch(hash_):
+        raise ValueError("the base's hash is no SHA-256")
+    if not isinstance(parameters, list) or not isinstance(tied, dict):
+        raise ValueError("the base's parameters are no list")
+    known: Dict[str, Tuple[str, Tuple[int, ...]]] = {}
+    for entry in parameters:
+        if not isinstance(entry, list) or len(entry) != 3:
+            raise ValueError("a parameter of the base is not [name, dtype, shape]")
+        name, dtype, shape = entry
+        check_name(name)
+        if name in known:
+            raise ValueError(f"the base has {name!r} twice")
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            raise ValueError(f"{name!r} of the base is of no known type")
+        known[name] = (dtype, _shape(name, shape))
+    others: Dict[str, Tuple[str, ...]] = {}
+    seen = set(known)
+    for name, same in tied.items():
+        if name not in known or not isinstance(same, list):
+            raise ValueError(f"the tied name {name!r} is no parameter's")
+        for other in same:
+            check_name(other)
+            if other in seen:
+                raise ValueError(f"the name {other!r} stands for two weights")
+            seen.add(other)
+        others[name] = tuple(same)
+    if not known:
+        raise ValueError("the base has no parameters")
+    return Base(known, hash_, others)
+
+
+def check_changed(base: Base, name: str) -> None:
+    """Raises ValueError where the base's `name` is of a type that cannot be changed by a few of its numbers."""
+    if not _DTYPES[base.parameters[name][0]].is_floating_point:
+        raise ValueError(f"{name!r} is {base.parameters[name][0]}, which no diff can change")
+
+
+def check_values(name: str, values: Tensor) -> None:
+    """Raises ValueError for values that are not floating or not finite."""
+    if not values.is_floating_point() or not all_finite(values):
+        raise ValueError(f"{name!r} holds values that are not finite")
+
+
+def check_head(head: Mapping[str, Tensor], base: Base) -> None:
+    """Raises ValueError for a head whose tensors are not finite floating numbers, are empty, or are the base's own."""
+    taken = {*base.parameters, *(other for others in base.tied.values() for other in others)}
+    for name, tensor in head.items():
+        check_name(name)
+        if name in taken:
+            raise ValueError(f"{name!r} is in the head and in the base")
+        if not tensor.dim() or not tensor.numel():
+            raise ValueError(f"the head's {name!r} has the shape {list(tensor.shape)}")
+        if not tensor.is_floating_point() or not all_finite(tensor):
+            raise ValueError(f"the head's {name!r} holds values that are not finite")
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is infinite or not a number, in any floating dtype."""
+    wide = values if values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) else values.float()
+    return bool(torch.isfinite(wide).all())
+
+
+def check_config(config: Any) -> None:
+    """Raises ValueError for a pack's `config` that is no JSON object, is nested too deeply, or whose `model_config` holds
+    what is not the task's to say."""
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise ValueError("its config is no JSON object")
+    check_depth(config, "its config")
+    method = config.get("method")
+    if method is not None and (not isinstance(method, str) or printable(method, "") != method):
+        raise ValueError("its method is no name")
+    model_config = config.get("model_config")
+    if model_config is None:
+        return
+    if not isinstance(model_config, dict):
+        raise ValueError("its model_config is no JSON object")
+    for key, value in model_config.items():
+        if key not in _MODEL_CONFIG:
+            raise ValueError(f"its model_config sets {key!r}: a task may set {', '.join(_MODEL_CONFIG)}")
+        if not isinstance(value, _MODEL_CONFIG[key]) or isinstance(value, bool):
+            raise ValueError(f"its model_config sets {key!r} to a value of another kind")
+    architectures = model_config.get("architectures", [])
+    if not all(isinstance(name, str) and name.isidentifier() for name in architectures):
+        raise ValueError("its model_config names architectures that are no classes")
+    id2label, label2id = model_config.get("id2label", {}), model_config.get("label2id", {})
+    if not all(_number(key) and isinstance(label, str) for key, label in id2label.items()):
+        raise ValueError("its model_config's id2label is not {number: label}")
+    if not all(isinstance(label, str) and type(number) is int for label, number in label2id.items()):
+        raise ValueError("its model_config's label2id is not {label: number}")
+
+
+def check_config_before(before: str, now: Optional[str]) -> None:
+    """Compare the configuration that an undo record holds with that of the model now.
+
+    Raises:
+        ValueError: they differ in more than a task may set, so that it is not what an applied pack has changed.
+    """
+    try:
+        old, new = (parse_json(text or "", "the configuration") for text in (before, now))
+        different = [key for key in {*old, *new} - {*_MODEL_CONFIG} if key not in old or key not in new or old[key] != new[key]]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"cannot revert: config.json is missing or damaged ({error})") from None
+    if different:
+        raise ValueError(
+            f"cannot revert: config.json and the undo record differ in {', '.join(map(repr, sorted(different)[:3]))}, which no "
+            "diff has changed; dsp diff revert --base BASE --pack PACK needs no record"
+        )
+
+
+def check_name(name: Any) -> None:
+    """Raises ValueError for what no parameter is called."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or printable(name, "") != name:
+        raise ValueError(f"{str(name)[:40]!r} is no name of a parameter")
+
+
+def check_numbers(numbers: Sequence[Any], what: str) -> None:
+    """Raises ValueError unless all are whole numbers of at most 63 bits, none below zero."""
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise ValueError(f"{what} are no whole numbers")
+
+
+def _shape(name: str, shape: Any) -> Tuple[int, ...]:
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"the shape of {name!r} is none")
+    check_numbers(shape, f"the sizes of {name!r}")
+    elements = 1
+    for size in shape:
+        elements *= size
+    if elements > MAX_ELEMENTS or any(size > MAX_ELEMENTS for size in shape):
+        raise ValueError(f"{name!r} has the shape {shape}, which no tensor has")
+    return tuple(shape)
+
+
+def _inner(tree: Any) -> Any:
+    return tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+
+
+def _number(key: Any) -> bool:
+    return isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit())

@@ -1,0 +1,246 @@
+"""DiffPack: what a task changes in a base, as one small file that is bound to that base."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, MutableMapping, Union
+
+import torch
+from torch import Tensor, nn
+
+from ..base import Base, Names, dtype_name, find_names, tensors_of
+from ..in_training import require_detached
+from .content import all_finite, check_changed, check_config, check_head
+from .pack_file import VALUE_DTYPES, pack_bytes, read_pack, write_pack
+from ..sparse import SparseDiff
+from .undo import Change, Undo
+
+
+@dataclass(frozen=True, repr=False)
+class DiffPack:
+    """A sparse diff with its task head and the identity of its base.
+
+    Notation: θ0 the base's weights, δ the diff.
+
+    Attributes:
+        diff: positions and values δ, by the base's parameter names; `shapes` lists all parameters of the base.
+        base: names, dtypes, shapes and hash of the base.
+        head: dense task head, full tensors by name.
+        config: plain JSON; what made the pack. `model_config`, where it is there, is a dictionary of entries that
+            merging writes into the config.json of a Transformers folder: `architectures`, `id2label`, `label2id`,
+            `num_labels`, `problem_type`, `finetuning_task`, `pad_token_id`, and no others.
+    """
+
+    diff: SparseDiff
+    base: Base
+    head: Dict[str, Tensor] = field(default_factory=dict)
+    config: Dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls,
+        diff: SparseDiff,
+        base: Base,
+        head: Mapping[str, Tensor] = {},
+        config: Mapping[str, Any] = {},
+        dtype: Union[str, torch.dtype] = torch.float16,
+    ) -> "DiffPack":
+        """A pack with its values in `dtype`: float16 (default), bfloat16 or float32.
+
+        The head keeps the dtypes it has. All tensors are copied, to the CPU.
+
+        Raises:
+            ValueError: a parameter that the base does not have or that the head has too, another shape, values or
+                head not finite, values that `dtype` cannot hold, a `config` that no reader takes (content.py), or nothing
+                to store at all.
+        """
+        dtype = VALUE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if dtype not in VALUE_DTYPES.values():
+            raise ValueError(f"dtype must be one of {', '.join(VALUE_DTYPES)}")
+        entries = {}
+        for name, (positions, values) in diff.entries.items():
+            if name not in base.parameters:
+                raise ValueError(f"the diff changes '{name}', which the base does not have")
+            shape = base.parameters[name][1]
+            if tuple(diff.shapes[name]) != shape:
+                raise ValueError(f"the diff takes '{name}' to be {list(diff.shapes[name])}, in the base it is {list(shape)}")
+            if len(positions):
+                entries[name] = (positions.detach().cpu().clone(), _in_dtype(name, values.detach().cpu(), dtype))
+            check_changed(base, name)
+        check_head(head, base)
+        check_config(dict(config))
+        if not entries and not head:
+            raise ValueError("there is nothing to pack: the diff has no position and there is no head")
+        shapes = {name: shape for name, (_, shape) in base.parameters.items()}
+        ordered = {name: entries[name] for name in base.parameters if name in entries}
+        dense = {name: tensor.detach().cpu().clone() for name, tensor in sorted(head.items())}
+        return cls(SparseDiff(ordered, shapes), base, dense, dict(config))
+
+    def save(self, path: str | os.PathLike) -> int:
+        """Write the pack whole or not at all; returns the size of the file in bytes. See `write_pack`."""
+        return write_pack(path, self.diff, self.base, self.head, self.config)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "DiffPack":
+        """Read a pack. Anything but the very file that `save` wrote is refused, see `read_pack`."""
+        return cls(*read_pack(path))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return pack_bytes(self.diff, self.base, self.head, self.config)
+
+    def __repr__(self) -> str:
+        """In figures: with its tensors it would fill pages."""
+        head = sum(tensor.numel() for tensor in self.head.values())
+        return (
+            f"DiffPack({self.count:,} of {self.base.total:,} weights ({100 * self.density:.3g} %), "
+            f"head of {head:,} parameters, base {self.base.hash[:12]})"
+        )
+
+    @property
+    def count(self) -> int:
+        """Number of positions."""
+        return self.diff.count
+
+    @property
+    def density(self) -> float:
+        """Share of the base's weights that have a position."""
+        return self.count / self.base.total
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of values that are not zero: one that underflows in the pack's dtype is."""
+        return sum(int(values.count_nonzero()) for _, values in self.diff.entries.values())
+
+    def apply(
+        self, target: Union[nn.Module, MutableMapping[str, Tensor]], check: bool = True, head: bool = True
+    ) -> Undo:
+        """Write θ0 + δ, in the base's dtype, and the head into a model, in place.
+
+        Everything is checked before the first weight changes.
+
+        Args:
+            target: the base: a module, or a dictionary of its weights, which may lack the head.
+            check: compare the hash. False serves where the base was checked already, or for a base in another
+                dtype; names and shapes are compared all the same.
+            head: False leaves the model's own head.
+
+        Returns:
+            What `revert` needs, bit for bit.
+
+        Raises:
+            ValueError: the model is not the base of this pack, has no place for its head, or cannot hold a sum or the
+                head in its dtype; says why. A `DiffVector` is attached to it.
+        """
+        if isinstance(target, nn.Module):
+            require_detached(target)
+        tensors = tensors_of(target)
+        called = self.base.find(tensors)
+        if check:
+            self.base.check(tensors, called)
+        changes: Dict[str, Change] = {}
+        for name, (positions, values) in self.diff.entries.items():
+            weight = tensors[called[name]]
+            change = change_of(name, weight, positions, values)
+            for stored in self._stored(name, called, tensors):
+                changes[stored] = change
+        heads = self._place_head(target, tensors) if head else {}
+        undo = Undo(changes, heads)
+        undo.do(target)
+        return undo
+
+    def merge(self, state: Mapping[str, Tensor], check: bool = True) -> Dict[str, Tensor]:
+        """A plain model's weights: θ0 + δ and the head, in a new dictionary; `state` stays as it is.
+
+        Names are the pack's where `state` is a bare base and the pack was made on a model around it (`bert.`).
+
+        Raises:
+            ValueError: see `apply`.
+        """
+        called = self.base.find(state)
+        merged, copies = dict(state), {}
+        for name in self.diff.entries:
+            for stored in (called[name], *map(called.translate, self.base.tied.get(name, ()))):
+                if stored in state:
+                    # tied weights that share their memory go on sharing it
+                    merged[stored] = copies.setdefault(state[stored].data_ptr(), state[stored].clone())
+        self.apply(merged, check)
+        if not called.here or not self.head:
+            return merged
+        return {name if name in self.head else called.here + name: tensor for name, tensor in merged.items()}
+
+    def _stored(self, name: str, called: Names, tensors: Mapping[str, Tensor]) -> List[str]:
+        """The names under which a changed parameter is stored: one, but for tied weights that a file holds twice."""
+        stored = [called[name]]
+        weight = tensors[called[name]]
+        for other in map(called.translate, self.base.tied.get(name, ())):
+            copy = tensors.get(other)
+            if copy is None or other == called[name] or copy.data_ptr() == weight.data_ptr():
+                continue
+            if not torch.equal(copy, weight):
+                raise ValueError(
+                    f"wrong base: {other} and {called[name]} differ, where the diff was made they are one weight"
+                )
+            stored.append(other)
+        return stored
+
+    def _place_head(self, target: object, tensors: Mapping[str, Tensor]) -> Dict[str, tuple]:
+        if not self.head:
+            return {}
+        if not isinstance(target, nn.Module):
+            return {name: (tensors.get(name), tensor) for name, tensor in self.head.items()}
+        try:
+            called = find_names(self.head, tensors)
+        except ValueError:
+            missing = ", ".join(name for name in self.head if name not in tensors)
+            raise ValueError(f"the model has no place for the pack's head: it lacks {missing}") from None
+        for name, tensor in self.head.items():
+            if tensors[called[name]].shape != tensor.shape:
+                raise ValueError(
+                    f"the model's head {called[name]} has the shape {list(tensors[called[name]].shape)}, "
+                    f"the pack's {list(tensor.shape)}: build the model with as many labels"
+                )
+            in_dtype(name, tensor, tensors[called[name]])
+        return {called[name]: (tensors[called[name]].detach().clone(), tensor) for name, tensor in self.head.items()}
+
+
+def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> Change:
+    """What a diff changes in a weight of the base.
+
+    Raises:
+        ValueError: a sum θ0 + δ is not finite in the weight's dtype.
+    """
+    where = positions.to(weight.device)
+    old = weight.detach().reshape(-1)[where]
+    new = patched(old, values)
+    if not all_finite(new):
+        raise ValueError(f"the base's {name} and the diff add up to what {dtype_name(old)} cannot hold")
+    return Change(where, old, new)
+
+
+def patched(old: Tensor, values: Tensor) -> Tensor:
+    """θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base is, float64."""
+    wide = torch.promote_types(old.dtype, torch.float32)
+    return (old.to(wide) + values.to(old.device).to(wide)).to(old.dtype)
+
+
+def in_dtype(name: str, tensor: Tensor, own: Tensor) -> Tensor:
+    """A copy of the head's tensor on the device and in the dtype of the model's own.
+
+    Raises:
+        ValueError: a value is not finite there.
+    """
+    copy = tensor.to(own.device, own.dtype, copy=True)
+    if not all_finite(copy):
+        raise ValueError(f"the pack's head {name} holds values that the model's {dtype_name(own)} cannot")
+    return copy
+
+
+def _in_dtype(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"the diff of '{name}' holds values that are not finite")
+    rounded = values.to(dtype, copy=True)
+    if not bool(torch.isfinite(rounded).all()):
+        raise ValueError(f"the diff of '{name}' holds values up to {float(values.abs().max()):g}, too large for {dtype}")
+    return rounded

@@ -1,0 +1,177 @@
+"""What is in a pack, in figures: size by part, bits a position beside their floor, changes by layer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List
+
+import torch
+
+from .golomb import floor_bits
+from .pack import DiffPack
+from .pack_file import position_bytes
+from ..sparse import SparseDiff
+
+_TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
+_UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer: its weights, its positions, the norm of its diff, its tensors and those without any position.
+
+    `nonzeros` of the positions hold a value that is not zero.
+    """
+
+    layer: str
+    weights: int
+    positions: int
+    nonzeros: int
+    norm: float
+    tensors: int
+    untouched: int
+
+    @property
+    def density(self) -> float:
+        return self.positions / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """A pack in figures.
+
+    Attributes:
+        positions, nonzeros: positions stored, and those whose value is not zero.
+        weights: of the base, its head left out.
+        bits_per_position: what a position takes in the file; 0 where there is none.
+        floor: log2 of the number of ways to choose as many positions in the whole base, a position. No code takes
+            less on average over all choices; positions that are unevenly spread can take less.
+        position_bytes, value_bytes, head_bytes, other_bytes, file_bytes: parts of the file (other: names and shapes).
+        tensors, untouched: tensors of the base, and those without a position.
+    """
+
+    positions: int
+    nonzeros: int
+    weights: int
+    value_dtype: str
+    head_parameters: int
+    bits_per_position: float
+    floor: float
+    position_bytes: int
+    value_bytes: int
+    head_bytes: int
+    other_bytes: int
+    file_bytes: int
+    tensors: int
+    untouched: int
+    base_hash: str
+    config: Dict[str, Any]
+    layers: List[LayerSummary]
+
+    @property
+    def density(self) -> float:
+        return self.positions / self.weights
+
+    def to_dict(self) -> Dict[str, Any]:
+        layers = [{**asdict(layer), "density": layer.density} for layer in self.layers]
+        return {**asdict(self), "density": self.density, "layers": layers}
+
+
+def layer_summaries(pack: DiffPack) -> List[LayerSummary]:
+    """The layers of a pack's base in their order, and what the pack changes in each."""
+    layers: Dict[str, List[float]] = {}
+    for name in pack.diff.shapes:
+        sums = layers.setdefault(layer_of(name), [0, 0, 0, 0.0, 0, 0])
+        values = pack.diff.entries[name][1] if name in pack.diff.entries else torch.empty(0)
+        more = (pack.diff.size(name), len(values), int(values.count_nonzero()), float(values.double().square().sum()), 1, not len(values))
+        for place, number in enumerate(more):
+            sums[place] += number
+    return [
+        LayerSummary(layer, int(weights), int(positions), int(nonzeros), squares**0.5, int(tensors), int(empty))
+        for layer, (weights, positions, nonzeros, squares, tensors, empty) in sorted(layers.items(), key=_by_number)
+    ]
+
+
+def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
+    """What a result record says of a pack, as `extra["diff"]`.
+
+    Args:
+        file_bytes: of the file it was read from.
+    """
+    layers = layer_summaries(pack)
+    head = sum(tensor.numel() for tensor in pack.head.values())
+    weights = sum(torch.Size(shape).numel() * getattr(torch, dtype).itemsize for dtype, shape in pack.base.parameters.values())
+    return {
+        "method": pack.config.get("method"),
+        "total": pack.base.total,
+        "density": pack.density,
+        "positions": pack.count,
+        "nonzeros": pack.nonzeros,
+        "head": head,
+        "bytes": file_bytes,
+        "fingerprint": hashlib.sha256(pack.to_bytes()).hexdigest()[:16],
+        # of a full copy of the model, which is what a task takes without packs
+        "full_bytes": weights + sum(tensor.numel() * tensor.element_size() for tensor in pack.head.values()),
+        "tensors": sum(layer.tensors for layer in layers),
+        "untouched": sum(layer.untouched for layer in layers),
+        "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
+    }
+
+
+def mask_fingerprint(diff: SparseDiff) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its values."""
+    digest = hashlib.sha256()
+    for name, (positions, _) in sorted(diff.entries.items()):
+        if positions.numel():
+            digest.update(f"{name}\0{positions.numel()}\0".encode())
+            digest.update(positions.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def summarise(pack: DiffPack) -> PackSummary:
+    """The figures of a pack."""
+    layers = layer_summaries(pack)
+    values = [values for _, values in pack.diff.entries.values()]
+    coded = position_bytes(pack.diff)
+    value_bytes = sum(part.numel() * part.element_size() for part in values)
+    head_bytes = sum(tensor.numel() * tensor.element_size() for tensor in pack.head.values())
+    file_bytes = len(pack.to_bytes())
+    return PackSummary(
+        positions=pack.count,
+        nonzeros=pack.nonzeros,
+        weights=pack.base.total,
+        value_dtype=str(values[0].dtype).replace("torch.", "") if values else "none",
+        head_parameters=sum(tensor.numel() for tensor in pack.head.values()),
+        bits_per_position=8 * coded / pack.count if pack.count else 0.0,
+        floor=floor_bits(pack.count, pack.base.total) / pack.count if pack.count else 0.0,
+        position_bytes=coded,
+        value_bytes=value_bytes,
+        head_bytes=head_bytes,
+        other_bytes=file_bytes - coded - value_bytes - head_bytes,
+        file_bytes=file_bytes,
+        tensors=len(pack.diff.shapes),
+        untouched=sum(layer.untouched for layer in layers),
+        base_hash=pack.base.hash,
+        config=pack.config,
+        layers=layers,
+    )
+
+
+def layer_of(name: str) -> str:
+    """The layer of a parameter: its name up to the first number, else without the last two parts.
+
+    >>> layer_of("bert.encoder.layer.3.output.dense.weight"), layer_of("bert.embeddings.LayerNorm.bias")
+    ('bert.encoder.layer.3', 'bert.embeddings')
+    """
+    numbered = _UP_TO_NUMBER.match(name)
+    if numbered:
+        return numbered.group()
+    parts = name.split(".")
+    return ".".join(parts[:-2]) or parts[0]
+
+
+def _by_number(item: Any) -> Any:
+    """Layer 10 comes after layer 9."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in item[0].split(".")]

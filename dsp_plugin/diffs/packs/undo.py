@@ -1,0 +1,106 @@
+"""Changing a few weights of a model in place, and changing them back bit for bit.
+
+The old values are kept: subtracting what was added does not give them back, because floating-point sums are rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, MutableMapping, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from ..base import tensors_of
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one tensor: positions [n] int64 in the flattened tensor, the old and the new values [n] in its dtype."""
+
+    positions: Tensor
+    old: Tensor
+    new: Tensor
+
+
+@dataclass
+class Undo:
+    """What was changed in a model.
+
+    Attributes:
+        changes: by the model's own names.
+        head: name → (old tensor, None where there was none; new tensor).
+    """
+
+    changes: Dict[str, Change]
+    head: Dict[str, Tuple[Optional[Tensor], Tensor]]
+
+    def do(self, target: Union[nn.Module, MutableMapping[str, Tensor]]) -> None:
+        """Write the new values. Nothing is compared: `DiffPack.apply` has done so."""
+        tensors = tensors_of(target)
+        with torch.no_grad():
+            for name, change in self.changes.items():
+                put(tensors[name], change.positions, change.new)
+            for name, (old, new) in self.head.items():
+                if isinstance(target, nn.Module):
+                    tensors[name].copy_(new)
+                else:
+                    target[name] = new.clone()
+
+    def revert(self, target: Union[nn.Module, MutableMapping[str, Tensor]]) -> None:
+        """Write the old values back.
+
+        Raises:
+            ValueError: the model is another one, or its changed weights were changed again since; nothing is written.
+        """
+        tensors = tensors_of(target)
+        for name, change in self.changes.items():
+            if name not in tensors or not _same_bits(_taken(tensors[name], change.positions), change.new):
+                raise ValueError(f"cannot revert: {name} is not as the diff left it")
+        for name, (_, new) in self.head.items():
+            if name not in tensors or not _same_bits(tensors[name], new.to(tensors[name].dtype)):
+                raise ValueError(f"cannot revert: the head's {name} is not as the diff left it")
+        with torch.no_grad():
+            for name, change in self.changes.items():
+                put(tensors[name], change.positions, change.old)
+            for name, (old, _) in self.head.items():
+                if isinstance(target, nn.Module):
+                    tensors[name].copy_(old)
+                elif old is None:
+                    del target[name]
+                else:
+                    target[name] = old
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the old values take."""
+        kept = [change.old for change in self.changes.values()] + [old for old, _ in self.head.values() if old is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def put(weight: Tensor, positions: Tensor, values: Tensor) -> None:
+    """Write `values` [n] at `positions` [n] of the flattened `weight`, in place. Call it without gradients."""
+    values, weight = values.to(weight.device), weight.detach()
+    if weight.is_contiguous():
+        weight.view(-1).scatter_(0, positions.to(weight.device), values)
+    else:
+        flat = weight.reshape(-1)  # a copy
+        flat.scatter_(0, positions.to(weight.device), values)
+        weight.copy_(flat.view(weight.shape))
+
+
+def _taken(weight: Tensor, positions: Tensor) -> Optional[Tensor]:
+    positions = positions.to(weight.device)
+    if len(positions) and int(positions[-1]) >= weight.numel():
+        return None
+    return weight.detach().reshape(-1)[positions]
+
+
+def _same_bits(here: Optional[Tensor], there: Tensor) -> bool:
+    """Bit for bit: 0 and -0 differ, a NaN equals itself."""
+    if here is None or here.dtype != there.dtype or here.shape != there.shape:
+        return False
+    bits = _BITS[here.element_size()]
+    return torch.equal(here.detach().contiguous().view(bits), there.to(here.device).contiguous().view(bits))

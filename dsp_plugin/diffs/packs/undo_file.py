@@ -1,0 +1,183 @@
+"""The undo record that lies beside a model file while a diff is applied to it.
+
+A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the head's tensors that were not there
+before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and "old.NAME" of every changed weight, "head.NAME"
+of every head tensor that was replaced. That the record fits is shown by what it leads to: the restored weights must
+have the base's hash before they are written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, MutableMapping, Optional, Set, Tuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...records.files.whole import replacing
+from ..base import Base
+from .checksum import NO_CHECKSUM, fits, seal
+from .content import MAX_ELEMENTS, base_of, check_name, parse_json
+from .pack import DiffPack
+from ..sparse import SparseDiff
+from .undo import Undo, put
+
+_KEY = "dsp_diff_undo"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class UndoRecord:
+    """What a diff changed in a stored model.
+
+    Attributes:
+        base: whom the restored weights must be equal to.
+        old: name → (positions [n], old values [n]).
+        head: name → old tensor, None where there was none.
+        config: text of config.json before; None where it was not changed.
+    """
+
+    base: Base
+    old: Dict[str, Tuple[Tensor, Tensor]]
+    head: Dict[str, Optional[Tensor]]
+    config: Optional[str] = None
+
+    @classmethod
+    def of(cls, undo: Undo, base: Base, config: Optional[str] = None) -> "UndoRecord":
+        old = {name: (change.positions, change.old) for name, change in undo.changes.items()}
+        return cls(base, old, {name: before for name, (before, _) in undo.head.items()}, config)
+
+    @classmethod
+    def from_base(
+        cls, pack: DiffPack, base: Mapping[str, Tensor], state: Mapping[str, Tensor], config: Optional[str] = None
+    ) -> "UndoRecord":
+        """The record for a model `state` to which `pack` was applied, from its base.
+
+        A bare base has no head. Where the model is one, too, the pack's head goes; where it is a model around it, whose
+        own head nobody knows any more, head and configuration stay as they are.
+
+        Args:
+            config: text of the base's config.json.
+
+        Raises:
+            ValueError: `base` is not the pack's base, or `state` has other parameters.
+        """
+        called = pack.base.find(base)
+        pack.base.check(base, called)
+        here = pack.base.find(state)
+        old = {}
+        for name, (positions, _) in pack.diff.entries.items():
+            values = base[called[name]].reshape(-1)[positions]
+            for stored in {here[name], *map(here.translate, pack.base.tied.get(name, ()))} & set(state):
+                old[stored] = (positions, values)
+        around = (called.here, called.there) != (here.here, here.there)
+        head = {name: base.get(name) for name in pack.head if name in base or not around}
+        return cls(pack.base, old, head, config if len(head) == len(pack.head) else None)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write it whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        tensors = {f"head.{name}": tensor for name, tensor in self.head.items() if tensor is not None}
+        for name, (positions, values) in self.old.items():
+            tensors[f"positions.{name}"], tensors[f"old.{name}"] = positions, values
+        about = {
+            "format_version": _VERSION,
+            "checksum": NO_CHECKSUM,
+            "base_hash": self.base.hash,
+            "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()],
+            "tied": {name: list(others) for name, others in self.base.tied.items()},
+            "head_added": [name for name, tensor in self.head.items() if tensor is None],
+            "config": self.config,
+        }
+        with replacing(path) as temporary:
+            copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+            save_file(copies, temporary, {_KEY: json.dumps(about)})
+            seal(temporary)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "UndoRecord":
+        """
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, has no checksum, is of a newer format, or another file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no undo record at {path}: give --base and --pack to revert without one")
+        try:
+            with safe_open(path, "pt") as file:
+                about = parse_json((file.metadata() or {})[_KEY], "its header")
+                if about["format_version"] > _VERSION:
+                    raise ValueError(f"format version {about['format_version']} is newer than this dsp_plugin: update it")
+                if "checksum" not in about:
+                    raise ValueError("it has no checksum; dsp diff revert --base BASE --pack PACK needs no record")
+                if not fits(path, about["checksum"]):
+                    raise ValueError("its content does not fit its checksum")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return _content(tensors, about)
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} is not an undo record, or is damaged: {reason}") from None
+
+    def restore(self, state: MutableMapping[str, Tensor]) -> Set[str]:
+        """Write the old values into `state`; gives the names that were touched. Restoring twice does no harm.
+
+        Raises:
+            ValueError: what comes out is not the base, because `state` was changed otherwise; it is as it was then.
+        """
+        for name, (positions, values) in self.old.items():
+            weight = state.get(name)
+            if weight is None or weight.dtype != values.dtype:
+                raise ValueError(f"cannot revert: the model has no {name} of the type that was changed")
+            if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < weight.numel():
+                raise ValueError(f"cannot revert: {name} has another shape than when it was changed")
+        before = {name: state[name].reshape(-1)[positions] for name, (positions, _) in self.old.items()}
+        restored = {name: tensor for name, tensor in {**state, **self.head}.items() if tensor is not None}
+        for name, (positions, values) in self.old.items():
+            put(state[name], positions, values)
+        try:
+            self.base.check(restored, self.base.find(restored))
+        except ValueError as error:
+            for name, (positions, _) in self.old.items():
+                put(state[name], positions, before[name])
+            raise ValueError(f"cannot revert: the model was changed since the diff was applied ({error})") from None
+        for name in self.head:
+            state.pop(name, None)
+        state.update((name, tensor) for name, tensor in self.head.items() if tensor is not None)
+        return {*self.old, *self.head}
+
+
+def _content(tensors: Dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord:
+    """The record that a whole file holds.
+
+    Raises:
+        ValueError, KeyError, TypeError: none that `save` could have written.
+    """
+    base = base_of(about["base_hash"], about["parameters"], about["tied"])
+    added, config = about["head_added"], about["config"]
+    if config is not None and not isinstance(parse_json(config, "the configuration"), dict):
+        raise ValueError("the configuration is no JSON object")
+    old: Dict[str, Tuple[Tensor, Tensor]] = {}
+    head: Dict[str, Optional[Tensor]] = dict.fromkeys(added)
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        check_name(name)
+        if kind == "head" and name not in head:
+            head[name] = tensor
+        elif kind == "old" and f"positions.{name}" in tensors:
+            old[name] = (tensors[f"positions.{name}"], tensor)
+        elif kind != "positions" or f"old.{name}" not in tensors:
+            raise ValueError(f"it has a tensor {key!r}")
+    for name in added:
+        check_name(name)
+    for name in {*old} & {*head}:
+        raise ValueError(f"{name!r} is in the head and among the changed weights")
+    # positions that rise and are not below zero; which tensor they are in is seen where they are restored
+    SparseDiff(old, dict.fromkeys(old, (MAX_ELEMENTS,)))
+    return UndoRecord(base, old, head, config)

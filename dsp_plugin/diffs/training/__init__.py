@@ -1,0 +1,1 @@
+"""A sparse diff while it is trained: vector, gates, groups, optimizers."""

@@ -1,0 +1,201 @@
+"""Finetuning with the mask fixed: only the kept positions move, and the optimizer's state is as large as the mask."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ...handshake.optimizer_steps import HandshakeError
+from ..base import base_hash
+from .buffers import BufferWatch
+from ..in_training import note, require_free
+from .foreign import ForeignSteps
+from .task_head import HeadAdamW, clip_factor, dense, overwrite
+from ..packs.pack import patched
+from .passes import Rates, adam
+from .placement import base_tensors, place
+from ..sparse import SparseDiff
+
+FORMAT = 1
+
+
+class FixMaskAdamW(torch.optim.Optimizer):
+    """AdamW on a diff's K values, and on the task head beside them; every other weight stays bit for bit at the base.
+
+    Its parameter groups hold the model's own parameters. A step gathers their gradients at the K positions, updates the
+    K values and writes base + value there. Tensors without a position ask for no gradient any more, which spares part of
+    the backward pass. The host's own clipping must be off: values and head are clipped here, to a joint norm.
+
+    Args:
+        model: its body is set to base + values at once, whatever it held.
+        diff: positions and starting values; every name one of the model's, of its shape there.
+        base: weights of the base by name; None: the model's own now (only right for a freshly loaded base, and refused
+            where a diff was trained in the model before).
+        head: as for DiffVector.
+        from_zero: start at the base instead of at the diff's values (the reference's `finetune` 0).
+        lr, head_lr, betas, eps, max_norm, head_weight_decay: as for DiffAdamW.
+
+    Raises:
+        ValueError: see `placement`; a diff of other names or shapes, without positions, or with values that are not
+            finite; a `DiffVector` that is still attached to the model. The model is as it was then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        diff: SparseDiff,
+        *,
+        base: Optional[Mapping[str, Tensor]] = None,
+        head: Iterable[str] = (),
+        from_zero: bool = False,
+        lr: float = 5e-5,
+        head_lr: Optional[float] = None,
+        betas: Tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        max_norm: Optional[float] = 1.0,
+        head_weight_decay: float = 0.0,
+    ):
+        for name, value in {"lr": lr, "head_lr": head_lr or 0.0, "eps": eps, "max_norm": max_norm or 0.0}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 or more and finite, got {value}")
+        require_free(model, base)
+        placed = place(model, head, asking_only=False)  # another mask may have frozen some
+        self._check(diff, placed.body)
+        tensors = dict(zip(placed.body, base_tensors(placed.body, base)))
+        self.body, self.head = placed.body, placed.head
+        self.touched = {name: p for name, p in placed.body.items() if name in diff.entries and diff.entries[name][0].numel()}
+        device = next(iter(self.touched.values())).device
+        self.positions = [diff.entries[name][0].to(device) for name in self.touched]
+        self.shapes = {name: tuple(parameter.shape) for name, parameter in placed.body.items()}
+        self._counts = [positions.numel() for positions in self.positions]
+        double = next(iter(self.touched.values())).dtype == torch.float64
+        values = torch.cat([diff.entries[name][1].to(device) for name in self.touched])
+        self.values = values.to(torch.float64 if double else torch.float32, copy=True)
+        if from_zero:
+            self.values.zero_()
+        self._mean, self._square = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.steps = 0
+        self._buffers = BufferWatch(model)
+        self._base_hash = base_hash(tensors)
+        note(model)
+        with torch.no_grad():
+            for name, parameter in placed.body.items():
+                parameter.copy_(tensors[name])
+        self._below = [tensors[name].reshape(-1)[positions] for name, positions in zip(self.touched, self.positions)]
+        self._write()
+        for name, parameter in placed.body.items():
+            parameter.requires_grad_(name in self.touched)
+
+        groups: List[Dict[str, Any]] = [
+            {"params": list(self.touched.values()), "lr": lr, "betas": betas, "eps": eps, "max_norm": max_norm or 0.0}
+        ]
+        if placed.head:
+            groups.append({"params": list(placed.head.values()), "lr": lr if head_lr is None else head_lr})
+        super().__init__(groups, {"lr": lr})
+        for index, parameter in enumerate(self.touched.values()):
+            flats = {"values": self.values, "mean": self._mean, "square": self._square}
+            self.state[parameter] = {name: flat.split(self._counts)[index] for name, flat in flats.items()}
+        self._head = HeadAdamW(self, betas, eps, head_weight_decay)
+        self._moved = False  # by somebody else, since the last step
+        me = weakref.ref(self)
+        self._foreign = ForeignSteps(placed.body.values(), lambda optimizer: optimizer is me(), lambda: me()._note_foreign())
+
+    def _note_foreign(self) -> None:
+        self._moved = True
+
+    @torch.no_grad()
+    def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
+        """One AdamW step of the values and the head. A tensor without a gradient counts as one of zeros."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._moved:
+            raise HandshakeError(
+                "another optimizer moves the weights, too, and not those of the mask alone: train with one of them"
+            )
+        group = self.param_groups[0]
+        grads = [dense(parameter.grad) for parameter in self.touched.values()]
+        grad = torch.cat(
+            [
+                self.values.new_zeros(positions.numel()) if grad is None else grad.reshape(-1)[positions].to(self.values.dtype)
+                for grad, positions in zip(grads, self.positions)
+            ]
+        )
+        clip = clip_factor(grad.double().square().sum() + self._head.square(), group["max_norm"])
+        self.steps += 1
+        first, second = (1 - beta**self.steps for beta in group["betas"])
+        rates = Rates(clip, group["lr"] / first, 1 / math.sqrt(second), group["eps"])
+        adam(self.values, self._mean, self._square, grad, rates, group["betas"])
+        self._write()
+        self._head.step(clip)
+        return loss
+
+    def diff(self) -> SparseDiff:
+        """The diff as it stands: the same positions, the values now. Warns of buffers that training has changed."""
+        self._buffers.warn()
+        parts = [part.detach().cpu().clone() for part in self.values.split(self._counts)]
+        entries = {name: (at.cpu(), part) for name, at, part in zip(self.touched, self.positions, parts)}
+        return SparseDiff(entries, self.shapes)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """As of any optimizer, three tensors of each parameter's kept positions; under 'diff' the mask and the base."""
+        state = super().state_dict()
+        state["diff"] = {
+            "format": FORMAT,
+            "steps": self.steps,
+            "base": self._base_hash,
+            "positions": dict(zip(self.touched, self.positions)),
+        }
+        return state
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Goes on from a state, and writes its values into the model.
+
+        Raises:
+            ValueError: a state of another optimizer, base, mask or head. Nothing has been changed then.
+        """
+        told = state_dict.get("diff")
+        if not isinstance(told, dict) or told.get("format") != FORMAT or "positions" not in told:
+            raise ValueError("this is not the state of fix-mask finetuning, or one of a newer version")
+        if told["base"] != self._base_hash:
+            raise ValueError("the state belongs to another base")
+        same = list(told["positions"]) == list(self.touched) and all(
+            torch.equal(positions.to(mine.device), mine)
+            for positions, mine in zip(told["positions"].values(), self.positions)
+        )
+        if not same:
+            raise ValueError("the state belongs to another mask: start from the diff it was trained with")
+        self._head.check(state_dict)
+        for index, parameter in enumerate(self.touched.values()):
+            for name, here in self.state[parameter].items():
+                overwrite(here, state_dict["state"][index][name])
+        self._head.load(state_dict)
+        self.steps = int(told["steps"])
+        with torch.no_grad():
+            self._write()
+
+    def _write(self) -> None:
+        parts = self.values.split(self._counts)
+        for parameter, positions, below, part in zip(self.touched.values(), self.positions, self._below, parts):
+            parameter.data.view(-1)[positions] = patched(below, part)
+
+    @staticmethod
+    def _check(diff: SparseDiff, body: Mapping[str, nn.Parameter]) -> None:
+        unknown = [name for name in diff.entries if name not in body]
+        if unknown:
+            raise ValueError(f"the mask is of another model: '{unknown[0]}' is no parameter of this one's body")
+        if diff.count == 0:
+            raise ValueError("the mask has no position")
+        for name, (_, values) in diff.entries.items():
+            if diff.shapes[name] != tuple(body[name].shape):
+                raise ValueError(
+                    f"the mask is of another model: '{name}' has the shape {list(diff.shapes[name])} there, "
+                    f"{list(body[name].shape)} here"
+                )
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(f"the diff of '{name}' holds values that are not finite numbers")

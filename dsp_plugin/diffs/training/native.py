@@ -1,0 +1,173 @@
+"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use and kept (compiled.py).
+
+Each array is read once and written once a pass, with no temporary and whatever the sizes of the tensors. (torch.compile
+was tried for this: it splits the in-place update into several loops with three full-size temporaries between them.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from ..compiled import load
+from .concrete import StretchedConcrete
+from .flat import FlatLayout
+from .passes import Keys, Moments, NextTheta, Rates
+
+SOURCE = Path(__file__).with_name("passes.cpp")
+# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever loop wrote it.
+FLAGS = "-O3 -march=native -std=c++17 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -shared".split()
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+_PIECES = "flat local length tensor group"
+_POINTERS = (
+    f"{_PIECES} theta base grad w alpha w_mean w_square alpha_mean alpha_square gate next_gate price sums"
+)
+_FLOATS = "w_clip w_rate w_root w_eps alpha_clip alpha_rate alpha_root alpha_eps beta1 beta2"
+
+
+class _Job(ctypes.Structure):
+    """`struct Job` of passes.cpp, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _POINTERS.split()),
+        *((name, ctypes.c_float) for name in ("low", "high")),
+        *((name, ctypes.c_uint32) for name in ("first_key", "second_key", "next_first_key", "next_second_key")),
+        *((name, ctypes.c_float) for name in _FLOATS.split()),
+        ("sampled", ctypes.c_int32),
+    ]
+
+
+@functools.lru_cache(maxsize=None)
+def library() -> Optional[ctypes.CDLL]:
+    """The compiled passes; None, with a warning that says why, where they cannot be had (see `compiled.load`)."""
+    return load(SOURCE, FLAGS, "diff pruning runs without its fused passes, slower")
+
+
+class NativePasses:
+    """The same as TorchPasses, for parameters in float32 or bfloat16 on the CPU with w and alpha in float32."""
+
+    def __init__(self, layout: FlatLayout, concrete: StretchedConcrete):
+        self.layout = layout
+        self._library = library()
+        self._dtype = layout.parameters[0].dtype
+        self._pieces = {name: getattr(layout, name).contiguous() for name in _PIECES.split()}
+        self._concrete = concrete
+        self._zeros: Optional[Tensor] = None
+        self._bounds: Dict[int, List[int]] = {}  # by the number of threads
+
+    @staticmethod
+    def can(layout: FlatLayout, dtype: torch.dtype) -> bool:
+        """Whether these parameters, with w in `dtype`, are for this class and a compiler is there."""
+        dtypes = {parameter.dtype for parameter in layout.parameters}
+        fits = layout.device.type == "cpu" and dtype == torch.float32 and len(dtypes) == 1 and dtypes <= set(DTYPES)
+        return fits and library() is not None
+
+    def write(self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Optional[Keys]) -> None:
+        job, held = self._job(w, alpha, gate, base=base)
+        job.sampled = int(keys is not None)
+        job.first_key, job.second_key = _unsigned(keys or (0, 0))
+        self._run("write", job, held)
+
+    def measure(
+        self, grads: Sequence[Optional[Tensor]], w: Tensor, alpha: Tensor, gate: Tensor, price: Tensor, keys: Keys
+    ) -> Tensor:
+        sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64)
+        job, held = self._job(w, alpha, gate, grads=grads, price=price)
+        job.sums = sums.data_ptr()
+        job.first_key, job.second_key = _unsigned(keys)
+        self._run("measure", job, held)
+        return sums
+
+    def update(
+        self,
+        grads: Sequence[Optional[Tensor]],
+        w: Tensor,
+        alpha: Tensor,
+        moments: Moments,
+        gate: Tensor,
+        price: Tensor,
+        keys: Keys,
+        w_rates: Rates,
+        alpha_rates: Rates,
+        betas: Tuple[float, float],
+        following: Optional[NextTheta] = None,
+    ) -> None:
+        base = None if following is None else following.base
+        job, held = self._job(w, alpha, gate, base=base, grads=grads, price=price)
+        for name, tensor in moments._asdict().items():
+            setattr(job, name, tensor.data_ptr())
+        job.first_key, job.second_key = _unsigned(keys)
+        for prefix, rates in (("w", w_rates), ("alpha", alpha_rates)):
+            for name, value in rates._asdict().items():
+                setattr(job, f"{prefix}_{name}", float(value))
+        job.beta1, job.beta2 = betas
+        if following is not None:
+            next_gate = following.gate.contiguous()
+            held.append(next_gate)
+            job.next_gate = next_gate.data_ptr()
+            job.next_first_key, job.next_second_key = _unsigned(following.keys)
+        self._run("update" if following is None else "update_and_write", job, held)
+
+    def _job(self, w, alpha, gate, base=None, grads=None, price=None) -> Tuple[_Job, List]:
+        """A job with the addresses filled in, and what must stay alive as long as the job."""
+        parameters = self.layout.parameters
+        gate = gate.contiguous()
+        job = _Job(low=self._concrete.low, high=self._concrete.high, w=w.data_ptr(), alpha=alpha.data_ptr())
+        held: List = [gate, self._pieces]
+        job.gate = gate.data_ptr()
+        for name, column in self._pieces.items():
+            setattr(job, name, column.data_ptr())
+        tables = {"theta": [p.data for p in parameters], "base": base or [p.data for p in parameters]}
+        if grads is not None:
+            tables["grad"] = [self._gradient(grad, p) for grad, p in zip(grads, parameters)]
+            price = price.to(torch.float32).contiguous()
+            job.price = price.data_ptr()
+            held.append(price)
+        for name, tensors in tables.items():
+            for tensor, parameter in zip(tensors, parameters):
+                if tensor.dtype != self._dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
+                    raise RuntimeError(f"a parameter changed its dtype, layout or device while its diff was trained: {name}")
+            table = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+            setattr(job, name, ctypes.cast(table, ctypes.c_void_p))
+            held += [table, tensors]
+        return job, held
+
+    def _gradient(self, grad: Optional[Tensor], parameter: Tensor) -> Tensor:
+        if grad is not None:
+            return grad.contiguous()
+        if self._zeros is None or self._zeros.numel() < parameter.numel():
+            self._zeros = torch.zeros(parameter.numel(), dtype=parameter.dtype)
+        return self._zeros
+
+    def _run(self, name: str, job: _Job, held: List) -> None:
+        function = getattr(self._library, f"{name}_{DTYPES[self._dtype]}")
+        function.restype = None
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        bounds = self._shares(torch.get_num_threads())
+        address = ctypes.addressof(job)
+        # ctypes lets go of Python's lock, so plain threads run side by side
+        threads = [threading.Thread(target=function, args=(address, *share)) for share in zip(bounds[1:], bounds[2:])]
+        for thread in threads:
+            thread.start()
+        function(address, bounds[0], bounds[1])
+        for thread in threads:
+            thread.join()
+
+    def _shares(self, threads: int) -> List[int]:
+        """Bounds of the pieces each thread takes, of about equally many elements."""
+        if threads not in self._bounds:
+            ends = self.layout.flat + self.layout.length
+            wanted = torch.arange(1, threads) * self.layout.total // threads
+            self._bounds[threads] = [0, *torch.searchsorted(ends, wanted).tolist(), self.layout.flat.numel()]
+        return self._bounds[threads]
+
+
+def _unsigned(keys: Keys) -> Tuple[int, int]:
+    return keys[0] & 0xFFFFFFFF, keys[1] & 0xFFFFFFFF

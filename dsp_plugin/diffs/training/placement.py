@@ -1,0 +1,116 @@
+"""Which parameters of a model a diff is trained on, and the base they start from."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ..base import base_hash, find_names, head_names
+
+
+class Placement(NamedTuple):
+    """Parameters by their part: `body` gets a sparse diff, `head` is trained dense, `frozen` stays as it is."""
+
+    body: Dict[str, nn.Parameter]
+    head: Dict[str, nn.Parameter]
+    frozen: Dict[str, nn.Parameter]
+
+
+def place(model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True) -> Placement:
+    """Sorts a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking for
+    gradients.
+
+    Args:
+        head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its names.
+        asking_only: parameters that ask for no gradient count as frozen; else as body.
+
+    Raises:
+        ValueError: a name that is not in the model; nothing left for the diff; parameters that are spread over devices,
+            sharded (FSDP, ZeRO), not floating, or share memory without being one parameter.
+    """
+    aliases: Dict[nn.Parameter, List[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(parameter, []).append(name)
+    every = [name for names in aliases.values() for name in names]
+    heads, still = set(head_names(every, head)), set(head_names(every, frozen))
+    if heads & still:
+        raise ValueError(f"'{sorted(heads & still)[0]}' cannot be both the task's head and frozen")
+    placed = Placement({}, {}, {})
+    for parameter, names in aliases.items():
+        if heads & set(names):
+            placed.head[names[0]] = parameter
+        elif still & set(names) or (asking_only and not parameter.requires_grad):
+            placed.frozen[names[0]] = parameter
+        else:
+            placed.body[names[0]] = parameter
+    if not placed.body:
+        raise ValueError("no parameter is left for the diff: all are frozen or belong to the head")
+    _check(placed.body)
+    for parameter in placed.frozen.values():
+        parameter.requires_grad_(False)
+    return placed
+
+
+def base_tensors(body: Mapping[str, nn.Parameter], base: Optional[Mapping[str, Tensor]]) -> List[Tensor]:
+    """The base's tensor of each parameter, in its dtype, on its device, in no memory that training writes to.
+
+    Args:
+        base: weights of the base by name (a leading `bert.` more or less is seen through); None: the model's own now.
+
+    Raises:
+        ValueError: the base lacks a parameter or has it in another shape.
+    """
+    if base is None:
+        return [parameter.detach().clone(memory_format=torch.contiguous_format) for parameter in body.values()]
+    found = find_names(body, base)
+    live = {parameter.untyped_storage().data_ptr() for parameter in body.values()}
+    tensors = []
+    for name, parameter in body.items():
+        tensor = base[found[name]].detach()
+        if tensor.shape != parameter.shape:
+            raise ValueError(
+                f"wrong base: {found[name]} has the shape {list(tensor.shape)}, the model {list(parameter.shape)}"
+            )
+        tensor = tensor.to(device=parameter.device, dtype=parameter.dtype).contiguous()
+        tensors.append(tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor)
+    return tensors
+
+
+def frozen_hash(placed: Placement, base: Optional[Mapping[str, Tensor]]) -> Optional[str]:
+    """SHA-256 over what stays frozen, to tell another base by; None where nothing does.
+
+    Args:
+        base: as for `base_tensors`, which has found the body in it. What it lacks is taken from the model.
+    """
+    if not placed.frozen:
+        return None
+    tensors: Dict[str, Tensor] = {**placed.frozen}
+    if base is not None:
+        found = find_names(placed.body, base)
+        for name, parameter in placed.frozen.items():
+            if found.translate(name) in base:
+                tensors[name] = base[found.translate(name)].to(parameter.dtype)
+    return base_hash(tensors)
+
+
+def _check(body: Mapping[str, nn.Parameter]) -> None:
+    devices = {parameter.device for parameter in body.values()}
+    if len(devices) > 1:
+        raise ValueError(f"a diff is trained on one device, the parameters are on {sorted(map(str, devices))}")
+    spans = []
+    for name, parameter in body.items():
+        kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
+        if kinds & {"DTensor", "FlatParameter"} or hasattr(parameter, "ds_id") or parameter.numel() == 0:
+            raise ValueError(f"'{name}' is sharded or empty: diffs need whole parameters (no FSDP, no ZeRO stage 3)")
+        if not parameter.is_floating_point():
+            raise ValueError(f"'{name}' is {parameter.dtype}: a diff needs floating parameters")
+        if not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+        if parameter.device.type != "meta":
+            spans.append((parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes, name))
+    spans.sort()
+    for (_, end, one), (start, _, other) in zip(spans, spans[1:]):
+        if start < end:
+            raise ValueError(f"'{one}' and '{other}' share memory but are two parameters: tie them as one")

@@ -1,0 +1,301 @@
+"""A sparse diff in training: theta = base + z * gate * w beside an untouched model (Guo, Rush, Kim, ACL 2021).
+
+theta is written into the model's parameters before a step, the host runs forward and backward as always, and the
+ordinary gradient at theta is pulled back onto w, alpha and the groups' alpha in closed form. So there is no autograd
+through the mask, one sample serves all micro-batches of a step, and any model will do.
+
+Notation: N elements in the body, G groups; w, alpha [N]; group_alpha [G].
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from ...handshake.optimizer_steps import HandshakeError
+from ..base import base_hash
+from .buffers import BufferWatch
+from ..in_training import OF_A_COPY, mark_hook, note, require_free
+from .concrete import StretchedConcrete
+from .deltas import Deltas
+from .flat import FlatLayout
+from .foreign import ForeignSteps
+from .groups import GROUPINGS, GroupFunction, by_tensor
+from .native import NativePasses
+from .noise import step_keys, uniform
+from .passes import Keys, TorchPasses
+from .placement import base_tensors, frozen_hash, place
+
+PENALTY_FORMS = ("paper", "additive")
+
+
+class GroupGates(NamedTuple):
+    """What one step needs to know of the groups: [G] each, and the price of an element that is surely open, [P]."""
+
+    gate: Tensor
+    slope: Tensor  # d gate / d alpha
+    opened: Tensor  # P(gate > 0)
+    opening: Tensor  # its derivative
+    price: Tensor
+
+
+class DiffVector:
+    """The trained diff of a model, and what is written into its parameters when.
+
+    While attached, the model's own calls keep it right, and those of any part of it: while the model is in training mode,
+    a forward pass sees the sample of the coming step; one in evaluation mode and `state_dict()` see the deterministic
+    theta. It is the whole model's mode that counts: a part that is kept in `eval()` while the rest trains sees the sample.
+    After `load_state_dict` on the model (with assign=True it raises a ValueError: the diff would be cut off), evaluation
+    sees what was loaded until training goes on. Parameters that are read directly may hold a sample: call
+    `deterministic()` first. Between a training forward and its backward, do not evaluate the same model.
+
+    Args:
+        model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
+        base: weights of the base by name. None: the model's own now, which is right only for a freshly loaded base and
+            never when a run is resumed; a model in which a diff was trained before needs one.
+        head: names of the parameters or modules of the task head: trained dense, unpenalised, not counted.
+        frozen: names of parameters or modules that stay at the base (see `layers.frozen_names`).
+        grouping: 'tensor' or 'neuron', or a group function (see groups.py); None: unstructured.
+        penalty: lambda of the unnormalised expected number of non-zeros; or one a parameter by name.
+        penalty_form: 'paper', the product of an element's and its group's probabilities to be open, summed; or
+            'additive', their sum, which the authors' program uses.
+        seed: of the noise. fused: None, the fused passes where they can be had; False, never; True, or an error.
+
+    Raises:
+        ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or infinite
+            penalty, one missing for a parameter; another vector that is attached, or a missing base (see `in_training`).
+        RuntimeError: `fused=True` where there are no fused passes for this device, dtype or machine.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        base: Optional[Mapping[str, Tensor]] = None,
+        head: Iterable[str] = (),
+        frozen: Iterable[str] = (),
+        grouping: Union[str, GroupFunction, None] = "tensor",
+        concrete: StretchedConcrete = StretchedConcrete(),
+        alpha_init: float = 5.0,
+        penalty: Union[float, Mapping[str, float]] = 1.25e-7,
+        penalty_form: str = "paper",
+        seed: int = 0,
+        fused: Optional[bool] = None,
+    ):
+        if isinstance(grouping, str) and grouping not in GROUPINGS:
+            raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, a function or None, got '{grouping}'")
+        if penalty_form not in PENALTY_FORMS:
+            raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
+        require_free(model, base)
+        placed = place(model, head, frozen)
+        self.model, self.concrete, self.penalty_form, self.seed = model, concrete, penalty_form, seed
+        self.body, self.head = placed.body, placed.head
+        self.structured = grouping is not None
+        function = GROUPINGS[grouping] if isinstance(grouping, str) else grouping or by_tensor
+        self.layout = FlatLayout(list(self.body), list(self.body.values()), function)
+        self.base = base_tensors(self.body, base)
+        self.frozen_hash = frozen_hash(placed, base)  # now: a checkpoint that is loaded later brings its own
+        device = self.layout.device
+        dtype = torch.float64 if self.layout.parameters[0].dtype == torch.float64 else torch.float32
+        self.w = torch.zeros(self.layout.total, dtype=dtype, device=device)
+        self.alpha = torch.full_like(self.w, alpha_init)
+        self.group_alpha = torch.full((self.layout.groups,), alpha_init, dtype=dtype, device=device)
+        self.penalties = self._penalties(penalty)
+        self.passes = self._passes(fused)
+        self._buffers = BufferWatch(model)
+        self.steps = 0
+        self._written = "base" if base is None else "nothing"
+        self.drawn = False  # whether the coming step's sample was asked for, so that there may be a gradient at it
+        self._base_hash: Optional[str] = None
+        self._hooks: List = []
+        self._foreign: Optional[ForeignSteps] = None
+        self.attach()
+
+    # ---- what is in the model ----
+
+    def sample(self) -> None:
+        """Writes the sample of the coming step into the model, unless it is there. The same one until the step is taken."""
+        self.drawn = True
+        if self._written != "sample":
+            gates = self.group_gates(self.keys(self.steps))
+            self.passes.write(self.base, self.w, self.alpha, gates.gate, self.keys(self.steps))
+            self.mark("sample")
+
+    def deterministic(self) -> None:
+        """Writes the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is there."""
+        if self._written != "deterministic":
+            self.passes.write(self.base, self.w, self.alpha, self.group_gates(None).gate, None)
+            self.mark("deterministic")
+
+    def mark(self, written: str) -> None:
+        """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or 'nothing'
+        that will do."""
+        self._written = written
+
+    def attach(self) -> None:
+        """Lets the model's own calls write what they need (see the class). Done at the start.
+
+        Raises:
+            ValueError: another vector is attached to the model.
+        """
+        if self._hooks:
+            return
+        require_free(self.model, self.base_weights())
+        note(self.model, self)
+        model = self.model
+
+        own = set(map(id, model.modules()))
+
+        def refuse_copies(module: nn.Module) -> None:
+            if id(module) not in own:
+                raise RuntimeError(OF_A_COPY)
+
+        def before_forward(module: nn.Module, *_) -> None:
+            refuse_copies(module)
+            if model.training:
+                self.sample()
+            elif self._written != "loaded":
+                self.deterministic()
+
+        mark_hook(before_forward)
+
+        def before_saving(module: nn.Module, *_) -> None:
+            refuse_copies(module)
+            if self._written != "loaded":
+                self.deterministic()
+
+        def after_loading(*_) -> None:
+            here = dict(model.named_parameters(remove_duplicate=False))
+            lost = [name for name, parameter in {**self.body, **self.head}.items() if here.get(name) is not parameter]
+            if lost:  # training would go on in tensors that the model no longer has
+                raise ValueError(
+                    f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that this diff is "
+                    "trained in: load without assign=True"
+                )
+            self.mark("loaded")
+
+        # parts, too: generate() calls an encoder by itself, before the model
+        for module in model.modules():
+            if next(module.parameters(), None) is not None:
+                self._hooks.append(module.register_forward_pre_hook(before_forward))
+                self._hooks.append(module.register_state_dict_pre_hook(before_saving))
+        self._hooks.append(model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
+        self._hooks.append(model.register_load_state_dict_post_hook(after_loading))
+        me = weakref.ref(self)
+        self._foreign = ForeignSteps(self.body.values(), lambda optimizer: getattr(optimizer, "vector", None) is me(), _refuse)
+
+    def detach(self) -> None:
+        """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""
+        if self._written != "loaded":
+            self.deterministic()
+        for hook in self._hooks:
+            hook.remove()
+        if self._hooks:
+            note(self.model)
+        self._hooks, self.drawn, self._foreign = [], False, None
+
+    # ---- the diff ----
+
+    def keys(self, step: int) -> Keys:
+        return step_keys(self.seed, step)
+
+    def group_gates(self, keys: Optional[Keys]) -> GroupGates:
+        """The groups' gates, sampled with these keys or deterministic; all ones where the diff is unstructured."""
+        if self.structured:
+            opened, opening = self.concrete.open_probability(self.group_alpha)
+            if keys is None:
+                gate, slope = self.concrete.mean(self.group_alpha)
+            else:
+                # the groups' positions come after the elements'
+                u = uniform(self.layout.total, self.layout.groups, keys, self.w.device).to(self.w.dtype)
+                gate, slope = self.concrete.sample(self.group_alpha, u)
+        else:
+            gate = opened = torch.ones_like(self.group_alpha)
+            slope = opening = torch.zeros_like(gate)
+        price = self.penalties
+        if self.structured and self.penalty_form == "paper":
+            price = price * opened[self.layout.group.to(opened.device)]
+        return GroupGates(gate, slope, opened, opening, price)
+
+    def deltas(self, sampled_step: Optional[int] = None) -> Deltas:
+        """The full-size diff, name -> delta, worked out a tensor at a time when asked for.
+
+        Warns of buffers that training has changed: they are in no diff.
+
+        Args:
+            sampled_step: None, the deterministic diff; else the one of that step's noise.
+        """
+        self._buffers.warn()
+        return Deltas(self, sampled_step)
+
+    def expected_count(self) -> float:
+        """The expected number of non-zeros of a sample: sum over i of P(z_i > 0) P(group of i open)."""
+        return float((self._opened_by_group() * self.group_gates(None).opened.double()).sum())
+
+    def penalty(self) -> float:
+        """lambda times the expected L0 norm, in the form chosen; what the updates descend beside the loss."""
+        opened = self.group_gates(None).opened.double()
+        weight = opened if self.penalty_form == "paper" else 1
+        by_element = float((self._opened_by_group(weighted=True) * weight).sum())
+        if not self.structured or self.penalty_form == "paper":
+            return by_element
+        return by_element + float((self.group_penalties() * opened).sum())
+
+    def group_penalties(self) -> Tensor:
+        """lambda of each group's own term in the additive form: the mean of its elements', [G] float64."""
+        length = self.layout.length.to(self.penalties.device).double()
+        return self.layout.group_sums(self.penalties.double() * length) / self.layout.group_sums(length)
+
+    def base_hash(self) -> str:
+        """SHA-256 over the base's body, to tell a state of another base by."""
+        if self._base_hash is None:
+            self._base_hash = base_hash(self.base_weights())
+        return self._base_hash
+
+    def base_weights(self) -> Dict[str, Tensor]:
+        """The base's body by name: the tensors themselves, not copies."""
+        return dict(zip(self.layout.names, self.base))
+
+    def _opened_by_group(self, weighted: bool = False) -> Tensor:
+        layout, sums = self.layout, []
+        for tensor, (start, size) in enumerate(zip(layout.offsets, layout.sizes)):
+            opened, _ = self.concrete.open_probability(self.alpha[start : start + size])
+            lengths = layout.length[layout.tensor == tensor].to(opened.device)
+            sums.append(torch.segment_reduce(opened.double(), "sum", lengths=lengths))
+        per_piece = torch.cat(sums)
+        return self.layout.group_sums(per_piece * self.penalties.double() if weighted else per_piece)
+
+    def _penalties(self, penalty: Union[float, Mapping[str, float]]) -> Tensor:
+        """lambda of each piece [P]."""
+        given: Dict[str, float] = {}
+        for name in self.layout.names:
+            if isinstance(penalty, Mapping) and name not in penalty:
+                raise ValueError(f"there is no penalty for '{name}'")
+            given[name] = float(penalty[name] if isinstance(penalty, Mapping) else penalty)
+            if not 0 <= given[name] < math.inf:
+                raise ValueError(f"the sparsity penalty must be 0 or more and finite, got {given[name]}")
+        by_tensor_ = torch.tensor(list(given.values()), dtype=self.w.dtype)
+        return by_tensor_[self.layout.tensor].to(self.w.device)
+
+    def _passes(self, fused: Optional[bool]) -> Union[NativePasses, TorchPasses]:
+        if fused is not False and NativePasses.can(self.layout, self.w.dtype):
+            return NativePasses(self.layout, self.concrete)
+        if fused is not False and self.w.is_cuda:
+            return TorchPasses(self.layout, self.concrete, compiled=True)
+        if fused:
+            raise RuntimeError(
+                "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
+            )
+        return TorchPasses(self.layout, self.concrete)
+
+
+def _refuse() -> None:
+    """Raises: HandshakeError."""
+    raise HandshakeError(
+        "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: train with "
+        "DiffAdamW (fairseq: --optimizer diff_adam), or call the vector's detach() first"
+    )

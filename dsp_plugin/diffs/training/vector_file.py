@@ -1,0 +1,158 @@
+"""A trained DiffVector as a file, from which it is projected: w, alpha, the groups' alpha and the task head.
+
+A safetensors file, whatever its name ends with: `w`, `alpha`, `group_alpha`, `head.NAME`, and JSON in its metadata, a
+checksum among it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Union
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...records.files.whole import replacing
+from ..base import base_hash
+from ..packs.checksum import NO_CHECKSUM, fits, seal
+from .concrete import StretchedConcrete
+from ..packs.content import all_finite, check_depth, check_name, check_numbers, parse_json
+from .groups import GroupFunction
+from .vector import DiffVector
+
+FORMAT = 1
+_KEY = "dsp_diff_vector"
+_FLAT = ("w", "alpha", "group_alpha")
+
+
+@dataclass(frozen=True)
+class SavedVector:
+    """What `save_vector` wrote.
+
+    Attributes:
+        flat: w, alpha [N] and group_alpha [G]. head: the dense task head by name.
+        told: names and hash of the body, seed, steps, the stretched interval. config: the writer's own.
+    """
+
+    flat: Dict[str, Tensor]
+    head: Dict[str, Tensor]
+    told: Dict[str, Any]
+    config: Dict[str, Any]
+
+    def restore(self, model: nn.Module, grouping: Union[str, GroupFunction, None]) -> DiffVector:
+        """The vector, attached to its base.
+
+        Args:
+            model: the base. Its head may be any of the same names.
+            grouping: as in training.
+
+        Raises:
+            ValueError: the model lacks parameters of the diff or is another base, or the groups are others.
+        """
+        parameters = dict(model.named_parameters())
+        missing = [name for name in [*self.told["names"], *self.head] if name not in parameters]
+        if missing:
+            raise ValueError(f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}")
+        if base_hash({name: parameters[name] for name in self.told["names"]}) != self.told["base"]:
+            raise ValueError("wrong base: its weights are not those that the diff was trained on")
+        body = set(self.told["names"])
+        frozen = [name for name in parameters if name not in body and name not in self.head]
+        # older files do not tell of what was frozen
+        if self.told.get("frozen") and base_hash({name: parameters[name] for name in frozen}) != self.told["frozen"]:
+            raise ValueError("wrong base: the weights that were frozen are not those of the diff's base")
+        concrete = StretchedConcrete(*self.told["concrete"])
+        vector = DiffVector(
+            model, base=parameters, head=list(self.head), frozen=frozen, grouping=grouping, concrete=concrete,
+            seed=self.told["seed"],
+        )  # fmt: skip
+        flats = {name: getattr(vector, name) for name in _FLAT}
+        same = vector.layout.names == self.told["names"] and self.told.get("grouping") in (None, vector.layout.grouping_hash())
+        if not same or any(here.shape != self.flat[name].shape for name, here in flats.items()):
+            vector.detach()
+            raise ValueError("the diff was trained with other groups, or with its parameters in another order")
+        for name, here in flats.items():
+            here.copy_(self.flat[name])
+        vector.steps = self.told["steps"]
+        vector.mark("nothing")
+        return vector
+
+
+def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str, Any] = {}) -> None:
+    """Write a vector and the head beside it, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written. ValueError: `config` is not JSON.
+    """
+    told = {
+        "format": FORMAT, "checksum": NO_CHECKSUM, "names": vector.layout.names, "base": vector.base_hash(),
+        "frozen": vector.frozen_hash, "grouping": vector.layout.grouping_hash(), "seed": vector.seed, "steps": vector.steps,
+        "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
+    }  # fmt: skip
+    try:
+        metadata = {_KEY: json.dumps(told)}  # one entry: safetensors writes several in any order
+    except TypeError as error:
+        raise ValueError(f"the configuration is not JSON: {error}") from error
+    tensors = {name: getattr(vector, name).detach().cpu().clone() for name in _FLAT}
+    tensors.update({f"head.{name}": tensor.detach().cpu().clone() for name, tensor in vector.head.items()})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+        seal(temporary)
+
+
+def read_vector(path: str | os.PathLike) -> SavedVector:
+    """Raises:
+    OSError: no such file.
+    ValueError: not the file of a vector, a damaged one, or one of a newer version.
+    """
+    try:
+        return _read(os.fspath(path))
+    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged or no safetensors file: {reason}") from None
+
+
+def _read(path: str) -> SavedVector:
+    with safe_open(path, "pt") as file:
+        metadata = (file.metadata() or {}).get(_KEY)
+        if metadata is None:
+            raise ValueError(f"{path} holds no diff in training (it is not what diff pruning's first stage writes)")
+        told = parse_json(metadata, f"{path}'s header")
+        if told["format"] != FORMAT:
+            raise ValueError(f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin")
+        # files without a checksum are older; they do not tell of the grouping either
+        if "checksum" not in told and "grouping" not in told:
+            warnings.warn(f"{path} was written before these files had a checksum: damage to it cannot be seen")
+        elif not fits(path, told["checksum"]):
+            raise ValueError(f"{path} is damaged: its content does not fit its checksum")
+        _check(told, path)
+        flat = {name: file.get_tensor(name) for name in _FLAT}
+        head = {key[len("head.") :]: file.get_tensor(key) for key in sorted(file.keys()) if key.startswith("head.")}
+    for name, tensor in {**flat, **head}.items():
+        if not tensor.is_floating_point() or not all_finite(tensor):
+            raise ValueError(f"{path} holds numbers that are not finite: {name}")
+    if any(tensor.dim() != 1 for tensor in flat.values()) or flat["w"].shape != flat["alpha"].shape:
+        raise ValueError(f"{path}: w, alpha and group_alpha are no vectors, or not of one length")
+    return SavedVector(flat, head, told, told.pop("config"))
+
+
+def _check(told: Dict[str, Any], path: str) -> None:
+    """Raises ValueError, or a KeyError that says what is missing, for what `save_vector` never says."""
+    names, concrete = told["names"], told["concrete"]
+    if not isinstance(names, list) or not names or len({*names}) != len(names):
+        raise ValueError(f"{path}: the names of the body's parameters are no list of different names")
+    for name in names:
+        check_name(name)
+    check_numbers([told["steps"]], f"{path}: its steps")
+    # what is drawn from the seed is the same for all whole numbers that are equal in 64 bits
+    whole = type(told["seed"]) is int and abs(told["seed"]) < 1 << 64
+    texts = all(isinstance(told.get(name), (str, type(None))) for name in ("base", "frozen", "grouping"))
+    if not whole or not texts or not isinstance(told["base"], str) or not isinstance(told["config"], dict):
+        raise ValueError(f"{path}: its header has values of another kind")
+    check_depth(told["config"], f"{path}: its config")
+    if not isinstance(concrete, list) or len(concrete) != 2 or not all(type(end) in (int, float) for end in concrete):
+        raise ValueError(f"{path}: its stretched interval is none")
+    StretchedConcrete(*concrete)

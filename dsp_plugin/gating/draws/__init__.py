@@ -1,0 +1,1 @@
+"""Draws of the gates: each belongs to the forward that made it."""

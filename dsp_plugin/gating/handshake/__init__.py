@@ -1,0 +1,1 @@
+"""Whether a gating method is whole: its scores, penalty, schedule, optimizer and draw."""

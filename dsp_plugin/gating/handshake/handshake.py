@@ -1,0 +1,293 @@
+"""Whether a pruning method is whole: half of it lives in its host, and nothing works if that half is missing.
+
+A method asks of whoever trains it that its scores are in an optimizer, with the rate and the decay they are to have; that
+its penalty is in the loss; that the number of updates is told, where it has a schedule; and that forward passes go through
+its gates. Each half is looked for at every optimizer step, and on the second one without it the training is refused.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import Any, Deque, Dict, Mapping, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ..draws.checkpoints import backward_number
+from .holdings import Held, has_gradients, held_by_some, holdings, stands
+from .kinship import Kinship
+from ...handshake.optimizer_steps import HandshakeError, watch_steps
+
+__all__ = ["Handshake", "HandshakeError"]
+
+PATIENCE = 2  # updates without one of its halves that a method bears at most, the refused one included
+# Once gradients have come through the gates, updates without any: LayerDrop may leave out all layers now and then.
+PATIENCE_LATER = 100
+
+# What to do about each half, in words that hold anywhere; a shell may say it in those of its host.
+ADVICE = {
+    "optimizer": "give the optimizer all parameters of the model that learn, the scores among them",
+    "rate": "put the scores into a parameter group of their own that has these, and keep schedules away from it",
+    "penalty": "add the switchboard's penalty() to the loss of every update",
+    "updates": "call the switchboard's set_num_updates() with the number of updates made before every one",
+    "forward": "call the model that carries the gates, in training mode, with an attention that knows of them",
+    "motion": "give the parameter group of the scores a learning rate of its own",
+    "ranking": "install a ranking before training",
+    "blocks": "call the whole model in training, or put gates only on the part that is trained",
+    "draw": "let the checkpoints be torch's, with use_reentrant=False, or restore the random numbers as torch's do",
+}
+
+
+class Handshake:
+    """Watches that the halves of one switchboard's method are there. It belongs to the switchboard, and is copied with it.
+
+    Attributes:
+        advice: half -> what to do where it is missing (see `ADVICE`).
+        lr: the constant learning rate that the scores are to have; None: any.
+        weight_decay: the decay they are to have; None: any.
+    """
+
+    def __init__(self) -> None:
+        self.advice: Dict[str, str] = dict(ADVICE)
+        self.lr: Optional[float] = None
+        self.weight_decay: Optional[float] = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._board: Any = lambda: None
+        self._model: Any = lambda: None
+        self._held: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Held]" = weakref.WeakKeyDictionary()
+        self._kept: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
+        self._loaded = False  # whether the scores came from a state before they were trained here
+        self._stepped = False  # whether the scores were in an optimizer that stepped
+        self._patience = PATIENCE  # until they are
+        self._penalties = 0  # gradients that have come back through the penalty
+        self._passes = 0  # gradients that have come back through drawn gates
+        self._backwards: Deque[int] = deque(maxlen=256)  # numbers of the backward passes in which they did
+        watch_steps(self)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"advice": self.advice, "lr": self.lr, "weight_decay": self.weight_decay}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    # ---- what it is told ----
+
+    def of(self, board: nn.Module) -> None:
+        """The switchboard it belongs to."""
+        self._board = weakref.ref(board)
+
+    def trains(self, model: nn.Module) -> None:
+        """The model whose heads are gated: an optimizer that moves its weights, and never the scores, is refused."""
+        if self._model() is None:
+            self._model = weakref.ref(model)
+
+    @property
+    def model(self) -> Optional[nn.Module]:
+        """The model whose heads are gated, once it is known."""
+        return self._model()
+
+    def wants(
+        self,
+        lr: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        advice: Optional[Mapping[str, str]] = None,
+        keep: Optional[torch.optim.Optimizer] = None,
+    ) -> None:
+        """Declare what the scores' parameter group is to have.
+
+        Args:
+            advice: words of the host (see `ADVICE`).
+            keep: an optimizer that was made so: whoever writes into its scores' group, these are put back before its steps.
+                Any other is refused.
+        """
+        self.lr, self.weight_decay = lr, weight_decay
+        self.advice.update(advice or {})
+        if keep is not None:
+            self._kept.add(keep)
+
+    def penalty_given(self, penalty: Tensor) -> None:
+        """The host was given this penalty; it has taken it in once a gradient comes back."""
+        if penalty.requires_grad:
+            me = weakref.ref(self)
+
+            def came(_: Tensor) -> None:
+                if me() is not None:
+                    me()._penalties += 1
+
+            penalty.register_hook(came)
+
+    def gradient_came(self) -> None:
+        """A gradient has come back through gates that were drawn, or somebody else's that are used in their place."""
+        self._passes += 1
+        self._backwards.append(backward_number())
+
+    def refuse(self, half: str, why: str) -> None:
+        """Raises: HandshakeError."""
+        raise HandshakeError(f"{why}: {self.advice[half]}")
+
+    # ---- what it looks at ----
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        board = self._board()
+        if board is None:
+            return
+        held = self._look(optimizer, board)
+        held.checked = False
+        if held.scores:
+            self._stepped = True
+            self._check_rate(optimizer, held)
+        if not held.scores and not held.weights:
+            self._check_outsider(optimizer, held, board)
+        elif has_gradients(optimizer.param_groups) or (not held.scores and self._passes != held.passes):
+            self._check(held, board)
+            if held.scores:
+                self._check_motion(optimizer, held, board)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        board, held = self._board(), self._held.get(optimizer)
+        if board is None or held is None or not (held.scores or held.weights):
+            return
+        if not held.checked and has_gradients(optimizer.param_groups):
+            self._check(held, board)  # an optimizer that calls the model itself (LBFGS) comes by its gradients in its step
+        board.stepped()
+        moving = [group for group in (optimizer.param_groups[number] for number in held.scores) if not stands(group)]
+        if board.pruning and has_gradients(moving):
+            note = getattr(board.gates, "note_update", None)
+            if note is not None:
+                note()
+
+    def _check(self, held: Held, board: nn.Module) -> None:
+        held.checked = True
+        if held.scores:
+            self._check_penalty(held, board)
+            self._check_updates(held, board)
+            self._check_passes(held, board)
+            self._check_blocks(held, board)
+        else:
+            self._check_scores(held, board)
+            held.passes = self._passes
+        held.steps += 1
+
+    def _look(self, optimizer: torch.optim.Optimizer, board: nn.Module) -> Held:
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        sizes.append(sum(p.requires_grad for p in board.gates.parameters()))  # somebody may freeze them
+        held = self._held.get(optimizer)
+        if held is None or held.sizes != sizes:
+            held = self._held[optimizer] = holdings(optimizer, board.gates, self._model(), sizes)
+        return held
+
+    def _check_rate(self, optimizer: torch.optim.Optimizer, held: Held) -> None:
+        wanted = {name: value for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)) if value is not None}
+        for number in held.scores if wanted else ():
+            group = optimizer.param_groups[number]
+            if held.alone and optimizer in self._kept:
+                group.update(wanted)
+            has = {name: group.get(name, 0.0) for name in wanted}
+            if any(not isinstance(has[name], Tensor) and has[name] != wanted[name] for name in wanted):
+                self.refuse("rate", f"the scores of the heads want {_told(wanted)}, and the optimizer gives them {_told(has)}")
+
+    def _check_penalty(self, held: Held, board: nn.Module) -> None:
+        came, held.penalties = self._penalties != held.penalties, self._penalties
+        if held.miss("penalty", not came and _has_penalty(board), PATIENCE):
+            self.refuse("penalty", f"the method's penalty was in no loss for {PATIENCE} updates, so that nothing closes heads")
+
+    def _check_updates(self, held: Held, board: nn.Module) -> None:
+        told = board.num_updates, getattr(board.gates, "num_updates", None)
+        first, before, held.updates = held.steps == 0, held.updates, told
+        if first:
+            return
+        stood = told[0] == before[0] if not board.pruning else told == before and _follows_updates(board)
+        if stood:
+            self.refuse(
+                "updates", f"the method goes by the number of updates, which stood still at {told[0]} for {PATIENCE} updates"
+            )
+
+    def _check_passes(self, held: Held, board: nn.Module) -> None:
+        came, held.passes = self._passes != held.passes, self._passes
+        patience = PATIENCE_LATER if self._passes else PATIENCE
+        if held.miss("forward", not came and board.head_map.num_heads > 0, patience):
+            self.refuse(
+                "forward", f"no gradient came through the gates of the heads for {patience} updates, so that they learn nothing"
+            )
+
+    def _check_blocks(self, held: Held, board: nn.Module) -> None:
+        if held.steps == 0:
+            self._loaded = getattr(board.gates, "decided", None) is None
+        if held.steps + 1 != PATIENCE_LATER or not board.asked or self._loaded:
+            return
+        lost = [b.name for i, b in enumerate(board.head_map.blocks) if b.num_heads and not board.asked >> i & 1]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            self.refuse(
+                "blocks",
+                f"in {PATIENCE_LATER} updates no forward pass has asked for the gates of {lost[0]}{more}, "
+                "whose heads would be kept or removed at random",
+            )
+
+    def _check_motion(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
+        stand = all(stands(optimizer.param_groups[number]) for number in held.scores)
+        undecided = board.pruning and getattr(board.gates, "decided", None) is False
+        if held.miss("motion", stand and undecided, PATIENCE):
+            self.refuse("motion", f"the scores of the heads have had a learning rate of 0 for {PATIENCE} updates, and stay random")
+
+    def _check_outsider(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
+        """An optimizer of weights around the gated model (somebody's task head, a soft prompt) trains it, too."""
+        if held.stranger or self._passes == held.passes or not self._untrained(board):
+            return
+        held.passes = self._passes
+        if held.kinship is None:
+            held.kinship = Kinship(p for group in optimizer.param_groups for p in group["params"])
+            return
+        held.kinship.end()
+        if held.kinship.backwards.isdisjoint(self._backwards):
+            held.stranger = True
+            return
+        held.kinship = None  # looked into once more, should this be borne
+        if held.miss("optimizer", True, self._patience - 1):  # the first look has taken an update, too
+            self._refuse_scores(board)
+
+    def _untrained(self, board: nn.Module) -> bool:
+        """Whether there are scores that no optimizer moves."""
+        learnt = list(board.gates.parameters())
+        if any(p.requires_grad for p in learnt):
+            return not self._stepped
+        return bool(learnt) and getattr(board.gates, "decided", None) is False
+
+    def _check_scores(self, held: Held, board: nn.Module) -> None:
+        frozen = not any(p.requires_grad for p in board.gates.parameters())
+        if held.miss("optimizer", self._untrained(board) and (frozen or held.steps < self._patience), self._patience):
+            self._refuse_scores(board)
+
+    def _refuse_scores(self, board: nn.Module) -> None:
+        frozen = not any(p.requires_grad for p in board.gates.parameters())
+        if self._patience == PATIENCE and not frozen and held_by_some(board.gates):
+            self._patience = PATIENCE_LATER  # a critic has several updates to one of a generator
+            return
+        done = f"the model was trained for {self._patience} updates, and the heads that it keeps are random ones"
+        if not getattr(board.gates, "learns", True):
+            self.refuse("ranking", f"{done}: nothing has ranked them")
+        state = "are in no optimizer" if self._patience == PATIENCE else "are in no optimizer that steps"
+        state = "are frozen, and nothing has trained them" if frozen else state
+        self.refuse("optimizer", f"{done}: its scores of the heads {state}")
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    words = {"lr": "a learning rate of", "weight_decay": "a weight decay of"}
+    return " and ".join(f"{words[name]} {float(value):g}" for name, value in settings.items())
+
+
+def _has_penalty(board: nn.Module) -> bool:
+    """Whether the method adds anything at all to the loss."""
+    with torch.enable_grad():
+        penalty = board.gates.penalty()
+    return penalty.requires_grad and float(penalty.detach()) != 0.0
+
+
+def _follows_updates(board: nn.Module) -> bool:
+    """Whether what the method does still changes with the number of updates."""
+    asked = getattr(board.gates, "follows_updates", None)
+    return asked is not None and asked()

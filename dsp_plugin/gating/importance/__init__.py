@@ -1,0 +1,1 @@
+"""Ranking heads by importance, and removing them in that order."""

@@ -1,0 +1,61 @@
+"""What heads are ranked by, and on how much data: the part of it that no host has a say in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+from torch import Tensor
+
+from ..head_map import HeadMap
+from .head_importance import HeadImportance, normalised
+from .removal_order import ImportanceOf, random_ranking
+
+RANKINGS = ("importance", "magnitude", "random")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What heads are ranked by.
+
+    Attributes:
+        rank_by: one of `RANKINGS`.
+        per_batch, by_block, overall: see `HeadImportance` and `normalised`.
+        samples: examples to work the importance out on, drawn by `seed`; None means all.
+    """
+
+    rank_by: str = "importance"
+    per_batch: bool = False
+    by_block: bool = True
+    overall: bool = True
+    samples: Optional[int] = None
+    seed: int = 1
+
+    def check(self) -> None:
+        """Raises ValueError, naming the option."""
+        if self.rank_by not in RANKINGS:
+            raise ValueError(f"--rank-by must be one of {', '.join(RANKINGS)}, got {self.rank_by!r}")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"--importance-samples must be 1 or more, got {self.samples}")
+
+    def sample(self, count: int) -> np.ndarray:
+        """Numbers, rising, of those of `count` examples that count: all, or `samples` of them, drawn by `seed`."""
+        if self.samples is None or self.samples >= count:
+            return np.arange(count)
+        return np.sort(np.random.RandomState(self.seed).permutation(count)[: self.samples])
+
+    def importance_of(
+        self, head_map: HeadMap, measured: Callable[[Tensor], HeadImportance], magnitudes: Callable[[], Tensor]
+    ) -> ImportanceOf:
+        """keep -> [N], larger is better, by this ranking.
+
+        Args:
+            head_map: the N heads.
+            measured: keep -> importance under that mask; called for this ranking only.
+            magnitudes: () -> [N], the norm of each head's weights; likewise.
+        """
+        if self.rank_by != "importance":
+            ranks = random_ranking(head_map.num_heads, self.seed) if self.rank_by == "random" else magnitudes()
+            return lambda keep: ranks
+        return lambda keep: normalised(measured(keep).value(), head_map, keep, self.by_block, self.overall)

@@ -1,0 +1,146 @@
+"""Removing heads step by step, least important first; and the two rankings that any method is compared with.
+
+Notation: N heads in all; keep bool [N], True = still there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Iterator, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ..budget import HeadBudget
+
+ImportanceOf = Callable[[Tensor], Tensor]
+"""keep -> importance [N] of the heads that are still there; what it gives for the others is not looked at."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One step.
+
+    Attributes:
+        keep: bool [N] after it.
+        removed: the heads that went, in their order.
+        importance: [N], what they were chosen by.
+    """
+
+    keep: Tensor
+    removed: List[int]
+    importance: Tensor
+
+
+def next_removals(importance: Tensor, keep: Tensor, count: int, budget: Optional[HeadBudget] = None) -> List[int]:
+    """The `count` least important heads that may go; of equal ones the one with the higher index goes first.
+
+    Args:
+        importance: [N], no NaN among the heads still there.
+        keep: bool [N].
+        count: how many, at least 0.
+        budget: what must still be possible at the end: no kind of attention and no block falls below its share of it.
+
+    Raises:
+        ValueError: NaN, or fewer than `count` heads may go.
+    """
+    values, left = importance.tolist(), keep.clone()
+    if bool(torch.isnan(importance[keep]).any()):
+        raise ValueError("importance holds NaN, so heads have no order")
+    removed: List[int] = []
+    for head in sorted((h for h in range(len(values)) if bool(keep[h])), key=lambda h: (values[h], -h)):
+        if len(removed) == count:
+            break
+        # which heads may go only ever shrinks, so that a head passed over need not be looked at again
+        if budget is None or bool(budget.removable(left)[head]):
+            left[head] = False
+            removed.append(head)
+    if len(removed) < count:
+        raise ValueError(f"{count} heads were to go, but the budget lets only {len(removed)} of {int(keep.sum())} go")
+    return removed
+
+
+def stops(living: int, step: int, budgets: Sequence[int] = ()) -> List[int]:
+    """Numbers of heads after every removal: down by `step`, through every budget, to the smallest one (or to 0).
+
+    Args:
+        living: heads at the start.
+
+    Raises:
+        ValueError: a step or a budget that is not possible; names the option.
+    """
+    if not 1 <= step <= max(1, living):
+        raise ValueError(f"--num-of-heads is the number of heads to remove a step: 1..{living} here, got {step}")
+    wrong = [k for k in budgets if not 0 <= k <= living]
+    if wrong:
+        raise ValueError(f"--budgets must be in 0..{living} (heads of the model), got {wrong[0]}")
+    last = min(budgets, default=0)
+    return sorted({*range(living, last, -step), *budgets, last} - {living}, reverse=True)
+
+
+def remove_stepwise(
+    importance_of: ImportanceOf,
+    keep: Tensor,
+    kept_after: Sequence[int],
+    budget: Optional[HeadBudget] = None,
+    exact: bool = False,
+    importance: Optional[Tensor] = None,
+) -> Iterator[Removal]:
+    """Remove heads down to each number of `kept_after` in turn.
+
+    Args:
+        keep: bool [N] at the start.
+        kept_after: falling numbers of heads, see `stops`.
+        budget: see `next_removals`.
+        exact: work out the importance anew under the current mask before every step; else once, at the start.
+        importance: [N], worked out earlier; without `exact` it is not asked for again.
+    """
+    for number in kept_after:
+        if exact or importance is None:
+            importance = importance_of(keep)
+        removed = next_removals(importance, keep, int(keep.sum()) - number, budget)
+        keep = keep.clone()
+        keep[removed] = False
+        yield Removal(keep, removed, importance)
+
+
+def ranking_of_removal(removed: Sequence[int], importance: Tensor) -> Tensor:
+    """Scores whose K largest are the heads left when K were: the place in the order of removal.
+
+    Args:
+        removed: heads in the order they went.
+        importance: [N], by which the heads that stayed are ranked among each other, above all others.
+
+    Returns:
+        [N] float32, the whole numbers 0..N-1
+    """
+    gone = set(removed)
+    values = importance.tolist()
+    stayed = sorted((h for h in range(len(values)) if h not in gone), key=lambda h: (values[h], -h))
+    scores = torch.empty(len(values))
+    for place, head in enumerate([*removed, *stayed]):
+        scores[head] = float(place)
+    return scores
+
+
+def random_ranking(num_heads: int, seed: int) -> Tensor:
+    """A random order of the heads as scores [N] float32, the same on every machine for one seed."""
+    return torch.randperm(num_heads, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def weight_magnitude(inputs: Sequence[Tensor], output: Tensor, num_heads: int) -> Tensor:
+    """L2 norm of each head's own weights in one attention block.
+
+    Args:
+        inputs: the query, key and value projections, weights [h * d, C_in]; head i owns rows i*d .. i*d + d - 1.
+        output: the output projection's weight [C, h * d]; head i owns the same columns.
+        num_heads: h.
+
+    Returns:
+        [h] float64
+    """
+    if not num_heads:
+        return torch.zeros(0, dtype=torch.float64)
+    parts = [*inputs, output.t()]
+    squares = [part.detach().double().reshape(num_heads, -1).square().sum(1) for part in parts]
+    return torch.stack(squares).sum(0).sqrt()

@@ -1,0 +1,170 @@
+"""A sweep: heads of a model go step by step, and every step is saved at once, so that it can go on from there.
+
+A step's file holds its mask in the form that `dsp prune --mask` takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ...records.files.claim import claimed
+from ...records.files.sealed import DamagedError, read_json, write_json
+from ..budget import HeadBudget
+from ..head_map import HeadMap
+from .removal_order import ImportanceOf, remove_stepwise
+
+Step = Dict[str, Any]
+"""step, kept, blocks, keep [N] of booleans, removed (in their order), importance [N] or null, scores, settings."""
+
+
+class Sweep:
+    """Steps of one sweep in a folder.
+
+    Args:
+        folder: where `step-XX.json` and `mask-K<k>.json` go.
+        settings: all that decides which heads go when and how they are scored; JSON.
+        head_map: the model's heads, N.
+        metric, decimals: what a score's "value" is and how it is shown in the lines of progress.
+        folder_option: how the user named the folder, for messages.
+
+    Raises:
+        ValueError: the folder holds steps of other settings, or a damaged one; names the file and what differs.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        settings: Dict[str, Any],
+        head_map: HeadMap,
+        metric: str,
+        decimals: int = 2,
+        folder_option: str = "--save-dir",
+    ):
+        self.folder = folder
+        self.settings = json.loads(json.dumps(settings))
+        self.head_map = head_map
+        self.metric, self.decimals = metric, decimals
+        self.folder_option = folder_option
+        self.steps: List[Step] = self._read()
+
+    def run(
+        self,
+        keep: Tensor,
+        kept_after: Sequence[int],
+        importance_of: ImportanceOf,
+        score: Callable[[Tensor, str], Mapping[str, Any]],
+        subsets: Callable[[int], Sequence[str]],
+        budget: Optional[HeadBudget] = None,
+        exact: bool = False,
+        masks_of: Sequence[int] = (),
+        say: Callable[[str], None] = print,
+    ) -> List[Step]:
+        """Do what is missing, to the last of `kept_after`.
+
+        Args:
+            keep: bool [N], heads of the full model.
+            kept_after, importance_of, budget, exact: see `remove_stepwise`.
+            score: (keep, subset) -> {"value": score, ...}, JSON, of the model with those heads.
+            subsets: number of heads kept -> what to score.
+            masks_of: numbers of heads that get a `mask-K<k>.json`.
+            say: shows a line of progress.
+
+        Raises:
+            ValueError: another program is at work in the folder.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        first = not distributed or torch.distributed.get_rank() == 0
+        with claimed(self.folder_option, self.folder) if first else contextlib.nullcontext():
+            return self._run(keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say)
+
+    def _run(self, keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say) -> List[Step]:
+        if self.steps:
+            say(f"going on from step {self.steps[-1]['step']} of {len(kept_after)} in {self.folder}")
+        else:
+            self._save(self._step(0, keep, [], None))
+        for step in self.steps:
+            self._score(step, score, subsets, masks_of, say)
+        last = self.steps[-1]
+        removals = remove_stepwise(
+            importance_of,
+            torch.tensor(last["keep"], dtype=torch.bool),
+            kept_after[last["step"] :],
+            budget,
+            exact,
+            None if last["importance"] is None else torch.tensor(last["importance"], dtype=torch.float64),
+        )
+        for removal in removals:
+            step = self._step(len(self.steps), removal.keep, removal.removed, removal.importance)
+            self._save(step)
+            self._score(step, score, subsets, masks_of, say)
+        return self.steps
+
+    def removed(self) -> List[int]:
+        """All heads that went, in their order."""
+        return [head for step in self.steps for head in step["removed"]]
+
+    def _step(self, number: int, keep: Tensor, removed: List[int], importance: Optional[Tensor]) -> Step:
+        return {
+            "step": number,
+            "kept": int(keep.sum()),
+            **self.head_map.to_dict(),
+            "keep": keep.tolist(),
+            "removed": list(removed),
+            "importance": None if importance is None else importance.double().tolist(),
+            "scores": {},
+            "settings": self.settings,
+        }
+
+    def _score(self, step: Step, score, subsets, masks_of, say) -> None:
+        keep = torch.tensor(step["keep"], dtype=torch.bool)
+        if step["kept"] in masks_of:
+            mask = {"blocks": step["blocks"], "keep": step["keep"]}
+            write_json(os.path.join(self.folder, f"mask-K{step['kept']}.json"), json.dumps(mask, indent=1) + "\n")
+        for subset in subsets(step["kept"]):
+            if subset not in step["scores"]:
+                step["scores"][subset] = score(keep, subset)
+                self._save(step)
+        scores = step["scores"].items()
+        shown = "".join(f"  {self.metric} on {subset} {found['value']:.{self.decimals}f}" for subset, found in scores)
+        say(f"step {step['step']}: {step['kept']} of {self.head_map.num_heads} heads{shown}")
+
+    def _save(self, step: Step) -> None:
+        write_json(self._path(step["step"]), json.dumps(step) + "\n")
+        if step["step"] == len(self.steps):
+            self.steps.append(step)
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self.folder, f"step-{number:02d}.json")
+
+    def _read(self) -> List[Step]:
+        steps: List[Step] = []
+        while os.path.isfile(path := self._path(len(steps))):
+            try:
+                step = read_json(path)
+                settings, count = step["settings"], len(step["keep"])
+                sound = step["step"] == len(steps) and sum(step["keep"]) == step["kept"] and count == self.head_map.num_heads
+            except DamagedError as error:
+                raise ValueError(f"{error}; delete it and start again, the steps before it are kept") from None
+            except (KeyError, TypeError):
+                sound = False
+            if not sound:
+                raise ValueError(f"{path} is damaged: delete it and start again, the steps before it are kept")
+            names = [*self.settings, *(name for name in settings if name not in self.settings)]
+            differing = [
+                f"{name}: {settings.get(name)} there, {self.settings.get(name)} here"
+                for name in names
+                if settings.get(name) != self.settings.get(name)
+            ]
+            if differing:
+                raise ValueError(
+                    f"{self.folder} holds a sweep with other settings ({'; '.join(differing)}): "
+                    f"choose another {self.folder_option}, or delete that folder"
+                )
+            steps.append(step)
+        return steps

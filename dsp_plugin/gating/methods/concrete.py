@@ -1,0 +1,81 @@
+"""Stretched concrete gates under an L0 penalty (Voita et al., ACL 2019; Louizos et al., ICLR 2018).
+
+Notation: N heads, log_a [N] one learned location a head, u uniform noise, s the concrete variable in (0, 1),
+(LOW, HIGH) what s is stretched to before it is clipped to [0, 1], so that exact zeros and ones are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Optional
+
+import torch
+from torch import Tensor
+
+from ..budget import HeadBudget
+from ..head_map import HeadMap
+from ..head_scores import HeadScores
+
+BETA = 0.33
+LOW, HIGH = -0.1, 1.1
+EPS = 1e-6
+
+
+def stretch(s: Tensor) -> Tensor:
+    """s in [0, 1] on (LOW, HIGH), clipped to [0, 1]."""
+    return (s * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
+
+
+def concrete_gates(log_a: Tensor, u: Tensor) -> Tensor:
+    """Gates [N] of noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / BETA)); differentiable in log_a."""
+    return stretch(torch.sigmoid((u.log() - torch.log1p(-u) + log_a) / BETA))
+
+
+def soft_gates(log_a: Tensor) -> Tensor:
+    """Gates [N] without noise: stretch(sigmoid(log_a)), without BETA. Above one half exactly where log_a > 0."""
+    return stretch(torch.sigmoid(log_a))
+
+
+def open_probability(log_a: Tensor) -> Tensor:
+    """P(gate > 0) of every head, [N]: sigmoid(log_a - BETA log(-LOW / HIGH))."""
+    return torch.sigmoid(log_a - BETA * math.log(-LOW / HIGH))
+
+
+class ConcreteGates(HeadScores):
+    """Voita: heads close as far as the penalty outweighs the loss. `scores` is log_a.
+
+    Args:
+        budget: the K heads with the largest log_a are deployed (never by the clipped gates, which tie at 0 and 1).
+            None: those with log_a > 0, as many as the penalty has left open.
+        l0_penalty: lambda, the loss of one head that is surely open.
+
+    Raises:
+        ValueError: a lambda that is negative or not finite; K outside 0..N.
+    """
+
+    def __init__(self, head_map: HeadMap, budget: Optional[int | HeadBudget], l0_penalty: float):
+        super().__init__(head_map, budget)
+        if not 0 <= l0_penalty < math.inf:
+            raise ValueError(f"--l0-penalty must be 0 or more and finite, got {l0_penalty}")
+        self.l0_penalty = l0_penalty
+
+    def sample(self) -> Tensor:
+        """Gates [N] float32 in [0, 1], with fresh noise at every call; their number is not held to the budget."""
+        # in double: next to 1, float32 has only 17 numbers in a millionth
+        noise = torch.empty_like(self.scores, dtype=torch.float64).uniform_(EPS, 1.0 - EPS)
+        return concrete_gates(self.scores.double(), noise).float()
+
+    def keep(self) -> Tensor:
+        return self.scores.detach() > 0 if self.budget is None else super().keep()
+
+    def soft_gates(self) -> Tensor:
+        """Gates [N] without noise: what decides by `> 0.5` where there is no budget."""
+        return soft_gates(self.scores.detach())
+
+    def penalty(self) -> Tensor:
+        """lambda times the expected number of open heads."""
+        return self.l0_penalty * open_probability(self.scores).sum()
+
+    def metrics(self) -> Dict[str, float | Tensor]:
+        """Heads deployed, and the expected number of gates that are not 0 in training."""
+        return {"heads_open": self.keep().sum(), "expected_open": open_probability(self.scores.detach()).sum()}

@@ -1,0 +1,69 @@
+"""Differentiable subset pruning: exactly K of N heads (Li, Cotterell, Sachan; TACL 2021).
+
+Notation: N heads, K kept, w [N] one learned score a head, T temperature.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Dict
+
+import torch
+from torch import Tensor
+
+from ..budget import HeadBudget
+from ..head_map import HeadMap
+from ..head_scores import HeadScores
+from .limits import SMALLEST_GATE
+from .relaxed_topk import gumbel_noise
+
+
+class RelaxedSubset(HeadScores):
+    """DSP: a relaxed sample without replacement, K rounds of a tempered softmax (section 3.2).
+
+    Args:
+        temperature: maps the number of updates to T, e.g. `ExponentialCooling`.
+    """
+
+    def __init__(self, head_map: HeadMap, budget: int | HeadBudget, temperature: Callable[[int], float]):
+        super().__init__(head_map, budget)
+        self.schedule = temperature
+        self.temperature = temperature(0)
+        self._last_sample: Tensor | None = None
+
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        self.temperature = self.schedule(num_updates)
+
+    def follows_updates(self) -> bool:
+        later = (self.num_updates + 10**power for power in range(8))
+        return any(self.schedule(updates) != self.temperature for updates in later)
+
+    def sample(self) -> Tensor:
+        """Gates [N] float32, summing to K, with fresh Gumbel noise at every call; a warm one can exceed 1.
+
+        One below `SMALLEST_GATE` is an exact zero. Its gradient is that of the sample before.
+        """
+        noise = gumbel_noise(self.scores.shape, device=self.scores.device)
+        gates = self.budget.relaxed(self.scores, self.temperature, noise).float()
+        # outside autograd, which keeps no copy of what `float` returns
+        self._last_sample = gates.detach()
+        self._last_sample.masked_fill_(self._last_sample < SMALLEST_GATE, 0.0)
+        return gates
+
+    def metrics(self) -> Dict[str, float | Tensor]:
+        """Of the last sample: heads above one half, mean binary entropy in bits; and T."""
+        figures: Dict[str, float | Tensor] = {"temperature": self.temperature}
+        if self._last_sample is not None and self.num_heads:
+            gates = self._last_sample.double().clamp(0.0, 1.0)
+            entropy = -(torch.xlogy(gates, gates) + torch.xlogy(1 - gates, 1 - gates)) / math.log(2)
+            # tensors, not numbers: reading them here would make every training step wait for the GPU
+            figures.update(heads_open=(gates > 0.5).sum(), gate_entropy=entropy.mean())
+        return figures
+
+
+class StraightThroughSubset(HeadScores):
+    """DSP's straight-through variant: the hard top-K forward, the identity backward; no noise, no T."""
+
+    def sample(self) -> Tensor:
+        return self.budget.straight_through(self.scores)

@@ -1,0 +1,1 @@
+"""GLUE and SQuAD for Transformers models."""

@@ -1,0 +1,1 @@
+"""Training sparse diffs with the stock Trainer, and packs on the hub."""

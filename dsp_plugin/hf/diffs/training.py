@@ -1,0 +1,164 @@
+"""Training a sparse diff with the stock Trainer.
+
+    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)   # the model is the base now
+    optimizers = diff_optimizers(vector, args)
+    trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
+
+The model's own calls choose what its parameters hold: the sample before a forward pass in training mode, the
+deterministic theta before evaluation and saving (see `DiffVector`). The Trainer makes its own schedule, which reaches w
+and the head.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+
+from ...diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
+from ...diffs.base import head_names
+from ..trainer.epoch_order import EpochOrder
+from ..trainer.mean_loss import declare_mean_loss
+
+__all__ = ["DiffCallback", "diff_optimizers", "fixmask_optimizers", "task_head"]
+
+_ADAMW = ("adamw_torch", "adamw_torch_fused")
+_OPTIMIZER_FILE = "optimizer.pt"
+_GIVEN_NORM = "diff_max_grad_norm"
+
+
+def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> List[str]:
+    """The names of the parameters of a task's head, which is trained dense.
+
+    Args:
+        new: the weights that were new when the model was loaded (`missing_keys` of its loading information): the head,
+            where nothing is named.
+        named: parameters or modules.
+
+    Raises:
+        ValueError: a name that is not in the model; or there is neither a new nor a named parameter.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    found = head_names(parameters, named) if named else sorted(set(new) & set(parameters))
+    if not found:
+        raise ValueError(
+            "the task head cannot be found, because no weight of the model is new: --task_head names its modules or "
+            f"parameters (the last of {type(model).__name__} is {parameters[-1]})"
+        )
+    return found
+
+
+def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any) -> Tuple[DiffAdamW, None]:
+    """For `Trainer(optimizers=...)`: learning rate, betas, epsilon and clipping norm are those of `args`.
+
+    `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another one:
+    DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same `args` serve
+    another stage. Make it before the Trainer (see `declare_mean_loss`).
+
+    Args:
+        options: further ones of `DiffAdamW` (alpha_lr, head_lr, eps_uncorrected ...).
+
+    Raises:
+        ValueError: another optimizer than AdamW in `args`; see `DiffAdamW`.
+    """
+    given = _settings(args)
+    declare_mean_loss(vector.model)
+    optimizer = DiffAdamW(vector, **{**given, "alpha_max_norm": given["max_norm"], **options})
+    _leave_clipping(args, given["max_norm"])
+    return optimizer, None
+
+
+def fixmask_optimizers(
+    model: PreTrainedModel,
+    args: TrainingArguments,
+    diff: SparseDiff,
+    base: Optional[Mapping[str, Tensor]] = None,
+    head: Iterable[str] = (),
+    from_zero: bool = False,
+) -> Tuple[FixMaskAdamW, None]:
+    """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the head learn.
+
+    Args:
+        base: needed where a diff was trained in this model before (and detached since); see `FixMaskAdamW`.
+
+    Raises:
+        ValueError: another optimizer than AdamW in `args`; see `FixMaskAdamW`.
+    """
+    given = _settings(args)
+    declare_mean_loss(model)
+    optimizer = FixMaskAdamW(model, diff, base=base, head=head, from_zero=from_zero, **given)
+    _leave_clipping(args, given["max_norm"])
+    return optimizer, None
+
+
+class DiffCallback(EpochOrder):
+    """Logs the diff's figures; after a training that ends with its best checkpoint, takes the optimizer there, too.
+
+    Without that, w (or the kept values) would be the last update's while the model holds the selected checkpoint's theta,
+    and a pack would be made of the wrong one.
+
+    Raises, from the Trainer:
+        ValueError: what cannot train a diff (DataParallel, DeepSpeed, FSDP), clipping by the Trainer, best-checkpoint
+            loading from checkpoints without their optimizer, a training that goes on without its optimizer's state.
+    """
+
+    def __init__(self, optimizer: Union[DiffAdamW, FixMaskAdamW]):
+        self.optimizer = optimizer
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.n_gpu > 1:
+            raise ValueError("several GPUs in one process copy the model but not its diff: start one process a GPU (torchrun)")
+        launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")  # `accelerate launch`
+        if args.deepspeed or args.fsdp or args.deepspeed_plugin is not None or launched:
+            raise ValueError("DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out --deepspeed, --fsdp")
+        if args.max_grad_norm:
+            raise ValueError(f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does")
+        if args.load_best_model_at_end and args.save_only_model:
+            raise ValueError("--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be lost")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        steps = self.optimizer.vector.steps if isinstance(self.optimizer, DiffAdamW) else self.optimizer.steps
+        if state.global_step and not steps:  # the Trainer goes on without a word, and the diff would begin at 0
+            raise ValueError(f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Optional[Dict[str, Any]] = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or not isinstance(self.optimizer, DiffAdamW):
+            return
+        figures = self.optimizer.metrics()
+        logs.update(figures)
+        if state.log_history:  # written before the callbacks are asked
+            state.log_history[-1].update(figures)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_end(args, state, control, **kwargs)
+        best = state.best_model_checkpoint
+        if args.load_best_model_at_end and best is not None:
+            saved = torch.load(os.path.join(best, _OPTIMIZER_FILE), map_location="cpu", weights_only=True)
+            self.optimizer.load_state_dict(saved)
+
+
+def _settings(args: TrainingArguments) -> Dict[str, Any]:
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim not in _ADAMW:
+        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train a diff, got {optim}")
+    return dict(
+        lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon,
+        max_norm=args.max_grad_norm or getattr(args, _GIVEN_NORM, 0.0), head_weight_decay=args.weight_decay,
+    )  # fmt: skip
+
+
+def _leave_clipping(args: TrainingArguments, given: float) -> None:
+    """The optimizer clips, the Trainer does not; the norm stays on `args` for whoever asks next."""
+    setattr(args, _GIVEN_NORM, given)
+    args.max_grad_norm = 0.0

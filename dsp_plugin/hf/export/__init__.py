@@ -1,0 +1,1 @@
+"""Models that load without this package: Transformers folders and ONNX."""

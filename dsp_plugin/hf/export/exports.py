@@ -1,0 +1,175 @@
+"""From a Transformers folder to one that loads without this package, checked and certified."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Sequence
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from ...gating import FixedGates, HeadMap, check_budget, hard_topk
+from ...records.certificate import NAME, Certificate
+from ...records.files.whole import new_folder
+from ...records.files.sealed_folder import LIST, warn_no_list
+from ...surgery import mask_of_record, read_mask
+from ..probes.comparison import takes_text, write_certificate
+from ..folders.pruned_folders import export_dense, load_model
+from ..heads.gating import GATING, gate_heads
+from ..folders.hub_folders import Source, find_folder
+from ..heads.surgery.kept_heads import record_of
+from ..heads.layouts.locate import head_map_of
+from .masked import pruned_and_masked
+from .onnx_export import certify, export_onnx
+from ..heads.surgery.pruning import original_head_map
+from ..probes.sample_batches import sample_batches, text_batches
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "source.spm")
+_BESIDE_TOKENIZER = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "target.spm")
+
+
+@dataclass
+class Export:
+    """What was written.
+
+    Attributes:
+        head_map: heads of the model before any removal, N.
+        keep: bool [N], those the export has.
+        certificate: its outputs beside those of the masked model.
+    """
+
+    head_map: HeadMap
+    keep: Tensor
+    certificate: Certificate
+
+
+def export_folder(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    form: str,
+    num_of_heads: Optional[int] = None,
+    mask: Optional[str] = None,
+    text: Optional[str] = None,
+) -> Export:
+    """Export the model of a folder as "onnx" or "dense".
+
+    Args:
+        folder: or a name on the hub; pruned, or with all its heads and `mask` or `num_of_heads` to say which of them to keep.
+        out: folder to write; the tokenizer, if there is one, goes with it.
+        num_of_heads: K, of a folder with head scores.
+        mask: file, see `read_mask`, for the heads the model has now.
+        text: file with sentences to check on, one a line; else sentences of this package where there is a tokenizer,
+            and random ids where there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder cannot be loaded, or says not which heads to keep; see `export_onnx`.
+    """
+    source = find_folder(folder, {}, (*_TOKENIZER_FILES, *_BESIDE_TOKENIZER))
+    model = load_source(source, num_of_heads, mask)
+    tokenizer = tokenizer_of(source.folder)
+    sentences = _lines(text) if text else None
+    if sentences and tokenizer is None:
+        raise ValueError(f"--text: {folder} has no tokenizer to read it with")
+    if sentences and not takes_text(model):
+        raise ValueError(f"--text: {type(model).__name__} does not take text alone")
+    if tokenizer is None or not takes_text(model):
+        batches, data = sample_batches(model), "random ids" if takes_text(model) else "random inputs"
+    else:
+        batches = text_batches(model, tokenizer, *([sentences] if sentences else []))
+        data = f"{Path(text).name} (real text)" if text else "real text"
+    write = {"onnx": export_onnx, "dense": export_dense_checked}[form]
+    certificate = write(model, out, batches, data, tokenizer)
+    pruned, _ = pruned_and_masked(model)
+    head_map, record = original_head_map(pruned), record_of(pruned)
+    keep = torch.ones(head_map.num_heads, dtype=torch.bool) if record is None else mask_of_record(record, head_map)
+    return Export(head_map, keep, certificate)
+
+
+def export_dense_checked(
+    model: PreTrainedModel, out: str | os.PathLike, batches: Sequence = (), data: str = "random ids", tokenizer: Any = None
+) -> Certificate:
+    """`export_dense` with a certificate: what stock `from_pretrained` makes of the folder, beside the masked model.
+
+    Arguments and errors as `export_onnx`.
+    """
+    with new_folder(out, NAME) as folder:
+        export_dense(model, folder)
+        stock = type(model).from_pretrained(folder).float()
+        # not zeros in the place of removed heads, which would be this very export
+        pruned, masked = pruned_and_masked(model)
+        reference = pruned if record_of(model) is not None else masked
+        certificate = certify(reference.float().cpu(), stock, batches or sample_batches(model), data)
+        certificate.require(f"the dense export of {type(model).__name__}")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        write_certificate(certificate, folder)
+    return certificate
+
+
+def load_source(folder: str | os.PathLike | Source, num_of_heads: Optional[int] = None, mask: Optional[str] = None) -> PreTrainedModel:
+    """The model of a folder in float32, gated by a fixed mask where `mask` or `num_of_heads` names one.
+
+    Raises:
+        ValueError: the folder has head scores and neither says how many to keep, or `num_of_heads` and it has none.
+    """
+    source = find_folder(folder, {})
+    model, folder = load_model(source, dtype=torch.float32), source.folder
+    head_map, scores = head_map_of(model), None if mask is not None else _scores(folder)
+    if mask is not None:
+        keep = torch.tensor(read_mask(mask, head_map))
+    elif num_of_heads is not None:
+        if scores is None or scores.numel() != head_map.num_heads:
+            raise ValueError(f"--num-of-heads: {folder} has no scores of its {head_map.num_heads} heads; give --mask FILE.json")
+        keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
+    elif scores is not None:
+        raise ValueError(
+            f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask FILE.json "
+            "(a training leaves a mask.json)"
+        )
+    else:
+        return model
+    gate_heads(model, FixedGates(keep))
+    return model
+
+
+def tokenizer_of(folder: str | os.PathLike) -> Optional[Any]:
+    """The tokenizer of a folder, None where it has none.
+
+    Raises:
+        ValueError: its files cannot be read.
+    """
+    if not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise ValueError(f"the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _scores(folder: Path) -> Optional[Tensor]:
+    """Head scores saved with a gated model."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            # of an inner model, if that was gated
+            found = [name for name in file.keys() if f".{name}".endswith(f".{GATING}.gates.scores")]
+            if len(found) > 1:
+                raise ValueError(f"{folder} has head scores of several parts ({', '.join(sorted(found))}): give --mask FILE.json")
+            for name in found:
+                if not (folder / LIST).is_file():
+                    warn_no_list(folder)
+                return file.get_tensor(name)
+    return None
+
+
+def _lines(path: str) -> List[str]:
+    try:
+        lines = [line for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--text {path} is not UTF-8 ({error})") from error
+    if not lines:
+        raise ValueError(f"--text {path} has no sentence")
+    return lines

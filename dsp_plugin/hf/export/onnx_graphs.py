@@ -1,0 +1,237 @@
+"""What is traced into ONNX graphs: a model in one pass, or one step of a decoder with its cache as plain tensors.
+
+Notation: B sequences, L new tokens, P tokens in the cache, S source tokens, h_i key/value heads that block i has left,
+d size of a head, V vocabulary.
+
+    single pass          input_ids [B, L], attention_mask [B, L] (token_type_ids [B, L]) -> logits ...
+    decoder step         input_ids [B, L], attention_mask [B, P + L], position_ids [B, L],
+                         past_key_values.i.key, .value [B, h_i, P, d]
+                         -> logits [B, L, V], present.i.key, .value [B, h_i, P + L, d]
+    encoder              input_ids [B, S], attention_mask [B, S]
+                         -> last_hidden_state [B, S, C], present.i.encoder.key, .value [B, h_i, S, d]
+    its decoder's step   input_ids [B, L], attention_mask [B, P + L], encoder_attention_mask [B, S],
+                         past_key_values.i.decoder.key, .value [B, h_i, P, d],
+                         past_key_values.i.encoder.key, .value [B, h_i, S, d]
+                         -> logits [B, L, V], present.i.decoder.key, .value [B, h_i, P + L, d]
+
+The first step is one with P = 0. A block without heads has no cache, and no names. The encoder's graph holds the keys
+and values of cross-attention, so that no step works them out again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..probes.comparison import OUTPUTS
+from ..heads.surgery.empty_cache import ShapedLayer
+from ..heads.layouts.locate import Attention, attentions_of
+
+# sizes to trace with: none of them 0 or 1, which a trace takes for constants, and no two alike
+_B, _L, _P, _S = 3, 5, 4, 7
+_SELF, _CROSS = "decoder-self", "decoder-cross"
+
+
+class Graph(nn.Module):
+    """A module that takes and gives plain tensors.
+
+    Attributes:
+        shapes: name of every input -> its shape as it is traced; axes named by `axes` may be of any size.
+        axes: name of every input -> {dimension: what it counts}.
+        outputs: names of what it gives.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        self.shapes: Dict[str, Tuple[int, ...]] = {}
+        self.axes: Dict[str, Dict[int, str]] = {}
+        self.outputs: List[str] = []
+
+    def ids(self, name: str, length: int, axis: str) -> None:
+        """One more input of whole numbers."""
+        self.shapes[name], self.axes[name] = (_B, length), {0: "batch", 1: axis}
+
+    def cache(self, name: str, attention: Attention, length: int, axis: str) -> None:
+        """Two more inputs, the keys and values of a block, if it has any head."""
+        if attention.block.num_heads:
+            for part in ("key", "value"):
+                self.shapes[f"{name}.{part}"] = (_B, attention.block.num_heads, length, head_dim(attention))
+                self.axes[f"{name}.{part}"] = {0: "batch", 2: axis}
+
+    def example(self) -> Tuple[Tensor, ...]:
+        """Inputs to trace with, in the order of `shapes`."""
+        generator = torch.Generator().manual_seed(1)
+        return tuple(
+            torch.randn(shape, generator=generator) if len(shape) > 2 else torch.ones(shape, dtype=torch.long)
+            for shape in self.shapes.values()
+        )
+
+
+class SinglePass(Graph):
+    """A model that needs no cache: an encoder with or without a task head."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__(model)
+        for name in ("input_ids", "attention_mask", "token_type_ids"):
+            if name != "token_type_ids" or _takes_segments(model):
+                self.ids(name, _L, "length")
+        self.outputs = self._outputs()
+
+    @torch.no_grad()
+    def _outputs(self) -> List[str]:
+        given = self.model(**dict(zip(self.shapes, self.example())))
+        return [name for name in OUTPUTS if given.get(name) is not None]
+
+    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+        given = self.model(**dict(zip(self.shapes, inputs)))
+        return tuple(given[name] for name in self.outputs)
+
+
+class DecoderStep(Graph):
+    """One step of a decoder-only language model."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__(model)
+        self.attentions = by_layer(model, _SELF)
+        self.ids("input_ids", _L, "length")
+        self.ids("attention_mask", _P + _L, "past + length")
+        if "position_ids" in inspect.signature(model.forward).parameters:
+            self.ids("position_ids", _L, "length")
+        for layer, attention in enumerate(self.attentions):
+            self.cache(f"past_key_values.{layer}", attention, _P, "past")
+        self.outputs = ["logits", *_present(self.shapes)]
+
+    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+        given = dict(zip(self.shapes, inputs))
+        past = {name: given.pop(name) for name in list(given) if name.startswith("past_key_values.")}
+        ids, mask = given["input_ids"], given["attention_mask"]
+        cache = _cache(self.attentions, past, "past_key_values.{}", ids.shape[0], mask.shape[1] - ids.shape[1])
+        logits = self.model(**given, past_key_values=cache, use_cache=True).logits
+        return (logits, *_tensors(cache, self.attentions))
+
+
+class EncoderPass(Graph):
+    """The encoder of an encoder-decoder, with the keys and values of its decoder's cross-attention."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__(model)
+        self.attentions = by_layer(model, _CROSS)
+        self.ids("input_ids", _S, "source")
+        self.ids("attention_mask", _S, "source")
+        present = [f"present.{layer}.encoder" for layer, a in enumerate(self.attentions) if a.block.num_heads]
+        self.outputs = ["last_hidden_state", *(f"{name}.{part}" for name in present for part in ("key", "value"))]
+
+    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+        hidden = self.model.get_encoder()(**dict(zip(self.shapes, inputs))).last_hidden_state
+        given = [hidden]
+        for attention in self.attentions:
+            if attention.block.num_heads:
+                _, key, value, _ = attention.projections
+                shape = (*hidden.shape[:2], -1, head_dim(attention))
+                given += [part.module(hidden).view(shape).transpose(1, 2) for part in (key, value)]
+        return tuple(given)
+
+
+class CrossDecoderStep(Graph):
+    """One step of the decoder of an encoder-decoder."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__(model)
+        self.attentions, self.crossing = by_layer(model, _SELF), by_layer(model, _CROSS)
+        self.ids("input_ids", _L, "length")
+        self.ids("attention_mask", _P + _L, "past + length")
+        self.ids("encoder_attention_mask", _S, "source")
+        for layer, attention in enumerate(self.attentions):
+            self.cache(f"past_key_values.{layer}.decoder", attention, _P, "past")
+        own = list(self.shapes)
+        for layer, attention in enumerate(self.crossing):
+            self.cache(f"past_key_values.{layer}.encoder", attention, _S, "source")
+        self.outputs = ["logits", *_present(own)]
+
+    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+        given = dict(zip(self.shapes, inputs))
+        ids, mask, source = (given[name] for name in ("input_ids", "attention_mask", "encoder_attention_mask"))
+        name, past = "past_key_values.{}.", mask.shape[1] - ids.shape[1]
+        own = _cache(self.attentions, given, name + "decoder", ids.shape[0], past)
+        cross = _cache(self.crossing, given, name + "encoder", ids.shape[0], source.shape[1])
+        cache = EncoderDecoderCache(own, DynamicCache())
+        cache.cross_attention_cache = cross
+        cache.is_updated = dict.fromkeys(range(len(self.crossing)), True)
+        # only its sizes are looked at, because all keys and values are in the cache
+        hidden = torch.zeros(*source.shape, 1, dtype=self.model.dtype)
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), attention_mask=source, decoder_input_ids=ids,
+            decoder_attention_mask=mask, past_key_values=cache, use_cache=True,
+        ).logits  # fmt: skip
+        return (logits, *_tensors(own, self.attentions))
+
+
+def graphs_of(model: PreTrainedModel) -> Dict[str, Graph]:
+    """The graphs of a model by the names of their files.
+
+    Raises:
+        ValueError: the model is not supported, or is of a kind that is none of those above.
+    """
+    kinds = {attention.block.kind for attention in attentions_of(model)}
+    generates = model.can_generate()
+    if model.config.is_encoder_decoder and generates:
+        return {"encoder_model.onnx": EncoderPass(model), "decoder_model.onnx": CrossDecoderStep(model)}
+    if model.config.is_encoder_decoder or _CROSS in kinds:
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported to ONNX: of models with cross-attention those that generate text "
+            "can (such as BartForConditionalGeneration); export it as dense"
+        )
+    return {"model.onnx": DecoderStep(model) if generates and _SELF in kinds else SinglePass(model)}
+
+
+def by_layer(model: PreTrainedModel, kind: str) -> List[Attention]:
+    """The blocks of one kind in the order of the layers that a cache numbers."""
+    found = [attention for attention in attentions_of(model) if attention.block.kind == kind]
+    if any(getattr(attention.module, "layer_idx", None) is None for attention in found):
+        name = type(model).__name__
+        raise ValueError(f"{name} cannot be exported to ONNX: its attention does not tell which layer of a cache is its own")
+    return sorted(found, key=lambda attention: attention.module.layer_idx)
+
+
+def head_dim(attention: Attention) -> int:
+    """d: rows that one key head has."""
+    joint = attention.projections[0].parts > 1
+    return attention.projections[0 if joint else 1].unit
+
+
+def _takes_segments(model: PreTrainedModel) -> bool:
+    known = "token_type_ids" in inspect.signature(model.forward).parameters
+    return known and getattr(model.config, "type_vocab_size", 0) > 1
+
+
+def _present(names) -> Iterator[str]:
+    return (f"present.{name.partition('.')[2]}" for name in names if name.startswith("past_key_values."))
+
+
+def _cache(attentions: List[Attention], tensors: Dict[str, Tensor], name: str, size: int, length: int) -> DynamicCache:
+    """A cache of these tensors; a block without heads has keys of the right length and no elements."""
+    cache = DynamicCache()
+    cache.layers = []
+    for index, attention in enumerate(attentions):
+        layer, base = ShapedLayer(), name.format(index)
+        empty: Optional[Tensor] = None
+        if not attention.block.num_heads:
+            empty = torch.zeros(size, 0, length, head_dim(attention))
+        layer.keys, layer.values = (tensors[f"{base}.{part}"] if empty is None else empty for part in ("key", "value"))
+        layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
+        cache.layers.append(layer)
+    return cache
+
+
+def _tensors(cache: DynamicCache, attentions: List[Attention]) -> Iterator[Tensor]:
+    for layer, attention in zip(cache.layers, attentions):
+        if attention.block.num_heads:
+            yield layer.keys
+            yield layer.values

@@ -1,0 +1,1 @@
+"""Folders of models: pruned models, a user's own modules, the hub."""

@@ -1,0 +1,1 @@
+"""Gates on the heads of Transformers models, their importance, their training."""

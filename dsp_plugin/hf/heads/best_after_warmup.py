@@ -1,0 +1,62 @@
+"""The best checkpoint of a training with a warm-up of the gates: never one whose heads nothing has chosen yet.
+
+The Trainer notes the best evaluation after it has told its callbacks of it, and acts on the note later: it keeps that
+checkpoint, measures the next evaluations by it, and may end with it. So the note of an evaluation in the warm-up is
+taken back before the next update, and after every save.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ...records.files.whole import write_text
+
+logger = logging.getLogger(__name__)
+
+TRAINER_STATE = "trainer_state.json"
+
+
+class BestAfterWarmup:
+    """Takes the Trainer's notes of best evaluations back while they are of the warm-up, and says so once.
+
+    Args:
+        warmup_updates: updates in which the scores of the heads do not learn. After so many updates they are still random.
+    """
+
+    def __init__(self, warmup_updates: int):
+        self.warmup_updates = warmup_updates
+        self._said = False
+
+    def begins(self) -> None:
+        """A training begins: what there is to say is said anew."""
+        self._said = False
+
+    def forget(self, state: TrainerState) -> bool:
+        """Whether there was a note of the warm-up in the state, which has none now."""
+        if state.best_global_step is None or state.best_global_step > self.warmup_updates:
+            return False
+        state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+        if not self._said and state.is_world_process_zero:
+            self._said = True
+            logger.warning(
+                "evaluations in the warm-up, until update %s, are not taken for the best: the heads that they keep are random",
+                f"{self.warmup_updates:,}",
+            )
+        return True
+
+    def forget_saved(self, args: TrainingArguments, state: TrainerState) -> None:
+        """After a save: the note goes from the checkpoint's own file, too."""
+        path = os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", TRAINER_STATE)
+        if self.forget(state) and args.should_save and os.path.isfile(path):
+            write_text(path, json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n")
+
+    def ends(self, args: TrainingArguments, state: TrainerState) -> None:
+        """A training is over: says so where there was no checkpoint to choose from, and the model is the last one."""
+        if args.load_best_model_at_end and state.best_model_checkpoint is None and self._said and state.is_world_process_zero:
+            logger.warning("no checkpoint after the warm-up was evaluated: the model is that of the last update, not of a best one")

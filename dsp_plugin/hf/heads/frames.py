@@ -1,0 +1,92 @@
+"""Where a forward pass of a gated model begins and ends, whichever part of it is called.
+
+Every module that holds several gated blocks (the model, its base model, its encoder) has a pair of hooks: the outermost of
+those that are called draws the gates, and they are its own until it ends (see `Switchboard.begin_forward`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, List, Sequence, Tuple
+
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ...gating import Switchboard
+from .heads_link import GATING, add_hook, drop_hook
+from .interface import show_open_heads
+
+FRAME = "dsp_frame"  # the attribute of a module that holds its `Frame`
+
+
+class Frame:
+    """What is looked at when a forward pass begins.
+
+    Args:
+        switchboard: it draws the gates.
+        places: (module around it, its name there, output projection) of every block.
+        configs: configurations that name an attention implementation.
+    """
+
+    def __init__(self, switchboard: Switchboard, places: Sequence[Tuple[nn.Module, str, nn.Module]], configs: Sequence[Any]):
+        self.switchboard = switchboard
+        self.places = list(places)
+        self.configs = list(configs)
+
+    def begin(self, module: nn.Module) -> None:
+        for position, (around, name, projection) in enumerate(self.places):
+            if around._modules.get(name) is not projection:
+                self._refuse(position, around._modules.get(name))
+        show_open_heads(self.configs)
+        if module._modules.get(GATING) is self.switchboard:  # a copy knows of no model yet; a part is not the whole
+            self.switchboard.handshake.trains(module)
+        self.switchboard.begin_forward(module)
+
+    def _refuse(self, position: int, found: Any) -> None:
+        block = self.switchboard.head_map.blocks[position].name
+        raise ValueError(
+            f"the output projection of {block} is another module ({type(found).__name__}) than the one whose input was gated, as "
+            "after adding adapters (PEFT), quantising or replacing layers: its gates would be lost; do that before gate_heads, "
+            "or prune_heads(model) first and then do it"
+        )
+
+
+def open_frames(root: nn.Module, frame: Frame) -> None:
+    """Let every module of `root` that holds several blocks, and `root` itself, begin and end forward passes."""
+    for module in _holders(root, [projection for _, _, projection in frame.places]):
+        setattr(module, FRAME, frame)
+        add_hook(module, _begin)
+        module.register_forward_hook(_end, always_call=True)
+
+
+def close_frames(root: nn.Module, switchboard: Switchboard) -> None:
+    """Undo `open_frames`."""
+    for module in root.modules():
+        frame = module.__dict__.get(FRAME)
+        if frame is None or frame.switchboard is not switchboard:
+            continue
+        delattr(module, FRAME)
+        drop_hook(module, _begin)
+        for key in [key for key, hook in module._forward_hooks.items() if hook is _end]:
+            del module._forward_hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
+
+
+def _holders(root: nn.Module, projections: Iterable[nn.Module]) -> List[nn.Module]:
+    wanted = {id(projection) for projection in projections}
+    found = [root]
+    for module in root.modules():
+        # lists are never called; layers are checkpointed one by one, and those of a decoder hold two blocks
+        if module is root or isinstance(module, (nn.ModuleList, nn.ModuleDict, GradientCheckpointingLayer)):
+            continue
+        if sum(id(part) in wanted for part in module.modules()) > 1:
+            found.append(module)
+    return found
+
+
+def _begin(module: nn.Module, args: Any) -> None:
+    # found through the module, not through a closure: a copy of the model draws from its own switchboard
+    module.__dict__[FRAME].begin(module)
+
+
+def _end(module: nn.Module, args: Any, output: Any) -> None:
+    module.__dict__[FRAME].switchboard.end_forward()

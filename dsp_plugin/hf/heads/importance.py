@@ -1,0 +1,173 @@
+"""Importance of a Transformers model's heads on a data set (Michel et al.), and the other rankings.
+
+The formula is in `gating/importance/head_importance.py`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Sized
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ...gating import FixedGates, HeadImportance, Switchboard, weight_magnitude
+from ...gating import Ranking as CommonRanking
+from ...gating.importance.removal_order import ImportanceOf
+from ..probes.comparison import evaluating
+from .example_losses import example_losses
+from .gating import gate_heads, switchboard_of, ungate_heads
+from .layouts.locate import Projection, attentions_of, head_map_of
+
+Collate = Callable[[List[Any]], Mapping[str, Tensor]]
+"""Examples -> the model's keyword arguments, with labels: a Trainer's `data_collator`."""
+
+
+@dataclass(frozen=True)
+class Ranking(CommonRanking):
+    """What heads are ranked by, on batches of `batch_size` examples."""
+
+    batch_size: int = 32
+
+    def check(self) -> None:
+        super().check()
+        if self.batch_size < 1:
+            raise ValueError(f"--batch_size must be 1 or more, got {self.batch_size}")
+
+    def source(self, model: PreTrainedModel, dataset: Any, collate: Optional[Collate], progress: bool = True) -> ImportanceOf:
+        """keep -> importance [N] of the model's heads, larger is better, by this ranking.
+
+        Args:
+            model: with gates on it or without.
+            dataset, collate: see `head_importance`; read only for importance.
+        """
+        chosen = self.sample(len(dataset)) if self.rank_by == "importance" else None
+        return self.importance_of(
+            head_map_of(model),
+            lambda keep: measured_importance(
+                model, dataset, collate, self.batch_size, self.per_batch, progress, keep=keep, chosen=chosen
+            ),
+            lambda: magnitudes(model),
+        )
+
+
+def head_importance(
+    model: PreTrainedModel,
+    dataset: Any,
+    collate: Collate,
+    batch_size: int,
+    per_batch: bool = False,
+    progress: bool = True,
+    keep: Optional[Tensor] = None,
+    chosen: Optional[Sequence[int]] = None,
+) -> Tensor:
+    """Importance of every head, without any normalisation: [N] float64, loss a token. See `measured_importance`."""
+    return measured_importance(model, dataset, collate, batch_size, per_batch, progress, keep, chosen).value()
+
+
+def measured_importance(
+    model: PreTrainedModel,
+    dataset: Any,
+    collate: Collate,
+    batch_size: int,
+    per_batch: bool = False,
+    progress: bool = True,
+    keep: Optional[Tensor] = None,
+    chosen: Optional[Sequence[int]] = None,
+) -> HeadImportance:
+    """Importance of every head under a mask; of several processes each takes a part, and all get the same sums.
+
+    The model is in evaluation mode: no dropout, and no gates but these. It is left as it was.
+
+    Args:
+        model: with gates on it or without, on the device it is to run on.
+        dataset: examples with labels, by number.
+        collate: makes a batch of a list of examples.
+        batch_size: examples a batch. Only `per_batch` makes the figures depend on it.
+        per_batch: see `HeadImportance`.
+        progress: show a bar, in the first process.
+        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a gradient.
+        chosen: numbers of the examples to take; None means all.
+
+    Raises:
+        ValueError: see `example_losses` and `HeadImportance`; a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch_size must be 1 or more, got {batch_size}")
+    device = next(model.parameters()).device
+    found = HeadImportance(head_map_of(model).num_heads, per_batch)
+    mask = torch.ones(found.total.numel()) if keep is None else keep.float()
+    rank, world = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    batches = _batches(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
+    with evaluating(model), gating_of(model) as board:
+        for batch in tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False):
+            inputs = _to(collate([dataset[int(number)] for number in batch]), device)
+            gates = mask.to(device).expand(len(batch), -1).clone().requires_grad_()
+            with torch.enable_grad(), board.override(gates):
+                losses, tokens = example_losses(model, inputs)
+                (gradients,) = torch.autograd.grad(losses.sum(), gates)
+            found.add(gradients, tokens)
+    if world > 1:
+        found.sum_over_processes(torch.distributed.all_reduce, device)
+    return found
+
+
+def magnitudes(model: PreTrainedModel) -> Tensor:
+    """L2 norm of each head's weights in its projections: [N] float64. With grouped queries, of the whole group's."""
+    found = []
+    for attention in attentions_of(model):
+        inputs = [part for projection in attention.projections if projection.out for part in _parts(projection)]
+        (output,) = [projection for projection in attention.projections if not projection.out]
+        heads = attention.block.num_heads
+        found.append(weight_magnitude(inputs, _matrix(output.module), heads).cpu())
+    return torch.cat(found)
+
+
+@contextmanager
+def gating_of(model: PreTrainedModel) -> Iterator[Switchboard]:
+    """The model's switchboard; for the time being one with all heads open, if it has none."""
+    board = switchboard_of(model)
+    if board is not None:
+        yield board
+        return
+    board = gate_heads(model, FixedGates(torch.ones(head_map_of(model).num_heads)))
+    try:
+        yield board
+    finally:
+        ungate_heads(model)
+
+
+def _batches(dataset: Any, chosen: Sequence[int], batch_size: int) -> List[np.ndarray]:
+    """Numbers of examples, batch by batch; of similar length, where examples have `input_ids`."""
+    numbers = np.asarray(chosen, dtype=np.int64)
+    if hasattr(dataset, "lengths"):  # without building every example
+        lengths = np.asarray(dataset.lengths())[numbers]
+    else:
+        lengths = np.array([_length(dataset[int(number)]) for number in numbers])
+    numbers = numbers[np.argsort(lengths, kind="stable")]
+    return [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+
+
+def _length(example: Any) -> int:
+    ids = example.get("input_ids") if isinstance(example, Mapping) else None
+    return len(ids) if isinstance(ids, (Sized, Tensor)) else 0
+
+
+def _to(batch: Mapping[str, Any], device: torch.device) -> Dict[str, Tensor]:
+    return {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def _matrix(module: nn.Module) -> Tensor:
+    """The weight as [out, in]."""
+    return module.weight.t() if isinstance(module, Conv1D) else module.weight
+
+
+def _parts(projection: Projection) -> List[Tensor]:
+    return list(_matrix(projection.module).chunk(projection.parts, dim=0))

@@ -1,0 +1,244 @@
+"""Where a Transformers model keeps its attention heads: found by the structure of its modules and the source of its forwards.
+
+Every module that works out attention must have one of the layouts of `families`; else the model is refused, because a
+module that was overlooked would keep heads that are counted as gone. Nothing is taken for what it is by its size alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Iterator, List, Optional, Tuple
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ....gating import AttentionBlock, HeadMap
+from .families import CROSS, FURTHER, HEAD_DIM, JOINT, OWN_FORWARD, SEPARATE, TESTED, OwnForward, family_of
+from .fixed_sizes import NotKnown, sizes_of
+from .foreign_weights import check_foreign_weights
+from .other_attention import overlooked_attention
+from .projections import Attention, Projection
+from .size_probe import Probe, probe
+from .sources import dispatches, pairs_heads
+from .wrappers import projection_reason
+
+KINDS = ("encoder-self", "decoder-cross", "decoder-self")
+
+
+def head_map_of(model: nn.Module) -> HeadMap:
+    """The heads of a model as they are now: encoder-self, then decoder-cross, then decoder-self blocks.
+
+    Names are module paths inside the base model, so that a model with a task head and one without have the same;
+    in a module of a user's own around Transformers models, paths inside that module. A layer that is used several
+    times (ALBERT) is one block.
+
+    Raises:
+        ValueError: the model is not supported; names it and the reason.
+    """
+    return HeadMap([attention.block for attention in attentions_of(model)])
+
+
+def attentions_of(root: nn.Module) -> List[Attention]:
+    """The attention blocks in the order of `head_map_of`.
+
+    Args:
+        root: a Transformers model, or any module with Transformers models in it. Only what lies in those is counted.
+
+    Raises:
+        ValueError: see `head_map_of`.
+    """
+    models = transformers_models(root)
+    if not models:
+        raise ValueError(f"{type(root).__name__} is not a Transformers model, and holds none")
+    inside = {id(part) for model in models for part in model.modules()}
+    found = []
+    for path, part in root.named_modules():
+        own = OWN_FORWARD.get(family_of(type(part)))
+        if id(part) not in inside or not (own is not None or dispatches(type(part))):
+            continue
+        try:
+            found.append(_attention(root, path, part, own))
+        except NotKnown as error:
+            raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {error}") from None
+        except Exception as error:  # whatever a class that nobody here has seen does when it is looked at
+            reason = f"cannot be looked at ({type(error).__name__}: {error})"
+            raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {reason}") from error
+    overlooked = overlooked_attention(models, [attention.module for attention in found])
+    if overlooked is not None:
+        raise _refusal(root, f"its module {overlooked} works out attention by itself, in a way not known here")
+    if not found:
+        raise _refusal(root, "none of its modules calls the attention interface")
+    _check_alone(root, found)
+    return [attention for kind in KINDS for attention in found if attention.block.kind == kind]
+
+
+def transformers_models(root: nn.Module) -> List[PreTrainedModel]:
+    """The outermost Transformers models in `root`: itself, or the ones a module of a user's own holds."""
+    if isinstance(root, PreTrainedModel):
+        return [root]
+    found = [model for child in root.children() for model in transformers_models(child)]
+    return list({id(model): model for model in found}.values())
+
+
+def model_parts(root: nn.Module) -> Iterator[nn.Module]:
+    """Every module with a configuration that chooses an attention implementation: not those of models without the interface."""
+    own = {
+        id(part.config)
+        for part in root.modules()
+        if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation()
+    }
+    for part in root.modules():
+        config = getattr(part, "config", None)
+        if hasattr(config, "_attn_implementation") and id(config) not in own:
+            yield part
+
+
+def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnForward]) -> Attention:
+    head_dim = next((getattr(module, name) for name in HEAD_DIM if isinstance(getattr(module, name, None), int)), None)
+    group = _group(module)
+    name, projections = path, None if head_dim is None else _joint(module, head_dim, group)
+    if projections is None and head_dim is not None:
+        name, projections = _separate(root, path, module, head_dim, group)
+    if projections is None:
+        raise NotKnown("has projections of a layout that is not known here")
+    for projection in projections:
+        if not isinstance(getattr(projection.module, "weight", None), Tensor):  # quantised by torch.ao: a method is called so
+            raise NotKnown(f"has a projection that {projection_reason(projection.module)}")
+    if any(p.features % (p.unit * p.parts) for p in projections) or len({p.num_heads for p in projections}) != 1:
+        raise NotKnown(f"has projections that do not have the shapes of heads of size {head_dim}")
+    reason = None if own is None else own.unless(module)
+    if reason is not None:
+        raise NotKnown(reason)
+    if any(getattr(module, flag, False) is True for flag in ("is_kv_shared_layer", "store_full_length_kv")):
+        raise NotKnown("shares its keys and values with other blocks, whose heads are counted for themselves")
+    look = _Look(root, path, projections)
+    if pairs_heads(type(module)):
+        raise NotKnown("splits or repeats its heads by their places, so that none can go without the others")
+    sizes = sizes_of(module, projections, group, head_dim, frozenset() if own is None else own.no_sizes, look)
+    check_foreign_weights(module, projections, look)
+    block = AttentionBlock(name=_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own))
+    return Attention(block, module, group, projections, sizes, () if own is None else own.biases, own is None)
+
+
+class _Look:
+    """The probe of one attention module, made when it is asked for."""
+
+    def __init__(self, root: nn.Module, path: str, projections: Tuple[Projection, ...]):
+        self._root, self._path, self._projections = root, path, projections
+
+    def __call__(self) -> Optional[Probe]:
+        around, steps = [], self._path.split(".")
+        for count in range(len(steps)):
+            part = self._root.get_submodule(".".join(steps[:count]))
+            if isinstance(part, PreTrainedModel):
+                around.append((part, ".".join(steps[count:])))
+        names = [_relative(self._root, self._path, p.module) for p in self._projections]
+        twice = partial(_has_twice, self._projections, names)
+        for part, path in reversed(around):
+            found = probe(part, path, twice)
+            if found is not None:
+                return found
+        return None
+
+
+def _has_twice(projections: Tuple[Projection, ...], names: List[Optional[str]], once: nn.Module, twice: nn.Module) -> bool:
+    """Whether all projections inside the attention module have twice the heads, of the size they had."""
+    for projection, name in zip(projections, names):
+        if name is None:  # in the module around
+            continue
+        old, new = (
+            Projection(module.get_submodule(name), projection.out, projection.unit, projection.parts) for module in (once, twice)
+        )
+        if new.features != 2 * old.features or old.features % (projection.unit * projection.parts):
+            return False
+    return True
+
+
+def _relative(root: nn.Module, path: str, part: nn.Module) -> Optional[str]:
+    return next((name for name, found in root.get_submodule(path).named_modules() if found is part), None)
+
+
+def _group(module: nn.Module) -> int:
+    if family_of(type(module)).startswith("falcon."):
+        return module.num_heads // module.num_kv_heads
+    return int(getattr(module, "num_key_value_groups", 1))
+
+
+def _joint(module: nn.Module, head_dim: int, group: int) -> Optional[Tuple[Projection, ...]]:
+    """Query, key and value in one matrix."""
+    family = family_of(type(module))
+    for joint in JOINT:
+        if family in joint.classes:
+            unit, parts = ((group + 2) * head_dim, 1) if joint.interleaved else (head_dim, 3)
+            matrix, output = getattr(module, joint.input), getattr(module, joint.output)
+            return Projection(matrix, True, unit, parts), Projection(output, False, group * head_dim)
+    # GPT-2: `c_attn`; in cross-attention key and value only, and a `q_attn`
+    matrix, query, output = (getattr(module, name, None) for name in ("c_attn", "q_attn", "c_proj"))
+    if matrix is None or output is None:
+        return None
+    inputs = [Projection(matrix, True, head_dim, parts=3 if query is None else 2)]
+    inputs += [] if query is None else [Projection(query, True, head_dim)]
+    return (*inputs, Projection(output, False, head_dim))
+
+
+def _separate(
+    root: nn.Module, path: str, module: nn.Module, head_dim: int, group: int
+) -> Tuple[str, Optional[Tuple[Projection, ...]]]:
+    parent = path.rpartition(".")[0]
+    for inputs, outputs in SEPARATE:
+        if not all(isinstance(getattr(module, name, None), nn.Module) for name in inputs):
+            continue
+        for output in outputs:
+            name, relative = (parent, output[3:]) if output.startswith("../") else (path, output)
+            found = _submodule(root, f"{name}.{relative}")
+            if found is not None:
+                query, key, value = (getattr(module, name) for name in inputs)
+                wide = head_dim * group
+                shared = [Projection(key, True, head_dim), Projection(value, True, head_dim)]
+                shared += [Projection(getattr(module, more), True, head_dim) for more in FURTHER if hasattr(module, more)]
+                return name, (Projection(query, True, wide), *shared, Projection(found, False, wide))
+    return path, None
+
+
+def _submodule(root: nn.Module, path: str) -> Optional[nn.Module]:
+    try:
+        found = root.get_submodule(path)
+    except AttributeError:
+        return None
+    return found if getattr(found, "weight", None) is not None else None
+
+
+def _check_alone(root: nn.Module, found: List[Attention]) -> None:
+    """Every block has a name and an output projection of its own.
+
+    Raises:
+        ValueError: one has not; names it.
+    """
+    outputs = Counter(id(attention.output.module) for attention in found)
+    names = Counter(attention.block.name for attention in found)
+    for attention in found:
+        name = attention.block.name
+        if names[name] > 1:
+            raise _refusal(root, f"several of its attention blocks are called {name}, in its base model or outside")
+        if outputs[id(attention.output.module)] > 1:
+            raise _refusal(root, f"the output projection of {name} is another block's, too, and cannot tell whose heads it is given")
+
+
+def _name(root: nn.Module, path: str) -> str:
+    """A path from `root` as the HeadMap has it: inside the base model of a Transformers model without its name."""
+    prefix = getattr(root, "base_model_prefix", "") + "."
+    inside = isinstance(root, PreTrainedModel) and root.base_model is not root and path.startswith(prefix)
+    return path[len(prefix) :] if inside else path
+
+
+def _kind(path: str, module: nn.Module, own: Optional[OwnForward]) -> str:
+    if getattr(module, "is_cross_attention", False) or CROSS & set(path.split(".")):
+        return "decoder-cross"
+    if own is not None and (own.causal or getattr(module, "is_decoder", False)):
+        return "decoder-self"
+    return "decoder-self" if getattr(module, "is_causal", False) else "encoder-self"
+
+
+def _refusal(root: nn.Module, reason: str) -> ValueError:
+    return ValueError(f"{type(root).__name__} is not supported: {reason}. Tried are {TESTED}.")

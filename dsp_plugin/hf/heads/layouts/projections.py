@@ -1,0 +1,99 @@
+"""What heads have a share in: the matrices, the sizes and the arguments of one attention block.
+
+Notation: C width of the model, d size of a head, G query heads that share one key/value head (1 without grouped
+queries). With G > 1 one "head" of the HeadMap is such a group: a key/value head and all its query heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ....gating import AttentionBlock
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One weight matrix of a block, and which of its rows or columns belong to heads.
+
+    Attributes:
+        module: an `nn.Linear` or a `Conv1D`.
+        out: its output features belong to heads (query, key, value); else its input features (output projection).
+        unit: features a head has: d, or G * d; of query, key and value interleaved head by head (G + 2) * d.
+        parts: equal sections side by side (query, key and value in one matrix: 3).
+    """
+
+    module: nn.Module
+    out: bool
+    unit: int
+    parts: int = 1
+
+    @property
+    def features(self) -> int:
+        weight = self.module.weight
+        return weight.shape[int(self.out) if isinstance(self.module, Conv1D) else 1 - int(self.out)]
+
+    @property
+    def num_heads(self) -> int:
+        return self.features // (self.unit * self.parts)
+
+
+@dataclass(frozen=True)
+class Size:
+    """An integer attribute that a `forward` reads and that follows the number of heads: it is heads * unit.
+
+    Attributes:
+        module: the attention module or a part of it.
+        name: of the attribute: "num_heads" (unit G), "num_key_value_heads" (1), "all_head_size" (G * d).
+        unit: what one head of the HeadMap adds to it.
+    """
+
+    module: nn.Module
+    name: str
+    unit: int
+
+
+@dataclass(frozen=True)
+class Bias:
+    """An argument of the attention module's `forward` that has a dimension of heads: a bias of the scores.
+
+    Attributes:
+        argument: its name in the signature: "position_bias" (MPNet), "alibi" (BLOOM).
+        dim: of the heads.
+        batched: examples and heads lie in one dimension, B * H (BLOOM's alibi [B * H, 1, S]).
+    """
+
+    argument: str
+    dim: int
+    batched: bool = False
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention block of a model.
+
+    Attributes:
+        block: its entry in the HeadMap.
+        module: the module whose `forward` works out the attention.
+        group: G.
+        projections: all its weights that heads have a share in.
+        sizes: the integers that must follow the number of heads.
+        biases: the arguments of `module` that have a dimension of heads.
+        dispatches: it calls Transformers' attention interface; else it works out the attention by itself.
+    """
+
+    block: AttentionBlock
+    module: nn.Module
+    group: int
+    projections: Tuple[Projection, ...]
+    sizes: Tuple[Size, ...] = ()
+    biases: Tuple[Bias, ...] = ()
+    dispatches: bool = True
+
+    @property
+    def output(self) -> Projection:
+        """The output projection: its input is the heads' context, side by side."""
+        return next(projection for projection in self.projections if not projection.out)

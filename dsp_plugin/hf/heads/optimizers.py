@@ -1,0 +1,140 @@
+"""The optimizer of a gated model and its schedule, for `Trainer(optimizers=...)`."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from .gating import check_whole, switchboard_of
+from ..trainer.mean_loss import declare_mean_loss
+
+_ADAMW = ("adamw_torch", "adamw_torch_fused")
+_made: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
+
+
+def pruning_optimizers(
+    model: nn.Module,
+    args: TrainingArguments,
+    num_training_steps: int,
+    pruning_lr: Optional[float],
+    joint: bool,
+    pruning_schedule: Optional[str] = None,
+) -> Tuple[Optimizer, LRScheduler]:
+    """AdamW with the scores in a group of their own, and its schedule.
+
+    The groups are the model's weights with weight decay, those without (biases and norms), and what the gates learn,
+    without weight decay. Betas, epsilon, decay, warm-up and the model's learning rate and schedule are those of `args`.
+    Make it before the Trainer (see `declare_mean_loss`). By default the scores follow the model's schedule from their own
+    rate, as in the BERT program of DSP.
+
+    Args:
+        model: gated, or without gates (then a plain finetuning); the one that the Trainer is given, such as a user's own
+            module around a gated one, whose weights outside that one learn or are frozen with the others.
+        num_training_steps: optimizer updates of the whole run (`training_steps`).
+        pruning_lr: learning rate of the scores at its peak; None takes the model's.
+        joint: train model and scores; else all weights of the model are frozen here and only the scores learn.
+        pruning_schedule: name of another schedule for the scores, such as "constant" (the MT program of DSP), which then
+            holds whatever else writes into the optimizer's groups.
+
+    Raises:
+        ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a schedule
+            that is not a function of the number of updates; nothing is left to train; the model is a part of the gated one.
+    """
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim not in _ADAMW:
+        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train scores of heads, got {optim}")
+    if pruning_lr is not None and not 0 < pruning_lr < math.inf:
+        raise ValueError(f"--pruning_lr must be above 0 and finite, got {pruning_lr}")
+    declare_mean_loss(model)
+    switchboard = switchboard_of(model)
+    if switchboard is not None:
+        check_whole(model, switchboard)
+    scores = [] if switchboard is None else [p for p in switchboard.gates.parameters() if p.requires_grad]
+    if not joint:
+        if not scores:
+            raise ValueError("nothing is left to train: the model's weights are frozen, and there are no scores that learn")
+        model.requires_grad_(False)
+        for parameter in scores:
+            parameter.requires_grad_(True)
+    rate = args.learning_rate if pruning_lr is None else pruning_lr
+    groups = _groups(model, scores, args.weight_decay)
+    if scores:
+        groups.append({"params": scores, "weight_decay": 0.0, "lr": rate})
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    optimizer = optimizer_class(groups, **options)
+    _made.add(optimizer)
+    if switchboard is not None:
+        constant = rate if pruning_schedule == "constant" else None
+        switchboard.handshake.wants(lr=constant, weight_decay=0.0, keep=optimizer)
+    factors = [_factor(args.lr_scheduler_type, args, num_training_steps, args.learning_rate)] * len(groups)
+    if scores:
+        schedule = args.lr_scheduler_type if pruning_schedule is None else pruning_schedule
+        factors[-1] = _factor(schedule, args, num_training_steps, rate)
+    return optimizer, LambdaLR(optimizer, factors)
+
+
+def check_covered(optimizer: Optional[Optimizer], model: nn.Module) -> None:
+    """Raises: ValueError: an optimizer of `pruning_optimizers` was made of a part of the model that is trained with it."""
+    if optimizer is None or optimizer not in _made:
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if left:
+        raise ValueError(
+            f"{len(left)} parameters of the model that is trained are not its optimizer's ({', '.join(left[:3])}): give "
+            f"pruning_optimizers() the whole {type(model).__name__}, as the Trainer has it"
+        )
+
+
+def training_steps(args: TrainingArguments, num_examples: int) -> int:
+    """Optimizer updates that the Trainer makes with these arguments on so many examples.
+
+    Raises:
+        ValueError: no example, or `dataloader_drop_last` leaves no batch.
+    """
+    if num_examples < 1 and args.max_steps <= 0:
+        raise ValueError("there is no example to train on")
+    rounded = math.floor if args.dataloader_drop_last else math.ceil
+    per_process = rounded(rounded(num_examples / args.train_batch_size) / args.world_size)
+    if num_examples > 0 and not per_process:
+        raise ValueError(
+            f"--dataloader_drop_last leaves no batch: {num_examples} examples are less than {args.train_batch_size} for each of "
+            f"{args.world_size} process(es); leave it out, or make --per_device_train_batch_size smaller"
+        )
+    if args.max_steps > 0:
+        return args.max_steps
+    updates = max(math.ceil(per_process / args.gradient_accumulation_steps), 1)
+    return math.ceil(args.num_train_epochs * updates)
+
+
+def _groups(model: nn.Module, scores: List[nn.Parameter], weight_decay: float) -> List[Dict[str, Any]]:
+    """The model's own parameters that learn, with and without weight decay."""
+    theirs = {id(parameter) for parameter in scores}
+    learnt = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in theirs]
+    decayed = set(Trainer.get_decay_parameter_names(None, model))  # uses nothing of the Trainer
+    groups = [
+        {"params": [p for n, p in learnt if n in decayed], "weight_decay": weight_decay},
+        {"params": [p for n, p in learnt if n not in decayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _factor(name: Any, args: TrainingArguments, num_training_steps: int, lr: float) -> Callable[[int], float]:
+    """What a learning rate is multiplied by after so many updates, under a schedule of Transformers."""
+    # schedules can be had only for an optimizer, and some look at its learning rate
+    single = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    more = args.lr_scheduler_kwargs if name == args.lr_scheduler_type else None
+    try:
+        scheduler = get_scheduler(name, single, args.get_warmup_steps(num_training_steps), num_training_steps, more)
+    except (ValueError, TypeError) as error:  # a schedule's own options that are missing or wrong
+        raise ValueError(f"--lr_scheduler_type {name}: {error}") from error
+    if not isinstance(scheduler, LambdaLR):
+        raise ValueError(f"--lr_scheduler_type {name} is not a function of the number of updates: take linear, cosine, constant ...")
+    return scheduler.lr_lambdas[0]

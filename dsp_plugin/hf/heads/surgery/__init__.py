@@ -1,0 +1,1 @@
+"""Taking heads out of Transformers models for good."""

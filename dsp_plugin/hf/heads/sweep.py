@@ -1,0 +1,117 @@
+"""Heads of a Transformers model go step by step, least important first, and the model is scored at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...gating import HeadBudget, Step, Sweep, stops
+from ..probes.comparison import evaluating
+from .importance import Collate, Ranking, gating_of
+from .layouts.locate import head_map_of
+
+
+def prune_by_importance(
+    model: PreTrainedModel,
+    dataset: Any,
+    collate: Optional[Collate],
+    folder: str | os.PathLike,
+    step: int,
+    evaluate: Callable[[str], Mapping[str, float]],
+    exact: bool = False,
+    ranking: Ranking = Ranking(),
+    subsets: Sequence[str] = ("eval",),
+    budgets: Sequence[int] = (),
+    budget: Optional[HeadBudget] = None,
+    score_only_budgets: bool = False,
+    settings: Optional[Dict[str, Any]] = None,
+    folder_option: str = "--output_dir",
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> List[Step]:
+    """The loop of Michel et al.: rank, remove `step` heads, score, and so on down to none (or the smallest budget).
+
+    Every step is saved as it is made, mask, importance and scores, and a second call with the same arguments goes on
+    from there. The model's weights are not changed; heads go by their gates.
+
+    Args:
+        model: finetuned, with gates on it (which play no part) or without, on the device it is to run on.
+        dataset, collate: what importance is worked out on, the training set; see `head_importance`. None for another
+            ranking.
+        folder: gets `step-XX.json`, and `mask-K<k>.json` of every budget (of every step, where there are no budgets).
+        step: heads to remove at a time. A step that would miss a budget is shorter.
+        evaluate: subset -> metrics, the first of them the one to show; called with the mask in force, so
+            `trainer.evaluate(...)` or any other program that runs this model.
+        exact: work the importance out anew under the current mask before every step.
+        ranking: by what, with which normalisations, on how many examples, in batches of which size.
+        subsets: what to score at every step; none for masks only.
+        budgets: numbers of heads that the sweep lands on exactly; it stops at the smallest.
+        budget: what must hold at the end (heads by kind of attention, a minimum a block).
+        score_only_budgets: score the full model, the budgets and the last step only.
+        settings: what else decides the outcome (names of data sets, say): another value refuses to go on.
+
+    Returns:
+        the steps, the full model's first: {"kept", "keep" [N], "removed", "importance" [N], "scores": {subset:
+        {"value", "metrics"}}, ...}, see `Sweep`.
+
+    Raises:
+        ValueError: naming the option: a step or budget that is not possible, an unknown ranking; the folder holds a
+            sweep of other settings or of another model, or a damaged step.
+    """
+    ranking.check()
+    head_map = head_map_of(model)
+    if budget is not None:
+        budgets = [*budgets, budget.total]
+    kept_after = stops(head_map.num_heads, step, budgets)
+    end = kept_after[-1] if kept_after else head_map.num_heads
+    exact = exact and ranking.rank_by == "importance"
+    decisive = {
+        "model": _weights_fingerprint(model),
+        "step": step,
+        "exact": exact,
+        "budgets": sorted(set(budgets)),
+        "examples": 0 if ranking.rank_by != "importance" else len(ranking.sample(len(dataset))),
+        **asdict(ranking),
+        **(settings or {}),
+    }
+    sweep = Sweep(os.fspath(folder), decisive, head_map, "score", decimals=4, folder_option=folder_option)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # all have read the folder before one writes into it
+    wanted = {*budgets, head_map.num_heads, end}
+    with evaluating(model), gating_of(model) as board:
+
+        def score(keep: Tensor, subset: str) -> Dict[str, Any]:
+            device = next(model.parameters()).device
+            model.eval()
+            with board.override(keep.float().to(device)):
+                metrics = {name: float(value) for name, value in evaluate(subset).items()}
+            return {"value": next(iter(metrics.values())), "metrics": metrics}
+
+        return sweep.run(
+            torch.ones(head_map.num_heads, dtype=torch.bool),
+            kept_after,
+            ranking.source(model, dataset, collate, progress),
+            score,
+            lambda kept: list(subsets) if not score_only_budgets or kept in wanted else [],
+            budget or HeadBudget(head_map, end),
+            exact,
+            list(budgets) or kept_after,
+            say,
+        )
+
+
+@torch.no_grad()
+def _weights_fingerprint(model: PreTrainedModel) -> str:
+    """A short hash of all weights but those of gates."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if not name.startswith("gating."):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Running a model to look at it: inputs for any model, two models side by side."""

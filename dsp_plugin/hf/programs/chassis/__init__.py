@@ -1,0 +1,1 @@
+"""What every training program has: options, data, Trainer, resume, records."""

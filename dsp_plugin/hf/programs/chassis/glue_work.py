@@ -1,0 +1,143 @@
+"""GLUE for the programs: a task's splits, its metrics and its prediction files behind the interface that SQuAD has, too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from torch.utils.data import Dataset
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
+
+from ....records.record import fingerprint
+from ...data.glue import GlueDataset, label_names
+from ...data.glue_files import Example, load_split
+from ...data.glue_scores import answers, compute_metrics, write_predictions
+from ...data.glue_tasks import Task, find_task
+from .arguments import GlueArguments
+from .origin import label_words
+from .parsing import say
+
+
+class GlueWork:
+    """One GLUE task.
+
+    Attributes:
+        name: as in GLUE ("CoLA"). kind: first word of the records' kind.
+        metrics: names of the scores. main_metric: the one that curves show. scale: what metrics are multiplied by in records (percent).
+        train: the training set; dev, test: split -> data set, empty before `read` and `tokenise` and where not asked for.
+
+    Raises:
+        ValueError: no such task.
+    """
+
+    kind, scale, label_columns = "glue", 100.0, ("labels",)
+    model_class = AutoModelForSequenceClassification
+
+    def __init__(self, options: GlueArguments, cache_dir: Optional[str] = None):
+        self.options, self.cache_dir = options, cache_dir
+        self.task: Task = find_task(options.task_name)
+        self.name, self.metrics, self.main_metric = self.task.folder, self.task.metrics, self.task.main_metric
+        self.train: Optional[Dataset] = None
+        self.dev: Dict[str, Dataset] = {}
+        self.test: Dict[str, Dataset] = {}
+        self._examples: Dict[str, List[Example]] = {}
+
+    @property
+    def labels(self) -> Tuple[str, ...]:
+        """In the order of the model's outputs; none of a regression."""
+        return self.task.labels
+
+    @property
+    def pair(self) -> bool:
+        """Whether inputs are pairs of texts."""
+        return len(self.task.columns) > 1
+
+    def config_entries(self) -> Dict[str, Any]:
+        """What the model's config is to say of the task, whatever it said of another one."""
+        unnamed = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}} if self.task.is_regression else {}
+        return {**label_names(self.task), **unnamed}
+
+    def adopt(self, config: PreTrainedConfig) -> None:
+        """Number the labels as a model does that was trained with the same ones in another order (MNLI models of the hub)."""
+        names = label_words(config)
+        if names != self.task.labels and sorted(names) == sorted(self.task.labels):
+            say(f"the model numbers the labels as {', '.join(names)}; so do we")
+            self.task = replace(self.task, labels=names)
+
+    def read(self, train: bool, dev: bool, test: bool) -> None:
+        """Read the splits that are asked for.
+
+        Raises:
+            DataError: see `load_split`.
+        """
+        limits = self.options
+        wanted = [("train", limits.max_train_samples)] if train else []
+        wanted += [(name, limits.max_eval_samples) for name in self.task.dev_splits] if dev else []
+        wanted += [(name, limits.max_predict_samples) for name in self._test_splits()] if test else []
+        original = find_task(self.task.name)
+        order = [self.task.labels.index(label) for label in original.labels]
+        for split, limit in wanted:
+            examples = load_split(original, split, limits.data_dir, self.cache_dir, limit)
+            if self.task.labels != original.labels:
+                examples = [example if example.label is None else example._replace(label=order[example.label]) for example in examples]
+            self._examples[split] = examples
+
+    def tokenise(self, tokenizer: Any) -> None:
+        """Raises: ValueError: a `--max_seq_length` that the tokenizer cannot have."""
+        for split, examples in self._examples.items():
+            data = GlueDataset(examples, tokenizer, self.options.max_seq_length)
+            if split == "train":
+                self.train = data
+            else:
+                (self.dev if self.task.split(split).is_labelled else self.test)[split] = data
+        self._examples = {}
+        padding = {"padding": "max_length", "max_length": self.options.max_seq_length} if self.options.pad_to_max_length else {}
+        self.collate = DataCollatorWithPadding(tokenizer, **padding)
+
+    def compute_metrics(self, split: str) -> Callable[[Any], Dict[str, float]]:
+        return compute_metrics(self.task)
+
+    def suffix(self, split: str) -> str:
+        """What the Trainer's names of the metrics end with: `accuracy_mm` of MNLI's mismatched set."""
+        return self.task.split(split).suffix
+
+    def subset(self, split: str) -> str:
+        """The split's name in records; a part of it is another one."""
+        limit, rows = self.options.max_eval_samples, self.task.split(split).rows
+        return split if limit is None or (rows is not None and limit >= rows) else f"{split}[:{limit}]"
+
+    def write_dev(self, folder: str, split: str, predictions: Any) -> None:
+        """Nothing: GLUE's development sets have no prediction files."""
+
+    def write_test(self, folder: str, split: str, predictions: Any) -> List[str]:
+        """Write a prediction file; its name."""
+        write_predictions(folder, self.task, split, answers(self.task, predictions), self.test[split].indices)
+        return [self.task.split(split).submission]
+
+    def data_fingerprint(self) -> str:
+        """Of all scored sets, the same for every run on them; empty where `datasets` has them."""
+        files = self._files(self.task.dev_splits)
+        return fingerprint(files) if files else ""
+
+    def train_fingerprint(self) -> str:
+        """Of the training set; empty where `datasets` has it."""
+        files = self._files(["train"])
+        return fingerprint(files) if files else ""
+
+    def settings(self) -> Dict[str, Any]:
+        """What must not change between the start of a training and its resume."""
+        names = ("max_seq_length", "max_train_samples")
+        return {"task": self.name, **{name: getattr(self.options, name) for name in names}}
+
+    def _test_splits(self) -> Sequence[str]:
+        return [
+            name
+            for name in self.task.test_splits
+            if not self.task.split(name).optional or not self.options.data_dir or self._files([name])
+        ]
+
+    def _files(self, splits: Sequence[str]) -> Tuple[Path, ...]:
+        folder = self.options.data_dir
+        paths = [Path(folder) / self.task.split(name).file for name in splits] if folder else []
+        return tuple(path for path in paths if path.is_file())

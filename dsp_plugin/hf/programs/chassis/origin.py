@@ -1,0 +1,113 @@
+"""What a model brings along from its earlier task, and whether this task can take it over."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+import torch
+from transformers import CONFIG_NAME, AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from ...data.glue import check_max_seq_length
+from ...data.glue_tasks import TASKS, find_task
+from ...data.input_limits import longest_input
+from .arguments import ModelArguments
+from .output_folder import settings_of
+from .parsing import say
+
+_NO_NAME = re.compile(r"label_?\d+|\d+")
+
+
+def label_words(config: PreTrainedConfig) -> Tuple[str, ...]:
+    """The names of a model's labels in the order of its outputs, in lower case, words joined by "_"."""
+    names = getattr(config, "id2label", None) or {}
+    return tuple(re.sub(r"[\s-]+", "_", str(names[number]).strip().lower()) for number in sorted(names))
+
+
+def check_lengths(model: PreTrainedModel, tokenizer: Any, work: Any) -> None:
+    """Raises: ValueError: a `--max_seq_length` that the tokenizer or the model's table of positions cannot take."""
+    length = work.options.max_seq_length
+    check_max_seq_length(length, tokenizer, work.pair)
+    longest = longest_input(model)
+    if longest is not None and length > longest:
+        raise ValueError(f"--max_seq_length {length}: the model has positions for {longest} tokens at most")
+
+
+def check_head(model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, work: Any) -> List[str]:
+    """A task head that the model brought along is this task's; with `--ignore_mismatched_sizes` it is begun anew where it is not.
+
+    Args:
+        config: the model's own, before the task's entries. work: a `GlueWork` or `SquadWork`.
+
+    Returns:
+        names of the weights that are new.
+
+    Raises:
+        ValueError: the head is of another task, by the settings of its training, by its config's `finetuning_task` or by the
+            names of its labels.
+    """
+    reason = _other_task(config, options, work)
+    if reason is None:
+        return []
+    name = options.model_name_or_path
+    if not options.ignore_mismatched_sizes:
+        raise ValueError(
+            f"--model_name_or_path {name}: its task head {reason}, and this task is {work.name}: --ignore_mismatched_sizes begins "
+            "with a new task head"
+        )
+    say(f"{name}: its task head {reason}; a new one is begun")
+    return _begin_head(model)
+
+
+def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
+    """Raises: ValueError: a checkpoint's config.json is of another kind of model or of other labels than the model that goes on."""
+    path = Path(checkpoint) / CONFIG_NAME
+    if not path.is_file():
+        return
+    try:
+        theirs = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    told = [(", ".join(theirs.architectures or ()), type(model).__name__), (str(theirs.num_labels), str(model.config.num_labels))]
+    told.append((", ".join(label_words(theirs)), ", ".join(label_words(model.config))))
+    for what, (there, here) in zip(("a", "number of labels:", "labels:"), told):
+        if there and there != here:
+            raise ValueError(f"--resume_from_checkpoint {checkpoint} is of another training: {what} {there} there, {here} here")
+
+
+def _other_task(config: PreTrainedConfig, options: ModelArguments, work: Any) -> Optional[str]:
+    told = settings_of(options.model_name_or_path).get("task") or getattr(config, "finetuning_task", None)
+    if isinstance(told, str):
+        named = _task_name(told)
+        if named is not None:
+            return None if named == work.name else f"was trained on {named}"
+    theirs = label_words(config)
+    if not work.labels or all(map(_NO_NAME.fullmatch, theirs)) or sorted(theirs) == sorted(work.labels):
+        return None
+    # labels that are numbers in the task's files can have any names, but not those of another task
+    named = {tuple(sorted(task.labels)) for task in TASKS.values() if not all(map(_NO_NAME.fullmatch, task.labels))}
+    if all(map(_NO_NAME.fullmatch, work.labels)) and tuple(sorted(theirs)) not in named:
+        return None
+    return f"has the labels {', '.join(theirs)}"
+
+
+def _task_name(told: str) -> Optional[str]:
+    """As `work.name` has it; None of a task that is not ours."""
+    if told.lower().startswith("squad"):
+        return "SQuAD"
+    try:
+        return find_task(told).folder
+    except ValueError:
+        return None
+
+
+def _begin_head(model: PreTrainedModel) -> List[str]:
+    """New random weights for what is not the model's body; their names."""
+    body = model.base_model_prefix + "."
+    head = [name for name, _ in model.named_parameters() if not name.startswith(body)]
+    fresh = dict(type(model)(model.config).named_parameters())
+    with torch.no_grad():
+        for name in head:
+            model.get_parameter(name).copy_(fresh[name])
+    return head

@@ -1,0 +1,156 @@
+"""From a command line to dataclasses, and from an error a user can mend to one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Dict, Sequence, Tuple
+
+import yaml
+from transformers import HfArgumentParser, Trainer
+
+from ....options.faults import naming, one_line
+from .legacy_flags import modern_arguments
+from .option_checks import check_file, check_numbers
+
+TRACEBACK = "--traceback"
+HELP_ALL = ("--help-all", "--help_all")  # --help has been answered before the long imports, and in short
+# Faults of the machine that a training meets, and that its traceback says nothing about.
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+# Within `Trainer.train`, but before it trains.
+_PREPARATIONS = {
+    method.__code__ for method in (Trainer.create_optimizer_and_scheduler, Trainer.create_optimizer, Trainer.create_scheduler)
+}
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description as it is written, each option with its default."""
+
+
+def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, ...]:
+    """One instance of each group from a command line, from a .json or from a .yaml file.
+
+    Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed. Every number is looked
+    at by what it means (`option_checks`). `--traceback` is every program's, see `run`.
+
+    Args:
+        doc: the program's own help, shown above the options.
+        groups: dataclasses; `TrainingArguments` last, because it has the most options.
+
+    Raises:
+        ValueError: an option that is not known, missing or has a wrong value; named.
+    """
+    argv = ["--help" if word in HELP_ALL else word for word in argv if word != TRACEBACK]
+    usage = "%(prog)s --NAME VALUE ..."
+    parser = _Parser(groups, description=doc, usage=usage, formatter_class=_Help, allow_abbrev=False)
+    parser.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help="show where in the program an error was met")
+    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
+        path = Path(argv[0])
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no such file of options")
+        with naming(str(path)):
+            read = json.loads if path.suffix == ".json" else yaml.safe_load
+            values = read(path.read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("names of options with their values belong there")
+            return parser.parse_dict(values)
+    known = {word[2:].replace("-", "_") for action in parser._actions for word in action.option_strings}
+    words, notes = modern_arguments(argv, known)
+    for note in notes:
+        say(note)
+    try:
+        *found, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+    except Exception as error:
+        line = one_line(error)
+        raise ValueError(line if "--" in line else f"{parser.culprit(words)}{line}") from error
+    if rest:
+        raise ValueError(f"unknown: {' '.join(rest)}; --help-all lists all options")
+    return tuple(found)
+
+
+def run(program: Callable[[], Any]) -> Any:
+    """Call a program; an error ends it with one line, `--traceback` on its command line shows the rest.
+
+    A fault of the program's own in the middle of training keeps its traceback: options and files have been checked by then.
+
+    Raises:
+        SystemExit: with that line; of an interrupt with the usual status.
+    """
+    try:
+        return program()
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if TRACEBACK in sys.argv or not _is_users(error):
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {one_line(error)}{_hint(error)}")
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the error is one that its words alone explain: before the first update any, later a refusal of ours, a full disk."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    codes = {frame.f_code for frame in frames}
+    if Trainer.train.__code__ not in codes or codes & _PREPARATIONS:
+        return True
+    trainer = next(frame.f_locals["self"] for frame in frames if frame.f_code is Trainer.train.__code__)
+    if trainer.state.global_step == getattr(trainer, "_initial_global_step", -1):
+        return True  # an option or a file that the first step could not use
+    if isinstance(error, OSError):
+        return error.errno in _MACHINE
+    ours = frames[-1].f_globals.get("__name__", "").startswith("dsp_plugin.")
+    return isinstance(error, MemoryError) or (isinstance(error, ValueError) and ours)
+
+
+def _hint(error: Exception) -> str:
+    """Where more is to be had, of an error whose text was not made for a user."""
+    return "" if isinstance(error, (OSError, ValueError, ImportError)) else f" ({TRACEBACK} shows where)"
+
+
+def say(text: str) -> None:
+    """A line of the program's own among those of the Trainer; of several processes the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"| {text}", flush=True)
+
+
+def _can_be(group: type, values: Dict[str, Any]) -> bool:
+    try:
+        group(**values)
+    except Exception:
+        return False
+    return True
+
+
+class _Parser(HfArgumentParser):
+    """Raises where argparse would end the program, and looks at the numbers before a dataclass is made of them."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Tuple[Any, Any]:
+        found, rest = super().parse_known_args(args, namespace)
+        check_numbers(self.dataclass_types, vars(found))
+        return found, rest
+
+    def culprit(self, words: Sequence[str]) -> str:
+        """The option without which the dataclasses can be made; empty where there is no such one."""
+        values = vars(super().parse_known_args(list(words))[0])
+        for group in self.dataclass_types:
+            given = {field.name: values[field.name] for field in dataclasses.fields(group) if field.name in values}
+            if _can_be(group, given):
+                continue
+            for name, value in given.items():
+                if _can_be(group, {other: given[other] for other in given if other != name}):
+                    return f"--{name} {value}: "
+        return ""
+
+    def parse_dict(self, args: Dict[str, Any], allow_extra_keys: bool = False) -> Tuple[Any, ...]:
+        return super().parse_dict(check_file(self.dataclass_types, args), allow_extra_keys)

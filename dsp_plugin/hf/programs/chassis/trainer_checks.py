@@ -1,0 +1,180 @@
+"""What the Trainer would find out about its options in the middle of a run, or never, is said before anything is loaded.
+
+Single numbers are `option_checks`'s affair; here are options that a package, a machine, another option or a task speaks
+against.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from typing import Any, List
+
+import torch
+from accelerate.utils import DynamoBackend
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import integration_utils
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.utils import is_liger_kernel_available
+
+from ....options.faults import one_line
+
+_UPDATES = 1000  # of a schedule that is made to see whether it can be
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+def check_trainer(args: TrainingArguments, work: Any) -> None:
+    """Raises: ValueError: options of the Trainer that cannot be, or would do nothing; names option and what is possible.
+
+    Args:
+        work: a `GlueWork` or `SquadWork`.
+    """
+    _check_reports(args)
+    _check_optimizer(args)
+    _check_schedule(args)
+    _check_machinery(args)
+    _check_workers(args)
+    _check_task(args, work)
+    _check_best(args, work)
+
+
+def check_metric(args: TrainingArguments, work: Any) -> None:
+    """Raises: ValueError: `--metric_for_best_model` is none of the task's."""
+    given = args.metric_for_best_model
+    if given is not None and given.removeprefix("eval_") not in ("loss", *work.metrics):
+        raise ValueError(f"--metric_for_best_model {given}: {work.name} has {', '.join(['loss', *work.metrics])}")
+
+
+def _check_reports(args: TrainingArguments) -> None:
+    given = args.report_to
+    names: List[str] = [given] if isinstance(given, str) else list(given or [])
+    for name in names:
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"--report_to {name}: there are none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+        without = "--report_to none does without"
+        if not _is_here(name):
+            raise ValueError(f"--report_to {name}: its package is not installed; {without}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()  # looks for whatever else it needs
+        except Exception as error:
+            raise ValueError(f"--report_to {name}: {one_line(error)}; {without}") from None
+
+
+def _is_here(name: str) -> bool:
+    """By Transformers' own question for the package of a reporting integration, where it has one by its name."""
+    asked = (getattr(integration_utils, f"is_{word}_available", None) for word in (name, name.replace("_", ""), name.removesuffix("_ml")))
+    return all(available() for available in asked if available is not None)
+
+
+def _check_optimizer(args: TrainingArguments) -> None:
+    """The package is here, and what `--optim_args` and `--optim_target_modules` say is taken."""
+    optim = str(getattr(args.optim, "value", args.optim))
+    given = args.optim_args
+    pairs = [pair.partition("=") for pair in (given or "").replace(" ", "").split(",") if pair]
+    if given and (not pairs or not all(name and equals and value and "=" not in value for name, equals, value in pairs)):
+        raise ValueError(f"--optim_args {given}: name=value,name=value belongs there")
+    if args.optim_target_modules is not None:
+        if not any(word in optim for word in ("galore", "apollo")):
+            raise ValueError(f"--optim_target_modules does nothing under --optim {optim}: leave it out")
+        with contextlib.suppress(AttributeError):  # further on they ask for the model
+            _made_optimizer(args, optim)
+        return
+    made = _made_optimizer(args, optim)
+    for name, _, value in pairs:
+        rest = ",".join(f"{other}={its}" for other, _, its in pairs if other != name)
+        if _optimizer_options(args, rest or None) == made:
+            raise ValueError(f"--optim_args {name}={value} does nothing under --optim {optim}: leave it out")
+
+
+def _made_optimizer(args: TrainingArguments, optim: str) -> Any:
+    given = args.optim_args
+    try:
+        return _optimizer_options(args, given)
+    except AttributeError:
+        raise
+    except Exception as error:  # of whatever package it is from
+        raise ValueError(f"--optim {optim}{f' --optim_args {given}' if given else ''}: {one_line(error)}") from error
+
+
+def _optimizer_options(args: TrainingArguments, optim_args: Any) -> Any:
+    before, args.optim_args = args.optim_args, optim_args
+    try:
+        return Trainer.get_optimizer_cls_and_kwargs(args)
+    finally:
+        args.optim_args = before
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    single = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    given = ["--lr_scheduler_kwargs", str(args.lr_scheduler_kwargs)] if args.lr_scheduler_kwargs else []
+    try:
+        get_scheduler(kind, single, args.get_warmup_steps(_UPDATES), _UPDATES, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--lr_scheduler_type {' '.join([kind, *given])}: {one_line(ValueError(str(error)))}") from error
+
+
+def _check_machinery(args: TrainingArguments) -> None:
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError("--use_liger_kernel needs a package that is not here: pip install liger-kernel, or leave it out")
+    given = args.gradient_checkpointing_kwargs
+    taken = [*list(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:], "preserve_rng_state"]
+    taken = sorted({name for name in taken if name not in ("args", "kwargs")})
+    for name in given or {}:
+        if name not in taken:
+            raise ValueError(f"--gradient_checkpointing_kwargs {name}: there are {', '.join(taken)}")
+    if args.torch_compile_backend and args.torch_compile_backend.upper() not in {backend.value for backend in DynamoBackend}:
+        known = ", ".join(sorted(backend.value.lower() for backend in DynamoBackend if backend.value != "NO"))
+        raise ValueError(f"--torch_compile_backend {args.torch_compile_backend}: there are {known}")
+    if args.torch_compile_mode and args.torch_compile_mode not in _COMPILE_MODES:
+        raise ValueError(f"--torch_compile_mode {args.torch_compile_mode}: there are {', '.join(_COMPILE_MODES)}")
+    inner = getattr(args.accelerator_config, "gradient_accumulation_kwargs", None) or {}
+    if "num_steps" in inner:
+        raise ValueError(
+            f"--accelerator_config gradient_accumulation_kwargs num_steps: give --gradient_accumulation_steps {inner['num_steps']}, "
+            "by which schedules are made, too"
+        )
+    if args.fsdp and args.world_size == 1:
+        raise ValueError("--fsdp spreads the model over several processes: start them with torchrun, or leave it out")
+
+
+def _check_workers(args: TrainingArguments) -> None:
+    for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataloader_prefetch_factor"):
+        value = getattr(args, name)
+        if value and not args.dataloader_num_workers:
+            raise ValueError(f"--{name} {value} is about worker processes: give --dataloader_num_workers 1 or more with it")
+
+
+def _check_task(args: TrainingArguments, work: Any) -> None:
+    """What the task's scores are made of."""
+    if not args.eval_do_concat_batches:
+        raise ValueError("--eval_do_concat_batches False: scores are made of all batches in one, so leave it out")
+    if args.batch_eval_metrics:
+        raise ValueError("--batch_eval_metrics: scores are made of all batches in one, so leave it out")
+    if args.prediction_loss_only and (args.do_eval or args.do_predict):
+        raise ValueError("--prediction_loss_only leaves no predictions to score: leave it out, or --do_eval and --do_predict")
+    labels = list(work.label_columns)
+    if args.label_names is not None and sorted(args.label_names) != sorted(labels):
+        raise ValueError(f"--label_names {' '.join(args.label_names)}: those of {work.name} are {' '.join(labels)}; leave it out")
+    if args.label_smoothing_factor and not work.labels:
+        why = "answers are numbers" if labels == ["labels"] else "answers are spans"
+        raise ValueError(
+            f"--label_smoothing_factor {args.label_smoothing_factor}: {work.name}'s {why}, and there are no labels to smooth; "
+            "leave it out"
+        )
+
+
+def _check_best(args: TrainingArguments, work: Any) -> None:
+    check_metric(args, work)
+    metric = args.metric_for_best_model
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    evaluates = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
+    if strategy == "best" and not (evaluates and metric is not None):
+        known = ", ".join(["loss", *work.metrics])
+        raise ValueError(
+            f"--save_strategy best needs --metric_for_best_model (one of {known}) and --eval_strategy steps or epoch"
+        )
+    if args.prediction_loss_only and metric is not None and metric.removeprefix("eval_") != "loss":
+        raise ValueError(f"--prediction_loss_only leaves no {metric} for --metric_for_best_model: take loss, or leave it out")

@@ -1,0 +1,125 @@
+"""Stage 2 of diff pruning: the diff is cut down to exactly so many weights and written as a pack. Nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ....diffs import Difference, SparseDiff, count_of, layer_numbers, project
+from ....diffs.base import Base
+from ....diffs.training.named_groupings import group_function
+from ....diffs.training.vector_file import SavedVector, read_vector
+from ....options.faults import naming
+from .run import DiffRun
+from ..chassis.output_folder import settings_of
+from ..chassis.models import load
+from ..chassis.parsing import say
+from ..chassis.places import check_written_file
+
+
+class ProjectRun(DiffRun):
+    """Projects what stage 1 wrote, or the change of a finetuned model (non-adaptive), and scores the reloaded pack."""
+
+    saved: Optional[SavedVector] = None
+
+    def prepare(self) -> None:
+        given = self.projection.eval_checkpoint
+        if not given:
+            raise ValueError("--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model")
+        read = {"--eval_checkpoint": given, "--model_name_or_path": self.options.model_name_or_path}
+        check_written_file("--save_checkpoint", self._path(), read)
+        if self.args.do_train:
+            say("--do_train is ignored: the projection trains nothing")
+            self.args.do_train = False
+        if Path(given).is_dir():
+            self._check_origin(given)
+            return
+        with naming(f"--eval_checkpoint {given}"):
+            self.saved = read_vector(given)
+        low, high = self.saved.told["concrete"]
+        if (self.method.concrete_lower, self.method.concrete_upper) != (low, high):
+            raise ValueError(
+                f"--concrete_lower {self.method.concrete_lower} --concrete_upper {self.method.concrete_upper}: "
+                f"the diff was trained with {low} and {high}"
+            )
+        if self.saved.config.get("task", self.work.name) != self.work.name:
+            raise ValueError(f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on {self.work.name}")
+
+    def _path(self) -> Path:
+        """Of the pack to write."""
+        return Path(self.projection.save_checkpoint or f"{self.args.output_dir}/projected.diff.safetensors")
+
+    def _check_origin(self, folder: str) -> None:
+        """Raises:
+        ValueError: the model in the folder was finetuned on another task. Of another base, perhaps only by name, it says so.
+        """
+        told, base = settings_of(folder), self.options.model_name_or_path.rstrip("/")
+        if told.get("task", self.work.name) != self.work.name:
+            raise ValueError(f"--eval_checkpoint {folder} was trained on {told['task']}, not on {self.work.name}")
+        if Path(str(told.get("model", base))).name != Path(base).name:
+            say(f"--eval_checkpoint {folder} was finetuned from {told['model']}: --model_name_or_path should be the same weights")
+
+    def _label(self, model: PreTrainedModel) -> str:
+        return f"{self._method_name()}-projected"
+
+    def _model(self) -> PreTrainedModel:
+        model = self._base_model()
+        base = Base.of(model, self.head)
+        deltas, head, config = self._finetuned(model) if self.saved is None else self._trained(model)
+        count = self._count(deltas, base.total)
+        layers = layer_numbers(list(deltas))[0] if self.projection.per_layer_projection else None
+        (diff,) = project(deltas, [count], layers)
+        config["projection"] = {
+            name: getattr(self.projection, name)
+            for name in ("target_sparsity", "threshold", "per_layer_projection", "sampled_diff")
+        }
+        self._say(diff, base.total)
+        self._write_pack(self._path(), model, diff, base, head, "float32", config)
+        return self._packed_model()
+
+    def _trained(self, model: PreTrainedModel) -> Tuple[Mapping[str, Tensor], Dict[str, Tensor], Dict[str, Any]]:
+        """Changes, head and configuration out of stage 1's file."""
+        saved, names = self.saved, [name for name, _ in model.named_parameters()]
+        try:
+            vector = saved.restore(model, group_function(saved.config.get("grouping", "tensor"), names))
+        except ValueError as error:
+            raise ValueError(f"--eval_checkpoint {self.projection.eval_checkpoint}: {error}") from error
+        if sorted(saved.head) != sorted(self.head):
+            raise ValueError(f"--task_head: the diff was trained with the head {', '.join(saved.head)}")
+        deltas = vector.deltas(vector.steps if self.projection.sampled_diff else None)
+        return deltas, dict(saved.head), {name: saved.config.get(name) for name in ("method", "grouping", "sparsity_pen")}
+
+    def _finetuned(self, model: PreTrainedModel) -> Tuple[Mapping[str, Tensor], Dict[str, Tensor], Dict[str, Any]]:
+        """Of a finetuned model in a folder, the baseline of the paper."""
+        if self.projection.sampled_diff:
+            raise ValueError("--sampled_diff: there is nothing to sample in a finetuned model")
+        folder = self.projection.eval_checkpoint
+        finetuned, _, new = load(replace(self.options, model_name_or_path=folder, config_name=None), self.work)
+        if new:
+            raise ValueError(f"--eval_checkpoint {folder} is no model of {self.work.name}: {', '.join(new[:3])} are missing in it")
+        state = dict(finetuned.named_parameters())
+        head = set(self.head)
+        body: List[str] = [name for name, _ in model.named_parameters() if name not in head]
+        try:
+            deltas = Difference(state, dict(model.named_parameters()), body)
+        except ValueError as error:
+            raise ValueError(f"--eval_checkpoint {folder} is no finetuned --model_name_or_path: {error}") from error
+        return deltas, {name: state[name].detach() for name in self.head}, {"method": "non-adaptive"}
+
+    def _count(self, deltas: Mapping[str, Tensor], total: int) -> int:
+        threshold = self.projection.threshold
+        if threshold < 0:
+            return count_of(self.projection.target_sparsity, total)
+        count = sum(int((deltas[name].abs() > threshold).sum()) for name in deltas)
+        if not count:
+            raise ValueError(f"--threshold {threshold}: no change is larger")
+        return count
+
+    def _say(self, diff: SparseDiff, total: int) -> None:
+        groups = sum(1 for name in diff.shapes if name not in diff.entries)
+        still = f"{groups} of {len(diff.shapes)} tensors do not at all"
+        say(f"{diff.count:,} of {total:,} weights may differ from the base; {still}")

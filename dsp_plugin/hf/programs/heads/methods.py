@@ -1,0 +1,196 @@
+"""The pruning methods as groups of options: what they check, which gates they make, what they tell the user.
+
+Defaults are those of the papers' BERT programs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, List, Mapping, Optional, Sequence
+
+from torch import nn
+
+from ....gating import (
+    ConcreteGates,
+    ExponentialCooling,
+    HeadBudget,
+    HeadMap,
+    RelaxedSubset,
+    StraightThroughSubset,
+    constant_temperature,
+    parse_heads_per_kind,
+)
+from ....gating.advice import closed_heads, frozen_scores, unfinished_cooldown
+from ..chassis.arguments import option
+
+
+class Method:
+    """What the training program asks of a method; this one is plain finetuning.
+
+    A method is also the dataclass of its options.
+    """
+
+    pruning_lr: Optional[float] = None
+    pruning_warmup_updates = 0
+
+    @property
+    def gated(self) -> bool:
+        return False
+
+    @property
+    def joint(self) -> bool:
+        """Whether the model's weights learn."""
+        return True
+
+    def label(self) -> str:
+        """Name in the records of a model that had all its heads."""
+        return "unpruned"
+
+    def check(self) -> None:
+        """Raises: ValueError: options that exclude each other, named; what a number may be is in `option_checks`."""
+
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        """Of a model that is only scored: take over from the settings of its training what names it and its figures."""
+
+    def build(self, head_map: HeadMap) -> nn.Module:
+        """The gates. Raises: ValueError: a budget that the model's heads cannot meet."""
+        raise NotImplementedError
+
+    def warnings(self, updates: int) -> List[str]:
+        """What to know before a training of so many updates."""
+        return []
+
+    def remarks(self, gates: nn.Module) -> List[str]:
+        """What to know after it."""
+        return []
+
+
+@dataclass
+class GateArguments(Method):
+    """What every method with learned gates takes."""
+
+    num_of_heads: Optional[int] = option("K: attention heads to keep, exactly, of all heads of the model")
+    joint_pruning: bool = option(
+        "train the model and the choice of heads together; without it the weights stay as they are and only the choice is "
+        "learned, on a model that was trained before (pipelined)",
+        False,
+    )
+    pruning_warmup_updates: int = option(
+        "train with all heads open for so many updates before the choice of heads starts; a cool-down counts from there", 0
+    )
+    heads_per_kind: Optional[str] = option(
+        "heads to keep of each kind of attention instead of K in all: encoder-self=20,decoder-cross=10,..."
+    )
+    min_heads_per_block: int = option("heads that every attention block keeps at least, within the budget", 0)
+
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning",)  # options that a model's name in the records tells
+
+    @property
+    def gated(self) -> bool:
+        return True
+
+    @property
+    def joint(self) -> bool:
+        return self.joint_pruning
+
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        if str(settings.get("method", "")).split("-")[0] == self.label().split("-")[0]:
+            for name in self._of_training:
+                setattr(self, name, settings.get(name, getattr(self, name)))
+
+    @property
+    def has_budget(self) -> bool:
+        return self.num_of_heads is not None or bool(self.heads_per_kind)
+
+    def check(self) -> None:
+        parse_heads_per_kind(self.heads_per_kind)
+
+    def budget(self, head_map: HeadMap) -> Optional[HeadBudget]:
+        """Exactly so many heads; None where no number was given."""
+        if not self.has_budget:
+            return None
+        per_kind = parse_heads_per_kind(self.heads_per_kind)
+        return HeadBudget(head_map, self.num_of_heads, per_kind, self.min_heads_per_block)
+
+
+@dataclass
+class DSPArguments(GateArguments):
+    """Differentiable subset pruning (Li, Cotterell and Sachan, 2021)."""
+
+    pruning_lr: float = option("learning rate of the head scores, by the model's schedule", 0.5)
+    use_ste: bool = option("straight-through: hard top-K forward, identity backward; no temperature", False)
+    annealing: bool = option("cool the sampler from --initial_temperature to --final_temperature over --cooldown_steps", False)
+    initial_temperature: float = option("temperature of the sampler at the start", 1000.0)
+    final_temperature: float = option("temperature at the end of the cool-down, and throughout without --annealing", 1e-8)
+    cooldown_steps: int = option("updates of the cool-down", 25000)
+
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste")
+
+    def label(self) -> str:
+        if not self.joint_pruning:
+            return "dsp-pipelined"
+        return "dsp-ste" if self.use_ste else "dsp-joint"
+
+    def check(self) -> None:
+        if not self.has_budget:
+            raise ValueError("--num_of_heads K, the number of heads to keep, is missing")
+        if self.use_ste and self.annealing:
+            raise ValueError("--use_ste has no temperature: give either --use_ste or --annealing")
+        super().check()
+        self._temperature()
+
+    def build(self, head_map: HeadMap) -> nn.Module:
+        budget = self.budget(head_map)
+        return StraightThroughSubset(head_map, budget) if self.use_ste else RelaxedSubset(head_map, budget, self._temperature())
+
+    def warnings(self, updates: int) -> List[str]:
+        if self.use_ste:
+            return []
+        return unfinished_cooldown(self._temperature(), updates) if self.annealing else frozen_scores(self.final_temperature)
+
+    def _temperature(self) -> ExponentialCooling:
+        if not self.annealing:
+            return constant_temperature(self.final_temperature)
+        return ExponentialCooling(
+            self.initial_temperature, self.final_temperature, self.cooldown_steps, self.pruning_warmup_updates
+        )
+
+
+# What all heads open cost under Voita's penalty where no lambda is given. A fixed lambda is dearer the more heads there are, and
+# with the published 0.0015 no gate of a small model (72 heads) stays open on a small task.
+OPEN_COST = 0.02
+
+
+@dataclass
+class VoitaArguments(GateArguments):
+    """Stretched concrete gates under an L0 penalty (Voita et al., 2019)."""
+
+    num_of_heads: Optional[int] = option(
+        "K: keep exactly the K heads with the largest log_a; without it the penalty alone decides how many stay"
+    )
+    pruning_lr: float = option("learning rate of the gates, by the model's schedule", 0.1)
+    l0_penalty: Optional[float] = option(
+        "lambda, the price of an open head, added to the mean loss; default: 0.02 / N, so that all N heads of the model cost 0.02"
+    )
+
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty")
+
+    def label(self) -> str:
+        return "voita-joint" if self.joint_pruning else "voita-pipelined"
+
+    def check(self) -> None:
+        super().check()
+        if self.min_heads_per_block and not self.has_budget:
+            raise ValueError("--min_heads_per_block needs a budget: give --num_of_heads or --heads_per_kind")
+
+    def build(self, head_map: HeadMap) -> nn.Module:
+        if self.l0_penalty is None:
+            self.l0_penalty = OPEN_COST / max(1, head_map.num_heads)
+        return ConcreteGates(head_map, self.budget(head_map), self.l0_penalty)
+
+    def remarks(self, gates: nn.Module) -> List[str]:
+        return closed_heads(gates)
+
+
+DSPArguments._argument_group_name = "Differentiable subset pruning"  # type: ignore[attr-defined]
+VoitaArguments._argument_group_name = "Voita's gates"  # type: ignore[attr-defined]

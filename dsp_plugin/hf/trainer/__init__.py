@@ -1,0 +1,1 @@
+"""Parts for the stock Trainer that know nothing of gates."""

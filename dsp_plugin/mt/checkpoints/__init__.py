@@ -1,0 +1,1 @@
+"""fairseq checkpoints as data."""

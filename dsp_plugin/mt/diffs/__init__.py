@@ -1,0 +1,1 @@
+"""Sparse diffs of fairseq models."""

@@ -1,0 +1,1 @@
+"""fairseq's transformer with gates on its heads."""

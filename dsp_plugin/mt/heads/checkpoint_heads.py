@@ -1,0 +1,168 @@
+"""Which heads a fairseq checkpoint has and keeps, read from its tensors and options alone."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple, Type
+
+import torch
+from fairseq.models import ARCH_MODEL_REGISTRY
+from torch import Tensor, nn
+
+from ... import register
+from ...gating import AttentionBlock, HeadMap, check_budget, hard_topk
+from ...surgery.record import compose, mask_of_record
+from ..checkpoints.checkpoint import model_options
+from .gated_model import GatedTransformerModel
+from .gated_transformer import KINDS, block_kind
+
+SCORES = "gating.gates.scores"
+CHOSEN = "gating.gates.chosen"
+_OUTPUT_BIAS = re.compile(r"^(.*\.(?:self_attn|encoder_attn))\.out_proj\.bias$")
+
+
+@dataclass
+class CheckpointHeads:
+    """Heads of one checkpoint.
+
+    Attributes:
+        head_map: its heads, in the order of the scores.
+        keep: bool [N], the deployed mask; all True where the checkpoint has no scores.
+        budget: heads kept; None where the checkpoint has no scores.
+        method: name of the method it was pruned by; None where it has no scores.
+    """
+
+    head_map: HeadMap
+    keep: Tensor
+    budget: Optional[int]
+    method: Optional[str] = None
+
+
+def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -> HeadMap:
+    """HeadMap of a checkpoint's model tensors; same names and order as `head_map_of` the model built from it.
+
+    Head counts come from the tensors' own shapes, so that models with heads removed are right too.
+
+    Raises:
+        ValueError: there is no attention in it.
+    """
+    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in KINDS}
+    names = [match.group(1) for match in map(_OUTPUT_BIAS.match, model_state) if match]
+    for name in sorted(names, key=_layer_order):
+        side = name.split(".", 1)[0]
+        head_dim = int(options[f"{side}_embed_dim"]) // int(options[f"{side}_attention_heads"])
+        width = model_state[f"{name}.q_proj.weight"].shape[0] if f"{name}.q_proj.weight" in model_state else 0
+        kind = block_kind(name)
+        by_kind[kind].append(AttentionBlock(name=name, num_heads=width // head_dim, kind=kind))
+    if not names:
+        raise ValueError("the checkpoint has no attention blocks: it is not an encoder-decoder transformer")
+    return HeadMap([block for blocks in by_kind.values() for block in blocks])
+
+
+def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
+    """The heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores rank first.
+
+    Raises:
+        ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not known.
+    """
+    options = model_options(state)
+    head_map = head_map_of_state(state["model"], options)
+    scores = state["model"].get(SCORES)
+    if scores is None:
+        if num_of_heads is not None:
+            raise ValueError(
+                "--num-of-heads was given, but the checkpoint has no head scores to rank its heads by: "
+                "train it with --num-of-heads, or leave the option out"
+            )
+        return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
+    if num_of_heads is not None:
+        keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
+    else:
+        keep = gates_of_checkpoint(state, head_map).keep()
+    return CheckpointHeads(head_map, keep, int(keep.sum()), model_of_checkpoint(state)[0].method)
+
+
+def random_scores(state: Dict[str, Any]) -> Optional[str]:
+    """Why the scores of a checkpoint are known to be nobody's choice; None where they are trained, ranked, or not known."""
+    chosen = state["model"].get(CHOSEN)
+    if chosen is not None:
+        return None if bool(chosen) else "nothing has ranked the heads"
+    updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates")
+    if updates is None:
+        return None
+    warmup = model_options(state).get("pruning_warmup_updates") or 0
+    if updates <= warmup:
+        return f"{updates} updates were made, {warmup} of them with all heads open" if warmup else "no update was made"
+    return None
+
+
+def model_of_checkpoint(state: Dict[str, Any]) -> Tuple[Type[GatedTransformerModel], Dict[str, Any]]:
+    """The model class of a checkpoint with head scores, and all its options.
+
+    Raises:
+        ValueError: its model is none of this plugin's.
+    """
+    register()
+    options = model_options(state)
+    name = options.get("_name") or options.get("arch")
+    model_class = ARCH_MODEL_REGISTRY.get(name)
+    if model_class is None or not issubclass(model_class, GatedTransformerModel):
+        raise ValueError(f"the checkpoint has head scores, but its model is {name!r}, which is none of this plugin's")
+    return model_class, model_class.with_defaults(options)
+
+
+def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
+    """The `HeadGates` that a checkpoint was trained with, its state loaded.
+
+    Raises:
+        ValueError: its model is none of this plugin's, or options and state do not fit.
+    """
+    model_class, options = model_of_checkpoint(state)
+    if not model_class.wants_gates(options):
+        raise ValueError(
+            f"the checkpoint does not say how many heads to keep: give --num-of-heads, 0..{head_map.num_heads}"
+        )
+    gates = model_class.build_gates(head_map, options)
+    prefix = "gating.gates."
+    try:
+        gates.load_state_dict({k[len(prefix) :]: v for k, v in state["model"].items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint's head scores do not fit its options ({error})") from error
+    return gates
+
+
+def original_head_map(now: HeadMap, options: Dict[str, Any]) -> HeadMap:
+    """The heads a model had before any removal, by its options; `now` are those it has left."""
+    counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
+    return HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in now.blocks])
+
+
+def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
+    """The same heads among those of the model before any removal, for records and pictures.
+
+    Raises:
+        ValueError: the checkpoint's record of removed heads is damaged.
+    """
+    options = model_options(state)
+    if not options.get("kept_heads"):
+        return heads
+    original = original_head_map(heads.head_map, options)
+    try:
+        record = compose(heads.head_map, heads.keep, json.loads(options["kept_heads"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
+    return CheckpointHeads(original, mask_of_record(record, original), heads.budget, heads.method)
+
+
+def parameters_of_head(block: AttentionBlock, options: Dict[str, Any]) -> int:
+    """Parameters that go with one head: its rows of q, k, v with their biases, its columns of the output."""
+    side = block.name.split(".", 1)[0]
+    width = int(options[f"{side}_embed_dim"])
+    head_dim = width // int(options[f"{side}_attention_heads"])
+    source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+    return head_dim * (2 * width + 2 * source + 3)
+
+
+def _layer_order(name: str) -> List[Any]:
+    """Numeric order of layers: 'layers.10' after 'layers.9'."""
+    return [int(part) if part.isdigit() else part for part in name.split(".")]

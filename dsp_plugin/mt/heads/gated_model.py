@@ -1,0 +1,243 @@
+"""The transformer that every pruning method puts its gates on. A method subclasses it and registers the result."""
+
+import logging
+from argparse import Namespace
+from typing import Any, Dict, List, Optional
+
+from fairseq.models import (
+    MODEL_DATACLASS_REGISTRY,
+    MODEL_REGISTRY,
+    BaseFairseqModel,
+    register_model_architecture,
+)
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+from fairseq.models.transformer import transformer_legacy as stock
+from omegaconf import OmegaConf
+from torch import nn
+
+from ...gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
+from ...optim.dsp_adam import mark_scores
+from ..checkpoints.flat_config import FlatTransformerConfig
+from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
+from .new_training import check_training, host_advice, whole_training
+from ..training.option_checks import check_options
+
+logger = logging.getLogger(__name__)
+
+
+class GatedTransformerModel(TransformerModelBase):
+    """Encoder-decoder transformer with a gate on every attention head.
+
+    Every training forward samples gates, `eval()` uses the heads that are kept and nothing else. Where the options ask
+    for no pruning, or after head removal, there are no gates and the model is the stock transformer with a fused
+    attention path.
+
+    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `learns_scores`,
+    `has_penalty`, `ranks_heads`, `check_training`, `warnings` and `remarks`.
+    """
+
+    method = ""
+    """Name in records and messages."""
+
+    gates_option = "--num-of-heads K, the number of heads to keep"
+    """What has to be given to prune at all."""
+
+    def __init__(self, cfg, encoder, decoder):
+        super().__init__(cfg, encoder, decoder)
+        self.gating: Optional[Switchboard] = None
+        self.kept_heads: Optional[Dict[str, List[int]]] = None  # the record of removed heads, where there are any
+
+    add_args = classmethod(BaseFairseqModel.add_args.__func__)
+
+    @classmethod
+    def build_gates(cls, head_map: HeadMap, options: Dict[str, Any]) -> nn.Module:
+        """The method's `HeadGates` for these heads, from the model's flat options."""
+        raise NotImplementedError
+
+    @classmethod
+    def wants_gates(cls, options) -> bool:
+        """Whether the options ask for pruning."""
+        return options["num_of_heads"] is not None or bool(options["heads_per_kind"])
+
+    @classmethod
+    def freezes_weights(cls, options) -> bool:
+        """Whether only the scores learn (pipelined), so that a trained model is needed to start from."""
+        return cls.wants_gates(options) and not options["joint_pruning"]
+
+    @classmethod
+    def learns_scores(cls, options) -> bool:
+        """Whether training changes the scores, so that optimizer and precision must suit them."""
+        return cls.wants_gates(options)
+
+    @classmethod
+    def label(cls, options) -> str:
+        """Name in records of a training with these options."""
+        if not cls.wants_gates(options):
+            return "no-pruning"
+        return f"{cls.method}-{'pipelined' if cls.freezes_weights(options) else 'joint'}"
+
+    @classmethod
+    def has_penalty(cls, options) -> bool:
+        """Whether the gates add something to the loss, which the criterion must then take in."""
+        return False
+
+    @classmethod
+    def ranks_heads(cls, options) -> bool:
+        """Whether the task is to rank the heads of a trained model before the first update."""
+        return False
+
+    @classmethod
+    def check_training(cls, whole, options: Dict[str, Any], task) -> None:
+        """Refuse a training (its `whole` configuration) that would be half of the method; see `new_training`."""
+        check_training(cls, whole, options, task)
+
+    @classmethod
+    def check_options(cls, options) -> None:
+        """Refuse options (all of the method's config) that mean nothing, or that exclude each other.
+
+        Raises:
+            ValueError: naming the options.
+        """
+        check_options(options)
+        for side in ("encoder", "decoder"):
+            if options.get(f"{side}_layers_to_keep"):
+                raise ValueError(
+                    f"--{side}-layers-to-keep cannot be used with the plugin's models: fairseq declares a list of numbers there, "
+                    "and then looks for a text"
+                )
+        if not cls.wants_gates(options):
+            for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
+                if options[name]:
+                    raise ValueError(f"--{name.replace('_', '-')} needs {cls.gates_option}")
+        parse_heads_per_kind(options["heads_per_kind"])
+
+    @classmethod
+    def warnings(cls, options) -> List[str]:
+        """What a user should know before a long training with these options."""
+        return []
+
+    @classmethod
+    def sparsifies(cls, options) -> bool:
+        """Whether heads close one by one as training goes on, so that the best checkpoint may be one from before that."""
+        return False
+
+    @classmethod
+    def remarks(cls, options, gates: nn.Module) -> List[str]:
+        """What a user should know after a training with these options that ended with these gates."""
+        return []
+
+    @classmethod
+    def with_defaults(cls, options: Dict[str, Any]) -> Dict[str, Any]:
+        """Options with those filled in that a checkpoint of an earlier version does not have."""
+        name = next(name for name, model in MODEL_REGISTRY.items() if model is cls)
+        config = MODEL_DATACLASS_REGISTRY[name]()
+        own = set(config.__dataclass_fields__) - set(FlatTransformerConfig.__dataclass_fields__)
+        return {**{field: getattr(config, field) for field in own}, **options}
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Build from the flat config; for a new training, after checking the whole of its configuration.
+
+        Raises:
+            ValueError: a budget outside the model's heads, options that exclude each other, a damaged `kept_heads`; see
+                `new_training.check_training`.
+        """
+        flat = cls.with_defaults(OmegaConf.to_container(cfg, resolve=True))
+        cls.check_options(flat)
+        whole = whole_training(cfg)
+        if whole is not None:
+            cls.check_training(whole, flat, task)
+        stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}
+        model = super().build_model(TransformerConfig.from_namespace(Namespace(**stock_options)), task)
+        if flat["kept_heads"]:
+            model.kept_heads = apply_kept_heads(model, flat["kept_heads"])
+        if cls.wants_gates(flat):
+            gates = cls.build_gates(head_map_of(model), flat)
+            model.add_gates(gates, flat["pruning_lr"], not cls.freezes_weights(flat), flat["pruning_warmup_updates"])
+        return model
+
+    @classmethod
+    def build_encoder(cls, cfg, src_dict, embed_tokens):
+        return GatedEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, cfg, tgt_dict, embed_tokens):
+        return GatedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    def add_gates(self, gates: nn.Module, pruning_lr: Optional[float], joint: bool, warmup_updates: int = 0) -> None:
+        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything else."""
+        if not joint:
+            self.requires_grad_(False)
+        self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
+        for parameter in gates.parameters():
+            mark_scores(parameter, pruning_lr)
+        self.gating.handshake.trains(self)
+        self.gating.handshake.wants(lr=pruning_lr, weight_decay=0.0, advice=host_advice(self.method))
+        connect(self, self.gating)
+
+    def forward(self, *args, **kwargs):
+        if self.gating is None:
+            return super().forward(*args, **kwargs)
+        with self.gating.forward_pass(self):
+            return super().forward(*args, **kwargs)
+
+    def upgrade_state_dict_named(self, state_dict, name):
+        """Let a checkpoint without scores (stock fairseq's, or a pruned one) load: scores start fresh.
+
+        A checkpoint with scores loads into a model without gates, its scores left out.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("gating.")}
+        for key in [k for k in state_dict if k.startswith("gating.") and k not in own]:
+            del state_dict[key]
+        missing = [key for key in own if key not in state_dict]
+        if missing:
+            logger.info("the checkpoint has no head scores: they start fresh")
+        for key in missing:
+            state_dict[key] = own[key]
+
+
+def budget_of(head_map: HeadMap, options: Dict[str, Any]) -> Optional[HeadBudget]:
+    """The budget that the options all methods share ask for; None if they ask for none.
+
+    Raises:
+        ValueError: see `HeadBudget`.
+    """
+    per_kind = parse_heads_per_kind(options["heads_per_kind"])
+    if options["num_of_heads"] is None and per_kind is None:
+        return None
+    return HeadBudget(head_map, options["num_of_heads"], per_kind, options["min_heads_per_block"])
+
+
+def register_architectures(model: str) -> None:
+    """`<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` for a registered model."""
+    for name, sizes in ARCHITECTURES.items():
+        register_model_architecture(model, f"{model}_{name}")(sizes)
+
+
+def _narrow(args, layers: int, dim: int):
+    for side in ("encoder", "decoder"):
+        setattr(args, f"{side}_layers", getattr(args, f"{side}_layers", layers))
+        setattr(args, f"{side}_embed_dim", getattr(args, f"{side}_embed_dim", dim))
+        setattr(args, f"{side}_ffn_embed_dim", getattr(args, f"{side}_ffn_embed_dim", 2 * dim))
+        setattr(args, f"{side}_attention_heads", getattr(args, f"{side}_attention_heads", 4))
+    stock.base_architecture(args)
+
+
+def multi30k(args):
+    """3+3 layers, d 256, 4 heads: what two cores train on Multi30k in half an hour."""
+    _narrow(args, layers=3, dim=256)
+
+
+def multi30k_small(args):
+    """2+2 layers, d 128, 4 heads (24 in all)."""
+    _narrow(args, layers=2, dim=128)
+
+
+# the sizes of stock architectures, and two that two cores can train
+ARCHITECTURES = {
+    "iwslt_de_en": stock.transformer_iwslt_de_en,
+    "wmt_en_de": stock.transformer_wmt_en_de,
+    "multi30k": multi30k,
+    "multi30k_small": multi30k_small,
+}

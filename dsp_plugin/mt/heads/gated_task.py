@@ -1,0 +1,138 @@
+"""fairseq's translation task with what every pruning method wants of one: batches that a resumed run sees again, notes."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.distributed.utils import is_master
+from fairseq.logging import metrics
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY as MODEL_NAME
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.tasks.translation import TranslationConfig
+from omegaconf import II, DictConfig, open_dict
+
+from ..training.checked_task import CheckedTranslationTask
+from ..checkpoints.checkpoint import load_checkpoint
+from ..translate.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
+from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
+from ..training.finished import PATIENCE, finished, patience_now, restore_patience
+from .gated_model import GatedTransformerModel
+from .history import note_heads, read_history
+from .new_training import starting_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class GatedTranslationConfig(TranslationConfig):
+    # read-only views of other options
+    save_dir: str = II("checkpoint.save_dir")
+    reset_optimizer: bool = II("checkpoint.reset_optimizer")
+    max_update: int = II("optimization.max_update")
+    max_epoch: int = II("optimization.max_epoch")
+    update_freq: List[int] = II("optimization.update_freq")
+
+
+class GatedTranslationTask(CheckedTranslationTask):
+    """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses it.
+
+    What a training must have is checked by the model, which is built under any task (`new_training`).
+    """
+
+    def __init__(self, cfg: GatedTranslationConfig, src_dict, tgt_dict):
+        super().__init__(cfg, src_dict, tgt_dict)
+        self._is_master = False  # known once a training starts
+        self.is_finished = False  # the training, when it is started once more
+        self._max_valid_steps: Optional[int] = None
+        self._trained: List[Any] = []  # data sets
+        self._coverage: Optional[Coverage] = None  # of the set that is evaluated
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """Build the model; for a new training, after `prepare`. Errors as `GatedTransformerModel.build_model`."""
+        model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
+        if not from_checkpoint:
+            self._resume()
+            if model_class is not None and issubclass(model_class, GatedTransformerModel):
+                # a YAML file gives only what differs from the defaults
+                options = merge_with_parent(MODEL_DATACLASS_REGISTRY[MODEL_NAME[cfg._name]](), cfg)
+                model_class.check_options(options)
+                self.prepare(cfg, model_class, options)
+        return super().build_model(cfg, from_checkpoint)
+
+    def _resume(self) -> None:
+        """Learn where the training stands; where it is at its end, see to it that fairseq makes no further update."""
+        # everything on the command line; the Trainer reads the same object
+        whole = self.cfg._get_root() if isinstance(self.cfg, DictConfig) else {}
+        if "optimization" not in whole:
+            return  # no training
+        read_history(whole.checkpoint.save_dir)  # a damaged one is refused now, not at the first validation
+        self._max_valid_steps = whole.dataset.max_valid_steps
+        start, given = starting_checkpoint(whole.checkpoint), whole.checkpoint
+        goes_on = start is not None and start != given.finetune_from_model and not given.reset_optimizer
+        state = {} if start is None else load_checkpoint(start)
+        check_dictionaries(state.get("task_state"), self, str(start))
+        state = state if goes_on else {}
+        restore_patience((state.get("task_state") or {}).get(PATIENCE))
+        why = finished(state, whole.optimization, whole.checkpoint)
+        if why is not None:
+            self.is_finished = True
+            logger.info(f"the training in {start} is finished: {why}. Nothing is trained")
+            with open_dict(whole):
+                whole.optimization.max_epoch = -1  # 0 would mean no limit
+
+    def prepare(self, cfg, model_class, options) -> None:
+        """Make ready for a new training; `options` are all of the model's, `cfg` those that were given."""
+        self._is_master = is_master(cfg._get_root().distributed_training)
+
+    def begin_valid_epoch(self, epoch, model):
+        super().begin_valid_epoch(epoch, model)
+        if self._is_master:
+            note_heads(model, self.cfg.save_dir)
+
+    def get_batch_iterator(self, dataset, *args, **kwargs):
+        if is_training_pass(kwargs):
+            self._trained.append(dataset)
+            if self.can_reuse_epoch_itr(dataset) and not (
+                kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+            ):
+                # fairseq then keeps the batches of the epoch that a process starts with, and draws them by its number: a
+                # run resumed in a later epoch would have others than the uninterrupted one
+                kwargs["epoch"] = 1
+            return super().get_batch_iterator(dataset, *args, **kwargs)
+        # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of
+        # --required-batch-size-multiple (8): up to a batch of test sentences would go unscored
+        kwargs["required_batch_size_multiple"] = 1
+        if any(dataset is trained for trained in self._trained):
+            kwargs["disable_iterator_cache"] = True  # the training's own batches are another matter
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        self._cover(dataset, coverage_of(iterator, self._max_valid_steps))
+        return iterator
+
+    def _cover(self, dataset, coverage: Coverage) -> None:
+        """Keep how much of a set is evaluated, for the log and the checkpoints; say once that it is not the whole set."""
+        self._coverage = coverage
+        name = next((name for name, known in self.datasets.items() if known is dataset), "the input")
+        told = self.state.state_dict.setdefault(COVERAGE, {})
+        if coverage.whole:
+            told.pop(name, None)
+        elif told.get(name) != [coverage.covered, coverage.total]:
+            told[name] = [coverage.covered, coverage.total]
+            logger.warning(
+                f"ONLY {coverage.covered} OF {coverage.total} SENTENCES of {name}: every score and output of this run is of "
+                f"these alone ({coverage.label(name)})"
+            )
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        super().reduce_metrics(logging_outputs, criterion)
+        if self._coverage is not None and not self._coverage.whole and not criterion.training:
+            metrics.log_scalar("sentences", self._coverage.covered, priority=900)
+            metrics.log_scalar("sentences_of_set", self._coverage.total, priority=900)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What goes into every checkpoint as its task state; fairseq's own tasks read over it."""
+        return {**super().state_dict(), PATIENCE: patience_now(), DICTIONARIES: dictionaries_of(self)}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """As the task above; what a checkpoint says of its own training is none of this task's."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in (COVERAGE, PATIENCE)})

@@ -1,0 +1,201 @@
+"""fairseq's transformer with gated attention: encoder and decoder through fairseq's own build hooks."""
+
+import json
+from contextlib import nullcontext
+from functools import partial
+from typing import Dict, List, Optional
+
+import torch
+from fairseq.distributed import fsdp_wrap
+from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+from ...gating import AttentionBlock, HeadMap, Switchboard
+from .attention import GatedMultiheadAttention
+
+
+class GatedEncoderLayer(TransformerEncoderLayerBase):
+    def build_self_attention(self, embed_dim, cfg):
+        return GatedMultiheadAttention(
+            embed_dim,
+            cfg.encoder.attention_heads,
+            dropout=cfg.attention_dropout,
+            self_attention=True,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+            xformers_att_config=cfg.encoder.xformers_att_config,
+        )
+
+
+class GatedDecoderLayer(TransformerDecoderLayerBase):
+    def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
+        return GatedMultiheadAttention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            dropout=cfg.attention_dropout,
+            add_bias_kv=add_bias_kv,
+            add_zero_attn=add_zero_attn,
+            self_attention=not cfg.cross_self_attention,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+            xformers_att_config=cfg.decoder.xformers_att_config,
+        )
+
+    def build_encoder_attention(self, embed_dim, cfg):
+        return GatedMultiheadAttention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            kdim=cfg.encoder.embed_dim,
+            vdim=cfg.encoder.embed_dim,
+            dropout=cfg.attention_dropout,
+            encoder_decoder_attention=True,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+            xformers_att_config=cfg.encoder.xformers_att_config,
+        )
+
+
+def _wrapped(layer: nn.Module, cfg) -> nn.Module:
+    """What fairseq does to every layer it builds: activation checkpointing and FSDP, if asked for."""
+    if cfg.checkpoint_activations:
+        # under fairseq's own name for it, so that its `unwrap_checkpoint` finds it
+        layer.precheckpoint_forward = layer.forward
+        layer.forward = partial(_recomputed, layer.precheckpoint_forward, cfg.offload_activations)
+    return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
+
+
+def _recomputed(forward, offload_to_cpu: bool, *args, **kwargs):
+    """Activation checkpointing by torch. fairseq's own kind runs one backward a layer, each through the gates that
+    all layers share, and none at all where a layer's inputs need no gradient (pipelined pruning)."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    with save_on_cpu() if offload_to_cpu else nullcontext():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+class GatedEncoder(TransformerEncoderBase):
+    """Stock, but the hypotheses of a beam search share the one encoder output of their sentence."""
+
+    def reorder_encoder_out(self, encoder_out, new_order):
+        """As stock, where `new_order` is anything but a beam search's.
+
+        A beam search first asks for every sentence `beam` times. Stock makes these copies, and copies all of them again
+        at every step. Gated attention does without (it takes B queries and B / beam keys), so here nothing is copied
+        until a sentence is finished.
+        """
+        sentences = encoder_out["encoder_out"][0].size(1)
+        beam = encoder_out.get("beam")
+        if beam is None:
+            beam = new_order.numel() // sentences
+            spread = torch.arange(sentences, device=new_order.device).repeat_interleave(beam)
+            if beam < 2 or self.cfg.cross_self_attention or not torch.equal(new_order, spread):
+                return super().reorder_encoder_out(encoder_out, new_order)
+        elif new_order.numel() != beam * sentences:
+            encoder_out = super().reorder_encoder_out(encoder_out, new_order.view(-1, beam)[:, 0] // beam)
+        return {**encoder_out, "beam": beam}
+
+    def build_encoder_layer(self, cfg):
+        return _wrapped(GatedEncoderLayer(cfg, return_fc=self.return_fc), cfg)
+
+
+class GatedDecoder(TransformerDecoderBase):
+    """Stock, less two things it does at every step: asking its last layer for attention weights that nobody reads, and
+    walking all its modules to find the few whose cache follows the beams."""
+
+    weights_asked = False
+
+    def make_generation_fast_(self, need_attn: bool = False, **kwargs):
+        self.weights_asked = bool(need_attn)
+
+    def extract_features(
+        self,
+        prev_output_tokens,
+        encoder_out=None,
+        incremental_state=None,
+        full_context_alignment: bool = False,
+        alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
+    ):
+        """As stock; attention weights only where --print-alignment or `alignment_layer` asks for them, else None."""
+        if alignment_layer is None and not self.weights_asked:
+            alignment_layer = -1  # no layer at all; None means the last one
+        return super().extract_features(
+            prev_output_tokens, encoder_out, incremental_state, full_context_alignment, alignment_layer, alignment_heads
+        )
+
+    def reorder_incremental_state_scripting(self, incremental_state, new_order):
+        for layer in self.layers:
+            for block in (layer.self_attn, layer.encoder_attn):
+                if block is not None and block.num_heads:
+                    block.reorder_incremental_state(incremental_state, new_order)
+
+    def build_decoder_layer(self, cfg, no_encoder_attn=False):
+        return _wrapped(GatedDecoderLayer(cfg, no_encoder_attn), cfg)
+
+
+def attention_blocks(model: nn.Module) -> Dict[str, GatedMultiheadAttention]:
+    """Attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross, decoder-self."""
+    by_kind: Dict[str, Dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
+    for name, module in model.named_modules():
+        if isinstance(module, GatedMultiheadAttention):
+            by_kind[block_kind(name)][name] = module
+    return {name: module for blocks in by_kind.values() for name, module in blocks.items()}
+
+
+def head_map_of(model: nn.Module) -> HeadMap:
+    """The model's heads as they are now, removed ones not counted."""
+    return HeadMap(
+        [
+            AttentionBlock(name=name, num_heads=module.num_heads, kind=block_kind(name))
+            for name, module in attention_blocks(model).items()
+        ]
+    )
+
+
+def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
+    """Let every attention block read its gates from `switchboard` (None: no gates at all)."""
+    for position, module in enumerate(attention_blocks(model).values()):
+        module.read_gates = None if switchboard is None else partial(switchboard.block_gates, position)
+
+
+def encode_kept_heads(kept: Dict[str, List[int]]) -> str:
+    """The record of surgery as it stands in the model's config: {block name: heads kept, by their first numbers}."""
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
+    """Give every attention block the number of heads the record says; weights come from the checkpoint.
+
+    Raises:
+        ValueError: the record is damaged, or belongs to another architecture.
+    """
+    try:
+        kept = json.loads(record)
+        counts = {name: len(heads) for name, heads in kept.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"--kept-heads is not a record of kept heads: {record[:80]!r}") from error
+    blocks = attention_blocks(model)
+    if set(counts) != set(blocks):
+        raise ValueError(
+            "--kept-heads names other attention blocks than this architecture has: "
+            f"{sorted(set(counts) ^ set(blocks))[:4]} ..."
+        )
+    for name, module in blocks.items():
+        if len(set(kept[name])) != counts[name] or not set(kept[name]) <= set(range(module.num_heads)):
+            raise ValueError(
+                f"--kept-heads keeps heads {kept[name]} of {name}, which has the heads 0..{module.num_heads - 1}, each once"
+            )
+        module.resize(counts[name])
+    return kept
+
+
+KINDS = ("encoder-self", "decoder-cross", "decoder-self")
+
+
+def block_kind(name: str) -> str:
+    if name.startswith("encoder."):
+        return "encoder-self"
+    return "decoder-cross" if name.endswith("encoder_attn") else "decoder-self"

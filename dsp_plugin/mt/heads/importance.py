@@ -1,0 +1,147 @@
+"""Importance of a fairseq model's heads on a data set, and the other rankings, for whoever removes heads."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.logging.progress_bar import progress_bar
+from torch import Tensor, nn
+
+from ...gating import RANKINGS, FixedGates, HeadImportance, HeadMap, Switchboard, weight_magnitude
+from ...gating import Ranking as CommonRanking
+from ...gating.importance.removal_order import ImportanceOf
+from .gated_transformer import attention_blocks, connect, head_map_of
+
+__all__ = ["MAX_TOKENS", "RANKINGS", "Ranking", "batches_of", "example_losses", "gating_of", "head_importance", "magnitudes"]
+
+MAX_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Ranking(CommonRanking):
+    """What heads are ranked by, on sentences.
+
+    Attributes:
+        max_tokens, batch_size: the size of a batch, padding counted; at most so many sentences.
+    """
+
+    max_tokens: Optional[int] = MAX_TOKENS
+    batch_size: Optional[int] = None
+
+    def source(self, model: nn.Module, dataset, task, **progress: Any) -> ImportanceOf:
+        """keep -> importance [N] of the model's heads, larger is better, by this ranking.
+
+        Args:
+            model: with gated attention, with or without gates on it.
+            dataset: a fairseq translation data set; read only for importance.
+            progress: see `head_importance`.
+        """
+        batches = batches_of(dataset, task, self) if self.rank_by == "importance" else []
+        return self.importance_of(
+            head_map_of(model),
+            lambda keep: head_importance(model, dataset, batches, keep, self.per_batch, **progress),
+            lambda: magnitudes(model),
+        )
+
+
+def batches_of(dataset, task, ranking: Ranking) -> List[np.ndarray]:
+    """Numbers of sentences, batch by batch, of similar length; every sentence (of the sample) that the model can take."""
+    chosen, _ = dataset.filter_indices_by_size(ranking.sample(len(dataset)), task.max_positions())
+    tokens = dataset.num_tokens_vec(chosen).astype(np.int64)
+    order = np.argsort(tokens, kind="stable")
+    # its own batching, because the host's shuffles by a global random state and may drop the last batch
+    return [
+        np.asarray(batch)
+        for batch in data_utils.batch_by_size(
+            chosen[order], dataset.num_tokens, tokens[order], ranking.max_tokens, ranking.batch_size
+        )
+    ]
+
+
+def head_importance(
+    model: nn.Module,
+    dataset,
+    batches: List[np.ndarray],
+    keep: Optional[Tensor] = None,
+    per_batch: bool = False,
+    log_format: Optional[str] = None,
+    prefix: str = "importance",
+) -> HeadImportance:
+    """Importance of every head under a mask; of several processes each takes a part, and all get the same sums.
+
+    L(x) is the negative log-likelihood of the reference in nats, teacher-forced, summed over its tokens, without label
+    smoothing. The model is in evaluation mode: no dropout, and no gates but these.
+
+    Args:
+        model: with gated attention; left in the mode it was in.
+        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a gradient.
+        log_format: of fairseq's progress bar; "none" shows nothing.
+    """
+    device = next(model.parameters()).device
+    found = HeadImportance(head_map_of(model).num_heads, per_batch)
+    mask = torch.ones(found.total.numel()) if keep is None else keep.float()
+    rank, world = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world = distributed_utils.get_data_parallel_rank(), distributed_utils.get_data_parallel_world_size()
+    mine = batches[rank::world]
+    training = model.training
+    model.eval()
+    try:
+        with gating_of(model) as gating:
+            for batch in progress_bar(mine, log_format=log_format, log_interval=50, prefix=prefix):
+                sample = dataset.collater([dataset[number] for number in batch])
+                sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+                gates = mask.to(device).expand(sample["target"].shape[0], -1).clone().requires_grad_()
+                with torch.enable_grad(), gating.override(gates):
+                    loss = example_losses(model, sample).sum()
+                    (gradients,) = torch.autograd.grad(loss, gates)
+                found.add(gradients, sample["ntokens"])
+    finally:
+        model.train(training)
+    if world > 1:
+        group = distributed_utils.get_data_parallel_group()
+        found.sum_over_processes(lambda sums: distributed_utils.all_reduce(sums, group=group), device)
+    return found
+
+
+def example_losses(model: nn.Module, sample: Dict[str, Any]) -> Tensor:
+    """Negative log-likelihood of every reference, summed over its tokens: [B], nats."""
+    output, target = model(**sample["net_input"]), sample["target"]
+    if getattr(model.decoder, "adaptive_softmax", None) is not None:
+        log_probs = model.get_normalized_probs(output, log_probs=True, sample=sample)
+    else:
+        # not by the host's own function, which makes float32 of double precision
+        wide = torch.promote_types(output[0].dtype, torch.float32)
+        log_probs = F.log_softmax(output[0], dim=-1, dtype=wide)
+    nll = -log_probs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return nll.masked_fill(target == model.decoder.padding_idx, 0.0).sum(-1)
+
+
+def magnitudes(model: nn.Module) -> Tensor:
+    """L2 norm of each head's weights in its four projections: [N] float64."""
+    found = []
+    for block in attention_blocks(model).values():
+        projections = [getattr(block, f"{name}_proj").weight for name in "qkv"] if block.num_heads else []
+        found.append(weight_magnitude(projections, block.out_proj.weight if projections else None, block.num_heads).cpu())
+    return torch.cat(found)
+
+
+@contextmanager
+def gating_of(model: nn.Module) -> Iterator[Switchboard]:
+    """The model's switchboard; for the time being one with all heads open, if it has none."""
+    if getattr(model, "gating", None) is not None:
+        yield model.gating
+        return
+    head_map: HeadMap = head_map_of(model)
+    board = Switchboard(head_map, FixedGates(torch.ones(head_map.num_heads))).eval()
+    connect(model, board)
+    try:
+        yield board
+    finally:
+        connect(model, None)

@@ -1,0 +1,217 @@
+"""What a model of ours asks of the training that it is built for, whatever the task: checked before any work.
+
+fairseq builds the model of every training, and the model alone: task, criterion and optimizer may be stock or of another
+plugin. So what a pruning method wants of them is looked for in the whole configuration, from `build_model`.
+"""
+
+import contextvars
+import functools
+import logging
+import os
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Dict, Iterator, Optional
+
+from fairseq import models
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.optim import OPTIMIZER_REGISTRY
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ...optim.dsp_adam import DSPAdam
+from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint, model_options
+from ..training.dictionaries import check_dictionaries
+from .gated_criterion import GatedCrossEntropyCriterion
+from ..training.option_checks import check_options
+
+logger = logging.getLogger(__name__)
+
+_SECTIONS = ("checkpoint", "common", "criterion", "distributed_training", "model", "optimization", "optimizer", "task")
+_loading: "contextvars.ContextVar[bool]" = contextvars.ContextVar("loading", default=False)
+
+
+def tell_loading_from_training() -> None:
+    """Let `whole_training` know whether a model is built for a training or for weights that are in a checkpoint.
+
+    fairseq tells its own `build_model` and not the model's; a checkpoint's configuration is that of its training. Safe to
+    call again.
+    """
+    stock = models.build_model
+    if getattr(stock, "tells_loading", False):
+        return
+
+    @functools.wraps(stock)
+    def build_model(cfg, task, from_checkpoint=False):
+        with _built_from(from_checkpoint):
+            return stock(cfg, task, from_checkpoint)
+
+    build_model.tells_loading = True
+    models.build_model = build_model
+
+
+@contextmanager
+def _built_from(checkpoint: bool) -> Iterator[None]:
+    token = _loading.set(_loading.get() or checkpoint)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
+
+
+def whole_training(cfg: Any) -> Optional[DictConfig]:
+    """The whole configuration of the training that a model is being built for; None where none is about to start.
+
+    Args:
+        cfg: the model's own configuration, as `build_model` is given it.
+    """
+    if _loading.get() or not OmegaConf.is_config(cfg):
+        return None
+    whole = cfg._get_root()
+    return whole if all(section in whole for section in _SECTIONS) else None
+
+
+def name_of(section: Any) -> Optional[str]:
+    """Registered name of a part of the configuration."""
+    return None if section is None else getattr(section, "_name", None)
+
+
+def check_training(model_class: type, whole: DictConfig, options: Dict[str, Any], task: Any) -> None:
+    """Refuse a training that would be half of the method, or that would fail only after its data has been loaded.
+
+    Args:
+        model_class: a `GatedTransformerModel`.
+        options: all of its options. Heads that the starting checkpoint has lost are noted in them, and in `whole`.
+
+    Raises:
+        ValueError: pruning with no trained model to prune; a checkpoint to start from that is missing, damaged, hostile
+            or of another architecture; a task, criterion, optimizer or precision that the method does not stand.
+    """
+    if not getattr(task, "is_finished", False):  # such a one has said so in the options
+        check_options(whole)
+    for warning in model_class.warnings(options):
+        logger.warning(warning)
+    method = model_class.method
+    if model_class.ranks_heads(options) and not getattr(task, "ranks_heads", False):
+        raise ValueError(
+            f"--task {name_of(whole.task)} does not rank the heads, so that those kept would be random ones: use --task "
+            f"{method}_translation"
+        )
+    if model_class.has_penalty(options) and name_of(whole.optimizer):  # without one, nobody trains
+        _check_criterion(name_of(whole.criterion), method)
+    if model_class.learns_scores(options):
+        _check_optimizer(name_of(whole.optimizer))
+    _check_precision(whole, model_class.learns_scores(options))
+    start = starting_checkpoint(whole.checkpoint)
+    if start is None and model_class.freezes_weights(options):
+        raise ValueError(
+            "pipelined pruning (no --joint-pruning) needs a trained model: name it with --restore-file or "
+            f"--finetune-from-model (no file {wanted_checkpoint(whole.checkpoint)})"
+        )
+    if start is None and model_class.ranks_heads(options):
+        raise ValueError(
+            "heads are ranked by what they do in a trained model: name it with --finetune-from-model or --restore-file "
+            f"(no file {wanted_checkpoint(whole.checkpoint)})"
+        )
+    if start is not None:
+        _check_start(start, whole, options, task)
+
+
+def host_advice(method: str) -> Dict[str, str]:
+    """What to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as fairseq's users say it."""
+    return {
+        "optimizer": "use --optimizer dsp_adam, and a task that hands all parameters that learn to it",
+        "rate": "use --optimizer dsp_adam, which has a group of its own for them",
+        "penalty": f"use --criterion {method}_label_smoothed_cross_entropy, or add model.gating.penalty() to the loss of yours",
+        "updates": f"use --task {method}_translation or another that calls model.set_num_updates() before every update",
+        "forward": "use a task and a criterion that call the whole model, in training mode",
+        "ranking": f"use --task {method}_translation",
+    }
+
+
+def _check_criterion(name: Optional[str], method: str) -> None:
+    """The penalty is added to the loss by our criterions; another plugin's may do so, fairseq's own do not."""
+    criterion = CRITERION_REGISTRY.get(name)
+    if criterion is None or issubclass(criterion, GatedCrossEntropyCriterion) or not _is_stock(criterion):
+        return
+    raise ValueError(
+        f"--criterion {name} leaves the penalty of open heads out of the loss, so that no head would close: use --criterion "
+        f"{method}_label_smoothed_cross_entropy (--label-smoothing 0 makes it the plain cross-entropy)"
+    )
+
+
+def _check_optimizer(name: Optional[str]) -> None:
+    """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the model."""
+    optimizer = OPTIMIZER_REGISTRY.get(name)
+    if optimizer is None or issubclass(optimizer, DSPAdam) or not (_is_stock(optimizer) or _is_ours(optimizer)):
+        return
+    raise ValueError(
+        f"--optimizer {name} would give the head scores the model's learning rate instead of --pruning-lr: "
+        "use --optimizer dsp_adam, which takes the same options as --optimizer adam"
+    )
+
+
+def _is_stock(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "fairseq"
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _check_precision(whole: DictConfig, has_scores: bool) -> None:
+    """Say at once what would fail, or mix scores and weights, only after the data has been loaded."""
+    common = whole.common
+    if common.tpu and find_spec("torch_xla") is None:
+        raise ValueError(
+            "--bf16 means a TPU to fairseq-train, and torch_xla is not installed: use --amp, or --fp16 with "
+            "--fp16-no-flatten-grads (fairseq-hydra-train with common.bf16=true needs no TPU)"
+        )
+    if not has_scores:
+        return
+    if common.fp16 and not (common.fp16_no_flatten_grads or common.memory_efficient_fp16):
+        raise ValueError(
+            "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of their own: "
+            "add --fp16-no-flatten-grads"
+        )
+    if whole.distributed_training.ddp_backend == "fully_sharded":
+        raise ValueError("--ddp-backend fully_sharded joins parameters, head scores among them: use the default --ddp-backend")
+
+
+def _check_start(start: str, whole: DictConfig, options: Dict[str, Any], task: Any) -> None:
+    state = load_checkpoint(start)
+    trained = model_options(state)
+    check_same_sizes(start, trained, options)
+    check_dictionaries(state.get("task_state"), task, start)
+    # of several processes fairseq lets one read it and send it to the others, as a pickle that weights-only
+    # loading refuses
+    with open_dict(whole):
+        whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
+    if trained.get("kept_heads") and not options.get("kept_heads"):
+        logger.info(f"{start} has had heads removed: building the same smaller model")
+        options["kept_heads"] = trained["kept_heads"]
+        # into the configuration itself, so that fairseq saves it with every checkpoint
+        with open_dict(whole):
+            whole.model.kept_heads = trained["kept_heads"]
+
+
+def wanted_checkpoint(checkpoint: DictConfig) -> str:
+    """The file that fairseq would restore. Of the configuration's section `checkpoint`."""
+    if checkpoint.restore_file != "checkpoint_last.pt":
+        return checkpoint.restore_file
+    last = os.path.join(checkpoint.save_dir, "checkpoint_last.pt")
+    if checkpoint.finetune_from_model and not os.path.exists(last):
+        return checkpoint.finetune_from_model
+    return last
+
+
+def starting_checkpoint(checkpoint: DictConfig) -> Optional[str]:
+    """The checkpoint fairseq will restore, by its own rules; None if there is none.
+
+    Raises:
+        ValueError: a --restore-file that does not exist; fairseq would silently train from scratch.
+    """
+    path = wanted_checkpoint(checkpoint)
+    if os.path.exists(path):
+        return path
+    if path == checkpoint.restore_file:
+        raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
+    return None

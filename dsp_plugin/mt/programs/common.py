@@ -1,0 +1,117 @@
+"""What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot be."""
+
+import argparse
+import sys
+from typing import List, Sequence, Tuple
+
+from .refusals import raise_errors, run_program
+
+# nothing of fairseq is imported up here: a program without arguments answers at once
+
+RECORD_HELP = """
+Options of this program:
+  --record-name
+      name of the setting in results.json (default: the name of --save-dir)
+  --method
+      name of the method in results.json (default: by the options)
+  --traceback
+      show all that led to an error"""
+
+
+def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
+    """Train as `fairseq-train` does, with a method's defaults (see `launch.training_arguments`).
+
+    Args:
+        doc: the program's own help.
+        method: prefix of the method's task, model and criterion.
+        argv: the command line, the method's own changes to it made.
+    """
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
+    import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
+
+    from .launch import options_help, train, training_arguments
+
+    if "--help" in argv or "-h" in argv:
+        print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
+
+    def main(argv: List[str]) -> None:
+        record, argv = _record_options(argv)
+        train(training_arguments(argv, method), record.method, record.record_name)
+
+    run_program(main, argv)
+
+
+def generation_program(doc: str, argv: Sequence[str]) -> None:
+    """Translate and score as `generate.generate` does."""
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder and --path; --help lists fairseq-generate's options too.")
+    from .generate import generate
+
+    if "--help" in argv or "-h" in argv:
+        print(doc + "\nfairseq-generate's options:")
+    run_program(generate, argv)
+
+
+def diff_program(doc: str, argv: Sequence[str]) -> None:
+    """The three stages of diff pruning, see `diff_command.run_diff`."""
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder, --base-checkpoint and fairseq-train's options.")
+    if "--help" in argv or "-h" in argv:
+        print(doc)
+        return
+    import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
+
+    from .diff import run_diff
+
+    run_program(run_diff, argv)
+
+
+def pack_program(doc: str, argv: Sequence[str]) -> None:
+    """A pack out of a checkpoint, see `diff_packs.write_pack`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--base-checkpoint", required=True, help="the trained model that the diff is against")
+    parser.add_argument("--out", required=True, help="the pack to write, a safetensors file")
+    parser.add_argument("--target-sparsity", type=float, help="share of the weights to keep, in (0, 1]")
+    parser.add_argument("--per-layer-projection", action="store_true", help="each layer keeps the same share")
+    parser.add_argument(
+        "--fix-layer", type=int, default=-1, metavar="N",
+        help="of full finetuning: keep no change of the embeddings and of the N lowest layers (default -1: any may be kept)",
+    )  # fmt: skip
+    parser.add_argument("--sampled-diff", action="store_true", help="project one sample of the diff, not the deterministic one")
+    parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
+    raise_errors(parser)
+
+    def main(argv: List[str]) -> None:
+        options = parser.parse_args(argv)
+
+        from ...records.files.whole import check_output
+        from ..diffs.base import read_base
+        from ..diffs.packs import Projection, write_pack
+        from ..training.option_checks import check_options
+
+        check_output("--out", options.out, {"the first argument": options.checkpoint, "--base-checkpoint": options.base_checkpoint})
+        projection = None
+        if options.target_sparsity is not None:
+            projection = Projection(options.target_sparsity, options.per_layer_projection, options.sampled_diff)
+        check_options(options)
+        base = read_base(options.base_checkpoint)
+        pack, size = write_pack(options.out, options.checkpoint, base, projection, options.value_dtype, fix_layer=options.fix_layer)
+        print(f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes", flush=True)
+
+    run_program(main, argv)
+
+
+def _record_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+    """The values of our own options of training programs, and the options that are left for fairseq."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--record-name")
+    parser.add_argument("--method")
+    raise_errors(parser)
+    return parser.parse_known_args(list(argv))
+
+
+def has_option(argv: Sequence[str], *names: str) -> bool:
+    """Whether one of these options is on a command line."""
+    return any(argument.split("=")[0] in names for argument in argv)

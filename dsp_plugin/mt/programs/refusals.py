@@ -1,0 +1,126 @@
+"""One line instead of a traceback where the input cannot be, whichever library under the program has noticed it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import sys
+import traceback
+from typing import Any, Callable, List, Sequence
+
+from ...options.terminal import printable
+
+# nothing of fairseq is imported up here: a program without arguments answers at once
+
+TRACEBACK = "--traceback"
+"""Every program takes it: errors come with all that led to them."""
+
+# (file, function) of the work itself: options and files have been checked before it
+_AT_WORK = (("fairseq_cli/train.py", "train"), ("fairseq/tasks/fairseq_task.py", "inference_step"), ("mt/translate/translate.py", "translate"))
+_WRITTEN_FOR_USERS = (ValueError, OSError, ImportError)
+
+
+def run_program(main: Callable[[List[str]], Any], argv: Sequence[str]) -> None:
+    """Call a program with its command line, but for --traceback. Where that raises, end with one line.
+
+    Errors in the midst of a training or a translation keep their traceback: by then the input has been checked, and it is
+    the program that is at fault.
+    """
+    words = [word for word in argv if word != TRACEBACK]
+    try:
+        main(words)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if len(words) < len(argv) or _at_work(error):
+            raise
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {one_line(error)}")
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{os.fspath(error.filename)}: {error.strerror}"
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory ({text})" if text else "not enough memory"
+    elif isinstance(error, RecursionError):
+        text = "something is nested too deeply"
+    elif type(error).__name__ == "ProcessRaisedException":  # of a process that fairseq has started
+        text = str(error).strip().splitlines()[-1]
+        text = re.sub(r"^[\w.]*(Error|Exception): ", "", text)
+    elif type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        text = _of_configuration(error)
+    elif not isinstance(error, _WRITTEN_FOR_USERS) and type(error) is not Exception:
+        # fairseq asserts, divides, looks up: what it met there says little without the place
+        text = f"{type(error).__name__}{text and ': '}{text}{_place(error)}; {TRACEBACK} shows more"
+    return printable(text or type(error).__name__, keep="")
+
+
+def _of_configuration(error: BaseException) -> str:
+    """Hydra names an option as it stands in its own configuration: `lr_scheduler.total_num_update=null`."""
+    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+    missing = re.search(r"Missing mandatory value: (?:\w+\.)*(\w+)", str(error))
+    if missing:
+        return f"--{missing[1].replace('_', '-')} is needed with these options"
+    named = re.search(r"override (?:[\w.]+\.)?(\w+)=(.*)", str(error))
+    if not named:
+        return " ".join(lines[:2])
+    option, value = "--" + named[1].replace("_", "-"), named[2]
+    if value in ("null", "???"):
+        return f"{option} is needed with these options"
+    return f"{option} {value}: {lines[1] if len(lines) > 1 else lines[0]}"
+
+
+def _place(error: BaseException) -> str:
+    """The last function of fairseq's or of ours that the error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        if frame.filename != __file__ and re.search(r"/(fairseq|fairseq_cli|dsp_plugin)/", frame.filename.replace(os.sep, "/")):
+            return f" ({os.path.basename(frame.filename)}, {frame.name})"
+    return ""
+
+
+def _at_work(error: BaseException) -> bool:
+    """Whether a training or a translation had begun, in this process or in one of those it has started.
+
+    A method that finds a half of itself missing says so when training has begun, and means the command line all the same.
+    """
+    if type(error).__name__ == "HandshakeError":
+        return False
+    places = [(f.f_code.co_filename, f.f_code.co_name) for f, _ in traceback.walk_tb(error.__traceback__)]
+    if type(error).__name__ == "ProcessRaisedException":
+        places += re.findall(r'File "(.*?)", line \d+, in (\w+)', str(error))
+    places = [(file.replace(os.sep, "/"), name) for file, name in places]
+    return any(file.endswith(path) and name == function for file, name in places for path, function in _AT_WORK)
+
+
+def raise_errors(parser: argparse.ArgumentParser) -> None:
+    """Let a parser raise ValueError where argparse would print the whole usage and end the program.
+
+    A list that cannot be read is told by its option, too, for fairseq's parsers evaluate it as they find it.
+    """
+
+    def error(message: str) -> None:
+        raise ValueError(message)
+
+    parser.error = error
+    for action in parser._actions:
+        if getattr(action.type, "__name__", "") == "<lambda>":
+            action.type = _list_by(action.type)
+
+
+def _list_by(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def numbers(text: str) -> Any:
+        try:
+            found, written = read(text), ast.literal_eval(text)
+            whole = list(found) == (list(written) if isinstance(written, (list, tuple)) else [written])  # not 1.5 as 1
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            whole = False
+        if not whole or not found:
+            raise argparse.ArgumentTypeError(f"a number, or several joined by commas, belongs there, not '{text}'")
+        return found
+
+    return numbers

@@ -1,0 +1,1 @@
+"""Taking heads out of fairseq checkpoints, and exporting them."""

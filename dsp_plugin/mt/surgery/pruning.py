@@ -1,0 +1,243 @@
+"""Head removal for fairseq checkpoints: the heads that are not kept go out of the projections for good."""
+
+import json
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Sequence, Union
+
+import torch
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.transformer import base_architecture
+from torch import Tensor
+
+from ... import register
+from ...gating import AttentionBlock, HeadMap
+from ...models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
+from ...surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
+from ..checkpoints.flat_config import FlatTransformerConfig
+from ..heads.gated_model import GatedTransformerModel
+from ..heads.gated_transformer import encode_kept_heads
+from ..heads.checkpoint_heads import (
+    SCORES,
+    head_map_of_state,
+    heads_of_checkpoint,
+    original_head_map,
+    random_scores,
+)
+from ..checkpoints.plain_python import plain_checkpoint, plain_config
+
+Mask = Union[Sequence[bool], Tensor]
+
+
+@dataclass
+class Patient:
+    """A checkpoint made ready for surgery.
+
+    Attributes:
+        state: the checkpoint as it was loaded.
+        cfg: its options, plain.
+        options: those of the model, as `dsp_transformer` takes them.
+        tensors: its weights by the names of today.
+        head_map: the heads it has now.
+        original: the heads it had before any removal.
+        earlier: the record of earlier removals, None if there were none.
+    """
+
+    state: Dict[str, Any]
+    cfg: Dict[str, Any]
+    options: Dict[str, Any]
+    tensors: Dict[str, Tensor]
+    head_map: HeadMap
+    original: HeadMap
+    earlier: Optional[KeptHeads]
+
+
+@dataclass
+class Pruned:
+    """A checkpoint after surgery.
+
+    Attributes:
+        state: the new checkpoint, of plain types only.
+        head_map: heads of the original model, N.
+        keep: bool [N], the heads that are left.
+        record: the same as {block: original head numbers}.
+        heads_before: heads it had before this removal: N, unless it had been pruned already.
+        parameters_before, parameters_after: weights without head scores, shared ones counted once.
+    """
+
+    state: Dict[str, Any]
+    head_map: HeadMap
+    keep: Tensor
+    record: KeptHeads
+    heads_before: int
+    parameters_before: int
+    parameters_after: int
+
+
+def prune_state(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Pruned:
+    """Remove the heads that the checkpoint's scores, or `mask`, do not keep.
+
+    The result is what `dsp_transformer` with the option `kept_heads` loads. It has no scores and no optimizer state.
+
+    Args:
+        state: see `checkpoints.load_checkpoint`; left as it is.
+        num_of_heads: K instead of the checkpoint's own.
+        mask: instead of scores: bool [heads the model has now], True = kept, in HeadMap order.
+
+    Raises:
+        ValueError: K outside 0..N, neither scores nor mask, a mask of another length, another kind of model,
+            or tensors that do not fit the options.
+    """
+    patient = prepare(state)
+    return remove_heads(patient, choose_heads(patient, num_of_heads, mask))
+
+
+def prepare(state: Dict[str, Any]) -> Patient:
+    """Read and check what surgery needs to know of a checkpoint, without its data folder.
+
+    Raises:
+        ValueError: it is of another kind of model, or its tensors, options and record contradict each other.
+    """
+    register()
+    cfg = plain_config(state)
+    options = dsp_model_options(cfg)
+    tensors = _unpacked(state["model"])
+    now = head_map_of_state(tensors, options)
+    original = original_head_map(now, options)
+    earlier = None
+    if options.get("kept_heads"):
+        try:
+            earlier = json.loads(options["kept_heads"])
+        except ValueError as error:
+            raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
+        check_record(earlier, original)
+    elif now != original:
+        raise ValueError("the checkpoint has other head counts than its options say, and no record of a removal")
+    return Patient(state, cfg, options, tensors, now, original, earlier)
+
+
+def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Tensor:
+    """The heads to keep, bool [heads the model has now]. Arguments and errors as `prune_state`."""
+    count = patient.head_map.num_heads
+    if mask is not None:
+        if num_of_heads is not None:
+            raise ValueError("--num-of-heads and --mask exclude each other: a mask says itself which heads stay")
+        keep = torch.as_tensor(mask).bool()
+        if keep.shape != (count,):
+            raise ValueError(f"the mask has {keep.numel()} entries, the model {count} heads")
+        return keep
+    scores = patient.tensors.get(SCORES)
+    if scores is None:
+        pruned = " (heads were removed from it before)" if patient.earlier else ""
+        raise ValueError(
+            f"the checkpoint has no head scores{pruned}, so nothing says which heads to keep: train it with "
+            "--num-of-heads K (jointly, or pipelined from this checkpoint), or name the heads with --mask FILE.json"
+        )
+    if scores.shape != (count,):
+        raise ValueError(f"the checkpoint has scores for {scores.numel()} heads and weights for {count}")
+    why = random_scores(patient.state)
+    if why is not None:
+        raise ValueError(
+            f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's own task, criterion "
+            "and optimizer, or name the heads to keep with --mask FILE.json"
+        )
+    return heads_of_checkpoint({**patient.state, "model": patient.tensors}, num_of_heads).keep
+
+
+def remove_heads(patient: Patient, keep: Tensor) -> Pruned:
+    """The operation itself. `keep` is bool [heads the model has now].
+
+    Raises:
+        ValueError: tensors that do not fit each other.
+    """
+    options = dict(patient.options)
+    record = compose(patient.head_map, keep, patient.earlier)
+    here = patient.head_map.kept_by_block(keep)
+    model = {name: tensor for name, tensor in patient.tensors.items() if not name.startswith("gating.")}
+    for block in patient.head_map.blocks:
+        own = take_block(model, block)
+        try:
+            own = slice_block(own, here[block.name], head_dim_of(block, options))
+        except ValueError as error:
+            raise ValueError(f"{block.name}: {error}") from error
+        put_block(model, block, own)
+    # no gates any more: every method's options as they are by default
+    options.update({name: field.default for name, field in DSPTransformerConfig.__dataclass_fields__.items()
+                    if name not in FlatTransformerConfig.__dataclass_fields__})  # fmt: skip
+    options.update(kept_heads=encode_kept_heads(record))
+    return Pruned(
+        state=plain_checkpoint(patient.state, {**patient.cfg, "model": options}, model),
+        head_map=patient.original,
+        keep=mask_of_record(record, patient.original),
+        record=record,
+        heads_before=patient.head_map.num_heads,
+        parameters_before=count_parameters(patient.tensors, options),
+        parameters_after=count_parameters(model, options),
+    )
+
+
+def dsp_model_options(cfg: Dict[str, Any]) -> Dict[str, Any]:
+    """The options of `dsp_transformer` for a checkpoint of ours or of stock fairseq's transformer.
+
+    Raises:
+        ValueError: the checkpoint is of another kind of model.
+    """
+    given = dict(cfg.get("model") or {})
+    name = given.get("_name") or given.get("arch")
+    model_class = ARCH_MODEL_REGISTRY.get(name)
+    ours = model_class is not None and issubclass(model_class, GatedTransformerModel)
+    if not ours and ARCH_MODEL_NAME_REGISTRY.get(name) != "transformer":
+        raise ValueError(
+            f"the checkpoint's model is {name!r}; heads can be removed from fairseq's 'transformer' and this plugin's models"
+        )
+    filled = Namespace(**given)
+    base_architecture(filled)  # what old checkpoints leave out
+    options = {key: value for key, value in vars(filled).items() if key in DSPTransformerConfig.__dataclass_fields__}
+    return {**options, "_name": name if model_class is DSPTransformerModel else "dsp_transformer"}
+
+
+def head_dim_of(block: AttentionBlock, options: Dict[str, Any]) -> int:
+    return int(options[f"{_side(block)}_embed_dim"]) // int(options[f"{_side(block)}_attention_heads"])
+
+
+def take_block(model: Dict[str, Tensor], block: AttentionBlock) -> Dict[str, Tensor]:
+    """Move a block's tensors out of `model`, under their names inside the block."""
+    prefix = block.name + "."
+    return {name[len(prefix) :]: model.pop(name) for name in list(model) if name.startswith(prefix)}
+
+
+def put_block(model: Dict[str, Tensor], block: AttentionBlock, tensors: Dict[str, Tensor]) -> None:
+    """The inverse of `take_block`."""
+    model.update({f"{block.name}.{name}": tensor for name, tensor in tensors.items()})
+
+
+def count_parameters(tensors: Dict[str, Tensor], options: Dict[str, Any]) -> int:
+    """Weights of a model by its checkpoint: without head scores and buffers, shared embeddings counted once."""
+    shared = {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
+    if options.get("share_all_embeddings") or options.get("merge_src_tgt_embed"):
+        shared.add("encoder.embed_tokens.weight")
+    elif not options.get("share_decoder_input_output_embed"):
+        shared = set()
+    sizes = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("gating.") and name.rsplit(".", 1)[-1] not in ("version", "_float_tensor", "weights"):
+            # by the options, because a checkpoint from a GPU holds shared tensors as copies; else by storage
+            sizes["shared" if name in shared else tensor.data_ptr()] = tensor.numel()
+    return sum(sizes.values())
+
+
+def _side(block: AttentionBlock) -> str:
+    return block.name.split(".", 1)[0]
+
+
+def _unpacked(model: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Projections of old fairseq, packed in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C], by their names of today."""
+    tensors: Dict[str, Tensor] = {}
+    for name, tensor in model.items():
+        block, _, last = name.rpartition(".")
+        if last in ("in_proj_weight", "in_proj_bias"):
+            for projection, part in zip("qkv", tensor.chunk(3)):
+                tensors[f"{block}.{projection}_proj.{last[len('in_proj_'):]}"] = part.clone()
+        else:
+            tensors[name] = tensor
+    return tensors

@@ -1,0 +1,132 @@
+"""A checkpoint for stock fairseq: it needs no plugin to be read, to translate or to be trained on."""
+
+import warnings
+from dataclasses import replace
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+
+from ...gating import AttentionBlock
+from ...records.certificate import Certificate
+from ...surgery import fill_block
+from .equality import certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
+from ..checkpoints.flat_config import FlatTransformerConfig
+from ..heads.checkpoint_heads import SCORES
+from .pruning import (
+    Mask,
+    Patient,
+    Pruned,
+    choose_heads,
+    count_parameters,
+    head_dim_of,
+    prepare,
+    put_block,
+    remove_heads,
+    take_block,
+)
+
+_REGISTRIES = {
+    "task": (TASK_REGISTRY, TASK_DATACLASS_REGISTRY),
+    "criterion": (CRITERION_REGISTRY, CRITERION_DATACLASS_REGISTRY),
+    "optimizer": (OPTIMIZER_REGISTRY, OPTIMIZER_DATACLASS_REGISTRY),
+}
+_PLUGIN = __name__.partition(".")[0]
+
+
+def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Pruned:
+    """The checkpoint as stock fairseq's `transformer`: every head in its place, those that are not kept zeros.
+
+    Scores are left out, task, criterion and optimizer are stock, and all values are of plain types. A checkpoint
+    without scores keeps the heads it has.
+
+    Args:
+        state, num_of_heads, mask: as `pruning.prune_state`.
+
+    Raises:
+        ValueError: as `pruning.prune_state`, or a task, criterion or optimizer that has no stock counterpart.
+    """
+    patient = prepare(state)
+    pruned = remove_heads(patient, keep_of(patient, num_of_heads, mask))
+    exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
+    for block in pruned.head_map.blocks:
+        own = take_block(exported["model"], block)
+        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), dense_shapes(block, options))
+        put_block(exported["model"], block, own)
+    exported["cfg"] = stock_config(exported["cfg"])
+    for entry in exported["optimizer_history"]:
+        for section in ("criterion", "optimizer"):
+            names = {c.__name__: stock_class(c).__name__ for c in _REGISTRIES[section][0].values()}
+            key = f"{section}_name"
+            entry[key] = names.get(entry.get(key), entry.get(key))
+    return replace(pruned, state=exported, parameters_after=count_parameters(exported["model"], options))
+
+
+def keep_of(patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> torch.Tensor:
+    """`choose_heads`, but a checkpoint of which nothing says what to remove keeps the heads it has."""
+    if mask is None and num_of_heads is None and SCORES not in patient.tensors:
+        mask = torch.ones(patient.head_map.num_heads, dtype=torch.bool)
+    return choose_heads(patient, num_of_heads, mask)
+
+
+def certify_fairseq(
+    patient: Patient, keep: torch.Tensor, exported: Pruned, data: Optional[str], subset: Optional[str], limit: int
+) -> Certificate:
+    """Stock fairseq's model of an exported checkpoint beside the masked one. Arguments as `export_ctranslate2`.
+
+    Raises:
+        FileNotFoundError: no such folder or subset.
+        ExportError: they are not equal.
+    """
+    task, pairs, words = task_and_pairs(patient.tensors, patient.cfg, data, subset, limit, words_needed=False)
+    models = masked_model(patient, keep, task), model_of(exported.state, task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about the masks that stock fairseq gives it
+        certificate = certificate_of(*(target_log_probs(model, task, pairs) for model in models), words)
+    certificate.require("the checkpoint for stock fairseq")
+    return certificate
+
+
+def stock_config(cfg: Dict[str, Any]) -> Dict[str, Any]:
+    """Options of ours as stock fairseq's: nothing in them asks for the plugin.
+
+    Raises:
+        ValueError: a task, criterion or optimizer of ours that has no stock counterpart.
+    """
+    cfg = dict(cfg)
+    model = {name: value for name, value in cfg["model"].items() if name in FlatTransformerConfig.__dataclass_fields__}
+    cfg["model"] = {**model, "_name": "transformer"}
+    for section, (registry, dataclasses) in _REGISTRIES.items():
+        name = (cfg.get(section) or {}).get("_name")
+        own = registry.get(name)
+        if own is None or stock_class(own) is own:
+            continue
+        stock = next((known for known, value in registry.items() if value is stock_class(own)), None)
+        if stock is None:
+            raise ValueError(f"stock fairseq has no {section} that could stand for {name!r}")
+        known = dataclasses[stock].__dataclass_fields__
+        cfg[section] = {**{key: value for key, value in cfg[section].items() if key in known}, "_name": stock}
+    if cfg.get("common"):
+        cfg["common"] = {**cfg["common"], "user_dir": None}
+    return cfg
+
+
+def stock_class(cls: type) -> type:
+    """The class itself, or the nearest it is derived from, that is none of this plugin's."""
+    return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] != _PLUGIN)
+
+
+def dense_shapes(block: AttentionBlock, options: Dict[str, Any], heads: Optional[int] = None) -> Dict[str, Tuple[int, ...]]:
+    """Shapes of a block's tensors with `heads` heads (None: as many as the stock model has).
+
+    The model's width is C; keys and values come from the encoder, of its width, where the block is cross-attention.
+    """
+    width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
+    source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+    rows = width if heads is None else heads * head_dim_of(block, options)
+    shapes: Dict[str, Tuple[int, ...]] = {"q_proj.weight": (rows, width), "out_proj.weight": (width, rows)}
+    shapes.update({f"{name}.weight": (rows, source) for name in ("k_proj", "v_proj")})
+    shapes.update({f"{name}.bias": (rows,) for name in ("q_proj", "k_proj", "v_proj")})
+    return shapes

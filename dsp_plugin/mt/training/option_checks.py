@@ -1,0 +1,246 @@
+"""Numbers on a command line or in a YAML file are looked at by what they mean, before anything is loaded.
+
+One table for fairseq's options and our own: an option has one meaning wherever it stands. fairseq itself takes any number
+and finds out later, or never: a dropout of NaN trains, --update-freq 0 divides by zero.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from argparse import Namespace
+from typing import Any, Dict, Iterator, Mapping, Tuple
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ...options.numbers import MEANINGS, Meaning, check_number
+
+_SWITCH = Meaning("0 or 1", 0, 1, whole=True)
+_ALL = MEANINGS["count"].or_else(-1, told="for all")
+_NONE = MEANINGS["count"].or_else(-1, told="for none")
+_RATE_OR_HOST = MEANINGS["non-negative"].or_else(-1, told="for fairseq's own choice")
+_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/methods/limits.py
+
+# meaning -> options, without their dashes; those that may be left out are None then, which is not looked at
+_TABLE: Mapping["str | Meaning", str] = {
+    # training
+    "non-negative": """lr clip_norm stop_time_hours weight_decay min_lr end_learning_rate lr_threshold init_lr_scale
+        sparsity_pen alpha_learning_rate l0_penalty max_len_a max_len_a_mt diverse_beam_strength
+        alignment_lambda latency_avg_weight latency_var_weight ctc_weight rdrop_alpha""",
+    "positive": """adam_eps adamax_eps adadelta_eps lr_shrink power total_num_update t_mult lr_decay max_lr final_lr_scale
+        min_loss_scale threshold_loss_scale adaptive_softmax_factor pruning_lr temperature block_lr finetune_lr""",
+    "finite": "alpha_init concrete_lower concrete_upper lenpen lenpen_mt unkpen lm_weight iter_decode_eos_penalty stop_min_lr",
+    _RATE_OR_HOST: "warmup_init_lr",
+    "dropout": """dropout attention_dropout activation_dropout relu_dropout adaptive_softmax_dropout encoder_layerdrop
+        decoder_layerdrop label_smoothing""",
+    "probability": "phase_ratio quant_noise_pq quant_noise_scalar fp16_scale_tolerance ema_decay slowmo_momentum",
+    "decay": "momentum block_momentum",
+    "share": "target_sparsity",
+    # sizes
+    "count": """encoder_layers decoder_layers encoder_embed_dim decoder_embed_dim decoder_input_dim decoder_output_dim
+        encoder_ffn_embed_dim decoder_ffn_embed_dim encoder_attention_heads decoder_attention_heads max_source_positions
+        max_target_positions quant_noise_pq_block_size adaptive_softmax_cutoff base_sublayers
+        update_freq max_tokens max_tokens_valid batch_size batch_size_valid max_valid_steps required_batch_size_multiple
+        required_seq_len_multiple num_shards log_interval validate_interval save_interval checkpoint_shard_count
+        fp16_init_scale fp16_scale_window amp_init_scale amp_scale_window all_gather_list_size model_parallel_size
+        distributed_world_size distributed_num_procs bucket_cap_mb localsgd_frequency nprocs_per_node global_sync_iter
+        ema_update_freq lr_deacy_period heads_per_step importance_samples finetune_max_update finetune_max_epoch
+        beam nbest iter_decode_with_beam softmax_batch jobs limit""",
+    "amount": """encoder_layers_to_keep decoder_layers_to_keep min_params_to_wrap base_layers max_update max_epoch
+        warmup_updates warmup_steps hold_steps decay_steps force_anneal lr_patience num_workers data_buffer_size
+        validate_interval_updates validate_after_updates save_interval_updates curriculum shard_id empty_cache_freq
+        amp_batch_retries distributed_rank device_id pipeline_chunks ema_start_update warmup_iterations ignore_prefix_size latency_update_after
+        num_batch_buckets budgets pruning_warmup_updates cooldown_steps
+        beam_mt max_len_b max_len_b_mt min_len prefix_size no_repeat_ngram_size iter_decode_max_iter buffer_size
+        context_window""",
+    "whole": "num_of_heads min_heads_per_block",  # the model, which has the heads, says how many there are
+    _ALL: "keep_interval_updates keep_interval_updates_pattern keep_last_epochs keep_best_checkpoints",
+    MEANINGS["amount"].or_else(-1, told="for none"): "patience fix_layer upsample_primary heartbeat_timeout",
+    _NONE: "sampling_topk diverse_beam_groups",
+    MEANINGS["share"].or_else(-1, told="for none"): "sampling_topp",
+    MEANINGS["non-negative"].or_else(-1, told="for none"): "diversity_rate",
+    MEANINGS["positive"].or_else(-1, told="for one period"): "lr_period_updates",
+    "seed": "seed seeds fixed_validation_seed",
+    MEANINGS["port"].or_else(-1, told="for none"): "distributed_port",
+    _SWITCH: "per_params_alpha per_neuron_alpha per_layer_alpha finetune base_shuffle",
+    _TEMPERATURE: "initial_temperature final_temperature",
+}
+NUMBERS: Dict[str, "str | Meaning"] = {name: meaning for meaning, names in _TABLE.items() for name in names.split()}
+"""Option -> what its number means."""
+
+_BETAS = ("adam_betas", "adamax_betas")
+_SUBWORDS = ("post_process", "eval_bleu_remove_bpe")  # how subwords are joined, by what fairseq's post_process knows
+_JOINED = ("subword_nmt", "@@ ", "@@", "sentencepiece", "wordpiece", "letter", "silence", "_EOW", "none")
+_JSON = ("eval_bleu_args", "eval_bleu_detok_args")  # options whose value is a JSON object
+
+
+def check_options(configuration: Any) -> None:
+    """Look at every number of a configuration, and at those that do not go together.
+
+    Args:
+        configuration: fairseq's whole one, a section of it, the options of a parser (Namespace), or a dictionary.
+
+    Raises:
+        ValueError: naming the option, what belongs there, and what was given.
+    """
+    values: Dict[str, Any] = {}
+    for name, value in _options_of(configuration):
+        values.setdefault(name, value)
+        check_option(name, value)
+    _check_sizes(values)
+    _check_schedule(values)
+    _check_search(values)
+    _check_metric(values)
+
+
+def check_option(name: str, value: Any, among: str = "") -> None:
+    """Look at one value; `among` is the option whose JSON it is in. Errors as `check_options`."""
+    flag = f"{among} {name}".strip() if among else flag_of(name)
+    if name in _BETAS and value is not None:
+        _check_betas(flag, value)
+    elif name in _JSON and value:
+        _check_json(flag, name, value)
+    elif name in _SUBWORDS and value not in (None, "", *_JOINED):
+        raise ValueError(f"{flag} {value}: one of {', '.join(_JOINED)} belongs there")
+    elif name == "eval_bleu_detok" and value is not None:
+        from fairseq.data.encoders import TOKENIZER_REGISTRY
+
+        if value not in TOKENIZER_REGISTRY:
+            raise ValueError(f"{flag} {value}: one of {', '.join(TOKENIZER_REGISTRY)} belongs there")
+    elif name in NUMBERS and value is not None and not isinstance(value, str):
+        why = check_number(list(value) if isinstance(value, ListConfig) else value, NUMBERS[name])
+        if why:
+            raise ValueError(f"{flag} {_written(value)}: {why}")
+        if name in ("lr", "update_freq") and value == []:
+            raise ValueError(f"{flag}: a number, or several joined by commas, belongs there")
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _options_of(node: Any) -> Iterator[Tuple[str, Any]]:
+    """(name, value) of all options in a configuration, however deep; what cannot be resolved is left to its reader."""
+    if isinstance(node, Namespace):
+        node = vars(node)
+    if not isinstance(node, (dict, DictConfig)):
+        return
+    for name in list(node):
+        try:
+            if isinstance(node, DictConfig) and OmegaConf.is_missing(node, name):
+                continue
+            value = node[name]
+        except OmegaConfBaseException:  # an interpolation of something that this program does not have
+            continue
+        if isinstance(value, (dict, DictConfig, Namespace)):
+            chosen = vars(value).get("_name") if isinstance(value, Namespace) else value.get("_name")
+            yield str(name), chosen  # which task, model, optimizer, schedule it is
+            yield from _options_of(value)
+        else:
+            yield str(name), value
+
+
+def _check_betas(flag: str, value: Any) -> None:
+    why = f"{flag} {_written(value)}: two numbers from 0 to below 1 belong there, such as (0.9, 0.98)"
+    try:
+        betas = ast.literal_eval(value) if isinstance(value, str) else tuple(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError(why) from None
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or check_number(betas, "decay"):
+        raise ValueError(why)
+
+
+def _check_json(flag: str, name: str, value: Any) -> None:
+    try:
+        found = json.loads(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}' ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}'")
+    if name != "eval_bleu_args":
+        return
+    from fairseq.dataclass.configs import GenerationConfig
+
+    for inner, number in found.items():
+        if inner not in GenerationConfig.__dataclass_fields__:
+            raise ValueError(f"{flag}: fairseq's generation has no option '{inner}'")
+        if isinstance(number, str) and inner in NUMBERS:
+            raise ValueError(f"{flag} {inner}: a number belongs there, got the text '{number}'")
+        check_option(inner, number, flag)
+    _check_search(found, f"{flag} ")
+
+
+def _check_sizes(values: Mapping[str, Any]) -> None:
+    for side in ("encoder", "decoder"):
+        size, heads = values.get(f"{side}_embed_dim"), values.get(f"{side}_attention_heads")
+        if size and heads and size % heads:
+            raise ValueError(f"--{side}-attention-heads {heads}: it must divide --{side}-embed-dim, which is {size}")
+    if values.get("share_all_embeddings") or values.get("share_decoder_input_output_embed"):
+        size, out = values.get("decoder_embed_dim"), values.get("decoder_output_dim")
+        if size and out and size != out:
+            raise ValueError(f"--decoder-output-dim {out}: with shared embeddings it must be --decoder-embed-dim, which is {size}")
+    for part, whole in (("shard_id", "num_shards"), ("distributed_rank", "distributed_world_size")):
+        number, count = values.get(part), values.get(whole)
+        if number and count and number >= count:
+            raise ValueError(f"{flag_of(part)} {number}: it must be below {flag_of(whole)}, which is {count}")
+    cutoff = values.get("adaptive_softmax_cutoff")
+    if cutoff and list(cutoff) != sorted(set(cutoff)):
+        raise ValueError(f"--adaptive-softmax-cutoff {_written(cutoff)}: they must rise")
+
+
+def _check_schedule(values: Mapping[str, Any]) -> None:
+    """What the schedule of the learning rate divides by."""
+    name, warmup, last = (values.get(option) for option in ("lr_scheduler", "warmup_updates", "max_update"))
+    if name in ("inverse_sqrt", "cosine", "reduce_lr_on_plateau") and len(values.get("lr") or []) > 1:
+        raise ValueError(f"--lr {_written(values['lr'])}: --lr-scheduler {name} takes one rate (fixed takes one an epoch)")
+    if name == "inverse_sqrt" and not warmup:
+        raise ValueError("--warmup-updates 0: --lr-scheduler inverse_sqrt needs 1 or more")
+    if name == "cosine" and (values.get("lr_period_updates") or -1) <= 0 and (last or 0) <= (warmup or 0):
+        raise ValueError(f"--lr-scheduler cosine needs --lr-period-updates, or a --max-update above --warmup-updates, which is {warmup}")
+    if name == "polynomial_decay" and not values.get("total_num_update"):
+        raise ValueError("--lr-scheduler polynomial_decay needs --total-num-update, the updates until the rate is at its end")
+
+
+def _check_search(values: Mapping[str, Any], among: str = "") -> None:
+    """Options of the search that exclude each other; fairseq asserts these in the middle of its work."""
+
+    def flag(name: str) -> str:
+        return f"{among}{name}" if among else flag_of(name)
+
+    beam, nbest, groups = values.get("beam"), values.get("nbest"), values.get("diverse_beam_groups")
+    if beam is not None and nbest is not None:
+        if nbest > beam:
+            raise ValueError(f"{flag('nbest')} {nbest}: at most {flag('beam')}, which is {beam}")
+        if values.get("sampling") and nbest != beam:
+            raise ValueError(f"{flag('nbest')} {nbest}: with --sampling it must be {flag('beam')}, which is {beam}")
+    if beam and groups and groups > 0 and beam % groups:
+        raise ValueError(f"{flag('diverse_beam_groups')} {groups}: it must divide {flag('beam')}, which is {beam}")
+    shortest, longest = values.get("min_len", 1), values.get("max_len_b")
+    if longest is not None and not values.get("max_len_a") and longest < shortest:
+        raise ValueError(f"{flag('max_len_b')} {longest}: at least {flag('min_len')}, which is {shortest}")
+    for name in ("sampling_topk", "sampling_topp"):
+        if (values.get(name) or -1) > 0 and "sampling" in values and not values["sampling"]:
+            raise ValueError(f"{flag(name)} needs --sampling")
+
+
+def _check_metric(values: Mapping[str, Any]) -> None:
+    """The metric that the best checkpoint is chosen by must be one that validation gives."""
+    metric = values.get("best_checkpoint_metric")
+    if metric is None or "label_smoothing" not in values:  # not a training by one of the criterions looked at here
+        return
+    known = ["loss", "nll_loss", "ppl", "wps", "wpb", "bsz", "num_updates"]
+    needs = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}
+    if metric in needs and needs[metric] in values:
+        if not values[needs[metric]]:
+            raise ValueError(f"--best-checkpoint-metric {metric} needs {flag_of(needs[metric])}")
+    elif metric not in known and metric not in needs:
+        known = ", ".join([*known[:3], *needs])
+        raise ValueError(f"--best-checkpoint-metric {metric}: validation gives {known}")
+
+
+def _written(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, (list, tuple, ListConfig)):
+        return ",".join(map(str, value))
+    return str(value)

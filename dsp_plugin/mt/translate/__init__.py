@@ -1,0 +1,1 @@
+"""Translating with models in memory, and scoring them."""

@@ -1,0 +1,103 @@
+"""What the models of a translation are, read from the models that ran: options on a command line may have changed what
+their checkpoints say."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Optional
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.modules import MultiheadAttention
+from torch import nn
+
+from ...gating import AttentionBlock, HeadMap
+from ...surgery.record import compose, mask_of_record
+from ..heads.gated_transformer import KINDS, block_kind
+from ..heads.checkpoint_heads import CheckpointHeads, parameters_of_head
+
+
+@dataclass
+class Running:
+    """What fairseq's generation has loaded.
+
+    Attributes:
+        models: the ensemble, as it translates.
+        task: the task with the data sets.
+    """
+
+    models: List[nn.Module] = field(default_factory=list)
+    task: Any = None
+
+
+@contextmanager
+def watch_loading() -> Iterator[Running]:
+    """Note the models and the task of a `fairseq-generate` that runs inside; a language model beside them is not theirs."""
+    found, load = Running(), checkpoint_utils.load_model_ensemble
+
+    def watched(filenames, *args, **kwargs):
+        models, cfg = load(filenames, *args, **kwargs)
+        if kwargs.get("task") is not None:
+            found.models, found.task = models, kwargs["task"]
+        return models, cfg
+
+    checkpoint_utils.load_model_ensemble = watched
+    try:
+        yield found
+    finally:
+        checkpoint_utils.load_model_ensemble = load
+
+
+def heads_of_model(model: nn.Module) -> CheckpointHeads:
+    """The heads a model has, and those that it deploys in evaluation mode. Of stock fairseq's transformer: all.
+
+    Raises:
+        ValueError: it has no attention blocks of an encoder-decoder transformer.
+    """
+    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in KINDS}
+    for name, module in model.named_modules():
+        if isinstance(module, MultiheadAttention):
+            kind = block_kind(name)
+            by_kind[kind].append(AttentionBlock(name=name, num_heads=module.num_heads, kind=kind))
+    blocks = [block for blocks in by_kind.values() for block in blocks]
+    if not blocks:
+        raise ValueError("the model has no attention blocks: it is not an encoder-decoder transformer")
+    head_map = HeadMap(blocks)
+    gating = getattr(model, "gating", None)
+    if gating is None:
+        return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
+    keep = gating.gates.keep().cpu()
+    return CheckpointHeads(head_map, keep, int(keep.sum()), type(model).method)
+
+
+def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHeads:
+    """The same heads among those of the model before any removal, for records and pictures."""
+    record: Optional[Dict[str, List[int]]] = getattr(model, "kept_heads", None)
+    if not record:
+        return heads
+    counts = {side: getattr(model.encoder.cfg, f"{side}_attention_heads") for side in ("encoder", "decoder")}
+    original = HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in heads.head_map.blocks])
+    deployed = compose(heads.head_map, heads.keep, record)
+    return CheckpointHeads(original, mask_of_record(deployed, original), heads.budget, heads.method)
+
+
+def parameters_of_model(model: nn.Module, heads: CheckpointHeads, original: CheckpointHeads) -> Dict[str, int]:
+    """Parameters of a model with all the heads it once had, and with the deployed ones alone; head scores are none."""
+    sizes = {
+        f"{side}_{size}": getattr(model.encoder.cfg, f"{side}_{size}")
+        for side in ("encoder", "decoder")
+        for size in ("embed_dim", "attention_heads")
+    }
+
+    def of_heads(among: CheckpointHeads, which) -> int:
+        each = [parameters_of_head(block, sizes) for block in among.head_map.blocks for _ in range(block.num_heads)]
+        return sum(size for size, counts in zip(each, which) if counts)
+
+    # a tensor that is shared comes once
+    now = sum(weights.numel() for name, weights in model.named_parameters() if not name.startswith("gating."))
+    without_heads = now - of_heads(heads, [True] * heads.head_map.num_heads)
+    return {
+        "before": without_heads + of_heads(original, [True] * original.head_map.num_heads),
+        "after": without_heads + of_heads(original, original.keep),
+    }

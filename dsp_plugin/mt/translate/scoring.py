@@ -1,0 +1,28 @@
+"""BLEU of a model in memory, worked out as `generate_dsp.py` does for a checkpoint."""
+
+from typing import Any, List, Optional
+
+from torch import nn
+
+from ...records.bleu import Score, bleu, detokenize
+from .translate import translate
+
+
+def score_model(
+    model: nn.Module, task, subset: str, post_process: Optional[str] = None, detok: bool = True, **search: Any
+) -> Score:
+    """sacreBLEU of a model's translations of a loaded subset, with its signature.
+
+    Args:
+        model: prepared for generation by this.
+        post_process: how to join subwords, as fairseq's --remove-bpe; None leaves them.
+        detok: undo Moses tokenisation first.
+        search: see `translate.translate`.
+    """
+    words, dataset = task.target_dictionary, task.dataset(subset)
+    found = translate(model, task, subset, **search)
+    hypotheses: List[str] = [words.string(translation.tokens, post_process) for translation in found]
+    references = [words.string(dataset[i]["target"], post_process, escape_unk=True) for i in range(len(dataset))]
+    if detok:
+        hypotheses, references = detokenize(hypotheses, task.cfg.target_lang), detokenize(references, task.cfg.target_lang)
+    return bleu(hypotheses, references)

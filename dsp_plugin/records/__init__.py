@@ -1,0 +1,1 @@
+"""Result records, and how files are written: whole or not at all, sealed, read as data. Pure Python and torch."""

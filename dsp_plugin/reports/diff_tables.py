@@ -1,0 +1,167 @@
+"""Tables of sparse diffs from records: score, density, what a task takes on disk, beside full finetuning.
+
+A record is of a diff where it has `extra["diff"]`, which the programs of diff pruning write from the reloaded pack:
+`method`, `total` and `density` always, `positions`, `nonzeros`, `bytes`, `full_bytes`, `tensors`, `untouched`,
+`layers` where there is a pack. Its method ends with the density, and with the stage where that is not the last:
+`diff-structured-0.5%`, `diff-structured-0.5%-projected`, `diff-structured-unprojected`.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+from dsp_plugin.records.record import Record
+from dsp_plugin.reports.tables import Row, Setting, Spread, setting_of, spread, table_rows
+
+FULL, LAST_LAYER = "full", "last-layer"
+_ORDER = (FULL, LAST_LAYER, "non-adaptive", "diff-unstructured", "diff-structured")
+_LABEL = re.compile(r"(?P<method>.*?)(?:-(?P<percent>\d+(?:\.\d+)?)%)?(?:-(?P<stage>projected|unprojected|scored))?")
+
+
+class DiffMethod(NamedTuple):
+    """What the method of a record says: density in percent (None: none is named), stage where it is not the last."""
+
+    method: str
+    percent: float | None = None
+    stage: str = ""
+
+
+def read_method(label: str) -> DiffMethod:
+    """
+    >>> read_method("diff-structured-0.5%-projected")
+    DiffMethod(method='diff-structured', percent=0.5, stage='projected')
+    """
+    found = _LABEL.fullmatch(label)
+    percent = {FULL: 100.0, LAST_LAYER: 0.0}.get(label) if found["percent"] is None else float(found["percent"])
+    return DiffMethod(found["method"], percent, found["stage"] or "")
+
+
+def method_label(method: str, density: float) -> str:
+    """The method in records of the last stage; density is a share, rounded to two digits: 0.00498 of a small model is 0.5%."""
+    return f"{method}-{float(f'{100 * density:.2g}'):g}%"
+
+
+def told_of(record: Record) -> Mapping[str, Any] | None:
+    """What a record says of a diff; None if it is of none."""
+    told = record.extra.get("diff")
+    return told if isinstance(told, dict) else None
+
+
+def diff_rows(
+    records: Iterable[Record], metric: str, expected: Sequence[str] = (), subsets: Sequence[str] = (), seeds: int | None = None
+) -> tuple[list[Row], list[str]]:
+    """The rows of one setting's table: a method and a density each, averaged over its seeds.
+
+    Stage 2's score stands beside stage 3's, as "before stage 3".
+
+    Args:
+        records: of one setting name; those of no diff are left out.
+        metric: the score, which comes first.
+        expected: methods, as records of the last stage name them, that the table should have.
+        subsets, seeds: as `tables.table_rows`.
+
+    Returns:
+        rows, and the names of their columns, in order.
+
+    Raises:
+        ValueError: as `tables.table_rows`.
+    """
+    records = [record for record in records if told_of(record) is not None]
+    like = setting_of(records[0]) if records else Setting("", "")
+    rows, columns = table_rows(records, [like._replace(method=label) for label in expected], subsets, seeds, metric=metric)
+    by_label = {row["method"]: row for row in rows}
+    told: dict[str, dict[int | None, Mapping[str, Any]]] = {}
+    for record in records:
+        told.setdefault(record.method, {})[record.seed] = told_of(record)
+    score = main_column(columns, metric)
+    full = mean_of(by_label.get(FULL, {}).get(score))
+    tensors = {t["tensors"] for seeded in told.values() for t in seeded.values() if t.get("tensors")}
+    untouched = "untouched tensors" + (f" of {max(tensors)}" if len(tensors) == 1 else "")
+    measured = [column for column in columns if column not in ("setting", "method", "K", "parameters", "runs")]
+    times = [column for column in measured if column == "updates" or column.startswith("seconds")]
+    made = []
+    for label in sorted(by_label, key=method_order):
+        kind, row, known = read_method(label), by_label[label], list(told.get(label, {}).values())
+        if kind.stage == "projected" and label.removesuffix("-projected") in by_label:
+            continue  # its score stands in the row of the last stage
+        value = mean_of(row.get(score))
+        density = mean_of(spread(t.get("density") for t in known)) if kind.percent is None else kind.percent / 100
+        # full finetuning, the last layer and stage 1 lack some of what follows: they have no projection, or no file
+        lacking = "" if known and (kind.stage == "unprojected" or kind.method in (FULL, LAST_LAYER)) else None
+        figures = {
+            "non-zeros": spread(t.get("nonzeros", t.get("total")) for t in known),
+            untouched: spread(0 if kind.method == FULL else t.get("untouched") for t in known),
+            "bytes": spread(t.get("bytes") for t in known),
+            "% of a full copy": spread(
+                100 * t["bytes"] / t["full_bytes"] for t in known if t.get("bytes") and t.get("full_bytes")
+            ),
+        }
+        made.append(
+            {
+                "method": kind.method + (f", {kind.stage}" if kind.stage else ""),
+                "density": None if density is None else f"{float(f'{100 * density:.3g}'):g}%",
+                **{column: row[column] for column in measured if column not in times},
+                "difference to full": None if value is None or full is None else value - full,
+                "before stage 3": by_label.get(f"{label}-projected", {}).get(score, lacking),
+                **{name: lacking if figure is None else figure for name, figure in figures.items()},
+                **{column: row[column] for column in times},
+                "runs": row["runs"],
+            }
+        )
+    return made, list(made[0]) if made else ["method", "density"]
+
+
+def across_rows(
+    tables: Mapping[str, Sequence[Row]], shown: Mapping[str, str], averaged: Sequence[str] = ()
+) -> tuple[list[Row], list[str]]:
+    """One column of several settings' tables side by side, and its average.
+
+    Args:
+        tables: setting -> rows of `diff_rows`.
+        shown: setting -> the column, such as its score.
+        averaged: the settings that count in the average, which is there only where all of them are measured.
+
+    Returns:
+        rows, and the names of their columns, in order.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, rows in tables.items():
+        for row in rows:
+            if row["density"] is not None and "," not in row["method"]:
+                found.setdefault((row["method"], row["density"]), {})[name] = row.get(shown[name])
+
+    def average(cells: Mapping[str, Any]) -> float | None:
+        values = [mean_of(cells.get(name)) for name in averaged]
+        return None if None in values else statistics.fmean(values)
+
+    full = next((average(cells) for (method, _), cells in found.items() if method == FULL and averaged), None)
+    made = []
+    for (method, density), cells in sorted(found.items(), key=lambda item: method_order("-".join(item[0]))):
+        row = {"method": method, "density": density, **{name: cells.get(name) for name in tables}}
+        if averaged:
+            value = average(cells)
+            row[f"average of {len(averaged)}"] = value
+            row["difference to full"] = None if value is None or full is None else value - full
+        made.append(row)
+    return made, list(made[0]) if made else []
+
+
+def main_column(columns: Sequence[str], metric: str) -> str:
+    """The first column with this metric."""
+    return next((column for column in columns if column.split(" ")[0] == metric), metric)
+
+
+def mean_of(value: Any) -> float | None:
+    """The mean of a cell; None if it holds no number."""
+    if isinstance(value, Spread):
+        return value.mean
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def method_order(label: str) -> tuple:
+    """Baselines first, then the methods, each by density from high to low."""
+    kind = read_method(label)
+    rank = _ORDER.index(kind.method) if kind.method in _ORDER else len(_ORDER)
+    return rank, kind.method, bool(kind.stage), -(kind.percent if kind.percent is not None else 100.0), kind.stage

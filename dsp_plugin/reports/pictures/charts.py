@@ -1,0 +1,92 @@
+"""Lines with their spread over seeds, in one style for all pictures of a report."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from typing import Sequence
+
+from dsp_plugin.records.files.whole import replacing
+
+# Okabe and Ito's colours, told apart in any kind of colour blindness, without their yellow, which is too pale on
+# white. Markers and dashes differ too, so that the picture reads in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GREY, INK, FAINT = "#B8B8B8", "#222222", "#6B6B6B"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_DASHES = ("-", "--", "-.", ":")
+
+
+class Chart:
+    """A picture of lines.
+
+    Args:
+        lines: how many there will be.
+    """
+
+    def __init__(self, lines: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.figure = Figure(figsize=(8.0, 6.2) if lines > 7 else (5.3, 4.0), dpi=200, layout="constrained")
+        FigureCanvasAgg(self.figure)
+        self.figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        self.axes = self.figure.subplots()
+        self.entries = 0
+        self.values: list[float] = []
+
+    def across(self, values: Sequence[float], label: str, dashes: Sequence[float] = (6, 3)) -> None:
+        """A dashed line from side to side at the mean of the values, one a seed; a band is their standard deviation."""
+        mean, sd = mean_sd(values)
+        self.axes.axhline(mean, color=FAINT, linestyle=(0, tuple(dashes)), linewidth=1.3, zorder=1, label=label)
+        if sd:
+            self.axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=0.35, linewidth=0, zorder=0)
+        self._count(values)
+
+    def line(self, number: int, places: Sequence[float], values: Sequence[Sequence[float]], label: str) -> None:
+        """One line.
+
+        Args:
+            number: decides its colour, marker and dashes.
+            places: along the axis.
+            values: one list of seeds a place; bars are their standard deviation.
+        """
+        means, sds = zip(*map(mean_sd, values))
+        self.axes.errorbar(
+            places, means, yerr=sds if any(sds) else None, label=label, color=COLOURS[number % len(COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)], linestyle=_DASHES[number // len(COLOURS) % len(_DASHES)],
+            markersize=6.5, markeredgecolor="white", markeredgewidth=0.6, linewidth=1.6, capsize=3, elinewidth=1.1,
+            clip_on=False,
+        )  # fmt: skip
+        self._count(value for seeds in values for value in seeds)
+
+    def _count(self, values) -> None:
+        self.entries += 1
+        self.values += values
+
+    def save(self, path: str | os.PathLike, along: str, measure: str, title: str = "") -> None:
+        """Writes the PNG, whole or not at all; `along` and `measure` are the names of the axes."""
+        axes = self.axes
+        axes.margins(y=0.08)
+        lowest, highest = min(self.values), max(self.values)
+        if 0 <= lowest < highest / 4:
+            axes.set_ylim(bottom=0)  # so near to zero that the zero should be seen
+        axes.set_xlabel(along, color=INK, fontsize=10)
+        axes.set_ylabel(measure, color=INK, fontsize=10)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=9, colors=INK, length=3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+        if title:
+            axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold", pad=10)
+        self.figure.legend(
+            loc="outside lower center", ncols=min(3, self.entries), frameon=False, fontsize=9, labelcolor=INK,
+            handlelength=2.6,
+        )  # fmt: skip
+        with replacing(path) as temporary:
+            self.figure.savefig(temporary, format="png", facecolor="white")
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation, 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,134 @@
+"""The pictures of one setting of a report: what there is to draw, the files, and their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+from dsp_plugin.reports.pictures.curves import curve_png, curve_points
+from dsp_plugin.reports.pictures.head_grids import head_grid_png
+from dsp_plugin.reports.pictures.history import check_history, head_history_png
+from dsp_plugin.reports.page import Section, figure_html, file_name, paragraph
+from dsp_plugin.records.record import Record
+
+_PANELS = 12  # head maps in one picture; with more of them each K has its own
+
+
+class Drawer:
+    """Draws the pictures of one setting name into a folder.
+
+    Args:
+        folder: for the PNG files.
+        stem: how their names begin.
+        name, records: the setting and all its records.
+        baseline: the method drawn as a line across the curves.
+        methods: all methods of the report: each has the same colour in every picture.
+    """
+
+    def __init__(
+        self, folder: Path, stem: str, name: str, records: Sequence[Record], baseline: str, methods: Sequence[str]
+    ) -> None:
+        self.folder, self.stem, self.name, self.records = folder, stem, name, records
+        self.baseline, self.methods = baseline, methods
+        self.files: list[Path] = []
+        self.problems: list[str] = []
+
+    def curves(self, metric: str | None) -> list[Section]:
+        """The setting's score, then the speed, against the heads kept: a picture a test set."""
+        figures = []
+        for measure in [metric] * (metric is not None) + ["speed"]:
+            subsets = sorted({m.subset for record in self.records for m in record.metrics if m.name == measure})
+            for subset in subsets:
+                figures += self._curve(measure, subset)
+        return [Section("Against the heads kept", figures)] if figures else []
+
+    def _curve(self, measure: str, subset: str) -> list[str]:
+        points, total = curve_points(self.records, measure, subset)
+        pruned = {method: kept for method, kept in points.items() if method != self.baseline or len(kept) > 1}
+        if not pruned or sum(len(kept) for kept in points.values()) < 2:
+            return []  # nothing to compare
+        shown = [r for r in self.records if r.heads is not None and r.metric(measure, subset) is not None]
+        unit = next((r.metric(measure, subset).unit for r in shown), "")
+        label = measure + (f" ({unit})" if unit else "")
+        on = f" on {subset}" if subset else ""
+        path = self._path(measure, *([subset] if subset else []))
+        title = f"{self.name}: {measure}{on}"
+        curve_png(points, total, path, label, title, self.baseline, self.methods)
+        several = any(len(values) > 1 for kept in points.values() for values in kept.values())
+        caption = f"{label}{on} against the number of heads kept, one line a method"
+        caption += "; bars (and the band) are the standard deviation over seeds" if several else ""
+        caption += f"; dashed: {self.baseline}" if self.baseline in points and self.baseline not in pruned else ""
+        caption += ". Points of one K stand side by side so that none hides another." if len(pruned) > 1 else "."
+        return [figure_html(path, f"{title}, against the heads kept", caption, shown)]
+
+    def head_maps(self) -> list[Section]:
+        """Which heads each run keeps: a panel a run, all of a model in one picture, or one a K if they are many."""
+        runs: dict[tuple, Record] = {}
+        for record in self.records:
+            if record.heads is not None and record.heads["total"]:
+                kept = tuple((b["name"], b["kind"], b["num_heads"], tuple(b["kept"])) for b in record.heads["blocks"])
+                runs.setdefault((record.method, record.seed, kept), record)
+        pruned = [record for record in runs.values() if record.heads["kept"] < record.heads["total"]]
+        pruned.sort(key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed))
+        models: dict[tuple, list[Record]] = {}
+        for record in pruned:
+            blocks = tuple((b["name"], b["kind"], b["num_heads"]) for b in record.heads["blocks"])
+            models.setdefault(blocks, []).append(record)
+        figures = []
+        for number, records in enumerate(models.values()):
+            groups: dict[int | None, list[Record]] = {}
+            for record in records:
+                groups.setdefault(record.heads["kept"] if len(records) > _PANELS else None, []).append(record)
+            for kept, group in groups.items():
+                figures.append(self._head_grid(group, kept, number))
+        if figures or not runs:
+            return [Section("Head maps", figures)] if figures else []
+        return [Section("Head maps", [paragraph("Every run keeps all its heads.", "faint")])]
+
+    def _head_grid(self, records: Sequence[Record], kept: int | None, model: int) -> str:
+        ending = ([f"K{kept}"] if kept is not None else []) + ([f"model{model + 1}"] if model else [])
+        path = self._path("heads", *ending)
+        title = f"{self.name}: heads kept" + (f", K = {kept}" if kept is not None else "")
+        panels = []
+        for record in records:
+            seed = "" if record.seed is None else f", seed {record.seed}"
+            panels.append((f"{record.method}\nK = {record.heads['kept']}{seed}", record.heads))
+        head_grid_png(panels, path, title)
+        caption = (
+            "Which heads each run keeps: a panel a run, a row a layer (numbered from 0, grouped by the kind of "
+            "attention), a square a head. Models trained from different seeds do not share the meaning of a head's number."
+        )
+        return figure_html(path, title, caption, records)
+
+    def histories(self) -> list[Section]:
+        """The kept heads over training, from the records that noted them: the first seed of each method and K."""
+        figures, seen = [], set()
+        with_history = [r for r in self.records if r.heads is not None and r.extra.get("history")]
+        with_history.sort(key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed))
+        for record in with_history:
+            seed = "" if record.seed is None else f", seed {record.seed}"
+            what = f"{record.method}, K = {record.heads['kept']}{seed}"
+            try:
+                entries = check_history(record.heads, record.extra["history"])
+            except ValueError as error:
+                self.problems.append(f"{self.name}: {what}: no picture over training, because {error}.")
+                continue
+            key = (record.method, record.heads["kept"])
+            if key in seen or all(all(keep) for _, keep in entries):
+                continue
+            seen.add(key)
+            path = self._path("training", record.method, f"K{record.heads['kept']}")
+            head_history_png(record.heads, record.extra["history"], path, f"{self.name}: {what}")
+            caption = (
+                f"Heads that {what} would keep at each of {len(entries)} moments of its training: a row a head, grouped "
+                "by layer; below, how many they are."
+            )
+            figures.append(figure_html(path, f"{self.name}: heads over training, {what}", caption, [record]))
+        return [Section("Over training", figures)] if figures else []
+
+    def _path(self, *parts: str) -> Path:
+        path = self.folder / f"{'-'.join([self.stem, *map(file_name, parts)])}.png"
+        while path in self.files:  # names that differ only by signs that no file name has
+            path = path.with_name(f"{path.stem}-2.png")
+        self.files.append(path)
+        return path

@@ -1,0 +1,315 @@
+"""Every kind of file that we write: made by the code that programs write it with, read by the code that they read it with.
+
+A test (or the fuzzer) damages a file of `make` and reads again: the value must be the same, or the reader must refuse with
+a ValueError or an OSError. Hosts are imported where they are needed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, List
+
+import torch
+from safetensors.torch import load_file
+
+from dsp_plugin.gating import AttentionBlock, HeadMap, Sweep
+
+HEADS = HeadMap([AttentionBlock("encoder.layers.0.self_attn", 3, "encoder-self")])
+HYPOTHESES = ["a man rides a brown horse .", "two dogs run over the grass .", "a woman sits on a bench ."]
+REFERENCES = ["a man rides a horse .", "two dogs are running on the grass .", "a woman is sitting on a bench ."]
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """One kind of file or folder.
+
+    Attributes:
+        name: also of a folder.
+        make: writes into an empty folder; returns the files of it that may be damaged.
+        read: the folder -> what the files say, plain values and tensors to compare.
+        needs: the host, where there is one.
+    """
+
+    name: str
+    make: Callable[[Path], List[Path]]
+    read: Callable[[Path], Any]
+    needs: str = ""
+
+
+def _record():
+    from dsp_plugin.records.record import Metric, new_record
+    from dsp_plugin.records.bleu import bleu
+
+    found = bleu(HYPOTHESES, REFERENCES)
+    metric = Metric("BLEU", found["value"], signature=found["signature"], subset="test")
+    return new_record("mt-bleu", "größe", "dsp", device="cpu", seed=3, metrics=[metric], seconds={"train": 0.125})
+
+
+def make_record(folder: Path) -> List[Path]:
+    from dsp_plugin.records.record import save_record
+
+    return [save_record(_record(), folder)]
+
+
+def read_record(folder: Path) -> Any:
+    from dsp_plugin.records.record import load_record
+
+    return load_record(folder / "results.json")
+
+
+def make_sentences(folder: Path) -> List[Path]:
+    from dsp_plugin.records.bleu import bleu_statistics
+    from dsp_plugin.records.sentences import save_sentences
+
+    signature = _record().metrics[0].signature
+    statistics = bleu_statistics(HYPOTHESES, REFERENCES)
+    save_sentences(folder, {"metric": "BLEU", "signature": signature, "statistics": statistics})
+    return [folder / "sentences.json"]
+
+
+def read_sentences(folder: Path) -> Any:
+    from dsp_plugin.records.sentences import load_statistics
+
+    return load_statistics(folder, _record().metrics[0])
+
+
+def make_history(folder: Path) -> List[Path]:
+    from dsp_plugin.records.history import append_heads
+
+    for updates in (10, 20, 30, 40):
+        append_heads(folder, updates, torch.tensor([1, updates % 20, 0]).bool())
+    return [folder / "heads.jsonl"]
+
+
+def read_history(folder: Path) -> Any:
+    from dsp_plugin.records.history import read_history
+
+    return read_history(folder)
+
+
+def _sweep(folder: Path) -> Sweep:
+    return Sweep(str(folder), {"data": "abc", "step": 1}, HEADS, "BLEU")
+
+
+def make_sweep(folder: Path) -> List[Path]:
+    importance = torch.tensor([0.3, 0.1, 0.2], dtype=torch.float64)
+    _sweep(folder).run(
+        torch.ones(3, dtype=torch.bool), [2, 1], lambda keep: importance, lambda keep, subset: {"value": float(keep.sum())},
+        lambda kept: ["valid"], masks_of=[2], say=lambda text: None,
+    )  # fmt: skip
+    return sorted(folder.glob("*.json"))
+
+
+def read_sweep(folder: Path) -> Any:
+    from dsp_plugin.surgery import read_mask
+
+    return _sweep(folder).steps, read_mask(str(folder / "mask-K2.json"), HEADS)
+
+
+def make_translations(folder: Path) -> List[Path]:
+    from dsp_plugin.mt.programs.generate import write_results
+
+    write_results(str(folder), _record(), [SimpleNamespace(head_map=HEADS, keep=torch.tensor([True, False, True]))], HYPOTHESES)
+    return [folder / "mask.json", folder / "results.json"]
+
+
+def read_translations(folder: Path) -> Any:
+    from dsp_plugin.surgery import read_mask
+
+    return read_mask(str(folder / "mask.json"), HEADS), read_record(folder)
+
+
+def make_certificate(folder: Path) -> List[Path]:
+    from dsp_plugin.records.certificate import Certificate, write_certificate
+
+    (folder / "stock.pt").write_bytes(bytes(range(200)))
+    certificate = Certificate(1e-7, 3.5, 1e-4, 20, 2, ["logits"], "float32", "real text", {"beam": 5})
+    return [folder / "stock.pt", write_certificate(certificate, folder / "stock.pt")]
+
+
+def read_certificate(folder: Path) -> Any:
+    from dsp_plugin.records.certificate import read_certificate
+
+    return read_certificate(folder / "stock.pt"), (folder / "stock.pt").read_bytes()
+
+
+def _files(folder: Path) -> List[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
+
+
+def _copies(tensors: Any) -> Any:
+    """Not mapped from a file, which is about to be damaged."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _weights(model: Any) -> Any:
+    return _copies(model.state_dict()), json.loads(model.config.to_json_string())
+
+
+def _gated(method: str = "relaxed") -> Any:
+    from hf_training import gated
+
+    return gated(method)
+
+
+def make_pruned(folder: Path) -> List[Path]:
+    from dsp_plugin.hf import prune_heads, save_pruned
+
+    model = _gated("ranked")
+    prune_heads(model)
+    save_pruned(model, folder)
+    return _files(folder)
+
+
+def read_pruned(folder: Path) -> Any:
+    from dsp_plugin.hf import load_pruned
+
+    return _weights(load_pruned(folder))
+
+
+def make_gating(folder: Path) -> List[Path]:
+    from hf_training import DATA, prepared
+
+    from dsp_plugin.records.files.sealed_folder import seal_folder
+
+    trainer = prepared(_gated(), folder, DATA, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    seal_folder(folder)
+    return _files(folder)
+
+
+def read_gating(folder: Path) -> Any:
+    from dsp_plugin.hf.heads.gating import load_gating
+
+    model = _gated()
+    load_gating(model, str(folder))
+    return _copies(model.gating.state_dict())
+
+
+def make_export(folder: Path) -> List[Path]:
+    from dsp_plugin.hf.export.exports import export_dense_checked
+
+    export_dense_checked(_gated("ranked"), folder)
+    return _files(folder)
+
+
+def read_export(folder: Path) -> Any:
+    from dsp_plugin.hf.folders.pruned_folders import load_model
+    from dsp_plugin.records.certificate import read_certificate
+
+    return read_certificate(folder), _weights(load_model(folder))
+
+
+def _training(folder: Path) -> Any:
+    from hf_data import arguments
+
+    return arguments(folder, max_steps=2, save_strategy="steps", save_steps=1)
+
+
+def make_training(folder: Path) -> List[Path]:
+    """Two checkpoints of a training, and the settings that it may go on with."""
+    from hf_training import DATA, prepared
+
+    from dsp_plugin.hf.programs.chassis.output_folder import begin
+
+    begin(_training(folder), {"seed": 5}, None, False)
+    prepared(_gated(), folder, DATA, max_steps=2, save_strategy="steps", save_steps=1).train()
+    return [*_files(folder / "checkpoint-2"), folder / "settings.json"]
+
+
+def read_training(folder: Path) -> Any:
+    from transformers.trainer_pt_utils import safe_globals
+
+    from dsp_plugin.hf.programs.chassis.output_folder import settings_of, starting_point
+
+    checkpoint = Path(starting_point(_training(folder), {"seed": 5}, False))
+    with safe_globals():
+        loaded = {name: torch.load(checkpoint / name, weights_only=True) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")}
+    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    return checkpoint.name, loaded, _copies(load_file(checkpoint / "model.safetensors")), state, settings_of(str(folder))
+
+
+def make_old_training(folder: Path) -> List[Path]:
+    """As earlier versions left it: without a list. Its weights and its state have no checksum at all."""
+    make_training(folder)
+    (folder / "checkpoint-2" / "checksums.json").unlink()
+    return [folder / "checkpoint-2" / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
+
+
+def make_vector(folder: Path) -> List[Path]:
+    from diff_models import HEAD, tiny
+
+    from dsp_plugin.diffs import DiffVector
+    from dsp_plugin.diffs.training.vector_file import save_vector
+
+    save_vector(folder / "checkpoint-last-info.pt", DiffVector(tiny(), head=HEAD, seed=1), {"method": "diff"})
+    return [folder / "checkpoint-last-info.pt"]
+
+
+def read_vector(folder: Path) -> Any:
+    from dsp_plugin.diffs.training.vector_file import read_vector
+
+    return vars(read_vector(folder / "checkpoint-last-info.pt"))
+
+
+def make_pack(folder: Path) -> List[Path]:
+    from diff_packs import SmallModel, random_pack
+
+    from dsp_plugin.diffs.base import Base
+    from dsp_plugin.diffs.packs.undo_file import UndoRecord
+
+    model = SmallModel()
+    base = Base.of(model, ["classifier"])
+    pack = random_pack(model, 1)
+    pack.save(folder / "task.diff.safetensors")
+    UndoRecord.of(pack.apply(model), base).save(folder / "diff-undo.safetensors")
+    return _files(folder)
+
+
+def read_pack(folder: Path) -> Any:
+    from diff_packs import SmallModel
+
+    from dsp_plugin.diffs.packs.pack import DiffPack
+    from dsp_plugin.diffs.packs.undo_file import UndoRecord
+
+    model = SmallModel()
+    DiffPack.load(folder / "task.diff.safetensors").apply(model)
+    undo = UndoRecord.load(folder / "diff-undo.safetensors")
+    return dict(model.state_dict()), undo.old, undo.head
+
+
+def make_checkpoint(folder: Path) -> List[Path]:
+    from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
+
+    generator = torch.Generator().manual_seed(2)
+    weights = {f"encoder.layers.{n}.weight": torch.randn(8, 8, generator=generator) for n in range(3)}
+    save_checkpoint({"model": weights, "cfg": {"model": {"_name": "transformer"}}, "args": None}, str(folder / "small.pt"))
+    return [folder / "small.pt"]
+
+
+def read_checkpoint(folder: Path) -> Any:
+    from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
+
+    return load_checkpoint(str(folder / "small.pt"))
+
+
+KINDS = [
+    FileKind("record", make_record, read_record),
+    FileKind("sentences", make_sentences, read_sentences),
+    FileKind("history", make_history, read_history),
+    FileKind("sweep", make_sweep, read_sweep),
+    FileKind("translations", make_translations, read_translations, "fairseq"),
+    FileKind("certificate", make_certificate, read_certificate),
+    FileKind("pruned-folder", make_pruned, read_pruned, "transformers"),
+    FileKind("gating-state", make_gating, read_gating, "transformers"),
+    FileKind("dense-export", make_export, read_export, "transformers"),
+    FileKind("trainer-checkpoint", make_training, read_training, "transformers"),
+    FileKind("old-trainer-checkpoint", make_old_training, read_training, "transformers"),
+    FileKind("diff-vector", make_vector, read_vector),
+    FileKind("diff-pack", make_pack, read_pack),
+    FileKind("fairseq-checkpoint", make_checkpoint, read_checkpoint, "fairseq"),
+]

@@ -1,0 +1,408 @@
+"""What packs, undo records and vectors hold is checked, too, where the checksum fits: any program can compute one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+import tracemalloc
+import zlib
+
+import pytest
+import torch
+from diff_packs import SmallModel, closed, opened, random_pack, same, sealed, snapshot
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from dsp_plugin.cli.main import main
+from dsp_plugin.diffs.packs import pack_file
+from dsp_plugin.diffs.serving.bank import DiffBank
+from dsp_plugin.diffs.base import Base
+from dsp_plugin.diffs.packs.checksum import seal
+from dsp_plugin.diffs.packs.content import MAX_DEPTH
+from dsp_plugin.diffs.packs.pack import DiffPack
+from dsp_plugin.diffs.packs.arithmetic import add_packs
+from dsp_plugin.diffs.sparse import SparseDiff
+from dsp_plugin.diffs.packs.undo_file import UndoRecord
+from dsp_plugin.diffs.training.vector import DiffVector
+from dsp_plugin.diffs.training.vector_file import read_vector, save_vector
+from dsp_plugin.options.terminal import printable
+
+RAW = random_pack(SmallModel(), 1, config={"task": "cola", "model_config": {"id2label": {"0": "no", "1": "yes"}}}).to_bytes()
+ABOUT, INDEX, TENSORS = opened(RAW)
+NAN, INF = float("nan"), float("inf")
+
+
+def deep(levels: int) -> list:
+    tree: list = []
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
+def at(place, value):
+    """A change of the index: `value` at a place such as ("changed", 0, 1)."""
+
+    def change(index):
+        for step in place[:-1]:
+            index = index[step]
+        index[place[-1]] = value
+
+    return change
+
+
+def with_value(value: float) -> dict:
+    values = TENSORS["values"].clone()
+    values[7] = value
+    return dict(tensors={"values": values})
+
+
+def with_head(tensor: torch.Tensor, name: str = "head.classifier.bias") -> dict:
+    return dict(tensors={name: tensor})
+
+
+def with_config(**entries) -> dict:
+    return dict(about={"config": entries})
+
+
+FIRST = INDEX["parameters"][0][0]
+CASES = {
+    "a value is nan": (with_value(NAN), "not finite"),
+    "a value is inf": (with_value(-INF), "not finite"),
+    "values of another dtype": (dict(about={"value_dtype": "float32"}), "float16"),
+    "values are integers": (dict(about={"value_dtype": "int16"}, tensors={"values": TENSORS["values"].view(torch.int16)}), "int16"),
+    "head is nan": (with_head(torch.tensor([NAN, 0])), "classifier.bias.*not finite"),
+    "head of integers": (with_head(torch.tensor([1, 0])), "classifier.bias.*not finite"),
+    "head without elements": (with_head(torch.zeros(0)), "shape"),
+    "head without dimensions": (with_head(torch.tensor(1.0)), "shape"),
+    "head in the base": (with_head(torch.zeros(16), "head.body.norm.bias"), "in the head and in the base"),
+    "head is a tied name": (with_head(torch.zeros(40, 16), "head.out.weight"), "in the head and in the base"),
+    "head with a terminal's escape": (with_head(torch.zeros(2), "head.\x1b[2J"), "no name"),
+    "one tensor more": (dict(tensors={"more": torch.zeros(2)}), "tensor 'more'"),
+    "streams are no bytes": (dict(tensors={"positions.unary": torch.zeros(9)}), "not bytes"),
+    "a parameter twice": (dict(index=lambda i: i["parameters"].append(i["parameters"][0])), "twice"),
+    "a parameter's name is a number": (dict(index=at(("parameters", 0, 0), 3)), "no name"),
+    "a parameter's name clears the screen": (dict(index=at(("parameters", 0, 0), "a\x1b[2J")), "no name"),
+    "a parameter's name changes direction": (dict(index=at(("parameters", 0, 0), "a\u202eb")), "no name"),
+    "a parameter of no type": (dict(index=at(("parameters", 0, 1), "Tensor")), "no known type"),
+    "a changed parameter is an integer": (dict(index=lambda i: [p.__setitem__(1, "int64") for p in i["parameters"]]), "int64"),
+    "a size below zero": (dict(index=at(("parameters", 0, 2), [-4, -4])), "whole numbers"),
+    "a size that is true": (dict(index=at(("parameters", 0, 2), [True])), "whole numbers"),
+    "a size that is a fraction": (dict(index=at(("parameters", 0, 2), [4.0])), "whole numbers"),
+    "a huge shape": (dict(index=at(("parameters", 0, 2), [2**40, 2**40])), "no tensor"),
+    "many dimensions": (dict(index=at(("parameters", 0, 2), [1] * 99)), "shape"),
+    "tied to a parameter": (dict(index=at(("tied",), {FIRST: [INDEX["parameters"][1][0]]})), "two weights"),
+    "tied is unknown": (dict(index=at(("tied",), {"nothing": ["out.weight"]})), "tied"),
+    "tied twice": (dict(index=at(("tied",), {FIRST: ["x", "x"]})), "two weights"),
+    "tied is a text": (dict(index=at(("tied",), {FIRST: "x"})), "tied"),
+    "no parameters": (dict(index=at(("parameters",), [])), "no parameter"),
+    "parameters are a dictionary": (dict(index=at(("parameters",), {})), "no list"),
+    "changed is a dictionary": (dict(index=at(("changed",), {"a": 1})), "wrong length"),
+    "a changed entry is empty": (dict(index=at(("changed", 0), [])), "wrong length"),
+    "a count is true": (dict(index=at(("changed", 0, 1), True)), "whole numbers"),
+    "a count is huge": (dict(index=at(("changed", 0, 1), 2**70)), "whole numbers"),
+    "a divisor is huge": (dict(index=at(("changed", 0, 2), 2**62)), "divisors"),
+    "a number below zero": (dict(index=at(("changed", 0, 0), -1)), "whole numbers"),
+    "another number of positions": (dict(about={"positions": ABOUT["positions"] + 1}), "announced"),
+    "a hash that is none": (dict(about={"base_hash": "../../etc"}), "SHA-256"),
+    "config is a list": (dict(about={"config": []}), "config"),
+    "config is deep": (with_config(a=deep(MAX_DEPTH + 5)), "too deeply"),
+    "method is a list": (with_config(method=[1]), "method"),
+    "model_config is a text": (with_config(model_config="x"), "model_config"),
+    "model_config runs code": (with_config(model_config={"auto_map": {"AutoModel": "evil--x.Y"}}), "auto_map"),
+    "model_config fetches code": (with_config(model_config={"attn_implementation": "a/b"}), "attn_implementation"),
+    "model_config changes the base": (with_config(model_config={"hidden_act": "relu"}), "hidden_act"),
+    "architectures are paths": (with_config(model_config={"architectures": ["../x"]}), "classes"),
+    "architectures are numbers": (with_config(model_config={"architectures": [1]}), "classes"),
+    "labels are no numbers": (with_config(model_config={"id2label": {"x": "y"}}), "id2label"),
+    "labels are lists": (with_config(model_config={"label2id": {"x": [1]}}), "label2id"),
+    "num_labels is nan": (with_config(model_config={"num_labels": NAN}), "num_labels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_content_that_makes_no_sense_is_refused_with_a_fitting_checksum(case):
+    how, reason = CASES[case]
+    with pytest.raises(ValueError, match=f"^a.diff is not a valid diff pack: .*{reason}") as caught:
+        pack_file.unpack(sealed(RAW, **how), "a.diff")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("index", [b"[]", b"3", b"null", b"{}", b'{"parameters": 1}', b"[" * 10**5, b'{"a":' * 10**5, b"\xff"])
+def test_an_index_that_is_none(index):
+    with pytest.raises(ValueError, match="^a.diff is not a valid diff pack"):
+        pack_file.unpack(closed(ABOUT, index, TENSORS), "a.diff")
+
+
+@pytest.mark.parametrize(
+    "piece, times",
+    [(b"[],", 10**7), (b"{},", 10**7), (b'"ab",', 10**7), (b"[" * 900 + b"]" * 900 + b",", 10**4), (b" ", 10**8), (b"9", 10**7)],
+)
+def test_an_index_that_grows_takes_no_time_and_no_memory(piece, times):
+    """Files of a few kB that unpack to 30 MB and more."""
+    packer = zlib.compressobj(9)
+    parts = [packer.compress(b'{"parameters":[')] + [packer.compress(piece * (times // 100)) for _ in range(100)] + [packer.flush()]
+    index = torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
+    assert _within(closed(ABOUT, INDEX, {**TENSORS, "index": index}), seconds=2, memory=64 << 20) is None
+
+
+def test_many_tensors_take_no_longer_than_they_are_many():
+    def load(count: int) -> float:
+        base = Base({f"layers.{n}.weight": ("float32", (4, 4)) for n in range(count)}, "0" * 63 + "1")
+        entries = {name: (torch.tensor([n % 16]), torch.ones(1)) for n, name in enumerate(base.parameters)}
+        raw = DiffPack.create(SparseDiff(entries, {name: (4, 4) for name in entries}), base).to_bytes()
+        begin = time.process_time()
+        assert pack_file.unpack(raw, "x")[0].count == count
+        return time.process_time() - begin
+
+    load(10)
+    assert load(6000) < 40 * load(600)  # 100 where it is quadratic
+
+
+def mutated(chance: random.Random) -> bytes:
+    """A pack with a few random changes of its content, and a checksum that fits."""
+    about, index, tensors = copy.deepcopy(ABOUT), copy.deepcopy(INDEX), {name: t.clone() for name, t in TENSORS.items()}
+    for _ in range(chance.choice([1, 1, 1, 2, 5])):
+        kind = chance.randrange(4)
+        if kind == 0:
+            tensor = tensors[chance.choice(sorted(tensors))].view(torch.uint8).view(-1)
+            if len(tensor):
+                tensor[chance.randrange(len(tensor))] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            name = chance.choice(sorted(tensors))
+            tensor = tensors.pop(name)
+            replaced = [None, tensor[: len(tensor) // 2], tensor.repeat(2, *[1] * (tensor.dim() - 1)), tensor.float(), tensor.reshape(1, -1)]
+            if (other := chance.choice(replaced)) is not None:
+                tensors[name] = other.contiguous()
+        else:
+            _mutate(chance, about if kind == 2 else index)
+    return closed(about, index, tensors)
+
+
+def _mutate(chance: random.Random, tree) -> None:
+    """Another value somewhere in nested dictionaries and lists."""
+    while True:
+        key = chance.choice(sorted(tree)) if isinstance(tree, dict) else chance.randrange(len(tree))
+        inner = tree[key]
+        if not isinstance(inner, (dict, list)) or not inner or chance.random() < 0.1:
+            break
+        tree = inner
+    near = [inner + 1, inner - 1, inner * 2, -inner, 2**31 - inner] if type(inner) is int else []
+    odd = [None, True, 0, -1, 3, 2**31, 2**48, 2**63, 10**30, 0.5, NAN, INF, "", "x", "\x1b[2J", [], {}, [[]], deep(200), "a" * 5000]
+    if isinstance(tree, list) and chance.random() < 0.2:
+        tree.insert(key, copy.deepcopy(chance.choice(tree)))
+    else:
+        tree[key] = chance.choice(near if near and chance.random() < 0.5 else odd)
+
+
+def _within(raw: bytes, seconds: float, memory: int):
+    """What unpacking gives, None where it was refused; within these bounds."""
+    tracemalloc.start()
+    begin = time.process_time()
+    try:
+        return pack_file.unpack(raw, "a.diff")
+    except ValueError as error:
+        assert str(error).startswith("a.diff") and len(str(error)) < 500 and str(error).isprintable()
+        return None
+    finally:
+        spent, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert spent < seconds and peak < memory, f"{spent:.1f} s, {peak:,} bytes"
+
+
+def test_random_content_is_refused_or_makes_sense():
+    chance, accepted = random.Random(0), 0
+    for _ in range(600):
+        loaded = _within(mutated(chance), seconds=2, memory=16 << 20)
+        if loaded is None:
+            continue
+        accepted += 1
+        diff, base, head, config = loaded
+        for name, (positions, values) in diff.entries.items():
+            size = torch.Size(base.parameters[name][1]).numel()
+            assert set(positions.tolist()) <= set(range(size)) and positions.tolist() == sorted({*positions.tolist()})
+            assert all(abs(value) < INF for value in values.tolist())
+        assert all(abs(value) < INF for tensor in head.values() for value in tensor.reshape(-1).tolist())
+        model = SmallModel()
+        before = snapshot(model)
+        pack = DiffPack(*loaded)
+        try:
+            undo = pack.apply(model, check=False)
+            assert all(bool(tensor.isfinite().all()) for tensor in snapshot(model).values())
+            undo.revert(model)
+        except ValueError:
+            pass
+        assert same(snapshot(model), before)
+        again = pack_file.unpack(pack.to_bytes(), "x")
+        assert again[1] == base and again[0].count == diff.count
+    assert 20 < accepted < 400
+
+
+class TestWhatTheModelCannotHold:
+    """θ0 and δ are finite, and their sum in the base's dtype is not; nothing is written then."""
+
+    def large(self, head: float = 0.0) -> tuple:
+        model = SmallModel(dtype=torch.float16)
+        with torch.no_grad():
+            model.body["0"].bias[3] = 60000
+        base = Base.of(model, ["classifier"])
+        entries = {"body.0.bias": (torch.tensor([3]), torch.tensor([0.0 if head else 9000.0]))}
+        dense = {"classifier.bias": torch.tensor([head, 0.0]), "classifier.weight": torch.zeros(2, 16)}
+        return model, DiffPack.create(SparseDiff(entries, {"body.0.bias": (24,)}), base, dense)
+
+    @pytest.mark.parametrize("head, reason", [(0.0, "body.0.bias and the diff add up to what float16 cannot"), (1e6, "classifier.bias")])
+    def test_apply_merge_and_the_bank(self, head, reason):
+        model, pack = self.large(head)
+        before = snapshot(model)
+        with pytest.raises(ValueError, match=reason):
+            pack.apply(model)
+        with pytest.raises(ValueError, match=reason):
+            DiffBank(model).add("a", pack)
+        if not head:
+            with pytest.raises(ValueError, match=reason):
+                pack.merge(before)
+        assert same(snapshot(model), before)
+
+    def test_sums_of_packs(self):
+        pack = random_pack(SmallModel(), 1)
+        for weights in ([1e6], [NAN], [INF]):
+            with pytest.raises(ValueError, match="finite|too large"):
+                add_packs([pack], weights, head=0, dtype="float16")
+
+
+def test_a_base_is_known_by_more_than_its_hash():
+    """A pack that names some of the base's parameters only, and the hash of all of them."""
+    model, pack = SmallModel(), random_pack(SmallModel(), 1)
+    fewer = Base(dict(list(pack.base.parameters.items())[:2]), pack.base.hash, {})
+    entries = {name: pack.diff.entries[name] for name in fewer.parameters if name in pack.diff.entries}
+    forged = DiffPack(SparseDiff(entries, pack.diff.shapes), fewer, {}, {})
+    bank = DiffBank(model)
+    bank.add("a", pack)
+    with pytest.raises(ValueError, match="wrong base"):
+        bank.add("b", forged)
+    with pytest.raises(ValueError, match="different bases"):
+        add_packs([pack, forged], head=0)
+
+
+class TestUndoRecords:
+    @pytest.fixture()
+    def state(self) -> dict:
+        return snapshot(SmallModel())
+
+    def rewritten(self, path, about=None, tensors=None, without=()) -> None:
+        """The record with other content and a checksum that fits."""
+        with safe_open(path, "pt") as file:
+            told = json.loads(file.metadata()["dsp_diff_undo"])
+            content = {name: file.get_tensor(name) for name in file.keys()}
+        told.update({"checksum": "0" * 64, **(about or {})})
+        content = {name: tensor for name, tensor in {**content, **(tensors or {})}.items() if tensor is not None}
+        save_file(content, path, {"dsp_diff_undo": json.dumps({key: value for key, value in told.items() if key not in without})})
+        if "checksum" not in without:
+            seal(path)
+
+    @pytest.mark.parametrize(
+        "how, reason",
+        [
+            (dict(without=["checksum"]), "no checksum.*--base BASE --pack PACK"),
+            (dict(about={"format_version": 9}), "newer"),
+            (dict(about={"head_added": [3]}), "no name"),
+            (dict(about={"head_added": ["body.0.weight"]}), "in the head and among the changed"),
+            (dict(about={"base_hash": 3}), "SHA-256"),
+            (dict(about={"parameters": [["a", "float32"]]}), "dtype, shape"),
+            (dict(about={"config": "[]"}), "no JSON object"),
+            (dict(about={"config": "{"}), "Expecting"),
+            (dict(without=["config"]), "'config' is missing"),
+            (dict(tensors={"more": torch.zeros(1)}), "no name"),
+            (dict(tensors={"old.body.0.weight": None}), "tensor 'positions.body.0.weight'"),
+            (dict(tensors={"old.body.0.bias": torch.zeros(3, dtype=torch.int64)}), "body.0.bias"),
+            (dict(tensors={"positions.body.0.bias": torch.tensor([5, 3]), "old.body.0.bias": torch.zeros(2)}), "rise strictly"),
+            (dict(tensors={"positions.body.0.bias": torch.tensor([-1]), "old.body.0.bias": torch.zeros(1)}), "leave a tensor"),
+        ],
+    )
+    def test_records_that_make_no_sense(self, state, tmp_path, how, reason):
+        pack, path = random_pack(SmallModel(), 6), tmp_path / "undo"
+        UndoRecord.of(pack.apply(state), pack.base, "{}").save(path)
+        self.rewritten(path)
+        UndoRecord.load(path)
+        self.rewritten(path, **how)
+        with pytest.raises(ValueError, match=f"undo is not an undo record, or is damaged: .*{reason}"):
+            UndoRecord.load(path)
+
+    def test_a_record_that_does_not_lead_to_its_base_changes_nothing(self, state, tmp_path):
+        pack, path = random_pack(SmallModel(), 6), tmp_path / "undo"
+        undo = pack.apply(state)
+        UndoRecord.of(undo, pack.base).save(path)
+        self.rewritten(path, tensors={"old.body.0.weight": undo.changes["body.0.weight"].old + 1})
+        after = {name: tensor.clone() for name, tensor in state.items()}
+        with pytest.raises(ValueError, match="cannot revert"):
+            UndoRecord.load(path).restore(state)
+        assert same(state, after)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A vector's file."""
+    path = tmp_path_factory.mktemp("vector") / "vector.safetensors"
+    vector = DiffVector(SmallModel(), head=["classifier.weight", "classifier.bias"], grouping="tensor")
+    save_vector(path, vector, {"task": "cola"})
+    vector.detach()
+    return path
+
+
+class TestVectors:
+    @pytest.mark.parametrize(
+        "entry, value, reason",
+        [
+            ("names", "abc", "list of different names"), ("names", ["a", "a"], "list of different names"),
+            ("names", ["a\x1b[2J"], "no name"), ("names", [3], "no name"), ("steps", -1, "whole"), ("steps", 0.5, "whole"),
+            ("seed", "x", "another kind"), ("seed", 2**70, "another kind"), ("base", 3, "another kind"),
+            ("config", [], "another kind"), ("config", {"a": deep(200)}, "too deeply"), ("concrete", [NAN, 2], "concrete_lower"),
+            ("concrete", [-1], "stretched"), ("concrete", ["a", "b"], "stretched"), ("format", "x", "format"),
+        ],
+    )  # fmt: skip
+    def test_headers_that_make_no_sense(self, whole, tmp_path, entry, value, reason):
+        with pytest.raises(ValueError, match=reason):
+            read_vector(self.rewritten(whole, tmp_path / "v", {entry: value}))
+
+    @pytest.mark.parametrize("name", ["w", "alpha", "group_alpha", "head.classifier.bias"])
+    @pytest.mark.parametrize("how", [lambda t: t * NAN, lambda t: t.int()])
+    def test_numbers_that_make_no_sense(self, whole, tmp_path, name, how):
+        with pytest.raises(ValueError, match=f"not finite: {name.removeprefix('head.')}"):
+            read_vector(self.rewritten(whole, tmp_path / "v", change={name: how}))
+
+    def test_lengths_that_do_not_fit(self, whole, tmp_path):
+        with pytest.raises(ValueError, match="not of one length"):
+            read_vector(self.rewritten(whole, tmp_path / "v", change={"alpha": lambda t: t[:-1]}))
+
+    def test_a_file_from_before_checksums_loads_with_a_warning(self, whole, tmp_path):
+        with pytest.warns(UserWarning, match="before these files had a checksum"):
+            again = read_vector(self.rewritten(whole, tmp_path / "v", {"checksum": None, "grouping": None}))
+        assert torch.equal(again.flat["w"], read_vector(whole).flat["w"])
+
+    def rewritten(self, whole, path, entries={}, change={}):
+        """The file with other content and a checksum that fits. `entries`: None takes one out."""
+        with safe_open(whole, "pt") as file:
+            told = json.loads(file.metadata()["dsp_diff_vector"])
+            content = {name: file.get_tensor(name) for name in file.keys()}
+        told = {name: value for name, value in {**told, "checksum": "0" * 64, **entries}.items() if value is not None}
+        content.update({name: how(content[name]).contiguous() for name, how in change.items()})
+        save_file(content, path, {"dsp_diff_vector": json.dumps(told)})
+        if "checksum" in told:
+            seal(path)
+        return path
+
+
+def test_what_acts_on_a_terminal_is_written_out(tmp_path, capsys):
+    assert printable("plain ä 日本 \n\t", ) == "plain ä 日本 \n\t"
+    assert printable("a\x1b[2J\r\x9b1m\u202e\u2028\ud800\x7f\0") == "a\\x1b[2J\\r\\x9b1m\\u202e\\u2028\\ud800\\x7f\\x00"
+    assert printable("a\nb", keep="") == "a\\nb"
+    pack = tmp_path / "task.diff"
+    random_pack(SmallModel(), 1, config={"task": "\x1b[2Jbase: SHA-256 0", "x\x07": "a\nbase: SHA-256 1"}).save(pack)
+    assert main(["diff", "inspect", str(pack)]) == 0
+    shown = capsys.readouterr().out
+    assert printable(shown) == shown and shown.count("\nbase: SHA-256") == 1
+    (tmp_path / "no\x1b[2J").write_bytes(b"")
+    assert main(["diff", "inspect", str(tmp_path / "no\x1b[2J")]) == 1
+    shown = capsys.readouterr().err
+    assert printable(shown) == shown and "\\x1b" in shown

@@ -1,0 +1,164 @@
+"""Sentence statistics beside records, and the paired bootstrap from them against sacreBLEU's test on the texts."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+from dsp_plugin.records.record import Metric, Record, find_records, save_record
+from dsp_plugin.records.bleu import bleu, bleu_statistics
+from dsp_plugin.records.files.sealed import read_json, write_json
+from dsp_plugin.records.sentences import load_statistics, save_sentences
+from dsp_plugin.reports.significance import Comparison, compare_with_baseline, largest_p, paired_bootstrap
+from dsp_plugin.reports.tables import Setting
+
+WORDS = "a man sits on the red chair and two dogs run over green grass near water".split()
+
+
+def corpus(seed: int, lines: int = 80) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(5, 12))) + " ." for _ in range(lines)]
+
+
+REFERENCES = corpus(0)
+
+
+def worse(share: float, seed: int) -> list[str]:
+    """The references with that share of the words replaced."""
+    rng = random.Random(seed)
+    return [
+        " ".join(rng.choice(WORDS) if rng.random() < share else word for word in line.split()) for line in REFERENCES
+    ]
+
+
+GOOD, SIMILAR, BAD = worse(0.2, 1), worse(0.21, 2), worse(0.6, 3)
+
+
+def put(folder: Path, method: str, lines: list[str], kept: int = 6, seed: int = 1, subset: str = "test", **fields):
+    """A record of these translations with its sentences.json."""
+    score = bleu(lines, REFERENCES)
+    metric = Metric("BLEU", score["value"], "", score["signature"], subset)
+    heads = {"total": 24, "kept": kept, "blocks": [{"name": "a", "kind": "b", "num_heads": 24, "kept": [*range(kept)]}]}
+    place = folder / f"{method}-{kept}-{seed}-{subset}"
+    save_record(Record("mt-bleu", "small", method, seed=seed, metrics=[metric], heads=heads, **fields), place)
+    statistics = bleu_statistics(lines, REFERENCES)
+    save_sentences(place, {"metric": "BLEU", "signature": score["signature"], "statistics": statistics})
+    return place
+
+
+def test_statistics_count_n_grams():
+    # translation: 4 tokens; reference: 5; matching: the, cat, sat | the cat, cat sat | the cat sat
+    assert bleu_statistics(["the cat sat down"], ["so the cat sat there"]) == [[4, 5, 3, 2, 1, 0, 4, 3, 2, 1]]
+
+
+def test_p_is_that_of_sacrebleu_on_the_texts():
+    systems = [("base", GOOD), ("similar", SIMILAR), ("bad", BAD)]
+    _, scores = PairedTest(systems, {"BLEU": BLEU()}, [REFERENCES], test_type="bs")()
+    statistics = [bleu_statistics(lines, REFERENCES) for _, lines in systems]
+    ours = paired_bootstrap(statistics[0], statistics[1:])
+    assert ours == [result.p_value for result in scores["BLEU"][1:]]
+    assert ours[1] < 0.01 < 0.05 < ours[0]  # the two cases are indeed different
+
+
+def test_other_sentences_are_refused():
+    statistics = bleu_statistics(GOOD, REFERENCES)
+    with pytest.raises(ValueError, match="other references"):
+        paired_bootstrap(statistics, [statistics[:-1]])
+
+
+def test_runs_are_compared_with_the_baseline_of_their_seed(tmp_path):
+    put(tmp_path, "unpruned", GOOD, 24, 1)
+    put(tmp_path, "unpruned", BAD, 24, 2)
+    put(tmp_path, "dsp", BAD, 6, 1)
+    put(tmp_path, "dsp", BAD, 6, 3)
+    by_seed = {one.seed: one for one in compare_with_baseline(find_records(tmp_path))}
+    assert set(by_seed) == {1, 3}
+    difference = bleu(BAD, REFERENCES)["value"] - bleu(GOOD, REFERENCES)["value"]
+    assert by_seed[1].delta == pytest.approx(difference) and difference < 0
+    assert by_seed[1].p == paired_bootstrap(bleu_statistics(GOOD, REFERENCES), [bleu_statistics(BAD, REFERENCES)])[0]
+    assert (by_seed[3].p, by_seed[3].delta, by_seed[3].why) == (None, None, "no unpruned run of this seed")
+
+
+def test_a_baseline_of_several_budgets_is_taken_at_the_same_one(tmp_path):
+    put(tmp_path, "michel", GOOD, 12)
+    put(tmp_path, "michel", BAD, 6)
+    put(tmp_path, "dsp", SIMILAR, 6)
+    put(tmp_path, "dsp", SIMILAR, 3)
+    found = compare_with_baseline(find_records(tmp_path), baseline="michel")
+    assert {one.setting.kept: one.baseline for one in found} == {
+        6: pytest.approx(bleu(BAD, REFERENCES)["value"]),
+        3: None,
+    }
+
+
+@pytest.mark.parametrize(
+    "spoil, why",
+    [
+        (lambda place: (place / "sentences.json").unlink(), "no sentences.json beside the record"),
+        (lambda place: (place / "sentences.json").write_text("{"), "damaged"),
+        (lambda place: (place / "sentences.json").write_text('{"metric": "BLEU"}'), "must have metric"),
+        (lambda place: change(place, statistics=[[1, 2, 3]]), "lists of 10 integers"),
+        (lambda place: change(place, statistics=[]), "at least one"),
+        (lambda place: change(place, signature="tok:none"), "of BLEU tok:none"),
+        (lambda place: change(place, statistics=bleu_statistics(GOOD, REFERENCES)), "its sentences give"),
+    ],
+)
+def test_what_cannot_be_tested_says_why(tmp_path, spoil, why):
+    put(tmp_path, "unpruned", GOOD, 24)
+    spoil(put(tmp_path, "dsp", BAD))
+    (one,) = compare_with_baseline(find_records(tmp_path))
+    assert one.p is None and why in one.why
+    assert one.delta == pytest.approx(bleu(BAD, REFERENCES)["value"] - bleu(GOOD, REFERENCES)["value"])
+
+
+def test_other_data_is_not_compared(tmp_path):
+    put(tmp_path, "unpruned", GOOD, 24, data="one")
+    put(tmp_path, "dsp", BAD, data="other")
+    assert [one.why for one in compare_with_baseline(find_records(tmp_path))] == ["scored on other data"]
+
+
+def change(place: Path, **fields) -> None:
+    path = place / "sentences.json"
+    write_json(path, json.dumps({**read_json(path), **fields}))
+
+
+def test_the_largest_p_counts_and_none_where_a_run_was_not_tested():
+    first, second = Setting("small", "dsp", 6, 24), Setting("small", "dsp", 3, 24)
+    found = [
+        Comparison(first, 1, "BLEU", "test", 30.0, 31.0, 0.2),
+        Comparison(first, 2, "BLEU", "test", 30.0, 31.0, 0.4),
+        Comparison(second, 1, "BLEU", "test", 30.0, 31.0, 0.2),
+        Comparison(second, 2, "BLEU", "test", 30.0, why="no unpruned run of this seed"),
+    ]
+    assert largest_p(found) == {(first, "BLEU", "test"): 0.4}
+
+
+def test_generate_writes_the_statistics_of_what_it_scored(tmp_path):
+    pytest.importorskip("fairseq")
+    from dsp_plugin.mt.programs.generate import score, write_results
+
+    args = SimpleNamespace(tokenizer=None, target_lang="en", gen_subset="test")
+    hypotheses, references = ["don &apos;t go , she said", "two dogs run ."], ["do n&apos;t go , she says", "two dogs run ."]
+    metrics, sentences = score(hypotheses, references, args, False, {}, "test")
+    record = Record("mt-bleu", "small", "dsp", metrics=metrics)
+    write_results(str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses, sentences)
+    assert load_statistics(tmp_path, metrics[0]) == sentences["statistics"]
+    assert sentences["statistics"][1] == [4, 4, 4, 3, 2, 1, 4, 3, 2, 1]
+    assert len((tmp_path / "sentences.json").read_text().splitlines()) == 2  # a line a sentence
+    assert score(hypotheses, [], args, False, {}, "test") == ([], None)
+    write_results(str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses)
+    assert load_statistics(tmp_path, metrics[0]) is None  # those of other translations are gone
+
+
+class Blocks:
+    def to_dict(self):
+        return {"blocks": []}
+
+    def tolist(self):
+        return []
