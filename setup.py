@@ -13,13 +13,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "dsp_plugin" / "__init__.py").read_text("utf-8"), re.MULTILINE).group(1)
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "dsp_plugin" / "__init__.py").read_text("utf-8"), re.MULTILINE
+).group(1)
 README = HERE / "README.md"
 
 setup(
     name="dsp_plugin",
     version=VERSION,
-    description="Prune attention heads and learn sparse task diffs, on stock fairseq and Hugging Face Transformers",
+    description="Prune attention heads and learn sparse task diffs, on stock fairseq and Hugging Face "
+    "Transformers",
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="MIT",

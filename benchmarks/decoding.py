@@ -2,27 +2,28 @@
 
     python benchmarks/decoding.py [--quick] [--device cpu|cuda] [--fp16]
 
-transformer_iwslt_de_en, fairseq's own SequenceGenerator, beam 5, 32 sentences of about 25 tokens. All arms take the same
-number of steps (25, forced), so that no arm is faster by stopping earlier; the weights are random.
+transformer_iwslt_de_en, fairseq's own SequenceGenerator, beam 5, 32 sentences of about 25 tokens. All arms
+take the same number of steps (25, forced), so that no arm is faster by stopping earlier; the weights are
+random.
 
-`speedup_K<K>` is the time of stock fairseq's unpruned model over that of ours with K of its 72 heads left for good (K72:
-the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the same for the time inside
-the attention modules alone. For two checkpoints of your own, see `dsp_plugin.mt.translate.speed.translation_speed`.
+`speedup_K<K>` is the time of stock fairseq's unpruned model over that of ours with K of its 72 heads left for
+good (K72: the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the
+    same for the time inside
+the attention modules alone. For two checkpoints of your own, see
+`dsp_plugin.mt.translate.speed.translation_speed`.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from functools import wraps
-from typing import Callable, Dict, List
 
-from iwslt import HEADS, decoding_batch, dsp_model, stock_model, toy_task  # first: it quietens fairseq
-from timing import Clock, command_line, interleaved, ratio, start
-
-import torch
 from fairseq import utils
 from fairseq.sequence_generator import SequenceGenerator
+from iwslt import HEADS, decoding_batch, dsp_model, stock_model, toy_task  # first: it quietens fairseq
+from timing import Clock, command_line, interleaved, ratio, start
 from torch import nn
 
 from dsp_plugin.gating import HeadMap
@@ -34,37 +35,41 @@ REPEATS = {"cpu": 7, "cuda": 20}
 QUICK_REPEATS = {"cpu": 2, "cuda": 5}
 
 
-def spread(head_map: HeadMap, k: int) -> Dict[str, List[int]]:
-    """K heads dealt out one a block, round after round: to the last cross-attention, the first encoder block, the first
-    decoder block, the last but one cross-attention, and so on.
+def spread(head_map: HeadMap, k: int) -> dict[str, list[int]]:
+    """K heads dealt out one a block, round after round: to the last cross-attention, the first encoder block,
+    the first decoder block, the last but one cross-attention, and so on.
 
-    Four heads are then two of cross-attention and one each of the others. Learned masks leave more blocks without any
-    head, so they are no slower than this.
+    Four heads are then two of cross-attention and one each of the others. Learned masks leave more blocks
+    without any head, so they are no slower than this.
     """
     cross, encoder, decoder = (
         [block for block in head_map.blocks if block.kind == kind]
         for kind in ("decoder-cross", "encoder-self", "decoder-self")
     )
     order = [block for layer in zip(reversed(cross), encoder, decoder) for block in layer]
-    kept: Dict[str, List[int]] = {block.name: [] for block in head_map.blocks}
+    kept: dict[str, list[int]] = {block.name: [] for block in head_map.blocks}
     for number in range(k):
         kept[order[number % len(order)].name].append(number // len(order))
     return kept
 
 
-def translator(model: nn.Module, task, sample: Dict) -> Callable:
+def translator(model: nn.Module, task, sample: dict) -> Callable:
     """A function that translates the batch as fairseq-generate does."""
     model.make_generation_fast_(beamable_mm_beam_size=BEAM, need_attn=False)
     # the end of sentence is forbidden before the last step, and forced there
-    search = SequenceGenerator([model], task.target_dictionary, beam_size=BEAM, min_len=STEPS - 1, max_len_b=STEPS - 1)
+    search = SequenceGenerator(
+        [model], task.target_dictionary, beam_size=BEAM, min_len=STEPS - 1, max_len_b=STEPS - 1
+    )
     return lambda _number=0: search.generate([model], sample)
 
 
 class Parts:
-    """Time by part of the model. A part's time is its own, without that of the parts called from within it."""
+    """Time by part of the model. A part's time is its own, without that of the parts called from within
+    it.
+    """
 
     def __init__(self, clock: Clock):
-        self.seconds: Dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)
         self._clock = clock
         self._running = ["beam search"]
         self._since = clock()
@@ -90,7 +95,7 @@ class Parts:
         self.seconds[self._running[-1]] += now - self._since
         self._since = now
 
-    def of(self, function: Callable) -> Dict[str, float]:
+    def of(self, function: Callable) -> dict[str, float]:
         """Seconds by part of one call."""
         self.seconds.clear()
         self._since = self._clock()
@@ -100,8 +105,15 @@ class Parts:
 
 
 ATTENTION = ("encoder attention", "decoder self-attention", "cross-attention")
-PARTS = (*ATTENTION, "feed-forward", "embeddings, norms, sums", "caches follow the beams", "output projection",
-         "log-softmax", "beam search")  # fmt: skip
+PARTS = (
+    *ATTENTION,
+    "feed-forward",
+    "embeddings, norms, sums",
+    "caches follow the beams",
+    "output projection",
+    "log-softmax",
+    "beam search",
+)
 
 
 def watched(model: nn.Module, clock: Clock) -> Parts:
@@ -126,7 +138,9 @@ def watched(model: nn.Module, clock: Clock) -> Parts:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--fp16", action="store_true", help="half precision, as fairseq-generate --fp16 (GPU)")
+    parser.add_argument(
+        "--fp16", action="store_true", help="half precision, as fairseq-generate --fp16 (GPU)"
+    )
     args = parser.parse_args()
     start(args)
     if args.fp16 and args.device != "cuda":
@@ -149,8 +163,10 @@ def main() -> None:
         if args.fp16:
             model.half()
     arms = {name: translator(model, task, sample) for name, model in models.items()}
-    print(f"{SENTENCES} sentences of about {LENGTH} tokens, beam {BEAM}, {STEPS} steps, "
-          f"{'float16' if args.fp16 else 'float32'}; {repeats} rounds")  # fmt: skip
+    print(
+        f"{SENTENCES} sentences of about {LENGTH} tokens, beam {BEAM}, {STEPS} steps, "
+        f"{'float16' if args.fp16 else 'float32'}; {repeats} rounds"
+    )
     where = ", ".join(f"{name} {kept}" for name, kept in spread(heads, 4).items() if kept)
     print(f"K4 keeps {where}")
 
@@ -159,27 +175,40 @@ def main() -> None:
     for name, seconds in times.items():
         parameters = sum(p.numel() for p in models[name].parameters())
         median = statistics.median(seconds)
-        print(f"{name:6} {parameters:10,}  {1000 * median:9.1f}  {SENTENCES / median:11.1f}"
-              f"  {ratio(times['stock'], seconds):7.2f}", flush=True)  # fmt: skip
+        print(
+            f"{name:6} {parameters:10,}  {1000 * median:9.1f}  {SENTENCES / median:11.1f}"
+            f"  {ratio(times['stock'], seconds):7.2f}",
+            flush=True,
+        )
     figures = [f"speedup_{name} {ratio(times['stock'], times[name]):.2f} ratio" for name in list(arms)[1:]]
 
     # apart from the times above: on a GPU the clock stops after every part, which is slow by itself
     shown = ("stock", f"K{HEADS}", f"K{BUDGETS[-1]}")
     parts = {name: watched(models[name], clock) for name in shown}
-    rounds = [{name: parts[name].of(arms[name]) for name in shown} for _ in range(1 if args.quick else min(repeats, 5))]
-    median = {name: {p: statistics.median(r[name].get(p, 0.0) for r in rounds) for p in PARTS} for name in shown}
+    rounds = [
+        {name: parts[name].of(arms[name]) for name in shown}
+        for _ in range(1 if args.quick else min(repeats, 5))
+    ]
+    median = {
+        name: {p: statistics.median(r[name].get(p, 0.0) for r in rounds) for p in PARTS} for name in shown
+    }
     print("\nWhere the time goes, ms and share (measured apart, with a clock around every part)")
     print(f"{'':26}" + "".join(f"{name:>16}" for name in shown))
     totals = {name: sum(median[name].values()) for name in shown}
     for part in PARTS:
-        print(f"{part:26}" + "".join(f"{1000 * median[n][part]:10.1f} {median[n][part] / totals[n]:4.0%} " for n in shown))
+        print(
+            f"{part:26}"
+            + "".join(f"{1000 * median[n][part]:10.1f} {median[n][part] / totals[n]:4.0%} " for n in shown)
+        )
     print(f"{'sum':26}" + "".join(f"{1000 * totals[n]:10.1f}      " for n in shown) + "\n")
 
-    def in_attention(name: str) -> List[float]:
+    def in_attention(name: str) -> list[float]:
         return [sum(r[name].get(p, 0.0) for p in ATTENTION) for r in rounds]
 
     for name in shown[1:]:
-        figures.append(f"attention_speedup_{name} {ratio(in_attention('stock'), in_attention(name)):.2f} ratio")
+        figures.append(
+            f"attention_speedup_{name} {ratio(in_attention('stock'), in_attention(name)):.2f} ratio"
+        )
     print("targets: speedup_K72 at least 1.0, speedup_K4 at least 1.5")
     print("\n".join(figures))
 

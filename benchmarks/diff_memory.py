@@ -1,12 +1,14 @@
-"""How much memory a step of diff pruning needs, in units of one full-size tensor (all parameters of the model once).
+"""How much memory a step of diff pruning needs, in units of one full-size tensor (all parameters of the model
+once).
 
     python benchmarks/diff_memory.py [--quick] [--device cpu|cuda] [--model FOLDER]
 
-Each arm runs in a process of its own, on a pretrained BERT of 22.7 million parameters and one sequence of 8 tokens, so
-that activations hardly count. `persistent_...` is what is held between steps, gradients cleared; `peak_...` the most at
-any moment of the third step and of what is done once a step (forward, backward, update, the next theta). On a GPU it is
-what torch's allocator counts; on a CPU the process's resident memory over what it was before the model was loaded (its
-greatest extent, VmHWM), exact to some hundredths of a tensor.
+Each arm runs in a process of its own, on a pretrained BERT of 22.7 million parameters and one sequence of 8
+tokens, so that activations hardly count. `persistent_...` is what is held between steps, gradients cleared;
+`peak_...` the most at any moment of the third step and of what is done once a step (forward, backward,
+update, the next theta). On a GPU it is what torch's allocator counts; on a CPU the process's resident memory
+over what it was before the model was loaded (its greatest extent, VmHWM), exact to some hundredths of a
+tensor.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Tuple
 
 ARMS = ("full", "structured_fused", "structured_eager", "unstructured_fused", "fixmask")
 STEPS = 3
@@ -40,7 +41,7 @@ def reset_peak(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def held(device: str) -> Tuple[int, int]:
+def held(device: str) -> tuple[int, int]:
     """Bytes now, and the most since `reset_peak`."""
     import torch
 
@@ -52,10 +53,9 @@ def held(device: str) -> Tuple[int, int]:
 
 def measure(arm: str, device: str, folder: str | None) -> None:
     """The child process: prints the persistent and the peak number of full-size tensors."""
+    import torch
     from diff_step import HEAD, optimizer_of  # noqa: F401  first: Transformers
     from minilm import batch_of, load
-
-    import torch
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.set_num_threads(1)
@@ -86,7 +86,9 @@ def measure(arm: str, device: str, folder: str | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="two arms only")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", help="folder of another pretrained model")
@@ -100,12 +102,20 @@ def main() -> None:
         # freed memory goes back to the system at once, so that resident memory is what is held
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
         done = subprocess.run(
-            [*command, *(["--model", args.model] if args.model else [])], capture_output=True, text=True, env=environment
+            [*command, *(["--model", args.model] if args.model else [])],
+            capture_output=True,
+            text=True,
+            env=environment,
         )
         if done.returncode:
-            raise SystemExit(f"{arm}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+            raise SystemExit(
+                f"{arm}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
+            )
         persistent, peak, unit = done.stdout.split()[-3:]
-        print(f"{arm:20} persistent {persistent}, peak {peak} tensors of {int(unit) / 2**20:.0f} MiB", flush=True)
+        print(
+            f"{arm:20} persistent {persistent}, peak {peak} tensors of {int(unit) / 2**20:.0f} MiB",
+            flush=True,
+        )
         name = "" if arm == "structured_fused" else f"_{arm}"
         figures += [f"persistent_tensors{name} {persistent} tensors", f"peak_tensors{name} {peak} tensors"]
     print("target: peak_tensors at most 10")

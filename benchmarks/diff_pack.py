@@ -2,13 +2,14 @@
 
     python benchmarks/diff_pack.py [--quick] [--model FOLDER]
 
-Size and time of one pack: the shape of BERT-base (109.5 M parameters), 0.5 % random positions, float16 values. Beside it
-the same positions and values as int32 + float32, in PEFT's SHiRA (bytes a value of a saved adapter, measured on a BERT of
-two layers), and the floor of the positions: log2 of the number of ways to choose them. Mixing: a pretrained BERT of 22.7 M
-parameters (or --model) and eight packs of 0.5 %; a batch with the rows of all eight tasks over one batch of as many rows
-through the base alone (mixed8_over_base: what mixing costs) and over eight batches of one task each, with the switches
-between them (mixed8_ratio: what it saves); rows a task x tokens a row in the name of the figure. Where the time of a mixed
-batch goes is printed, too.
+Size and time of one pack: the shape of BERT-base (109.5 M parameters), 0.5 % random positions, float16
+values. Beside it the same positions and values as int32 + float32, in PEFT's SHiRA (bytes a value of a saved
+adapter, measured on a BERT of two layers), and the floor of the positions: log2 of the number of ways to
+choose them. Mixing: a pretrained BERT of 22.7 M parameters (or --model) and eight packs of 0.5 %; a batch
+with the rows of all eight tasks over one batch of as many rows through the base alone (mixed8_over_base: what
+mixing costs) and over eight batches of one task each, with the switches between them (mixed8_ratio: what it
+saves); rows a task x tokens a row in the name of the figure. Where the time of a mixed batch goes is printed,
+too.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ import contextlib
 import functools
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 from unittest import mock
 
-from minilm import batch_of, load  # first: it imports dsp_plugin.hf before Transformers
-from timing import Clock, command_line, interleaved, ratio, start
-
 import torch
+from minilm import batch_of, load  # first: it imports dsp_plugin.hf before Transformers
 from peft import ShiraConfig, get_peft_model
 from safetensors.torch import save_file
+from timing import Clock, command_line, interleaved, ratio, start
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from dsp_plugin.diffs.serving import bank as bank_module
-from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.packs.summary import summarise
+from dsp_plugin.diffs.serving import bank as bank_module
+from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.serving.row_product import LinearDiff
 from dsp_plugin.diffs.serving.row_tasks import RowTasks
 from dsp_plugin.diffs.sparse import SparseDiff
@@ -54,7 +55,7 @@ PARTS = {
 }
 
 
-def random_pack(base: Base, seed: int, head: Dict[str, Tensor]) -> DiffPack:
+def random_pack(base: Base, seed: int, head: dict[str, Tensor]) -> DiffPack:
     """As many positions as 0.5 % of the base, all sets of them equally likely; normal values."""
     generator = torch.Generator().manual_seed(seed)
     count = round(DENSITY * base.total)
@@ -82,13 +83,15 @@ def bert_base() -> nn.Module:
     return model
 
 
-def pack_figures(args, clock: Clock) -> List[str]:
+def pack_figures(args, clock: Clock) -> list[str]:
     model = bert_base()
     base = Base.of(model)
     head = {"classifier.weight": torch.zeros(2, 768), "classifier.bias": torch.zeros(2)}
     packs = [random_pack(base, seed, head) for seed in (1, 2)]
     pack, summary = packs[0], summarise(packs[0])
-    print(f"BERT-base shape: {base.total:,} parameters, {pack.count:,} positions ({pack.density:.3%}), float16")
+    print(
+        f"BERT-base shape: {base.total:,} parameters, {pack.count:,} positions ({pack.density:.3%}), float16"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.diff.safetensors"
         size = pack.save(path)
@@ -137,19 +140,25 @@ def pack_figures(args, clock: Clock) -> List[str]:
 
 
 def shira_bytes_a_value(folder: Path) -> float:
-    """Of PEFT's saved adapter: a SHiRA of 3 (m + n) random positions a Linear of m x n, on a BERT of two layers."""
+    """Of PEFT's saved adapter: a SHiRA of 3 (m + n) random positions a Linear of m x n, on a BERT of two
+    layers.
+    """
     model = BertModel(BertConfig(num_hidden_layers=2, vocab_size=100))
-    adapted = get_peft_model(model, ShiraConfig(r=3, target_modules=["query", "key", "value", "dense"], random_seed=1))
+    adapted = get_peft_model(
+        model, ShiraConfig(r=3, target_modules=["query", "key", "value", "dense"], random_seed=1)
+    )
     values = sum(weight.numel() for name, weight in adapted.named_parameters() if weight.requires_grad)
     adapted.save_pretrained(folder / "shira")
     return (folder / "shira" / "adapter_model.safetensors").stat().st_size / values
 
 
-def mixing_figures(args, clock: Clock) -> List[str]:
+def mixing_figures(args, clock: Clock) -> list[str]:
     model = load(args.model, classes=2).to(args.device)
     base = Base.of(model, ["classifier"])
     bank = DiffBank(model)
-    head = {name: weight.detach() for name, weight in model.named_parameters() if name.startswith("classifier")}
+    head = {
+        name: weight.detach() for name, weight in model.named_parameters() if name.startswith("classifier")
+    }
     for task in range(TASKS):
         bank.add(str(task), random_pack(base, task, head))
     figures = []
@@ -177,7 +186,8 @@ def mixing_figures(args, clock: Clock) -> List[str]:
         def one_after_the_other(_: int) -> None:
             singles(True)
 
-        def eight_models(_: int) -> None:  # as if each task had a model of its own in memory: nothing to switch
+        # as if each task had a model of its own in memory: nothing to switch
+        def eight_models(_: int) -> None:
             singles(False)
 
         @torch.no_grad()
@@ -185,7 +195,12 @@ def mixing_figures(args, clock: Clock) -> List[str]:
             model(**batch)
 
         bank.switch(None)
-        arms = {"mixed": mixed, "base": base_alone, "single": one_after_the_other, "eight_models": eight_models}
+        arms = {
+            "mixed": mixed,
+            "base": base_alone,
+            "single": one_after_the_other,
+            "eight_models": eight_models,
+        }
         times = {name: [] for name in arms}
         for number in range(1 + (args.repeats or (2 if args.quick else 15))):
             for name, arm in arms.items():
@@ -197,21 +212,27 @@ def mixing_figures(args, clock: Clock) -> List[str]:
         medians = {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
         print(
             f"{TASKS} tasks x {rows} rows x {length} tokens: mixed {medians['mixed']:.1f} ms, the base alone "
-            f"{medians['base']:.1f} ms, one task after the other {medians['single']:.1f} ms, without switches "
+            f"{medians['base']:.1f} ms, one task after the other {medians['single']:.1f} ms, without "
+            "switches "
             f"{medians['eight_models']:.1f} ms; largest difference {difference:.1e}\n"
-            f"  of a mixed batch: {', '.join(f'{part} {share:.1%}' for part, share in parts_of(mixed, clock).items())}",
+            "  of a mixed batch: "
+            f"{', '.join(f'{part} {share:.1%}' for part, share in parts_of(mixed, clock).items())}",
             flush=True,
         )
         suffix = "" if (rows, length) == SHAPES[0] else f"_{rows}x{length}"
         figures.append(f"mixed8_over_base{suffix} {ratio(times['mixed'], times['base']):.3f} ratio")
         figures.append(f"mixed8_ratio{suffix} {ratio(times['mixed'], times['single']):.3f} ratio")
-        figures.append(f"mixed8_ratio_without_switches{suffix} {ratio(times['mixed'], times['eight_models']):.3f} ratio")
+        figures.append(
+            f"mixed8_ratio_without_switches{suffix} {ratio(times['mixed'], times['eight_models']):.3f} ratio"
+        )
     return figures
 
 
-def parts_of(mixed: Callable[[int], None], clock: Clock, repeats: int = 3) -> Dict[str, float]:
-    """Shares of a mixed batch's time: what is done for the tasks' sake; the rest is what the base alone does, too."""
-    spent: Dict[str, float] = {part: 0.0 for part in PARTS.values()}
+def parts_of(mixed: Callable[[int], None], clock: Clock, repeats: int = 3) -> dict[str, float]:
+    """Shares of a mixed batch's time: what is done for the tasks' sake; the rest is what the base alone
+    does, too.
+    """
+    spent: dict[str, float] = {part: 0.0 for part in PARTS.values()}
 
     def timed(function: Callable, part: str) -> Callable:
         @functools.wraps(function)
@@ -242,7 +263,10 @@ def main() -> None:
     start(args)
     clock = Clock(args.device, args.clock)
     figures = pack_figures(args, clock) + mixing_figures(args, clock)
-    print("target: pack_megabytes at most 2.2; mixed8_over_base at most " + ", ".join(f"{most}" for most in TARGETS))
+    print(
+        "target: pack_megabytes at most 2.2; mixed8_over_base at most "
+        + ", ".join(f"{most}" for most in TARGETS)
+    )
     print("\n".join(figures))
 
 

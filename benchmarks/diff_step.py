@@ -1,44 +1,47 @@
 """What one optimizer step of diff pruning costs beside one of full finetuning.
 
-    python benchmarks/diff_step.py [--quick] [--device cpu|cuda] [--shape minilm|bert-base|bert-large] [--autocast bfloat16]
+    python benchmarks/diff_step.py [--quick] [--device cpu|cuda] [--shape minilm|bert-base|bert-large]
+    [--autocast bfloat16]
 
-By default a pretrained BERT of 22.7 million parameters, 32 sequences of at most 64 tokens. A step, as a Trainer takes it:
-forward with dropout, cross-entropy, backward, gradients clipped to norm 1, update, gradients cleared; all arms take the
-same batches in turn. The arms:
+By default a pretrained BERT of 22.7 million parameters, 32 sequences of at most 64 tokens. A step, as a
+Trainer takes it: forward with dropout, cross-entropy, backward, gradients clipped to norm 1, update,
+gradients cleared; all arms take the same batches in turn. The arms:
 
 - full: torch's AdamW(fused=True) on all parameters;
-- structured_fused, structured_eager, unstructured_fused: diff pruning, its sample of theta for the next step included,
-  by the fused passes and in plain torch;
+- structured_fused, structured_eager, unstructured_fused: diff pruning, its sample of theta for the next step
+  included, by the fused passes and in plain torch;
 - fixmask: 0.5 % of the positions, spread at random over all tensors, and the head.
 
-`..._ratio` is the time of an arm over full's: the median over all rounds. `pass_bytes_per_second` is what the fused
-passes of a step read and write (72 bytes a float32 parameter: 12 to measure the gradients' norms, 60 to update and
-write theta) over their time, and `copy_bytes_per_second` that of a plain copy of one full-size tensor.
+`..._ratio` is the time of an arm over full's: the median over all rounds. `pass_bytes_per_second` is what the
+fused passes of a step read and write (72 bytes a float32 parameter: 12 to measure the gradients' norms, 60 to
+update and write theta) over their time, and `copy_bytes_per_second` that of a plain copy of one full-size
+tensor.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Callable, Dict, List
-
-from minilm import batch_of, load  # first: it decides whether Transformers can be imported
-from timing import Clock, command_line, interleaved, quartiles, start
+from collections.abc import Callable
 
 import torch
+from minilm import batch_of, load  # first: it decides whether Transformers can be imported
+from timing import Clock, command_line, interleaved, quartiles, start
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.fixmask import FixMaskAdamW
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
 from dsp_plugin.diffs.training.passes import Moments, NextTheta, Rates
-from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.vector import DiffVector
 from dsp_plugin.options.numbers import number
 
 SHAPES = {
     "bert-base": BertConfig(),
-    "bert-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+    "bert-large": BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    ),
 }
 HEAD = ["classifier"]
 LEARNING_RATE, DENSITY, BATCHES = 1e-5, 0.005, 4
@@ -71,7 +74,9 @@ def optimizer_of(arm: str, model: nn.Module) -> torch.optim.Optimizer:
     return DiffAdamW(vector, lr=LEARNING_RATE)
 
 
-def training_step(arm: str, stock: nn.Module, batches: List[Dict[str, Tensor]], autocast: Callable) -> Callable[[int], None]:
+def training_step(
+    arm: str, stock: nn.Module, batches: list[dict[str, Tensor]], autocast: Callable
+) -> Callable[[int], None]:
     model = copy.deepcopy(stock).train()
     optimizer = optimizer_of(arm, model)
 
@@ -87,10 +92,10 @@ def training_step(arm: str, stock: nn.Module, batches: List[Dict[str, Tensor]], 
     return step
 
 
-def pass_arms(stock: nn.Module) -> Dict[str, Callable[[int], object]]:
+def pass_arms(stock: nn.Module) -> dict[str, Callable[[int], object]]:
     """The two fused passes of a step and a plain copy, alone."""
     vector = DiffVector(copy.deepcopy(stock), head=HEAD, fused=True)
-    grads: List = [torch.randn_like(parameter) * 1e-3 for parameter in vector.layout.parameters]
+    grads: list = [torch.randn_like(parameter) * 1e-3 for parameter in vector.layout.parameters]
     moments = Moments(*(torch.zeros_like(vector.w) for _ in range(4)))
     keys, target = vector.keys(0), torch.empty_like(vector.w)
     gates = vector.group_gates(keys)
@@ -99,11 +104,23 @@ def pass_arms(stock: nn.Module) -> Dict[str, Callable[[int], object]]:
 
     def update(_: int) -> None:
         vector.passes.update(
-            grads, vector.w, vector.alpha, moments, gates.gate, gates.price, keys, rates, rates, (0.9, 0.999), following
+            grads,
+            vector.w,
+            vector.alpha,
+            moments,
+            gates.gate,
+            gates.price,
+            keys,
+            rates,
+            rates,
+            (0.9, 0.999),
+            following,
         )
 
     return {
-        "measure": lambda _: vector.passes.measure(grads, vector.w, vector.alpha, gates.gate, gates.price, keys),
+        "measure": lambda _: vector.passes.measure(
+            grads, vector.w, vector.alpha, gates.gate, gates.price, keys
+        ),
         "update": update,
         "copy": lambda _: target.copy_(vector.w),
     }
@@ -114,7 +131,9 @@ def main() -> None:
     parser.add_argument("--model", help="folder of another pretrained model (--shape minilm)")
     parser.add_argument("--shape", choices=["minilm", *SHAPES], default="minilm")
     parser.add_argument("--batch", type=number("count"), default=32, help="sequences")
-    parser.add_argument("--length", type=number("count"), help="tokens of the longest (default 64; 128 for the larger shapes)")
+    parser.add_argument(
+        "--length", type=number("count"), help="tokens of the longest (default 64; 128 for the larger shapes)"
+    )
     parser.add_argument("--autocast", choices=["bfloat16"], help="forward and backward in this precision")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="full is always taken")
     args = parser.parse_args()
@@ -124,7 +143,10 @@ def main() -> None:
     length = args.length or (64 if args.shape == "minilm" else 128)
     stock = load(args.model) if args.shape == "minilm" else BertForSequenceClassification(SHAPES[args.shape])
     batches = [
-        {name: tensor.to(args.device) for name, tensor in batch_of(stock, args.batch, length, labels=True, seed=seed).items()}
+        {
+            name: tensor.to(args.device)
+            for name, tensor in batch_of(stock, args.batch, length, labels=True, seed=seed).items()
+        }
         for seed in range(BATCHES)
     ]
     for batch in batches:
@@ -134,7 +156,10 @@ def main() -> None:
     if args.autocast:
         autocast = lambda: torch.autocast(args.device, dtype=getattr(torch, args.autocast))  # noqa: E731
     count = sum(parameter.numel() for parameter in stock.parameters())
-    print(f"{count / 1e6:.1f} M parameters, batch {args.batch} x {length}, {args.autocast or 'float32'}; {repeats} rounds")
+    print(
+        f"{count / 1e6:.1f} M parameters, batch {args.batch} x {length}, {args.autocast or 'float32'}; "
+        f"{repeats} rounds"
+    )
 
     names = ["full", *(arm for arm in args.arms if arm != "full")]
     arms = {arm: training_step(arm, stock, batches, autocast) for arm in names}
@@ -154,11 +179,16 @@ def main() -> None:
     times = interleaved(pass_arms(stock), repeats, 1, clock)
     spent = {name: quartiles(seconds)[1] for name, seconds in times.items()}
     body = sum(p.numel() for name, p in stock.named_parameters() if not name.startswith(HEAD[0]))
-    print(f"passes alone: measure {1000 * spent['measure']:.1f} ms, update and write {1000 * spent['update']:.1f} ms")
+    print(
+        f"passes alone: measure {1000 * spent['measure']:.1f} ms, update and write "
+        f"{1000 * spent['update']:.1f} ms"
+    )
     achieved = (MEASURE_BYTES + UPDATE_BYTES) * body / (spent["measure"] + spent["update"])
     figures.append(f"pass_bytes_per_second {achieved / 1e9:.2f} GB/s")
     figures.append(f"copy_bytes_per_second {8 * body / spent['copy'] / 1e9:.2f} GB/s")
-    print("targets: structured_fused_ratio at most 1.25 on a CPU and 1.10 on a GPU, fixmask_ratio at most 1.05")
+    print(
+        "targets: structured_fused_ratio at most 1.25 on a CPU and 1.10 on a GPU, fixmask_ratio at most 1.05"
+    )
     print("\n".join(figures))
 
 

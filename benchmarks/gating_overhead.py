@@ -2,24 +2,24 @@
 
     python benchmarks/gating_overhead.py [--quick] [--device cpu|cuda] [--autocast float16 bfloat16]
 
-A step: forward, label-smoothed cross-entropy (0.1), backward, norm of the gradient, Adam, gradients cleared; dropout
-0.3. Stock fairseq's model beside the plugin's with the same weights, joint pruning and annealing, on the same batches in
-turn (of short, middling and long sentences). `step_ratio_K<K>` is ours over stock: the median over all rounds, with the
-interval that holds it with 95 % confidence. Rounds are added, up to --repeats, until every interval is narrower than 3 %.
+A step: forward, label-smoothed cross-entropy (0.1), backward, norm of the gradient, Adam, gradients cleared;
+dropout 0.3. Stock fairseq's model beside the plugin's with the same weights, joint pruning and annealing, on
+the same batches in turn (of short, middling and long sentences). `step_ratio_K<K>` is ours over stock: the
+median over all rounds, with the interval that holds it with 95 % confidence. Rounds are added, up to
+--repeats, until every interval is narrower than 3 %.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, Dict, List
-
-from iwslt import HEADS, dsp_model, stock_model, toy_task, training_batches  # first: it quietens fairseq
-from timing import Clock, command_line, interleaved, interval, quartiles, ratio, start
+from collections.abc import Callable
 
 import torch
 from fairseq import utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from iwslt import HEADS, dsp_model, stock_model, toy_task, training_batches  # first: it quietens fairseq
+from timing import Clock, command_line, interleaved, interval, quartiles, ratio, start
 from torch import nn
 
 from dsp_plugin.criterions import DSPLabelSmoothedCrossEntropyCriterion
@@ -34,7 +34,9 @@ ROUNDS_A_LOOK = 9  # rounds between two looks at the intervals
 WIDTH = 0.03
 
 
-def training_step(model: nn.Module, criterion: nn.Module, optimizer, batches: List[Dict], autocast: Callable) -> Callable:
+def training_step(
+    model: nn.Module, criterion: nn.Module, optimizer, batches: list[dict], autocast: Callable
+) -> Callable:
     """A function of the number of updates that takes one step, as fairseq's Trainer and task take it."""
     model.train()
 
@@ -51,12 +53,13 @@ def training_step(model: nn.Module, criterion: nn.Module, optimizer, batches: Li
     return step
 
 
-def arms(device: str, batches: List[Dict], autocast: Callable) -> Dict[str, Callable]:
+def arms(device: str, batches: list[dict], autocast: Callable) -> dict[str, Callable]:
     """Training steps: 'stock', and one of ours a budget."""
     task = toy_task()
     stock = stock_model(task, DROPOUT)
     ours = {
-        f"K{k}": dsp_model(task, stock, DROPOUT, num_of_heads=k, joint_pruning=True, annealing=True) for k in BUDGETS
+        f"K{k}": dsp_model(task, stock, DROPOUT, num_of_heads=k, joint_pruning=True, annealing=True)
+        for k in BUDGETS
     }
     adam = {"lr": [5e-4], "adam_betas": "(0.9, 0.98)", "weight_decay": 1e-4, "tpu": False}
     steps = {}
@@ -73,22 +76,30 @@ def arms(device: str, batches: List[Dict], autocast: Callable) -> Dict[str, Call
     return steps
 
 
-def measured(arms: Dict[str, Callable], repeats: int, warm_up: int, clock: Clock) -> Dict[str, List[float]]:
-    """Seconds of each arm in each round, until the ratios to stock are known to `WIDTH` or `repeats` rounds are made."""
-    times: Dict[str, List[float]] = {name: [] for name in arms}
+def measured(arms: dict[str, Callable], repeats: int, warm_up: int, clock: Clock) -> dict[str, list[float]]:
+    """Seconds of each arm in each round, until the ratios to stock are known to `WIDTH` or `repeats`
+    rounds are made.
+    """
+    times: dict[str, list[float]] = {name: [] for name in arms}
     while len(times["stock"]) < repeats:
         more = interleaved(arms, min(ROUNDS_A_LOOK, repeats - len(times["stock"])), warm_up, clock)
         warm_up = 0
         for name, seconds in more.items():
             times[name] += seconds
-        widths = [high - low for low, high in (interval(over_stock(times, name)) for name in arms if name != "stock")]
-        print(f"{len(times['stock'])} of at most {repeats} rounds; widest interval {max(widths):.3f}", flush=True)
+        widths = [
+            high - low
+            for low, high in (interval(over_stock(times, name)) for name in arms if name != "stock")
+        ]
+        print(
+            f"{len(times['stock'])} of at most {repeats} rounds; widest interval {max(widths):.3f}",
+            flush=True,
+        )
         if len(times["stock"]) >= ROUNDS_A_LOOK and max(widths) <= WIDTH:
             break
     return times
 
 
-def over_stock(times: Dict[str, List[float]], name: str) -> List[float]:
+def over_stock(times: dict[str, list[float]], name: str) -> list[float]:
     return [ours / stock for ours, stock in zip(times[name], times["stock"])]
 
 

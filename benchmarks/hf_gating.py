@@ -1,29 +1,29 @@
-"""What gates on the heads add to a training step and to inference of a Transformers model, beside its stock SDPA.
+"""What gates on the heads add to a training step and to inference of a Transformers model, beside its stock
+SDPA.
 
     python benchmarks/hf_gating.py [--quick] [--device cpu|cuda] [--autocast bfloat16 float16]
 
-A pretrained BERT of 22.7 million parameters with a classification head, 32 sequences of at most 128 tokens. Both arms
-have the same weights and take the same batches in turn.
+A pretrained BERT of 22.7 million parameters with a classification head, 32 sequences of at most 128 tokens.
+Both arms have the same weights and take the same batches in turn.
 
-- A training step, as the Trainer takes it: forward, cross-entropy, backward, norm of the gradient clipped to 1, AdamW,
-  schedule, gradients cleared; dropout 0.1. Ours samples K = 36 of 72 heads by DSP (joint, annealed), and has the
-  callback `HeadGatesCallback` and the scores in the optimizer.
+- A training step, as the Trainer takes it: forward, cross-entropy, backward, norm of the gradient clipped to
+  1, AdamW, schedule, gradients cleared; dropout 0.1. Ours samples K = 36 of 72 heads by DSP (joint,
+  annealed), and has the callback `HeadGatesCallback` and the scores in the optimizer.
 - Inference: no gradient, ours with the hard mask of K heads (none of which is removed).
 
-`train_ratio` and `infer_ratio` are the time of ours over stock: the median over all rounds. `infer_ratio_b1` is for one
-sequence of 32 tokens, where whatever is done in Python weighs most.
+`train_ratio` and `infer_ratio` are the time of ours over stock: the median over all rounds. `infer_ratio_b1`
+is for one sequence of 32 tokens, where whatever is done in Python weighs most.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Callable, Dict, List
-
-from minilm import batch_of, load  # first: it decides whether Transformers can be imported
-from timing import Clock, command_line, interleaved, quartiles, start
+from collections.abc import Callable
 
 import torch
+from minilm import batch_of, load  # first: it decides whether Transformers can be imported
+from timing import Clock, command_line, interleaved, quartiles, start
 from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -35,14 +35,27 @@ from dsp_plugin.options.numbers import number
 SIZE, LENGTH = 32, 128
 BATCHES = 4
 LEARNING_RATE, PRUNING_LR, WEIGHT_DECAY, UPDATES = 2e-5, 0.5, 0.01, 25000
-REPEATS = {"train": {"cpu": 11, "cuda": 100}, "infer": {"cpu": 21, "cuda": 200}, "infer_b1": {"cpu": 200, "cuda": 400}}
-QUICK_REPEATS = {"train": {"cpu": 3, "cuda": 20}, "infer": {"cpu": 5, "cuda": 50}, "infer_b1": {"cpu": 60, "cuda": 100}}
+REPEATS = {
+    "train": {"cpu": 11, "cuda": 100},
+    "infer": {"cpu": 21, "cuda": 200},
+    "infer_b1": {"cpu": 200, "cuda": 400},
+}
+QUICK_REPEATS = {
+    "train": {"cpu": 3, "cuda": 20},
+    "infer": {"cpu": 5, "cuda": 50},
+    "infer_b1": {"cpu": 60, "cuda": 100},
+}
 
 
-def training_step(model: nn.Module, batches: List[Dict[str, Tensor]], autocast: Callable) -> Callable[[int], None]:
+def training_step(
+    model: nn.Module, batches: list[dict[str, Tensor]], autocast: Callable
+) -> Callable[[int], None]:
     """A function of the number of updates that takes one step, as the Trainer takes it."""
-    args = TrainingArguments(output_dir="unused", learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, report_to="none")
-    optimizer, schedule = pruning_optimizers(model, args, UPDATES, PRUNING_LR, joint=True)  # plain AdamW without gates
+    args = TrainingArguments(
+        output_dir="unused", learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, report_to="none"
+    )
+    # plain AdamW without gates
+    optimizer, schedule = pruning_optimizers(model, args, UPDATES, PRUNING_LR, joint=True)
     callbacks = [] if switchboard_of(model) is None else [HeadGatesCallback(model)]
     state, control = TrainerState(), TrainerControl()
     model.train()
@@ -64,7 +77,9 @@ def training_step(model: nn.Module, batches: List[Dict[str, Tensor]], autocast: 
     return step
 
 
-def inference(model: nn.Module, batches: List[Dict[str, Tensor]], autocast: Callable) -> Callable[[int], None]:
+def inference(
+    model: nn.Module, batches: list[dict[str, Tensor]], autocast: Callable
+) -> Callable[[int], None]:
     model.eval()
 
     @torch.no_grad()
@@ -84,7 +99,9 @@ def gated_copy(stock: nn.Module, k: int) -> nn.Module:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--model", help="folder of another model that Transformers loads as a sequence classifier")
+    parser.add_argument(
+        "--model", help="folder of another model that Transformers loads as a sequence classifier"
+    )
     parser.add_argument("--heads", type=number("count"), help="K (default: half of the heads)")
     parser.add_argument(
         "--autocast",
@@ -95,7 +112,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     start(args, "transformers")
-    repeats = {name: args.repeats or n[args.device] for name, n in (QUICK_REPEATS if args.quick else REPEATS).items()}
+    repeats = {
+        name: args.repeats or n[args.device] for name, n in (QUICK_REPEATS if args.quick else REPEATS).items()
+    }
     clock = Clock(args.device, args.clock)
 
     stock = load(args.model)
@@ -103,11 +122,16 @@ def main() -> None:
     k = total // 2 if args.heads is None else args.heads
     if not 0 <= k <= total:
         raise SystemExit(f"--heads {k}: the model has {total}")
-    models = {name: model.to(args.device) for name, model in {"stock": stock, "ours": gated_copy(stock, k)}.items()}
+    models = {
+        name: model.to(args.device) for name, model in {"stock": stock, "ours": gated_copy(stock, k)}.items()
+    }
     sizes = {"train": (SIZE, LENGTH), "infer": (SIZE, LENGTH), "infer_b1": (1, 32)}
     batches = {
         name: [
-            {key: value.to(args.device) for key, value in batch_of(stock, *shape, labels=name == "train", seed=seed).items()}
+            {
+                key: value.to(args.device)
+                for key, value in batch_of(stock, *shape, labels=name == "train", seed=seed).items()
+            }
             for seed in range(BATCHES)
         ]
         for name, shape in sizes.items()
@@ -127,8 +151,11 @@ def main() -> None:
             low, middle, high = quartiles([a / b for a, b in zip(times["ours"], times["stock"])])
             plain, ours = (1000 * quartiles(times[arm])[1] for arm in ("stock", "ours"))
             shape = "{} x {}".format(*sizes[name])
-            print(f"{name.partition('_')[0]:6} {shape:>9} {repeats[name]:6} {plain:9.1f} {ours:9.1f}  "
-                  f"{middle:.3f}  {low:.3f} .. {high:.3f}", flush=True)  # fmt: skip
+            print(
+                f"{name.partition('_')[0]:6} {shape:>9} {repeats[name]:6} {plain:9.1f} {ours:9.1f}  "
+                f"{middle:.3f}  {low:.3f} .. {high:.3f}",
+                flush=True,
+            )
             kind, _, batch = name.partition("_")
             end = "".join(f"_{word}" for word in (batch, "" if precision == "float32" else precision) if word)
             figures.append(f"{kind}_ratio{end} {middle:.3f} ratio")

@@ -1,29 +1,32 @@
 """Latency of a Transformers model whose heads have been removed, beside the stock model with all of them.
 
-    python benchmarks/hf_pruned.py [--quick] [--device cpu|cuda] [--bf16] [--sizes 1 32] [--lengths 32 128 384]
+    python benchmarks/hf_pruned.py [--quick] [--device cpu|cuda] [--bf16] [--sizes 1 32] [--lengths 32 128
+    384]
 
-A pretrained BERT of 22.7 million parameters with a classification head, by SDPA, sequences without padding; 75, 50, 25
-and 10 % of its 72 heads are left. Which ones is drawn at random with a fixed seed, over all layers (those left of a
-smaller K are among those of a larger one). Layers then keep unlike numbers, as under learned masks, and some keep none.
+A pretrained BERT of 22.7 million parameters with a classification head, by SDPA, sequences without padding;
+75, 50, 25 and 10 % of its 72 heads are left. Which ones is drawn at random with a fixed seed, over all layers
+(those left of a smaller K are among those of a larger one). Layers then keep unlike numbers, as under learned
+masks, and some keep none.
 
-`speedup_K<K>_b<B>_l<L>` is the stock model's time over that of the model with K heads left, for B sequences of L
-tokens: the median over all rounds. `p50_...` and `p95_...` are the latencies themselves. `bound_...` is the FLOPs of all
-matrix products of the stock model over those of the pruned one (torch's FlopCounterMode): the speed-up if time were
-FLOPs. It is low because most FLOPs of this model are in its feed-forward layers. The softmax is not in the count, but
-goes with the heads: long sequences may pass the bound.
+`speedup_K<K>_b<B>_l<L>` is the stock model's time over that of the model with K heads left, for B sequences
+of L
+tokens: the median over all rounds. `p50_...` and `p95_...` are the latencies themselves. `bound_...` is the
+    FLOPs of all
+matrix products of the stock model over those of the pruned one (torch's FlopCounterMode): the speed-up if
+time were FLOPs. It is low because most FLOPs of this model are in its feed-forward layers. The softmax is not
+in the count, but goes with the heads: long sequences may pass the bound.
 """
 
 from __future__ import annotations
 
 import copy
 import statistics
-from typing import Callable, Dict, List
-
-from minilm import batch_of, load  # first: it decides whether Transformers can be imported
-from timing import Clock, command_line, interleaved, ratio, start
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from minilm import batch_of, load  # first: it decides whether Transformers can be imported
+from timing import Clock, command_line, interleaved, ratio, start
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,7 +66,7 @@ def flops(model: nn.Module, length: int) -> int:
     return counter.get_total_flops()
 
 
-def forward(model: nn.Module, batch: Dict) -> Callable[[int], None]:
+def forward(model: nn.Module, batch: dict) -> Callable[[int], None]:
     @torch.no_grad()
     def run(_number: int) -> None:
         model(**batch)
@@ -71,7 +74,7 @@ def forward(model: nn.Module, batch: Dict) -> Callable[[int], None]:
     return run
 
 
-def positive(values: List[int], option: str, most: int) -> List[int]:
+def positive(values: list[int], option: str, most: int) -> list[int]:
     for value in values:
         if not 1 <= value <= most:
             raise SystemExit(f"{option} {value}: must be in 1..{most}")
@@ -80,10 +83,16 @@ def positive(values: List[int], option: str, most: int) -> List[int]:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--model", help="folder of another model that Transformers loads as a sequence classifier")
+    parser.add_argument(
+        "--model", help="folder of another model that Transformers loads as a sequence classifier"
+    )
     parser.add_argument("--bf16", action="store_true", help="all weights in bfloat16")
-    parser.add_argument("--sizes", type=number("count"), nargs="+", default=SIZES, help="sequences in a batch")
-    parser.add_argument("--lengths", type=number("count"), nargs="+", help="tokens a sequence (--quick leaves out 384)")
+    parser.add_argument(
+        "--sizes", type=number("count"), nargs="+", default=SIZES, help="sequences in a batch"
+    )
+    parser.add_argument(
+        "--lengths", type=number("count"), nargs="+", help="tokens a sequence (--quick leaves out 384)"
+    )
     args = parser.parse_args()
     start(args, "transformers")
     clock = Clock(args.device, args.clock)
@@ -94,8 +103,10 @@ def main() -> None:
     sizes = positive(args.sizes, "--sizes", 1 << 20)
     total = head_map_of(stock).num_heads
     models = {"stock": stock, **{f"K{k}": with_heads(stock, k) for k in (round(s * total) for s in SHARES)}}
-    print(f"{'bfloat16' if args.bf16 else 'float32'}; parameters, and heads left in each of "
-          f"{len(head_map_of(stock).blocks)} blocks:")  # fmt: skip
+    print(
+        f"{'bfloat16' if args.bf16 else 'float32'}; parameters, and heads left in each of "
+        f"{len(head_map_of(stock).blocks)} blocks:"
+    )
     for name, model in models.items():
         heads = " ".join(f"{block.num_heads:2}" for block in head_map_of(model).blocks)
         print(f"{name:6} {count_parameters(model):11,}   {heads}")
@@ -103,16 +114,24 @@ def main() -> None:
     for model in models.values():
         model.to(args.device, torch.bfloat16 if args.bf16 else torch.float32)
 
-    figures: List[str] = []
+    figures: list[str] = []
     for size in sizes:
         for length in lengths:
-            batch = {name: value.to(args.device) for name, value in batch_of(stock, size, length, padded=False).items()}
+            batch = {
+                name: value.to(args.device)
+                for name, value in batch_of(stock, size, length, padded=False).items()
+            }
             repeats = args.repeats or rounds(args.device, size, args.quick)
             times = interleaved(
-                {name: forward(model, batch) for name, model in models.items()}, repeats, 1 if size > 1 else 3, clock
+                {name: forward(model, batch) for name, model in models.items()},
+                repeats,
+                1 if size > 1 else 3,
+                clock,
             )
-            print(f"\n{size} x {length} tokens, {repeats} rounds\n"
-                  "         p50 ms    p95 ms  speedup   bound  of the bound")  # fmt: skip
+            print(
+                f"\n{size} x {length} tokens, {repeats} rounds\n"
+                "         p50 ms    p95 ms  speedup   bound  of the bound"
+            )
             for name, seconds in times.items():
                 where = f"{name}_b{size}_l{length}"
                 p50, p95 = 1000 * statistics.median(seconds), 1000 * float(np.percentile(seconds, 95))

@@ -1,7 +1,9 @@
-"""What the benchmarks of the fairseq side measure on: transformer_iwslt_de_en, stock and ours, and made-up text.
+"""What the benchmarks of the fairseq side measure on: transformer_iwslt_de_en, stock and ours, and made-up
+text.
 
-Sizes are IWSLT14 German-English's after the usual 10,000 joint BPE merges: 8,848 German and 6,632 English entries in
-separate dictionaries, sentences of about 25 tokens. The tokens are drawn at random: speed depends on shapes only.
+Sizes are IWSLT14 German-English's after the usual 10,000 joint BPE merges: 8,848 German and 6,632 English
+entries in separate dictionaries, sentences of about 25 tokens. The tokens are drawn at random: speed depends
+on shapes only.
 
 Shapes: B sentences, S source tokens, T target tokens.
 """
@@ -11,15 +13,16 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
 import dsp_plugin
 
-# fairseq tells on import what optional software is not there, and torch what it thinks of stock fairseq's masks
+# fairseq tells on import what optional software is not there, and torch what it thinks of stock fairseq's
+# masks
 logging.disable(logging.INFO)
 warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
 warnings.filterwarnings("ignore", message="amp_C fused kernels unavailable")
@@ -46,7 +49,9 @@ def toy_task() -> SimpleNamespace:
             words.add_symbol(f"w{number}")
         return words
 
-    return SimpleNamespace(source_dictionary=dictionary(SOURCE_ENTRIES), target_dictionary=dictionary(TARGET_ENTRIES))
+    return SimpleNamespace(
+        source_dictionary=dictionary(SOURCE_ENTRIES), target_dictionary=dictionary(TARGET_ENTRIES)
+    )
 
 
 def stock_model(task: SimpleNamespace, dropout: float = 0.0) -> nn.Module:
@@ -56,7 +61,9 @@ def stock_model(task: SimpleNamespace, dropout: float = 0.0) -> nn.Module:
     return ARCH_MODEL_REGISTRY["transformer_iwslt_de_en"].build_model(options, task)
 
 
-def dsp_model(task: SimpleNamespace, like: Optional[nn.Module] = None, dropout: float = 0.0, **options) -> nn.Module:
+def dsp_model(
+    task: SimpleNamespace, like: nn.Module | None = None, dropout: float = 0.0, **options
+) -> nn.Module:
     """The plugin's dsp_transformer_iwslt_de_en.
 
     Args:
@@ -65,7 +72,9 @@ def dsp_model(task: SimpleNamespace, like: Optional[nn.Module] = None, dropout: 
     """
     namespace = _options(dropout, **options)
     ARCH_CONFIG_REGISTRY["dsp_transformer_iwslt_de_en"](namespace)
-    model = DSPTransformerModel.build_model(OmegaConf.structured(DSPTransformerConfig.from_namespace(namespace)), task)
+    model = DSPTransformerModel.build_model(
+        OmegaConf.structured(DSPTransformerConfig.from_namespace(namespace)), task
+    )
     if like is not None:
         # scores alone may be missing
         absent = model.load_state_dict(like.state_dict(), strict=False)
@@ -77,9 +86,9 @@ def _options(dropout: float, **more) -> argparse.Namespace:
     return argparse.Namespace(share_decoder_input_output_embed=True, dropout=dropout, **more)
 
 
-def training_batches(max_tokens: int, seed: int = 1) -> List[Dict]:
-    """Batches of short, middling and long sentences, sorted and filled as fairseq does it: at most `max_tokens` tokens
-    on either side, padding counted."""
+def training_batches(max_tokens: int, seed: int = 1) -> list[dict]:
+    """Batches of short, middling and long sentences, sorted and filled as fairseq does it: at most
+    `max_tokens` tokens on either side, padding counted."""
     generator = torch.Generator().manual_seed(seed)
     source, ratio = torch.randn(2, 20000, generator=generator)
     source = (MEAN_LENGTH * torch.exp(SPREAD * source - SPREAD**2 / 2)).round().clamp(SHORTEST, LONGEST)
@@ -96,7 +105,7 @@ def training_batches(max_tokens: int, seed: int = 1) -> List[Dict]:
     return batches
 
 
-def decoding_batch(sentences: int, mean_length: int, seed: int = 1) -> Dict:
+def decoding_batch(sentences: int, mean_length: int, seed: int = 1) -> dict:
     """Sources of nearly one length (mean_length - 1 .. mean_length + 1), as in a sorted test set."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [mean_length - 1 + 3 * row // sentences for row in range(sentences)]
@@ -115,10 +124,14 @@ def _text(sizes: Sequence[int], entries: int, generator: torch.Generator, pad_le
     return torch.stack(rows)
 
 
-def _batch(source: Tensor, target: Optional[Tensor] = None) -> Dict:
-    sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)}, "nsentences": len(source)}
+def _batch(source: Tensor, target: Tensor | None = None) -> dict:
+    sample = {
+        "net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)},
+        "nsentences": len(source),
+    }
     if target is not None:
-        # the end of sentence moved to the front, the last column cut: what a row loses is a pad or its own end
+        # the end of sentence moved to the front, the last column cut: what a row loses is a pad or its own
+        # end
         previous = torch.cat([torch.full_like(target[:, :1], EOS), target[:, :-1]], dim=1)
         sample["net_input"]["prev_output_tokens"] = previous.masked_fill(target.eq(PAD), PAD)
         sample.update(target=target, ntokens=int(target.ne(PAD).sum()))

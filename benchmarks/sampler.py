@@ -2,8 +2,9 @@
 
     python benchmarks/sampler.py [--quick]
 
-Times are wall time of a sample and its backward, on a GPU with a synchronisation after each, which training does not
-need. The last lines read `name value unit`; differences are the largest absolute ones over all entries.
+Times are wall time of a sample and its backward, on a GPU with a synchronisation after each, which training
+does not need. The last lines read `name value unit`; differences are the largest absolute ones over all
+entries.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import time
 import torch
 from torch import Tensor
 
-from dsp_plugin.gating import gumbel_noise
-from dsp_plugin.gating import relaxed_topk
+from dsp_plugin.gating import gumbel_noise, relaxed_topk
 from dsp_plugin.options.numbers import number
 
 CASES = ((72, 4), (72, 36), (72, 68), (144, 140))  # heads, heads kept: transformer_iwslt_de_en and BERT-base
@@ -33,7 +33,9 @@ def naive_topk(scores: Tensor, k: int, temperature: float, noise: Tensor) -> Ten
     return z
 
 
-def sample_and_differentiate(function, scores: Tensor, k: int, temperature: float, noise: Tensor, grad: Tensor):
+def sample_and_differentiate(
+    function, scores: Tensor, k: int, temperature: float, noise: Tensor, grad: Tensor
+):
     scores.grad = None
     gates = function(scores, k, temperature, noise)
     gates.backward(grad)
@@ -54,9 +56,13 @@ def median_ms(repeats: int, *args) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    parser.add_argument("--temperature", type=number("positive"), default=0.5, help="T; the work hardly depends on it")
+    parser.add_argument(
+        "--temperature", type=number("positive"), default=0.5, help="T; the work hardly depends on it"
+    )
     args = parser.parse_args()
     repeats = 5 if args.quick else 100
 

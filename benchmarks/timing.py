@@ -6,18 +6,22 @@ import argparse
 import math
 import statistics
 import time
-from typing import Callable, Dict, Hashable, List, Mapping, Tuple
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 
-from dsp_plugin.records.environment import device_name, versions
 from dsp_plugin.options.numbers import number
+from dsp_plugin.records.environment import device_name, versions
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="few repeats: under a minute, less exact")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument(
         "--threads",
         type=number("count"),
@@ -29,7 +33,8 @@ def command_line(description: str) -> argparse.ArgumentParser:
         "--clock",
         choices=["wall", "processor"],
         default="wall",
-        help="processor: time this process spent on the CPU, steadier where others share the machine; only for "
+        help="processor: time this process spent on the CPU, steadier where others share the machine; only "
+        "for "
         "--device cpu --threads 1",
     )
     return parser
@@ -51,7 +56,9 @@ def start(args: argparse.Namespace, host: str = "fairseq") -> None:
             raise SystemExit(f"--{name} must be 1 or more, got {value}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    installed = ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("torch", host))
+    installed = ", ".join(
+        f"{name} {version}" for name, version in versions().items() if name in ("torch", host)
+    )
     print(f"{device_name(args.device)}; {installed}; {args.clock} time", flush=True)
 
 
@@ -70,14 +77,14 @@ class Clock:
 
 def interleaved(
     arms: Mapping[Hashable, Callable[[int], object]], repeats: int, warm_up: int, clock: Clock
-) -> Dict[Hashable, List[float]]:
+) -> dict[Hashable, list[float]]:
     """Seconds of each arm in each round, A B C A B C ...: a machine that slows down slows all of them.
 
-    Each arm is called with the round's number. From round to round the order is rotated, so that no arm always
-    follows the same one. The first `warm_up` rounds do not count.
+    Each arm is called with the round's number. From round to round the order is rotated, so that no arm
+    always follows the same one. The first `warm_up` rounds do not count.
     """
     names = list(arms)
-    times: Dict[Hashable, List[float]] = {name: [] for name in names}
+    times: dict[Hashable, list[float]] = {name: [] for name in names}
     for number in range(warm_up + repeats):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
@@ -89,16 +96,16 @@ def interleaved(
     return times
 
 
-def ratio(above: List[float], below: List[float]) -> float:
+def ratio(above: list[float], below: list[float]) -> float:
     """Median of the rounds' own ratios: each compares two times taken one after the other."""
     return statistics.median(a / b for a, b in zip(above, below))
 
 
-def interval(values: List[float]) -> Tuple[float, float]:
+def interval(values: list[float]) -> tuple[float, float]:
     """Two of the values, between which the median of what they were drawn from lies with 95 % confidence.
 
-    By ranks alone (binomial order statistics), so whatever the distribution: timings have long tails. With fewer than
-    six values it is their range, which promises less.
+    By ranks alone (binomial order statistics), so whatever the distribution: timings have long tails. With
+    fewer than six values it is their range, which promises less.
     """
     ordered, rank, tail = sorted(values), 0, 0.5 ** len(values)
     while tail <= 0.025:
@@ -108,7 +115,7 @@ def interval(values: List[float]) -> Tuple[float, float]:
     return ordered[low], ordered[len(values) - 1 - low]
 
 
-def quartiles(values: List[float]) -> Tuple[float, float, float]:
+def quartiles(values: list[float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile."""
     if len(values) == 1:
         return (values[0],) * 3

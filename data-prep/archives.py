@@ -1,8 +1,10 @@
 """Reading archives that came from elsewhere: no more than was asked for, and nothing where anything is odd.
 
-Every name, kind and size of an archive is checked before the first file is read, and what is unpacked is counted while
-it is read: a header may say less than there is. Links, devices, absolute names and ".." are in no data set's archive.
+Every name, kind and size of an archive is checked before the first file is read, and what is unpacked is
+counted while it is read: a header may say less than there is. Links, devices, absolute names and ".." are in
+no data set's archive.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -11,8 +13,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Iterator, Mapping, Optional
 
 from whole_files import whole_file
 
@@ -24,7 +26,7 @@ class ArchiveError(Exception):
     """An archive that is damaged, or not the data set's; the message names it and what is wrong."""
 
 
-def read_gz(path: Path, at_most: Optional[int] = None) -> bytes:
+def read_gz(path: Path, at_most: int | None = None) -> bytes:
     """What a .gz of text holds.
 
     Args:
@@ -45,7 +47,8 @@ def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
         sizes: the names that are wanted -> bytes that each has at most. All others together may have as many.
 
     Raises:
-        ArchiveError: the archive is damaged or larger, has a link, a device or a name outside itself, or a file twice.
+        ArchiveError: the archive is damaged or larger, has a link, a device or a name outside itself, or a
+            file twice.
     """
     found: dict[str, bytes] = {}
     for reading in (False, True):  # the first time nothing but the headers is looked at
@@ -73,10 +76,12 @@ def unpack_zip(path: Path, folder: Path, sizes: Mapping[str, int], without: str)
     """Files of a .zip, whatever folder of it they are in, into `folder`: all of them, or none.
 
     Args:
-        sizes: the names that are wanted -> bytes that each has at most. without: a folder in it that is passed over.
+        sizes: the names that are wanted -> bytes that each has at most. without: a folder in it that is
+            passed over.
 
     Raises:
-        ArchiveError: the archive is damaged or larger, has a link, a device or a name outside itself, a file twice or not.
+        ArchiveError: the archive is damaged or larger, has a link, a device or a name outside itself, a file
+            twice or not.
         OSError: they cannot be written.
     """
     wanted: dict[str, zipfile.ZipInfo] = {}
@@ -116,7 +121,8 @@ class _Counted:
         self._left -= len(block)
         if self._left < 0:
             raise ArchiveError(
-                f"{self._path} unpacks to more than {self._at_most / MEGABYTE:,.0f} MB: it is not the data set's archive"
+                f"{self._path} unpacks to more than {self._at_most / MEGABYTE:,.0f} MB: it is not the data "
+                "set's archive"
             )
         return block
 
@@ -131,7 +137,15 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
         raise ArchiveError(f"{path} cannot be read: {error}") from error
-    except (ValueError, IndexError, KeyError, RuntimeError, NotImplementedError, OverflowError, MemoryError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        RuntimeError,
+        NotImplementedError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         # RuntimeError: an encrypted file, or headers of headers without end
         raise ArchiveError(f"{path} cannot be read, it is damaged or not the data set's: {error}") from error
 
@@ -152,4 +166,6 @@ def _check_file(path: Path, name: str, size: int, at_most: int, seen: set[str]) 
         raise ArchiveError(f"{path} has {name} twice")
     seen.add(name)
     if not 0 <= size <= at_most:
-        raise ArchiveError(f"{path}: {name} has {size / MEGABYTE:,.0f} MB, where {at_most / MEGABYTE:,.0f} MB are plenty")
+        raise ArchiveError(
+            f"{path}: {name} has {size / MEGABYTE:,.0f} MB, where {at_most / MEGABYTE:,.0f} MB are plenty"
+        )

@@ -1,10 +1,12 @@
 """fairseq-preprocess with the checks that it lacks: aligned input, whole output, no mixing of runs.
 
-    python data-prep/binarise.py --text data/multi30k --dest data-bin/multi30k --tests test test1 --joined-dictionary
+    python data-prep/binarise.py --text data/multi30k --dest data-bin/multi30k --tests test test1
+    --joined-dictionary
 
 A folder with the final name is complete: fairseq writes into a temporary one, which is renamed at the
 end. `prepared.json` in it tells which text it was made from.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,24 +42,30 @@ def check_written(text: Path, binarised: Path) -> None:
         alike = (there == here for there, here in zip(sizes, expected))
         first = next((i for i, same in enumerate(alike) if not same), min(len(sizes), len(expected)))
         raise CorpusError(
-            f"{text} has {len(expected):,} lines and fairseq has written {len(sizes):,} sentences, which differ from line "
+            f"{text} has {len(expected):,} lines and fairseq has written {len(sizes):,} sentences, which "
+            "differ from line "
             f"{first + 1} on: nothing is kept"
         )
 
 
 def binarise(
-    text: Path, dest: Path, tests: list[str], joined_dictionary: bool, workers: int = 2, langs: tuple[str, str] = LANGS,
+    text: Path,
+    dest: Path,
+    tests: list[str],
+    joined_dictionary: bool,
+    workers: int = 2,
+    langs: tuple[str, str] = LANGS,
     dictionaries: Path | None = None,
-) -> bool:  # fmt: skip
+) -> bool:
     """Binarises `text/{train,valid,*tests}` into `dest`; False when that was done before.
 
     Args:
-        dictionaries: a binarised folder whose dictionaries are used instead of new ones, so that a model trained there
-            can go on here; the text must have been made with that folder's BPE codes.
+        dictionaries: a binarised folder whose dictionaries are used instead of new ones, so that a model
+            trained there can go on here; the text must have been made with that folder's BPE codes.
 
     Raises:
-        CorpusError: a split is missing, empty or misaligned, or has lines that fairseq reads otherwise; `dest` holds
-            something else; no dictionaries there; what fairseq wrote is not the text.
+        CorpusError: a split is missing, empty or misaligned, or has lines that fairseq reads otherwise;
+            `dest` holds something else; no dictionaries there; what fairseq wrote is not the text.
         subprocess.CalledProcessError: fairseq-preprocess failed.
     """
     splits = ["train", "valid", *tests]
@@ -74,7 +82,9 @@ def binarise(
         missing = [path for path in ready.values() if not path.is_file()]
         if missing:
             raise CorpusError(f"--dictionaries {dictionaries}: there is no {missing[0].name}")
-        settings["dictionaries"] = {lang: sha256(path.read_bytes()).hexdigest() for lang, path in ready.items()}
+        settings["dictionaries"] = {
+            lang: sha256(path.read_bytes()).hexdigest() for lang, path in ready.items()
+        }
     dest = dest.resolve()
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         record = dest / RECORD
@@ -88,12 +98,24 @@ def binarise(
 
     with new_folder(dest, RECORD) as part:
         command = [
-            sys.executable, "-m", "fairseq_cli.preprocess",
-            "--source-lang", langs[0], "--target-lang", langs[1],
-            "--trainpref", str(text / "train"), "--validpref", str(text / "valid"),
-            "--testpref", ",".join(str(text / test) for test in tests),
-            "--destdir", str(part), "--workers", str(workers),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "fairseq_cli.preprocess",
+            "--source-lang",
+            langs[0],
+            "--target-lang",
+            langs[1],
+            "--trainpref",
+            str(text / "train"),
+            "--validpref",
+            str(text / "valid"),
+            "--testpref",
+            ",".join(str(text / test) for test in tests),
+            "--destdir",
+            str(part),
+            "--workers",
+            str(workers),
+        ]
         if ready:
             command += ["--srcdict", str(ready[langs[0]]), "--tgtdict", str(ready[langs[1]])]
         elif joined_dictionary:
@@ -112,21 +134,36 @@ def binarise(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--text", type=Path, required=True, help="folder of the tokenised splits")
     parser.add_argument("--dest", type=Path, required=True, help="folder to make")
     parser.add_argument("--tests", nargs="+", default=["test"], help="names of the test splits")
     parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both languages")
-    parser.add_argument("--dictionaries", type=Path, metavar="DIR", help="use the dictionaries of this binarised folder")
+    parser.add_argument(
+        "--dictionaries", type=Path, metavar="DIR", help="use the dictionaries of this binarised folder"
+    )
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     try:
-        made = binarise(args.text, args.dest, args.tests, args.joined_dictionary, args.workers, tuple(args.langs), args.dictionaries)
+        made = binarise(
+            args.text,
+            args.dest,
+            args.tests,
+            args.joined_dictionary,
+            args.workers,
+            tuple(args.langs),
+            args.dictionaries,
+        )
     except CorpusError as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"{error.output}\nerror: fairseq-preprocess ended with {error.returncode}; {args.dest} was not made")
+        sys.exit(
+            f"{error.output}\nerror: fairseq-preprocess ended with {error.returncode}; {args.dest} was "
+            "not made"
+        )
     except OSError as error:
         sys.exit(f"error: {error}")
     record = json.loads((args.dest / RECORD).read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
 """The GLUE tasks in their official TSV files, one folder a task.
 
-    python data-prep/download_glue_data.py --data_dir data/ --task MNLI        # makes data/MNLI/{train,dev_matched ...}.tsv
-    python data-prep/download_glue_data.py --data_dir data/ --task all
+    python data-prep/download_glue_data.py --data_dir data/ --task MNLI        # makes
+    data/MNLI/{train,dev_matched ...}.tsv python data-prep/download_glue_data.py --data_dir data/ --task all
 
-A task that is in $DSP_DATA_DIR/glue/TASK is copied from there, the others are fetched from GLUE's official addresses.
-Those could only be tried online. A file gets its name only when it is whole and has its official number of rows;
-started again, a task whose files are all there is skipped.
+A task that is in $DSP_DATA_DIR/glue/TASK is copied from there, the others are fetched from GLUE's official
+addresses. Those could only be tried online. A file gets its name only when it is whole and has its official
+number of rows; started again, a task whose files are all there is skipped.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,7 +17,6 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from archives import MEGABYTE, ArchiveError, unpack_zip
 from fetch import fetch
@@ -33,14 +33,16 @@ class GlueError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """archive: at ADDRESS; rows: of each file, None where the count is not known; headless: files without a header."""
+    """archive: at ADDRESS; rows: of each file, None where the count is not known; headless: files without
+    a header.
+    """
 
     archive: str
-    rows: dict[str, Optional[int]]
+    rows: dict[str, int | None]
     headless: tuple[str, ...] = ()
 
 
-def three(train: Optional[int], dev: Optional[int], test: int) -> dict[str, Optional[int]]:
+def three(train: int | None, dev: int | None, test: int) -> dict[str, int | None]:
     return {"train.tsv": train, "dev.tsv": dev, "test.tsv": test}
 
 
@@ -54,14 +56,16 @@ SOURCES = {
         "MNLI.zip",
         {
             "train.tsv": 392702,
-            "dev_matched.tsv": 9815, "dev_mismatched.tsv": 9832,
-            "test_matched.tsv": 9796, "test_mismatched.tsv": 9847,
+            "dev_matched.tsv": 9815,
+            "dev_mismatched.tsv": 9832,
+            "test_matched.tsv": 9796,
+            "test_mismatched.tsv": 9847,
         },
     ),
     "QNLI": Source("QNLIv2.zip", three(104743, 5463, 5463)),
     "RTE": Source("RTE.zip", three(2490, 277, 3000)),
     "WNLI": Source("WNLI.zip", three(635, 71, 146)),
-}  # fmt: skip
+}
 # The leaderboard's diagnostic set is answered by the MNLI model, so it goes to that folder.
 DIAGNOSTIC, DIAGNOSTIC_ROWS = "diagnostic.tsv", 1104
 OTHER_NAMES = {"sst": "SST-2", "sts": "STS-B"}
@@ -87,7 +91,9 @@ def count_rows(path: Path, has_header: bool) -> int:
 
 
 def flaws(name: str, folder: Path) -> list[str]:
-    """What keeps a folder from being the whole task: a line for each file that is missing or has other than its rows."""
+    """What keeps a folder from being the whole task: a line for each file that is missing or has other
+    than its rows.
+    """
     found = []
     for file, rows in SOURCES[name].rows.items():
         path = folder / file
@@ -115,8 +121,10 @@ def download(address: str, path: Path, at_most: int) -> None:
         raise GlueError(f"cannot fetch {address}: {error}") from error
 
 
-def bytes_of(rows: Optional[int]) -> int:
-    """What a file of so many rows can have: these sets have up to 0.4 kB a row, and QQP, the uncounted one, 400,000 rows."""
+def bytes_of(rows: int | None) -> int:
+    """What a file of so many rows can have: these sets have up to 0.4 kB a row, and QQP, the uncounted
+    one, 400,000 rows.
+    """
     return MEGABYTE + 1024 * (400_000 if rows is None else rows)
 
 
@@ -127,7 +135,12 @@ def unpack(name: str, archive: Path, folder: Path) -> None:
         GlueError: the archive is damaged or not GLUE's (it is removed, so that the next run fetches it anew).
     """
     try:
-        unpack_zip(archive, folder, {file: bytes_of(rows) for file, rows in SOURCES[name].rows.items()}, without="original")
+        unpack_zip(
+            archive,
+            folder,
+            {file: bytes_of(rows) for file, rows in SOURCES[name].rows.items()},
+            without="original",
+        )
     except ArchiveError as error:
         archive.unlink(missing_ok=True)
         raise GlueError(f"{archive} was damaged ({error}) and is removed: start again") from error
@@ -153,14 +166,21 @@ def split_mrpc(raw: Path, folder: Path) -> None:
     header, *pairs = texts["msr_paraphrase_train.txt"]
     dev = [pair for pair in pairs if tuple(pair.split("\t")[1:3]) in held_out]
     train = [pair for pair in pairs if tuple(pair.split("\t")[1:3]) not in held_out]
-    test = [f"{number}\t{pair.split(chr(9), 1)[1]}" for number, pair in enumerate(texts["msr_paraphrase_test.txt"][1:])]
+    test = [
+        f"{number}\t{pair.split(chr(9), 1)[1]}"
+        for number, pair in enumerate(texts["msr_paraphrase_test.txt"][1:])
+    ]
     test_header = "index\t#1 ID\t#2 ID\t#1 String\t#2 String"
-    for file, lines in (("train.tsv", [header, *train]), ("dev.tsv", [header, *dev]), ("test.tsv", [test_header, *test])):
+    for file, lines in (
+        ("train.tsv", [header, *train]),
+        ("dev.tsv", [header, *dev]),
+        ("test.tsv", [test_header, *test]),
+    ):
         with whole_file(folder / file) as out:
             out.write(("\n".join(lines) + "\n").encode())
 
 
-def get_mrpc(folder: Path, raw: Optional[Path]) -> None:
+def get_mrpc(folder: Path, raw: Path | None) -> None:
     if raw is None:
         raw = folder / "raw"
         for file in MRPC_RAW:
@@ -185,7 +205,7 @@ def local_copy(name: str, folder: Path) -> bool:
     return True
 
 
-def get(name: str, data_dir: Path, raw_mrpc: Optional[Path]) -> str:
+def get(name: str, data_dir: Path, raw_mrpc: Path | None) -> str:
     """Makes `data_dir/name`; tells how it came about.
 
     Raises:
@@ -202,7 +222,9 @@ def get(name: str, data_dir: Path, raw_mrpc: Optional[Path]) -> str:
         get_mrpc(folder, raw_mrpc)
     else:
         archive = folder / SOURCES[name].archive
-        download(f"{ADDRESS}/{archive.name}", archive, sum(bytes_of(rows) for rows in SOURCES[name].rows.values()))
+        download(
+            f"{ADDRESS}/{archive.name}", archive, sum(bytes_of(rows) for rows in SOURCES[name].rows.values())
+        )
         unpack(name, archive, folder)
     if wrong := flaws(name, folder):
         raise GlueError("; ".join(wrong))
@@ -217,10 +239,22 @@ def get(name: str, data_dir: Path, raw_mrpc: Optional[Path]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the tasks' folders go (default data)")
-    parser.add_argument("--task", "--tasks", default="all", metavar="NAME,...", help=f"{', '.join(SOURCES)} or all (the default)")
-    parser.add_argument("--path_to_mrpc", type=Path, help=f"folder with {', '.join(MRPC_RAW)}, in place of fetching them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_dir", type=Path, default=Path("data"), help="where the tasks' folders go (default data)"
+    )
+    parser.add_argument(
+        "--task",
+        "--tasks",
+        default="all",
+        metavar="NAME,...",
+        help=f"{', '.join(SOURCES)} or all (the default)",
+    )
+    parser.add_argument(
+        "--path_to_mrpc", type=Path, help=f"folder with {', '.join(MRPC_RAW)}, in place of fetching them"
+    )
     args = parser.parse_args()
     failed = []
     try:
@@ -239,7 +273,8 @@ def main() -> None:
     if failed:
         sys.exit(
             f"error: {', '.join(failed)} could not be had. Go online, or put the official files "
-            f"(such as {', '.join(SOURCES[failed[0]].rows)}) into {args.data_dir / failed[0]} or $DSP_DATA_DIR/glue/{failed[0]}."
+            f"(such as {', '.join(SOURCES[failed[0]].rows)}) into {args.data_dir / failed[0]} or "
+            f"$DSP_DATA_DIR/glue/{failed[0]}."
         )
 
 

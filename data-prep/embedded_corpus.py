@@ -7,6 +7,7 @@ or English, occurs twice, so no split holds a sentence of another. The test set 
 training text is asked for. It needs no data and no network: demo, tests, trying things out. It is no
 yardstick for translation of real text.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,8 +15,6 @@ import random
 import sys
 from dataclasses import replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 import embedded_words as words
 from embedded_grammar import (
@@ -30,6 +29,7 @@ from embedded_grammar import (
     german_subordinate,
 )
 from pairs import write_pair
+from tqdm import tqdm
 from whole_files import check_folder
 
 BEINGS = words.nouns(words.BEINGS, is_being=True)
@@ -127,12 +127,18 @@ class Speaker:
             verb = self.rng.choice(INTRANSITIVE)
         times = words.TIMES.get(tense, words.TIMES["modal"])
         return Clause(
-            subject, verb, tense, accusative, dative,
+            subject,
+            verb,
+            tense,
+            accusative,
+            dative,
             time=self.rng.choice(times) if self.chance(adverbials) else None,
-            companion=self.noun_phrase(BEINGS, "the a my") if pattern == "none" and self.chance(0.2) else None,
+            companion=self.noun_phrase(BEINGS, "the a my")
+            if pattern == "none" and self.chance(0.2)
+            else None,
             place=self.rng.choice(words.PLACES) if self.chance(adverbials) else None,
             negated=self.chance(0.2) and can_be_negated(subject, tense, accusative, dative),
-        )  # fmt: skip
+        )
 
     def statement(self) -> tuple[list[str], list[str]]:
         """A main clause with its subject, its time or, where the case shows, its object in front."""
@@ -147,7 +153,14 @@ class Speaker:
 
     def sentence(self) -> tuple[str, str]:
         """One sentence pair of any kind."""
-        kinds = [self.plain, self.subordinate_last, self.subordinate_first, self.reported, self.joined, self.question]
+        kinds = [
+            self.plain,
+            self.subordinate_last,
+            self.subordinate_first,
+            self.reported,
+            self.joined,
+            self.question,
+        ]
         return self.rng.choices(kinds, [30, 18, 14, 14, 10, 14])[0]()
 
     def plain(self) -> tuple[str, str]:
@@ -168,7 +181,9 @@ class Speaker:
         main, other = self.short_clause(), self.short_clause()
         de, en = self.rng.choice(words.SUBORDINATORS)
         german = [de, *german_subordinate(other), ",", *german_main(main, None)]
-        return finish(german, "."), finish([*en.split(), *english_clause(other), ",", *english_clause(main)], ".")
+        return finish(german, "."), finish(
+            [*en.split(), *english_clause(other), ",", *english_clause(main)], "."
+        )
 
     def reported(self) -> tuple[str, str]:
         asks = self.chance(0.3)
@@ -236,7 +251,9 @@ def corpus(sizes: dict[str, int], seed: int) -> dict[str, list[tuple[str, str]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--train", type=int, default=12000, metavar="N")
     parser.add_argument("--valid", type=int, default=500, metavar="N")

@@ -9,6 +9,7 @@ What makes the two differ, and gives attention its work:
   auxiliary;
 - relative clauses stand between a subject and its verb, which still have to agree.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -67,7 +68,12 @@ class NounPhrase:
             words.append(self.adjective[0] + determiner.adjective[case][self.form])
         words.append(self.noun.german(case, self.plural))
         if self.relative:
-            words += [",", RELATIVE[self.relative.case][self.form], *german_subordinate(self.relative.clause), ","]
+            words += [
+                ",",
+                RELATIVE[self.relative.case][self.form],
+                *german_subordinate(self.relative.clause),
+                ",",
+            ]
         return words
 
     def english(self, case: str) -> list[str]:

@@ -4,6 +4,7 @@ Tables first, then the few rules that read them. Everything is lower-case and to
 A case is `nom`, `acc` or `dat`; a form is the gender of a singular noun (`m`, `f`, `n`) or `pl`;
 a person is `1sg`, `3sg` or `pl`, all that German verbs need where nobody is addressed.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -33,7 +34,9 @@ auto n autos car cars           flasche f flaschen bottle bottles karte f karten
 OF_BEINGS = """
 jung young  freundlich friendly  müd tired  hungrig hungry  klug clever  traurig sad  lustig funny  reich rich
 """
-OF_THINGS = "neu new  kaputt broken  leer empty  teur expensive  rot red  blau blue  leicht light  nützlich useful"
+OF_THINGS = (
+    "neu new  kaputt broken  leer empty  teur expensive  rot red  blau blue  leicht light  nützlich useful"
+)
 OF_BOTH = "alt old  klein small  groß big  schwarz black  weiß white  schön beautiful  schwer heavy"
 
 # -- verbs: infinitive without prefix; first and third person singular, participle ------------------
@@ -180,23 +183,38 @@ PRONOUNS = {
 }
 
 PLACES = [
-    ("im garten", "in the garden"), ("in der küche", "in the kitchen"), ("in der schule", "in the school"),
-    ("auf dem markt", "at the market"), ("hinter dem haus", "behind the house"), ("am fluss", "by the river"),
-    ("vor dem bahnhof", "in front of the station"), ("unter der brücke", "under the bridge"),
-    ("im wald", "in the forest"), ("neben der kirche", "next to the church"), ("auf der straße", "on the street"),
-]  # fmt: skip
+    ("im garten", "in the garden"),
+    ("in der küche", "in the kitchen"),
+    ("in der schule", "in the school"),
+    ("auf dem markt", "at the market"),
+    ("hinter dem haus", "behind the house"),
+    ("am fluss", "by the river"),
+    ("vor dem bahnhof", "in front of the station"),
+    ("unter der brücke", "under the bridge"),
+    ("im wald", "in the forest"),
+    ("neben der kirche", "next to the church"),
+    ("auf der straße", "on the street"),
+]
 # By tense: what can be said of the present, of the past, of what is still to come.
 TIMES = {
     "present": [("heute", "today"), ("jetzt", "now"), ("jeden tag", "every day"), ("manchmal", "sometimes")],
     "perfect": [("gestern", "yesterday"), ("am montag", "on monday"), ("vor einer woche", "a week ago")],
     "modal": [
-        ("morgen", "tomorrow"), ("bald", "soon"), ("am abend", "in the evening"), ("nächstes jahr", "next year"),
+        ("morgen", "tomorrow"),
+        ("bald", "soon"),
+        ("am abend", "in the evening"),
+        ("nächstes jahr", "next year"),
     ],
-}  # fmt: skip
+}
 SUBORDINATORS = [
-    ("weil", "because"), ("obwohl", "although"), ("wenn", "if"), ("während", "while"),
-    ("bevor", "before"), ("nachdem", "after"), ("sobald", "as soon as"),
-]  # fmt: skip
+    ("weil", "because"),
+    ("obwohl", "although"),
+    ("wenn", "if"),
+    ("während", "while"),
+    ("bevor", "before"),
+    ("nachdem", "after"),
+    ("sobald", "as soon as"),
+]
 COORDINATORS = [("und", "and"), ("aber", "but")]
 QUESTION_WORDS = [("warum", "why"), ("wann", "when"), ("wo", "where")]
 

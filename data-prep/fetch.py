@@ -1,7 +1,8 @@
 """Fetches one file over the network, with progress, or says at once why it cannot.
 
-    python data-prep/fetch.py https://example.org/corpus.tgz data/corpus.tgz
+python data-prep/fetch.py https://example.org/corpus.tgz data/corpus.tgz
 """
+
 from __future__ import annotations
 
 import argparse
@@ -10,9 +11,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
-
 from archives import MEGABYTE
+from tqdm import tqdm
 from whole_files import whole_file
 
 SECONDS_TO_ANSWER = 15
@@ -48,10 +48,14 @@ def fetch(address: str, path: Path, at_most: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("address", metavar="ADDRESS")
     parser.add_argument("path", metavar="FILE", type=Path)
-    parser.add_argument("--at-most", type=int, default=1000, metavar="MB", help="refuse what is larger (default %(default)s)")
+    parser.add_argument(
+        "--at-most", type=int, default=1000, metavar="MB", help="refuse what is larger (default %(default)s)"
+    )
     args = parser.parse_args()
     if args.at_most < 1:
         parser.error(f"--at-most {args.at_most}: 1 or more")

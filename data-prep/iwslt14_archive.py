@@ -6,6 +6,7 @@ Training text is `train.tags.de-en.*` without its tags; test text is the `<seg>`
 development and test sets, one after the other (validation text is held out of the training text
 later).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -42,7 +43,9 @@ def members(archive: Path) -> dict[str, list[str]]:
     try:
         texts = {name: content.decode("utf-8") for name, content in read_tar(archive, sizes).items()}
     except (ArchiveError, UnicodeDecodeError) as error:
-        raise CorpusError(str(error) if isinstance(error, ArchiveError) else f"{archive} cannot be read: {error}") from error
+        raise CorpusError(
+            str(error) if isinstance(error, ArchiveError) else f"{archive} cannot be read: {error}"
+        ) from error
     # the other characters that end a line somewhere are spaces, as to Moses' tokeniser
     return {name: [BREAKS.sub(" ", line) for line in text.split("\n")] for name, text in texts.items()}
 
@@ -75,7 +78,8 @@ def splits(archive: Path) -> dict[str, list[tuple[str, str]]]:
         source, target = (clean(texts[name]) for name in names)
         if not source or len(source) != len(target):
             raise CorpusError(
-                f"misaligned corpus in {archive}: {names[0]} has {len(source)} sentences, {names[1]} has {len(target)}"
+                f"misaligned corpus in {archive}: {names[0]} has {len(source)} sentences, {names[1]} has "
+                f"{len(target)}"
             )
         return list(zip(source, target))
 
@@ -84,7 +88,9 @@ def splits(archive: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("archive", metavar="ARCHIVE", type=Path)
     parser.add_argument("out", metavar="FOLDER", type=Path)
     args = parser.parse_args()

@@ -8,6 +8,7 @@ As a program: checks splits before long work starts and prints one fingerprint o
 
     python data-prep/pairs.py raw/train raw/valid raw/test --published 29000 1014 1000
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,8 +24,8 @@ from whole_files import whole_file
 
 LANGS = ("de", "en")
 
-# What ends a line to one program and not to another: a lone carriage return to all that read as Python does by default
-# (fairseq), the others to those that read by `codecs` (subword-nmt).
+# What ends a line to one program and not to another: a lone carriage return to all that read as Python does
+# by default (fairseq), the others to those that read by `codecs` (subword-nmt).
 BREAKS = re.compile("[\\r\\x0b\\x0c\\x1c-\\x1e\\x85\\u2028\\u2029]")
 _NOT_TEXT = re.compile("[\\r\\x00]")
 _NAMES = {"\r": "a carriage return that ends no line", "\x00": "a NUL", "\ufeff": "a byte-order mark"}
@@ -79,7 +80,9 @@ def read_side(path: Path, for_fairseq: bool = False) -> list[str]:
         found = refused.search(line)
         if found:
             name = _NAMES.get(found.group(), f"U+{ord(found.group()):04X}")
-            raise CorpusError(f"{path}, line {number}: {name}, which not every program reads alike: take it out")
+            raise CorpusError(
+                f"{path}, line {number}: {name}, which not every program reads alike: take it out"
+            )
     return lines
 
 
@@ -113,7 +116,7 @@ def write_pair(prefix: str | Path, pairs: list[tuple[str, str]], langs: tuple[st
     with contextlib.ExitStack() as whole:
         outs = [whole.enter_context(whole_file(Path(f"{prefix}.{lang}"))) for lang in langs]
         for side, out in enumerate(outs):
-            out.writelines(f"{pair[side]}\n".encode("utf-8") for pair in pairs)
+            out.writelines(f"{pair[side]}\n".encode() for pair in pairs)
 
 
 def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS, for_fairseq: bool = False) -> bool:
@@ -139,9 +142,13 @@ def main() -> None:
     parser.add_argument("prefixes", nargs="+", metavar="PREFIX")
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
     parser.add_argument(
-        "--published", nargs="+", type=int, default=[], metavar="PAIRS",
+        "--published",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="PAIRS",
         help="what each split has in the published set; another number gets a note",
-    )  # fmt: skip
+    )
     args = parser.parse_args()
     langs = tuple(args.langs)
     try:

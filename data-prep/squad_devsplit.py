@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Splits SQuAD's development set by article: devsplit-train.json and devsplit-dev.json, beside it or in --dest.
+"""Splits SQuAD's development set by article: devsplit-train.json and devsplit-dev.json, beside it or in
+--dest.
 
     python data-prep/squad_devsplit.py data/squad/dev-v1.1.json
 
-Every fifth article (the 1st, 6th, 11th ...) goes to devsplit-dev.json, the others to devsplit-train.json: 2,968 and 7,602
-questions of SQuAD v1.1's 10,570. For quick experiments; scores on it are no leaderboard's, and a model that has seen
-dev-v1.1.json must not be tested on it.
+Every fifth article (the 1st, 6th, 11th ...) goes to devsplit-dev.json, the others to devsplit-train.json:
+2,968 and 7,602 questions of SQuAD v1.1's 10,570. For quick experiments; scores on it are no leaderboard's,
+and a model that has seen dev-v1.1.json must not be tested on it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from squad_questions import count_questions
 from whole_files import check_folder, write_text
@@ -22,10 +23,14 @@ from whole_files import check_folder, write_text
 EVERY = 5
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", metavar="DEV_FILE", type=Path, help="dev-v1.1.json")
-    parser.add_argument("--dest", type=Path, metavar="DIR", help="where the two files go (default: beside it)")
+    parser.add_argument(
+        "--dest", type=Path, metavar="DIR", help="where the two files go (default: beside it)"
+    )
     args = parser.parse_args(argv)
     try:
         check_folder("--dest", args.dest or args.path.parent)

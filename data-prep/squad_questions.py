@@ -1,7 +1,8 @@
 """Checks that a file is SQuAD v1.1 and whole, before it is used: prints its number of questions.
 
-    python data-prep/squad_questions.py data/squad/dev-v1.1.json --published 10570
+python data-prep/squad_questions.py data/squad/dev-v1.1.json --published 10570
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,7 +18,9 @@ def count_questions(path: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", metavar="FILE", type=Path)
     parser.add_argument("--published", type=int, metavar="QUESTIONS", help="fail on another number")
     args = parser.parse_args()

@@ -5,15 +5,15 @@
 Cleaning is for training data only; without its options every line is kept, empty ones too, so that
 a test set keeps the order and the number of its sentences.
 """
+
 from __future__ import annotations
 
 import argparse
 import sys
 
+from pairs import BREAKS, LANGS, CorpusError, is_complete, read_pair, write_pair
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from tqdm import tqdm
-
-from pairs import BREAKS, LANGS, CorpusError, is_complete, read_pair, write_pair
 from whole_files import check_file
 
 
@@ -39,18 +39,29 @@ def is_clean(source: str, target: str, max_tokens: int, max_ratio: float) -> boo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("raw", metavar="RAW", help="prefix of the raw files")
     parser.add_argument("out", metavar="OUT", help="prefix of the files to write")
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
-    parser.add_argument("--tokenised", action="store_true", help="the input is tokenised and lower-cased already")
-    parser.add_argument("--normalise", action="store_true", help="normalise punctuation first")
-    parser.add_argument("--max-tokens", type=int, help="drop pairs with an empty side or more tokens than this")
-    parser.add_argument("--max-ratio", type=float, default=float("inf"), help="drop pairs more uneven than this")
     parser.add_argument(
-        "--not-in", nargs="*", default=[], metavar="PREFIX",
+        "--tokenised", action="store_true", help="the input is tokenised and lower-cased already"
+    )
+    parser.add_argument("--normalise", action="store_true", help="normalise punctuation first")
+    parser.add_argument(
+        "--max-tokens", type=int, help="drop pairs with an empty side or more tokens than this"
+    )
+    parser.add_argument(
+        "--max-ratio", type=float, default=float("inf"), help="drop pairs more uneven than this"
+    )
+    parser.add_argument(
+        "--not-in",
+        nargs="*",
+        default=[],
+        metavar="PREFIX",
         help="drop pairs whose source sentence occurs in these tokenised splits",
-    )  # fmt: skip
+    )
     parser.add_argument("--hold-out", metavar="PREFIX", help="write every 23rd pair here instead of to OUT")
     args = parser.parse_args()
     langs = tuple(args.langs)

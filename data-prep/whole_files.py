@@ -1,10 +1,14 @@
-"""Writing whole files and folders as the package does, for programs that also run where it is not installed."""
+"""Writing whole files and folders as the package does, for programs that also run where it is not
+installed.
+"""
+
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from dsp_plugin.records.files.whole import check_file, check_folder, new_folder, replacing, write_text  # noqa: E402, F401

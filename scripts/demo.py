@@ -17,23 +17,19 @@ import os
 import subprocess
 import sys
 import time
-from typing import Dict, List, Optional
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from dsp_plugin.mt.programs.refusals import run_program
-from dsp_plugin.records.files.whole import check_folder
 from dsp_plugin.options.numbers import number
+from dsp_plugin.records.files.whole import check_folder
 
 LENGTH = 20  # tokens of every translation when the speed is measured: none is faster by stopping earlier
-SETTINGS = {
-    "embedded": {"heads": 24, "subset": "test"},
-    "multi30k": {"heads": 36, "subset": "test"},
-}
+SETTINGS = {"embedded": {"heads": 24, "subset": "test"}, "multi30k": {"heads": 36, "subset": "test"}}
 
 
-def run_both(jobs: Dict[str, Dict[str, str]]) -> None:
+def run_both(jobs: dict[str, dict[str, str]]) -> None:
     """Run pipelines side by side, one core each, showing their progress; stop if one fails.
 
     Args:
@@ -45,7 +41,10 @@ def run_both(jobs: Dict[str, Dict[str, str]]) -> None:
         log = os.path.join(settings["SAVE_DIR"], "pipeline.log")
         stream = open(log, "a", encoding="utf-8")
         process = subprocess.Popen(
-            [f"scripts/mt/{script}.sh"], env={**os.environ, **settings}, stdout=stream, stderr=subprocess.STDOUT
+            [f"scripts/mt/{script}.sh"],
+            env={**os.environ, **settings},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
         )
         running[script] = (process, log, stream)
     shown = {}
@@ -61,7 +60,10 @@ def run_both(jobs: Dict[str, Dict[str, str]]) -> None:
         stream.close()
         if process.returncode:
             tail = "".join(open(log, encoding="utf-8").readlines()[-15:])
-            sys.exit(f"{tail}\n{script} failed; its whole output: {log}. Mend it and start again: finished steps are kept.")
+            sys.exit(
+                f"{tail}\n{script} failed; its whole output: {log}. Mend it and start again: finished "
+                "steps are kept."
+            )
 
 
 def last_news(log: str) -> str:
@@ -73,15 +75,19 @@ def last_news(log: str) -> str:
             if is_validation or "train_inner" in line:
                 words = line.replace("|", " ").replace("=", " ").replace(",", " ").split()
                 wanted = ("loss", "bleu") if is_validation else ("num_updates", "loss", "heads_open")
-                figures = ", ".join(f"{name} {words[words.index(name) + 1]}" for name in wanted if name in words)
+                figures = ", ".join(
+                    f"{name} {words[words.index(name) + 1]}" for name in wanted if name in words
+                )
                 news = f"{'valid' if is_validation else 'train'}: {figures}"
             elif line.startswith("| BLEU on"):
                 news = line[2:].split("  ")[0]
     return news
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", choices=sorted(SETTINGS), default="embedded")
     parser.add_argument("--out", help="output folder (default demo/<dataset>)")
     parser.add_argument("--num-of-heads", type=number("amount"), help="heads to keep (default: a quarter)")
@@ -103,7 +109,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not 0 <= budget <= setting["heads"]:
         parser.error(f"--num-of-heads must be in 0..{setting['heads']} (heads of the model), got {budget}")
     out = options.out or os.path.join("demo", options.dataset)
-    from dsp_plugin.records.files.whole import check_folder
 
     try:
         check_folder("--out", out)
@@ -111,7 +116,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         parser.error(str(error))
     started = time.time()
 
-    print(f"1/3  train, score, remove dead heads: all {setting['heads']} heads beside exactly {budget} of them", flush=True)
+    print(
+        f"1/3  train, score, remove dead heads: all {setting['heads']} heads beside exactly {budget} of them",
+        flush=True,
+    )
     common = {
         "DATASET": options.dataset,
         "DATA_BIN": os.path.join("data-bin", options.dataset),
@@ -122,13 +130,19 @@ def main(argv: Optional[List[str]] = None) -> None:
         "SCORE_PRUNED": "1",
         "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
         # of 6 attention blocks; with none left in cross-attention the model would not see the source
-        **({"PRUNING_FLAGS": "--min-heads-per-block 1"} if options.dataset == "embedded" and budget >= 6 else {}),
+        **(
+            {"PRUNING_FLAGS": "--min-heads-per-block 1"}
+            if options.dataset == "embedded" and budget >= 6
+            else {}
+        ),
         **({} if options.gpu else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}),
     }
     # by K and seed: what was trained for others is not taken for these
     names = {"unpruned": f"unpruned-seed{options.seed}", "joint": f"joint-K{budget}-seed{options.seed}"}
     folders = {script: os.path.join(out, name) for script, name in names.items()}
-    prepare = subprocess.call(["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env={**os.environ, **common})
+    prepare = subprocess.call(
+        ["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env={**os.environ, **common}
+    )
     if prepare:
         sys.exit("the corpus could not be prepared: see above")
     run_both({script: {**common, "SAVE_DIR": folder} for script, folder in folders.items()})
@@ -145,7 +159,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     from dsp_plugin.mt.translate.speed import translation_speed
 
-    torch.set_num_threads(1)  # such small matrices gain nothing from a second core, and lose much where it is busy
+    # such small matrices gain nothing from a second core, and lose much where it is busy
+    torch.set_num_threads(1)
     speeds = translation_speed(
         common["DATA_BIN"], checkpoints, setting["subset"], cpu=not options.gpu, length=LENGTH
     )
@@ -153,7 +168,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     report(out, options, records, dict(zip(("unpruned", "pruned"), speeds)), time.time() - started)
 
 
-def load_scores(folders: Dict[str, str], subset: str):
+def load_scores(folders: dict[str, str], subset: str):
     """Records of the three models' scores, written by the pipelines."""
     from dsp_plugin.records.record import load_record
 
@@ -162,21 +177,24 @@ def load_scores(folders: Dict[str, str], subset: str):
         "masked": (folders["joint"], subset),
         "pruned": (folders["joint"], f"{subset}-pruned"),
     }
-    return {name: load_record(os.path.join(folder, "records", s, "results.json")) for name, (folder, s) in places.items()}
+    return {
+        name: load_record(os.path.join(folder, "records", s, "results.json"))
+        for name, (folder, s) in places.items()
+    }
 
 
-def report(out: str, options, records, speeds: Dict[str, float], seconds: float) -> None:
+def report(out: str, options, records, speeds: dict[str, float], seconds: float) -> None:
     """Write and print the summary; every number comes from the records, the files and the measured speeds."""
-    from dsp_plugin.reports.pictures.bars import comparison_png
     from dsp_plugin.records.files.whole import write_text
-    from dsp_plugin.reports.pictures.heads import head_map_png
     from dsp_plugin.records.kept_heads import mask_of
     from dsp_plugin.records.record import Metric, new_record, save_record
+    from dsp_plugin.reports.pictures.bars import comparison_png
+    from dsp_plugin.reports.pictures.heads import head_map_png
     from dsp_plugin.reports.tables import markdown_table
 
     subset = SETTINGS[options.dataset]["subset"]
     labels = {"unpruned": "all heads", "masked": "a mask on the heads", "pruned": "dead heads removed"}
-    rows: List[Dict] = []
+    rows: list[dict] = []
     for name, record in records.items():
         bleu = record.metric("BLEU", subset)
         kept = record.heads
@@ -191,7 +209,10 @@ def report(out: str, options, records, speeds: Dict[str, float], seconds: float)
         )
     heads = records["masked"].heads
     table = markdown_table(rows, ["model", "heads", "BLEU", "parameters", "sentences/s"])
-    text = f"# {options.dataset}: all heads, and {heads['kept']} of {heads['total']}\n\n{table}\n\nBLEU: {records['unpruned'].metric('BLEU', subset).signature}\n"
+    text = (
+        f"# {options.dataset}: all heads, and {heads['kept']} of {heads['total']}\n\n{table}\n\nBLEU: "
+        f"{records['unpruned'].metric('BLEU', subset).signature}\n"
+    )
     write_text(os.path.join(out, "table.md"), text)
     head_map_png(heads, mask_of(heads), os.path.join(out, "heads.png"), f"{options.dataset}: heads kept")
     comparison_png(
@@ -215,7 +236,12 @@ def report(out: str, options, records, speeds: Dict[str, float], seconds: float)
         updates=records["masked"].updates,
         seconds={"demo": seconds},
         metrics=[
-            Metric(f"BLEU {name}", row["BLEU"], signature=records[name].metric("BLEU", subset).signature, subset=subset)
+            Metric(
+                f"BLEU {name}",
+                row["BLEU"],
+                signature=records[name].metric("BLEU", subset).signature,
+                subset=subset,
+            )
             for name, row in zip(records, rows)
         ]
         + [Metric(f"speed {name}", value, "sentences/s", subset=subset) for name, value in speeds.items()],
@@ -223,7 +249,8 @@ def report(out: str, options, records, speeds: Dict[str, float], seconds: float)
     save_record(record, os.path.join(out, "results.json"))
     print("\n" + table)
     print(
-        f"\nspeed: {speeds['pruned'] / speeds['unpruned']:.2f} times the unpruned model's (medians of 3, in turn, {LENGTH} tokens each)\n"
+        f"\nspeed: {speeds['pruned'] / speeds['unpruned']:.2f} times the unpruned model's (medians of 3, in "
+        f"turn, {LENGTH} tokens each)\n"
         f"in {out}: table.md  heads.png  comparison.png  results.json    ({seconds:.0f} s in all)"
     )
 

@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-# before torch is imported anywhere: two cores are soon oversubscribed, and sums must not depend on the thread count
+# before torch is imported anywhere: two cores are soon oversubscribed, and sums must not depend on the thread
+# count
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -28,7 +29,9 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data-bin folder, de -> en, one joined dictionary: the English side is the German one, word by word, backwards."""
+    """A data-bin folder, de -> en, one joined dictionary: the English side is the German one, word by
+    word, backwards.
+    """
     from fairseq_training import write_corpus
 
     return write_corpus(tmp_path_factory.mktemp("tiny"))

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Throw damaged files, hostile checkpoints and senseless option values at the programs, and count what comes of it.
+"""Throw damaged files, hostile checkpoints and senseless option values at the programs, and count what comes
+of it.
 
     python tests/fuzz.py [--minutes 10] [--seed 1] [--trials N] [--campaigns damage hostile options]
 
 Every trial runs in a process of its own, forked from this one, with bounded memory and time. Its outcome is
 
-    refused   an error that says in words what is wrong (ValueError, OSError, or the end of a program with a message)
-    equal     the file was read as if nothing had been done to it; the program went on to train as it was asked to
-    wrong     anything else: another value, another exception, a crash, memory or time without end, code that ran
+    refused   an error that says in words what is wrong (ValueError, OSError, or the end of a program with a
+    message) equal     the file was read as if nothing had been done to it; the program went on to train as it
+    was asked to wrong     anything else: another value, another exception, a crash, memory or time without
+    end, code that ran
 
-The last lines are the counts, `tried N`, `refused N`, `equal N`, `wrong N`; the exit status is 1 where one was wrong.
-The campaigns are in fuzz_damage.py, fuzz_hostile.py and fuzz_options.py.
+The last lines are the counts, `tried N`, `refused N`, `equal N`, `wrong N`; the exit status is 1 where one
+was wrong. The campaigns are in fuzz_damage.py, fuzz_hostile.py and fuzz_options.py.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "helpers"))
 
@@ -32,10 +34,12 @@ from fuzz_trials import judged
 CAMPAIGNS = ["damage", "hostile", "options"]
 
 
-def fuzz(names: List[str], folder: Path, seed: int, enough: Callable[[int, float], bool]) -> "collections.Counter[str]":
+def fuzz(
+    names: list[str], folder: Path, seed: int, enough: Callable[[int, float], bool]
+) -> collections.Counter[str]:
     """Try one of each campaign after the other until `enough(tried, seconds)`; the counts by outcome."""
     rng = random.Random(seed)
-    counts: "collections.Counter[str]" = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     by_campaign = {name: collections.Counter() for name in names}
     sources = {}
     for name in names:
@@ -54,12 +58,17 @@ def fuzz(names: List[str], folder: Path, seed: int, enough: Callable[[int, float
             shown = time.time()
             print(f"{shown - begun:5.0f} s: {dict(counts)}", flush=True)
     for name, counter in by_campaign.items():
-        print(f"{name}: {', '.join(f'{counter[kind]} {kind}' for kind in ('tried', 'refused', 'equal', 'wrong'))}", flush=True)
+        print(
+            f"{name}: {', '.join(f'{counter[kind]} {kind}' for kind in ('tried', 'refused', 'equal', 'wrong'))}",
+            flush=True,
+        )
     return counts
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--trials", type=int, help="end after so many, whatever the time")
     parser.add_argument("--seed", type=int, default=1)

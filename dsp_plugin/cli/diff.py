@@ -1,12 +1,12 @@
 """Look into diff packs, and bring them into models and out again.
 
-A pack holds what a task changes in one base: a few positions and values, and the task head. MODEL is a Transformers
-folder (safetensors weights) or a fairseq checkpoint. Nothing is written where the pack does not belong to the model,
-or either is damaged.
+A pack holds what a task changes in one base: a few positions and values, and the task head. MODEL is a
+Transformers folder (safetensors weights) or a fairseq checkpoint. Nothing is written where the pack does not
+belong to the model, or either is damaged.
 
   dsp diff inspect PACK                           what is in it, its size, its share of every layer
-  dsp diff apply PACK MODEL                       write the task into MODEL itself, with an undo record beside it
-  dsp diff revert MODEL                           take it out again, bit for bit
+  dsp diff apply PACK MODEL                       write the task into MODEL itself, with an undo record beside
+  it dsp diff revert MODEL                           take it out again, bit for bit
   dsp diff revert MODEL --pack PACK --base BASE   the same without the record
   dsp diff merge PACK BASE --out OUT              a model of its own, which needs no pack; BASE stays as it is
   dsp diff compare PACK PACK ...                  how much tasks overlap"""
@@ -27,8 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     apply.add_argument("pack", metavar="PACK")
     apply.add_argument("model", metavar="MODEL", help="the base, which is changed")
     revert = actions.add_parser("revert", help="take an applied pack out again, bit for bit")
-    revert.add_argument("model", metavar="MODEL", help="the model that a pack was applied to, which is changed")
-    revert.add_argument("--base", metavar="BASE", help="take the old weights from here, not from the undo record")
+    revert.add_argument(
+        "model", metavar="MODEL", help="the model that a pack was applied to, which is changed"
+    )
+    revert.add_argument(
+        "--base", metavar="BASE", help="take the old weights from here, not from the undo record"
+    )
     revert.add_argument("--pack", metavar="PACK", help="with --base: the pack that was applied")
     merge = actions.add_parser("merge", help="write a model with a pack in it")
     merge.add_argument("pack", metavar="PACK")
@@ -40,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"inspect": inspect, "apply": apply, "revert": revert, "merge": merge, "compare": compare}[args.action](args)
+    return {"inspect": inspect, "apply": apply, "revert": revert, "merge": merge, "compare": compare}[
+        args.action
+    ](args)
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -60,14 +66,18 @@ def apply(args: argparse.Namespace) -> int:
 
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     if model.undo_path.exists():
-        raise ValueError(f"{args.model} has a diff applied already ({model.undo_path} is there): dsp diff revert it first")
+        raise ValueError(
+            f"{args.model} has a diff applied already ({model.undo_path} is there): dsp diff revert it first"
+        )
     state = model.state()
     model_config = pack.config.get("model_config") or {}
     config = model.configured(model_config) if model_config else None
     undo = pack.apply(state)
     record = UndoRecord.of(undo, pack.base, model.config_text() if model_config else None)
     model.store(state, {*undo.changes, *undo.head}, config, record)
-    print(f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
+    print(
+        f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}"
+    )
     print(f"take it out again with: dsp diff revert {args.model}")
     return 0
 
@@ -100,8 +110,8 @@ def revert(args: argparse.Namespace) -> int:
 
 def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_models import open_model
-    from dsp_plugin.diffs.packs.pack import DiffPack
     from dsp_plugin.diffs.packs.model_weights import check_copy
+    from dsp_plugin.diffs.packs.pack import DiffPack
     from dsp_plugin.records.files.whole import check_not_read, check_output
 
     check_not_read("--out", args.out, {"the pack": args.pack})
@@ -110,22 +120,26 @@ def merge(args: argparse.Namespace) -> int:
         if os.path.samefile(args.model, args.out):
             raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")
         if folder != os.path.isdir(args.out):
-            raise ValueError(f"--out {args.out} must be a {'folder' if folder else 'file'}, as {args.model} is")
+            raise ValueError(
+                f"--out {args.out} must be a {'folder' if folder else 'file'}, as {args.model} is"
+            )
     if folder:
         check_copy("--out", args.out)
     else:
         check_output("--out", args.out)
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     model.copy_to(args.out, pack.merge(model.state()), pack.config.get("model_config"))
-    print(f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}")
+    print(
+        f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}"
+    )
     print(f"written: {args.out}")
     return 0
 
 
 def compare(args: argparse.Namespace) -> int:
     from dsp_plugin.cli.diff_tables import overlap_dict, overlap_text
-    from dsp_plugin.diffs.packs.pack import DiffPack
     from dsp_plugin.diffs.packs.arithmetic import check_same_base, overlap
+    from dsp_plugin.diffs.packs.pack import DiffPack
 
     if len(args.packs) < 2:
         raise ValueError("compare takes two packs or more")

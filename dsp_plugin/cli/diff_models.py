@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Protocol, Set
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from dsp_plugin.diffs.packs.model_weights import ModelFolder
 from dsp_plugin.diffs.packs.undo_file import UndoRecord
-from dsp_plugin.records.files.whole import write_text
 from dsp_plugin.records.files.inside import check_inside
 from dsp_plugin.records.files.sealed_folder import seal_folder, unseal_folder
+from dsp_plugin.records.files.whole import write_text
 
 
 class StoredModel(Protocol):
@@ -27,10 +28,12 @@ class StoredModel(Protocol):
     path: Path
     undo_path: Path
 
-    def state(self) -> Dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Its weights."""
 
-    def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
+    def store(
+        self, state: Mapping[str, Tensor], changed: set[str], config: str | None, undo: UndoRecord | None
+    ) -> None:
         """Bring the stored model to these weights, in place.
 
         After a kill it is as it was, as it should be, or has an undo record by which it becomes what it was.
@@ -44,13 +47,15 @@ class StoredModel(Protocol):
             ValueError: it is written through a link out of its folder; nothing is changed.
         """
 
-    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
-        """Write a model with these weights to `out`, everything else as it is here, but for entries of its configuration."""
+    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Mapping[str, Any] | None) -> None:
+        """Write a model with these weights to `out`, everything else as it is here, but for entries of its
+        configuration.
+        """
 
-    def config_text(self) -> Optional[str]:
+    def config_text(self) -> str | None:
         """Its configuration file; None where it has none."""
 
-    def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
+    def configured(self, model_config: Mapping[str, Any]) -> str | None:
         """What its configuration file would be with these entries; None where it has none.
 
         Raises:
@@ -81,13 +86,16 @@ class TransformersModel:
         self.undo_path = self.path / "diff-undo.safetensors"
         self._folder = ModelFolder(path)
 
-    def state(self) -> Dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         return self._folder.state()
 
-    def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
+    def store(
+        self, state: Mapping[str, Tensor], changed: set[str], config: str | None, undo: UndoRecord | None
+    ) -> None:
         self._folder.check_own(self.undo_path.name)
         with self._folder.in_one_step() as folder:
-            # where the steps can be seen one by one: the record first and last, so that a kill leaves what `revert` can mend
+            # where the steps can be seen one by one: the record first and last, so that a kill leaves what
+            # `revert` can mend
             if undo is not None:
                 undo.save(folder / self.undo_path.name)
             sealed = unseal_folder(folder)
@@ -99,14 +107,14 @@ class TransformersModel:
             if undo is None:
                 (folder / self.undo_path.name).unlink(missing_ok=True)
 
-    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
+    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Mapping[str, Any] | None) -> None:
         self._folder.copy_to(out, state, self.configured(model_config) if model_config else None)
 
-    def config_text(self) -> Optional[str]:
+    def config_text(self) -> str | None:
         path = self._folder.config_path
         return path.read_text("utf-8") if path.is_file() else None
 
-    def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
+    def configured(self, model_config: Mapping[str, Any]) -> str | None:
         before = self.config_text()
         if before is None:
             return None
@@ -117,7 +125,9 @@ class TransformersModel:
 
 
 class FairseqModel:
-    """A fairseq checkpoint, read weights-only; its options and history stay, a copy has no optimizer state."""
+    """A fairseq checkpoint, read weights-only; its options and history stay, a copy has no optimizer
+    state.
+    """
 
     def __init__(self, path: str):
         from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
@@ -126,10 +136,12 @@ class FairseqModel:
         self.undo_path = self.path.with_name(self.path.name + ".diff-undo.safetensors")
         self._checkpoint = load_checkpoint(path, with_options=False)  # they are only written back
 
-    def state(self) -> Dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         return dict(self._checkpoint["model"])
 
-    def store(self, state: Mapping[str, Tensor], changed: Set[str], config: Optional[str], undo: Optional[UndoRecord]) -> None:
+    def store(
+        self, state: Mapping[str, Tensor], changed: set[str], config: str | None, undo: UndoRecord | None
+    ) -> None:
         from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
         check_inside(self.path.parent, self.undo_path, own=True)
@@ -139,14 +151,14 @@ class FairseqModel:
         if undo is None:
             self.undo_path.unlink(missing_ok=True)
 
-    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Optional[Mapping[str, Any]]) -> None:
+    def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Mapping[str, Any] | None) -> None:
         from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
         kept = {key: value for key, value in self._checkpoint.items() if key != "last_optimizer_state"}
         save_checkpoint({**kept, "model": dict(state)}, out)
 
-    def config_text(self) -> Optional[str]:
+    def config_text(self) -> str | None:
         return None
 
-    def configured(self, model_config: Mapping[str, Any]) -> Optional[str]:
+    def configured(self, model_config: Mapping[str, Any]) -> str | None:
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dsp_plugin.diffs.packs.summary import PackSummary
 from dsp_plugin.diffs.packs.arithmetic import Overlap
+from dsp_plugin.diffs.packs.summary import PackSummary
 from dsp_plugin.options.terminal import printable
 
-Pair = Tuple[str, str]
+Pair = tuple[str, str]
 
 
 def summary_text(path: str, summary: PackSummary) -> str:
@@ -18,43 +19,63 @@ def summary_text(path: str, summary: PackSummary) -> str:
         f"{path}: {summary.file_bytes:,} bytes",
         f"changes: {summary.positions:,} of {summary.weights:,} weights ({summary.density:.3%}), {share}"
         f"as {summary.value_dtype}; {summary.untouched} of {summary.tensors} tensors untouched",
-        f"positions: {summary.bits_per_position:.3f} bits each; {summary.floor:.3f} is the floor for random ones",
+        f"positions: {summary.bits_per_position:.3f} bits each; {summary.floor:.3f} is the floor for random "
+        "ones",
         f"bytes: positions {summary.position_bytes:,}, values {summary.value_bytes:,}, "
-        f"head {summary.head_bytes:,} ({summary.head_parameters:,} parameters), names and shapes {summary.other_bytes:,}",
+        f"head {summary.head_bytes:,} ({summary.head_parameters:,} parameters), names and shapes "
+        f"{summary.other_bytes:,}",
         f"base: SHA-256 {summary.base_hash}",
     ]
     lines += [printable(f"{key}: {value}", keep="") for key, value in summary.config.items()]
     rows = [
-        [part.layer, f"{part.positions:,}", f"{part.density:.3%}", f"{part.norm:.4g}", f"{part.untouched}/{part.tensors}"]
+        [
+            part.layer,
+            f"{part.positions:,}",
+            f"{part.density:.3%}",
+            f"{part.norm:.4g}",
+            f"{part.untouched}/{part.tensors}",
+        ]
         for part in summary.layers
     ]
     return "\n".join(lines) + "\n\n" + _table(["layer", "positions", "share", "norm", "untouched"], rows)
 
 
-def overlap_text(found: Mapping[Pair, Tuple[Overlap, Dict[str, Overlap]]]) -> str:
+def overlap_text(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> str:
     """A table of pairs; for a single pair, one by layer below."""
     columns = ["in both", "by chance", "Jaccard", "same sign", "cosine"]
-    text = _table(["packs", *columns], [[" and ".join(pair), *_cells(whole)] for pair, (whole, _) in found.items()])
+    text = _table(
+        ["packs", *columns], [[" and ".join(pair), *_cells(whole)] for pair, (whole, _) in found.items()]
+    )
     if len(found) == 1:
-        (_, layers), = found.values()
-        text += "\n\n" + _table(["layer", *columns], [[layer, *_cells(part)] for layer, part in layers.items()])
+        ((_, layers),) = found.values()
+        text += "\n\n" + _table(
+            ["layer", *columns], [[layer, *_cells(part)] for layer, part in layers.items()]
+        )
     return text
 
 
-def overlap_dict(found: Mapping[Pair, Tuple[Overlap, Dict[str, Overlap]]]) -> List[Dict[str, Any]]:
+def overlap_dict(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> list[dict[str, Any]]:
     """The same figures as plain data; None where a figure does not exist."""
     return [
-        {"packs": list(pair), **_plain(whole), "layers": {layer: _plain(part) for layer, part in layers.items()}}
+        {
+            "packs": list(pair),
+            **_plain(whole),
+            "layers": {layer: _plain(part) for layer, part in layers.items()},
+        }
         for pair, (whole, layers) in found.items()
     ]
 
 
-def _cells(part: Overlap) -> List[str]:
-    shares = [_number(part.jaccard, "{:.3%}"), _number(part.same_sign, "{:.1%}"), _number(part.cosine, "{:.4f}")]
+def _cells(part: Overlap) -> list[str]:
+    shares = [
+        _number(part.jaccard, "{:.3%}"),
+        _number(part.same_sign, "{:.1%}"),
+        _number(part.cosine, "{:.4f}"),
+    ]
     return [f"{part.both:,}", f"{part.expected:,.0f}", *shares]
 
 
-def _plain(part: Overlap) -> Dict[str, Any]:
+def _plain(part: Overlap) -> dict[str, Any]:
     figures = {**vars(part), "jaccard": part.jaccard}
     return {name: None if value != value else value for name, value in figures.items()}
 

@@ -55,7 +55,11 @@ EXPORTS = {
     "ctranslate2": {"ctranslate2": "ctranslate2"},
 }
 # fairseq's compiled parts that preparing, training and scoring a translation model go through.
-FAIRSEQ_EXTENSIONS = ("fairseq.data.data_utils_fast", "fairseq.data.token_block_utils_fast", "fairseq.libbleu")
+FAIRSEQ_EXTENSIONS = (
+    "fairseq.data.data_utils_fast",
+    "fairseq.data.token_block_utils_fast",
+    "fairseq.libbleu",
+)
 DATA_FOLDERS = ("iwslt14", "multi30k", "glue", "squad")
 
 
@@ -80,13 +84,16 @@ class Check:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
-        "--before-install", action="store_true", help="check only what must be there before anything can be installed"
+        "--before-install",
+        action="store_true",
+        help="check only what must be there before anything can be installed",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the checks, print them, and return 0 when nothing that the main job needs is missing, else 1."""
-    logging.getLogger("fairseq").setLevel(logging.WARNING)  # its import tells of packages that nothing here uses
+    # its import tells of packages that nothing here uses
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     checks = check_before_install() if args.before_install else check_all()
     ok = all(check.status != "missing" for check in checks)
     if args.json:
@@ -95,7 +102,11 @@ def run(args: argparse.Namespace) -> int:
         print_plain([check for check in checks if check.status in ("missing", "warning")])
     else:
         print_table(checks)
-        print("The main job can run." if ok else "The main job cannot run yet: mend what is missing, then ask again.")
+        print(
+            "The main job can run."
+            if ok
+            else "The main job cannot run yet: mend what is missing, then ask again."
+        )
     return 0 if ok else 1
 
 
@@ -132,14 +143,21 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
         return Check("Python", "warning", f"{found}: untested, and only with {FAIRSEQ_BEFORE_311}", another)
     if version == (3, 12):
         return Check("Python", "warning", f"{found}: untested; 3.11 is what is tested", another)
-    return Check("Python", "missing", f"{found}: fairseq runs on 3.11 (tested) and 3.12, no other is known to", another)
+    return Check(
+        "Python", "missing", f"{found}: fairseq runs on 3.11 (tested) and 3.12, no other is known to", another
+    )
 
 
 def check_venv_module() -> Check:
     if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
         return Check("venv", "ok", "there")
     package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-    return Check("venv", "missing", f"{sys.executable} cannot make a virtual environment with pip", system_install(package))
+    return Check(
+        "venv",
+        "missing",
+        f"{sys.executable} cannot make a virtual environment with pip",
+        system_install(package),
+    )
 
 
 def check_headers(needed: bool) -> Check:
@@ -151,7 +169,9 @@ def check_headers(needed: bool) -> Check:
         "Python headers",
         "missing" if needed else "optional",
         f"no {header}: fairseq cannot be built, nor torch.compile be used",
-        system_install(f"python{version}-dev", fedora=f"python{version}-devel", mac=f"brew install python@{version}"),
+        system_install(
+            f"python{version}-dev", fedora=f"python{version}-devel", mac=f"brew install python@{version}"
+        ),
     )
 
 
@@ -162,13 +182,16 @@ def check_compiler(needed: bool) -> Check:
         if path is None:
             continue
         source = "#include <vector>\nint main() { return std::vector<int>().size(); }\n"
-        tried = subprocess.run([path, "-x", "c++", "-fsyntax-only", "-"], input=source, text=True, capture_output=True)
+        tried = subprocess.run(
+            [path, "-x", "c++", "-fsyntax-only", "-"], input=source, text=True, capture_output=True
+        )
         if tried.returncode == 0:
             return Check("C++ compiler", "ok", path)
     return Check(
         "C++ compiler",
         "missing" if needed else "optional",
-        "none that works (CXX, c++, g++, clang++): fairseq cannot be built, torch.compile falls back to eager",
+        "none that works (CXX, c++, g++, clang++): fairseq cannot be built, torch.compile falls back to "
+        "eager",
         system_install("g++", fedora="gcc-c++", mac="xcode-select --install"),
     )
 
@@ -181,9 +204,15 @@ def check_torch() -> Check:
         return Check("torch", "missing", reason(error), mend)
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
-        return Check("torch", "missing", f"{torch.__version__} is too old: it cannot read checkpoints as data", mend)
+        return Check(
+            "torch", "missing", f"{torch.__version__} is too old: it cannot read checkpoints as data", mend
+        )
     tested = torch.__version__.split("+")[0] == TORCH.split("==")[1]
-    return Check("torch", "ok", torch.__version__ if tested else f"{torch.__version__} (tested with {TORCH.split('==')[1]})")
+    return Check(
+        "torch",
+        "ok",
+        torch.__version__ if tested else f"{torch.__version__} (tested with {TORCH.split('==')[1]})",
+    )
 
 
 def check_packages(name: str, packages: dict[str, str], absent: str) -> Check:
@@ -191,11 +220,15 @@ def check_packages(name: str, packages: dict[str, str], absent: str) -> Check:
     missing = [pip_name for module, pip_name in packages.items() if not is_importable(module)]
     if missing:
         return Check(name, absent, "without " + ", ".join(missing), pip(*missing))
-    return Check(name, "ok", ", ".join(f"{pip_name} {version_of(pip_name)}" for pip_name in packages.values()))
+    return Check(
+        name, "ok", ", ".join(f"{pip_name} {version_of(pip_name)}" for pip_name in packages.values())
+    )
 
 
 def check_fairseq() -> Check:
-    """fairseq itself and its compiled parts: it imports without them and then fails in the middle of the work."""
+    """fairseq itself and its compiled parts: it imports without them and then fails in the middle of the
+    work.
+    """
     wanted = FAIRSEQ if sys.version_info >= (3, 11) else FAIRSEQ_BEFORE_311
     if not is_importable("fairseq"):
         return Check("fairseq", "missing", "not installed", pip("--no-build-isolation", wanted))
@@ -222,7 +255,9 @@ def check_plugin() -> Check:
     here = Path("dsp_plugin").resolve()
     if here.is_dir() and here != folder:
         found = f"`--user-dir dsp_plugin` means {here} here, but {folder} is what is installed"
-        return Check("plugin", "warning", found, pip("--no-build-isolation", "--no-deps", "-e", str(here.parent)))
+        return Check(
+            "plugin", "warning", found, pip("--no-build-isolation", "--no-deps", "-e", str(here.parent))
+        )
     return Check("plugin", "ok", found)
 
 
@@ -234,7 +269,9 @@ def check_gpu() -> Check:
         return Check("GPU", "optional", f"unknown without torch; {cores}")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return Check("GPU", "ok", ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in names))
+        return Check(
+            "GPU", "ok", ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in names)
+        )
     if shutil.which("nvidia-smi") and not torch.version.cuda:
         found = f"the machine has one, but torch {torch.__version__} is a CPU build"
         return Check("GPU", "warning", found, pip("--force-reinstall", TORCH))
@@ -248,13 +285,17 @@ def check_data(environment: dict[str, str]) -> Check:
         return Check("data", "optional", "DSP_DATA_DIR is not set; the demo needs none", fetch)
     path = Path(folder)
     if not path.is_dir():
-        return Check("data", "warning", f"DSP_DATA_DIR={folder} is not a folder", "export DSP_DATA_DIR=FOLDER")
+        return Check(
+            "data", "warning", f"DSP_DATA_DIR={folder} is not a folder", "export DSP_DATA_DIR=FOLDER"
+        )
     there = [name for name in DATA_FOLDERS if (path / name).is_dir()]
     absent = [name for name in DATA_FOLDERS if name not in there]
     if not there:
         found = f"DSP_DATA_DIR={folder} has none of {', '.join(DATA_FOLDERS)}"
         return Check("data", "warning", found, "export DSP_DATA_DIR=FOLDER")
-    return Check("data", "ok", f"{folder}: {', '.join(there)}" + (f"; without {', '.join(absent)}" if absent else ""))
+    return Check(
+        "data", "ok", f"{folder}: {', '.join(there)}" + (f"; without {', '.join(absent)}" if absent else "")
+    )
 
 
 def pip(*arguments: str) -> str:
@@ -292,7 +333,10 @@ def require_transformers() -> None:
     missing = [name for name in ("transformers", "accelerate") if not is_importable(name)]
     if missing:
         program = Path(sys.argv[0]).name
-        sys.exit(f"{program}: error: {', '.join(missing)} not installed here: `make venv` does it, `dsp doctor` says more")
+        sys.exit(
+            f"{program}: error: {', '.join(missing)} not installed here: `make venv` does it, `dsp "
+            "doctor` says more"
+        )
 
 
 def version_of(project: str) -> str:
@@ -331,7 +375,9 @@ def print_table(checks: list[Check]) -> None:
     # Below the table and never wrapped, so that a command can be copied.
     for check in checks:
         if check.mend and check.status != "ok":
-            console.print(Text(f"{check.name}: ", style=colours[check.status]) + Text(check.mend), soft_wrap=True)
+            console.print(
+                Text(f"{check.name}: ", style=colours[check.status]) + Text(check.mend), soft_wrap=True
+            )
 
 
 if __name__ == "__main__":

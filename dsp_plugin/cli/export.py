@@ -1,18 +1,21 @@
 """Write a model that loads without this plugin.
 
 Of a fairseq checkpoint:
-  fairseq      (default) stock fairseq's `transformer` with every head in its place; what belonged to the heads that are
-               not kept is zero, so that the file is not smaller and no faster than the unpruned one (`dsp prune` is for
-               that). It holds plain values only, so that it loads where torch (2.6 and later) refuses stock fairseq's
-               own checkpoints.
-  ctranslate2  a folder for CTranslate2, as small as one head count a stack allows. The dictionaries are read from --data.
+  fairseq      (default) stock fairseq's `transformer` with every head in its place; what belonged to the
+  heads that are
+               not kept is zero, so that the file is not smaller and no faster than the unpruned one
+               (`dsp prune` is for that). It holds plain values only, so that it loads where torch (2.6 and
+               later) refuses stock fairseq's own checkpoints.
+  ctranslate2  a folder for CTranslate2, as small as one head count a stack allows. The dictionaries are read
+  from --data.
 Of a Transformers folder, pruned or with --mask:
-  dense        (default) a folder of the original sizes with zeros for the heads that are not kept, for stock Transformers
-  onnx         a folder for ONNX Runtime, as small as the pruned model. A decoder is one step with its cache.
+  dense        (default) a folder of the original sizes with zeros for the heads that are not kept, for stock
+  Transformers onnx         a folder for ONNX Runtime, as small as the pruned model. A decoder is one step
+  with its cache.
 
-A model without head scores keeps the heads it has. Every export is compared with the masked model: on real text where
-there is some (--data, --text), else on random tokens; the outcome is written beside it (certificate.json), and an
-export that differs is not written."""
+A model without head scores keeps the heads it has. Every export is compared with the masked model: on real
+text where there is some (--data, --text), else on random tokens; the outcome is written beside it
+(certificate.json), and an export that differs is not written."""
 
 from __future__ import annotations
 
@@ -34,11 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[*OF_CHECKPOINTS, *OF_FOLDERS],
         help="for which program (default: fairseq for a checkpoint, dense for a folder)",
     )
-    parser.add_argument("--data", metavar="DATA_BIN", help="checkpoints: binarised data, for its dictionaries and text")
-    parser.add_argument("--gen-subset", metavar="NAME", help="checkpoints: the set of it to compare on (default: valid)")
-    parser.add_argument("--sentences", type=number("count"), default=100, metavar="N",
+    parser.add_argument(
+        "--data", metavar="DATA_BIN", help="checkpoints: binarised data, for its dictionaries and text"
+    )
+    parser.add_argument(
+        "--gen-subset", metavar="NAME", help="checkpoints: the set of it to compare on (default: valid)"
+    )
+    parser.add_argument(
+        "--sentences",
+        type=number("count"),
+        default=100,
+        metavar="N",
         help="checkpoints: at most so many (default: 100)",
-    )  # fmt: skip
+    )
     parser.add_argument("--text", metavar="FILE", help="folders: sentences to compare on, one a line")
 
 
@@ -61,14 +72,20 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
         if not os.path.exists(args.checkpoint):
             raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
         if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
-            raise ValueError(f"--out {args.out} is the model itself, which would be lost: name another folder")
+            raise ValueError(
+                f"--out {args.out} is the model itself, which would be lost: name another folder"
+            )
     possible = OF_FOLDERS if folder else OF_CHECKPOINTS
     if form not in possible:
         kind = "a Transformers folder" if folder else "a fairseq checkpoint"
-        raise ValueError(f"--format {form} is not for {kind} ({args.checkpoint}); possible are {', '.join(possible)}")
+        raise ValueError(
+            f"--format {form} is not for {kind} ({args.checkpoint}); possible are {', '.join(possible)}"
+        )
     wrong = {"--data": args.data, "--gen-subset": args.gen_subset} if folder else {"--text": args.text}
     for option in [option for option, value in wrong.items() if value is not None]:
-        raise ValueError(f"{option} is not for {'a Transformers folder' if folder else 'a fairseq checkpoint'}")
+        raise ValueError(
+            f"{option} is not for {'a Transformers folder' if folder else 'a fairseq checkpoint'}"
+        )
     if args.sentences < 1:
         raise ValueError(f"--sentences must be at least 1, not {args.sentences}")
     if args.text is not None and not os.path.isfile(args.text):
@@ -80,15 +97,17 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
         from dsp_plugin.records.files.whole import check_output_folder
 
         check_output_folder("--out", args.out, NAME)
-    missing = [name for module, name in doctor.EXPORTS.get(form, {}).items() if not doctor.is_importable(module)]
+    missing = [
+        name for module, name in doctor.EXPORTS.get(form, {}).items() if not doctor.is_importable(module)
+    ]
     if missing:
         raise ImportError(f"--format {form} needs {', '.join(missing)}: {doctor.pip(*missing)}")
 
 
 def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-    from dsp_plugin.mt.surgery.stock_export import certify_fairseq, export_fairseq, keep_of
     from dsp_plugin.mt.surgery.pruning import prepare
+    from dsp_plugin.mt.surgery.stock_export import certify_fairseq, export_fairseq, keep_of
     from dsp_plugin.records.certificate import write_certificate
     from dsp_plugin.records.files.whole import replacing
     from dsp_plugin.reports.pictures.heads import head_map_text
@@ -112,7 +131,8 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     print(certificate.sentence())
     if form == "fairseq":
         print(f"parameters: {exported.parameters_after:,}, those of the other heads zero")
-        # the option, because stock fairseq's translation task drops a last batch of another size than 8, 16, ...
+        # the option, because stock fairseq's translation task drops a last batch of another size than 8, 16,
+        # ...
         command = f"fairseq-generate DATA --path {args.out} --required-batch-size-multiple 1"
         print(f"written: {args.out} ({megabytes(args.out)}); translate with: {command}")
         return 0
@@ -120,8 +140,13 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
         noun = "head" if heads["num_heads"] == 1 else "heads"
         print(f"{side}: every block has {heads['num_heads']} {noun} of size {heads['head_dim']}")
     told = certificate.extra["translations"]
-    print(f"translations by beam {told['beam']}: {told['same']} of {told['sentences']} the same, word by word")
-    print(f'written: {args.out}; translate with: ctranslate2.Translator("{args.out}").translate_batch([["a", "sentence"]])')
+    print(
+        f"translations by beam {told['beam']}: {told['same']} of {told['sentences']} the same, word by word"
+    )
+    print(
+        f'written: {args.out}; translate with: ctranslate2.Translator("{args.out}").translate_batch([["a", '
+        '"sentence"]])'
+    )
     return 0
 
 

@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dsp {args.command}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        # What bad input raises, in whichever library. A user wants the reason, not where in the program it was noticed.
+        # What bad input raises, in whichever library. A user wants the reason, not where in the program it
+        # was noticed.
         if show_traceback:
             raise
         print(f"dsp {args.command}: error: {_reason(error, argv[1:])}", file=sys.stderr)
@@ -77,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: Exception, words: Sequence[str]) -> str:
-    """The error in one line; where its own words were made for programmers, with the files of the command line."""
+    """The error in one line; where its own words were made for programmers, with the files of the command
+    line.
+    """
     line = one_line(error)
     if isinstance(error, (OSError, ValueError, ImportError)):
         return line
@@ -89,7 +92,10 @@ def _reason(error: Exception, words: Sequence[str]) -> str:
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The whole parser, but only the subcommand that `argv` asks for is imported and has its arguments."""
     parser = argparse.ArgumentParser(
-        prog="dsp", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="dsp",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dsp_plugin {__version__}")
     parser.add_argument(TRACEBACK, action="store_true", help="show the whole traceback of an error")
@@ -104,7 +110,10 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             continue
         module = importlib.import_module(module_name)
         subparser = commands.add_parser(
-            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

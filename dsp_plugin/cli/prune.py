@@ -1,8 +1,10 @@
 """Take the heads that were not kept out of a fairseq checkpoint, for good.
 
-The projections get smaller, and with them the file, the memory and the time of a translation; the translations are
-those of the masked checkpoint. The new checkpoint holds no head scores and no optimizer state. It translates with
-`fairseq-generate --user-dir dsp_plugin`, and trains on with `fairseq-train ... --finetune-from-model FILE`."""
+The projections get smaller, and with them the file, the memory and the time of a translation; the
+translations are those of the masked checkpoint. The new checkpoint holds no head scores and no optimizer
+state. It translates with `fairseq-generate --user-dir dsp_plugin`, and trains on with
+`fairseq-train ... --finetune-from-model FILE`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ def run(args: argparse.Namespace) -> int:
     kept, before, after = int(pruned.keep.sum()), pruned.parameters_before, pruned.parameters_after
     print(head_map_text(pruned.head_map.to_dict(), pruned.keep.tolist()))
     share = f" ({kept / pruned.head_map.num_heads:.1%})" if pruned.head_map.num_heads else ""
-    again = f"; {pruned.heads_before} before this removal" if pruned.heads_before != pruned.head_map.num_heads else ""
+    again = (
+        f"; {pruned.heads_before} before this removal"
+        if pruned.heads_before != pruned.head_map.num_heads
+        else ""
+    )
     print(f"heads: {kept} of {pruned.head_map.num_heads} kept{share}{again}")
     print(f"parameters: {before:,} before, {after:,} after ({after / before - 1:.1%})")
     print(f"file: {megabytes(args.checkpoint)} before, {megabytes(args.out)} after")

@@ -1,7 +1,9 @@
 """Make tables, pictures and one HTML page from result records.
 
-RESULTS is searched for results.json with all folders below it. Into --out go index.html, which holds everything and
-opens without a network, tables/ (Markdown, CSV, LaTeX) and pictures/ (PNG). Nothing is trained or translated."""
+RESULTS is searched for results.json with all folders below it. Into --out go index.html, which holds
+everything and opens without a network, tables/ (Markdown, CSV, LaTeX) and pictures/ (PNG). Nothing is trained
+or translated.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,23 @@ from typing import Any
 class _NoOther(argparse.Action):
     """Takes folders after the first, to say what to do instead."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
         if values:
             given = " and ".join([namespace.results, *values])
-            parser.error(f"one folder is taken, and all below it is searched: name the one that holds {given}")
+            parser.error(
+                f"one folder is taken, and all below it is searched: name the one that holds {given}"
+            )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULTS", help="a folder of result records")
     parser.add_argument("others", nargs="*", action=_NoOther, help=argparse.SUPPRESS)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these settings alone (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="these settings alone (default: all)"
+    )
     parser.add_argument(
         "--baseline", metavar="METHOD", help="the method the others are compared with (default: unpruned)"
     )

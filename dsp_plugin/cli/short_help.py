@@ -1,8 +1,8 @@
 """The help of a program in scripts/, at once: what its own options are, read off their source, not imported.
 
-Options of a program are fields of dataclasses in modules that import torch and a host, which takes ten seconds on a busy
-machine. Each field says its name, default and help as literals, so the source tells all there is to say.
-`--help-all` goes on to the program itself, whose parser lists every option of the host, too.
+Options of a program are fields of dataclasses in modules that import torch and a host, which takes ten
+seconds on a busy machine. Each field says its name, default and help as literals, so the source tells all
+there is to say. `--help-all` goes on to the program itself, whose parser lists every option of the host, too.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import ast
 import re
 import sys
 import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "hf" / "programs"
 HELP = ("--help", "-h")
 DATA = {"glue": "GlueArguments", "squad": "SquadArguments"}
-METHODS: Dict[str, Tuple[str, ...]] = {
+METHODS: dict[str, tuple[str, ...]] = {
     "finetuning": (),
     "dsp": ("heads/methods.py:DSPArguments",),
     "voita": ("heads/methods.py:VoitaArguments",),
@@ -28,15 +29,27 @@ WIDTH, INDENT = 120, 26
 
 # of the Trainer's options those that most runs need, in these programs' words
 TRAINER = (
-    ("do_train, do_eval, do_predict", "train; score the development sets; write predictions of the test sets"),
+    (
+        "do_train, do_eval, do_predict",
+        "train; score the development sets; write predictions of the test sets",
+    ),
     ("learning_rate", "peak of the model's learning rate (5e-5)"),
     ("num_train_epochs", "passes through the training set (3); --max_steps N counts updates instead"),
-    ("per_device_train_batch_size", "examples a batch and process (8); --gradient_accumulation_steps N batches an update"),
+    (
+        "per_device_train_batch_size",
+        "examples a batch and process (8); --gradient_accumulation_steps N batches an update",
+    ),
     ("per_device_eval_batch_size", "of scoring (8)"),
-    ("lr_scheduler_type", "linear, cosine, constant ... (linear); --warmup_steps: updates, or a share below 1"),
+    (
+        "lr_scheduler_type",
+        "linear, cosine, constant ... (linear); --warmup_steps: updates, or a share below 1",
+    ),
     ("weight_decay", "of AdamW (0); --max_grad_norm: clip at this norm (1)"),
     ("eval_strategy", "score during training: no, steps or epoch; every --eval_steps"),
-    ("save_steps", "a checkpoint every so many updates (500), to go on from; --save_total_limit N keeps the last N"),
+    (
+        "save_steps",
+        "a checkpoint every so many updates (500), to go on from; --save_total_limit N keeps the last N",
+    ),
     ("load_best_model_at_end", "end with the best checkpoint, by --metric_for_best_model"),
     ("bf16, fp16", "mixed precision on a GPU; on a CPU --bf16 with --use_cpu"),
     ("seed", "of all that is random (42)"),
@@ -50,7 +63,7 @@ class Option(NamedTuple):
 
     name: str
     help: str
-    default: Optional[object]
+    default: object | None
     required: bool
 
 
@@ -79,7 +92,9 @@ def short_help(doc: str, program: str, data: str, method: str) -> str:
     needed += ["output_dir"] if trainer else []
     usage = " ".join(f"--{name} {name.split('_')[0].upper()}" for name in needed)
     parts = [f"usage: {program} {usage} [options]\n\n{doc.strip()}"]
-    parts += [_section(heading, [(option.name, _told(option)) for option in options]) for heading, options in found]
+    parts += [
+        _section(heading, [(option.name, _told(option)) for option in options]) for heading, options in found
+    ]
     if trainer:
         parts.append(_section("The Trainer (the most used of its options)", TRAINER))
     more = "those of Transformers' TrainingArguments among them" if trainer else "as the parser has them"
@@ -90,11 +105,17 @@ def short_help(doc: str, program: str, data: str, method: str) -> str:
 def groups_of(data: str, method: str) -> Sequence[str]:
     """The dataclasses of a program's own options, "file.py:Name" in the folder of the programs."""
     results = () if method == "michel" else ("chassis/arguments.py:ResultArguments",)
-    return ("chassis/arguments.py:ModelArguments", f"chassis/arguments.py:{DATA[data]}", *METHODS[method], *results)
+    return (
+        "chassis/arguments.py:ModelArguments",
+        f"chassis/arguments.py:{DATA[data]}",
+        *METHODS[method],
+        *results,
+    )
 
 
-def read_options(path: Path, name: str) -> Tuple[str, List[Option]]:
-    """The heading and the options of a dataclass, those of its bases in the same file first, as a dataclass has them.
+def read_options(path: Path, name: str) -> tuple[str, list[Option]]:
+    """The heading and the options of a dataclass, those of its bases in the same file first, as a dataclass
+    has them.
 
     Raises:
         ValueError: the file has no such class.
@@ -103,13 +124,13 @@ def read_options(path: Path, name: str) -> Tuple[str, List[Option]]:
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if name not in classes:
         raise ValueError(f"{path} has no class {name}")
-    found: Dict[str, Option] = {}
+    found: dict[str, Option] = {}
     for node in reversed(_lineage(name, classes)):
         found.update({option.name: option for option in _fields(node)})
     return _heading(tree, name), list(found.values())
 
 
-def _lineage(name: str, classes: Dict[str, ast.ClassDef]) -> List[ast.ClassDef]:
+def _lineage(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
     """A class and its bases, as far as they are in the file."""
     node = classes.get(name)
     if node is None:
@@ -121,16 +142,28 @@ def _lineage(name: str, classes: Dict[str, ast.ClassDef]) -> List[ast.ClassDef]:
 def _heading(tree: ast.Module, name: str) -> str:
     """What the argument group is called: `Name._argument_group_name = "..."`; else the class's own name."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and isinstance(node.value, ast.Constant):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Attribute)
+            and isinstance(node.value, ast.Constant)
+        ):
             target = node.targets[0]
-            if target.attr == "_argument_group_name" and isinstance(target.value, ast.Name) and target.value.id == name:
+            if (
+                target.attr == "_argument_group_name"
+                and isinstance(target.value, ast.Name)
+                and target.value.id == name
+            ):
                 return str(node.value.value)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Arguments"))
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Option]:
     for line in node.body:
-        if not isinstance(line, ast.AnnAssign) or not isinstance(line.value, ast.Call) or not isinstance(line.target, ast.Name):
+        if (
+            not isinstance(line, ast.AnnAssign)
+            or not isinstance(line.value, ast.Call)
+            or not isinstance(line.target, ast.Name)
+        ):
             continue
         made = getattr(line.value.func, "id", "")
         if made not in ("option", "required"):
@@ -157,7 +190,7 @@ def _told(option: Option) -> str:
     return f"{option.help} ({option.default})"
 
 
-def _section(heading: str, options: Sequence[Tuple[str, str]]) -> str:
+def _section(heading: str, options: Sequence[tuple[str, str]]) -> str:
     lines = [f"{heading}:"]
     for name, told in options:
         words = "  " + ", ".join(f"--{word}" for word in name.split(", "))

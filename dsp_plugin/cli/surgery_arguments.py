@@ -6,8 +6,8 @@ import argparse
 import logging
 import os
 
-from dsp_plugin.records.files.whole import check_output
 from dsp_plugin.options.numbers import number
+from dsp_plugin.records.files.whole import check_output
 
 
 def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False) -> None:
@@ -20,10 +20,15 @@ def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False
     parser.add_argument("--out", required=True, metavar="PATH" if folders else "FILE", help=out)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--num-of-heads", type=number("amount"), metavar="K", help="keep the K best heads (default: as many as the checkpoint says)"
+        "--num-of-heads",
+        type=number("amount"),
+        metavar="K",
+        help="keep the K best heads (default: as many as the checkpoint says)",
     )
     which.add_argument(
-        "--mask", metavar="FILE.json", help="keep these: the mask.json of generate_dsp.py, or a list of true and false"
+        "--mask",
+        metavar="FILE.json",
+        help="keep these: the mask.json of generate_dsp.py, or a list of true and false",
     )
 
 
@@ -32,7 +37,8 @@ def start(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: the checkpoint is a folder; --out is the checkpoint itself, or no file can be written there.
+        ValueError: the checkpoint is a folder; --out is the checkpoint itself, or no file can be written
+            there.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells of what it could not import
     if os.path.isdir(args.checkpoint):
@@ -49,10 +55,16 @@ def _of_folder(folder: str) -> str:
     if not os.path.isfile(os.path.join(folder, "config.json")):
         return f"{folder} is a folder: name a checkpoint (.pt) in it"
     smaller = os.path.join(folder, "pruned")
-    there = f"{smaller} is it without the heads that were not kept" if os.path.isdir(smaller) else "its own programs prune it"
+    there = (
+        f"{smaller} is it without the heads that were not kept"
+        if os.path.isdir(smaller)
+        else "its own programs prune it"
+    )
     return (
-        f"{folder} is a Transformers model folder, not a fairseq checkpoint: {there}. For another K, the program that trained "
-        f"it: run_dsp.py --model_name_or_path {folder} --num_of_heads K --do_eval --output_dir OTHER and the options of the "
+        f"{folder} is a Transformers model folder, not a fairseq checkpoint: {there}. For another K, the "
+        "program that trained "
+        f"it: run_dsp.py --model_name_or_path {folder} --num_of_heads K --do_eval --output_dir OTHER and the "
+        "options of the "
         "data, without --do_train, writes OTHER/pruned"
     )
 

@@ -1,14 +1,16 @@
-"""Sparse diffs: train, project, fix the mask, pack, apply, revert, serve. Pure torch and safetensors; knows no host."""
+"""Sparse diffs: train, project, fix the mask, pack, apply, revert, serve. Pure torch and safetensors;
+knows no host.
+"""
 
+from .packs.pack import DiffPack
+from .projection import Difference, count_of, project
 from .serving.bank import DiffBank
+from .sparse import SparseDiff
 from .training.concrete import StretchedConcrete
 from .training.fixmask import FixMaskAdamW
 from .training.groups import by_neuron, by_tensor
 from .training.layers import frozen_names, layer_numbers, penalties_by_layer
 from .training.optimizer import DiffAdamW
-from .packs.pack import DiffPack
-from .projection import Difference, count_of, project
-from .sparse import SparseDiff
 from .training.vector import DiffVector
 
 __all__ = [

@@ -1,19 +1,20 @@
 """Which base a diff belongs to: the names, types, shapes and bytes of its parameters, as one SHA-256.
 
-Leading names: a model with a task head calls its body's parameters `bert.encoder...`, the bare base `encoder...`.
-`find_names` looks through that, so that a pack of the one finds its base in the other.
+Leading names: a model with a task head calls its body's parameters `bert.encoder...`, the bare base
+`encoder...`. `find_names` looks through that, so that a pack of the one finds its base in the other.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Mapping, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
-# what the parameters of a LayerNorm are called in checkpoints from before 2020, which Transformers renames on loading
+# what the parameters of a LayerNorm are called in checkpoints from before 2020, which Transformers renames on
+# loading
 _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
@@ -26,7 +27,7 @@ class Names:
         here, there: the leading names in which the two models differ; at least one of them is empty.
     """
 
-    called: Dict[str, str]
+    called: dict[str, str]
     here: str = ""
     there: str = ""
 
@@ -48,12 +49,12 @@ class Base:
         tied: name → the other names of the same parameter, for those that have some.
     """
 
-    parameters: Dict[str, Tuple[str, Tuple[int, ...]]]
+    parameters: dict[str, tuple[str, tuple[int, ...]]]
     hash: str
-    tied: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
+    tied: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Union[nn.Module, Mapping[str, Tensor]], head: Iterable[str] = ()) -> "Base":
+    def of(cls, model: nn.Module | Mapping[str, Tensor], head: Iterable[str] = ()) -> Base:
         """The identity of a module or of a dictionary of weights.
 
         Args:
@@ -65,14 +66,16 @@ class Base:
         """
         tensors = tensors_of(model)
         heads = set(head_names(tensors, head))
-        names: Dict[object, List[str]] = {}
+        names: dict[object, list[str]] = {}
         for name, tensor in tensors.items():
             if name not in heads and (isinstance(model, nn.Module) or tensor.is_floating_point()):
                 names.setdefault(_storage(tensor), []).append(name)
         if not names:
             raise ValueError("the model has no parameters beside its head")
         first = {same[0]: tensors[same[0]] for same in names.values()}
-        parameters = {name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in sorted(first.items())}
+        parameters = {
+            name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in sorted(first.items())
+        }
         tied = {same[0]: tuple(same[1:]) for same in names.values() if len(same) > 1}
         return cls(parameters, base_hash(first), tied)
 
@@ -81,7 +84,7 @@ class Base:
         """Number of weights."""
         return sum(torch.Size(shape).numel() for _, shape in self.parameters.values())
 
-    def find(self, tensors: Mapping[str, Tensor]) -> "Names":
+    def find(self, tensors: Mapping[str, Tensor]) -> Names:
         """What this base's parameters are called in `tensors`.
 
         Raises:
@@ -91,10 +94,12 @@ class Base:
         for name, (_, shape) in self.parameters.items():
             if tuple(tensors[found[name]].shape) != shape:
                 there = list(tensors[found[name]].shape)
-                raise ValueError(f"wrong base: {found[name]} has the shape {there}, the diff was made on {list(shape)}")
+                raise ValueError(
+                    f"wrong base: {found[name]} has the shape {there}, the diff was made on {list(shape)}"
+                )
         return found
 
-    def check(self, tensors: Mapping[str, Tensor], found: "Names") -> None:
+    def check(self, tensors: Mapping[str, Tensor], found: Names) -> None:
         """Compare types and bytes; `found` is what `find` gave.
 
         Raises:
@@ -115,7 +120,8 @@ class Base:
 def base_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hexadecimal) over the names in sorted order, each with its dtype, shape and bytes.
 
-    Every tensor counts under every name it has in `state`: leave out the head and second names of tied weights.
+    Every tensor counts under every name it has in `state`: leave out the head and second names of tied
+    weights.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -125,14 +131,14 @@ def base_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def tensors_of(model: Union[nn.Module, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Parameters of a module under all their names, or the dictionary itself."""
     if isinstance(model, nn.Module):
         return dict(model.named_parameters(remove_duplicate=False))
     return model
 
 
-def head_names(names: Iterable[str], head: Iterable[str]) -> List[str]:
+def head_names(names: Iterable[str], head: Iterable[str]) -> list[str]:
     """The parameters among `names` that `head`, names of parameters or of modules, stands for.
 
     Raises:
@@ -142,12 +148,16 @@ def head_names(names: Iterable[str], head: Iterable[str]) -> List[str]:
     for entry in head:
         mine = [name for name in names if name == entry or name.startswith(entry + ".")]
         if not mine:
-            raise ValueError(f"the head cannot be found: the model has no parameter '{entry}' and no module of that name")
+            raise ValueError(
+                f"the head cannot be found: the model has no parameter '{entry}' and no module of that name"
+            )
         found += mine
     return sorted(set(found))
 
 
-def find_names(wanted: Iterable[str], there: Mapping[str, object], tied: Mapping[str, Tuple[str, ...]] = {}) -> Names:
+def find_names(
+    wanted: Iterable[str], there: Mapping[str, object], tied: Mapping[str, tuple[str, ...]] = {}
+) -> Names:
     """Look the wanted names up in `there`, where all may have a leading name less, or more.
 
     Raises:
@@ -175,7 +185,7 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).replace("torch.", "")
 
 
-def _renamings(wanted: List[str], there: Mapping[str, object]) -> List[Tuple[str, str]]:
+def _renamings(wanted: list[str], there: Mapping[str, object]) -> list[tuple[str, str]]:
     """(leading name here, leading name there), the most likely first."""
     first = wanted[0] if wanted else ""
     head = first.split(".")[0] + "."
@@ -187,7 +197,7 @@ def _renamings(wanted: List[str], there: Mapping[str, object]) -> List[Tuple[str
     return tried
 
 
-def _spellings(name: str) -> List[str]:
+def _spellings(name: str) -> list[str]:
     return [name] + [name[: -len(new)] + old for new, old in _OLD_NAMES.items() if name.endswith(new)]
 
 

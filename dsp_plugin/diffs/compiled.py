@@ -1,13 +1,15 @@
 """C++ loops compiled on first use, and kept where nobody else can put another program in their place.
 
-A file in the cache is loaded only if it is this user's, a regular file that neither group nor others may write, in
-folders of the same kind up to the root of the cache, and if its bytes have the SHA-256 that its name ends with.
-Anything else is compiled anew. What cannot be kept is compiled into a private folder for this process.
+A file in the cache is loaded only if it is this user's, a regular file that neither group nor others may
+write, in folders of the same kind up to the root of the cache, and if its bytes have the SHA-256 that its
+name ends with. Anything else is compiled anew. What cannot be kept is compiled into a private folder for this
+process.
 
-Why not torch.utils.cpp_extension: it needs ninja and links torch's headers (half a minute where this takes seconds);
-it keys its cache by source and flags, not by processor, which -march=native depends on; it loads what it finds in
-TORCH_EXTENSIONS_DIR whoever owns it and whatever its bytes; and the lock of a build that was killed stays, for which the
-next process waits for ever. Here a library gets its name by one rename: of two processes each may build, none waits.
+Why not torch.utils.cpp_extension: it needs ninja and links torch's headers (half a minute where this takes
+seconds); it keys its cache by source and flags, not by processor, which -march=native depends on; it loads
+what it finds in TORCH_EXTENSIONS_DIR whoever owns it and whatever its bytes; and the lock of a build that was
+killed stays, for which the next process waits for ever. Here a library gets its name by one rename: of two
+processes each may build, none waits.
 """
 
 from __future__ import annotations
@@ -22,26 +24,28 @@ import stat
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from ..options.terminal import printable
 
 SECONDS = 300  # for the compiler
 
 
-def load(source: Path, flags: Sequence[str], without: str) -> Optional[ctypes.CDLL]:
+def load(source: Path, flags: Sequence[str], without: str) -> ctypes.CDLL | None:
     """The library of a C++ file; None, with a warning that says why, where it cannot be had.
 
-    Compiled with $CXX, g++ or clang++ into $XDG_CACHE_HOME/dsp_plugin (by default ~/.cache), under a name that changes
-    with source, compiler and processor. DSP_NO_COMPILER=1 does without.
+    Compiled with $CXX, g++ or clang++ into $XDG_CACHE_HOME/dsp_plugin (by default ~/.cache), under a name
+    that changes with source, compiler and processor. DSP_NO_COMPILER=1 does without.
 
     Args:
         without: how the program goes on without the library, for the warning.
     """
     if os.environ.get("DSP_NO_COMPILER", "0") not in ("", "0"):
         return None
-    compiler = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))), None)
+    compiler = next(
+        filter(None, map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))), None
+    )
     if compiler is None:
         warnings.warn(f"no C++ compiler (g++, clang++ or $CXX): {without}")
         return None
@@ -52,7 +56,8 @@ def load(source: Path, flags: Sequence[str], without: str) -> Optional[ctypes.CD
             return _opened(find(folder, key) or _build(compiler, source, flags, folder, key))
         except _Unsafe as error:
             warnings.warn(f"compiled loops are not kept, but made anew by each process: {error}")
-        with tempfile.TemporaryDirectory(prefix="dsp_plugin-") as private:  # 0700; what is loaded may be unlinked
+        # 0700; what is loaded may be unlinked
+        with tempfile.TemporaryDirectory(prefix="dsp_plugin-") as private:
             return _opened(_build(compiler, source, flags, Path(private), key))
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()[:500]
@@ -94,7 +99,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def find(folder: Path, key: str) -> Optional[Path]:
+def find(folder: Path, key: str) -> Path | None:
     """The whole file of this key that is this user's alone; others of the key are removed."""
     for path in sorted(folder.glob(f"passes-{key}-*.so")):
         with contextlib.suppress(OSError):
@@ -145,4 +150,6 @@ def _name(key: str, content: bytes) -> str:
 
 
 def _run(command: Sequence[str], seconds: int, check: bool = True) -> subprocess.CompletedProcess:
-    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=check, timeout=seconds)
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=check, timeout=seconds
+    )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 _MARK = "_of_a_diff_vector"
 # module -> the vector attached to it; None where that is over. Nothing is kept alive.
-_carriers: "weakref.WeakKeyDictionary[nn.Module, Optional[weakref.ref]]" = weakref.WeakKeyDictionary()
+_carriers: weakref.WeakKeyDictionary[nn.Module, weakref.ref | None] = weakref.WeakKeyDictionary()
 
 OF_A_COPY = (
-    "this is a copy of a model that a DiffVector is attached to, and may hold a random sample: call the vector's detach() "
+    "this is a copy of a model that a DiffVector is attached to, and may hold a random sample: call the "
+    "vector's detach() "
     "before you copy the model"
 )
 
 
-def require_free(model: nn.Module, base: Optional[Mapping[str, Tensor]]) -> None:
+def require_free(model: nn.Module, base: Mapping[str, Tensor] | None) -> None:
     """Before a diff or a mask is trained in a model.
 
     Raises:
@@ -26,7 +28,8 @@ def require_free(model: nn.Module, base: Optional[Mapping[str, Tensor]]) -> None
     require_detached(model)
     if base is None and any(module in _carriers for module in model.modules()):
         raise ValueError(
-            "a diff was trained in this model, so its weights are not the base's: give base= (clone the weights while the "
+            "a diff was trained in this model, so its weights are not the base's: give base= (clone the "
+            "weights while the "
             "model is freshly loaded)"
         )
 
@@ -35,8 +38,8 @@ def require_detached(model: nn.Module) -> None:
     """Before weights are written into a model.
 
     Raises:
-        ValueError: a `DiffVector` is attached to it or to a part of it, and would write over them; it is a copy of such a
-            model.
+        ValueError: a `DiffVector` is attached to it or to a part of it, and would write over them; it is a
+            copy of such a model.
     """
     if attached_to(model) is not None:
         raise ValueError(
@@ -66,6 +69,8 @@ def attached_to(model: nn.Module) -> Any:
 
 
 def note(model: nn.Module, vector: Any = None) -> None:
-    """The model carries a diff from now on: one that `vector` writes while attached, or (None) one that nobody writes."""
+    """The model carries a diff from now on: one that `vector` writes while attached, or (None) one that
+    nobody writes.
+    """
     for module in model.modules():
         _carriers[module] = None if vector is None else weakref.ref(vector)

@@ -1,10 +1,12 @@
-"""Projection of a full-size diff onto the L0 ball: exactly so many positions, the largest (Guo, Rush, Kim, section 3.2)."""
+"""Projection of a full-size diff onto the L0 ball: exactly so many positions, the largest (Guo, Rush, Kim,
+section 3.2).
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -14,7 +16,8 @@ from .sparse import SparseDiff
 
 logger = logging.getLogger(__name__)
 
-_INFINITE = {4: 0x7F800000, 8: 0x7FF0000000000000}  # the bits of an infinity, by its bytes; those of not-a-number are above
+# the bits of an infinity, by its bytes; those of not-a-number are above
+_INFINITE = {4: 0x7F800000, 8: 0x7FF0000000000000}
 
 
 class Difference(Mapping[str, Tensor]):
@@ -31,7 +34,9 @@ class Difference(Mapping[str, Tensor]):
     def __init__(self, finetuned: Mapping[str, Tensor], base: Mapping[str, Tensor], names: Sequence[str]):
         missing = [name for name in names if name not in finetuned]
         if missing:
-            raise ValueError(f"the finetuned weights lack {len(missing)} parameters: {', '.join(missing[:3])}")
+            raise ValueError(
+                f"the finetuned weights lack {len(missing)} parameters: {', '.join(missing[:3])}"
+            )
         called = find_names(names, base)
         for name in names:
             here, there = list(finetuned[name].shape), list(base[called[name]].shape)
@@ -64,23 +69,24 @@ def count_of(density: float, total: int) -> int:
 
 
 def project(
-    deltas: Mapping[str, Tensor], counts: Sequence[int], layers: Optional[Mapping[str, int]] = None
-) -> List[SparseDiff]:
+    deltas: Mapping[str, Tensor], counts: Sequence[int], layers: Mapping[str, int] | None = None
+) -> list[SparseDiff]:
     """The diff cut down to its largest values in magnitude, once for each of several counts.
 
-    Magnitudes are compared as float32, or, where a tensor is float64, as that. Of values of equal magnitude those at lower
-    positions win, counted through the tensors in their order. Where a diff has fewer non-zeros than asked for, zeros fill
-    up the count in the same order, with a warning.
+    Magnitudes are compared as float32, or, where a tensor is float64, as that. Of values of equal magnitude
+    those at lower positions win, counted through the tensors in their order. Where a diff has fewer non-zeros
+    than asked for, zeros fill up the count in the same order, with a warning.
 
     Args:
-        deltas: name -> full-size change; asked for a tensor at a time and more than once (`DiffVector.deltas()`, or
-            `Difference`), so that no full-size copy of the model is made.
+        deltas: name -> full-size change; asked for a tensor at a time and more than once
+            (`DiffVector.deltas()`, or `Difference`), so that no full-size copy of the model is made.
         counts: exact numbers of positions (`count_of` makes them from densities).
-        layers: None, the largest of the whole model; else name -> layer, and each layer keeps its share of each count by
-            its size (largest remainders).
+        layers: None, the largest of the whole model; else name -> layer, and each layer keeps its share of
+            each count by its size (largest remainders).
 
     Raises:
-        ValueError: a count outside 1 .. all elements; a name without a layer; a value that is not a finite number.
+        ValueError: a count outside 1 .. all elements; a name without a layer; a value that is not a finite
+            number.
     """
     sizes, uppers, width = _histograms(deltas)
     total = sum(sizes.values())
@@ -97,8 +103,8 @@ def project(
             parts.setdefault(layers[name], []).append(name)
     part_sizes = {part: sum(sizes[name] for name in names) for part, names in parts.items()}
     shares = [_shares(count, part_sizes) for count in counts]
-    chosen: List[Dict[str, Tuple[Tensor, Tensor]]] = [{} for _ in counts]
-    shapes: Dict[str, Tuple[int, ...]] = {}
+    chosen: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in counts]
+    shapes: dict[str, tuple[int, ...]] = {}
     for part, names in parts.items():
         wanted = [share[part] for share in shares]
         cuts = _thresholds(deltas, {name: uppers[name] for name in names}, wanted, width)
@@ -115,22 +121,29 @@ def project(
                 positions = keep.nonzero().squeeze(1)
                 if positions.numel():
                     chosen[number][name] = (positions.cpu(), flat[positions].cpu())
-    diffs = [SparseDiff({name: entries[name] for name in sizes if name in entries}, shapes) for entries in chosen]
+    diffs = [
+        SparseDiff({name: entries[name] for name in sizes if name in entries}, shapes) for entries in chosen
+    ]
     for diff in diffs:
         zeros = sum(int((values == 0).sum()) for _, values in diff.entries.values())
         if zeros:
-            logger.warning(f"of {diff.count} positions asked for, {zeros} change nothing: the diff has fewer non-zeros")
+            logger.warning(
+                f"of {diff.count} positions asked for, {zeros} change nothing: the diff has fewer non-zeros"
+            )
     return diffs
 
 
-def _histograms(deltas: Mapping[str, Tensor], width: int = 4) -> Tuple[Dict[str, int], Dict[str, Tensor], int]:
-    """Each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes of the numbers compared.
+def _histograms(
+    deltas: Mapping[str, Tensor], width: int = 4
+) -> tuple[dict[str, int], dict[str, Tensor], int]:
+    """Each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes of the numbers
+    compared.
 
     Raises:
         ValueError: a value that is not a finite number.
     """
-    sizes: Dict[str, int] = {}
-    uppers: Dict[str, Tensor] = {}
+    sizes: dict[str, int] = {}
+    uppers: dict[str, Tensor] = {}
     for name in deltas:
         flat = deltas[name].reshape(-1)
         if flat.dtype == torch.float64 and width == 4:
@@ -152,15 +165,17 @@ def _magnitude(flat: Tensor, width: int) -> Tensor:
 
 def _thresholds(
     deltas: Mapping[str, Tensor], uppers: Mapping[str, Tensor], counts: Sequence[int], width: int
-) -> List[Tuple[int, int]]:
-    """For each count, the magnitude of the count-th largest value, and how many of exactly that one belong to the count.
+) -> list[tuple[int, int]]:
+    """For each count, the magnitude of the count-th largest value, and how many of exactly that one belong to
+    the count.
 
-    A histogram of the upper 16 bits, then ones of the next 16 (float64: three times): exact, without sorting and without
-    a full-size copy.
+    A histogram of the upper 16 bits, then ones of the next 16 (float64: three times): exact, without sorting
+    and without a full-size copy.
     """
     first = 8 * width - 16
     upper = sum(uppers.values())
-    found = [_bucket(upper, count) if count else None for count in counts]  # (the bits so far, rank among those)
+    # (the bits so far, rank among those)
+    found = [_bucket(upper, count) if count else None for count in counts]
     for shift in range(first - 16, -1, -16):
         lowers = {bits: torch.zeros(1 << 16, dtype=torch.int64) for bits, _ in filter(None, found)}
         for name in uppers:
@@ -176,7 +191,7 @@ def _thresholds(
     return [(_INFINITE[width], 0) if pair is None else pair for pair in found]
 
 
-def _bucket(histogram: Tensor, count: int) -> Tuple[int, int]:
+def _bucket(histogram: Tensor, count: int) -> tuple[int, int]:
     """The bucket that holds the count-th largest, and its rank in there (from 1)."""
     above = histogram.cpu().flip(0).cumsum(0)
     index = int(torch.searchsorted(above, count))
@@ -184,8 +199,10 @@ def _bucket(histogram: Tensor, count: int) -> Tuple[int, int]:
     return histogram.numel() - 1 - index, count - before
 
 
-def _shares(count: int, sizes: Mapping[int, int]) -> Dict[int, int]:
-    """`count` shared out in proportion to sizes; what rounding leaves goes to the largest remainders, then in order."""
+def _shares(count: int, sizes: Mapping[int, int]) -> dict[int, int]:
+    """`count` shared out in proportion to sizes; what rounding leaves goes to the largest remainders, then
+    in order.
+    """
     total = sum(sizes.values())
     shares = {part: count * size // total for part, size in sizes.items()}
     by_remainder = sorted(sizes, key=lambda part: -(count * sizes[part] % total))

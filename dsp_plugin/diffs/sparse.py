@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, Mapping, Tuple
 
 import torch
 from torch import Tensor
@@ -14,18 +14,19 @@ class SparseDiff:
     """What a task changes in its base, one entry a changed tensor.
 
     Attributes:
-        entries: name → (positions [n] int64, values [n]). Positions are into the flattened tensor (row-major), strictly
-            rising; a value is the change δ at that position, in any floating dtype. A tensor without changes may be absent.
-        shapes: name → shape of the tensor in the base, for every name in `entries` at least. Projection lists every
-            penalised tensor here, so `total` is what densities are of.
+        entries: name → (positions [n] int64, values [n]). Positions are into the flattened tensor
+            (row-major), strictly rising; a value is the change δ at that position, in any floating dtype. A
+            tensor without changes may be absent.
+        shapes: name → shape of the tensor in the base, for every name in `entries` at least. Projection lists
+            every penalised tensor here, so `total` is what densities are of.
 
     Raises:
-        ValueError: an entry has no shape, positions and values differ in number, positions are not int64, not strictly
-            rising or outside their tensor, or values are not of a floating dtype.
+        ValueError: an entry has no shape, positions and values differ in number, positions are not int64, not
+            strictly rising or outside their tensor, or values are not of a floating dtype.
     """
 
-    entries: Dict[str, Tuple[Tensor, Tensor]]
-    shapes: Dict[str, Tuple[int, ...]] = field(default_factory=dict)
+    entries: dict[str, tuple[Tensor, Tensor]]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shapes = {name: tuple(int(size) for size in shape) for name, shape in self.shapes.items()}
@@ -62,7 +63,7 @@ class SparseDiff:
             raise ValueError(f"a diff of {self.count} positions cannot be a share of {total} elements")
         return self.count / total
 
-    def dense(self) -> Iterator[Tuple[str, Tensor]]:
+    def dense(self) -> Iterator[tuple[str, Tensor]]:
         """Each stored tensor's change as a full tensor of its base shape: (name, δ)."""
         for name, (positions, values) in self.entries.items():
             full = values.new_zeros(self.size(name))
@@ -70,7 +71,7 @@ class SparseDiff:
             yield name, full.view(self.shapes[name])
 
     @classmethod
-    def from_dense(cls, deltas: Mapping[str, Tensor]) -> "SparseDiff":
+    def from_dense(cls, deltas: Mapping[str, Tensor]) -> SparseDiff:
         """The diff that stores the non-zero elements of full tensors; the inverse of `dense`."""
         entries = {}
         for name, delta in deltas.items():
@@ -82,14 +83,19 @@ class SparseDiff:
 
 def _check_entry(name: str, positions: Tensor, values: Tensor, size: int) -> None:
     if positions.dtype != torch.int64 or positions.dim() != 1:
-        raise ValueError(f"'{name}': positions must be int64 [n], not {positions.dtype} {list(positions.shape)}")
+        raise ValueError(
+            f"'{name}': positions must be int64 [n], not {positions.dtype} {list(positions.shape)}"
+        )
     if not values.is_floating_point() or values.shape != positions.shape:
         raise ValueError(
-            f"'{name}': values must be floating [{positions.numel()}], not {values.dtype} {list(values.shape)}"
+            f"'{name}': values must be floating [{positions.numel()}], not {values.dtype} "
+            f"{list(values.shape)}"
         )
     if positions.numel() == 0:
         return
     if int(positions[0]) < 0 or int(positions[-1]) >= size:
-        raise ValueError(f"'{name}': positions {int(positions[0])}..{int(positions[-1])} leave a tensor of {size} elements")
+        raise ValueError(
+            f"'{name}': positions {int(positions[0])}..{int(positions[-1])} leave a tensor of {size} elements"
+        )
     if bool((positions[1:] <= positions[:-1]).any()):
         raise ValueError(f"'{name}': positions must rise strictly")

@@ -1,7 +1,8 @@
-"""Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch; knows no host."""
+"""Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch; knows no
+host.
+"""
 
 from .budget import HeadBudget, check_budget, parse_heads_per_kind
-from .methods.concrete import ConcreteGates
 from .gates import FixedGates, HeadGates
 from .handshake.handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
@@ -16,10 +17,11 @@ from .importance.removal_order import (
     stops,
     weight_magnitude,
 )
+from .importance.sweep import Step, Sweep
+from .methods.concrete import ConcreteGates
 from .methods.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 from .methods.schedule import ExponentialCooling, constant_temperature
 from .methods.subset import RelaxedSubset, StraightThroughSubset
-from .importance.sweep import Step, Sweep
 from .switchboard import Switchboard
 
 __all__ = [

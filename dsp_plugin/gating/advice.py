@@ -1,11 +1,11 @@
-"""What a user should be told of a method's settings, before a long training and after it; the same words on every host.
+"""What a user should be told of a method's settings, before a long training and after it; the same words on
+every host.
 
-Each function gives sentences, none where all is well. Options are named with dashes, which every program here takes.
+Each function gives sentences, none where all is well. Options are named with dashes, which every program here
+takes.
 """
 
 from __future__ import annotations
-
-from typing import List
 
 from .methods.concrete import ConcreteGates
 from .methods.schedule import ExponentialCooling
@@ -14,7 +14,7 @@ from .methods.schedule import ExponentialCooling
 FROZEN = 1e-3
 
 
-def frozen_scores(temperature: float) -> List[str]:
+def frozen_scores(temperature: float) -> list[str]:
     """Of a relaxed sampler without annealing."""
     if temperature >= FROZEN:
         return []
@@ -25,7 +25,7 @@ def frozen_scores(temperature: float) -> List[str]:
     ]
 
 
-def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> List[str]:
+def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> list[str]:
     """Of a cool-down in a training of so many updates."""
     if cooling.start + cooling.steps <= updates:
         return []
@@ -33,12 +33,14 @@ def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> List[str]:
     return [
         f"THE COOL-DOWN WILL NOT END: it takes {cooling.steps:,} updates"
         + (f" from update {cooling.start:,} on" if cooling.start else "")
-        + f", the training has {updates:,}. The temperature ends at {end:.3g}, not at {cooling.final:g}: the model is "
-        "trained with soft gates and deployed with hard ones. Give --cooldown-steps that the training has room for."
+        + f", the training has {updates:,}. The temperature ends at {end:.3g}, not at {cooling.final:g}: the "
+        "model is "
+        "trained with soft gates and deployed with hard ones. Give --cooldown-steps that the training has "
+        "room for."
     ]
 
 
-def closed_heads(gates: ConcreteGates) -> List[str]:
+def closed_heads(gates: ConcreteGates) -> list[str]:
     """How many heads the penalty has left open, and what to change where that is none or all."""
     count, given = gates.num_heads, f"--l0-penalty {gates.l0_penalty:g}"
     by_penalty = int((gates.scores > 0).sum())
@@ -47,6 +49,8 @@ def closed_heads(gates: ConcreteGates) -> List[str]:
         kept = int(gates.keep().sum())
         return [f"{said[0]}; the budget deploys exactly {kept}, those with the largest log_a"]
     if count and by_penalty in (0, count):
-        what, change = ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
+        what, change = (
+            ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
+        )
         said.append(f"{what}: {change} --l0-penalty, or give --num-of-heads K to keep exactly K")
     return said

@@ -1,12 +1,13 @@
-"""How many heads to keep, and where: one budget for the model, or one a kind of attention, with a minimum a block.
+"""How many heads to keep, and where: one budget for the model, or one a kind of attention, with a minimum a
+block.
 
 Notation: N heads in all, K kept, m the minimum a block, T temperature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class _Group:
     """Heads [start, stop) of its blocks that share one budget."""
 
     budget: int
-    blocks: Tuple[Tuple[int, int], ...]
+    blocks: tuple[tuple[int, int], ...]
 
 
 class HeadBudget:
@@ -45,12 +46,16 @@ class HeadBudget:
         minimum: heads every block keeps at least, or all it has, if those are fewer.
 
     Raises:
-        ValueError: naming the option: K outside 0..N, no K at all, kinds that the model does not have or that are
-            missing, a sum other than K, a minimum that needs more heads than the budget has.
+        ValueError: naming the option: K outside 0..N, no K at all, kinds that the model does not have or that
+            are missing, a sum other than K, a minimum that needs more heads than the budget has.
     """
 
     def __init__(
-        self, head_map: HeadMap, total: Optional[int] = None, per_kind: Optional[Mapping[str, int]] = None, minimum: int = 0
+        self,
+        head_map: HeadMap,
+        total: int | None = None,
+        per_kind: Mapping[str, int] | None = None,
+        minimum: int = 0,
     ):
         self.num_heads = head_map.num_heads
         self.minimum = check_budget(minimum, self.num_heads, "--min-heads-per-block")
@@ -63,7 +68,8 @@ class HeadBudget:
             groups = self._by_kind(head_map, ranges, per_kind)
             if total is not None and total != sum(budget for budget, *_ in groups):
                 raise ValueError(
-                    f"--heads-per-kind adds up to {sum(budget for budget, *_ in groups)} heads, --num-of-heads says {total}"
+                    f"--heads-per-kind adds up to {sum(budget for budget, *_ in groups)} heads, "
+                    f"--num-of-heads says {total}"
                 )
         for budget, blocks, option in groups:
             needed = sum(min(self.minimum, stop - start) for start, stop in blocks)
@@ -93,7 +99,9 @@ class HeadBudget:
                 certain[start:stop] = hard_topk(scores[start:stop], min(self.minimum, stop - start))
             index = self._indices(group, scores.device)
             # the best of every block first, then the best of what is left
-            ranked = torch.where(certain, torch.full_like(scores, torch.inf), scores.clamp(max=torch.finfo(scores.dtype).max))
+            ranked = torch.where(
+                certain, torch.full_like(scores, torch.inf), scores.clamp(max=torch.finfo(scores.dtype).max)
+            )
             keep[index] = hard_topk(ranked[index], group.budget)
         return keep
 
@@ -111,9 +119,9 @@ class HeadBudget:
     def relaxed(self, scores: Tensor, temperature: float, noise: Tensor) -> Tensor:
         """Relaxed gates that keep to the budget, differentiable in the scores.
 
-        One group without a minimum is DSP's sampler. A minimum is drawn first, inside every block; what is left of the
-        budget is drawn from the group with the heads already drawn pushed down by log(1 - z), as the sampler itself does
-        from round to round. For T -> 0 it is `select(scores + noise)`.
+        One group without a minimum is DSP's sampler. A minimum is drawn first, inside every block; what is
+        left of the budget is drawn from the group with the heads already drawn pushed down by log(1 - z), as
+        the sampler itself does from round to round. For T -> 0 it is `select(scores + noise)`.
 
         Args:
             scores: [N]. noise: [N] float64, see `gumbel_noise`.
@@ -154,15 +162,19 @@ class HeadBudget:
         return torch.cat(spans) if spans else torch.zeros(0, dtype=torch.long, device=device)
 
     @staticmethod
-    def _by_kind(head_map: HeadMap, ranges, per_kind: Mapping[str, int]) -> List[Tuple]:
+    def _by_kind(head_map: HeadMap, ranges, per_kind: Mapping[str, int]) -> list[tuple]:
         kinds = list(dict.fromkeys(block.kind for block in head_map.blocks))
         if set(per_kind) != set(kinds):
-            raise ValueError(f"--heads-per-kind must give a number for each of {', '.join(kinds)}; got {dict(per_kind)}")
+            raise ValueError(
+                f"--heads-per-kind must give a number for each of {', '.join(kinds)}; got {dict(per_kind)}"
+            )
         groups = []
         for kind in kinds:
             blocks = tuple(ranges[block.name] for block in head_map.blocks if block.kind == kind)
             option = f"--heads-per-kind {kind}"
-            groups.append((check_budget(per_kind[kind], sum(b - a for a, b in blocks), option), blocks, option))
+            groups.append(
+                (check_budget(per_kind[kind], sum(b - a for a, b in blocks), option), blocks, option)
+            )
         return groups
 
 
@@ -171,8 +183,8 @@ def as_budget(head_map: HeadMap, budget: int | HeadBudget) -> HeadBudget:
     return budget if isinstance(budget, HeadBudget) else HeadBudget(head_map, budget)
 
 
-def parse_heads_per_kind(text: Optional[str]) -> Optional[dict]:
-    """"encoder-self=4,decoder-cross=4,decoder-self=1" as a dictionary; None stays None.
+def parse_heads_per_kind(text: str | None) -> dict | None:
+    """ "encoder-self=4,decoder-cross=4,decoder-self=1" as a dictionary; None stays None.
 
     Raises:
         ValueError: another form.
@@ -185,5 +197,7 @@ def parse_heads_per_kind(text: Optional[str]) -> Optional[dict]:
     except ValueError:
         numbers = {}
     if len(numbers) != len(parts):
-        raise ValueError(f"--heads-per-kind must look like encoder-self=4,decoder-cross=4,decoder-self=1; got {text!r}")
+        raise ValueError(
+            f"--heads-per-kind must look like encoder-self=4,decoder-cross=4,decoder-self=1; got {text!r}"
+        )
     return numbers

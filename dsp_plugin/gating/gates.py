@@ -5,7 +5,7 @@ Notation: N heads in all; gates multiply the heads' context vectors, 1 = untouch
 
 from __future__ import annotations
 
-from typing import Dict, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,10 @@ class HeadGates(Protocol):
     def set_num_updates(self, num_updates: int) -> None:
         """Number of optimizer updates made so far; schedules are functions of it."""
 
-    def metrics(self) -> Dict[str, float | Tensor]:
-        """Figures worth logging: numbers, or scalar tensors left on their device so that nothing waits for it."""
+    def metrics(self) -> dict[str, float | Tensor]:
+        """Figures worth logging: numbers, or scalar tensors left on their device so that nothing waits for
+        it.
+        """
 
 
 class FixedGates(nn.Module):
@@ -59,5 +61,5 @@ class FixedGates(nn.Module):
     def set_num_updates(self, num_updates: int) -> None:
         pass
 
-    def metrics(self) -> Dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {"heads_open": float(self.mask.sum())}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,13 +42,13 @@ class HeadMap:
     """
 
     def __init__(self, blocks: Sequence[AttentionBlock]):
-        self.blocks: Tuple[AttentionBlock, ...] = tuple(blocks)
+        self.blocks: tuple[AttentionBlock, ...] = tuple(blocks)
         names = [block.name for block in self.blocks]
         if len(set(names)) != len(names):
             raise ValueError(f"attention blocks must have distinct names, got {names}")
         if any(block.num_heads < 0 for block in self.blocks):
             raise ValueError("an attention block cannot have a negative number of heads")
-        self._start: Dict[str, int] = {}
+        self._start: dict[str, int] = {}
         start = 0
         for block in self.blocks:
             self._start[block.name] = start
@@ -65,7 +66,7 @@ class HeadMap:
             raise KeyError(f"{name} has heads 0..{block.num_heads - 1}, not {head}")
         return self._start[name] + head
 
-    def locate(self, index: int) -> Tuple[str, int]:
+    def locate(self, index: int) -> tuple[str, int]:
         """(block name, head inside it) of a flat index.
 
         Raises:
@@ -77,12 +78,12 @@ class HeadMap:
                 return block.name, index - start
         raise KeyError(f"head index must be in 0..{self.num_heads - 1}, got {index}")
 
-    def range(self, name: str) -> Tuple[int, int]:
+    def range(self, name: str) -> tuple[int, int]:
         """[start, stop) of a block's heads in the flat numbering."""
         start = self._start[name]
         return start, start + self.blocks[self._position(name)].num_heads
 
-    def split(self, values: Tensor) -> List[Tensor]:
+    def split(self, values: Tensor) -> list[Tensor]:
         """Cut `values` [..., N] into one [..., h] view a block.
 
         Raises:
@@ -92,15 +93,13 @@ class HeadMap:
             raise ValueError(f"expected {self.num_heads} values, one a head, got {values.shape[-1]}")
         return list(torch.split(values, [block.num_heads for block in self.blocks], dim=-1))
 
-    def kept_by_block(self, keep: Sequence[bool] | Tensor) -> Dict[str, List[int]]:
+    def kept_by_block(self, keep: Sequence[bool] | Tensor) -> dict[str, list[int]]:
         """Heads kept in every block: {block name: sorted head numbers}. `keep` is [N], True = kept."""
         flags = [bool(flag) for flag in keep]
         if len(flags) != self.num_heads:
             raise ValueError(f"expected {self.num_heads} flags, one a head, got {len(flags)}")
         return {
-            block.name: [
-                head for head in range(block.num_heads) if flags[self._start[block.name] + head]
-            ]
+            block.name: [head for head in range(block.num_heads) if flags[self._start[block.name] + head]]
             for block in self.blocks
         }
 
@@ -108,11 +107,11 @@ class HeadMap:
         """Short hash of names, counts and kinds: two maps with the same one number heads alike."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"blocks": [asdict(block) for block in self.blocks]}
 
     @classmethod
-    def from_dict(cls, data: Dict[str, Any]) -> "HeadMap":
+    def from_dict(cls, data: dict[str, Any]) -> HeadMap:
         return cls([AttentionBlock(**block) for block in data["blocks"]])
 
     def _position(self, name: str) -> int:

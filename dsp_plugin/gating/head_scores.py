@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Optional
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,8 @@ class HeadScores(nn.Module):
     """Scores [N] and the deployed mask: the K largest, ties to the lower index.
 
     Subclasses add `sample()`, and whatever else of `HeadGates` is theirs. `trained` counts
-    the updates that have trained the scores since they were drawn; -1 where they come from a state, which does not tell.
+    the updates that have trained the scores since they were drawn; -1 where they come from a state, which
+    does not tell.
 
     Args:
         head_map: the model's heads. Scores are drawn Xavier-uniform for a [blocks, heads] matrix
@@ -27,7 +27,7 @@ class HeadScores(nn.Module):
         ValueError: K outside 0..N.
     """
 
-    def __init__(self, head_map: HeadMap, budget: Optional[int | HeadBudget]):
+    def __init__(self, head_map: HeadMap, budget: int | HeadBudget | None):
         super().__init__()
         self.num_heads = head_map.num_heads
         self.budget = None if budget is None else as_budget(head_map, budget)
@@ -38,7 +38,7 @@ class HeadScores(nn.Module):
         self.trained = 0
 
     @property
-    def decided(self) -> Optional[bool]:
+    def decided(self) -> bool | None:
         """Whether anything but chance has made the scores; None where that cannot be told."""
         return None if self.trained < 0 else self.trained > 0
 
@@ -59,7 +59,7 @@ class HeadScores(nn.Module):
     def set_num_updates(self, num_updates: int) -> None:
         self.num_updates = num_updates
 
-    def metrics(self) -> Dict[str, float | Tensor]:
+    def metrics(self) -> dict[str, float | Tensor]:
         return {"heads_open": float(self.budget.total)}
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -83,7 +83,8 @@ class HeadScores(nn.Module):
 
 
 class RankedGates(HeadScores):
-    """Scores that do not learn: a ranking worked out elsewhere (importance, magnitude, chance) and its K best heads.
+    """Scores that do not learn: a ranking worked out elsewhere (importance, magnitude, chance) and its K best
+    heads.
 
     The mask holds in training too, so that the model is tuned with the heads it is deployed with.
 
@@ -94,7 +95,7 @@ class RankedGates(HeadScores):
 
     learns = False
 
-    def __init__(self, head_map: HeadMap, budget: int | HeadBudget, ranking: Optional[Tensor] = None):
+    def __init__(self, head_map: HeadMap, budget: int | HeadBudget, ranking: Tensor | None = None):
         super().__init__(head_map, budget)
         self.scores.requires_grad_(False)
         self.register_buffer("chosen", torch.tensor(False))

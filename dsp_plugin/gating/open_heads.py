@@ -1,14 +1,16 @@
-"""Which heads' attention weights a masked model shows: those of the heads that it deploys, like the model without the rest."""
+"""Which heads' attention weights a masked model shows: those of the heads that it deploys, like the model
+without the rest.
+"""
 
 from __future__ import annotations
-
-from typing import Optional
 
 from torch import Tensor
 
 
-def heads_open(gates: Tensor) -> Optional[Tensor]:
-    """Heads with a gate other than 0, bool [h], by gates [h] or [B, h]; None where the examples of a batch differ."""
+def heads_open(gates: Tensor) -> Tensor | None:
+    """Heads with a gate other than 0, bool [h], by gates [h] or [B, h]; None where the examples of a batch
+    differ.
+    """
     found = gates.detach() != 0
     if found.dim() == 1:
         return found

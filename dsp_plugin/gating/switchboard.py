@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .draws.checkpoints import backward_number, checkpoints_here, top_hooks
 from .draws.draws import Draw, drawn
+from .draws.passes import Passes
+from .draws.replays import BEGIN, Handed, Here, Replays, Unknown
 from .gates import HeadGates
 from .handshake.handshake import Handshake
 from .head_map import HeadMap
-from .draws.passes import Passes
-from .draws.replays import BEGIN, Handed, Here, Replays, Unknown
 
 
 class Switchboard(nn.Module):
     """Between one `HeadGates` and the attention blocks of one model.
 
-    In training every forward pass has a draw of its own: `with forward_pass(model)` around it. Passes nest, and the
-    outermost one draws. Parts that are called by themselves, outside any pass, share a draw until one comes again. What
-    activation checkpointing computes again sees the gates it saw the first time, whichever pass that was. In evaluation
-    the blocks get the deployed mask `keep()`, worked out once per switch to `eval()`, not once a block and decoding step.
+    In training every forward pass has a draw of its own: `with forward_pass(model)` around it. Passes nest,
+    and the outermost one draws. Parts that are called by themselves, outside any pass, share a draw until one
+    comes again. What activation checkpointing computes again sees the gates it saw the first time, whichever
+    pass that was. In evaluation the blocks get the deployed mask `keep()`, worked out once per switch to
+    `eval()`, not once a block and decoding step.
 
-    Its `handshake` watches that the rest of the method is there: the optimizer, the penalty, the number of updates.
+    Its `handshake` watches that the rest of the method is there: the optimizer, the penalty, the number of
+    updates.
 
     Args:
         head_map: the model's heads, N in all.
@@ -45,7 +48,8 @@ class Switchboard(nn.Module):
         self.gates = gates
         self.warmup_updates = warmup_updates
         self.num_updates = 0
-        self.asked = 0  # blocks that have been handed drawn gates where gradients are kept, one bit a position
+        # blocks that have been handed drawn gates where gradients are kept, one bit a position
+        self.asked = 0
         self._begin()
         self.handshake = Handshake()
         self.handshake.of(self)
@@ -68,7 +72,7 @@ class Switchboard(nn.Module):
         self.handshake.penalty_given(penalty)
         return penalty
 
-    def metrics(self) -> Dict[str, float | Tensor]:
+    def metrics(self) -> dict[str, float | Tensor]:
         """The method's figures for the log, as they are in force."""
         if self.pruning:
             return self.gates.metrics()
@@ -77,7 +81,8 @@ class Switchboard(nn.Module):
     def draw(self) -> None:
         """Draw gates for what is called from now on outside a forward pass of the whole model.
 
-        They hold until a gradient has come back through them. Nothing to do in evaluation or under `override`.
+        They hold until a gradient has come back through them. Nothing to do in evaluation or under
+        `override`.
         """
         if self.training and self._override is None:
             if top_hooks(True) is not None and checkpoints_here().again is not None:
@@ -86,14 +91,17 @@ class Switchboard(nn.Module):
                 self._passes.between(self._sample())
 
     def begin_forward(self, module: nn.Module, whole: bool = True) -> None:
-        """A forward pass of `module` begins; until `end_forward` it has gates of its own, and so has all that it calls.
+        """A forward pass of `module` begins; until `end_forward` it has gates of its own, and so has all that
+        it calls.
 
         Args:
             module: the model, or a part of it.
-            whole: all blocks are in it. Parts that are called one after the other share gates until one of them comes again.
+            whole: all blocks are in it. Parts that are called one after the other share gates until one of
+                them comes again.
 
         Raises:
-            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is not known.
+            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is
+                not known.
         """
         self.handshake.trains(module)
         sample = self._sample if self.training and self._override is None else None
@@ -125,17 +133,19 @@ class Switchboard(nn.Module):
         finally:
             self.end_forward()
 
-    def block_gates(self, position: int) -> Optional[Tensor]:
+    def block_gates(self, position: int) -> Tensor | None:
         """Gates [h] (or [B, h], one row an example) of the block at `position` of the head map.
 
         None means that all its heads are open, which spares the multiplication.
 
         Raises:
-            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is not known.
+            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is
+                not known.
         """
         fixed = self._fixed
         if fixed is not None and not self.training and top_hooks(True) is None and backward_number() == -1:
-            return fixed[position]  # every block asks at every decoding step: nothing is done here that can be spared
+            # every block asks at every decoding step: nothing is done here that can be spared
+            return fixed[position]
         if self._plain():
             return self._gates(position)[0].parts[position]
         here = self._replays.here(position, self._device(), self._quiet())
@@ -149,7 +159,7 @@ class Switchboard(nn.Module):
             self.asked |= handed.draw.asked & 1 << position
         return handed.draw.parts[position]
 
-    def drawn(self, position: int) -> Optional[Tensor]:
+    def drawn(self, position: int) -> Tensor | None:
         """The gates of a block in the last draw, to look at."""
         return self._last.parts[position]
 
@@ -159,14 +169,16 @@ class Switchboard(nn.Module):
         self._replays.stepped()
 
     def _plain(self) -> bool:
-        """Whether nothing here can be computed again: no checkpoint, no backward pass, no training without gradients."""
+        """Whether nothing here can be computed again: no checkpoint, no backward pass, no training without
+        gradients.
+        """
         return top_hooks(True) is None and backward_number() == -1 and not self._quiet()
 
     def _quiet(self) -> bool:
         """Whether this may be inside a reentrant checkpoint, whose forward keeps no gradients."""
         return self.training and not torch.is_grad_enabled()
 
-    def _gates(self, position: int) -> Tuple[Draw, bool]:
+    def _gates(self, position: int) -> tuple[Draw, bool]:
         """The gates for whoever asks now, and whether they were drawn just then."""
         if self._override is not None:
             return self._override, False
@@ -198,7 +210,7 @@ class Switchboard(nn.Module):
         self._last = drawn(sample, self.gates, self.head_map.split, came, watched)
         return self._last
 
-    def _handed(self, here: Here, what: int) -> Optional[Handed]:
+    def _handed(self, here: Here, what: int) -> Handed | None:
         """What was handed out the first time, if this is a recomputation."""
         try:
             handed = self._replays.again(here, what)
@@ -210,7 +222,9 @@ class Switchboard(nn.Module):
 
     @torch.no_grad()
     def _draw_in_vain(self) -> None:
-        """Use up the random numbers of a draw, so that dropout after it finds those that it had the first time."""
+        """Use up the random numbers of a draw, so that dropout after it finds those that it had the first
+        time.
+        """
         self.gates.sample()
 
     def _device(self) -> torch.device:
@@ -219,7 +233,9 @@ class Switchboard(nn.Module):
     def _refuse(self, what: int) -> None:
         name = "the model" if what == BEGIN else self.head_map.blocks[what].name
         self.handshake.refuse(
-            "draw", f"{name} is computed again for a backward pass, and with which gates it was the first time is not known"
+            "draw",
+            f"{name} is computed again for a backward pass, and with which gates it was the first "
+            "time is not known",
         )
 
     @contextmanager
@@ -237,10 +253,11 @@ class Switchboard(nn.Module):
 
     def _begin(self) -> None:
         """Start with no draws: a sample is part of an autograd graph, which cannot be copied or pickled."""
-        self._mask: Optional[Draw] = None
-        self._fixed: Optional[List[Optional[Tensor]]] = None  # parts of the mask, while it is what blocks get in evaluation
-        self._override: Optional[Draw] = None
-        self._last: Optional[Draw] = None
+        self._mask: Draw | None = None
+        # parts of the mask, while it is what blocks get in evaluation
+        self._fixed: list[Tensor | None] | None = None
+        self._override: Draw | None = None
+        self._last: Draw | None = None
         self._passes = Passes()
         self._replays = Replays()
 
@@ -248,7 +265,7 @@ class Switchboard(nn.Module):
         self._mask = self._fixed = None
         self._passes.forget()
 
-    def train(self, mode: bool = True) -> "Switchboard":
+    def train(self, mode: bool = True) -> Switchboard:
         self._forget()
         return super().train(mode)
 

@@ -1,12 +1,13 @@
-"""Transformers shell: gates on heads, head removal, and files, for any model behind the attention interface."""
+"""Transformers shell: gates on heads, head removal, and files, for any model behind the attention
+interface.
+"""
 
 # first: it decides whether Transformers can be imported
 from . import patches as without_torchaudio  # noqa: F401  isort: skip
-from .probes.comparison import Certificate, compare, random_batches, write_certificate
+from .export.onnx_export import export_onnx
 from .folders.pruned_folders import export_dense, load_pruned, save_pruned
 from .heads.gating import gate_heads, load_gating, switchboard_of, ungate_heads
 from .heads.layouts.locate import head_map_of
-from .export.onnx_export import export_onnx
 from .heads.surgery.kept_heads import record_of
 from .heads.surgery.pruning import (
     Removal,
@@ -17,6 +18,7 @@ from .heads.surgery.pruning import (
     original_head_map,
     prune_heads,
 )
+from .probes.comparison import Certificate, compare, random_batches, write_certificate
 
 __all__ = [
     "Certificate",

@@ -1,7 +1,8 @@
 """Importing this file hides a torchaudio that cannot be loaded, before Transformers meets it.
 
-Transformers imports torchaudio for every model wherever it is installed. fairseq-fixed asks for it without using it,
-and pip may bring one that was built for another torch, CUDA's beside a CPU build: then no model can be imported.
+Transformers imports torchaudio for every model wherever it is installed. fairseq-fixed asks for it without
+using it, and pip may bring one that was built for another torch, CUDA's beside a CPU build: then no model can
+be imported.
 """
 
 import sys

@@ -20,16 +20,20 @@ __all__ = ["DiffTransformerConfig", "DiffTransformerModel"]
 @dataclass
 class DiffTransformerConfig(FlatTransformerConfig):
     kept_heads: Optional[str] = field(
-        default=None, metadata={"help": "record of head removal (JSON); read from the base, so there is no need to give it"}
+        default=None,
+        metadata={
+            "help": "record of head removal (JSON); read from the base, so there is no need to give it"
+        },
     )
 
 
 @register_model("diff_transformer", dataclass=DiffTransformerConfig)
 class DiffTransformerModel(GatedTransformerModel):
-    """The transformer without gates. The diff is not in the model: its optimizer writes base + diff into the weights.
+    """The transformer without gates. The diff is not in the model: its optimizer writes base + diff into the
+    weights.
 
-    `--arch diff_transformer` takes its sizes from --base-checkpoint; `diff_` and the name of any stock transformer
-    architecture, or of one of the plugin's, asks for these sizes, and the base must have them.
+    `--arch diff_transformer` takes its sizes from --base-checkpoint; `diff_` and the name of any stock
+    transformer architecture, or of one of the plugin's, asks for these sizes, and the base must have them.
     """
 
     method = "diff"
@@ -46,13 +50,18 @@ class DiffTransformerModel(GatedTransformerModel):
     def check_training(cls, whole, options, task) -> None:
         if not getattr(task, "starts_from_base", False):
             raise ValueError(
-                f"--task {name_of(whole.task)} has no base for this model to start from, and would train it from random "
+                f"--task {name_of(whole.task)} has no base for this model to start from, and would train it "
+                "from random "
                 "weights: use --task diff_translation and --base-checkpoint FILE"
             )
         super().check_training(whole, options, task)
 
 
-_SIZES = {name: ARCH_CONFIG_REGISTRY[name] for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model == "transformer"}
+_SIZES = {
+    name: ARCH_CONFIG_REGISTRY[name]
+    for name, model in ARCH_MODEL_NAME_REGISTRY.items()
+    if model == "transformer"
+}
 _SIZES.update({f"transformer_{name}": sizes for name, sizes in ARCHITECTURES.items()})
 for _name, _sizes in _SIZES.items():
     if _name != "transformer":  # the registered model itself

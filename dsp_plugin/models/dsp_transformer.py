@@ -1,7 +1,6 @@
 """`dsp_transformer`: fairseq's transformer that learns which K of its attention heads to keep."""
 
 from dataclasses import dataclass, field
-from typing import List
 
 from fairseq.models import register_model
 from torch import nn
@@ -17,15 +16,21 @@ __all__ = ["DSPTransformerConfig", "DSPTransformerModel"]
 @dataclass
 class DSPTransformerConfig(GatedTransformerConfig):
     use_ste: bool = field(
-        default=False, metadata={"help": "straight-through: hard top-K forward, identity backward; no annealing"}
+        default=False,
+        metadata={"help": "straight-through: hard top-K forward, identity backward; no annealing"},
     )
     annealing: bool = field(
         default=False,
-        metadata={"help": "cool the sampler from --initial-temperature to --final-temperature over --cooldown-steps"},
+        metadata={
+            "help": "cool the sampler from --initial-temperature to --final-temperature over --cooldown-steps"
+        },
     )
-    initial_temperature: float = field(default=0.1, metadata={"help": "temperature of the sampler at update 0"})
+    initial_temperature: float = field(
+        default=0.1, metadata={"help": "temperature of the sampler at update 0"}
+    )
     final_temperature: float = field(
-        default=1e-8, metadata={"help": "temperature at the end of the cool-down, and throughout without --annealing"}
+        default=1e-8,
+        metadata={"help": "temperature at the end of the cool-down, and throughout without --annealing"},
     )
     cooldown_steps: int = field(default=15000, metadata={"help": "updates of the cool-down"})
 
@@ -48,10 +53,12 @@ class DSPTransformerModel(GatedTransformerModel):
         if not cls.wants_gates(options):
             for name in ("use_ste", "annealing"):
                 if options[name]:
-                    raise ValueError(f"--{name.replace('_', '-')} needs --num-of-heads K, the number of heads to keep")
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} needs --num-of-heads K, the number of heads to keep"
+                    )
 
     @classmethod
-    def warnings(cls, options) -> List[str]:
+    def warnings(cls, options) -> list[str]:
         relaxed = cls.wants_gates(options) and not options["use_ste"]
         return frozen_scores(options["final_temperature"]) if relaxed and not options["annealing"] else []
 
@@ -60,7 +67,9 @@ class DSPTransformerModel(GatedTransformerModel):
         budget = budget_of(head_map, options)
         if options["use_ste"]:
             return StraightThroughSubset(head_map, budget)
-        return RelaxedSubset(head_map, budget, cooling_of(options) or constant_temperature(options["final_temperature"]))
+        return RelaxedSubset(
+            head_map, budget, cooling_of(options) or constant_temperature(options["final_temperature"])
+        )
 
 
 def cooling_of(options) -> ExponentialCooling | None:

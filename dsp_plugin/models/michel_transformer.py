@@ -1,7 +1,9 @@
-"""`michel_transformer`: fairseq's transformer that is tuned with its K most important heads, the others gone."""
+"""`michel_transformer`: fairseq's transformer that is tuned with its K most important heads, the others
+gone.
+"""
 
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Optional
 
 from fairseq.models import register_model
 from torch import nn
@@ -21,14 +23,19 @@ class MichelTransformerConfig(GatedTransformerConfig):
         metadata={"help": f"what heads are ranked by before training starts: {', '.join(RANKINGS)}"},
     )
     exact_pruning: bool = field(
-        default=False, metadata={"help": "work the importance out anew under the current mask before every removal"}
+        default=False,
+        metadata={"help": "work the importance out anew under the current mask before every removal"},
     )
     heads_per_step: int = field(default=1, metadata={"help": "with --exact-pruning: heads removed at a time"})
     importance_samples: Optional[int] = field(
-        default=None, metadata={"help": "work the importance out on so many training sentences, drawn by --seed (default: all)"}
+        default=None,
+        metadata={
+            "help": "work the importance out on so many training sentences, drawn by --seed (default: all)"
+        },
     )
     batch_importance: bool = field(
-        default=False, metadata={"help": "take the absolute value of a batch's gradient, not of every example's"}
+        default=False,
+        metadata={"help": "take the absolute value of a batch's gradient, not of every example's"},
     )
     dont_normalize_importance_by_layer: bool = field(
         default=False, metadata={"help": "do not divide importance by its L2 norm over a block's heads"}
@@ -66,14 +73,18 @@ class MichelTransformerModel(GatedTransformerModel):
         for name in ("joint_pruning", "pruning_warmup_updates"):
             if options[name]:
                 raise ValueError(
-                    f"--{name.replace('_', '-')} has no meaning for this model: its heads are chosen before training starts"
+                    f"--{name.replace('_', '-')} has no meaning for this model: its heads are chosen before "
+                    "training starts"
                 )
         ranking_of(options).check()
 
     @classmethod
-    def warnings(cls, options) -> List[str]:
+    def warnings(cls, options) -> list[str]:
         if options["exact_pruning"] and options["rank_by"] != "importance":
-            return [f"--exact-pruning has no meaning with --rank-by {options['rank_by']}, which no removal changes"]
+            return [
+                f"--exact-pruning has no meaning with --rank-by {options['rank_by']}, which no removal "
+                "changes"
+            ]
         return []
 
     @classmethod

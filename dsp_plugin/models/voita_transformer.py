@@ -1,7 +1,7 @@
 """`voita_transformer`: fairseq's transformer whose attention heads close under an L0 penalty."""
 
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Optional
 
 from fairseq.models import register_model
 from torch import nn
@@ -19,20 +19,27 @@ class VoitaTransformerConfig(GatedTransformerConfig):
     l0_penalty: Optional[float] = field(
         default=None,
         metadata={
-            "help": "lambda, the price of an open head (default: no pruning). It is added to the token-summed loss once a "
-            "micro-batch: 200 means about 200 / tokens of a micro-batch on the mean loss. Without --num-of-heads it "
+            "help": "lambda, the price of an open head (default: no pruning). It is added to the "
+            "token-summed loss once a "
+            "micro-batch: 200 means about 200 / tokens of a micro-batch on the mean loss. Without "
+            "--num-of-heads it "
             "alone decides how many heads stay"
         },
     )
     pruning_lr: Optional[float] = field(
         default=None,
-        metadata={"help": "constant learning rate of the gates (default: --lr and its schedule, as in the reference program)"},
+        metadata={
+            "help": "constant learning rate of the gates (default: --lr and its schedule, as in the "
+            "reference program)"
+        },
     )
 
 
 @register_model("voita_transformer", dataclass=VoitaTransformerConfig)
 class VoitaTransformerModel(GatedTransformerModel):
-    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` too, exactly K of them stay."""
+    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` too, exactly K of
+    them stay.
+    """
 
     method = "voita"
     gates_option = "--l0-penalty LAMBDA, the price of an open head"
@@ -62,7 +69,7 @@ class VoitaTransformerModel(GatedTransformerModel):
         return cls.wants_gates(options) and not has_budget(options)
 
     @classmethod
-    def remarks(cls, options, gates: ConcreteGates) -> List[str]:
+    def remarks(cls, options, gates: ConcreteGates) -> list[str]:
         """How many heads lambda has left open, and what to change where that is none or all."""
         return closed_heads(gates)
 

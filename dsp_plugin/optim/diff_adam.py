@@ -1,9 +1,11 @@
-"""Diff pruning's optimizers under fairseq's trainer: the sparse diff, and the finetuning of its kept positions."""
+"""Diff pruning's optimizers under fairseq's trainer: the sparse diff, and the finetuning of its kept
+positions.
+"""
 
 import ast
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
@@ -20,44 +22,58 @@ from ..mt.diffs.base import start_of
 class SparseAdamConfig(FairseqDataclass):
     adam_betas: Any = field(default=(0.9, 0.999), metadata={"help": "betas of AdamW"})
     adam_eps: float = field(default=1e-8, metadata={"help": "epsilon of AdamW"})
-    lr: List[float] = II("optimization.lr")
+    lr: list[float] = II("optimization.lr")
 
 
 @dataclass
 class DiffAdamConfig(SparseAdamConfig):
     sparsity_pen: float = field(
-        default=1.25e-7, metadata={"help": "lambda, the price of a weight that may differ from the base, on the mean loss"}
+        default=1.25e-7,
+        metadata={"help": "lambda, the price of a weight that may differ from the base, on the mean loss"},
     )
     sparsity_penalty_per_layer: Optional[str] = field(
-        default=None, metadata={"help": "one lambda a layer instead, joined by commas: embeddings, each layer, everything else"}
+        default=None,
+        metadata={
+            "help": "one lambda a layer instead, joined by commas: embeddings, each layer, everything else"
+        },
     )
     penalty_form: str = field(
-        default="paper", metadata={"help": "paper: P(z) P(group), summed; additive: as in the authors' program"}
+        default="paper",
+        metadata={"help": "paper: P(z) P(group), summed; additive: as in the authors' program"},
     )
-    concrete_lower: float = field(default=-1.5, metadata={"help": "l, the lower end of the stretched interval"})
+    concrete_lower: float = field(
+        default=-1.5, metadata={"help": "l, the lower end of the stretched interval"}
+    )
     concrete_upper: float = field(default=1.5, metadata={"help": "r, its upper end"})
     alpha_init: float = field(default=5.0, metadata={"help": "where alpha starts"})
     alpha_learning_rate: float = field(
         default=0.1, metadata={"help": "constant learning rate of alpha, apart from --lr and its schedule"}
     )
-    per_params_alpha: int = field(default=1, metadata={"help": "1: a gate a tensor, too (structured); 0: unstructured"})
+    per_params_alpha: int = field(
+        default=1, metadata={"help": "1: a gate a tensor, too (structured); 0: unstructured"}
+    )
     per_neuron_alpha: int = field(
         default=0, metadata={"help": "1: the groups are neurons (rows of matrices) instead of tensors"}
     )
-    per_layer_alpha: int = field(default=0, metadata={"help": "1: the groups are whole layers instead of tensors"})
+    per_layer_alpha: int = field(
+        default=0, metadata={"help": "1: the groups are whole layers instead of tensors"}
+    )
     fix_layer: int = field(
-        default=-1, metadata={"help": "N: the embeddings and the N lowest layers stay at the base; -1: nothing does"}
+        default=-1,
+        metadata={"help": "N: the embeddings and the N lowest layers stay at the base; -1: nothing does"},
     )
     seed: int = II("common.seed")
 
 
 class SparseAdam(FairseqOptimizer):
-    """What both optimizers share. `--clip-norm` is theirs: it bounds what they train, not the model's own gradient."""
+    """What both optimizers share. `--clip-norm` is theirs: it bounds what they train, not the model's own
+    gradient.
+    """
 
-    clipped: Tuple[str, ...] = ("max_norm",)
+    clipped: tuple[str, ...] = ("max_norm",)
 
     @property
-    def optimizer_config(self) -> Dict[str, Any]:
+    def optimizer_config(self) -> dict[str, Any]:
         lr, betas = self.cfg.lr, self.cfg.adam_betas
         betas = ast.literal_eval(betas) if isinstance(betas, str) else betas
         return {
@@ -73,8 +89,8 @@ class SparseAdam(FairseqOptimizer):
         return utils.clip_grad_norm_(self.params, 0.0, aggregate_norm_fn)
 
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
-        # today's command line wins over the checkpoint's options, as in fairseq; but the scheduled rate goes on from the
-        # checkpoint's, because some schedules (reduce_lr_on_plateau) keep theirs nowhere else
+        # today's command line wins over the checkpoint's options, as in fairseq; but the scheduled rate goes
+        # on from the checkpoint's, because some schedules (reduce_lr_on_plateau) keep theirs nowhere else
         mine = {name: value for name, value in self.param_groups[0].items() if name not in ("params", "lr")}
         self.optimizer.load_state_dict(state_dict)
         self.param_groups[0].update({**mine, **(optimizer_overrides or {})})
@@ -82,7 +98,9 @@ class SparseAdam(FairseqOptimizer):
 
 @register_optimizer("diff_adam", dataclass=DiffAdamConfig)
 class DiffAdam(SparseAdam):
-    """`DiffAdamW` (diffs/training/optimizer.py): learns w by the schedule of --lr, and alpha at a constant rate."""
+    """`DiffAdamW` (diffs/training/optimizer.py): learns w by the schedule of --lr, and alpha at a constant
+    rate.
+    """
 
     clipped = ("max_norm", "alpha_max_norm")
 
@@ -93,7 +111,11 @@ class DiffAdam(SparseAdam):
             start.vector.detach()
         start.vector = vector_of(start.model, start.base, cfg)
         self._optimizer = DiffAdamW(
-            start.vector, alpha_lr=cfg.alpha_learning_rate, max_norm=0.0, alpha_max_norm=0.0, **self.optimizer_config
+            start.vector,
+            alpha_lr=cfg.alpha_learning_rate,
+            max_norm=0.0,
+            alpha_max_norm=0.0,
+            **self.optimizer_config,
         )
 
     @staticmethod
@@ -107,7 +129,9 @@ class DiffAdam(SparseAdam):
         if not math.isfinite(cfg.alpha_init):
             raise ValueError(f"--alpha-init must be finite, got {cfg.alpha_init}")
         if cfg.penalty_form not in PENALTY_FORMS:
-            raise ValueError(f"--penalty-form must be one of {', '.join(PENALTY_FORMS)}, got {cfg.penalty_form}")
+            raise ValueError(
+                f"--penalty-form must be one of {', '.join(PENALTY_FORMS)}, got {cfg.penalty_form}"
+            )
         try:
             grouping_of(cfg)
             StretchedConcrete(cfg.concrete_lower, cfg.concrete_upper)
@@ -119,7 +143,9 @@ class DiffAdam(SparseAdam):
 
 @dataclass
 class FixMaskAdamConfig(SparseAdamConfig):
-    finetune: int = field(default=1, metadata={"help": "1: start at the values of --mask-pack; 0: at the base"})
+    finetune: int = field(
+        default=1, metadata={"help": "1: start at the values of --mask-pack; 0: at the base"}
+    )
 
 
 @register_optimizer("fixmask_adam", dataclass=FixMaskAdamConfig)
@@ -132,7 +158,12 @@ class FixMaskAdam(SparseAdam):
         if start.mask is None:
             raise ValueError("--optimizer fixmask_adam needs --mask-pack FILE, what the projection wrote")
         self._optimizer = FixMaskAdamW(
-            start.model, start.mask, base=start.base, from_zero=not cfg.finetune, max_norm=0.0, **self.optimizer_config
+            start.model,
+            start.mask,
+            base=start.base,
+            from_zero=not cfg.finetune,
+            max_norm=0.0,
+            **self.optimizer_config,
         )
 
     @staticmethod
@@ -183,14 +214,16 @@ def vector_of(model, base, cfg) -> DiffVector:
     )
 
 
-def _penalties(cfg) -> "float | List[float]":
+def _penalties(cfg) -> "float | list[float]":
     text = cfg.sparsity_penalty_per_layer
     if not text:
         return cfg.sparsity_pen
     try:
         return [float(part) for part in str(text).split(",")]
     except ValueError:
-        raise ValueError(f"--sparsity-penalty-per-layer must be numbers joined by commas, got {text}") from None
+        raise ValueError(
+            f"--sparsity-penalty-per-layer must be numbers joined by commas, got {text}"
+        ) from None
 
 
 def _flag(name: str) -> str:

@@ -15,7 +15,8 @@ _SMALLEST_EPS = 1e-11  # beside which the root of `_TINY`, 1e-19, is rounded awa
 
 
 def mark_scores(parameter, lr: Optional[float]) -> None:
-    """Tag a parameter as head scores with the constant learning rate `lr`; None: the model's rate and schedule.
+    """Tag a parameter as head scores with the constant learning rate `lr`; None: the model's rate and
+    schedule.
 
     fairseq copies both attributes to the float32 master copies it makes under --fp16 and --bf16.
     """
@@ -33,9 +34,9 @@ class DSPAdam(FairseqAdam):
     """fairseq's Adam (same options) with two parameter groups: the model and the head scores.
 
     The scheduler moves the model's learning rate only; scores (see `mark_scores`) keep their constant
-    one without warm-up or decay, as in DSP's own MT program, and without weight decay, as in its BERT program.
-    Schedulers, checkpoints and overrides may all write into the groups, so the scores' own settings are put back
-    before every step.
+    one without warm-up or decay, as in DSP's own MT program, and without weight decay, as in its BERT
+    program. Schedulers, checkpoints and overrides may all write into the groups, so the scores' own settings
+    are put back before every step.
     """
 
     def __init__(self, cfg: DSPAdamConfig, params):
@@ -81,9 +82,10 @@ class DSPAdam(FairseqAdam):
     def _clear_denormals(self) -> None:
         """Now and then make second moments that are denormal numbers zeros, on a CPU.
 
-        The projections of a closed head get no gradient any more. Their second moments decay until rounding stops them
-        among the denormal numbers, of which a CPU takes the root five times slower, for the rest of the training. Beside
-        Adam's epsilon their roots are below float32's rounding, so no weight learns anything else.
+        The projections of a closed head get no gradient any more. Their second moments decay until rounding
+        stops them among the denormal numbers, of which a CPU takes the root five times slower, for the rest
+        of the training. Beside Adam's epsilon their roots are below float32's rounding, so no weight learns
+        anything else.
         """
         for group in self.param_groups:
             if group["eps"] < _SMALLEST_EPS:
@@ -91,7 +93,11 @@ class DSPAdam(FairseqAdam):
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter, {})
                 moments = state.get("exp_avg_sq")
-                if moments is not None and moments.device.type == "cpu" and state["step"] % _CLEARED_EVERY == 0:
+                if (
+                    moments is not None
+                    and moments.device.type == "cpu"
+                    and state["step"] % _CLEARED_EVERY == 0
+                ):
                     moments.masked_fill_(moments < _TINY, 0.0)
 
     def _put_back(self) -> None:
@@ -101,21 +107,24 @@ class DSPAdam(FairseqAdam):
     def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
         """Clip the model's gradient and the scores' each by itself; returns the norm of both together.
 
-        Half-way through annealing the scores' gradient is a thousand times the model's: clipped as one, it would
-        leave the model none. (Under --fp16 fairseq clips by itself, as one.)
+        Half-way through annealing the scores' gradient is a thousand times the model's: clipped as one, it
+        would leave the model none. (Under --fp16 fairseq clips by itself, as one.)
         """
-        norms = [utils.clip_grad_norm_(group["params"], max_norm, aggregate_norm_fn) for group in self.param_groups]
+        norms = [
+            utils.clip_grad_norm_(group["params"], max_norm, aggregate_norm_fn) for group in self.param_groups
+        ]
         return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
 
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:
-        # today's command line wins over the checkpoint's options, as in fairseq; the scheduled rate goes on from the
-        # checkpoint's, because some schedules (reduce_lr_on_plateau) keep theirs nowhere else
+        # today's command line wins over the checkpoint's options, as in fairseq; the scheduled rate goes on
+        # from the checkpoint's, because some schedules (reduce_lr_on_plateau) keep theirs nowhere else
         mine = [{name: group[name] for name in ("lr", "weight_decay")} for group in self.param_groups]
         try:
             super().load_state_dict(state_dict)
         except ValueError as error:
             raise ValueError(
-                "the checkpoint's optimizer state is of another kind of training (unpruned, joint or pipelined): add "
+                "the checkpoint's optimizer state is of another kind of training (unpruned, joint or "
+                "pipelined): add "
                 f"--reset-optimizer to start from its weights alone ({error})"
             ) from error
         for group, given in zip(self.param_groups, mine):

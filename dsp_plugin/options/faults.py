@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from .terminal import printable
 
-# Exceptions whose text is an answer by itself; of others the text alone says little: KeyError's is a lone name.
+# Exceptions whose text is an answer by itself; of others the text alone says little: KeyError's is a lone
+# name.
 _TOLD = (ValueError, ImportError, NotImplementedError)
 _LONGEST = 600
 
@@ -23,7 +24,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+        places = [
+            os.fsdecode(name)
+            for name in (error.filename, error.filename2)
+            if isinstance(name, (str, bytes, os.PathLike))
+        ]
         return _flat(f"{' -> '.join(places)}: {error.strerror}" if places else str(error))
     if isinstance(error, KeyError):
         return _flat(f"an entry is missing: {', '.join(map(repr, error.args)) or 'KeyError'}")
@@ -35,7 +40,8 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, beside an interrupt, becomes a ValueError that begins with `what`: an option, a file.
+    """Whatever goes wrong inside, beside an interrupt, becomes a ValueError that begins with `what`: an
+    option, a file.
 
     An error whose own words have `what` in them already stays as it is.
 

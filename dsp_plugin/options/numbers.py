@@ -1,7 +1,7 @@
 """What a number is for, and so which numbers it may be: `check_number(-1, "positive")` says why not.
 
-A shell keeps a table of its options and their meanings and looks at each before anything is loaded; the words here name
-no option. NaN and infinities are refused everywhere: a comparison such as `lr < 0` lets NaN pass.
+A shell keeps a table of its options and their meanings and looks at each before anything is loaded; the words
+here name no option. NaN and infinities are refused everywhere: a comparison such as `lr < 0` lets NaN pass.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Meaning:
     def or_else(self, *values: float, told: str = "") -> Meaning:
         """This or one of `values`; `told` says what they mean, to stand behind "or -1"."""
         written = " or ".join(f"{value:g}" for value in values)
-        return replace(self, words=f"{self.words}, or {written}{told and ' ' + told}", also=(*self.also, *values))
+        return replace(
+            self, words=f"{self.words}, or {written}{told and ' ' + told}", also=(*self.also, *values)
+        )
 
     def takes(self, value: float) -> bool:
         if value in self.also:
@@ -63,7 +65,8 @@ MEANINGS: Mapping[str, Meaning] = {
     "count": Meaning("a whole number, 1 or more", 1, whole=True),
     "amount": Meaning("a whole number, 0 or more", 0, whole=True),
     "whole": Meaning("a whole number", whole=True),
-    "seed": Meaning("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True),  # what NumPy and torch take both
+    # what NumPy and torch take both
+    "seed": Meaning("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True),
     "port": Meaning("a whole number from 1 to 65535", 1, 65535, whole=True),
 }
 
@@ -72,8 +75,8 @@ def check_number(value: Any, meaning: str | Meaning | Sequence[str | Meaning]) -
     """Why `value` is not what is meant, such as "a finite number above 0 belongs there"; None where it is.
 
     Args:
-        value: a number, or a list or tuple of numbers, each of which is looked at. None is nobody's number: whether an
-            option may be left out is for the caller to say. True and False are no numbers.
+        value: a number, or a list or tuple of numbers, each of which is looked at. None is nobody's number:
+            whether an option may be left out is for the caller to say. True and False are no numbers.
         meaning: one of `MEANINGS` by its name, one of the caller's own, or several, any of which will do.
     """
     several = [meaning] if isinstance(meaning, (str, Meaning)) else meaning
@@ -86,7 +89,9 @@ def check_number(value: Any, meaning: str | Meaning | Sequence[str | Meaning]) -
 
 
 def number(*meanings: str | Meaning) -> Callable[[str], float]:
-    """For `argparse`'s `type=`: a text as a number that is one of these meanings; an int where only whole ones are meant."""
+    """For `argparse`'s `type=`: a text as a number that is one of these meanings; an int where only whole
+    ones are meant.
+    """
     whole = all((MEANINGS[one] if isinstance(one, str) else one).whole for one in meanings)
 
     def parse(text: str) -> float:

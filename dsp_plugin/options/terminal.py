@@ -6,7 +6,8 @@ import unicodedata
 
 
 def printable(text: object, keep: str = "\n\t") -> str:
-    r"""`text` with control and formatting characters written out, as \x1b: printed, they change nothing but the screen's text.
+    r"""`text` with control and formatting characters written out, as \x1b: printed, they change nothing but
+    the screen's text.
 
     Args:
         keep: characters that stay; line ends and tabs, where a text may have lines.
@@ -14,7 +15,9 @@ def printable(text: object, keep: str = "\n\t") -> str:
     text = str(text)
     if text.isprintable():
         return text
-    return "".join(char if char in keep or not _acts(char) else char.encode("unicode_escape").decode() for char in text)
+    return "".join(
+        char if char in keep or not _acts(char) else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _acts(char: str) -> bool:

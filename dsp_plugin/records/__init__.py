@@ -1,1 +1,3 @@
-"""Result records, and how files are written: whole or not at all, sealed, read as data. Pure Python and torch."""
+"""Result records, and how files are written: whole or not at all, sealed, read as data. Pure Python and
+torch.
+"""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterable, Sequence, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -38,14 +39,15 @@ def bleu(
 def bleu_statistics(
     hypotheses: Sequence[str], references: Sequence[str], lowercase: bool = False, tokenize: str = "13a"
 ) -> list[list[int]]:
-    """sacreBLEU's sufficient statistics of each sentence: all that a significance test needs, without the texts.
+    """sacreBLEU's sufficient statistics of each sentence: all that a significance test needs, without the
+    texts.
 
     Args:
         hypotheses, references, lowercase, tokenize: as for `bleu`; S sentences.
 
     Returns:
-        [S, 10]: length of the translation, length of the reference, matching n-grams for n = 1..4, all n-grams
-        of the translation for n = 1..4. Their sum over the sentences gives the score of `bleu`.
+        [S, 10]: length of the translation, length of the reference, matching n-grams for n = 1..4, all
+        n-grams of the translation for n = 1..4. Their sum over the sentences gives the score of `bleu`.
 
     Raises:
         ValueError: as `bleu`.
@@ -55,7 +57,9 @@ def bleu_statistics(
     return metric._extract_corpus_statistics(list(hypotheses), [list(references)])
 
 
-def _checked_bleu(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str) -> BLEU:
+def _checked_bleu(
+    hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str
+) -> BLEU:
     from sacrebleu.metrics import BLEU  # here, because it takes a while to load
 
     if isinstance(hypotheses, str) or isinstance(references, str):

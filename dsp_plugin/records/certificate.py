@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 from .files.sealed import read_json, write_json
 from .files.sealed_folder import check_sealed, seal_folder, sha256
@@ -43,7 +44,7 @@ class Certificate:
     outputs: Sequence[str]
     dtype: str
     data: str
-    extra: Dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
@@ -53,7 +54,8 @@ class Certificate:
         """Raises ExportError unless the outputs are equal; `what` was exported."""
         if not self.equal:
             raise ExportError(
-                f"{what} is not equal to the masked model: its outputs differ by up to {self.largest_difference:.3g} on "
+                f"{what} is not equal to the masked model: its outputs differ by up to "
+                f"{self.largest_difference:.3g} on "
                 f"{self.tokens} tokens ({self.data}), {self.tolerance:.3g} is allowed; nothing was written"
             )
 
@@ -61,14 +63,16 @@ class Certificate:
         """One line that tells the outcome."""
         return (
             f"largest difference to the masked model: {self.largest_difference:.2e} (outputs up to "
-            f"{self.largest_output:.3g}) over {self.tokens:,} tokens in {self.sequences:,} sequences of {self.data}"
+            f"{self.largest_output:.3g}) over {self.tokens:,} tokens in {self.sequences:,} sequences of "
+            f"{self.data}"
         )
 
 
 def write_certificate(
-    certificate: Certificate, export: str | os.PathLike, final: Optional[str | os.PathLike] = None
+    certificate: Certificate, export: str | os.PathLike, final: str | os.PathLike | None = None
 ) -> Path:
-    """Write the certificate with the SHA-256 of the weights it speaks of; a folder is sealed, so it comes last.
+    """Write the certificate with the SHA-256 of the weights it speaks of; a folder is sealed, so it comes
+    last.
 
     Args:
         export: the folder of an export, in which it is called certificate.json, or a file, beside which it is
@@ -79,10 +83,17 @@ def write_certificate(
         OSError: it cannot be written.
     """
     export = Path(export)
-    files = [export] if export.is_file() else [path for path in sorted(export.iterdir()) if path.name.endswith(_WEIGHTS)]
+    files = (
+        [export]
+        if export.is_file()
+        else [path for path in sorted(export.iterdir()) if path.name.endswith(_WEIGHTS)]
+    )
     path = export / NAME if export.is_dir() else Path(f"{final or export}.{NAME}")
     weights = {Path(final or file).name: sha256(file) for file in files}
-    write_json(path, json.dumps({"equal": certificate.equal, **asdict(certificate), "sha256": weights}, indent=2) + "\n")
+    write_json(
+        path,
+        json.dumps({"equal": certificate.equal, **asdict(certificate), "sha256": weights}, indent=2) + "\n",
+    )
     if export.is_dir():
         seal_folder(export)
     return path

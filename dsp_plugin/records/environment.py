@@ -1,8 +1,9 @@
 """What a record says about the run's surroundings: command, versions, device, data.
 
-Nothing here tells where on a machine something lay: a record can be published as it is. A command that is noted can be run
-again from the root of the repository: paths inside it are relative to it, and programs of it are called by `python`. A path
-outside it, and outside the working folder, is its base name: data and models have other places on other machines.
+Nothing here tells where on a machine something lay: a record can be published as it is. A command that is
+noted can be run again from the root of the repository: paths inside it are relative to it, and programs of it
+are called by `python`. A path outside it, and outside the working folder, is its base name: data and models
+have other places on other machines.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Iterable, Sequence
 
 # name in the record -> distributions that provide it, the first one found counts
 _DISTRIBUTIONS = {
@@ -33,11 +34,14 @@ _INNER_PATH = re.compile(r"""(?:(?<=[\s'"=:,(\[{])(?!(?<=:)//)|(?<=file://))/[^\
 
 # Where the programs lie; of an installed package there is no such folder.
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_ROOT = str(_REPOSITORY) if (_REPOSITORY / "scripts").is_dir() and (_REPOSITORY / "setup.py").is_file() else None
+_ROOT = (
+    str(_REPOSITORY) if (_REPOSITORY / "scripts").is_dir() and (_REPOSITORY / "setup.py").is_file() else None
+)
 
 
 def portable_path(path: str | os.PathLike) -> str:
-    """`path` without the machine: relative to the repository or the working folder, or the base name if it lies outside both.
+    """`path` without the machine: relative to the repository or the working folder, or the base name if it
+    lies outside both.
 
     A relative path stays as it is. For showing only: two places can have one name here.
     """
@@ -54,9 +58,9 @@ def portable_path(path: str | os.PathLike) -> str:
 def command_line(argv: Sequence[str] | None = None) -> str:
     """The command (`sys.argv` if None) as one could type it in the root of the repository.
 
-    A program of the repository is called by `python`, an installed one by its name. Each absolute path is that of
-    `portable_path`; so is a relative one that is there and leads into the repository, where another folder is the working
-    one. What is no UTF-8 is written out.
+    A program of the repository is called by `python`, an installed one by its name. Each absolute path is
+    that of `portable_path`; so is a relative one that is there and leads into the repository, where another
+    folder is the working one. What is no UTF-8 is written out.
     """
     program, *words = (sys.argv if argv is None else argv) or [""]
     if _ROOT is not None and _inside(os.getcwd(), _ROOT) != os.curdir:
@@ -80,7 +84,9 @@ def _inside(path: str, folder: str) -> str | None:
 
 
 def _from_root(word: str) -> str:
-    """A word that is a relative path of something in the repository, as an absolute path; others as they are."""
+    """A word that is a relative path of something in the repository, as an absolute path; others as they
+    are.
+    """
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     is_path = value and "\0" not in value and not os.path.isabs(value) and os.path.exists(value)
     if not is_path or _inside(os.path.abspath(value), _ROOT) is None:
@@ -143,7 +149,8 @@ def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
     """A short name for data: 16 hex digits of SHA-256 over file names and contents.
 
     The order of `paths` and the folder they lie in play no part. A folder stands for all its files with their
-    names inside it, without hidden files and without `*.log` (fairseq's preprocess.log tells paths and times).
+    names inside it, without hidden files and without `*.log` (fairseq's preprocess.log tells paths and
+    times).
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -155,7 +162,9 @@ def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
     for path in map(Path, paths):
         if path.is_dir():
             inside = ((p.relative_to(path), p) for p in path.rglob("*") if p.is_file() and p.suffix != ".log")
-            files += [(name.as_posix(), p) for name, p in inside if not any(s.startswith(".") for s in name.parts)]
+            files += [
+                (name.as_posix(), p) for name, p in inside if not any(s.startswith(".") for s in name.parts)
+            ]
         elif path.exists():
             files.append((path.name, path))
         else:

@@ -1,12 +1,15 @@
-"""Which heads a run would have kept, noted while it trains: `heads.jsonl`, one line a moment, with a checksum over all.
+"""Which heads a run would have kept, noted while it trains: `heads.jsonl`, one line a moment, with a checksum
+over all.
 
-The file is written anew at every moment, so that a kill never leaves a part of it, and what is missing is noticed.
+The file is written anew at every moment, so that a kill never leaves a part of it, and what is missing is
+noticed.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .files.sealed import read_lines, write_lines
 
@@ -29,7 +32,8 @@ def append_heads(folder: str | os.PathLike, updates: int, keep: Sequence[Any]) -
 
 
 def read_history(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The entries in the order of their updates; of a part that was trained twice (after a kill) the later one.
+    """The entries in the order of their updates; of a part that was trained twice (after a kill) the later
+    one.
 
     Raises:
         ValueError: the file is damaged; says what to do. OSError: it cannot be read.
@@ -46,7 +50,9 @@ def read_history(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def rewrite_history(folder: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> None:
-    """Makes these entries of `read_history` all that `folder`/heads.jsonl holds; without any, there is no such file."""
+    """Makes these entries of `read_history` all that `folder`/heads.jsonl holds; without any, there is no
+    such file.
+    """
     path = os.path.join(folder, HISTORY)
     if entries:
         write_lines(path, entries)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, Any]:
@@ -29,7 +30,9 @@ def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, A
 
 
 def mask_of(heads: Mapping[str, Any]) -> list[bool]:
-    """The mask [N] back from the `heads` field (which can itself stand for the head map: it has its blocks)."""
+    """The mask [N] back from the `heads` field (which can itself stand for the head map: it has its
+    blocks).
+    """
     return [head in block["kept"] for block in heads["blocks"] for head in range(block["num_heads"])]
 
 

@@ -8,20 +8,31 @@ import logging
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from dsp_plugin.records.environment import command_line, device_name, fingerprint, portable_path, versions
+from dsp_plugin.records.files.sealed import DamagedError, load_json, warn_unsealed, write_json
 from dsp_plugin.records.files.whole import check_folder, check_output
 from dsp_plugin.records.kept_heads import check_heads, kept_heads, mask_of
-from dsp_plugin.records.files.sealed import DamagedError, load_json, warn_unsealed, write_json
 
 __all__ = [
-    "Metric", "Record", "RecordError", "find_records", "fingerprint", "kept_heads", "load_record", "load_records",
-    "mask_of", "new_record", "portable_path", "save_record",
-]  # fmt: skip
+    "Metric",
+    "Record",
+    "RecordError",
+    "find_records",
+    "fingerprint",
+    "kept_heads",
+    "load_record",
+    "load_records",
+    "mask_of",
+    "new_record",
+    "portable_path",
+    "save_record",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +67,8 @@ class Metric:
 class Record:
     """One run. Runs that differ only by their seed share `name` and `method`: a table averages over them.
 
-    Several records of one run (training, then scoring each test set) share `seed` as well: a table joins them.
+    Several records of one run (training, then scoring each test set) share `seed` as well: a table joins
+    them.
 
     Args:
         kind: what the run did, for example "mt-train", "mt-bleu", "speed".
@@ -94,7 +106,10 @@ class Record:
     def validate(self) -> None:
         """Raises RecordError, naming the field, if a field has a wrong type or heads do not add up."""
         for name in ("kind", "name", "method"):
-            _require(isinstance(getattr(self, name), str) and getattr(self, name), f"{name} must be a text, not empty")
+            _require(
+                isinstance(getattr(self, name), str) and getattr(self, name),
+                f"{name} must be a text, not empty",
+            )
         for name in ("command", "device", "data"):
             _require(isinstance(getattr(self, name), str), f"{name} must be a text")
         _require(self.schema_version == SCHEMA_VERSION, f"schema_version must be {SCHEMA_VERSION}")
@@ -142,7 +157,8 @@ def new_record(kind: str, name: str, method: str, device: object = None, **field
     """A record of this process: command, versions and device filled in, the other fields as given.
 
     Args:
-        device: `torch.device` or its text that the run used; None means the first GPU if there is one, else the CPU.
+        device: `torch.device` or its text that the run used; None means the first GPU if there is one, else
+            the CPU.
     """
     surroundings = {"command": command_line(), "versions": versions(), "device": device_name(device)}
     return Record(kind=kind, name=name, method=method, **{**surroundings, **fields})
@@ -210,9 +226,9 @@ def load_records(folder: str | os.PathLike) -> list[Record]:
 def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
     """All records among the *.json files below `folder` with their paths, in the order of these.
 
-    A file that is damaged is reported by a warning (logging) and left out. JSON of another kind is left out too,
-    which is logged as information only, unless the file is called results.json. One warning counts the records without a
-    checksum.
+    A file that is damaged is reported by a warning (logging) and left out. JSON of another kind is left out
+    too, which is logged as information only, unless the file is called results.json. One warning counts the
+    records without a checksum.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -233,7 +249,9 @@ def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
             logger.warning("left out a result record: %s", error)
     if unsealed:
         more = f"and {len(unsealed) - 1} more records have" if unsealed[1:] else "has"
-        logger.warning("%s %s no checksum: damage would go unseen; `dsp seal %s` puts one in", unsealed[0], more, folder)
+        logger.warning(
+            "%s %s no checksum: damage would go unseen; `dsp seal %s` puts one in", unsealed[0], more, folder
+        )
     return records
 
 
@@ -259,7 +277,9 @@ def _from_fields(fields: Any) -> Record:
     if not _is_int(version) or version < 1:
         raise RecordError(f"schema_version is {version!r}, not a whole number from 1")
     if version > SCHEMA_VERSION:
-        raise RecordError(f"written in schema {version}, this version of dsp_plugin reads up to {SCHEMA_VERSION}")
+        raise RecordError(
+            f"written in schema {version}, this version of dsp_plugin reads up to {SCHEMA_VERSION}"
+        )
     _refuse_wrong_fields(Record, fields, "the record")
     metrics = fields.get("metrics", [])
     _require(isinstance(metrics, list), "metrics must be a list")

@@ -1,18 +1,20 @@
-"""Putting checksums into what earlier versions wrote, or users changed: which files and folders of a tree are ours."""
+"""Putting checksums into what earlier versions wrote, or users changed: which files and folders of a tree
+are ours.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from .certificate import NAME as CERTIFICATE
-from .history import HISTORY
 from .files.sealed import parse_json, read_bounded, reseal_json, reseal_lines
 from .files.sealed_folder import LIST, seal_folder
+from .history import HISTORY
 
 # Entries that tell our JSON from that of others (a model's config.json, a tokenizer's)
 _KINDS = (
@@ -23,16 +25,17 @@ _KINDS = (
 )
 _SETTINGS = "settings.json"
 _STATE = "trainer_state.json"
-_KEPT_HEADS, _GATING = "kept_heads", "gating."  # in a pruned model's configuration, before the names of a gated model's state
+# in a pruned model's configuration, before the names of a gated model's state
+_KEPT_HEADS, _GATING = "kept_heads", "gating."
 
 
 @dataclass
 class Sealed:
     """What has a checksum now, and what has none and why."""
 
-    files: List[Path] = field(default_factory=list)
-    folders: List[Path] = field(default_factory=list)
-    left_out: List[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def seal_path(path: str | os.PathLike) -> Sealed:
@@ -73,10 +76,12 @@ def _seal_if_ours(path: Path, done: Sealed) -> None:
 
 
 def _is_ours(path: Path, content: Any) -> bool:
-    return isinstance(content, dict) and (path.name == _SETTINGS or any(kind <= set(content) for kind in _KINDS))
+    return isinstance(content, dict) and (
+        path.name == _SETTINGS or any(kind <= set(content) for kind in _KINDS)
+    )
 
 
-def _is_of_weights(folder: Path, names: List[str], asked: bool) -> bool:
+def _is_of_weights(folder: Path, names: list[str], asked: bool) -> bool:
     """Whether a folder has a list, or would have one if it were written now. `asked`: the user named it."""
     if LIST in names or CERTIFICATE in names or (_STATE in names and folder.name.startswith("checkpoint-")):
         return True

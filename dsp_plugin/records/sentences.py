@@ -1,4 +1,5 @@
-"""`sentences.json` beside a record: what each sentence adds to the score, so that runs can be compared in pairs.
+"""`sentences.json` beside a record: what each sentence adds to the score, so that runs can be compared in
+pairs.
 
 {"metric": "BLEU", "signature": sacreBLEU's, "statistics": [S, 10] integers, see `scores.bleu_statistics`}
 """
@@ -7,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
-from dsp_plugin.records.record import Metric
 from dsp_plugin.records.files.sealed import read_json, write_json
+from dsp_plugin.records.record import Metric
 
 SENTENCES_NAME = "sentences.json"
 
@@ -26,7 +28,8 @@ def save_sentences(folder: str | os.PathLike, sentences: Mapping[str, Any] | Non
 
 
 def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]] | None:
-    """The statistics [S, 10] of a record's metric, from the file beside the record; None if they are not there.
+    """The statistics [S, 10] of a record's metric, from the file beside the record; None if they are not
+    there.
 
     Args:
         folder: where the record lies.
@@ -43,7 +46,9 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
     if not isinstance(fields, dict) or not {"metric", "signature", "statistics"} <= set(fields):
         raise ValueError(f"{path}: it must have metric, signature and statistics")
     if (fields["metric"], fields["signature"]) != (metric.name, metric.signature):
-        raise ValueError(f"{path}: of {fields['metric']} {fields['signature']}, the record has {metric.signature}")
+        raise ValueError(
+            f"{path}: of {fields['metric']} {fields['signature']}, the record has {metric.signature}"
+        )
     statistics = fields["statistics"]
     if not isinstance(statistics, list) or not statistics or not all(map(_is_row, statistics)):
         raise ValueError(f"{path}: statistics must be lists of 10 integers >= 0, at least one")
@@ -54,7 +59,9 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, list) and len(row) == 10 and all(type(count) is int and count >= 0 for count in row)
+    return (
+        isinstance(row, list) and len(row) == 10 and all(type(count) is int and count >= 0 for count in row)
+    )
 
 
 def _score(statistics: list[list[int]]) -> float:

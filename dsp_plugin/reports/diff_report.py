@@ -1,12 +1,14 @@
-"""The part of a report that is about sparse diffs: tables and pictures of one setting, and of all side by side."""
+"""The part of a report that is about sparse diffs: tables and pictures of one setting, and of all side by
+side.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
-from dsp_plugin.reports.pictures.bars import comparison_png
-from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
+from dsp_plugin.records.record import Record
 from dsp_plugin.reports.diff_tables import (
     FULL,
     LAST_LAYER,
@@ -17,12 +19,16 @@ from dsp_plugin.reports.diff_tables import (
     method_order,
     read_method,
     told_of,
-)  # fmt: skip
+)
 from dsp_plugin.reports.page import Section, figure_html, notes_html, paragraph, table_html
-from dsp_plugin.records.record import Record
+from dsp_plugin.reports.pictures.bars import comparison_png
+from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
 from dsp_plugin.reports.tables import Row, metric_column, spread_notes
 
-_NOTE = "density: share of the weights, without the task head, that may differ from the base. Scores: of the reloaded file."
+_NOTE = (
+    "density: share of the weights, without the task head, that may differ from the base. Scores: of "
+    "the reloaded file."
+)
 _UNTOUCHED = "Tensors without a single change (all-zero groups)."
 
 # tables of one report, written in all formats: (stem, rows, columns, notes)
@@ -40,10 +46,17 @@ class DiffReport:
     """
 
     def __init__(
-        self, folder: Path, write_table: WriteTable, records: Sequence[Record], files: list[Path], problems: list[str]
+        self,
+        folder: Path,
+        write_table: WriteTable,
+        records: Sequence[Record],
+        files: list[Path],
+        problems: list[str],
     ) -> None:
         self.folder, self.write_table, self.files, self.problems = folder, write_table, files, problems
-        self.methods = sorted({read_method(record.method).method for record in records if told_of(record) is not None})
+        self.methods = sorted(
+            {read_method(record.method).method for record in records if told_of(record) is not None}
+        )
         self._tables: dict[str, Sequence[Row]] = {}
         self._scores: dict[str, str] = {}
         self._records: dict[str, Sequence[Record]] = {}
@@ -79,11 +92,15 @@ class DiffReport:
         for name, records in self._records.items():
             bases.setdefault(told_of(records[0]).get("total", 0), []).append(name)
         groups = [names for names in bases.values() if len(names) > 1]
-        return [self._overview("diffs" + (f"-{n}" if n > 1 else ""), names) for n, names in enumerate(groups, 1)]
+        return [
+            self._overview("diffs" + (f"-{n}" if n > 1 else ""), names) for n, names in enumerate(groups, 1)
+        ]
 
     def _overview(self, stem: str, names: Sequence[str]) -> Section:
         tables = {name: self._tables[name] for name in names}
-        glue = [name for name in names if all(record.kind.startswith("glue") for record in self._records[name])]
+        glue = [
+            name for name in names if all(record.kind.startswith("glue") for record in self._records[name])
+        ]
         glue = glue if len(glue) > 1 else []
         rows, columns = across_rows(tables, self._scores, glue)
         columns = [column for column in columns if any(row[column] is not None for row in rows)]
@@ -95,7 +112,9 @@ class DiffReport:
         averages: dict[str, dict[float, list[float]]] = {}
         for row in rows:
             if average and row[average] is not None:
-                averages.setdefault(row["method"], {})[float(row["density"].rstrip("%")) / 100] = [row[average]]
+                averages.setdefault(row["method"], {})[float(row["density"].rstrip("%")) / 100] = [
+                    row[average]
+                ]
         records = [record for name in glue for record in self._records[name]]
         section.parts += self._density(f"{stem}-density", average, averages, average, records)
         untouched = {name: _untouched(rows) for name, rows in tables.items()}
@@ -108,7 +127,8 @@ class DiffReport:
         for name in names:
             for record in _last_stage(self._records[name]):
                 fingerprint = told_of(record).get("fingerprint")
-                if fingerprint is None or fingerprint not in seen:  # one pack can be scored as several settings
+                # one pack can be scored as several settings
+                if fingerprint is None or fingerprint not in seen:
                     by_method.setdefault(record.method, []).append((name, record))
                 seen.add(fingerprint or "")
         structured = [method for method in by_method if method.startswith("diff-structured")]
@@ -120,14 +140,20 @@ class DiffReport:
         section.parts += self._storage(f"{stem}-storage", by_method)
         return section
 
-    def _density(self, stem: str, name: str, points: Points, score: str, records: Sequence[Record]) -> list[str]:
+    def _density(
+        self, stem: str, name: str, points: Points, score: str, records: Sequence[Record]
+    ) -> list[str]:
         if sum(len(curve) for curve in points.values()) < 2 or not set(points) - {FULL, LAST_LAYER}:
             return []
         title = f"{name}: score against density"
-        caption = f"{score} against the density, one line a method; across: full finetuning and the task head alone"
+        caption = (
+            f"{score} against the density, one line a method; across: full finetuning and the task head alone"
+        )
         several = any(len(values) > 1 for curve in points.values() for values in curve.values())
         caption += "; bars and bands are the standard deviation over seeds." if several else "."
-        return self._figure(stem, title, caption, records, lambda path: density_png(points, path, score, title, self.methods))
+        return self._figure(
+            stem, title, caption, records, lambda path: density_png(points, path, score, title, self.methods)
+        )
 
     def _sizes(self, stem: str, name: str, rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         untouched = _untouched(rows)
@@ -135,31 +161,52 @@ class DiffReport:
         shown.sort(key=lambda row: row["method"] != FULL)
         if len(shown) < 2:
             return []
-        labels = [row["method"] + ("" if row["method"] in (FULL, LAST_LAYER) else f" {row['density']}") for row in shown]
+        labels = [
+            row["method"] + ("" if row["method"] in (FULL, LAST_LAYER) else f" {row['density']}")
+            for row in shown
+        ]
         measures = {"file (kB)": [mean_of(row["bytes"]) / 1000 for row in shown]}
         measures[untouched] = [mean_of(row[untouched]) for row in shown]
         title = f"{name}: size of a task, and tensors it leaves as they are"
-        caption = "The task's file beside a full copy of the weights, and tensors without a single change (all-zero groups)."
-        return self._figure(stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title))
+        caption = (
+            "The task's file beside a full copy of the weights, and tensors without a single change "
+            "(all-zero groups)."
+        )
+        return self._figure(
+            stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title)
+        )
 
     def _shares(self, stem: str, title: str, packs: Sequence[tuple[str, Record]]) -> list[str]:
-        layered = [(label, r) for label, r in packs if told_of(r).get("layers") and told_of(r).get("nonzeros")]
+        layered = [
+            (label, r) for label, r in packs if told_of(r).get("layers") and told_of(r).get("nonzeros")
+        ]
         if not layered:
             return []
         seeds = sorted({record.seed for _, record in layered if record.seed is not None})
-        caption = "Share of a pack's non-zeros that lies in each layer; the first row is the layer's share of all weights."
+        caption = (
+            "Share of a pack's non-zeros that lies in each layer; the first row is the layer's share "
+            "of all weights."
+        )
         caption += f" Seed {', '.join(map(str, seeds))}." if seeds else ""
         content = [(label, told_of(record)["layers"]) for label, record in layered]
-        return self._figure(stem, title, caption, [r for _, r in layered], lambda path: share_png(content, path, title))
+        return self._figure(
+            stem, title, caption, [r for _, r in layered], lambda path: share_png(content, path, title)
+        )
 
     def _storage(self, stem: str, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
         """N tasks: as many full copies, or one base and a pack each."""
-        copy = max((told_of(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs), default=0)
-        tasks = max((len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)), default=0)
+        copy = max(
+            (told_of(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs), default=0
+        )
+        tasks = max(
+            (len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)), default=0
+        )
         sums = {
             method: sum(told_of(record)["bytes"] for _, record in packs)
             for method, packs in by_method.items()
-            if method != FULL and len(packs) == tasks and all(told_of(record).get("bytes") for _, record in packs)
+            if method != FULL
+            and len(packs) == tasks
+            and all(told_of(record).get("bytes") for _, record in packs)
         }
         if not copy or tasks < 2 or not sums:
             return []
@@ -169,9 +216,13 @@ class DiffReport:
         title = f"Storage of {tasks} tasks"
         records = [record for packs in by_method.values() for _, record in packs]
         caption = f"{tasks} tasks on disk as full copies of the model, or as one base and a pack a task."
-        return self._figure(stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title))
+        return self._figure(
+            stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title)
+        )
 
-    def _figure(self, stem: str, title: str, caption: str, records: Sequence[Record], draw: Callable[[Path], Any]) -> list[str]:
+    def _figure(
+        self, stem: str, title: str, caption: str, records: Sequence[Record], draw: Callable[[Path], Any]
+    ) -> list[str]:
         path = self.folder / f"{stem}.png"
         try:
             draw(path)
@@ -194,8 +245,12 @@ def _points(records: Sequence[Record], score: str) -> dict[str, dict[float, list
         kind = read_method(record.method)
         for metric in record.metrics if kind.percent is not None and not kind.stage else ():
             if metric_column(metric.name, metric.subset, metric.unit) == score:
-                found.setdefault(kind.method, {}).setdefault(kind.percent / 100, {})[record.seed] = metric.value
-    return {method: {d: list(seeds.values()) for d, seeds in curve.items()} for method, curve in found.items()}
+                found.setdefault(kind.method, {}).setdefault(kind.percent / 100, {})[record.seed] = (
+                    metric.value
+                )
+    return {
+        method: {d: list(seeds.values()) for d, seeds in curve.items()} for method, curve in found.items()
+    }
 
 
 def _last_stage(records: Sequence[Record]) -> list[Record]:

@@ -1,27 +1,33 @@
 """Tables of sparse diffs from records: score, density, what a task takes on disk, beside full finetuning.
 
-A record is of a diff where it has `extra["diff"]`, which the programs of diff pruning write from the reloaded pack:
-`method`, `total` and `density` always, `positions`, `nonzeros`, `bytes`, `full_bytes`, `tensors`, `untouched`,
-`layers` where there is a pack. Its method ends with the density, and with the stage where that is not the last:
-`diff-structured-0.5%`, `diff-structured-0.5%-projected`, `diff-structured-unprojected`.
+A record is of a diff where it has `extra["diff"]`, which the programs of diff pruning write from the reloaded
+pack: `method`, `total` and `density` always, `positions`, `nonzeros`, `bytes`, `full_bytes`, `tensors`,
+    `untouched`,
+`layers` where there is a pack. Its method ends with the density, and with the stage where that is not the
+last: `diff-structured-0.5%`, `diff-structured-0.5%-projected`, `diff-structured-unprojected`.
 """
 
 from __future__ import annotations
 
 import re
 import statistics
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.tables import Row, Setting, Spread, setting_of, spread, table_rows
 
 FULL, LAST_LAYER = "full", "last-layer"
 _ORDER = (FULL, LAST_LAYER, "non-adaptive", "diff-unstructured", "diff-structured")
-_LABEL = re.compile(r"(?P<method>.*?)(?:-(?P<percent>\d+(?:\.\d+)?)%)?(?:-(?P<stage>projected|unprojected|scored))?")
+_LABEL = re.compile(
+    r"(?P<method>.*?)(?:-(?P<percent>\d+(?:\.\d+)?)%)?(?:-(?P<stage>projected|unprojected|scored))?"
+)
 
 
 class DiffMethod(NamedTuple):
-    """What the method of a record says: density in percent (None: none is named), stage where it is not the last."""
+    """What the method of a record says: density in percent (None: none is named), stage where it is not
+    the last.
+    """
 
     method: str
     percent: float | None = None
@@ -34,12 +40,16 @@ def read_method(label: str) -> DiffMethod:
     DiffMethod(method='diff-structured', percent=0.5, stage='projected')
     """
     found = _LABEL.fullmatch(label)
-    percent = {FULL: 100.0, LAST_LAYER: 0.0}.get(label) if found["percent"] is None else float(found["percent"])
+    percent = (
+        {FULL: 100.0, LAST_LAYER: 0.0}.get(label) if found["percent"] is None else float(found["percent"])
+    )
     return DiffMethod(found["method"], percent, found["stage"] or "")
 
 
 def method_label(method: str, density: float) -> str:
-    """The method in records of the last stage; density is a share, rounded to two digits: 0.00498 of a small model is 0.5%."""
+    """The method in records of the last stage; density is a share, rounded to two digits: 0.00498 of a
+    small model is 0.5%.
+    """
     return f"{method}-{float(f'{100 * density:.2g}'):g}%"
 
 
@@ -50,7 +60,11 @@ def told_of(record: Record) -> Mapping[str, Any] | None:
 
 
 def diff_rows(
-    records: Iterable[Record], metric: str, expected: Sequence[str] = (), subsets: Sequence[str] = (), seeds: int | None = None
+    records: Iterable[Record],
+    metric: str,
+    expected: Sequence[str] = (),
+    subsets: Sequence[str] = (),
+    seeds: int | None = None,
 ) -> tuple[list[Row], list[str]]:
     """The rows of one setting's table: a method and a density each, averaged over its seeds.
 
@@ -70,7 +84,9 @@ def diff_rows(
     """
     records = [record for record in records if told_of(record) is not None]
     like = setting_of(records[0]) if records else Setting("", "")
-    rows, columns = table_rows(records, [like._replace(method=label) for label in expected], subsets, seeds, metric=metric)
+    rows, columns = table_rows(
+        records, [like._replace(method=label) for label in expected], subsets, seeds, metric=metric
+    )
     by_label = {row["method"]: row for row in rows}
     told: dict[str, dict[int | None, Mapping[str, Any]]] = {}
     for record in records:
@@ -79,7 +95,9 @@ def diff_rows(
     full = mean_of(by_label.get(FULL, {}).get(score))
     tensors = {t["tensors"] for seeded in told.values() for t in seeded.values() if t.get("tensors")}
     untouched = "untouched tensors" + (f" of {max(tensors)}" if len(tensors) == 1 else "")
-    measured = [column for column in columns if column not in ("setting", "method", "K", "parameters", "runs")]
+    measured = [
+        column for column in columns if column not in ("setting", "method", "K", "parameters", "runs")
+    ]
     times = [column for column in measured if column == "updates" or column.startswith("seconds")]
     made = []
     for label in sorted(by_label, key=method_order):
@@ -87,8 +105,11 @@ def diff_rows(
         if kind.stage == "projected" and label.removesuffix("-projected") in by_label:
             continue  # its score stands in the row of the last stage
         value = mean_of(row.get(score))
-        density = mean_of(spread(t.get("density") for t in known)) if kind.percent is None else kind.percent / 100
-        # full finetuning, the last layer and stage 1 lack some of what follows: they have no projection, or no file
+        density = (
+            mean_of(spread(t.get("density") for t in known)) if kind.percent is None else kind.percent / 100
+        )
+        # full finetuning, the last layer and stage 1 lack some of what follows: they have no projection, or
+        # no file
         lacking = "" if known and (kind.stage == "unprojected" or kind.method in (FULL, LAST_LAYER)) else None
         figures = {
             "non-zeros": spread(t.get("nonzeros", t.get("total")) for t in known),
@@ -164,4 +185,10 @@ def method_order(label: str) -> tuple:
     """Baselines first, then the methods, each by density from high to low."""
     kind = read_method(label)
     rank = _ORDER.index(kind.method) if kind.method in _ORDER else len(_ORDER)
-    return rank, kind.method, bool(kind.stage), -(kind.percent if kind.percent is not None else 100.0), kind.stage
+    return (
+        rank,
+        kind.method,
+        bool(kind.stage),
+        -(kind.percent if kind.percent is not None else 100.0),
+        kind.stage,
+    )

@@ -6,11 +6,11 @@ import base64
 import os
 import re
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Iterable, Sequence
 
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.tables import NOT_MEASURED, TEXT_COLUMNS, Row, cell_text
@@ -129,7 +129,11 @@ def page_html(title: str, lead: Sequence[str], sections: Sequence[Section]) -> s
         inside = f"<ul>{''.join(links)}</ul>" if links else ""
         contents.append(f'<li><a href="#{anchor}">{escape(section.heading)}</a>{inside}</li>')
     return _PAGE.substitute(
-        title=escape(title), style=_STYLE, lead="\n".join(lead), contents="\n".join(contents), body="\n".join(body)
+        title=escape(title),
+        style=_STYLE,
+        lead="\n".join(lead),
+        contents="\n".join(contents),
+        body="\n".join(body),
     )
 
 
@@ -187,7 +191,9 @@ def figure_html(picture: str | os.PathLike, alt: str, caption: str, records: Seq
 
 
 def provenance_html(records: Sequence[Record]) -> str:
-    """Which commands, with which versions on which device, made these records; folded if there are several."""
+    """Which commands, with which versions on which device, made these records; folded if there are
+    several.
+    """
     commands = list(dict.fromkeys(record.command for record in records if record.command))
     surroundings = notes_html(surroundings_of(records))
     if len(commands) == 1:
@@ -199,7 +205,9 @@ def surroundings_of(records: Iterable[Record]) -> list[str]:
     """Versions and devices of the records, each once."""
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in record.versions.items()) for record in records)
     devices = dict.fromkeys(record.device for record in records)
-    return [f"versions: {text}" for text in versions if text] + [f"device: {text}" for text in devices if text]
+    return [f"versions: {text}" for text in versions if text] + [
+        f"device: {text}" for text in devices if text
+    ]
 
 
 def record_html(record: Record, where: str) -> str:
@@ -208,7 +216,9 @@ def record_html(record: Record, where: str) -> str:
     seed = "" if record.seed is None else f"seed {record.seed}"
     known = ", ".join(part for part in (record.kind, record.name, record.method, heads, seed) if part)
     metrics = [
-        f"{metric.name} {metric.subset}".rstrip() + f" {cell_text(metric.value)}" + (f" {metric.unit}" if metric.unit else "")
+        f"{metric.name} {metric.subset}".rstrip()
+        + f" {cell_text(metric.value)}"
+        + (f" {metric.unit}" if metric.unit else "")
         for metric in record.metrics
     ]
     shown = "; ".join(metrics[:3]) + (f"; and {len(metrics) - 3} more" if len(metrics) > 3 else "")
@@ -218,7 +228,9 @@ def record_html(record: Record, where: str) -> str:
     command = code_block(record.command) if record.command else paragraph("no command was noted", "faint")
     summary = f'<span class="where">{escape(where)}</span> <span class="faint">{escape(known)}</span>'
     value = f" {escape(shown)}" if shown else ""
-    return f'<details class="record"><summary>{summary}{value}</summary>\n{command}{notes_html(notes)}</details>'
+    return (
+        f'<details class="record"><summary>{summary}{value}</summary>\n{command}{notes_html(notes)}</details>'
+    )
 
 
 def file_name(text: str) -> str:

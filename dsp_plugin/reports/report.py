@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
+from dsp_plugin.records.files.whole import check_folder, write_text
+from dsp_plugin.records.record import Record, find_records
 from dsp_plugin.reports.diff_report import DiffReport
 from dsp_plugin.reports.diff_tables import told_of
-from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.reports.page import (
     Section,
     code_block,
@@ -22,8 +23,7 @@ from dsp_plugin.reports.page import (
     record_html,
     surroundings_of,
     table_html,
-)  # fmt: skip
-from dsp_plugin.records.record import Record, find_records
+)
 from dsp_plugin.reports.setting_pictures import Drawer
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
 from dsp_plugin.reports.tables import (
@@ -34,7 +34,7 @@ from dsp_plugin.reports.tables import (
     signature_notes,
     spread_notes,
     table_rows,
-)  # fmt: skip
+)
 
 BASELINE = "unpruned"
 _WIDE = 6  # more measures than this of a single run are shown one below the other
@@ -44,7 +44,9 @@ Found = Sequence["tuple[Path, Record]"]
 
 @dataclass(frozen=True)
 class Report:
-    """What was made: how many records and settings it shows, the files, and what could not be shown and why."""
+    """What was made: how many records and settings it shows, the files, and what could not be shown and
+    why.
+    """
 
     records: int
     settings: int
@@ -78,7 +80,9 @@ def make_report(
     check_folder("--out", out)
     found = find_records(results)
     if not found:
-        raise ValueError(f"no result records in {results}: they are the results.json of trainings and scorings")
+        raise ValueError(
+            f"no result records in {results}: they are the results.json of trainings and scorings"
+        )
     names = sorted({record.name for _, record in found})
     unknown = sorted(set(only) - set(names))
     if unknown:
@@ -92,7 +96,9 @@ def make_report(
     sections = [writer.section(name) for name in names]
     sections += writer.diffs.overview()
     sections.append(_all_records(found, Path(results)))
-    lead = [paragraph(f"{_count(len(found), 'record')} of {_count(len(names), 'setting')}: {', '.join(names)}.")]
+    lead = [
+        paragraph(f"{_count(len(found), 'record')} of {_count(len(names), 'setting')}: {', '.join(names)}.")
+    ]
     if command:
         lead.append(code_block(command))
     lead.append(folded("versions and devices", [notes_html(surroundings_of(record for _, record in found))]))
@@ -110,7 +116,9 @@ class _Writer:
         self.problems: list[str] = []
         # each has one colour in all pictures; what has no heads is in none of them
         self.methods = sorted({r.method for _, r in found if r.heads is not None and told_of(r) is None})
-        self.diffs = DiffReport(out / "pictures", self.tables, [record for _, record in found], self.files, self.problems)
+        self.diffs = DiffReport(
+            out / "pictures", self.tables, [record for _, record in found], self.files, self.problems
+        )
         self._taken: Counter[str] = Counter()
 
     def write(self, name: str, text: str) -> None:
@@ -148,7 +156,11 @@ class _Writer:
         rows, columns = table_rows(records, p_values=largest_p(comparisons))
         columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
         notes = signature_notes(records)
-        if len(rows) == 1 and records[0].heads is None and sum(len(record.metrics) for record in records) > _WIDE:
+        if (
+            len(rows) == 1
+            and records[0].heads is None
+            and sum(len(record.metrics) for record in records) > _WIDE
+        ):
             rows, columns = _measures(records)
             comparisons = []
         notes += self._significance_note(comparisons)
@@ -168,12 +180,17 @@ class _Writer:
         if any(one.p is not None for one in comparisons):
             seed = os.environ.get("SACREBLEU_SEED", "12345")
             return [
-                f"p: paired bootstrap resampling against {self.baseline} of the same seed and test set (sacreBLEU's, "
-                f"{SAMPLES} resamples, seed {seed}); of several seeds the largest; the smallest there can be is "
-                f"{1 / (SAMPLES + 1):.3f}. Empty where a run has no counterpart or its sentences were not kept."
+                f"p: paired bootstrap resampling against {self.baseline} of the same seed and test set "
+                "(sacreBLEU's, "
+                f"{SAMPLES} resamples, seed {seed}); of several seeds the largest; the smallest there can be "
+                "is "
+                f"{1 / (SAMPLES + 1):.3f}. Empty where a run has no counterpart or its sentences were not "
+                "kept."
             ]
         reasons = Counter(one.why for one in comparisons)
-        return [f"not tested for significance: {reason} ({_count(n, 'score')})." for reason, n in reasons.items()]
+        return [
+            f"not tested for significance: {reason} ({_count(n, 'score')})." for reason, n in reasons.items()
+        ]
 
 
 def main_metric(records: Sequence[Record]) -> str | None:
@@ -183,7 +200,11 @@ def main_metric(records: Sequence[Record]) -> str | None:
     """
     counts = Counter(metric.name for record in records for metric in record.metrics if metric.name != "speed")
     named = {record.extra.get("main_metric") for record in records}
-    return min(counts, key=lambda name: (name != "BLEU", name not in named, -counts[name], name)) if counts else None
+    return (
+        min(counts, key=lambda name: (name != "BLEU", name not in named, -counts[name], name))
+        if counts
+        else None
+    )
 
 
 def _summary(records: Sequence[Record]) -> str:
@@ -207,19 +228,30 @@ def _measures(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
 def _comparison_rows(comparisons: Sequence[Comparison], baseline: str) -> tuple[list[Row], list[str]]:
     columns = ["method", "K", "seed", "on", "score", baseline, "difference", "p", "note"]
     rows = []
-    for one in sorted(comparisons, key=lambda one: (one.subset, -(one.setting.kept or 0), one.setting.method)):
+    for one in sorted(
+        comparisons, key=lambda one: (one.subset, -(one.setting.kept or 0), one.setting.method)
+    ):
         heads = "-" if one.setting.kept is None else f"{one.setting.kept}/{one.setting.total}"
         cells = (
-            one.setting.method, heads, "-" if one.seed is None else str(one.seed), one.subset, float(one.value),
-            one.baseline, one.delta, "" if one.p is None else f"{one.p:.3f}", one.why,
-        )  # fmt: skip
+            one.setting.method,
+            heads,
+            "-" if one.seed is None else str(one.seed),
+            one.subset,
+            float(one.value),
+            one.baseline,
+            one.delta,
+            "" if one.p is None else f"{one.p:.3f}",
+            one.why,
+        )
         rows.append(dict(zip(columns, cells)))
     return rows, columns if any(row["note"] for row in rows) else columns[:-1]
 
 
 def _all_records(found: Found, results: Path) -> Section:
     lines = [record_html(record, path.relative_to(results).as_posix()) for path, record in found]
-    return Section("All records", [paragraph("Click on one for its command, versions and data.", "faint"), *lines])
+    return Section(
+        "All records", [paragraph("Click on one for its command, versions and data.", "faint"), *lines]
+    )
 
 
 def _count(number: int, noun: str) -> str:

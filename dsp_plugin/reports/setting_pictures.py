@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
+from dsp_plugin.records.record import Record
+from dsp_plugin.reports.page import Section, figure_html, file_name, paragraph
 from dsp_plugin.reports.pictures.curves import curve_png, curve_points
 from dsp_plugin.reports.pictures.head_grids import head_grid_png
 from dsp_plugin.reports.pictures.history import check_history, head_history_png
-from dsp_plugin.reports.page import Section, figure_html, file_name, paragraph
-from dsp_plugin.records.record import Record
 
 _PANELS = 12  # head maps in one picture; with more of them each K has its own
 
@@ -26,7 +26,13 @@ class Drawer:
     """
 
     def __init__(
-        self, folder: Path, stem: str, name: str, records: Sequence[Record], baseline: str, methods: Sequence[str]
+        self,
+        folder: Path,
+        stem: str,
+        name: str,
+        records: Sequence[Record],
+        baseline: str,
+        methods: Sequence[str],
     ) -> None:
         self.folder, self.stem, self.name, self.records = folder, stem, name, records
         self.baseline, self.methods = baseline, methods
@@ -37,7 +43,9 @@ class Drawer:
         """The setting's score, then the speed, against the heads kept: a picture a test set."""
         figures = []
         for measure in [metric] * (metric is not None) + ["speed"]:
-            subsets = sorted({m.subset for record in self.records for m in record.metrics if m.name == measure})
+            subsets = sorted(
+                {m.subset for record in self.records for m in record.metrics if m.name == measure}
+            )
             for subset in subsets:
                 figures += self._curve(measure, subset)
         return [Section("Against the heads kept", figures)] if figures else []
@@ -57,19 +65,29 @@ class Drawer:
         several = any(len(values) > 1 for kept in points.values() for values in kept.values())
         caption = f"{label}{on} against the number of heads kept, one line a method"
         caption += "; bars (and the band) are the standard deviation over seeds" if several else ""
-        caption += f"; dashed: {self.baseline}" if self.baseline in points and self.baseline not in pruned else ""
-        caption += ". Points of one K stand side by side so that none hides another." if len(pruned) > 1 else "."
+        caption += (
+            f"; dashed: {self.baseline}" if self.baseline in points and self.baseline not in pruned else ""
+        )
+        caption += (
+            ". Points of one K stand side by side so that none hides another." if len(pruned) > 1 else "."
+        )
         return [figure_html(path, f"{title}, against the heads kept", caption, shown)]
 
     def head_maps(self) -> list[Section]:
-        """Which heads each run keeps: a panel a run, all of a model in one picture, or one a K if they are many."""
+        """Which heads each run keeps: a panel a run, all of a model in one picture, or one a K if they are
+        many.
+        """
         runs: dict[tuple, Record] = {}
         for record in self.records:
             if record.heads is not None and record.heads["total"]:
-                kept = tuple((b["name"], b["kind"], b["num_heads"], tuple(b["kept"])) for b in record.heads["blocks"])
+                kept = tuple(
+                    (b["name"], b["kind"], b["num_heads"], tuple(b["kept"])) for b in record.heads["blocks"]
+                )
                 runs.setdefault((record.method, record.seed, kept), record)
         pruned = [record for record in runs.values() if record.heads["kept"] < record.heads["total"]]
-        pruned.sort(key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed))
+        pruned.sort(
+            key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed)
+        )
         models: dict[tuple, list[Record]] = {}
         for record in pruned:
             blocks = tuple((b["name"], b["kind"], b["num_heads"]) for b in record.heads["blocks"])
@@ -95,16 +113,22 @@ class Drawer:
             panels.append((f"{record.method}\nK = {record.heads['kept']}{seed}", record.heads))
         head_grid_png(panels, path, title)
         caption = (
-            "Which heads each run keeps: a panel a run, a row a layer (numbered from 0, grouped by the kind of "
-            "attention), a square a head. Models trained from different seeds do not share the meaning of a head's number."
+            "Which heads each run keeps: a panel a run, a row a layer (numbered from 0, grouped by the kind "
+            "of "
+            "attention), a square a head. Models trained from different seeds do not share the meaning of a "
+            "head's number."
         )
         return figure_html(path, title, caption, records)
 
     def histories(self) -> list[Section]:
-        """The kept heads over training, from the records that noted them: the first seed of each method and K."""
+        """The kept heads over training, from the records that noted them: the first seed of each method
+        and K.
+        """
         figures, seen = [], set()
         with_history = [r for r in self.records if r.heads is not None and r.extra.get("history")]
-        with_history.sort(key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed))
+        with_history.sort(
+            key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed)
+        )
         for record in with_history:
             seed = "" if record.seed is None else f", seed {record.seed}"
             what = f"{record.method}, K = {record.heads['kept']}{seed}"
@@ -120,7 +144,8 @@ class Drawer:
             path = self._path("training", record.method, f"K{record.heads['kept']}")
             head_history_png(record.heads, record.extra["history"], path, f"{self.name}: {what}")
             caption = (
-                f"Heads that {what} would keep at each of {len(entries)} moments of its training: a row a head, grouped "
+                f"Heads that {what} would keep at each of {len(entries)} moments of its training: a row a "
+                "head, grouped "
                 "by layer; below, how many they are."
             )
             figures.append(figure_html(path, f"{self.name}: heads over training, {what}", caption, [record]))

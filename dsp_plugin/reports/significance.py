@@ -1,14 +1,17 @@
-"""Is a run really worse, or better, than the baseline? Paired bootstrap resampling, by sacreBLEU's own `PairedTest`.
+"""Is a run really worse, or better, than the baseline? Paired bootstrap resampling, by sacreBLEU's own
+`PairedTest`.
 
-It works from the statistics of each sentence that lie beside the records (see `sentences`), so the translations are
-not scored again. Koehn (2004), Statistical Significance Tests for Machine Translation Evaluation.
+It works from the statistics of each sentence that lie beside the records (see `sentences`), so the
+translations are not scored again. Koehn (2004), Statistical Significance Tests for Machine Translation
+Evaluation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 from dsp_plugin.records.record import Metric, Record
 from dsp_plugin.records.sentences import SENTENCES_NAME, load_statistics
@@ -41,7 +44,9 @@ class Comparison:
         return None if self.baseline is None else self.value - self.baseline
 
 
-def paired_bootstrap(baseline: Sequence[Sequence[int]], systems: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+def paired_bootstrap(
+    baseline: Sequence[Sequence[int]], systems: Sequence[Sequence[Sequence[int]]]
+) -> list[float]:
     """p of each system against the baseline: how likely so large a difference in BLEU is if there is none.
 
     Args:
@@ -80,15 +85,17 @@ def compare_with_baseline(
 ) -> list[Comparison]:
     """Every run that is not the baseline, beside it; in the order of the records.
 
-    The counterpart has the same name, seed and test set, and the method `baseline`: with the same number of heads
-    if there is one, else the only one there is. Data and signature must agree.
+    The counterpart has the same name, seed and test set, and the method `baseline`: with the same number of
+    heads if there is one, else the only one there is. Data and signature must agree.
 
     Args:
         found: records with their paths (`records.find_records`).
         metric: name of the score; only BLEU can be tested so far, others get a difference without p.
         baseline: a method.
     """
-    scored = [(path, record, score) for path, record in found for score in record.metrics if score.name == metric]
+    scored = [
+        (path, record, score) for path, record in found for score in record.metrics if score.name == metric
+    ]
     bases = [entry for entry in scored if entry[1].method == baseline]
     results: list[Comparison] = []
     waiting: dict[int, list[tuple[int, list[list[int]]]]] = {}  # baseline -> (place in results, statistics)
@@ -99,7 +106,9 @@ def compare_with_baseline(
         known = {"metric": metric, "subset": score.subset, "value": score.value}
         place = _counterpart(record, score, bases)
         if place is None:
-            results.append(Comparison(setting_of(record), record.seed, **known, why=f"no {baseline} run of this seed"))
+            results.append(
+                Comparison(setting_of(record), record.seed, **known, why=f"no {baseline} run of this seed")
+            )
             continue
         base_path, base, base_score = bases[place]
         known["baseline"] = base_score.value
@@ -119,7 +128,9 @@ def compare_with_baseline(
                 why = str(error)
         results.append(Comparison(setting_of(record), record.seed, **known, why=why))
     for place, entries in waiting.items():  # in one go a baseline: its resamples are drawn once
-        for (position, _), p in zip(entries, paired_bootstrap(statistics[place], [rows for _, rows in entries])):
+        for (position, _), p in zip(
+            entries, paired_bootstrap(statistics[place], [rows for _, rows in entries])
+        ):
             results[position] = Comparison(**{**vars(results[position]), "p": p})
     return results
 

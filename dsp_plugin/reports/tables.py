@@ -1,12 +1,15 @@
-"""Tables of results, made from records only: one row a setting, averaged over its seeds; Markdown, CSV, LaTeX."""
+"""Tables of results, made from records only: one row a setting, averaged over its seeds; Markdown, CSV,
+LaTeX.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from dsp_plugin.records.record import Metric, Record
 
@@ -66,17 +69,18 @@ def table_rows(
         subsets: the test sets it should have, in this order; others follow by name.
         metric: the score it should have on these; it comes first.
         seeds: runs a setting should have; then the column "runs" says "1 of 3".
-        p_values: (setting, metric, subset) -> p, see `significance.largest_p`; then the column "p SUBSET" follows
-            the metric, empty where p is not known.
+        p_values: (setting, metric, subset) -> p, see `significance.largest_p`; then the column "p SUBSET"
+            follows the metric, empty where p is not known.
 
     Returns:
         rows: column -> text, number, `Spread`, `PValue`, or None for what was not measured.
-        columns: "setting" only if there are several names; "method"; "K" (kept/total); one a metric and subset,
-            `metric` first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)"; "runs".
+        columns: "setting" only if there are several names; "method"; "K" (kept/total); one a metric and
+            subset, `metric` first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)";
+            "runs".
 
     Raises:
-        ValueError: two records of one run contradict each other, or runs of one setting were scored in ways that
-            cannot be compared (other data or BLEU signature); names both.
+        ValueError: two records of one run contradict each other, or runs of one setting were scored in ways
+            that cannot be compared (other data or BLEU signature); names both.
     """
     groups: dict[Setting, dict[int | None, _Run]] = {setting: {} for setting in expected}
     found: dict[Setting, dict[int | None, _Run]] = {}
@@ -115,13 +119,18 @@ def table_rows(
 
 
 def signature_notes(records: Iterable[Record]) -> list[str]:
-    """One line a metric that has signatures, for below the table: "BLEU test_2016_flickr: nrefs:1|case:lc|..."."""
+    """One line a metric that has signatures, for below the table: "BLEU test_2016_flickr:
+    nrefs:1|case:lc|...".
+    """
     found: dict[tuple[str, str], set[str]] = {}
     for record in records:
         for metric in record.metrics:
             if metric.signature:
                 found.setdefault((metric.name, metric.subset), set()).add(metric.signature)
-    return [f"{name} {subset}".rstrip() + ": " + "; ".join(sorted(s)) for (name, subset), s in sorted(found.items())]
+    return [
+        f"{name} {subset}".rstrip() + ": " + "; ".join(sorted(s))
+        for (name, subset), s in sorted(found.items())
+    ]
 
 
 def spread_notes(rows: Sequence[Row]) -> list[str]:
@@ -157,7 +166,9 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
         cells: list[Any] = []
         for column in columns:
             value = row.get(column)
-            cells.append(NOT_MEASURED if value is None else value.mean if isinstance(value, Spread) else value)
+            cells.append(
+                NOT_MEASURED if value is None else value.mean if isinstance(value, Spread) else value
+            )
             if column in spread:
                 cells.append(value.sd if isinstance(value, Spread) else "")
         writer.writerow(cells)
@@ -173,7 +184,15 @@ def latex_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 
 _LATEX = {**{sign: "\\" + sign for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-_LATEX.update({"^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"})
+_LATEX.update(
+    {
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+    }
+)
 
 
 def _latex_row(cells: Sequence[str]) -> str:
@@ -212,7 +231,8 @@ class _Run:
     def _contradiction(self, record: Record, what: str) -> None:
         first = self.records[0]
         raise ValueError(
-            f"two records of one run differ in {what}: {first.kind} and {record.kind}, both of {_describe(record)}. "
+            f"two records of one run differ in {what}: {first.kind} and {record.kind}, both of "
+            f"{_describe(record)}. "
             "Keep one of them, or give settings that differ other names"
         )
 
@@ -231,7 +251,10 @@ def _require_comparable(setting: Setting, runs: Mapping[int | None, _Run]) -> No
             data[run.data] = run.records[0]
         for key, metric in run.metrics.items():
             signatures.setdefault(key, {})[comparable_signature(metric.signature)] = run.records[0]
-    for what, values in [("data", data), *((f"signature of {' '.join(k).rstrip()}", v) for k, v in signatures.items())]:
+    for what, values in [
+        ("data", data),
+        *((f"signature of {' '.join(k).rstrip()}", v) for k, v in signatures.items()),
+    ]:
         if len(values) > 1:
             both = " and ".join(map(_describe, list(values.values())[:2]))
             raise ValueError(f"runs of one setting cannot be averaged, their {what} differs: {both}")
@@ -257,7 +280,9 @@ def _most_heads_first(setting: Setting) -> tuple:
 
 
 def spread(values: Iterable[float | None]) -> float | Spread | None:
-    """None if there is no value, the value itself if all agree, their spread otherwise; None among them is left out."""
+    """None if there is no value, the value itself if all agree, their spread otherwise; None among them is
+    left out.
+    """
     values = [value for value in values if value is not None]
     if len(values) < 2:
         return values[0] if values else None

@@ -1,4 +1,6 @@
-"""Taking heads out of attention projections for good, and the record of what was kept. Pure torch; knows no host."""
+"""Taking heads out of attention projections for good, and the record of what was kept. Pure torch; knows
+no host.
+"""
 
 from .mask_file import read_mask
 from .record import KeptHeads, check_record, compose, mask_of_record

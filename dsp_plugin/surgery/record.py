@@ -1,23 +1,23 @@
 """The record of head removal: {block name: the heads it has kept}.
 
-Head numbers are always those of the original model, also after a second and a third pruning, so that a record tells
-where in the dense model each head that is left belongs.
+Head numbers are always those of the original model, also after a second and a third pruning, so that a record
+tells where in the dense model each head that is left belongs.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..gating import HeadMap
 
-KeptHeads = Dict[str, List[int]]
+KeptHeads = dict[str, list[int]]
 
 
 def compose(
-    head_map: HeadMap, keep: Sequence[bool] | Tensor, earlier: Optional[Mapping[str, Sequence[int]]] = None
+    head_map: HeadMap, keep: Sequence[bool] | Tensor, earlier: Mapping[str, Sequence[int]] | None = None
 ) -> KeptHeads:
     """The record after keeping `keep` of a model that may have been pruned before.
 
@@ -34,12 +34,16 @@ def compose(
         return now
     counts = {block.name: block.num_heads for block in head_map.blocks}
     if {name: len(heads) for name, heads in earlier.items()} != counts:
-        raise ValueError("the record of kept heads does not belong to this model: blocks or head counts differ")
+        raise ValueError(
+            "the record of kept heads does not belong to this model: blocks or head counts differ"
+        )
     return {name: [int(earlier[name][head]) for head in heads] for name, heads in now.items()}
 
 
 def check_record(record: Mapping[str, Sequence[int]], original: HeadMap) -> None:
-    """Raises ValueError, naming the block, unless `record` can be a record of the model with the heads `original`."""
+    """Raises ValueError, naming the block, unless `record` can be a record of the model with the heads
+    `original`.
+    """
     names = {block.name for block in original.blocks}
     if not isinstance(record, Mapping) or set(record) != names:
         found = sorted(set(record) ^ names)[:4] if isinstance(record, Mapping) else type(record).__name__
@@ -48,8 +52,15 @@ def check_record(record: Mapping[str, Sequence[int]], original: HeadMap) -> None
         heads = record[block.name]
         # bool is an int in Python, and no head number
         numbers = isinstance(heads, (list, tuple)) and all(type(head) is int for head in heads)
-        if not numbers or list(heads) != sorted(set(heads)) or any(not 0 <= head < block.num_heads for head in heads):
-            raise ValueError(f"the record of kept heads lists {heads!r} for {block.name}, which had {block.num_heads} heads")
+        if (
+            not numbers
+            or list(heads) != sorted(set(heads))
+            or any(not 0 <= head < block.num_heads for head in heads)
+        ):
+            raise ValueError(
+                f"the record of kept heads lists {heads!r} for {block.name}, which had "
+                f"{block.num_heads} heads"
+            )
 
 
 def mask_of_record(record: Mapping[str, Sequence[int]], original: HeadMap) -> Tensor:

@@ -2,16 +2,16 @@
 
 Notation: C width of the model, d size of a head, H heads of the block, h heads kept.
 
-Head i owns rows i*d .. i*d + d - 1 of the query, key and value projections (weights [H*d, C_in], biases [H*d]) and
-the same columns of the output projection (weight [C, H*d]). Its bias [C] belongs to no head. Every head's share of
-the output is a term of its own in the output projection's sum, so leaving out the rows and columns of a head gives
-what multiplying its context by 0 gives.
+Head i owns rows i*d .. i*d + d - 1 of the query, key and value projections (weights [H*d, C_in], biases
+[H*d]) and the same columns of the output projection (weight [C, H*d]). Its bias [C] belongs to no head. Every
+head's share of the output is a term of its own in the output projection's sum, so leaving out the rows and
+columns of a head gives what multiplying its context by 0 gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Dict, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Projections:
         output: the output projection, whose columns do.
     """
 
-    inputs: Tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     output: str = "out_proj"
 
 
@@ -46,7 +46,7 @@ def head_rows(kept: Sequence[int], head_dim: int) -> Tensor:
 
 def slice_block(
     tensors: Mapping[str, Tensor], kept: Sequence[int], head_dim: int, names: Projections = Projections()
-) -> Dict[str, Tensor]:
+) -> dict[str, Tensor]:
     """One block's tensors with the other heads gone.
 
     Without any head only what belongs to none is left: the output bias, and tensors of other names.
@@ -85,10 +85,11 @@ def fill_block(
     head_dim: int,
     shapes: Mapping[str, Sequence[int]],
     names: Projections = Projections(),
-) -> Dict[str, Tensor]:
+) -> dict[str, Tensor]:
     """The inverse of `slice_block`: a dense block whose missing heads are zeros in their old places.
 
-    With zeros on both sides of a head neither side ever gets a gradient: it stays dead when the dense model is trained.
+    With zeros on both sides of a head neither side ever gets a gradient: it stays dead when the dense model
+    is trained.
 
     Args:
         tensors: a block's tensors by relative name, h heads.
@@ -119,4 +120,6 @@ def fill_block(
 
 def _check_heads(kept: Sequence[int], num_heads: int) -> None:
     if list(kept) != sorted(set(kept)) or any(not 0 <= head < num_heads for head in kept):
-        raise ValueError(f"heads to keep must be different numbers in ascending order, of 0..{num_heads - 1}; got {kept}")
+        raise ValueError(
+            f"heads to keep must be different numbers in ascending order, of 0..{num_heads - 1}; got {kept}"
+        )

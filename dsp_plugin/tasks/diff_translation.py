@@ -1,4 +1,6 @@
-"""`diff_translation`: translation with a sparse diff on a trained model, or with a finished diff pack put into it."""
+"""`diff_translation`: translation with a sparse diff on a trained model, or with a finished diff pack put
+into it.
+"""
 
 import logging
 from dataclasses import dataclass, field
@@ -13,8 +15,8 @@ from omegaconf import open_dict
 from ..models.diff_transformer import DiffTransformerModel
 from ..mt.checkpoints.checkpoint import check_same_sizes
 from ..mt.diffs.base import BaseCheckpoint, apply_when_loaded, check_pack, read_base, read_pack, start_from
-from ..mt.training.dictionaries import check_dictionaries
 from ..mt.heads.gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..mt.training.dictionaries import check_dictionaries
 from ..optim.diff_adam import DiffAdam, FixMaskAdam, SparseAdam
 
 logger = logging.getLogger(__name__)
@@ -23,13 +25,16 @@ logger = logging.getLogger(__name__)
 @dataclass
 class DiffTranslationConfig(GatedTranslationConfig):
     base_checkpoint: Optional[str] = field(
-        default=None, metadata={"help": "training: the checkpoint of the trained model that the diff is against"}
+        default=None,
+        metadata={"help": "training: the checkpoint of the trained model that the diff is against"},
     )
     mask_pack: Optional[str] = field(
-        default=None, metadata={"help": "training with --optimizer fixmask_adam: the pack whose positions are finetuned"}
+        default=None,
+        metadata={"help": "training with --optimizer fixmask_adam: the pack whose positions are finetuned"},
     )
     diff_pack: Optional[str] = field(
-        default=None, metadata={"help": "translating: the pack to put into the model of --path, which must be its base"}
+        default=None,
+        metadata={"help": "translating: the pack to put into the model of --path, which must be its base"},
     )
 
 
@@ -37,8 +42,10 @@ class DiffTranslationConfig(GatedTranslationConfig):
 class DiffTranslationTask(GatedTranslationTask):
     """Translation that starts from a base.
 
-    Training: by --optimizer diff_adam the diff is learnt, by fixmask_adam the positions of --mask-pack are finetuned, by
-    any other all weights (the baseline). Checkpoints hold the model with the diff in it, so they translate like any other.
+    Training: by --optimizer diff_adam the diff is learnt, by fixmask_adam the positions of --mask-pack are
+        finetuned, by
+    any other all weights (the baseline). Checkpoints hold the model with the diff in it, so they translate
+    like any other.
     """
 
     starts_from_base = True
@@ -49,11 +56,12 @@ class DiffTranslationTask(GatedTranslationTask):
         self._base: Optional[BaseCheckpoint] = None
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model. In training it starts as the base; in translating --diff-pack goes in once it is loaded.
+        """Build the model. In training it starts as the base; in translating --diff-pack goes in once it is
+        loaded.
 
         Raises:
-            ValueError, FileNotFoundError: a base, mask or pack that is missing, damaged or does not fit; options that
-                exclude each other.
+            ValueError, FileNotFoundError: a base, mask or pack that is missing, damaged or does not fit;
+                options that exclude each other.
         """
         if from_checkpoint:
             model = super().build_model(cfg, from_checkpoint)
@@ -61,7 +69,9 @@ class DiffTranslationTask(GatedTranslationTask):
                 apply_when_loaded(model, self.diff_pack, self.cfg.diff_pack)
             return model
         if not issubclass(ARCH_MODEL_REGISTRY[cfg._name], DiffTransformerModel):
-            raise ValueError(f"--arch {cfg._name}: diffs are trained on diff_transformer, for instance diff_{cfg._name}")
+            raise ValueError(
+                f"--arch {cfg._name}: diffs are trained on diff_transformer, for instance diff_{cfg._name}"
+            )
         model = super().build_model(cfg, from_checkpoint)
         self._base.load_into(model)
         mask = None
@@ -90,8 +100,9 @@ class DiffTranslationTask(GatedTranslationTask):
     def optimizer_step(self, optimizer, model, update_num):
         inner = getattr(optimizer, "fp32_optimizer", optimizer)  # --amp wraps it
         if inner is not optimizer and isinstance(inner, SparseAdam):
-            # fairseq unscales `optimizer.optimizer` and steps `optimizer.fp32_optimizer`. The scaler, which knows optimizers
-            # by identity, would divide by its scale a second time: Adam hides that, a penalty and a clipping norm do not
+            # fairseq unscales `optimizer.optimizer` and steps `optimizer.fp32_optimizer`. The scaler, which
+            # knows optimizers by identity, would divide by its scale a second time: Adam hides that, a
+            # penalty and a clipping norm do not
             optimizer.scaler.step(optimizer.optimizer)
             optimizer.scaler.update()
         else:
@@ -104,7 +115,9 @@ class DiffTranslationTask(GatedTranslationTask):
     def _check_training(self, whole) -> None:
         """Options that exclude each other. `whole` is the whole configuration."""
         if self.cfg.diff_pack:
-            raise ValueError("--diff-pack is for translating; --mask-pack names the pack whose positions are finetuned")
+            raise ValueError(
+                "--diff-pack is for translating; --mask-pack names the pack whose positions are finetuned"
+            )
         for option in ("finetune_from_model", "continue_once"):
             if whole.checkpoint.get(option):
                 flag = "--" + option.replace("_", "-")
@@ -122,13 +135,20 @@ class DiffTranslationTask(GatedTranslationTask):
             raise ValueError("--optimizer fixmask_adam needs --mask-pack FILE, what the projection wrote")
         if whole.checkpoint.reset_optimizer or whole.checkpoint.no_save_optimizer_state:
             raise ValueError(
-                "--reset-optimizer and --no-save-optimizer-state: the diff is the optimizer's state and would be lost; "
+                "--reset-optimizer and --no-save-optimizer-state: the diff is the optimizer's state and "
+                "would be lost; "
                 "name another --save-dir to start over"
             )
         common, distributed = whole.common, whole.distributed_training
         if common.fp16 or common.bf16 or common.tpu:
-            raise ValueError(f"--optimizer {name} trains in float32: leave --fp16 and --bf16 out, or take --amp")
+            raise ValueError(
+                f"--optimizer {name} trains in float32: leave --fp16 and --bf16 out, or take --amp"
+            )
         if distributed.ddp_backend == "fully_sharded" or distributed.zero_sharding != "none":
-            raise ValueError("--ddp-backend fully_sharded and --zero-sharding spread the weights: a diff needs them whole")
+            raise ValueError(
+                "--ddp-backend fully_sharded and --zero-sharding spread the weights: a diff needs them whole"
+            )
         if whole.ema.store_ema or whole.optimization.use_bmuf:
-            raise ValueError(f"--store-ema and --use-bmuf average weights, which makes no sparse diff: not with {name}")
+            raise ValueError(
+                f"--store-ema and --use-bmuf average weights, which makes no sparse diff: not with {name}"
+            )

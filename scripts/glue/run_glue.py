@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Finetune a model on a GLUE task, with all its heads or with those that pruning has left.
 
-Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores every
-development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the leaderboard takes them.
-Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
-options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores
+every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the
+leaderboard takes them. Started again, the same command goes on from the last checkpoint in --output_dir. All
+of Transformers' TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
+--evaluation_strategy ...) are understood.
 Records: results.json in --output_dir, and one in a folder for each scored set (`dsp report` reads them).
 
-  python scripts/glue/run_glue.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC --max_seq_length 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir output/
+  python scripts/glue/run_glue.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC
+  --max_seq_length 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
+    --output_dir output/
 """
 
 import sys
@@ -26,9 +29,9 @@ def main(argv=None):
     answer_help(__doc__, argv, "glue", "finetuning")
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
-    from dsp_plugin.hf.programs.heads.methods import Method
     from dsp_plugin.hf.programs.chassis.parsing import run
     from dsp_plugin.hf.programs.chassis.train import train
+    from dsp_plugin.hf.programs.heads.methods import Method
 
     return run(lambda: train(__doc__, GlueArguments, Method, argv))
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Diff pruning on a GLUE task, stage 2 of 3: keep exactly a share of the weights' changes, the largest. Trains nothing.
+"""Diff pruning on a GLUE task, stage 2 of 3: keep exactly a share of the weights' changes, the largest.
+Trains nothing.
 
---eval_checkpoint is what stage 1 wrote, or the folder of a finetuned model (the non-adaptive baseline). The pack goes to
---save_checkpoint, a safetensors file whatever its name; --do_eval scores it as it is reloaded, --do_predict predicts.
-Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library.
-One stage 1 serves all --target_sparsity. The three programs take the same flags.
+--eval_checkpoint is what stage 1 wrote, or the folder of a finetuned model (the non-adaptive baseline). The
+pack goes to --save_checkpoint, a safetensors file whatever its name; --do_eval scores it as it is reloaded,
+--do_predict predicts. Reads the official TSV files in --data_dir, or fetches the task by the `datasets`
+library. One stage 1 serves all --target_sparsity. The three programs take the same flags.
 
-  python scripts/glue/run_glue_mag.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA --do_eval \\
-    --eval_checkpoint out/checkpoint-last-info.pt --save_checkpoint out/mag0.5p.pt --target_sparsity 0.005 --output_dir out/2nd
+  python scripts/glue/run_glue_mag.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA
+  --do_eval \\
+    --eval_checkpoint out/checkpoint-last-info.pt --save_checkpoint out/mag0.5p.pt --target_sparsity 0.005
+    --output_dir out/2nd
 """
 
 import sys
@@ -17,7 +20,10 @@ from pathlib import Path
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if not argv:  # before the long imports
-        sys.exit(__doc__ + "\nGive --model_name_or_path, --eval_checkpoint and --output_dir; --help explains the options.")
+        sys.exit(
+            __doc__ + "\nGive --model_name_or_path, --eval_checkpoint and --output_dir; --help explains "
+            "the options."
+        )
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from dsp_plugin.cli.doctor import require_transformers
     from dsp_plugin.cli.short_help import answer_help
@@ -25,9 +31,9 @@ def main(argv=None):
     answer_help(__doc__, argv, "glue", "diff")
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
+    from dsp_plugin.hf.programs.chassis.parsing import run
     from dsp_plugin.hf.programs.diffs.project import ProjectRun
     from dsp_plugin.hf.programs.diffs.run import run_stage
-    from dsp_plugin.hf.programs.chassis.parsing import run
 
     return run(lambda: run_stage(ProjectRun, __doc__, GlueArguments, argv))
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Remove the least important heads of a model finetuned on a GLUE task, step by step (Michel, Levy and Neubig, 2019).
+"""Remove the least important heads of a model finetuned on a GLUE task, step by step (Michel, Levy and
+Neubig, 2019).
 
   --num_of_heads STEP  heads to remove a step: a step here, not a budget as in the other programs
   --budgets K ...      numbers of heads to land on exactly; the sweep stops at the smallest (default: 0)
@@ -7,11 +8,13 @@
   --rank_by            importance, or the baselines magnitude and random
   --data_subset N      importance on N training examples, not on all
 
-Scores every development set (MNLI's two apart) at every step, saves every step at once in --output_dir and goes on from there when it is
-started again. mask-K<k>.json has the mask of a budget, pruned-K<k>/ the smaller model, which these programs and
-`dsp_plugin.hf.load_pruned` take. No training; --model_name_or_path is a model of run_glue.py.
+Scores every development set (MNLI's two apart) at every step, saves every step at once in --output_dir and
+goes on from there when it is started again. mask-K<k>.json has the mask of a budget, pruned-K<k>/ the smaller
+model, which these programs and `dsp_plugin.hf.load_pruned` take. No training; --model_name_or_path is a model
+of run_glue.py.
 
-  python scripts/glue/run_michel.py --model_name_or_path output/ --task_name MRPC --data_dir data/MRPC --output_dir michel_output/ \\
+  python scripts/glue/run_michel.py --model_name_or_path output/ --task_name MRPC --data_dir data/MRPC
+  --output_dir michel_output/ \\
     --num_of_heads 6 --exact_pruning --budgets 36 18
 """
 
@@ -30,8 +33,8 @@ def main(argv=None):
     answer_help(__doc__, argv, "glue", "michel")
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
-    from dsp_plugin.hf.programs.heads.michel import michel
     from dsp_plugin.hf.programs.chassis.parsing import run
+    from dsp_plugin.hf.programs.heads.michel import michel
 
     return run(lambda: michel(__doc__, GlueArguments, argv))
 

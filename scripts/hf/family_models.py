@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import re
-from typing import Dict, Iterator, List, Set, Tuple, Type
+from collections.abc import Iterator
 
 import dsp_plugin.hf  # noqa: F401  (before any model class: it hides a torchaudio that cannot be loaded)  isort: skip
 import torch
@@ -21,7 +21,7 @@ LARGEST = 16_000_000  # weights; above that a configuration is not small
 NAMES = re.compile(r".*(Attention|Attn)(?!.*(Mask|Output|Config|Embed))")
 
 
-def build(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+def build(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     """The model with random weights that are large enough for every head to count.
 
     Raises:
@@ -50,11 +50,17 @@ def _fill(module: nn.Module, name: str, weight: Tensor) -> None:
     elif isinstance(module, nn.Embedding):
         weight.normal_(std=0.5)
     else:
-        inputs = weight.shape[0] if isinstance(module, Conv1D) else weight[0].numel() if weight.dim() != 3 else weight.shape[-1]
+        inputs = (
+            weight.shape[0]
+            if isinstance(module, Conv1D)
+            else weight[0].numel()
+            if weight.dim() != 3
+            else weight.shape[-1]
+        )
         weight.normal_(std=1.5 / inputs**0.5)
 
 
-def weights_of(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> int:
+def weights_of(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> int:
     try:
         with torch.device("meta"):
             return sum(weight.numel() for weight in model_class(copy.deepcopy(config)).parameters())
@@ -62,12 +68,13 @@ def weights_of(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> 
         return 0
 
 
-def with_inputs(model: PreTrainedModel) -> Tuple[PreTrainedModel, Dict[str, Tensor]]:
+def with_inputs(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The model in float64, or in float32 where it does not run in that, and inputs for it."""
     try:
         double = copy.deepcopy(model).double()
         inputs = random_inputs(double, size=3, length=7)
-        # a softmax in single precision turns the lowest number of double precision into minus infinity, and rows into NaN
+        # a softmax in single precision turns the lowest number of double precision into minus infinity, and
+        # rows into NaN
         if not any(part.isnan().any() for part in run(double, inputs)):
             return double, inputs
     except ValueError:
@@ -75,15 +82,21 @@ def with_inputs(model: PreTrainedModel) -> Tuple[PreTrainedModel, Dict[str, Tens
     return model, random_inputs(model, size=3, length=7)
 
 
-def model_classes(config: PreTrainedConfig) -> List[Type[PreTrainedModel]] | str:
-    """Classes for this configuration that between them have all attention classes of its file; or why there is none."""
+def model_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]] | str:
+    """Classes for this configuration that between them have all attention classes of its file; or why
+    there is none.
+    """
     from transformers.models.auto import modeling_auto as auto
 
     names = (
-        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING",
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "MODEL_FOR_MASKED_LM_MAPPING", "MODEL_MAPPING",
-    )  # fmt: skip
-    found: List[Type[PreTrainedModel]] = []
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+        "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+        "MODEL_FOR_CAUSAL_LM_MAPPING",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+        "MODEL_FOR_MASKED_LM_MAPPING",
+        "MODEL_MAPPING",
+    )
+    found: list[type[PreTrainedModel]] = []
     for name in names:
         with contextlib.suppress(KeyError, ValueError, AttributeError):
             value = getattr(auto, name)[type(config)]
@@ -93,12 +106,14 @@ def model_classes(config: PreTrainedConfig) -> List[Type[PreTrainedModel]] | str
         found = _family_classes(module, type(config))
     else:
         found += _family_classes(found[-1].__module__, type(config))
-    chosen: List[Type[PreTrainedModel]] = []
-    seen: Set[str] = set()
-    errors: List[str] = []
+    chosen: list[type[PreTrainedModel]] = []
+    seen: set[str] = set()
+    errors: list[str] = []
     for model_class in dict.fromkeys(found):
         try:
-            classes = {class_name(type(module)) for _, module in attention_modules(_skeleton(model_class, config))}
+            classes = {
+                class_name(type(module)) for _, module in attention_modules(_skeleton(model_class, config))
+            }
         except Exception as error:
             errors.append(said(model_class.__name__, error))
             continue
@@ -107,10 +122,16 @@ def model_classes(config: PreTrainedConfig) -> List[Type[PreTrainedModel]] | str
             seen |= classes
     if chosen:
         return chosen
-    return errors[0] if errors else "no attention in any of its models" if found else "no model class for this configuration"
+    return (
+        errors[0]
+        if errors
+        else "no attention in any of its models"
+        if found
+        else ("no model class for this configuration")
+    )
 
 
-def _family_classes(module_name: str, config_class: type) -> List[Type[PreTrainedModel]]:
+def _family_classes(module_name: str, config_class: type) -> list[type[PreTrainedModel]]:
     import importlib
 
     try:
@@ -120,13 +141,16 @@ def _family_classes(module_name: str, config_class: type) -> List[Type[PreTraine
     return [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, PreTrainedModel) and value.__module__ == module_name
-        and getattr(value, "config_class", None) is config_class and "forward" in {n for c in value.__mro__[:-2] for n in vars(c)}
+        if isinstance(value, type)
+        and issubclass(value, PreTrainedModel)
+        and value.__module__ == module_name
+        and getattr(value, "config_class", None) is config_class
+        and "forward" in {n for c in value.__mro__[:-2] for n in vars(c)}
         and not value.__name__.endswith("PreTrainedModel")
-    ]  # fmt: skip
+    ]
 
 
-def _skeleton(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> nn.Module:
+def _skeleton(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> nn.Module:
     try:
         with torch.device("meta"):
             return model_class(copy.deepcopy(config))
@@ -134,11 +158,15 @@ def _skeleton(model_class: Type[PreTrainedModel], config: PreTrainedConfig) -> n
         return model_class(copy.deepcopy(config))
 
 
-def attention_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """Modules that are attention by the name of their class, or call an attention function, and hold no other such module."""
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that are attention by the name of their class, or call an attention function, and hold no
+    other such module.
+    """
     found = {path: module for path, module in model.named_modules() if is_attention(type(module))}
     for path, module in found.items():
-        if any(True for _ in module.parameters()) and not any(other.startswith(path + ".") for other in found if other != path):
+        if any(True for _ in module.parameters()) and not any(
+            other.startswith(path + ".") for other in found if other != path
+        ):
             yield path, module
 
 

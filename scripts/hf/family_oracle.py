@@ -1,8 +1,8 @@
 """A stock copy of a model whose heads are closed by hand: what gates and surgery are measured by.
 
-Where the model calls Transformers' attention functions, the context of each closed head is set to 0 there, by the number of
-heads seen at that moment; else the columns of the output projection are, by the numbers in the module. Neither asks the gates
-or the surgery where a head lies.
+Where the model calls Transformers' attention functions, the context of each closed head is set to 0 there, by
+the number of heads seen at that moment; else the columns of the output projection are, by the numbers in the
+module. Neither asks the gates or the surgery where a head lies.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import dsp_plugin.hf  # noqa: F401  (before any model class: it hides a torchaudio that cannot be loaded)  isort: skip
 import torch
@@ -24,7 +25,20 @@ from transformers.pytorch_utils import Conv1D
 from dsp_plugin.gating import HeadMap
 from dsp_plugin.hf.heads.layouts.locate import attentions_of
 
-OUTPUTS = ("o_proj", "out_proj", "dense", "out_lin", "c_proj", "o", "wo", "proj", "attn_out", "Wo", "../output.dense", "projection")
+OUTPUTS = (
+    "o_proj",
+    "out_proj",
+    "dense",
+    "out_lin",
+    "c_proj",
+    "o",
+    "wo",
+    "proj",
+    "attn_out",
+    "Wo",
+    "../output.dense",
+    "projection",
+)
 
 
 class Oracle:
@@ -42,19 +56,24 @@ class Oracle:
         self.modules = [by_name[block.name] for block in heads.blocks]
         self.paths = {module: path for path, module in self.model.named_modules()}
 
-    def overlooked(self) -> List[str]:
+    def overlooked(self) -> list[str]:
         """Attention modules of the model that are in no block."""
         blocks = {self.paths[module] for module in self.modules}
         counted = Counter()
         for path, module in attention_modules(self.model):
-            if not any(path == block or path.startswith(block + ".") or block.startswith(path + ".") for block in blocks):
+            if not any(
+                path == block or path.startswith(block + ".") or block.startswith(path + ".")
+                for block in blocks
+            ):
                 counted[type(module).__name__] += 1
         return [f"{count} x {name}" for name, count in counted.items()]
 
-    def reached(self, inputs: Dict[str, Tensor]) -> List[str]:
+    def reached(self, inputs: dict[str, Tensor]) -> list[str]:
         """Names of the blocks that run with these inputs."""
-        called: Set[nn.Module] = set()
-        hooks = [module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in self.modules]
+        called: set[nn.Module] = set()
+        hooks = [
+            module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in self.modules
+        ]
         run(self.model, inputs)
         for hook in hooks:
             hook.remove()
@@ -100,7 +119,7 @@ class Oracle:
 
 
 @contextlib.contextmanager
-def _zeroed(columns: List[Tuple[nn.Module, Tensor]]) -> Iterator[None]:
+def _zeroed(columns: list[tuple[nn.Module, Tensor]]) -> Iterator[None]:
     saved = [(projection.weight, projection.weight.detach().clone()) for projection, _ in columns]
     with torch.no_grad():
         for projection, kept in columns:
@@ -119,8 +138,10 @@ def _query_heads(kept: Tensor, heads: int) -> Tensor:
     return kept.repeat_interleave(heads // len(kept))
 
 
-def uneven_masks(heads: HeadMap) -> List[Tensor]:
-    """Bool [N] twice: about half of the heads, another number in every block; one block of each kind has none left."""
+def uneven_masks(heads: HeadMap) -> list[Tensor]:
+    """Bool [N] twice: about half of the heads, another number in every block; one block of each kind has
+    none left.
+    """
     masks = []
     for seed in (7, 8):
         generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,27 +17,35 @@ class Wrong(Exception):
 
 
 @torch.no_grad()
-def run(model: PreTrainedModel, inputs: Dict[str, Tensor]) -> List[Tensor]:
+def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Tensor]:
     torch.manual_seed(0)
     return floats(model(**inputs))
 
 
-def floats(output: Any) -> List[Tensor]:
+def floats(output: Any) -> list[Tensor]:
     """All tensors of real numbers in an output, but for attention maps and caches."""
     if isinstance(output, Tensor):
         return [output] if output.is_floating_point() and output.numel() else []
     if isinstance(output, Cache):
         return []
     if isinstance(output, dict):
-        return [part for name, value in output.items() if "attentions" not in name and "past" not in name for part in floats(value)]
+        return [
+            part
+            for name, value in output.items()
+            if "attentions" not in name and "past" not in name
+            for part in floats(value)
+        ]
     if isinstance(output, (list, tuple)):
         return [part for value in output for part in floats(value)]
     return []
 
 
-def largest_difference(found: List[Tensor], wanted: List[Tensor], inputs: Dict[str, Tensor]) -> float:
+def largest_difference(found: list[Tensor], wanted: list[Tensor], inputs: dict[str, Tensor]) -> float:
     if [part.shape for part in found] != [part.shape for part in wanted]:
-        raise Wrong(f"outputs of other shapes: {[tuple(p.shape) for p in found]} for {[tuple(p.shape) for p in wanted]}")
+        raise Wrong(
+            f"outputs of other shapes: {[tuple(p.shape) for p in found]} for "
+            f"{[tuple(p.shape) for p in wanted]}"
+        )
     mask = inputs.get("attention_mask")
     largest = 0.0
     for one, two in zip(found, wanted):
@@ -45,12 +53,14 @@ def largest_difference(found: List[Tensor], wanted: List[Tensor], inputs: Dict[s
             one, two = one[mask.bool()], two[mask.bool()]
         same = (one == two) | (one.isnan() & two.isnan())
         difference = torch.where(same, 0.0, (one - two).abs().double())
-        largest = max(largest, float(difference.nan_to_num(nan=float("inf")).max()) if difference.numel() else 0.0)
+        largest = max(
+            largest, float(difference.nan_to_num(nan=float("inf")).max()) if difference.numel() else 0.0
+        )
     return largest
 
 
 @torch.no_grad()
-def cached(model: PreTrainedModel, inputs: Dict[str, Tensor], must: bool = False) -> Optional[List[Tensor]]:
+def cached(model: PreTrainedModel, inputs: dict[str, Tensor], must: bool = False) -> list[Tensor] | None:
     """Outputs of two steps of one token behind a cache; None where the model does not go on like this."""
     names = inspect.signature(model.forward).parameters
     side = "decoder_" if "decoder_input_ids" in inputs else ""
@@ -63,18 +73,28 @@ def cached(model: PreTrainedModel, inputs: Dict[str, Tensor], must: bool = False
         first = ids.shape[1] - 2
         others = {name: value for name, value in given.items() if name not in texts}
         torch.manual_seed(0)
-        output = model(**{f"{side}input_ids": ids[:, :first]}, **{n: v[:, :first] for n, v in texts.items()}, **others, use_cache=True)
+        output = model(
+            **{f"{side}input_ids": ids[:, :first]},
+            **{n: v[:, :first] for n, v in texts.items()},
+            **others,
+            use_cache=True,
+        )
         found = []
         for step in range(first, ids.shape[1]):
             if side:
                 keep = {n: v for n, v in others.items() if n == "attention_mask"}
                 keep["encoder_outputs"] = (output.encoder_last_hidden_state,)
             else:
-                keep = {n: v[:, : step + 1] if n == "attention_mask" else v[:, step : step + 1] for n, v in texts.items()}
+                keep = {
+                    n: v[:, : step + 1] if n == "attention_mask" else v[:, step : step + 1]
+                    for n, v in texts.items()
+                }
             past = getattr(output, "past_key_values", None)
             if past is None:
                 return None
-            output = model(**{f"{side}input_ids": ids[:, step : step + 1]}, **keep, past_key_values=past, use_cache=True)
+            output = model(
+                **{f"{side}input_ids": ids[:, step : step + 1]}, **keep, past_key_values=past, use_cache=True
+            )
             found += floats({n: v for n, v in output.items() if n in ("logits", "last_hidden_state")})
         return found
     except Exception:

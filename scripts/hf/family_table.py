@@ -1,4 +1,6 @@
-"""The table of all attention classes of Transformers: which are right under gates and surgery, and which are refused."""
+"""The table of all attention classes of Transformers: which are right under gates and surgery, and which
+are refused.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ import io
 import re
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
 
 import transformers
 from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family
@@ -18,7 +20,8 @@ from worker_pool import each
 
 from dsp_plugin.records.files.whole import write_text
 
-ORDER = (WRONG, RIGHT, REFUSED, NOT_BUILT)  # of a class that occurs in several models: the first that one of them shows
+# of a class that occurs in several models: the first that one of them shows
+ORDER = (WRONG, RIGHT, REFUSED, NOT_BUILT)
 SECONDS = 90  # a family
 
 
@@ -42,16 +45,16 @@ class Row:
     told: str = ""
 
 
-def families() -> List[str]:
+def families() -> list[str]:
     """The model types of Transformers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return list(CONFIG_MAPPING_NAMES)
 
 
-def check_all(names: Sequence[str], processes: int = 2, tell: Callable[[str], None] = print) -> List[Result]:
+def check_all(names: Sequence[str], processes: int = 2, tell: Callable[[str], None] = print) -> list[Result]:
     """Check families side by side; tell how far it is."""
-    results: List[Result] = []
+    results: list[Result] = []
     started, told = time.monotonic(), 0.0
     for number, (family, found, wrong) in enumerate(each(check_family, names, processes, SECONDS), 1):
         found = found if found is not None else [Result(family, "", told=wrong)]
@@ -61,36 +64,49 @@ def check_all(names: Sequence[str], processes: int = 2, tell: Callable[[str], No
                 tell(f"WRONG {result.family} ({result.model}): {result.told}")
         if time.monotonic() - told > 15 or number == len(names):
             told = time.monotonic()
-            tell(f"{number} of {len(names)} families, {told - started:.0f} s: {summary([r.status for r in results])}")
+            tell(
+                f"{number} of {len(names)} families, {told - started:.0f} s: "
+                f"{summary([r.status for r in results])}"
+            )
     return results
 
 
-def rows_of(results: Sequence[Result], universe: Dict[str, str]) -> List[Row]:
+def rows_of(results: Sequence[Result], universe: dict[str, str]) -> list[Row]:
     """One row a class.
 
     Args:
         universe: {class: its file} of all there are; those that no model showed get a row, too.
     """
-    rows: Dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for result in sorted(results, key=lambda result: ORDER.index(result.status)):
         for name in result.classes:
             told = result.told if result.status != RIGHT else "; ".join(result.notes)
             difference = result.largest if result.differences else None
             rows.setdefault(name, Row(name, result.status, result.model, result.heads, difference, told))
     wrappers = {name for result in results for name in result.wrappers}
-    reasons = {result.family.replace("-", "_"): result.told for result in results if result.told and not result.classes}
+    reasons = {
+        result.family.replace("-", "_"): result.told
+        for result in results
+        if result.told and not result.classes
+    }
     for name in universe.keys() - rows.keys() - wrappers:
         folder = name.partition(".")[0]
         close = [told for family, told in reasons.items() if family.startswith(folder)]
         rows[name] = Row(name, NOT_BUILT, told=close[0] if close else "no small model has it")
-    return sorted(rows.values(), key=lambda row: ((WRONG, NOT_BUILT, REFUSED, RIGHT).index(row.status), row.name))
+    return sorted(
+        rows.values(), key=lambda row: ((WRONG, NOT_BUILT, REFUSED, RIGHT).index(row.status), row.name)
+    )
 
 
-def attention_classes() -> Dict[str, str]:
-    """{"bert.BertSelfAttention": file} of every attention class with a `forward` of its own, by the source."""
-    found: Dict[str, str] = {}
+def attention_classes() -> dict[str, str]:
+    """{"bert.BertSelfAttention": file} of every attention class with a `forward` of its own, by the
+    source.
+    """
+    found: dict[str, str] = {}
     for path in sorted((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")):
-        for name, body in re.findall(r"^class (\w+)\(.*?\):\n(.*?)(?=^class |^@|\Z)", path.read_text(), re.S | re.M):
+        for name, body in re.findall(
+            r"^class (\w+)\(.*?\):\n(.*?)(?=^class |^@|\Z)", path.read_text(), re.S | re.M
+        ):
             if "def forward" in body and (is_named_attention(name) or "ALL_ATTENTION_FUNCTIONS" in body):
                 found[f"{path.parent.name}.{name}"] = path.name
     return found
@@ -98,10 +114,13 @@ def attention_classes() -> Dict[str, str]:
 
 def summary(statuses: Sequence[str]) -> str:
     counts = Counter(statuses)
-    return f"right {counts[RIGHT]}, refused {counts[REFUSED]}, wrong {counts[WRONG]}, not built {counts[NOT_BUILT]}"
+    return (
+        f"right {counts[RIGHT]}, refused {counts[REFUSED]}, wrong {counts[WRONG]}, not built "
+        f"{counts[NOT_BUILT]}"
+    )
 
 
-def write_tables(rows: Sequence[Row], folder: Path) -> Tuple[Path, Path]:
+def write_tables(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
     """Write classes.csv and classes.md."""
     csv_path, text_path = folder / "classes.csv", folder / "classes.md"
     text = io.StringIO()
@@ -112,12 +131,17 @@ def write_tables(rows: Sequence[Row], folder: Path) -> Tuple[Path, Path]:
         writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.told))
     write_text(csv_path, text.getvalue())
     lines = [
-        "# Attention classes of Transformers under gates and surgery", "",
-        f"Transformers {transformers.__version__}. {summary([row.status for row in rows])}.", "",
-        "| class | status | largest difference | in | why, or what was not looked at |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+        "# Attention classes of Transformers under gates and surgery",
+        "",
+        f"Transformers {transformers.__version__}. {summary([row.status for row in rows])}.",
+        "",
+        "| class | status | largest difference | in | why, or what was not looked at |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         difference = "" if row.difference is None else f"{row.difference:.1e}"
-        lines.append(f"| {row.name} | {row.status} | {difference} | {row.model} | {row.told.replace('|', '/')} |")
+        lines.append(
+            f"| {row.name} | {row.status} | {difference} | {row.model} | {row.told.replace('|', '/')} |"
+        )
     write_text(text_path, "\n".join(lines) + "\n")
     return csv_path, text_path

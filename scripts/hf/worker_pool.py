@@ -1,17 +1,24 @@
-"""Work in processes of its own, one for each task, each within a time and a memory limit: a crash of one ends only that one."""
+"""Work in processes of its own, one for each task, each within a time and a memory limit: a crash of one
+ends only that one.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
 import time
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
+from typing import Any
 
 
 def each(
-    work: Callable[[str], Any], tasks: Sequence[str], processes: int = 2, seconds: float = 60, gigabytes: int = 8
-) -> Iterator[Tuple[str, Any, str]]:
+    work: Callable[[str], Any],
+    tasks: Sequence[str],
+    processes: int = 2,
+    seconds: float = 60,
+    gigabytes: int = 8,
+) -> Iterator[tuple[str, Any, str]]:
     """Yield (task, what `work` gave, what went wrong) of every task, as they end.
 
     Args:
@@ -21,7 +28,7 @@ def each(
     """
     context = multiprocessing.get_context("fork")
     waiting = list(reversed(tasks))
-    running: Dict[Connection, Tuple[str, Any, float]] = {}
+    running: dict[Connection, tuple[str, Any, float]] = {}
     while waiting or running:
         while waiting and len(running) < processes:
             here, there = context.Pipe(duplex=False)

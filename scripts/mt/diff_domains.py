@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""Finetune a translation model to another domain by sparse diffs, and score both domains before, with and after them.
+"""Finetune a translation model to another domain by sparse diffs, and score both domains before, with and
+after them.
 
-From Multi30k (image captions) to IWSLT14 (talks, of which a sample will do), or with --home iwslt14 from talks to captions.
-The new domain's text is cut into the base's subwords. Compared: the base, a structured diff of 0.5 and of 5 %, a
-non-adaptive one of 0.5 %, all weights finetuned, and the base file after a pack has been applied to it and reverted.
+From Multi30k (image captions) to IWSLT14 (talks, of which a sample will do), or with --home iwslt14 from
+talks to captions. The new domain's text is cut into the base's subwords. Compared: the base, a structured
+diff of 0.5 and of 5 %, a non-adaptive one of 0.5 %, all weights finetuned, and the base file after a pack has
+been applied to it and reverted.
 
-Records are below results/diff/mt/, with a table. What is done is skipped and a training that was stopped goes on: start the
-same command again. A base that is missing is trained first: Multi30k's by scripts/mt/grid.py, IWSLT14's here.
+Records are below results/diff/mt/, with a table. What is done is skipped and a training that was stopped goes
+on: start the same command again. A base that is missing is trained first: Multi30k's by scripts/mt/grid.py,
+    IWSLT14's here.
 
   python scripts/mt/diff_domains.py
   python scripts/mt/diff_domains.py --home iwslt14
-  python scripts/mt/diff_domains.py --base runs/grid/small/unpruned-seed1/checkpoint_best.pt --flags="--cpu --num-workers 0"
-  python scripts/mt/diff_domains.py --quick --results /tmp/trial --runs /tmp/trial-runs       a trial: see below
+  python scripts/mt/diff_domains.py --base runs/grid/small/unpruned-seed1/checkpoint_best.pt --flags="--cpu
+  --num-workers 0" python scripts/mt/diff_domains.py --quick --results /tmp/trial --runs /tmp/trial-runs
+  a trial: see below
 """
 
 import argparse
@@ -21,9 +25,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -34,9 +38,9 @@ GRID_BASE = Path("runs/grid/small/unpruned-seed1/checkpoint_best.pt")
 SENTENCES = {"valid": 300, "test": 500}  # the first so many of IWSLT14's 7,283 and 6,750
 BASE_UPDATES = 1500  # of the IWSLT14 base
 DENSITIES = ("0.005", "0.05")
-# What a row of the table depends on. The largest changes are those of the embeddings' rarest words: with all positions of
-# 0.5 % in there a diff learns next to nothing, so diffs leave the embeddings as they are. The rates of stage 3 and the
-# frozen layers were chosen by the loss on the talks-to-captions valid set.
+# What a row of the table depends on. The largest changes are those of the embeddings' rarest words: with all
+# positions of 0.5 % in there a diff learns next to nothing, so diffs leave the embeddings as they are. The
+# rates of stage 3 and the frozen layers were chosen by the loss on the talks-to-captions valid set.
 SETTINGS = {
     "updates": 250,  # of stage 1
     "finetune_updates": 250,  # of stage 3 and of full finetuning
@@ -49,7 +53,8 @@ SETTINGS = {
 }
 PACK = "task.diff.safetensors"
 RECIPE = (
-    "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.2 --max-tokens 2048 --clip-norm 1.0 "
+    "--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0.2 --max-tokens 2048 "
+    "--clip-norm 1.0 "
     "--no-epoch-checkpoints --no-progress-bar --log-interval 50"
 ).split() + ["--adam-betas", "(0.9, 0.98)"]
 
@@ -59,7 +64,8 @@ class Domain:
     """A text in the subwords of the base.
 
     Attributes:
-        text: folder of its splits, whole: of them before they are cut, data: binarised. splits: which are used.
+        text: folder of its splits, whole: of them before they are cut, data: binarised. splits: which are
+            used.
     """
 
     name: str
@@ -112,7 +118,7 @@ class Row:
     name: str
     method: str
     path: Path
-    pack: Optional[Path] = None
+    pack: Path | None = None
 
 
 class Work:
@@ -124,8 +130,14 @@ class Work:
         self.away = Domain.of("iwslt14" if options.home == "multi30k" else "multi30k", options.home)
         direction = f"{self.home.name}-to-{self.away.name}"
         self.runs, self.results = options.runs / direction, options.results / direction
-        self.base = options.base or (GRID_BASE if options.home == "multi30k" else self.runs / "base/checkpoint_best.pt")
-        self.settings = {**SETTINGS, **({"updates": 3, "finetune_updates": 3} if options.quick else {}), "seed": options.seed}
+        self.base = options.base or (
+            GRID_BASE if options.home == "multi30k" else self.runs / "base/checkpoint_best.pt"
+        )
+        self.settings = {
+            **SETTINGS,
+            **({"updates": 3, "finetune_updates": 3} if options.quick else {}),
+            "seed": options.seed,
+        }
         try:
             self.flags = shlex.split(options.flags)
         except ValueError as error:
@@ -155,8 +167,21 @@ class Work:
         for option, folder in (("--runs", self.runs), ("--results", self.results)):
             check_folder(option, folder)
         seed = ["--seed", str(self.options.seed)]
-        training_options([str(self.away.data), "--arch", "dsp_transformer", "--optimizer", "adam", *seed, *RECIPE, *self.flags])
-        parse_for_fairseq(options.get_generation_parser, [str(self.away.data), "--path", str(self.base), *self.flags])
+        training_options(
+            [
+                str(self.away.data),
+                "--arch",
+                "dsp_transformer",
+                "--optimizer",
+                "adam",
+                *seed,
+                *RECIPE,
+                *self.flags,
+            ]
+        )
+        parse_for_fairseq(
+            options.get_generation_parser, [str(self.away.data), "--path", str(self.base), *self.flags]
+        )
 
     def check_settings(self) -> None:
         """Ends the program where runs or records are there that other settings have made."""
@@ -169,9 +194,14 @@ class Work:
             except ValueError as error:
                 sys.exit(str(error))
             if made and "base_content" not in made:  # an earlier version compared the name alone
-                made.update({name: self.settings[name] for name in ("base_content",) if name in self.settings})
+                made.update(
+                    {name: self.settings[name] for name in ("base_content",) if name in self.settings}
+                )
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
-                sys.exit(f"{folder} is of other settings ({path}): remove it, or name another folder (--runs, --results)")
+                sys.exit(
+                    f"{folder} is of other settings ({path}): remove it, or name another folder "
+                    "(--runs, --results)"
+                )
         for folder in (self.runs, self.results):
             write_json(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
 
@@ -193,20 +223,51 @@ class Work:
         if done.is_file():
             return
         updates = "3" if self.options.quick else str(BASE_UPDATES)
-        words = ["--arch", "dsp_transformer_multi30k_small", "--share-decoder-input-output-embed", "--optimizer", "adam"]
-        words += ["--lr", "3e-3", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "500", "--max-update", updates]
+        words = [
+            "--arch",
+            "dsp_transformer_multi30k_small",
+            "--share-decoder-input-output-embed",
+            "--optimizer",
+            "adam",
+        ]
+        words += [
+            "--lr",
+            "3e-3",
+            "--lr-scheduler",
+            "inverse_sqrt",
+            "--warmup-updates",
+            "500",
+            "--max-update",
+            updates,
+        ]
         words += ["--seed", str(self.options.seed), "--save-dir", self.base.parent]
         call("scripts/mt/run_dsp.py", self.home.data, *words, *RECIPE, *self.flags)
         done.touch()
 
-    def training(self, *words: object) -> List[object]:
-        return [self.away.data, "--base-checkpoint", self.base, "--seed", self.options.seed, *RECIPE, *self.flags, *words]
+    def training(self, *words: object) -> list[object]:
+        return [
+            self.away.data,
+            "--base-checkpoint",
+            self.base,
+            "--seed",
+            self.options.seed,
+            *RECIPE,
+            *self.flags,
+            *words,
+        ]
 
     def diffs(self, *densities: str) -> None:
         """The three stages; the first one serves all densities."""
         words = self.training("--save-dir", self.runs / "structured", "--target-sparsity", *densities)
-        options = {"lr": "lr", "max-update": "updates", "finetune-lr": "finetune_lr", "finetune-max-update": "finetune_updates"}
-        options.update({name.replace("_", "-"): name for name in ("sparsity_pen", "penalty_form", "fix_layer")})
+        options = {
+            "lr": "lr",
+            "max-update": "updates",
+            "finetune-lr": "finetune_lr",
+            "finetune-max-update": "finetune_updates",
+        }
+        options.update(
+            {name.replace("_", "-"): name for name in ("sparsity_pen", "penalty_form", "fix_layer")}
+        )
         for option, name in options.items():
             words += [f"--{option}", self.settings[name]]
         call("scripts/mt/run_diff.py", *words)
@@ -220,9 +281,23 @@ class Work:
         mask, pack = self.runs / "non-adaptive/mask.diff.safetensors", self.runs / "non-adaptive" / PACK
         packing = ["scripts/mt/pack_diff.py", "--base-checkpoint", self.base]
         if not mask.is_file():
-            words = ["--target-sparsity", DENSITIES[0], "--fix-layer", self.settings["fix_layer"], "--out", mask]
+            words = [
+                "--target-sparsity",
+                DENSITIES[0],
+                "--fix-layer",
+                self.settings["fix_layer"],
+                "--out",
+                mask,
+            ]
             call(*packing, self.runs / "full/checkpoint_best.pt", *words)
-        self.train("non-adaptive/3rd", self.settings["finetune_lr"], "--optimizer", "fixmask_adam", "--mask-pack", mask)
+        self.train(
+            "non-adaptive/3rd",
+            self.settings["finetune_lr"],
+            "--optimizer",
+            "fixmask_adam",
+            "--mask-pack",
+            mask,
+        )
         if not pack.is_file():
             call(*packing, self.runs / "non-adaptive/3rd/checkpoint_best.pt", "--out", pack)
 
@@ -231,7 +306,17 @@ class Work:
         done = self.runs / run / "done"
         if done.is_file():
             return
-        words = (*words, "--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer", "--lr", lr)
+        words = (
+            *words,
+            "--user-dir",
+            "dsp_plugin",
+            "--task",
+            "diff_translation",
+            "--arch",
+            "diff_transformer",
+            "--lr",
+            lr,
+        )
         updates = self.settings["finetune_updates"]
         words += ("--lr-scheduler", "polynomial_decay", "--total-num-update", updates)
         words += ("--max-update", updates, "--save-dir", self.runs / run)
@@ -257,11 +342,31 @@ class Work:
             folder = self.results / row.name / domain.name
             if (folder / "results.json").is_file():
                 continue
-            words = [domain.data, "-s", "de", "-t", "en", "--path", row.path, "--quiet", "--batch-size", 64, "--remove-bpe"]
+            words = [
+                domain.data,
+                "-s",
+                "de",
+                "-t",
+                "en",
+                "--path",
+                row.path,
+                "--quiet",
+                "--batch-size",
+                64,
+                "--remove-bpe",
+            ]
             words += ["--beam", 5, "--max-len-a", 1.2, "--max-len-b", 10]
             words += ["--diff-pack", row.pack] if row.pack else []
             words += ["--beam", 1, "--max-len-b", 5] if self.options.quick else []
-            words += ["--record-name", f"{self.home.name} to {self.away.name}: {domain.name}", "--method", row.method, "--record-dir", folder, *self.flags]
+            words += [
+                "--record-name",
+                f"{self.home.name} to {self.away.name}: {domain.name}",
+                "--method",
+                row.method,
+                "--record-dir",
+                folder,
+                *self.flags,
+            ]
             call("scripts/mt/generate_dsp.py", *words)
 
     def table(self) -> None:
@@ -275,17 +380,27 @@ class Work:
         for method in dict.fromkeys(record.method for record in records):
             here = {record.name.split(": ")[-1]: record for record in records if record.method == method}
             told = next(iter(here.values())).extra.get("diff", {})
-            row = {"method": method, "weights changed": told.get("positions", ""), "bytes": told.get("bytes", "")}
+            row = {
+                "method": method,
+                "weights changed": told.get("positions", ""),
+                "bytes": told.get("bytes", ""),
+            }
             for domain in (self.away.name, self.home.name):
                 metric = here[domain].metric("BLEU", "test") if domain in here else None
                 row[f"BLEU {domain}"] = metric.value if metric else "not measured"
             rows.append(row)
         rows.sort(key=lambda row: _ORDER.index(row["method"]) if row["method"] in _ORDER else len(_ORDER))
         columns = ["method", f"BLEU {self.away.name}", f"BLEU {self.home.name}", "weights changed", "bytes"]
-        told = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.settings.items() if name != "base_content")
+        told = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.settings.items()
+            if name != "base_content"
+        )
         text = (
-            f"A model of {_NAMES[self.home.name]} finetuned to {_NAMES[self.away.name]}. BLEU on the first {SENTENCES['test']} "
-            f"sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): {told}. Made by "
+            f"A model of {_NAMES[self.home.name]} finetuned to {_NAMES[self.away.name]}. BLEU on the first "
+            f"{SENTENCES['test']} "
+            "sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): "
+            f"{told}. Made by "
             f"`python scripts/mt/diff_domains.py --home {self.home.name}` (`make diff-domains`).\n\n"
         )
         text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
@@ -294,21 +409,43 @@ class Work:
 
 
 _NAMES = {"multi30k": "Multi30k (captions)", "iwslt14": "IWSLT14 (talks)"}
-_ORDER = ("base", "diff-structured-0.5%", "diff-structured-5%", "non-adaptive-0.5%", "full", "base-after-revert")
+_ORDER = (
+    "base",
+    "diff-structured-0.5%",
+    "diff-structured-5%",
+    "non-adaptive-0.5%",
+    "full",
+    "base-after-revert",
+)
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", choices=list(_NAMES), default="multi30k", help="the base's domain (default multi30k)")
-    parser.add_argument("--base", type=Path, help=f"checkpoint of a model of it (default for multi30k: {GRID_BASE})")
-    parser.add_argument("--runs", type=Path, default=Path("runs/diff_domains"), help="folder of checkpoints and packs")
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--home", choices=list(_NAMES), default="multi30k", help="the base's domain (default multi30k)"
+    )
+    parser.add_argument(
+        "--base", type=Path, help=f"checkpoint of a model of it (default for multi30k: {GRID_BASE})"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/diff_domains"), help="folder of checkpoints and packs"
+    )
     parser.add_argument("--results", type=Path, default=Path("results/diff/mt"), help="folder of the records")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--flags", default="--num-workers 0", help="more fairseq flags for training and scoring")
-    parser.add_argument("--quick", action="store_true", help="a trial: 3 updates, short translations; use other --results and --runs")
+    parser.add_argument(
+        "--flags", default="--num-workers 0", help="more fairseq flags for training and scoring"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a trial: 3 updates, short translations; use other --results and --runs",
+    )
     parser.add_argument("--traceback", action="store_true", help="show all that led to an error")
     options = parser.parse_args(argv)
-    for name in ("base", "runs", "results"):  # those given start in the user's folder, not in the repository's
+    # those given start in the user's folder, not in the repository's
+    for name in ("base", "runs", "results"):
         if getattr(options, name) != parser.get_default(name):
             setattr(options, name, Path(os.path.abspath(getattr(options, name))))
     os.chdir(ROOT)

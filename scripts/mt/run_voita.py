@@ -3,8 +3,8 @@
 
 Takes fairseq-train's options and Voita's own:
 
-  joint              --l0-penalty LAMBDA                     (the default where nothing to start from is given)
-  pipelined          --l0-penalty LAMBDA --restore-file trained.pt --reset-optimizer
+  joint              --l0-penalty LAMBDA                     (the default where nothing to start from is
+  given) pipelined          --l0-penalty LAMBDA --restore-file trained.pt --reset-optimizer
                                                              (weights frozen, only the gates are learned)
   from a trained model, weights and gates   the same with --joint-pruning
   exactly K heads    --num-of-heads K in addition            (the K with the largest log_a)
@@ -26,7 +26,9 @@ def main() -> None:
     from dsp_plugin.mt.programs.common import has_option, training_program
 
     argv = sys.argv[1:]
-    if has_option(argv, "--l0-penalty") and not has_option(argv, "--joint-pruning", "--restore-file", "--finetune-from-model"):
+    if has_option(argv, "--l0-penalty") and not has_option(
+        argv, "--joint-pruning", "--restore-file", "--finetune-from-model"
+    ):
         print("| nothing to start from: model and gates are trained together (--joint-pruning)", flush=True)
         argv.append("--joint-pruning")
     training_program(__doc__, "voita", argv)

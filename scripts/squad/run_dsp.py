@@ -1,24 +1,29 @@
 #!/usr/bin/env python3
-"""Finetune a model on SQuAD v1.1 so that exactly K of its attention heads stay (differentiable subset pruning).
+"""Finetune a model on SQuAD v1.1 so that exactly K of its attention heads stay (differentiable subset
+pruning).
 
   joint, annealed    --num_of_heads K --joint_pruning --annealing --initial_temperature 1000
                      --final_temperature 1e-8 --cooldown_steps 25000 --pruning_lr 0.5
   straight-through   --num_of_heads K --joint_pruning --use_ste
   pipelined          --num_of_heads K --annealing --cooldown_steps 8333 --num_train_epochs 1
-                     --model_name_or_path output/      (a finetuned model: its weights stay, only the choice is learned)
+                     --model_name_or_path output/      (a finetuned model: its weights stay, only the choice
+                     is learned)
 
-Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores the answers
-(exact match and F1) and writes predictions.json and nbest_predictions.json.
-Validation and --do_eval use the hard mask of exactly K heads. At the end: the kept heads, mask.json (with the scores), and
-in output_dir/pruned the smaller model, which these programs and `dsp_plugin.hf.load_pruned` take. Without --do_train a
-model trained by this program is scored again, with any K, and its smaller model written.
-Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
-options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores
+the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
+Validation and --do_eval use the hard mask of exactly K heads. At the end: the kept heads, mask.json (with the
+scores), and in output_dir/pruned the smaller model, which these programs and `dsp_plugin.hf.load_pruned`
+take. Without --do_train a model trained by this program is scored again, with any K, and its smaller model
+written. Started again, the same command goes on from the last checkpoint in --output_dir. All of
+Transformers' TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
+--evaluation_strategy ...) are understood.
 
-  python scripts/squad/run_dsp.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384 --doc_stride 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir dsp_output/ \\
-    --num_of_heads 72 --joint_pruning --pruning_lr 0.1 --pruning_warmup_updates 2767 --annealing --initial_temperature 1 \\
-    --final_temperature 0.01 --cooldown_steps 2075     (8,300 updates: a third with all heads open, a quarter to cool down)
+  python scripts/squad/run_dsp.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384
+  --doc_stride 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
+    --output_dir dsp_output/ \\ --num_of_heads 72 --joint_pruning --pruning_lr 0.1 --pruning_warmup_updates
+    2767 --annealing --initial_temperature 1 \\ --final_temperature 0.01 --cooldown_steps 2075     (8,300
+    updates: a third with all heads open, a quarter to cool down)
 """
 
 import sys
@@ -36,9 +41,9 @@ def main(argv=None):
     answer_help(__doc__, argv, "squad", "dsp")
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
-    from dsp_plugin.hf.programs.heads.methods import DSPArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
     from dsp_plugin.hf.programs.chassis.train import train
+    from dsp_plugin.hf.programs.heads.methods import DSPArguments
 
     return run(lambda: train(__doc__, SquadArguments, DSPArguments, argv))
 

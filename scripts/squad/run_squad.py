@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Finetune a model on SQuAD v1.1, with all its heads or with those that pruning has left.
 
-Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores the answers
-(exact match and F1) and writes predictions.json and nbest_predictions.json.
-Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
-options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores
+the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
+Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
+TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
+...) are understood.
 Records: results.json in --output_dir, and one in a folder for each scored set (`dsp report` reads them).
 
-  python scripts/squad/run_squad.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384 --doc_stride 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir output/
+  python scripts/squad/run_squad.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384
+  --doc_stride 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
+    --output_dir output/
 """
 
 import sys
@@ -26,9 +29,9 @@ def main(argv=None):
     answer_help(__doc__, argv, "squad", "finetuning")
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
-    from dsp_plugin.hf.programs.heads.methods import Method
     from dsp_plugin.hf.programs.chassis.parsing import run
     from dsp_plugin.hf.programs.chassis.train import train
+    from dsp_plugin.hf.programs.heads.methods import Method
 
     return run(lambda: train(__doc__, SquadArguments, Method, argv))
 

@@ -2,18 +2,20 @@
 """Finetune a model on SQuAD v1.1 whose attention heads close under an L0 penalty (Voita et al., 2019).
 
   joint              --l0_penalty LAMBDA --joint_pruning
-  pipelined          --l0_penalty LAMBDA --model_name_or_path output/      (weights stay, only the gates are learned)
-  exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
+  pipelined          --l0_penalty LAMBDA --model_name_or_path output/      (weights stay, only the gates are
+  learned) exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
 
-Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores the answers
-(exact match and F1) and writes predictions.json and nbest_predictions.json.
+Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores
+the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
 At the end: how many heads LAMBDA has left open, which, mask.json, and in output_dir/pruned the smaller model.
-Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers' TrainingArguments are
-options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
+TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
+...) are understood.
 
-  python scripts/squad/run_voita.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384 --doc_stride 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir voita_output/ \\
-    --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
+  python scripts/squad/run_voita.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384
+  --doc_stride 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
+    --output_dir voita_output/ \\ --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
 """
 
 import sys
@@ -31,9 +33,9 @@ def main(argv=None):
     answer_help(__doc__, argv, "squad", "voita")
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
-    from dsp_plugin.hf.programs.heads.methods import VoitaArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
     from dsp_plugin.hf.programs.chassis.train import train
+    from dsp_plugin.hf.programs.heads.methods import VoitaArguments
 
     return run(lambda: train(__doc__, SquadArguments, VoitaArguments, argv))
 

@@ -54,11 +54,15 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def decode(module, x, state=None, key_padding_mask=None):
-    """Self-attention over x [T, B, C] one step at a time; returns [T, B, C]. Padding is given with the first step."""
+    """Self-attention over x [T, B, C] one step at a time; returns [T, B, C]. Padding is given with the
+    first step.
+    """
     state = {} if state is None else state
     steps = []
     for t in range(len(x)):
         step = x[t : t + 1]
         pad = key_padding_mask[:, :1] if key_padding_mask is not None and t == 0 else None
-        steps.append(module(step, step, step, key_padding_mask=pad, incremental_state=state, need_weights=False)[0])
+        steps.append(
+            module(step, step, step, key_padding_mask=pad, incremental_state=state, need_weights=False)[0]
+        )
     return torch.cat(steps)

@@ -19,9 +19,12 @@ def run(program: str, *arguments, cwd: Path, **environment) -> subprocess.Comple
     start = [sys.executable] if program.endswith(".py") else ["bash"]
     return subprocess.run(
         [*start, str(PREP / program), *map(str, arguments)],
-        cwd=cwd, env={**inherited, "DSP_PYTHON": sys.executable, **NO_NETWORK, **environment},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=cwd,
+        env={**inherited, "DSP_PYTHON": sys.executable, **NO_NETWORK, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def ok(done: subprocess.CompletedProcess) -> str:

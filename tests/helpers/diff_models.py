@@ -1,8 +1,8 @@
-"""A tiny classifier with everything that is awkward for a diff: tied weights, a buffer, a vector, a head of its own."""
+"""A tiny classifier with everything that is awkward for a diff: tied weights, a buffer, a vector, a head
+of its own.
+"""
 
 from __future__ import annotations
-
-from typing import Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ HEAD = ["classifier"]
 
 
 class TinyClassifier(nn.Module):
-    """[B, 4] word numbers -> [B, 2] logits. The body has 7 x 6 + 6 x 6 + 6 + 6 + 6 = 96 weights, the head 14."""
+    """[B, 4] word numbers -> [B, 2] logits. The body has 7 x 6 + 6 x 6 + 6 + 6 + 6 = 96 weights, the head
+    14.
+    """
 
     def __init__(self):
         super().__init__()
@@ -34,7 +36,7 @@ def tiny(dtype: torch.dtype = torch.float32, seed: int = 3) -> TinyClassifier:
     return TinyClassifier().to(dtype)
 
 
-def batch(number: int, size: int = 5) -> Tuple[Tensor, Tensor]:
+def batch(number: int, size: int = 5) -> tuple[Tensor, Tensor]:
     """Words [size, 4] and labels [size]; the same for the same number."""
     generator = torch.Generator().manual_seed(number)
     words = torch.randint(7, (size, 4), generator=generator)

@@ -17,7 +17,14 @@ from dsp_plugin.mt.diffs.base import read_base
 SCRIPTS = PACKAGE.parent / "scripts" / "mt"
 ADAM = SETTINGS.index("--weight-decay")
 # 120 pairs in batches of 30, two of them an update: 2 updates an epoch
-RECIPE = [*SETTINGS[:ADAM], *SETTINGS[ADAM + 2 :], "--criterion", "label_smoothed_cross_entropy", "--update-freq", 2]
+RECIPE = [
+    *SETTINGS[:ADAM],
+    *SETTINGS[ADAM + 2 :],
+    "--criterion",
+    "label_smoothed_cross_entropy",
+    "--update-freq",
+    2,
+]
 RECIPE += ["--clip-norm", 1.0, "--no-epoch-checkpoints"]
 STAGE1 = ["--sparsity-pen", 1e-3, "--alpha-init", 1.0]
 PLUGIN = ["--user-dir", PACKAGE, "--task", "diff_translation", "--arch", "diff_transformer"]
@@ -42,10 +49,15 @@ def translations(data: Path, folder: Path, path: Path, *options: object) -> dict
 def by_hand(model, task) -> dict:
     """The same, by fairseq's search on a model in this process."""
     sample = batch(task, sentences=12, split="test")
-    search = SequenceGenerator([model.eval()], task.target_dictionary, beam_size=2, max_len_a=1.2, max_len_b=10)
+    search = SequenceGenerator(
+        [model.eval()], task.target_dictionary, beam_size=2, max_len_a=1.2, max_len_b=10
+    )
     found = zip(sample["id"].tolist(), search.generate([model], sample))
     words = task.target_dictionary
-    return {number: (words.string(best[0]["tokens"]), float(best[0]["score"]) / math.log(2)) for number, best in found}
+    return {
+        number: (words.string(best[0]["tokens"]), float(best[0]["score"]) / math.log(2))
+        for number, best in found
+    }
 
 
 def translation_task(data: Path, **changes: object):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,19 @@ from dsp_plugin.diffs.sparse import SparseDiff
 
 
 class SmallModel(nn.Module):
-    """Embedding, a block with a layer norm, an output tied to the embedding, a classifier of the mean; float32."""
+    """Embedding, a block with a layer norm, an output tied to the embedding, a classifier of the mean;
+    float32.
+    """
 
     def __init__(self, labels: int = 2, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.body = nn.ModuleDict(
-            {"words": nn.Embedding(40, 16), "0": nn.Linear(16, 24), "1": nn.Linear(24, 16), "norm": nn.LayerNorm(16)}
+            {
+                "words": nn.Embedding(40, 16),
+                "0": nn.Linear(16, 24),
+                "1": nn.Linear(24, 16),
+                "norm": nn.LayerNorm(16),
+            }
         )
         self.out = nn.Linear(16, 40, bias=False)
         self.out.weight = self.body["words"].weight
@@ -35,7 +43,7 @@ class SmallModel(nn.Module):
             weight.data = torch.randn(weight.shape, generator=generator)
         self.to(dtype).eval()
 
-    def forward(self, ids: Tensor) -> Dict[str, Tensor]:
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
         """ids [B, L] → logits [B, labels], words [B, L, 40]."""
         x = self.body["words"](ids)
         x = self.body["norm"](x + self.body["1"](torch.relu(self.body["0"](x))))
@@ -52,7 +60,9 @@ def random_diff(base: Base, seed: int, density: float = 0.1, size: float = 0.3) 
     return SparseDiff.from_dense(deltas)
 
 
-def random_pack(model: nn.Module, seed: int, labels: int = 2, head: Sequence[str] = ("classifier",), **kwargs) -> DiffPack:
+def random_pack(
+    model: nn.Module, seed: int, labels: int = 2, head: Sequence[str] = ("classifier",), **kwargs
+) -> DiffPack:
     """A pack for `model` with a random head; `kwargs` are those of `random_diff` and of `DiffPack.create`."""
     base = Base.of(model, head)
     generator = torch.Generator().manual_seed(seed + 1000)
@@ -63,11 +73,15 @@ def random_pack(model: nn.Module, seed: int, labels: int = 2, head: Sequence[str
         if name.split(".")[0] in head
     }
     made = {key: kwargs.pop(key) for key in ("density", "size") if key in kwargs}
-    return DiffPack.create(random_diff(base, seed, **made), base, dense, kwargs.pop("config", {"task": seed}), **kwargs)
+    return DiffPack.create(
+        random_diff(base, seed, **made), base, dense, kwargs.pop("config", {"task": seed}), **kwargs
+    )
 
 
 def take_way(way: str, monkeypatch) -> None:
-    """How a bank mixes tasks in linear layers: `whole` with a product a task, `sparse` by torch, or `compiled`."""
+    """How a bank mixes tasks in linear layers: `whole` with a product a task, `sparse` by torch, or
+    `compiled`.
+    """
     from dsp_plugin.diffs.serving import row_product, row_tasks
 
     monkeypatch.setattr(row_tasks, "SPARSE_BELOW", 0 if way == "whole" else 1000)
@@ -80,17 +94,19 @@ def take_way(way: str, monkeypatch) -> None:
         pytest.skip("needs a C++ compiler")
 
 
-def snapshot(model: nn.Module) -> Dict[str, Tensor]:
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def same(first: Dict[str, Tensor], second: Dict[str, Tensor]) -> bool:
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Bit for bit, with the same names."""
     as_bytes = lambda tensor: tensor.contiguous().reshape(-1).view(torch.uint8)  # noqa: E731
-    return first.keys() == second.keys() and all(torch.equal(as_bytes(first[n]), as_bytes(second[n])) for n in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(as_bytes(first[n]), as_bytes(second[n])) for n in first
+    )
 
 
-def opened(raw: bytes) -> Tuple[Dict[str, Any], Dict[str, Any], Dict[str, Tensor]]:
+def opened(raw: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """The metadata, the index and all other tensors of a pack's bytes."""
     length = int.from_bytes(raw[:8], "little")
     tensors = load_tensors(raw)
@@ -109,8 +125,8 @@ def closed(about: Mapping[str, Any], index: Any, tensors: Mapping[str, Tensor]) 
 def sealed(
     raw: bytes,
     about: Mapping[str, Any] = {},
-    index: Optional[Callable[[Dict[str, Any]], Any]] = None,
-    tensors: Mapping[str, Optional[Tensor]] = {},
+    index: Callable[[dict[str, Any]], Any] | None = None,
+    tensors: Mapping[str, Tensor | None] = {},
 ) -> bytes:
     """The pack with other content and a checksum that fits: what a faulty program would write.
 

@@ -1,7 +1,8 @@
-"""Run fairseq's own command lines from tests, the way a shell would, without paying for their imports each time.
+"""Run fairseq's own command lines from tests, the way a shell would, without paying for their imports each
+time.
 
-A fork server (multiprocessing's) imports fairseq once; every command is then a new process forked from it, which
-runs the command's module as `__main__` with its own arguments, folder, environment and output files.
+A fork server (multiprocessing's) imports fairseq once; every command is then a new process forked from it,
+which runs the command's module as `__main__` with its own arguments, folder, environment and output files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
 
 PACKAGE = Path(__file__).resolve().parents[2] / "dsp_plugin"
 TIMEOUT = 240
@@ -32,7 +32,7 @@ class Finished:
     returncode: int
     output: str
 
-    def succeeded(self) -> "Finished":
+    def succeeded(self) -> Finished:
         assert self.returncode == 0, self.output[-6000:]
         return self
 
@@ -53,12 +53,18 @@ class Command:
     """
 
     def __init__(
-        self, module: str, arguments: List[object], folder: Path, largest_file: Optional[int] = None, **environment: str
+        self,
+        module: str,
+        arguments: list[object],
+        folder: Path,
+        largest_file: int | None = None,
+        **environment: str,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{Path(module).name}.{len(list(folder.glob('*.out')))}.out"
         self.process = _server.Process(
-            target=_run, args=(module, [str(a) for a in arguments], str(folder), str(self.log), largest_file, environment)
+            target=_run,
+            args=(module, [str(a) for a in arguments], str(folder), str(self.log), largest_file, environment),
         )
         self.process.start()
 
@@ -76,13 +82,18 @@ def preload(*modules: str) -> None:
     _server.set_forkserver_preload([*_PRELOADED, *modules])
 
 
-def run(module: str, arguments: List[object], folder: Path, **options) -> Finished:
+def run(module: str, arguments: list[object], folder: Path, **options) -> Finished:
     """Run one command line to its end."""
     return Command(module, arguments, folder, **options).wait()
 
 
 def _run(
-    module: str, arguments: List[str], folder: str, log: str, largest_file: Optional[int], environment: Dict[str, str]
+    module: str,
+    arguments: list[str],
+    folder: str,
+    log: str,
+    largest_file: int | None,
+    environment: dict[str, str],
 ) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

@@ -6,7 +6,6 @@ import copy
 import functools
 from argparse import Namespace
 from pathlib import Path
-from typing import Dict
 
 import torch
 from fairseq import options, tasks
@@ -20,19 +19,25 @@ from dsp_plugin.mt.heads.gated_transformer import attention_blocks, encode_kept_
 
 # d 16, ffn 20, 2+2 layers of 4 heads
 TINY = (
-    "--encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 16 "
-    "--decoder-embed-dim 16 --encoder-ffn-embed-dim 20 --decoder-ffn-embed-dim 20 --share-all-embeddings --dropout 0"
+    "--encoder-layers 2 --decoder-layers 2 --encoder-attention-heads 4 --decoder-attention-heads 4 "
+    "--encoder-embed-dim 16 "
+    "--decoder-embed-dim 16 --encoder-ffn-embed-dim 20 --decoder-ffn-embed-dim 20 --share-all-embeddings "
+    "--dropout 0"
 ).split()
 TINY_HEADS = 24
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parsed(*arguments: str):
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), list(arguments)))
+    return convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), list(arguments))
+    )
 
 
 def parse(data: Path, *flags: object, arch: str, task: str = "translation"):
-    """The configuration that fairseq makes of a training command line (parsed once: it takes most of a second)."""
+    """The configuration that fairseq makes of a training command line (parsed once: it takes most of a
+    second).
+    """
     return copy.deepcopy(_parsed(str(data), "--task", task, "--arch", arch, *map(str, flags)))
 
 
@@ -61,7 +66,7 @@ def build_dsp(data: Path, **changes: object):
     return build(data, *TINY, arch="dsp_transformer", task="dsp_translation", **changes)
 
 
-def batch(task, sentences: int = 6, split: str = "valid") -> Dict:
+def batch(task, sentences: int = 6, split: str = "valid") -> dict:
     """A collated batch of a split: sentences of different lengths, padded as fairseq does."""
     if split not in task.datasets:
         task.load_dataset(split)
@@ -69,7 +74,7 @@ def batch(task, sentences: int = 6, split: str = "valid") -> Dict:
     return dataset.collater([dataset[i] for i in range(sentences)])
 
 
-def logits(model, sample: Dict) -> torch.Tensor:
+def logits(model, sample: dict) -> torch.Tensor:
     """[B, T, vocabulary]"""
     return model(**sample["net_input"])[0]
 
@@ -93,7 +98,9 @@ def deployed_like(stock, keep: torch.Tensor) -> None:
 
 
 def liven(model) -> None:
-    """Give every parameter a value of its own: a new model's biases are 0, its norms 1, its output nearly flat."""
+    """Give every parameter a value of its own: a new model's biases are 0, its norms 1, its output nearly
+    flat.
+    """
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,16 +1,18 @@
-"""Every kind of file that we write: made by the code that programs write it with, read by the code that they read it with.
+"""Every kind of file that we write: made by the code that programs write it with, read by the code that they
+read it with.
 
-A test (or the fuzzer) damages a file of `make` and reads again: the value must be the same, or the reader must refuse with
-a ValueError or an OSError. Hosts are imported where they are needed.
+A test (or the fuzzer) damages a file of `make` and reads again: the value must be the same, or the reader
+must refuse with a ValueError or an OSError. Hosts are imported where they are needed.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, List
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,7 +21,11 @@ from dsp_plugin.gating import AttentionBlock, HeadMap, Sweep
 
 HEADS = HeadMap([AttentionBlock("encoder.layers.0.self_attn", 3, "encoder-self")])
 HYPOTHESES = ["a man rides a brown horse .", "two dogs run over the grass .", "a woman sits on a bench ."]
-REFERENCES = ["a man rides a horse .", "two dogs are running on the grass .", "a woman is sitting on a bench ."]
+REFERENCES = [
+    "a man rides a horse .",
+    "two dogs are running on the grass .",
+    "a woman is sitting on a bench .",
+]
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,23 @@ class FileKind:
     """
 
     name: str
-    make: Callable[[Path], List[Path]]
+    make: Callable[[Path], list[Path]]
     read: Callable[[Path], Any]
     needs: str = ""
 
 
 def _record():
-    from dsp_plugin.records.record import Metric, new_record
     from dsp_plugin.records.bleu import bleu
+    from dsp_plugin.records.record import Metric, new_record
 
     found = bleu(HYPOTHESES, REFERENCES)
     metric = Metric("BLEU", found["value"], signature=found["signature"], subset="test")
-    return new_record("mt-bleu", "größe", "dsp", device="cpu", seed=3, metrics=[metric], seconds={"train": 0.125})
+    return new_record(
+        "mt-bleu", "größe", "dsp", device="cpu", seed=3, metrics=[metric], seconds={"train": 0.125}
+    )
 
 
-def make_record(folder: Path) -> List[Path]:
+def make_record(folder: Path) -> list[Path]:
     from dsp_plugin.records.record import save_record
 
     return [save_record(_record(), folder)]
@@ -60,7 +68,7 @@ def read_record(folder: Path) -> Any:
     return load_record(folder / "results.json")
 
 
-def make_sentences(folder: Path) -> List[Path]:
+def make_sentences(folder: Path) -> list[Path]:
     from dsp_plugin.records.bleu import bleu_statistics
     from dsp_plugin.records.sentences import save_sentences
 
@@ -76,7 +84,7 @@ def read_sentences(folder: Path) -> Any:
     return load_statistics(folder, _record().metrics[0])
 
 
-def make_history(folder: Path) -> List[Path]:
+def make_history(folder: Path) -> list[Path]:
     from dsp_plugin.records.history import append_heads
 
     for updates in (10, 20, 30, 40):
@@ -94,12 +102,17 @@ def _sweep(folder: Path) -> Sweep:
     return Sweep(str(folder), {"data": "abc", "step": 1}, HEADS, "BLEU")
 
 
-def make_sweep(folder: Path) -> List[Path]:
+def make_sweep(folder: Path) -> list[Path]:
     importance = torch.tensor([0.3, 0.1, 0.2], dtype=torch.float64)
     _sweep(folder).run(
-        torch.ones(3, dtype=torch.bool), [2, 1], lambda keep: importance, lambda keep, subset: {"value": float(keep.sum())},
-        lambda kept: ["valid"], masks_of=[2], say=lambda text: None,
-    )  # fmt: skip
+        torch.ones(3, dtype=torch.bool),
+        [2, 1],
+        lambda keep: importance,
+        lambda keep, subset: {"value": float(keep.sum())},
+        lambda kept: ["valid"],
+        masks_of=[2],
+        say=lambda text: None,
+    )
     return sorted(folder.glob("*.json"))
 
 
@@ -109,10 +122,15 @@ def read_sweep(folder: Path) -> Any:
     return _sweep(folder).steps, read_mask(str(folder / "mask-K2.json"), HEADS)
 
 
-def make_translations(folder: Path) -> List[Path]:
+def make_translations(folder: Path) -> list[Path]:
     from dsp_plugin.mt.programs.generate import write_results
 
-    write_results(str(folder), _record(), [SimpleNamespace(head_map=HEADS, keep=torch.tensor([True, False, True]))], HYPOTHESES)
+    write_results(
+        str(folder),
+        _record(),
+        [SimpleNamespace(head_map=HEADS, keep=torch.tensor([True, False, True]))],
+        HYPOTHESES,
+    )
     return [folder / "mask.json", folder / "results.json"]
 
 
@@ -122,7 +140,7 @@ def read_translations(folder: Path) -> Any:
     return read_mask(str(folder / "mask.json"), HEADS), read_record(folder)
 
 
-def make_certificate(folder: Path) -> List[Path]:
+def make_certificate(folder: Path) -> list[Path]:
     from dsp_plugin.records.certificate import Certificate, write_certificate
 
     (folder / "stock.pt").write_bytes(bytes(range(200)))
@@ -136,7 +154,7 @@ def read_certificate(folder: Path) -> Any:
     return read_certificate(folder / "stock.pt"), (folder / "stock.pt").read_bytes()
 
 
-def _files(folder: Path) -> List[Path]:
+def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
 
 
@@ -155,7 +173,7 @@ def _gated(method: str = "relaxed") -> Any:
     return gated(method)
 
 
-def make_pruned(folder: Path) -> List[Path]:
+def make_pruned(folder: Path) -> list[Path]:
     from dsp_plugin.hf import prune_heads, save_pruned
 
     model = _gated("ranked")
@@ -170,7 +188,7 @@ def read_pruned(folder: Path) -> Any:
     return _weights(load_pruned(folder))
 
 
-def make_gating(folder: Path) -> List[Path]:
+def make_gating(folder: Path) -> list[Path]:
     from hf_training import DATA, prepared
 
     from dsp_plugin.records.files.sealed_folder import seal_folder
@@ -190,7 +208,7 @@ def read_gating(folder: Path) -> Any:
     return _copies(model.gating.state_dict())
 
 
-def make_export(folder: Path) -> List[Path]:
+def make_export(folder: Path) -> list[Path]:
     from dsp_plugin.hf.export.exports import export_dense_checked
 
     export_dense_checked(_gated("ranked"), folder)
@@ -210,7 +228,7 @@ def _training(folder: Path) -> Any:
     return arguments(folder, max_steps=2, save_strategy="steps", save_steps=1)
 
 
-def make_training(folder: Path) -> List[Path]:
+def make_training(folder: Path) -> list[Path]:
     """Two checkpoints of a training, and the settings that it may go on with."""
     from hf_training import DATA, prepared
 
@@ -228,19 +246,28 @@ def read_training(folder: Path) -> Any:
 
     checkpoint = Path(starting_point(_training(folder), {"seed": 5}, False))
     with safe_globals():
-        loaded = {name: torch.load(checkpoint / name, weights_only=True) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")}
+        loaded = {
+            name: torch.load(checkpoint / name, weights_only=True)
+            for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+        }
     state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    return checkpoint.name, loaded, _copies(load_file(checkpoint / "model.safetensors")), state, settings_of(str(folder))
+    return (
+        checkpoint.name,
+        loaded,
+        _copies(load_file(checkpoint / "model.safetensors")),
+        state,
+        settings_of(str(folder)),
+    )
 
 
-def make_old_training(folder: Path) -> List[Path]:
+def make_old_training(folder: Path) -> list[Path]:
     """As earlier versions left it: without a list. Its weights and its state have no checksum at all."""
     make_training(folder)
     (folder / "checkpoint-2" / "checksums.json").unlink()
     return [folder / "checkpoint-2" / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
 
 
-def make_vector(folder: Path) -> List[Path]:
+def make_vector(folder: Path) -> list[Path]:
     from diff_models import HEAD, tiny
 
     from dsp_plugin.diffs import DiffVector
@@ -256,7 +283,7 @@ def read_vector(folder: Path) -> Any:
     return vars(read_vector(folder / "checkpoint-last-info.pt"))
 
 
-def make_pack(folder: Path) -> List[Path]:
+def make_pack(folder: Path) -> list[Path]:
     from diff_packs import SmallModel, random_pack
 
     from dsp_plugin.diffs.base import Base
@@ -282,12 +309,14 @@ def read_pack(folder: Path) -> Any:
     return dict(model.state_dict()), undo.old, undo.head
 
 
-def make_checkpoint(folder: Path) -> List[Path]:
+def make_checkpoint(folder: Path) -> list[Path]:
     from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
     generator = torch.Generator().manual_seed(2)
     weights = {f"encoder.layers.{n}.weight": torch.randn(8, 8, generator=generator) for n in range(3)}
-    save_checkpoint({"model": weights, "cfg": {"model": {"_name": "transformer"}}, "args": None}, str(folder / "small.pt"))
+    save_checkpoint(
+        {"model": weights, "cfg": {"model": {"_name": "transformer"}}, "args": None}, str(folder / "small.pt")
+    )
     return [folder / "small.pt"]
 
 

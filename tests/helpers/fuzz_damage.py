@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator
 
 from file_kinds import KINDS
 from fuzz_trials import Trial, outcome_of

@@ -6,8 +6,9 @@ import copy
 import os
 import random
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,39 @@ from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
 from dsp_plugin.mt.translate.translate import load_model, translation_task
 
 # models of fairseq that nobody has asked for
-MODELS = ["fconv", "lightconv", "lstm", "transformer_lm", "roberta", "bart_large", "levenshtein_transformer", "wav2vec2", "no_such"]
-SECTIONS = ["model", "task", "common", "criterion", "optimizer", "generation", "checkpoint", "dataset", "bpe", "tokenizer"]
+MODELS = [
+    "fconv",
+    "lightconv",
+    "lstm",
+    "transformer_lm",
+    "roberta",
+    "bart_large",
+    "levenshtein_transformer",
+    "wav2vec2",
+    "no_such",
+]
+SECTIONS = [
+    "model",
+    "task",
+    "common",
+    "criterion",
+    "optimizer",
+    "generation",
+    "checkpoint",
+    "dataset",
+    "bpe",
+    "tokenizer",
+]
 
 
 def trials(folder: Path, rng: random.Random) -> Iterator[Trial]:
-    """A good checkpoint with one thing changed, read by our own loader, and built by fairseq's as for translating."""
+    """A good checkpoint with one thing changed, read by our own loader, and built by fairseq's as for
+    translating.
+    """
     data, good = made(folder)
     path, ran = folder / "model.pt", folder / "it-ran"
     task = translation_task(str(data), None)
-    readers: Dict[str, Callable[[], Any]] = {
+    readers: dict[str, Callable[[], Any]] = {
         "load_checkpoint": lambda: _plain(load_checkpoint(str(path))),
         "fairseq": lambda: {name: value for name, value in load_model(str(path), task).state_dict().items()},
     }
@@ -50,7 +74,7 @@ def trials(folder: Path, rng: random.Random) -> Iterator[Trial]:
             yield Trial(f"{name}, by {reader}", read, accepted, ran)
 
 
-def made(folder: Path) -> Tuple[Path, Dict[str, Any]]:
+def made(folder: Path) -> tuple[Path, dict[str, Any]]:
     """A binarised corpus, and what the checkpoint of a short training on it holds."""
     data = write_corpus(folder)
     train(data, folder / "run", *JOINT, "--max-update", 2).succeeded()
@@ -79,15 +103,19 @@ class Trap:
         return os.mkdir, (self.ran,)
 
 
-def option_code(state: Dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
+def option_code(state: dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
     section = state["cfg"].get(rng.choice(SECTIONS))
     section = section if isinstance(section, dict) and section else state["cfg"]["model"]
-    name = rng.choice([*section, "encoder_xformers_att_config", "adaptive_softmax_cutoff", "decoder_xformers_att_config"])
-    section[name] = rng.choice([code, [code], {"a": code}, f"[({code})]", "${oc.env:HOME}", "${oc.decode:'" + "1'}", f"({code},)"])
+    name = rng.choice(
+        [*section, "encoder_xformers_att_config", "adaptive_softmax_cutoff", "decoder_xformers_att_config"]
+    )
+    section[name] = rng.choice(
+        [code, [code], {"a": code}, f"[({code})]", "${oc.env:HOME}", "${oc.decode:'" + "1'}", f"({code},)"]
+    )
     return f"option {name} = {section[name]!r:.60}"
 
 
-def another_model(state: Dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
+def another_model(state: dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
     model = state["cfg"]["model"]
     model["_name"] = rng.choice(MODELS)
     model["arch"] = model["_name"]
@@ -96,36 +124,63 @@ def another_model(state: Dict[str, Any], rng: random.Random, code: str, ran: Pat
     return f"model {model['_name']}"
 
 
-def old_format(state: Dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
-    options = {**state["cfg"]["model"], "arch": rng.choice(["dsp_transformer", *MODELS]), "task": "translation"}
+def old_format(state: dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
+    options = {
+        **state["cfg"]["model"],
+        "arch": rng.choice(["dsp_transformer", *MODELS]),
+        "task": "translation",
+    }
     name = rng.choice([*options, "encoder_xformers_att_config", "user_dir"])
     options[name] = rng.choice([code, [code], str(ran)])
     state["cfg"], state["args"] = None, Namespace(**options)
     return f"old format, {name} = {options[name]!r:.60}"
 
 
-def wrong_type(state: Dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
+def wrong_type(state: dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
     model = state["cfg"]["model"]
     name = rng.choice(list(model))
-    model[name] = rng.choice([-1, 10**9, 10**30, float("nan"), "text", [], {}, [[1]], None, True, "0" * 10**6, b"bytes", {"_name": "x"}])
+    model[name] = rng.choice(
+        [
+            -1,
+            10**9,
+            10**30,
+            float("nan"),
+            "text",
+            [],
+            {},
+            [[1]],
+            None,
+            True,
+            "0" * 10**6,
+            b"bytes",
+            {"_name": "x"},
+        ]
+    )
     return f"option {name} = {model[name]!r:.40}"
 
 
-def pickled(state: Dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
-    section = rng.choice([state, state["model"], state["extra_state"], state["optimizer_history"][0], state["cfg"]])
+def pickled(state: dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
+    section = rng.choice(
+        [state, state["model"], state["extra_state"], state["optimizer_history"][0], state["cfg"]]
+    )
     name = rng.choice(list(section))
     section[name] = rng.choice([Trap(ran), [Trap(ran)], {"a": (Trap(ran),)}])
     return f"pickled code at {name}"
 
 
-def big(state: Dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
+def big(state: dict[str, Any], rng: random.Random, code: str, ran: Path) -> str:
     weights = state["model"]
     name = rng.choice([name for name in weights if weights[name].dim() == 2])
-    kinds: List[Tuple[str, Callable[[], Any]]] = [
+    kinds: list[tuple[str, Callable[[], Any]]] = [
         ("expanded", lambda: torch.zeros(1).expand(10**5, 10**5)),
         ("strided", lambda: torch.zeros(16).as_strided((10**6, 10**6), (0, 0))),
         ("on meta", lambda: torch.empty(10**6, 10**6, device="meta")),
-        ("sparse", lambda: torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6), check_invariants=True)),
+        (
+            "sparse",
+            lambda: torch.sparse_coo_tensor(
+                torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6), check_invariants=True
+            ),
+        ),
         ("nested", lambda: _nested(200_000)),
         ("doubled", lambda: _doubled(40)),
         ("an object array", lambda: np.array([1, "a", None], dtype=object)),

@@ -11,27 +11,92 @@ import os
 import random
 import runpy
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from typing import Any, NamedTuple
 
-import dsp_plugin
 from fairseq_training import ANNEALING, SETTINGS, SIZES, STOCK, train, write_corpus
 from fuzz_trials import Began, Trial, digest
 from glue_folders import write_squad, write_task
 
+import dsp_plugin
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-VALUES = ["-1", "0", "1", "2", "-0.5", "1.5", "nan", "inf", "-inf", "1e400", "1e9", "99999999999999999999", "", " ", "x", "[]"]
-VALUES += ["None", "(0.9, 0.98)", "(2, 3)", "0.9,0.98", "{}", "a=b", "encoder-self=99", "../x", "/", "/dev/null", "true", "\u2028"]
+VALUES = [
+    "-1",
+    "0",
+    "1",
+    "2",
+    "-0.5",
+    "1.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e9",
+    "99999999999999999999",
+    "",
+    " ",
+    "x",
+    "[]",
+]
+VALUES += [
+    "None",
+    "(0.9, 0.98)",
+    "(2, 3)",
+    "0.9,0.98",
+    "{}",
+    "a=b",
+    "encoder-self=99",
+    "../x",
+    "/",
+    "/dev/null",
+    "true",
+    "\u2028",
+]
 # what would start processes, ask a network or end in another program's hands
-LEFT_OUT = ("distributed", "nprocs", "device", "tpu", "npu", "wandb", "aim", "azureml", "hub", "ddp", "fsdp", "deepspeed", "user_dir",
-            "compile", "dynamo", "report_to", "tensorboard", "help", "profile", "plasma", "pipeline", "fp16", "bf16", "tf32", "cpu",
-            "accelerator", "local_rank", "log_file", "liger", "use_", "model_parallel", "cache_dir", "debug", "num_workers")  # fmt: skip
+LEFT_OUT = (
+    "distributed",
+    "nprocs",
+    "device",
+    "tpu",
+    "npu",
+    "wandb",
+    "aim",
+    "azureml",
+    "hub",
+    "ddp",
+    "fsdp",
+    "deepspeed",
+    "user_dir",
+    "compile",
+    "dynamo",
+    "report_to",
+    "tensorboard",
+    "help",
+    "profile",
+    "plasma",
+    "pipeline",
+    "fp16",
+    "bf16",
+    "tf32",
+    "cpu",
+    "accelerator",
+    "local_rank",
+    "log_file",
+    "liger",
+    "use_",
+    "model_parallel",
+    "cache_dir",
+    "debug",
+    "num_workers",
+)
 
 
 class Program(NamedTuple):
     path: str
-    words: List[object]
-    options: Callable[[], Dict[str, bool]]
+    words: list[object]
+    options: Callable[[], dict[str, bool]]
     """Option -> whether it takes a value that is a floating-point number."""
     out: str
 
@@ -53,7 +118,7 @@ def trials(folder: Path, rng: random.Random) -> Iterator[Trial]:
         yield Trial(f"{program.path} {option} {value!r}", _starter(program.path, words, folder), taken)
 
 
-def _starter(path: str, words: List[object], folder: Path) -> Callable[[], Any]:
+def _starter(path: str, words: list[object], folder: Path) -> Callable[[], Any]:
     def start() -> Any:
         os.chdir(folder)
         sys.argv = [str(SCRIPTS / f"{path}.py"), *map(str, words)]
@@ -74,7 +139,7 @@ def _train_no_more() -> None:
     transformers.Trainer.training_step = began
 
 
-def made(folder: Path) -> List[Program]:
+def made(folder: Path) -> list[Program]:
     """Data and small models, and for each program a command line that trains."""
     from hf_programs import write_bert
 
@@ -92,23 +157,50 @@ def made(folder: Path) -> List[Program]:
     diff = [corpus, "--base-checkpoint", base, *SETTINGS[:adam], *SETTINGS[adam + 2 :], "--max-update", 2]
     diff += ["--criterion", "label_smoothed_cross_entropy"]
     found = [
-        Program("mt/run_dsp", [*common, "--num-of-heads", 6, "--joint-pruning", *ANNEALING], _fairseq("dsp"), "--save-dir"),
-        Program("mt/run_voita", [*common, "--l0-penalty", 5, "--joint-pruning"], _fairseq("voita"), "--save-dir"),
+        Program(
+            "mt/run_dsp",
+            [*common, "--num-of-heads", 6, "--joint-pruning", *ANNEALING],
+            _fairseq("dsp"),
+            "--save-dir",
+        ),
+        Program(
+            "mt/run_voita", [*common, "--l0-penalty", 5, "--joint-pruning"], _fairseq("voita"), "--save-dir"
+        ),
         Program("mt/run_diff", diff, _fairseq("diff"), "--save-dir"),
     ]
-    glue = ["--model_name_or_path", folder / "bert", "--data_dir", folder / "MRPC", "--task_name", "MRPC", "--max_seq_length", 24]
+    glue = [
+        "--model_name_or_path",
+        folder / "bert",
+        "--data_dir",
+        folder / "MRPC",
+        "--task_name",
+        "MRPC",
+        "--max_seq_length",
+        24,
+    ]
     glue += ["--do_train", "--max_steps", 2]
-    squad = ["--model_name_or_path", folder / "bert", "--data_dir", folder / "squad", "--max_seq_length", 48, "--doc_stride", 16]
+    squad = [
+        "--model_name_or_path",
+        folder / "bert",
+        "--data_dir",
+        folder / "squad",
+        "--max_seq_length",
+        48,
+        "--doc_stride",
+        16,
+    ]
     squad += ["--do_train", "--max_steps", 2]
     heads = ["--num_of_heads", 3, "--joint_pruning"]
     for words, kind in ((glue, "glue"), (squad, "squad")):
         for name, more in (("run_dsp", heads), ("run_voita", ["--joint_pruning"]), ("run_diff", [])):
-            found.append(Program(f"{kind}/{name}", [*words, *more], _transformers(f"{kind}/{name}"), "--output_dir"))
+            found.append(
+                Program(f"{kind}/{name}", [*words, *more], _transformers(f"{kind}/{name}"), "--output_dir")
+            )
     return found
 
 
-def _fairseq(method: str) -> Callable[[], Dict[str, bool]]:
-    def options() -> Dict[str, bool]:
+def _fairseq(method: str) -> Callable[[], dict[str, bool]]:
+    def options() -> dict[str, bool]:
         from fairseq import options as stock
 
         dsp_plugin.register()
@@ -122,8 +214,8 @@ def _fairseq(method: str) -> Callable[[], Dict[str, bool]]:
     return options
 
 
-def _transformers(name: str) -> Callable[[], Dict[str, bool]]:
-    def options() -> Dict[str, bool]:
+def _transformers(name: str) -> Callable[[], dict[str, bool]]:
+    def options() -> dict[str, bool]:
         from unittest import mock
 
         from hf_programs import program
@@ -134,7 +226,10 @@ def _transformers(name: str) -> Callable[[], Dict[str, bool]]:
             seen.update(_of_parser(self))
             raise Began
 
-        with mock.patch.object(argparse.ArgumentParser, "parse_known_args", parse_args), contextlib.suppress(Began):
+        with (
+            mock.patch.object(argparse.ArgumentParser, "parse_known_args", parse_args),
+            contextlib.suppress(Began),
+        ):
             argv, sys.argv = sys.argv, [name, "--do_train"]
             try:
                 program(name).main()
@@ -145,7 +240,7 @@ def _transformers(name: str) -> Callable[[], Dict[str, bool]]:
     return options
 
 
-def _of_parser(parser: argparse.ArgumentParser) -> Dict[str, bool]:
+def _of_parser(parser: argparse.ArgumentParser) -> dict[str, bool]:
     found = {}
     for action in parser._actions:
         long = [word for word in action.option_strings if word.startswith("--")]

@@ -1,4 +1,6 @@
-"""One trial of the fuzzer: a call in a process of its own, with bounded memory and time, and what came of it."""
+"""One trial of the fuzzer: a call in a process of its own, with bounded memory and time, and what came of
+it.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,18 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 MEMORY = 3 << 30  # bytes that a trial may add to what this process has
 SECONDS = 60
 
 
 class Began(BaseException):
-    """Training begins: the options have been taken. Not an Exception, so that no program makes words of it."""
+    """Training begins: the options have been taken. Not an Exception, so that no program makes words of
+    it.
+    """
 
 
 class Trial(NamedTuple):
@@ -31,8 +36,8 @@ class Trial(NamedTuple):
 
     name: str
     action: Callable[[], Any]
-    wanted: Optional[str]
-    ran: Optional[Path] = None
+    wanted: str | None
+    ran: Path | None = None
 
 
 class Outcome(NamedTuple):

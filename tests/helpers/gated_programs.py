@@ -1,4 +1,5 @@
-"""Random programs of forward and backward passes of a small gated model, to be run with and without checkpoints.
+"""Random programs of forward and backward passes of a small gated model, to be run with and without
+checkpoints.
 
 Notation: N = 12 heads of 2 units in 4 blocks; x [3, 8].
 """
@@ -6,8 +7,8 @@ Notation: N = 12 heads of 2 units in 4 blocks; x [3, 8].
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Callable, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ KINDS = {
     "reentrant layers in the whole": (True, None, False),
     "layers in the whole, reentrant": (False, None, True),
 }
-Kind = Tuple[Optional[bool], Optional[bool], Optional[bool]]
+Kind = tuple[bool | None, bool | None, bool | None]
 
 
 class Noisy(nn.Module):
@@ -41,7 +42,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.num_heads = HEADS.num_heads
         self.scores = nn.Parameter(torch.randn(HEADS.num_heads))
-        self.noises: List[Tensor] = []
+        self.noises: list[Tensor] = []
 
     def sample(self) -> Tensor:
         noise = torch.randn(HEADS.num_heads)
@@ -66,7 +67,9 @@ class Interrupted(Exception):
 
 
 class Stack(nn.Module):
-    """Four blocks, the first two of them an encoder; `handed` are the gates of every block in the order of the program."""
+    """Four blocks, the first two of them an encoder; `handed` are the gates of every block in the order of
+    the program.
+    """
 
     def __init__(self, kind: Kind = (None, None, None), dropout: float = 0.3, preserve: bool = True):
         super().__init__()
@@ -74,8 +77,8 @@ class Stack(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gating = Switchboard(HEADS, Noisy())
         self.kind, self.preserve = kind, preserve
-        self.handed: List[Tuple[int, Tensor]] = []
-        self.fails_at: Optional[int] = None  # the layer that raises an `Interrupted`
+        self.handed: list[tuple[int, Tensor]] = []
+        self.fails_at: int | None = None  # the layer that raises an `Interrupted`
         self.gating.handshake.trains(self)
 
     def _through(self, level: int, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ class Stack(nn.Module):
 
         return self._through(2, run, x)
 
-    def gradients(self) -> List[Tensor]:
+    def gradients(self) -> list[Tensor]:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters()]
 
 
@@ -125,14 +128,15 @@ def made(seed: int, *args, **options) -> Stack:
 PARTS = ["whole", "whole", "whole", "encoder", "layer", "nothing", "eval", "draw", "backward", "train"]
 
 
-def run_program(seed: int, model: Stack, beside: Optional[Stack] = None) -> None:
-    """Run the program of this seed: passes of the whole, of parts and of layers, and backward passes in any order.
+def run_program(seed: int, model: Stack, beside: Stack | None = None) -> None:
+    """Run the program of this seed: passes of the whole, of parts and of layers, and backward passes in any
+    order.
 
     With a second model `beside` it the two call one another, and passes are interrupted by errors.
     """
     parts = PARTS + ([] if beside is None else ["both", "inside out", "error", "error"])
     choose = random.Random(seed)
-    pending: List[Tensor] = []
+    pending: list[Tensor] = []
     torch.manual_seed(seed + 1)
     for _ in range(choose.randint(4, 9)):
         x = torch.randn(3, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -164,7 +168,13 @@ def run_program(seed: int, model: Stack, beside: Optional[Stack] = None) -> None
             pending = [loss for i, loss in enumerate(pending) if i not in chosen]
             _backward(losses, joined)
         else:
-            out = model(x) if part == "whole" else model.encoder(x) if part == "encoder" else model.layer(position, x)
+            out = (
+                model(x)
+                if part == "whole"
+                else model.encoder(x)
+                if part == "encoder"
+                else model.layer(position, x)
+            )
             pending.append(weight * out.square().sum())
     if choose.random() < 0.3:  # one of them gets no gradient
         pending = pending[1:]
@@ -172,7 +182,7 @@ def run_program(seed: int, model: Stack, beside: Optional[Stack] = None) -> None
     _backward(pending, choose.random() < 0.5)
 
 
-def _backward(losses: List[Tensor], joined: bool) -> None:
+def _backward(losses: list[Tensor], joined: bool) -> None:
     if joined and losses:
         total = sum(losses[1:], losses[0])
         (total * total.detach().sin()).backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Optional
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ class Tiny(nn.Module):
         deaf: its forward knows nothing of gates.
     """
 
-    def __init__(self, gates: nn.Module, warmup_updates: int = 0, recompute: Optional[bool] = None, deaf: bool = False):
+    def __init__(
+        self, gates: nn.Module, warmup_updates: int = 0, recompute: bool | None = None, deaf: bool = False
+    ):
         super().__init__()
         self.first, self.second, self.task_head = nn.Linear(6, 4), nn.Linear(4, 3), nn.Linear(3, 2)
         self.recompute, self.deaf = recompute, deaf
@@ -55,9 +57,16 @@ def loss_of(model: nn.Module, penalty: bool = True) -> Tensor:
 
 
 def train(
-    model: nn.Module, *optimizers: torch.optim.Optimizer, updates: int = 4, told: bool = True, penalty: bool = True, micro: int = 1
+    model: nn.Module,
+    *optimizers: torch.optim.Optimizer,
+    updates: int = 4,
+    told: bool = True,
+    penalty: bool = True,
+    micro: int = 1,
 ) -> None:
-    """Updates with all halves of a method, or without some: the number of updates not told, the penalty left out."""
+    """Updates with all halves of a method, or without some: the number of updates not told, the penalty
+    left out.
+    """
     inner = getattr(model, "module", model)
     model.train()
     for _ in range(updates):

@@ -13,11 +13,25 @@ SIGNS = ["nothing", "everything", "something"]
 
 PARSES = ("sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse")
 MNLI_TEST = ("index", "promptID", "pairID", "genre", *PARSES, "sentence1", "sentence2")
-STSB_TEST = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2")
+STSB_TEST = (
+    "index",
+    "genre",
+    "filename",
+    "year",
+    "old_index",
+    "source1",
+    "source2",
+    "sentence1",
+    "sentence2",
+)
 # folder: file -> (header as GLUE publishes it, None for CoLA's headless files)
 LAYOUTS = {
     "CoLA": {"train.tsv": None, "dev.tsv": None, "test.tsv": ("index", "sentence")},
-    "SST-2": {"train.tsv": ("sentence", "label"), "dev.tsv": ("sentence", "label"), "test.tsv": ("index", "sentence")},
+    "SST-2": {
+        "train.tsv": ("sentence", "label"),
+        "dev.tsv": ("sentence", "label"),
+        "test.tsv": ("index", "sentence"),
+    },
     "MRPC": {
         "train.tsv": ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
         "dev.tsv": ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
@@ -60,7 +74,8 @@ LABELS = {
 
 
 def write_task(folder: Path, name: str, train: int = 12, dev: int = 6, seed: int = 1) -> list[dict[str, str]]:
-    """Writes all files of the task `name` (as in LAYOUTS) into `folder`; a dev and a test file have `dev` rows each.
+    """Writes all files of the task `name` (as in LAYOUTS) into `folder`; a dev and a test file have `dev`
+    rows each.
 
     Returns: the training rows: `label` as it is written, `first`, and `second` in tasks of pairs.
     """
@@ -74,7 +89,11 @@ def write_task(folder: Path, name: str, train: int = 12, dev: int = 6, seed: int
             label = number % len(labels)
             subject, verb, other = rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(VERBS)
             # the quotes are unbalanced, as in the official files
-            row = {"label": labels[label], "first": f'{subject} {verb} " {SIGNS[label]} .', "second": f"{subject} {other} {SIGNS[label]} ."}
+            row = {
+                "label": labels[label],
+                "first": f'{subject} {verb} " {SIGNS[label]} .',
+                "second": f"{subject} {other} {SIGNS[label]} .",
+            }
             rows.append(row)
         if file == "train.tsv":
             kept = rows
@@ -105,21 +124,34 @@ def _line(header: tuple[str, ...] | None, number: int, row: dict[str, str]) -> s
 
 
 def write_squad(path: Path, paragraphs: int = 3, sentences: int = 4, seed: int = 1) -> dict:
-    """Writes a SQuAD v1.1 file: `Who V nothing ?` is answered by the subject of that verb's sentence. Returns it."""
+    """Writes a SQuAD v1.1 file: `Who V nothing ?` is answered by the subject of that verb's sentence.
+    Returns it.
+    """
     rng = random.Random(seed)
     content: dict = {"data": [], "version": "1.1"}
     for number in range(paragraphs):
         subjects, verbs = rng.sample(SUBJECTS, min(sentences, 5)), rng.sample(VERBS, min(sentences, 5))
-        context = " ".join(f"{subject.capitalize()} {verb} nothing." for subject, verb in zip(subjects, verbs))
+        context = " ".join(
+            f"{subject.capitalize()} {verb} nothing." for subject, verb in zip(subjects, verbs)
+        )
         questions = []
         for place, (subject, verb) in enumerate(zip(subjects, verbs)):
             answer = subject.capitalize()
             start = context.index(f"{answer} {verb}")
-            short = {"text": answer.split(" ", 1)[1], "answer_start": start + len(answer.split(" ", 1)[0]) + 1}
+            short = {
+                "text": answer.split(" ", 1)[1],
+                "answer_start": start + len(answer.split(" ", 1)[0]) + 1,
+            }
             questions.append(
-                {"id": f"q{number}-{place}", "question": f"Who {verb} nothing?", "answers": [{"text": answer, "answer_start": start}, short]}
+                {
+                    "id": f"q{number}-{place}",
+                    "question": f"Who {verb} nothing?",
+                    "answers": [{"text": answer, "answer_start": start}, short],
+                }
             )
-        content["data"].append({"title": f"t{number}", "paragraphs": [{"context": context, "qas": questions}]})
+        content["data"].append(
+            {"title": f"t{number}", "paragraphs": [{"context": context, "qas": questions}]}
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
     return content

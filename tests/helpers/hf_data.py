@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hf_models  # noqa: F401  (first: see there)  isort: skip
 
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from transformers import Trainer, TrainingArguments
 IGNORED = -100
 
 
-def sentences(count: int, seed: int = 1, longest: int = 9) -> List[Dict[str, Any]]:
-    """Sequences of 3 to `longest` ids; the label says whether the first id is in the upper half of the vocabulary."""
+def sentences(count: int, seed: int = 1, longest: int = 9) -> list[dict[str, Any]]:
+    """Sequences of 3 to `longest` ids; the label says whether the first id is in the upper half of the
+    vocabulary.
+    """
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(count):
@@ -24,12 +26,14 @@ def sentences(count: int, seed: int = 1, longest: int = 9) -> List[Dict[str, Any
     return found
 
 
-def padded(examples: List[Dict[str, Any]]) -> Dict[str, Tensor]:
+def padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
     """A batch, padded on the right; labels [B], or [B, L] padded with what losses ignore."""
     longest = max(len(example["input_ids"]) for example in examples)
 
-    def stacked(rows: List[Tensor], padding: int) -> Tensor:
-        return torch.stack([torch.nn.functional.pad(row, (0, longest - len(row)), value=padding) for row in rows])
+    def stacked(rows: list[Tensor], padding: int) -> Tensor:
+        return torch.stack(
+            [torch.nn.functional.pad(row, (0, longest - len(row)), value=padding) for row in rows]
+        )
 
     batch = {
         "input_ids": stacked([example["input_ids"] for example in examples], 1),
@@ -45,14 +49,29 @@ def padded(examples: List[Dict[str, Any]]) -> Dict[str, Tensor]:
 
 def arguments(folder: Any, **options: Any) -> TrainingArguments:
     """On the CPU, silent, nothing saved or evaluated unless asked for; 4 examples a batch."""
-    given: Dict[str, Any] = dict(
-        use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", logging_strategy="no",
-        per_device_train_batch_size=4, per_device_eval_batch_size=8, learning_rate=1e-3, seed=5,
-    )  # fmt: skip
+    given: dict[str, Any] = dict(
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=8,
+        learning_rate=1e-3,
+        seed=5,
+    )
     return TrainingArguments(str(folder), **{**given, **options})
 
 
-def trainer(model, args: TrainingArguments, data, callbacks=(), optimizers=(None, None), **more: Any) -> Trainer:
+def trainer(
+    model, args: TrainingArguments, data, callbacks=(), optimizers=(None, None), **more: Any
+) -> Trainer:
     return Trainer(
-        model, args, data_collator=padded, train_dataset=data, callbacks=list(callbacks), optimizers=optimizers, **more
+        model,
+        args,
+        data_collator=padded,
+        train_dataset=data,
+        callbacks=list(callbacks),
+        optimizers=optimizers,
+        **more,
     )

@@ -32,7 +32,9 @@ def in_diff(folder, base=None, model=None, data=DATA, more=None, alpha_init=1.0,
     args = arguments(folder, **{"learning_rate": 1e-2, **options})
     vector = DiffVector(model, base=base, head=HEAD, alpha_init=alpha_init, penalty=penalty, seed=args.seed)
     optimizers = diff_optimizers(vector, args)
-    return trainer(model, args, data, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[0]
+    return trainer(model, args, data, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[
+        0
+    ]
 
 
 def with_mask(folder, diff, more=None, **options):
@@ -40,7 +42,9 @@ def with_mask(folder, diff, more=None, **options):
     model = base_model()
     args = arguments(folder, **{"learning_rate": 1e-2, **options})
     optimizers = fixmask_optimizers(model, args, diff, head=HEAD)
-    return trainer(model, args, DATA, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[0]
+    return trainer(model, args, DATA, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[
+        0
+    ]
 
 
 def state_of(optimizer) -> dict:

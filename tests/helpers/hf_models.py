@@ -1,10 +1,12 @@
-"""Tiny Transformers models with random weights, one a family, that are quick to run and sensitive to every head."""
+"""Tiny Transformers models with random weights, one a family, that are quick to run and sensitive to every
+head.
+"""
 
 from __future__ import annotations
 
 import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
 
-from typing import Callable, Dict, List
+from collections.abc import Callable
 
 import torch
 import transformers
@@ -35,82 +37,144 @@ from transformers import (
 
 VOCABULARY = 40
 _ENCODER = dict(
-    vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
-    max_position_embeddings=40, pad_token_id=1,
-)  # fmt: skip
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=40,
+    max_position_embeddings=40,
+    pad_token_id=1,
+)
 _SEQ2SEQ = dict(
-    vocab_size=VOCABULARY, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-    decoder_attention_heads=2, encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=40, pad_token_id=1,
-    bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
-)  # fmt: skip
+    vocab_size=VOCABULARY,
+    d_model=32,
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=40,
+    decoder_ffn_dim=40,
+    max_position_embeddings=40,
+    pad_token_id=1,
+    bos_token_id=0,
+    eos_token_id=2,
+    decoder_start_token_id=2,
+    forced_eos_token_id=None,
+)
 
 # one head is one row of the HeadMap, a group of 2 query heads for Llama
-FAMILIES: Dict[str, Callable[[], PreTrainedModel]] = {
+FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertForSequenceClassification(BertConfig(**_ENCODER)),
     "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_ENCODER)),
     "distilbert": lambda: DistilBertForSequenceClassification(
-        DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=40)
+        DistilBertConfig(
+            vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=40
+        )
     ),
     "albert": lambda: AlbertForSequenceClassification(
         AlbertConfig(**{**_ENCODER, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2)
     ),
     "electra": lambda: ElectraForSequenceClassification(ElectraConfig(**_ENCODER, embedding_size=16)),
     "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_positions=40, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=2)
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=40,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            bos_token_id=0,
+            eos_token_id=2,
+        )
     ),
     "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(**{**_ENCODER, "num_attention_heads": 8}, num_key_value_heads=4, bos_token_id=0, eos_token_id=2)
+        LlamaConfig(
+            **{**_ENCODER, "num_attention_heads": 8}, num_key_value_heads=4, bos_token_id=0, eos_token_id=2
+        )
     ),
     "bart": lambda: BartForConditionalGeneration(BartConfig(**_SEQ2SEQ)),
     "marian": lambda: MarianMTModel(MarianConfig(**_SEQ2SEQ)),
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(
-            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4, pad_token_id=1,
-            eos_token_id=2, decoder_start_token_id=2,
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=40,
+            num_layers=2,
+            num_heads=4,
+            pad_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
         )
     ),
-}  # fmt: skip
+}
 _DECODER = {**_ENCODER, "bos_token_id": 0, "eos_token_id": 2}
 _GROUPED = {**_DECODER, "num_attention_heads": 8, "num_key_value_heads": 4}
 # not in every test: families whose attention has a layout of its own, or that work it out by themselves
-MORE: Dict[str, Callable[[], PreTrainedModel]] = {
+MORE: dict[str, Callable[[], PreTrainedModel]] = {
     "deberta-v2": lambda: transformers.DebertaV2ForSequenceClassification(
-        transformers.DebertaV2Config(**_ENCODER, relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=4)
+        transformers.DebertaV2Config(
+            **_ENCODER, relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=4
+        )
     ),
     "deberta-v3": lambda: transformers.DebertaV2ForSequenceClassification(
         transformers.DebertaV2Config(
-            **_ENCODER, relative_attention=True, pos_att_type="p2c|c2p", position_buckets=256, share_att_key=True,
-            norm_rel_ebd="layer_norm", position_biased_input=False,
+            **_ENCODER,
+            relative_attention=True,
+            pos_att_type="p2c|c2p",
+            position_buckets=256,
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
         )
     ),
     "mpnet": lambda: transformers.MPNetForSequenceClassification(transformers.MPNetConfig(**_ENCODER)),
     "modernbert": lambda: transformers.ModernBertForSequenceClassification(
         transformers.ModernBertConfig(**_ENCODER, global_attn_every_n_layers=2, local_attention=4)
     ),
-    "roformer": lambda: transformers.RoFormerForSequenceClassification(transformers.RoFormerConfig(**_ENCODER)),
+    "roformer": lambda: transformers.RoFormerForSequenceClassification(
+        transformers.RoFormerConfig(**_ENCODER)
+    ),
     "rembert": lambda: transformers.RemBertForSequenceClassification(
         transformers.RemBertConfig(**_ENCODER, input_embedding_size=16, output_embedding_size=16)
     ),
-    "megatron-bert": lambda: transformers.MegatronBertForSequenceClassification(transformers.MegatronBertConfig(**_ENCODER)),
+    "megatron-bert": lambda: transformers.MegatronBertForSequenceClassification(
+        transformers.MegatronBertConfig(**_ENCODER)
+    ),
     "gpt-neox": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**_DECODER)),
     "persimmon": lambda: transformers.PersimmonForCausalLM(transformers.PersimmonConfig(**_DECODER)),
     "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**_GROUPED)),
-    "phi with norms": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**_DECODER, qk_layernorm=True)),
+    "phi with norms": lambda: transformers.PhiForCausalLM(
+        transformers.PhiConfig(**_DECODER, qk_layernorm=True)
+    ),
     "stablelm": lambda: transformers.StableLmForCausalLM(transformers.StableLmConfig(**_GROUPED)),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_GROUPED, head_dim=4)),
     "opt": lambda: transformers.OPTForCausalLM(
         transformers.OPTConfig(
-            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=40, pad_token_id=1,
-            max_position_embeddings=40, word_embed_proj_dim=32,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=40,
+            pad_token_id=1,
+            max_position_embeddings=40,
+            word_embed_proj_dim=32,
         )
     ),
     "gptj": lambda: transformers.GPTJForCausalLM(
-        transformers.GPTJConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40, rotary_dim=4)
+        transformers.GPTJConfig(
+            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40, rotary_dim=4
+        )
     ),
     "gpt-neo": lambda: transformers.GPTNeoForCausalLM(
         transformers.GPTNeoConfig(
-            vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
-            window_size=4, max_position_embeddings=40, intermediate_size=40,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            max_position_embeddings=40,
+            intermediate_size=40,
         )
     ),
     "bloom": lambda: transformers.BloomForCausalLM(
@@ -121,40 +185,73 @@ MORE: Dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "xglm": lambda: transformers.XGLMForCausalLM(
         transformers.XGLMConfig(
-            vocab_size=VOCABULARY, d_model=32, num_layers=2, attention_heads=4, ffn_dim=40, max_position_embeddings=40
+            vocab_size=VOCABULARY,
+            d_model=32,
+            num_layers=2,
+            attention_heads=4,
+            ffn_dim=40,
+            max_position_embeddings=40,
         )
     ),
     "falcon": lambda: transformers.FalconForCausalLM(
         transformers.FalconConfig(
-            vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=8, num_kv_heads=4,
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=8,
+            num_kv_heads=4,
             new_decoder_architecture=True,
         )
     ),
     "falcon with alibi": lambda: transformers.FalconForCausalLM(
         transformers.FalconConfig(
-            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, multi_query=False, alibi=True,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            multi_query=False,
+            alibi=True,
         )
     ),
     "falcon of one key": lambda: transformers.FalconForCausalLM(
-        transformers.FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=4, num_attention_heads=4)
+        transformers.FalconConfig(
+            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=4, num_attention_heads=4
+        )
     ),
     "whisper": lambda: transformers.WhisperForConditionalGeneration(
         transformers.WhisperConfig(
-            vocab_size=VOCABULARY, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-            decoder_attention_heads=2, encoder_ffn_dim=40, decoder_ffn_dim=40, num_mel_bins=8, max_source_positions=16,
-            max_target_positions=40, pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=3,
+            vocab_size=VOCABULARY,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=40,
+            decoder_ffn_dim=40,
+            num_mel_bins=8,
+            max_source_positions=16,
+            max_target_positions=40,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=3,
         )
     ),
 }
-SINGLE = ("bloom", "mpt", "xglm")  # mask with the least number of the model's precision, which single precision must hold
+# mask with the least number of the model's precision, which single precision must hold
+SINGLE = ("bloom", "mpt", "xglm")
 DECODERS = ("gpt2", "llama", "bart", "marian", "t5")
 HEADS = {"bart": 16, "marian": 16, "t5": 24}  # the others: 8
 # Llama and T5 compute their norms in single precision, whatever the model's is
 TOLERANCE = {"llama": 1e-5, "t5": 1e-5}
 
 
-def tiny_model(family: str, implementation: str = "sdpa", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """A model in `eval()`; weights large enough that attention is not the mean and every head counts, no zero biases."""
+def tiny_model(
+    family: str, implementation: str = "sdpa", dtype: torch.dtype = torch.float64
+) -> PreTrainedModel:
+    """A model in `eval()`; weights large enough that attention is not the mean and every head counts, no
+    zero biases.
+    """
     torch.manual_seed(3)
     model = (FAMILIES.get(family) or MORE[family])()
     model.set_attn_implementation(implementation)
@@ -170,28 +267,35 @@ def tiny_model(family: str, implementation: str = "sdpa", dtype: torch.dtype = t
     return model.to(dtype).eval()
 
 
-def batch_of(model: PreTrainedModel, size: int = 3, length: int = 7, padding: bool = True) -> Dict[str, Tensor]:
-    """Inputs; the sequences are of different lengths, padded on the left for decoders, which go on at the right."""
+def batch_of(
+    model: PreTrainedModel, size: int = 3, length: int = 7, padding: bool = True
+) -> dict[str, Tensor]:
+    """Inputs; the sequences are of different lengths, padded on the left for decoders, which go on at the
+    right.
+    """
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(3, VOCABULARY, (size, length), generator=generator)
     lengths = length - 2 * torch.arange(size) if padding else torch.full((size,), length)
     mask = (torch.arange(length) < lengths[:, None]).long()
     if model.config.model_type in ("gpt2", "llama"):
         mask = mask.flip(1)
-    batch = {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id or 0), "attention_mask": mask}
+    batch = {
+        "input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id or 0),
+        "attention_mask": mask,
+    }
     if model.config.is_encoder_decoder:
         batch["decoder_input_ids"] = torch.randint(3, VOCABULARY, (size, 5), generator=generator)
     return batch
 
 
-def logits(model: PreTrainedModel, batch: Dict[str, Tensor]) -> Tensor:
+def logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """The model's logits, those of real tokens only where there is one a token."""
     output = model(**batch).logits
     mask = batch["attention_mask"]
     return output[mask.bool()] if output.shape[:2] == mask.shape else output
 
 
-def uneven_mask(num_heads: int, blocks: List[int]) -> Tensor:
+def uneven_mask(num_heads: int, blocks: list[int]) -> Tensor:
     """Bool [N]: about half of the heads; the second block has none left, the first lacks its first head."""
     generator = torch.Generator().manual_seed(7)
     keep = torch.rand(num_heads, generator=generator) < 0.5

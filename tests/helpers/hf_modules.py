@@ -1,4 +1,6 @@
-"""Modules of a user's own around Transformers models, as users write them; also imported by programs that tests start."""
+"""Modules of a user's own around Transformers models, as users write them; also imported by programs that
+tests start.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class TwoEncoders(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict({"question": FAMILIES["distilbert"]().distilbert, "passage": FAMILIES["gpt2"]().transformer})
+        self.parts = nn.ModuleDict(
+            {"question": FAMILIES["distilbert"]().distilbert, "passage": FAMILIES["gpt2"]().transformer}
+        )
         self.head, self.same_head = nn.Linear(32, 16), nn.Linear(32, 16)
         self.same_head.weight = self.head.weight
 
@@ -47,7 +51,9 @@ class TwoEncoders(nn.Module):
 
 
 class Twins(nn.Module):
-    """Two encoders from one configuration object, and a whole Transformers model with its task head beside them."""
+    """Two encoders from one configuration object, and a whole Transformers model with its task head beside
+    them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +87,9 @@ def pair_batch(size: int = 3) -> dict[str, Tensor]:
     batch = {}
     for ids, mask, length in (("input_ids", "attention_mask", 7), ("other_ids", "other_mask", 5)):
         batch[mask] = (torch.arange(length) < length - torch.arange(size)[:, None] % 3).long()
-        batch[ids] = torch.where(batch[mask].bool(), torch.randint(3, 40, (size, length), generator=generator), 1)
+        batch[ids] = torch.where(
+            batch[mask].bool(), torch.randint(3, 40, (size, length), generator=generator), 1
+        )
     return batch
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def picture(model: nn.Module) -> Dict[str, Any]:
-    """Every module with its class, attributes, hooks and tensors: the very objects (by id), and the values of tensors."""
-    found: Dict[str, Any] = {}
+def picture(model: nn.Module) -> dict[str, Any]:
+    """Every module with its class, attributes, hooks and tensors: the very objects (by id), and the values
+    of tensors.
+    """
+    found: dict[str, Any] = {}
     for path, module in model.named_modules():
         found[path] = (type(module), id(module), {name: _seen(value) for name, value in vars(module).items()})
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -19,7 +21,7 @@ def picture(model: nn.Module) -> Dict[str, Any]:
     return found
 
 
-def same(one: Dict[str, Any], two: Dict[str, Any]) -> bool:
+def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     return list(one) == list(two) and all(_equal(one[name], two[name]) for name in one)
 
 

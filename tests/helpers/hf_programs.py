@@ -1,4 +1,6 @@
-"""A tiny untrained BERT with the words of `glue_folders`, and the programs of scripts/ called in this process."""
+"""A tiny untrained BERT with the words of `glue_folders`, and the programs of scripts/ called in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from glue_folders import SIGNS, SUBJECTS, VERBS
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
 
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments, ResultArguments
-from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 from dsp_plugin.hf.programs.chassis.parsing import parse
+from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADS = 8  # of the tiny model: 2 layers of 4
@@ -30,7 +32,13 @@ def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
     words = sorted(set(re.findall(r"\w+", " ".join([*SUBJECTS, *VERBS, *SIGNS]))) | {"who", ".", "?", '"'})
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
     tokenizer = BertTokenizer.from_pretrained(folder, model_max_length=64)
-    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, max_position_embeddings=64)
+    sizes = dict(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=64,
+    )
     torch.manual_seed(seed)
     model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **{**sizes, **config}))
     del model.classifier  # the task head is to be new
@@ -41,12 +49,30 @@ def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
 
 def mnli(folder: Path, model: str = "bert") -> list:
     """Model, data and short runs on `folder`/MNLI."""
-    return ["--model_name_or_path", folder / model, "--task_name", "MNLI", "--data_dir", folder / "MNLI", *SHORT]
+    return [
+        "--model_name_or_path",
+        folder / model,
+        "--task_name",
+        "MNLI",
+        "--data_dir",
+        folder / "MNLI",
+        *SHORT,
+    ]
 
 
 def diff_options(words: list, data: type = GlueArguments) -> dict:
-    """All options that the programs of diff pruning understand of a command line, the program itself left out."""
-    groups = [ModelArguments, data, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments]
+    """All options that the programs of diff pruning understand of a command line, the program itself left
+    out.
+    """
+    groups = [
+        ModelArguments,
+        data,
+        DiffArguments,
+        ProjectionArguments,
+        FixMaskArguments,
+        ResultArguments,
+        TrainingArguments,
+    ]
     return {name: value for group in parse("", groups, words) for name, value in vars(group).items()}
 
 

@@ -46,7 +46,9 @@ class Recorder(TrainerCallback):
         self.model, self.gradients, self.temperatures = model, [], []
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.gradients.append({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
+        self.gradients.append(
+            {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+        )
         board = switchboard_of(self.model)
         self.temperatures.append(getattr(board.gates, "temperature", None) if board else None)
 

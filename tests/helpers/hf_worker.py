@@ -1,4 +1,6 @@
-"""One of two processes that train together: `torchrun --nproc_per_node 2 hf_worker.py FOLDER`. Writes FOLDER/rank<r>.pt."""
+"""One of two processes that train together: `torchrun --nproc_per_node 2 hf_worker.py FOLDER`. Writes
+FOLDER/rank<r>.pt.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def one_update(folder: Path):
     """The gradients of 8 rows, two micro-batches of 2 in each process."""
     model = gated(lambda heads: QuietConcrete(heads, K, LAMBDA), dropout=False)
     recorder = Recorder(model)
-    options = dict(max_grad_norm=0.5, max_steps=1, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    options = dict(
+        max_grad_norm=0.5, max_steps=1, gradient_accumulation_steps=2, per_device_train_batch_size=2
+    )
     prepared(model, folder, DATA[:8], recorder=recorder, **options, **GLOO).train()
     return {"gradients": recorder.gradients[0]}
 
@@ -51,16 +55,27 @@ def relaxed(folder: Path, rank: int):
         draws = Draws(model)
         torch.nn.init.normal_(scores_of(model))  # the first process's must win, or the checkpoint's
         run = prepared(
-            model, folder, recorder=draws, more={"eval_dataset": DATA[:5]}, max_steps=4, save_strategy="steps", save_steps=2,
-            eval_strategy="steps", eval_steps=1, **GLOO,
-        )  # fmt: skip
+            model,
+            folder,
+            recorder=draws,
+            more={"eval_dataset": DATA[:5]},
+            max_steps=4,
+            save_strategy="steps",
+            save_steps=2,
+            eval_strategy="steps",
+            eval_steps=1,
+            **GLOO,
+        )
         torch.manual_seed(100 + rank)
         run.train(resume_from_checkpoint=str(folder / "checkpoint-2") if name == "resumed" else None)
         losses = [entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry]
         found[name] = {
-            "state": model.state_dict(), "keep": switchboard_of(model).gates.keep(), "draws": draws.seen, "losses": losses,
+            "state": model.state_dict(),
+            "keep": switchboard_of(model).gates.keep(),
+            "draws": draws.seen,
+            "losses": losses,
             "optimizer": run.optimizer.state_dict()["state"],
-        }  # fmt: skip
+        }
     return found
 
 
@@ -73,12 +88,19 @@ def michel(folder: Path):
 
     options = dict(exact=True, ranking=Ranking(batch_size=2), say=lambda line: None, progress=False)
     steps = prune_by_importance(model, data, padded, folder, 3, evaluate, **options)
-    return {"importance": head_importance(model, data, padded, 2, progress=False), "keep": [step["keep"] for step in steps]}
+    return {
+        "importance": head_importance(model, data, padded, 2, progress=False),
+        "keep": [step["keep"] for step in steps],
+    }
 
 
 def steps(folder: Path):
     found = []
-    for options in ({}, {"gradient_accumulation_steps": 3}, {"dataloader_drop_last": True, "num_train_epochs": 1.5}):
+    for options in (
+        {},
+        {"gradient_accumulation_steps": 3},
+        {"dataloader_drop_last": True, "num_train_epochs": 1.5},
+    ):
         args = arguments(folder, **options, **GLOO)
         run = trainer(tiny_model("bert", dtype=torch.float32), args, sentences(22))
         *_, theirs = run.set_initial_training_values(args, run.get_train_dataloader())
@@ -87,15 +109,24 @@ def steps(folder: Path):
 
 
 def diff(folder: Path):
-    """Three updates of a diff; the norm of its gradient over 8 rows; two updates of its largest 40 changes."""
+    """Three updates of a diff; the norm of its gradient over 8 rows; two updates of its largest 40
+    changes.
+    """
     run, optimizer = in_diff(folder / "1", max_steps=3, **GLOO)
     run.train()
     (mask,) = project(optimizer.vector.deltas(), [40])
-    one, single = in_diff(folder / "norm", model=without_dropout(base_model()), data=DATA[:8], max_steps=1, **GLOO)
+    one, single = in_diff(
+        folder / "norm", model=without_dropout(base_model()), data=DATA[:8], max_steps=1, **GLOO
+    )
     one.train()
     last, kept = with_mask(folder / "3", mask, max_steps=2, **GLOO)
     last.train()
-    return {"state": state_of(optimizer), "norm": single.metrics()["w_norm"], "values": kept.values, "model": last.model.state_dict()}
+    return {
+        "state": state_of(optimizer),
+        "norm": single.metrics()["w_norm"],
+        "values": kept.values,
+        "model": last.model.state_dict(),
+    }
 
 
 def programs(folder: Path, rank: int):
@@ -104,9 +135,26 @@ def programs(folder: Path, rank: int):
         write_bert(folder / "bert")
         write_task(folder / "CoLA", "CoLA", train=32, dev=7)
     torch.distributed.barrier()
-    words = ["--model_name_or_path", folder / "bert", "--task_name", "CoLA", "--data_dir", folder / "CoLA", "--use_cpu"]
+    words = [
+        "--model_name_or_path",
+        folder / "bert",
+        "--task_name",
+        "CoLA",
+        "--data_dir",
+        folder / "CoLA",
+        "--use_cpu",
+    ]
     words += "--max_seq_length 24 --do_train --do_eval --do_predict --max_steps 2 --learning_rate 1e-3 --ddp_backend gloo".split()
-    dsp = start("glue/run_dsp", *words, "--num_of_heads", 3, "--joint_pruning", "--use_ste", "--output_dir", folder / "dsp")
+    dsp = start(
+        "glue/run_dsp",
+        *words,
+        "--num_of_heads",
+        3,
+        "--joint_pruning",
+        "--use_ste",
+        "--output_dir",
+        folder / "dsp",
+    )
     diff = start("glue/run_diff", *words, "--target_sparsity", 0.01, "--output_dir", folder / "diff")
     return {"dsp": dsp["dev"], "diff": diff["0.01"]["dev"]}
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
 from dsp_plugin.records.files import scratch
 
-CALLS = [(os, name) for name in ("replace", "rename", "link", "unlink", "rmdir", "mkdir")] + [(scratch, "_exchange")]
+CALLS = [(os, name) for name in ("replace", "rename", "link", "unlink", "rmdir", "mkdir")] + [
+    (scratch, "_exchange")
+]
 
 
 def killed_everywhere(work: Callable[[], Any], every: int = 1) -> Iterator[int]:
-    """Does the work in a forked process that dies before its nth change, and gives n; for n = 1, 2 ... until it gets through.
+    """Does the work in a forked process that dies before its nth change, and gives n; for n = 1, 2 ... until
+    it gets through.
 
     With `every` 3 it is n = 1, 4 ...
 

@@ -1,10 +1,11 @@
-"""A sentence-pair model as its user writes it: one encoder called twice, mean pooling, a head of its own; and a task for it."""
+"""A sentence-pair model as its user writes it: one encoder called twice, mean pooling, a head of its own;
+and a task for it.
+"""
 
 from __future__ import annotations
 
 import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
 
-from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,23 @@ MARK = 3  # the token that makes a sentence one of its kind
 
 
 class SentencePair(nn.Module):
-    """Whether two sentences are of one kind. Not a Transformers model: no configuration, no save_pretrained."""
+    """Whether two sentences are of one kind. Not a Transformers model: no configuration, no
+    save_pretrained.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         config = BertConfig(
-            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-            max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.1,
-        )  # fmt: skip
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=16,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.1,
+        )
         self.encoder = BertModel(config, add_pooling_layer=False)
         self.head = nn.Sequential(nn.Linear(96, 64), nn.Tanh(), nn.Linear(64, 2))
 
@@ -30,7 +40,7 @@ class SentencePair(nn.Module):
         """ids [B, L] -> [B, C]: the mean over the sentence."""
         return self.encoder(ids).last_hidden_state.mean(1)
 
-    def forward(self, first: Tensor, second: Tensor, labels: Optional[Tensor] = None) -> Dict[str, Tensor]:
+    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         one, two = self.pooled(first), self.pooled(second)
         logits = self.head(torch.cat([one, two, one * two], dim=-1))
         found = {"logits": logits}
@@ -39,8 +49,10 @@ class SentencePair(nn.Module):
         return found
 
 
-def pairs(count: int, seed: int) -> List[Dict[str, Tensor]]:
-    """Half of the sentences hold the mark somewhere; the label says whether both of a pair do or neither does."""
+def pairs(count: int, seed: int) -> list[dict[str, Tensor]]:
+    """Half of the sentences hold the mark somewhere; the label says whether both of a pair do or neither
+    does.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(MARK + 1, VOCABULARY, (count, 2, LENGTH), generator=generator)
     kinds = torch.randint(0, 2, (count, 2, 1), generator=generator)
@@ -51,6 +63,6 @@ def pairs(count: int, seed: int) -> List[Dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: List[Dict[str, Tensor]]) -> float:
+def accuracy(model: nn.Module, data: list[dict[str, Tensor]]) -> float:
     batch = {name: torch.stack([row[name] for row in data]) for name in data[0]}
     return float((model(**batch)["logits"].argmax(-1) == batch["labels"]).float().mean())

@@ -1,9 +1,11 @@
-"""Translation models of a few thousand weights, built without any data folder, and their checkpoints in memory."""
+"""Translation models of a few thousand weights, built without any data folder, and their checkpoints in
+memory.
+"""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from fairseq.data import Dictionary
@@ -14,17 +16,25 @@ from omegaconf import OmegaConf
 import dsp_plugin
 from dsp_plugin.gating import FixedGates
 from dsp_plugin.models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
-from dsp_plugin.mt.heads.gated_transformer import head_map_of
 from dsp_plugin.mt.checkpoints.plain_python import plain
+from dsp_plugin.mt.heads.gated_transformer import head_map_of
 
 dsp_plugin.register()
 
 # Encoder and decoder differ in width (16, 12), heads (2, 3) and head size (8, 4): 4 + 6 + 6 = 16 heads.
 SIZES = {
-    "encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 20, "encoder_attention_heads": 2,
-    "decoder_layers": 2, "decoder_embed_dim": 12, "decoder_ffn_embed_dim": 20, "decoder_attention_heads": 3,
-    "decoder_input_dim": 12, "decoder_output_dim": 12, "share_decoder_input_output_embed": True,
-}  # fmt: skip
+    "encoder_layers": 2,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 20,
+    "encoder_attention_heads": 2,
+    "decoder_layers": 2,
+    "decoder_embed_dim": 12,
+    "decoder_ffn_embed_dim": 20,
+    "decoder_attention_heads": 3,
+    "decoder_input_dim": 12,
+    "decoder_output_dim": 12,
+    "share_decoder_input_output_embed": True,
+}
 N = 16
 
 
@@ -38,14 +48,14 @@ def dictionary() -> Dictionary:
 TASK = SimpleNamespace(source_dictionary=dictionary(), target_dictionary=dictionary())
 
 
-def options(**changes: Any) -> Dict[str, Any]:
+def options(**changes: Any) -> dict[str, Any]:
     """Every option of `dsp_transformer`, as a checkpoint holds them."""
     defaults = OmegaConf.structured(DSPTransformerConfig)
     cfg = OmegaConf.merge(defaults, {**SIZES, **changes})
     return {**plain(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)), "_name": "dsp_transformer"}
 
 
-def build(settings: Dict[str, Any]) -> DSPTransformerModel:
+def build(settings: dict[str, Any]) -> DSPTransformerModel:
     """A model in double precision and evaluation mode. Every weight is random, biases and norms too."""
     torch.manual_seed(3)
     model = DSPTransformerModel.build_model(OmegaConf.create(settings), TASK).double().eval()
@@ -55,7 +65,7 @@ def build(settings: Dict[str, Any]) -> DSPTransformerModel:
     return model
 
 
-def masked(keep: List[bool]) -> DSPTransformerModel:
+def masked(keep: list[bool]) -> DSPTransformerModel:
     """The model that multiplies the other heads by 0."""
     model = build(options())
     model.add_gates(FixedGates(torch.tensor(keep)), pruning_lr=0.1, joint=True)
@@ -67,7 +77,7 @@ def scored(k: int, **changes: Any) -> DSPTransformerModel:
     return build(options(num_of_heads=k, joint_pruning=True, **changes))
 
 
-def checkpoint(model: torch.nn.Module, settings: Dict[str, Any]) -> Dict[str, Any]:
+def checkpoint(model: torch.nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
     """What fairseq's Trainer would save of it, as far as surgery is concerned."""
     return {
         "args": None,
@@ -79,16 +89,22 @@ def checkpoint(model: torch.nn.Module, settings: Dict[str, Any]) -> Dict[str, An
             "model": dict(settings),
         },
         "model": model.state_dict(),
-        "optimizer_history": [{"optimizer_name": "DSPAdam", "lr_scheduler_state": {"best": None}, "num_updates": 7}],
+        "optimizer_history": [
+            {"optimizer_name": "DSPAdam", "lr_scheduler_state": {"best": None}, "num_updates": 7}
+        ],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 2, "iterations_in_epoch": 0}, "metrics": object()},
         "last_optimizer_state": {"state": {0: torch.zeros(3)}},
     }
 
 
-def load(state: Dict[str, Any]) -> torch.nn.Module:
+def load(state: dict[str, Any]) -> torch.nn.Module:
     """The model of a checkpoint, by fairseq's own builder; every key must fit."""
-    model = fairseq_build_model(OmegaConf.create(state["cfg"]["model"]), TASK, from_checkpoint=True).double().eval()
+    model = (
+        fairseq_build_model(OmegaConf.create(state["cfg"]["model"]), TASK, from_checkpoint=True)
+        .double()
+        .eval()
+    )
     model.load_state_dict(state["model"], strict=True)
     return model
 
@@ -121,7 +137,7 @@ def incremental(model) -> torch.Tensor:
 
 
 @torch.no_grad()
-def beam_search(model) -> List[Dict[str, torch.Tensor]]:
+def beam_search(model) -> list[dict[str, torch.Tensor]]:
     """The best of 3 hypotheses of every sentence."""
     source, lengths, _ = batch()
     search = SequenceGenerator([model], TASK.target_dictionary, beam_size=3, max_len_b=6)
@@ -135,7 +151,8 @@ def assert_same(model, other, atol: float = 1e-12) -> None:
     torch.testing.assert_close(incremental(model), incremental(other), rtol=0, atol=atol)
     for mine, theirs in zip(beam_search(model), beam_search(other)):
         assert mine["tokens"].tolist() == theirs["tokens"].tolist()
-        torch.testing.assert_close(mine["score"], theirs["score"], rtol=0, atol=1e-5)  # fairseq's scores are float32
+        # fairseq's scores are float32
+        torch.testing.assert_close(mine["score"], theirs["score"], rtol=0, atol=1e-5)
 
 
 def head_map():

@@ -22,7 +22,8 @@ def stock_run(tiny_data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def joint_run(tiny_data, tmp_path_factory):
-    """(save folder, what was printed) of joint annealed pruning, 6 updates, validated by BLEU: the seed's own flags.
+    """(save folder, what was printed) of joint annealed pruning, 6 updates, validated by BLEU: the seed's own
+    flags.
 
     As a user runs it: the installed `fairseq-train`, in the repository's root, with `--user-dir dsp_plugin`.
     """

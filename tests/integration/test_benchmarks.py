@@ -1,4 +1,6 @@
-"""The benchmarks of diff pruning start and close with their figures; the sizes, which do not depend on the clock, are held."""
+"""The benchmarks of diff pruning start and close with their figures; the sizes, which do not depend on the
+clock, are held.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,13 @@ def figures_of(program: str, *words: str) -> dict:
 
 def test_the_steps():
     figures = figures_of("diff_step.py", "--repeats", "1", "--batch", "2", "--length", "8")
-    ratios = {f"{name}_ratio" for name in ("structured_fused", "structured_eager", "unstructured_fused", "fixmask")}
-    assert set(figures) == ratios | {"pass_bytes_per_second", "copy_bytes_per_second"} and min(figures.values()) > 0
+    ratios = {
+        f"{name}_ratio" for name in ("structured_fused", "structured_eager", "unstructured_fused", "fixmask")
+    }
+    assert (
+        set(figures) == ratios | {"pass_bytes_per_second", "copy_bytes_per_second"}
+        and min(figures.values()) > 0
+    )
 
 
 def test_their_memory():
@@ -44,5 +51,11 @@ def test_their_memory():
 def test_the_file():
     figures = figures_of("diff_pack.py")
     assert figures["pack_megabytes"] <= 2.2 < figures["int32_float32_megabytes"] < figures["shira_megabytes"]
-    assert figures["bits_per_position_floor"] < figures["bits_per_position"] < figures["bits_per_position_floor"] + 0.1
-    assert {"apply_ms", "revert_ms", "switch_ms", "verify_ms", "mixed8_ratio", "mixed8_over_base"} < set(figures)
+    assert (
+        figures["bits_per_position_floor"]
+        < figures["bits_per_position"]
+        < figures["bits_per_position_floor"] + 0.1
+    )
+    assert {"apply_ms", "revert_ms", "switch_ms", "verify_ms", "mixed8_ratio", "mixed8_over_base"} < set(
+        figures
+    )

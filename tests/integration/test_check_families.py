@@ -20,15 +20,28 @@ from dsp_plugin.hf.heads.surgery import pruning  # noqa: E402
 
 
 def test_the_command(tmp_path):
-    command = [sys.executable, ROOT / "scripts/hf/check_families.py", "--all", "--only", "bert", "opt", "timesfm", "deepseek_v2", "--out", tmp_path]
+    command = [
+        sys.executable,
+        ROOT / "scripts/hf/check_families.py",
+        "--all",
+        "--only",
+        "bert",
+        "opt",
+        "timesfm",
+        "deepseek_v2",
+        "--out",
+        tmp_path,
+    ]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     with open(tmp_path / "classes.csv") as file:
         rows = {row["class"]: row for row in csv.DictReader(file)}
     assert {name: row["status"] for name, row in rows.items()} == {
-        "bert.BertSelfAttention": "right", "bert.BertCrossAttention": "right", "opt.OPTAttention": "right",
+        "bert.BertSelfAttention": "right",
+        "bert.BertCrossAttention": "right",
+        "opt.OPTAttention": "right",
         "timesfm.TimesFmAttention": "right",
         "deepseek_v2.DeepseekV2Attention": "refused",
-    }  # fmt: skip
+    }
     assert all(float(row["largest difference"]) < 1e-9 for row in rows.values() if row["status"] == "right")
     assert "right 4, refused 1, wrong 0" in found
 

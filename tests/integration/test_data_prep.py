@@ -38,7 +38,8 @@ def write_multi30k(folder: Path, train: int = 80) -> dict[str, list[tuple[str, s
 
 def test_multi30k_resume_whole_rerun(tmp_path):
     pairs = write_multi30k(tmp_path / "raw")
-    # Two pairs to be cleaned away, an empty line in a test set that has to stay, a line separator that ends no line.
+    # Two pairs to be cleaned away, an empty line in a test set that has to stay, a line separator that ends
+    # no line.
     for lang, extra in (("de", ["Ja.", "Nein."]), ("en", ["", "No " * 40])):
         write(tmp_path / f"raw/train.{lang}", lines(tmp_path / f"raw/train.{lang}") + extra)
         test1 = tmp_path / f"raw/test_2017_flickr.{lang}"
@@ -53,7 +54,9 @@ def test_multi30k_resume_whole_rerun(tmp_path):
     assert lines(text / "tmp/train.de") == [german for german, _ in pairs["train"]]
     assert lines(text / "tmp/train.en") == [english for _, english in pairs["train"]]
     assert lines(text / "tmp/test1.de")[4:] == ["", "a b"]
-    assert [line.replace("@@ ", "") for line in lines(text / "valid.en")] == [english for _, english in pairs["valid"]]
+    assert [line.replace("@@ ", "") for line in lines(text / "valid.en")] == [
+        english for _, english in pairs["valid"]
+    ]
     assert any("@@" in line for line in lines(text / "valid.en"))
 
     # As if it had been killed on the way: one side missing, a half-written file and folder left.
@@ -84,7 +87,9 @@ def test_multi30k_resume_whole_rerun(tmp_path):
     assert "other settings" in failed(run(*command, cwd=tmp_path, BPE_OPS="50"))
     write(tmp_path / "raw/val.de", ["Etwas anderes."] * 6)
     assert "from other data" in failed(run(*command, cwd=tmp_path, BPE_OPS="100"))
-    assert "made from another text" in failed(run("binarise.py", "--text", text, "--dest", binary, cwd=tmp_path))
+    assert "made from another text" in failed(
+        run("binarise.py", "--text", text, "--dest", binary, cwd=tmp_path)
+    )
 
     # The dictionaries of that folder for other text, which on its own would have one for each language.
     domain = ["binarise.py", "--text", text, "--dest", "domain", "--dictionaries"]
@@ -134,7 +139,9 @@ def test_bad_options(tmp_path, arguments, environment, message):
     assert message in failed(run("prepare-multi30k.sh", *arguments, cwd=tmp_path, **environment))
 
 
-@pytest.mark.parametrize("script, folder", [("prepare-multi30k.sh", "multi30k"), ("prepare-iwslt.sh", "iwslt14")])
+@pytest.mark.parametrize(
+    "script, folder", [("prepare-multi30k.sh", "multi30k"), ("prepare-iwslt.sh", "iwslt14")]
+)
 def test_without_network_or_data(tmp_path, script, folder):
     start = time.monotonic()
     said = failed(run(script, cwd=tmp_path, DSP_DATA_DIR=str(tmp_path)))
@@ -163,20 +170,29 @@ def test_fetch(tmp_path):
     assert (tmp_path / "got/corpus").read_bytes() == b"x" * 100_000
 
 
-# -- IWSLT14 ----------------------------------------------------------------------------------------------------
+# -- IWSLT14
+# ----------------------------------------------------------------------------------------------------
 
 
 def iwslt_archive(path: Path, pairs: dict[str, list[tuple[str, str]]]) -> None:
     """An archive laid out as the real one."""
     files = {}
     for side, lang in enumerate(("de", "en")):
-        head = ["<url>http://x</url>", "<keywords>a, b</keywords>", "<talkid>1</talkid>", "<title>Der Titel</title>"]
+        head = [
+            "<url>http://x</url>",
+            "<keywords>a, b</keywords>",
+            "<talkid>1</talkid>",
+            "<title>Der Titel</title>",
+        ]
         files[f"train.tags.de-en.{lang}"] = [*head, *(raw(pair[side]) for pair in pairs["train"])]
         names = ["TED.dev2010", "TED.tst2010", "TED.tst2011", "TED.tst2012", "TEDX.dev2012"]
         for name, pair in zip(names, pairs["test"], strict=True):
             files[f"IWSLT14.{name}.de-en.{lang}.xml"] = [
-                "<refset>", "<title>none</title>", f'<seg id="1"> {raw(pair[side])} </seg>', "</refset>",
-            ]  # fmt: skip
+                "<refset>",
+                "<title>none</title>",
+                f'<seg id="1"> {raw(pair[side])} </seg>',
+                "</refset>",
+            ]
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
             data = "".join(f"{line}\n" for line in content).encode()
@@ -197,7 +213,9 @@ def test_iwslt14_archive(tmp_path):
         # The title is the first pair of 70, so the 23rd, 46th and 69th are the sentences 21, 44 and 67.
         sentences = ["der titel"] + [pair[side] for pair in pairs["train"]]
         assert lines(text / f"tmp/valid.{lang}") == [sentences[22], sentences[45], sentences[68]]
-        assert lines(text / f"tmp/train.{lang}") == [s for i, s in enumerate(sentences) if i not in (22, 45, 68)]
+        assert lines(text / f"tmp/train.{lang}") == [
+            s for i, s in enumerate(sentences) if i not in (22, 45, 68)
+        ]
         assert len(lines(text / f"train.{lang}")) == 67
     assert lines(text / "tmp/test.en") == [english for _, english in pairs["test"]]
     assert not (tmp_path / "data-bin").exists()
@@ -225,10 +243,15 @@ def test_iwslt14_tokenised_sample(tmp_path):
     said = ok(run("prepare-iwslt.sh", "--text-only", cwd=tmp_path, DSP_DATA_DIR=str(tmp_path)))
     assert "only train_sample" in said and "2 of 62 pairs dropped" in said
     assert lines(tmp_path / "data/iwslt14/code") == ["#version: 0.2", "e n</w>"]
-    assert [len(lines(tmp_path / f"data/iwslt14/{split}.de")) for split in ("train", "valid", "test")] == [60, 5, 5]
+    assert [len(lines(tmp_path / f"data/iwslt14/{split}.de")) for split in ("train", "valid", "test")] == [
+        60,
+        5,
+        5,
+    ]
 
 
-# -- real text ----------------------------------------------------------------------------------------------------
+# -- real text
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_real_multi30k(tmp_path, data_dir):

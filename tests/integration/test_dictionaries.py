@@ -1,4 +1,6 @@
-"""A model is used only with the words it was trained with: dictionaries of the same size in another order are refused."""
+"""A model is used only with the words it was trained with: dictionaries of the same size in another order
+are refused.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def trained(tiny_data, tmp_path_factory):
     return folder / "checkpoint_last.pt"
 
 
-@pytest.mark.parametrize("option", ["--finetune-from-model", "--restore-file", "--save-dir", "--base-checkpoint"])
+@pytest.mark.parametrize(
+    "option", ["--finetune-from-model", "--restore-file", "--save-dir", "--base-checkpoint"]
+)
 @pytest.mark.parametrize("task", ["dsp_translation", "translation"])
 def test_training_on_from_it(other_data, trained, tmp_path, option, task):
     if option == "--base-checkpoint":
@@ -60,14 +64,26 @@ def test_translating_with_it(other_data, tiny_data, trained, tmp_path):
     with pytest.raises(ValueError, match=REFUSED):
         generate([str(other_data), *flags])
     plain = ["--user-dir", PACKAGE, "--path", trained, "--cpu", "--batch-size", 7]
-    assert REFUSED in run("fairseq_cli.generate", [other_data, "--task", "dsp_translation", *plain], tmp_path).failed()
+    assert (
+        REFUSED
+        in run("fairseq_cli.generate", [other_data, "--task", "dsp_translation", *plain], tmp_path).failed()
+    )
 
 
 def test_exporting_it(other_data, tiny_data, trained, tmp_path):
     from dsp_plugin.cli.main import main
 
     def status(data) -> int:
-        words = ["export", str(trained), "--out", str(tmp_path / "stock.pt"), "--data", str(data), "--mask", str(tmp_path / "mask.json")]
+        words = [
+            "export",
+            str(trained),
+            "--out",
+            str(tmp_path / "stock.pt"),
+            "--data",
+            str(data),
+            "--mask",
+            str(tmp_path / "mask.json"),
+        ]
         try:
             return main(words) or 0
         except SystemExit as end:
@@ -76,7 +92,10 @@ def test_exporting_it(other_data, tiny_data, trained, tmp_path):
     (tmp_path / "mask.json").write_text(str([True] * 23 + [False]).lower())
     assert status(tiny_data) == 0
     stock = load_checkpoint(str(tmp_path / "stock.pt"))
-    assert stock["task_state"]["dsp_dictionaries"] == checkpoint(trained.parent)["task_state"]["dsp_dictionaries"]
+    assert (
+        stock["task_state"]["dsp_dictionaries"]
+        == checkpoint(trained.parent)["task_state"]["dsp_dictionaries"]
+    )
     (tmp_path / "stock.pt").unlink()
     assert status(other_data) != 0 and not (tmp_path / "stock.pt").exists()
 
@@ -85,4 +104,6 @@ def test_a_checkpoint_of_before_says_nothing(other_data, trained, tmp_path):
     state = torch.load(trained)
     del state["task_state"]["dsp_dictionaries"]
     torch.save(state, tmp_path / "before.pt")
-    train(other_data, tmp_path / "on", *DSP, "--finetune-from-model", tmp_path / "before.pt", "--max-update", 1).succeeded()
+    train(
+        other_data, tmp_path / "on", *DSP, "--finetune-from-model", tmp_path / "before.pt", "--max-update", 1
+    ).succeeded()

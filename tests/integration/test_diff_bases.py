@@ -1,4 +1,6 @@
-"""Diff pruning of other bases than BERT by the real programs: RoBERTa, XLNet, DistilBERT, and a BERT without some heads."""
+"""Diff pruning of other bases than BERT by the real programs: RoBERTa, XLNet, DistilBERT, and a BERT
+without some heads.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 def mrpc(folder: Path, base: str, out: str) -> list:
-    words = ["--model_name_or_path", folder / base, "--task_name", "MRPC", "--data_dir", folder / "MRPC", *QUICK]
+    words = [
+        "--model_name_or_path",
+        folder / base,
+        "--task_name",
+        "MRPC",
+        "--data_dir",
+        folder / "MRPC",
+        *QUICK,
+    ]
     return [*words, "--output_dir", folder / out]
 
 
@@ -89,7 +99,9 @@ def test_three_stages_a_pack_and_the_same_model_again(folder, family, tmp_path):
     assert record.method == "diff-structured-1%" and (record.heads is None) == (family == "xlnet")
     # merged into the base's files, stock Transformers loads the very model that was scored
     assert dsp(["diff", "merge", str(path), str(folder / family), "--out", str(tmp_path / "merged")]) == 0
-    merged, loading = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    merged, loading = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "merged", output_loading_info=True
+    )
     assert not loading["missing_keys"]
     model = AutoModelForSequenceClassification.from_pretrained(folder / family)
     before = outputs(model)
@@ -105,7 +117,9 @@ def test_three_stages_a_pack_and_the_same_model_again(folder, family, tmp_path):
 
 
 def test_xlnet_answers_questions(folder, tmp_path):
-    """Left padding and further outputs do no harm; see test_squad.py for windows that end with [CLS], as the hub's do."""
+    """Left padding and further outputs do no harm; see test_squad.py for windows that end with [CLS], as
+    the hub's do.
+    """
     write_squad(tmp_path / "train-v1.1.json", paragraphs=2)
     words = ["--model_name_or_path", folder / "xlnet", "--train_file", tmp_path / "train-v1.1.json"]
     words += ["--predict_file", tmp_path / "train-v1.1.json", *QUICK, "--output_dir", tmp_path / "out"]
@@ -133,7 +147,9 @@ def test_a_base_without_some_of_its_heads(folder, tmp_path):
     model = load_pruned(folder / "small", AutoModelForSequenceClassification)
     pack.apply(model)
     assert dsp(["diff", "merge", str(path), str(folder / "small"), "--out", str(tmp_path / "merged")]) == 0
-    assert json.loads((tmp_path / "merged" / "config.json").read_text())["kept_heads"] == model.config.kept_heads
+    assert (
+        json.loads((tmp_path / "merged" / "config.json").read_text())["kept_heads"] == model.config.kept_heads
+    )
     assert torch.equal(outputs(load_pruned(tmp_path / "merged")), outputs(model))
     stock = AutoModelForSequenceClassification.from_pretrained(folder / "bert")
     before = outputs(stock)
@@ -146,7 +162,9 @@ def test_a_base_without_some_of_its_heads(folder, tmp_path):
 
 
 def test_a_pruned_classifier_with_another_number_of_labels_begins_with_a_new_head(folder, capsys):
-    """What dsp's programs leave: a model pruned on one task (MNLI's three labels), a diff for another (two)."""
+    """What dsp's programs leave: a model pruned on one task (MNLI's three labels), a diff for another
+    (two).
+    """
     write_task(folder / "MNLI", "MNLI", train=16, dev=4)
     words = ["--model_name_or_path", folder / "bert", "--task_name", "MNLI", "--data_dir", folder / "MNLI"]
     words += "--max_seq_length 24 --do_train --max_steps 1 --num_of_heads 4 --joint_pruning --use_ste".split()
@@ -156,7 +174,13 @@ def test_a_pruned_classifier_with_another_number_of_labels_begins_with_a_new_hea
         start("glue/run_glue_diffpruning", *words)
     start("glue/run_glue_diffpruning", *words, "--ignore_mismatched_sizes")
     info = ["--eval_checkpoint", folder / "dsp-diff" / "checkpoint-last-info.pt", "--ignore_mismatched_sizes"]
-    start("glue/run_glue_mag", *mrpc(folder, "dsp/pruned", "dsp-diff/2nd"), *info, "--save_checkpoint", folder / "mask.pt")
+    start(
+        "glue/run_glue_mag",
+        *mrpc(folder, "dsp/pruned", "dsp-diff/2nd"),
+        *info,
+        "--save_checkpoint",
+        folder / "mask.pt",
+    )
     assert set(DiffPack.load(folder / "mask.pt").head) == {"classifier.weight", "classifier.bias"}
 
 
@@ -171,7 +195,11 @@ def test_the_serving_example_takes_the_packs_of_the_programs(folder, tmp_path, c
     serve = ["--model_name_or_path", folder / "roberta", "--data_dir", folder]
     assert start("diff/serve_tasks", *serve, "--packs", *packs) < 1e-5  # the other two tasks get random packs
     said = capsys.readouterr().out
-    assert said.count("random") == 2 and "8 requests" in said and all(f"\n{task} " in said for task in ("cola", "mrpc", "stsb"))
+    assert (
+        said.count("random") == 2
+        and "8 requests" in said
+        and all(f"\n{task} " in said for task in ("cola", "mrpc", "stsb"))
+    )
     for given, message in (
         (packs[0].replace("cola=", "mrpc="), "the pack is of CoLA"),
         (f"qnli={tmp_path}", "--packs takes TASK=FILE"),
@@ -180,4 +208,12 @@ def test_the_serving_example_takes_the_packs_of_the_programs(folder, tmp_path, c
         with pytest.raises(SystemExit, match=message):
             start("diff/serve_tasks", *serve, "--packs", given)
     with pytest.raises(SystemExit, match="wrong base"):
-        start("diff/serve_tasks", "--model_name_or_path", folder / "bert", "--data_dir", folder, "--packs", packs[0])
+        start(
+            "diff/serve_tasks",
+            "--model_name_or_path",
+            folder / "bert",
+            "--data_dir",
+            folder,
+            "--packs",
+            packs[0],
+        )

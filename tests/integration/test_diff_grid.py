@@ -1,4 +1,6 @@
-"""The grid of diff pruning from one command on small generated data: every method, two updates each; then the table."""
+"""The grid of diff pruning from one command on small generated data: every method, two updates each; then
+the table.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from dsp_plugin.records.record import load_record
 
 @pytest.fixture
 def grid(tmp_path, monkeypatch):
-    """The grid's module, its programs called in this process; `calls` are their command lines, `broken` one that fails."""
+    """The grid's module, its programs called in this process; `calls` are their command lines, `broken`
+    one that fails.
+    """
     write_bert(tmp_path / "bert")
     write_task(tmp_path / "glue" / "CoLA", "CoLA", train=32, dev=8)
     grid = program("diff/grid")
@@ -36,7 +40,18 @@ def grid(tmp_path, monkeypatch):
 
 
 def test_every_method_once_and_only_once(grid, tmp_path, capsys):
-    words = ["--tasks", "CoLA", "--densities", "0.01", "--quick", "8", "--model", str(tmp_path / "bert"), "--data", str(tmp_path / "glue")]
+    words = [
+        "--tasks",
+        "CoLA",
+        "--densities",
+        "0.01",
+        "--quick",
+        "8",
+        "--model",
+        str(tmp_path / "bert"),
+        "--data",
+        str(tmp_path / "glue"),
+    ]
     words += ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     grid.broken = "mag.py"
     with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
@@ -45,7 +60,8 @@ def test_every_method_once_and_only_once(grid, tmp_path, capsys):
     assert len(grid.calls) == 2 and "not measured" in (tmp_path / "results" / "table.md").read_text()
     with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
         grid.main([*words, "--only", "CoLA/non-adaptive"])
-    assert "done  CoLA/full-seed1" in capsys.readouterr().out and len(grid.calls) == 4  # which it starts from; then mag.py failed
+    # which it starts from; then mag.py failed
+    assert "done  CoLA/full-seed1" in capsys.readouterr().out and len(grid.calls) == 4
 
     grid.broken = "fixmask"
     with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
@@ -63,7 +79,11 @@ def test_every_method_once_and_only_once(grid, tmp_path, capsys):
     grid.main(words)
     assert len(grid.calls) == count
 
-    for name, method in (("structured", "diff-structured"), ("non-adaptive", "non-adaptive"), ("unstructured", "diff-unstructured")):
+    for name, method in (
+        ("structured", "diff-structured"),
+        ("non-adaptive", "non-adaptive"),
+        ("unstructured", "diff-unstructured"),
+    ):
         folder = f"CoLA/{name}-0.01-seed1"
         pack = DiffPack.load(tmp_path / "runs" / folder / "task.diff.safetensors")
         record = load_record(tmp_path / "results" / folder / "dev" / "results.json")
@@ -76,5 +96,11 @@ def test_every_method_once_and_only_once(grid, tmp_path, capsys):
     shutil.rmtree(tmp_path / "runs")
     shutil.rmtree(tmp_path / "results" / "CoLA" / "non-adaptive-0.01-seed1")
     grid.main(words)
-    assert full.read_bytes() == before and load_record(tmp_path / "runs" / "records" / "CoLA" / "full-seed1" / "dev" / "results.json")
-    assert [line[0].split("_glue_")[1] for line in grid.calls[count:]] == ["diffpruning.py", "mag.py", "fixmask_finetune.py"]
+    assert full.read_bytes() == before and load_record(
+        tmp_path / "runs" / "records" / "CoLA" / "full-seed1" / "dev" / "results.json"
+    )
+    assert [line[0].split("_glue_")[1] for line in grid.calls[count:]] == [
+        "diffpruning.py",
+        "mag.py",
+        "fixmask_finetune.py",
+    ]

@@ -1,4 +1,6 @@
-"""Diff pruning of a translation model by the command lines a user types: three stages, generation, resume, refusals."""
+"""Diff pruning of a translation model by the command lines a user types: three stages, generation, resume,
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,18 @@ import torch
 
 pytest.importorskip("fairseq")
 
-from diff_mt import DENSITY, DIFF, RECIPE, SCRIPTS, SEARCH, STAGE1, by_hand, parameters, translation_task, translations
+from diff_mt import (
+    DENSITY,
+    DIFF,
+    RECIPE,
+    SCRIPTS,
+    SEARCH,
+    STAGE1,
+    by_hand,
+    parameters,
+    translation_task,
+    translations,
+)
 from fairseq_commands import run
 from fairseq_models import batch, build
 from fairseq_training import assert_same, checkpoint, train, train_in_two_processes, updates, validations
@@ -35,7 +48,17 @@ def base(stock_run) -> Path:
 def done(tiny_data, base, tmp_path_factory):
     """(save folder, what was printed) of all three stages: 3 and 4 updates."""
     folder = tmp_path_factory.mktemp("diff")
-    words = [tiny_data, "--base-checkpoint", base, *RECIPE, *STAGE1, "--max-update", 3, "--save-dir", folder / "run"]
+    words = [
+        tiny_data,
+        "--base-checkpoint",
+        base,
+        *RECIPE,
+        *STAGE1,
+        "--max-update",
+        3,
+        "--save-dir",
+        folder / "run",
+    ]
     words += ["--target-sparsity", DENSITY, "--finetune-max-update", 4, "--finetune-lr", 1e-2]
     return folder / "run", words, run(str(SCRIPTS / "run_diff.py"), words, folder).succeeded()
 
@@ -109,7 +132,9 @@ def test_what_a_checkpoint_holds_is_told_by_its_state(done, base, tmp_path):
 
 
 def test_started_again_it_trains_nothing_more(done, pack, tmp_path):
-    """Killed after the last update, before the pack: it is made, and is the same; what is done stays as it is."""
+    """Killed after the last update, before the pack: it is made, and is the same; what is done stays as it
+    is.
+    """
     folder, words, _ = done
     before, made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}, pack.read_bytes()
     pack.unlink()
@@ -124,7 +149,9 @@ def test_started_again_it_trains_nothing_more(done, pack, tmp_path):
 
 
 def test_plain_fairseq_train_resumed_is_stage_1_of_the_program(tiny_data, base, done, tmp_path):
-    """Interrupted after the first epoch of two updates, the third one equals the uninterrupted one's, bit for bit."""
+    """Interrupted after the first epoch of two updates, the third one equals the uninterrupted one's, bit
+    for bit.
+    """
     flags = [*DIFF, "--base-checkpoint", base, "--lr-scheduler", "polynomial_decay", "--total-num-update", 3]
     first = train(tiny_data, tmp_path, *flags, "--max-update", 2).succeeded()
     second = train(tiny_data, tmp_path, *flags, "--max-update", 3).succeeded()
@@ -135,12 +162,19 @@ def test_plain_fairseq_train_resumed_is_stage_1_of_the_program(tiny_data, base, 
     densities = [float(line["expected_density"]) for line in updates(first) + updates(second)]
     assert 0 < densities[2] < densities[1] < densities[0] < 1
     # validation is of what is saved: no sample
-    model, task = load_model(str(tmp_path / "checkpoint_last.pt"), translation_task(tiny_data)), translation_task(tiny_data)
+    model, task = (
+        load_model(str(tmp_path / "checkpoint_last.pt"), translation_task(tiny_data)),
+        translation_task(tiny_data),
+    )
     sample = batch(task, sentences=16)
     with torch.no_grad():
         logits = model(**sample["net_input"])[0].double()
-    bits = cross_entropy(logits.flatten(0, 1), sample["target"].flatten(), ignore_index=task.target_dictionary.pad())
-    assert float(validations(second)[-1]["valid_nll_loss"]) == pytest.approx(float(bits / torch.tensor(2.0).log()), abs=6e-4)
+    bits = cross_entropy(
+        logits.flatten(0, 1), sample["target"].flatten(), ignore_index=task.target_dictionary.pad()
+    )
+    assert float(validations(second)[-1]["valid_nll_loss"]) == pytest.approx(
+        float(bits / torch.tensor(2.0).log()), abs=6e-4
+    )
 
 
 def test_two_processes_train_one_diff(tiny_data, base, tmp_path):
@@ -151,9 +185,13 @@ def test_two_processes_train_one_diff(tiny_data, base, tmp_path):
     train(tiny_data, tmp_path / "one", *flags).succeeded()
     two, one = checkpoint(tmp_path / "two"), checkpoint(tmp_path / "one")
     for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            two["model"][name], value, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}"
+        )
     state = one["last_optimizer_state"]["state"][0]
-    torch.testing.assert_close(two["last_optimizer_state"]["state"][0]["alpha"], state["alpha"], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        two["last_optimizer_state"]["state"][0]["alpha"], state["alpha"], atol=1e-3, rtol=1e-3
+    )
 
 
 # ---- translating with a pack
@@ -185,33 +223,67 @@ def test_a_pack_applied_to_a_checkpoint_and_reverted(base, pack, tmp_path):
 
 
 def test_the_record_of_a_translation_tells_of_the_pack(tiny_data, base, pack, tmp_path):
-    words = [tiny_data, "--path", base, "--diff-pack", pack, *SEARCH, "--quiet", "--record-dir", tmp_path / "record"]
+    words = [
+        tiny_data,
+        "--path",
+        base,
+        "--diff-pack",
+        pack,
+        *SEARCH,
+        "--quiet",
+        "--record-dir",
+        tmp_path / "record",
+    ]
     run(str(SCRIPTS / "generate_dsp.py"), words, tmp_path).succeeded()
     record = json.loads((tmp_path / "record/results.json").read_text())
     made = DiffPack.load(pack)
     assert record["method"] == "diff-structured-5%" and record["metrics"][0]["signature"]
     told = record["extra"]["diff"]
-    assert (told["positions"], told["total"], told["bytes"]) == (made.count, made.base.total, pack.stat().st_size)
+    assert (told["positions"], told["total"], told["bytes"]) == (
+        made.count,
+        made.base.total,
+        pack.stat().st_size,
+    )
     assert sum(layer["weights"] for layer in told["layers"]) == made.base.total
 
 
 def test_non_adaptive_without_the_embeddings(base, tmp_path):
     before, noise = parameters(base), torch.Generator().manual_seed(1)
-    changes = {name: 0.1 * torch.randn(parameter.shape, generator=noise) for name, parameter in before.items()}
+    changes = {
+        name: 0.1 * torch.randn(parameter.shape, generator=noise) for name, parameter in before.items()
+    }
     state = load_checkpoint(str(base))
     state["model"] = {name: tensor + changes.get(name, 0) for name, tensor in state["model"].items()}
     save_checkpoint(state, str(tmp_path / "full.pt"))
-    words = [tmp_path / "full.pt", "--base-checkpoint", base, "--out", tmp_path / "task.pack", "--target-sparsity", 0.01, "--fix-layer"]
+    words = [
+        tmp_path / "full.pt",
+        "--base-checkpoint",
+        base,
+        "--out",
+        tmp_path / "task.pack",
+        "--target-sparsity",
+        0.01,
+        "--fix-layer",
+    ]
     run(str(SCRIPTS / "pack_diff.py"), [*words, 1], tmp_path).succeeded()
     made = DiffPack.load(tmp_path / "task.pack")
-    free = {name: changes[name] for name in before if "embed" not in name and not name.startswith("encoder.layers.0.")}
+    free = {
+        name: changes[name]
+        for name in before
+        if "embed" not in name and not name.startswith("encoder.layers.0.")
+    }
     assert set(made.diff.entries) <= set(free) and made.config["fix_layer"] == 1
     assert made.count == count_of(0.01, sum(parameter.numel() for parameter in before.values()))
     kept = torch.cat([values.float() for _, values in made.diff.entries.values()]).abs().sort().values
-    largest = torch.cat([change.flatten() for change in free.values()]).abs().topk(made.count).values.sort().values
+    largest = (
+        torch.cat([change.flatten() for change in free.values()]).abs().topk(made.count).values.sort().values
+    )
     torch.testing.assert_close(kept, largest, rtol=1e-3, atol=1e-6)
     refused = run(str(SCRIPTS / "pack_diff.py"), [*words, 9], tmp_path)
-    assert refused.returncode and "fix_layer must be between -1 (nothing) and the number of layers" in refused.output
+    assert (
+        refused.returncode
+        and "fix_layer must be between -1 (nothing) and the number of layers" in refused.output
+    )
 
 
 # ---- a head-pruned base
@@ -233,7 +305,9 @@ def test_a_diff_on_a_head_pruned_base(tiny_data, base, tmp_path):
     run(str(SCRIPTS / "pack_diff.py"), words, tmp_path).succeeded()
     made = DiffPack.load(tmp_path / "task.pack")
     weights = sum(parameter.numel() for parameter in parameters(pruned).values())
-    assert made.count == count_of(0.1, weights) and weights < sum(parameter.numel() for parameter in parameters(base).values())
+    assert made.count == count_of(0.1, weights) and weights < sum(
+        parameter.numel() for parameter in parameters(base).values()
+    )
     found = translations(tiny_data, tmp_path, pruned, "--diff-pack", tmp_path / "task.pack")
     task = translation_task(tiny_data)
     model = load_model(str(pruned), task)
@@ -255,7 +329,11 @@ def test_a_pack_that_does_not_fit_is_refused_before_decoding(tiny_data, base, pa
     if what != "missing":
         path.write_bytes(pack.read_bytes()[: -7 if what == "truncated" else None])
     save_checkpoint(state, str(model))
-    message = {"other": "does not fit the model of --path: wrong base", "truncated": "is truncated", "missing": "no such file"}[what]
+    message = {
+        "other": "does not fit the model of --path: wrong base",
+        "truncated": "is truncated",
+        "missing": "no such file",
+    }[what]
     with pytest.raises((ValueError, FileNotFoundError), match=f"--diff-pack.*{path}.*{message}"):
         load_model(str(model), translation_task(tiny_data, diff_pack=str(path)))
 
@@ -270,22 +348,45 @@ TINY = ["--criterion", "label_smoothed_cross_entropy", "--cpu"]
         ([], "--base-checkpoint FILE: name the trained model"),
         (["--base-checkpoint", "/nowhere.pt"], "--base-checkpoint /nowhere.pt: no such file"),
         (["--base-checkpoint", "GATED"], "has gates on its heads.*dsp prune"),
-        (["--base-checkpoint", "BASE", "--arch", "diff_transformer_iwslt_de_en"], "another architecture.*encoder_layers: 2 there, 6 here"),
-        (["--base-checkpoint", "BASE", "--arch", "transformer_iwslt_de_en"], "diffs are trained on diff_transformer"),
-        (["--base-checkpoint", "BASE", "--mask-pack", "PACK"], "--mask-pack is finetuned by --optimizer fixmask_adam"),
+        (
+            ["--base-checkpoint", "BASE", "--arch", "diff_transformer_iwslt_de_en"],
+            "another architecture.*encoder_layers: 2 there, 6 here",
+        ),
+        (
+            ["--base-checkpoint", "BASE", "--arch", "transformer_iwslt_de_en"],
+            "diffs are trained on diff_transformer",
+        ),
+        (
+            ["--base-checkpoint", "BASE", "--mask-pack", "PACK"],
+            "--mask-pack is finetuned by --optimizer fixmask_adam",
+        ),
         (["--base-checkpoint", "BASE", "--optimizer", "fixmask_adam"], "needs --mask-pack"),
         (["--base-checkpoint", "BASE", "--diff-pack", "PACK"], "--diff-pack is for translating"),
-        (["--base-checkpoint", "BASE", "--finetune-from-model", "BASE"], "--finetune-from-model: a diff starts from --base-checkpoint"),
-        (["--base-checkpoint", "BASE", "--reset-optimizer"], "--reset-optimizer.*the diff is the optimizer's state"),
-        (["--base-checkpoint", "BASE", "--alpha-learning-rate", "-1"], "--alpha-learning-rate -1.0: a finite number, 0 or more"),
-        (["--base-checkpoint", "OTHER", "--optimizer", "fixmask_adam", "--mask-pack", "PACK"], "does not fit --base-checkpoint .*wrong base"),
+        (
+            ["--base-checkpoint", "BASE", "--finetune-from-model", "BASE"],
+            "--finetune-from-model: a diff starts from --base-checkpoint",
+        ),
+        (
+            ["--base-checkpoint", "BASE", "--reset-optimizer"],
+            "--reset-optimizer.*the diff is the optimizer's state",
+        ),
+        (
+            ["--base-checkpoint", "BASE", "--alpha-learning-rate", "-1"],
+            "--alpha-learning-rate -1.0: a finite number, 0 or more",
+        ),
+        (
+            ["--base-checkpoint", "OTHER", "--optimizer", "fixmask_adam", "--mask-pack", "PACK"],
+            "does not fit --base-checkpoint .*wrong base",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_training_that_cannot_be(tiny_data, base, pack, joint_run, tmp_path, flags, message):
     other = tmp_path / "other.pt"
     if "OTHER" in flags:
         state = load_checkpoint(str(base))
-        save_checkpoint({**state, "model": {name: tensor * 2 for name, tensor in state["model"].items()}}, str(other))
+        save_checkpoint(
+            {**state, "model": {name: tensor * 2 for name, tensor in state["model"].items()}}, str(other)
+        )
     places = {"BASE": base, "GATED": joint_run[0] / "checkpoint_last.pt", "PACK": pack, "OTHER": other}
     words = [str(places.get(flag, flag)) for flag in flags]
     arch = words.pop(words.index("--arch") + 1) if "--arch" in words else "diff_transformer"
@@ -322,7 +423,10 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
         (["--save-dir", "new", "--sparsity-pen", "-1"], "--sparsity-pen -1.0: a finite number, 0 or more"),
         (["--save-dir", "new", "--per-params-alpha", "x"], "--per-params-alpha: invalid int value: 'x'"),
         (["--save-dir", "new", "--num-of-heads", "6"], "unrecognized arguments: --num-of-heads 6"),
-        (["--save-dir", "new", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "0"], "--warmup-updates 0: .*inverse_sqrt"),
+        (
+            ["--save-dir", "new", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "0"],
+            "--warmup-updates 0: .*inverse_sqrt",
+        ),
     ],
 )
 def test_run_diff_refuses(done, more, message):
@@ -336,11 +440,26 @@ def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypa
     from dsp_plugin.mt.programs.diff import run_diff
 
     words = [str(word) for word in done[1]]
-    given = {name: words[words.index(name) + 1] for name in ("--save-dir", "--base-checkpoint", "--target-sparsity")}
+    given = {
+        name: words[words.index(name) + 1]
+        for name in ("--save-dir", "--base-checkpoint", "--target-sparsity")
+    }
     here = os.path.relpath
     monkeypatch.chdir(tmp_path)
-    again = [f"{here(words[0])}/", *words[1:], "--save-dir", f"{here(given['--save-dir'])}/", "--base-checkpoint", here(given["--base-checkpoint"])]
-    again += ["--target-sparsity", f"{float(given['--target-sparsity']):e}", given["--target-sparsity"], "--lr=0.0010"]
+    again = [
+        f"{here(words[0])}/",
+        *words[1:],
+        "--save-dir",
+        f"{here(given['--save-dir'])}/",
+        "--base-checkpoint",
+        here(given["--base-checkpoint"]),
+    ]
+    again += [
+        "--target-sparsity",
+        f"{float(given['--target-sparsity']):e}",
+        given["--target-sparsity"],
+        "--lr=0.0010",
+    ]
     assert set(run_diff(again)) == {str(DENSITY)}
     said = capsys.readouterr().out
     assert "is there twice and trained once" in said and said.count("is done") == 2
@@ -351,9 +470,13 @@ def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
     from dsp_plugin.mt.programs import diff as diff_command
 
     made = diff_command.Training._made
-    monkeypatch.setattr(diff_command.Training, "_made", lambda self: None if self.folder.endswith("1st") else made(self))
+    monkeypatch.setattr(
+        diff_command.Training, "_made", lambda self: None if self.folder.endswith("1st") else made(self)
+    )
     monkeypatch.setattr(diff_command.Training, "run", lambda *_: None)
     words = [str(word) for word in done[1]]
-    with pytest.raises(ValueError, match=f"mask.diff.safetensors is of a stage 1 with other settings: remove .*/{DENSITY}"):
+    with pytest.raises(
+        ValueError, match=f"mask.diff.safetensors is of a stage 1 with other settings: remove .*/{DENSITY}"
+    ):
         diff_command.run_diff([*words, "--sparsity-pen", "1"])
     assert set(diff_command.run_diff([*words, "--log-interval", "9"])) == {str(DENSITY)}

@@ -1,4 +1,6 @@
-"""The three stages of diff pruning on small generated data: the published command lines, a few updates each."""
+"""The three stages of diff pruning on small generated data: the published command lines, a few updates
+each.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ from dsp_plugin.records.record import load_record
 
 # as published, but for the sequence length, the sizes of save and log intervals, and the rates
 COMMON = (
-    "--model_type bert --do_train --do_eval --sparsity_pen 0.000000125 --concrete_lower -1.5 --concrete_upper 1.5 "
+    "--model_type bert --do_train --do_eval --sparsity_pen 0.000000125 --concrete_lower -1.5 "
+    "--concrete_upper 1.5 "
     "--num_train_epochs 1 --save_steps 5000 --seed 0 --per_gpu_train_batch_size 8 --learning_rate 0.001 "
-    "--gradient_accumulation_steps 1 --fix_layer -1 --max_seq_length 24 --per_gpu_eval_batch_size 8 --overwrite_output_dir "
+    "--gradient_accumulation_steps 1 --fix_layer -1 --max_seq_length 24 --per_gpu_eval_batch_size 8 "
+    "--overwrite_output_dir "
     "--logging_steps 5000"
 ).split()
 
@@ -38,7 +42,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 def cola(folder: Path, *words) -> list:
-    return ["--model_name_or_path", folder / "bert", "--task_name", "cola", "--data_dir", folder / "CoLA", *COMMON, *words]
+    return [
+        "--model_name_or_path",
+        folder / "bert",
+        "--task_name",
+        "cola",
+        "--data_dir",
+        folder / "CoLA",
+        *COMMON,
+        *words,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +59,15 @@ def stages(folder) -> dict:
     """The scores of the three stages, in out/, out/2nd and out/3rd."""
     out = folder / "out"
     info, mask = out / "checkpoint-last-info.pt", out / "mag0.5p.pt"
-    second = ["--eval_checkpoint", info, "--save_checkpoint", mask, "--evaluate_during_training", "--target_sparsity", 0.005]
+    second = [
+        "--eval_checkpoint",
+        info,
+        "--save_checkpoint",
+        mask,
+        "--evaluate_during_training",
+        "--target_sparsity",
+        0.005,
+    ]
     third = ["--mask_checkpoint", mask, "--evaluate_during_training", "--finetune", 1, "--do_predict"]
     return {
         "first": start("glue/run_glue_diffpruning", *cola(folder, "--output_dir", out)),
@@ -63,12 +84,17 @@ def body_of(folder: Path) -> int:
 
 
 def test_exactly_the_wanted_share_is_kept(folder, stages):
-    mask, task = (DiffPack.load(folder / "out" / name) for name in ("mag0.5p.pt", "3rd/task.diff.safetensors"))
+    mask, task = (
+        DiffPack.load(folder / "out" / name) for name in ("mag0.5p.pt", "3rd/task.diff.safetensors")
+    )
     assert mask.count == task.count == round(0.005 * body_of(folder)) and mask.base.total == body_of(folder)
     assert set(mask.head) == {"classifier.weight", "classifier.bias"}
     for name, (positions, values) in mask.diff.entries.items():
         assert torch.equal(task.diff.entries[name][0], positions)
-    assert any(not torch.equal(task.diff.entries[name][1], mask.diff.entries[name][1].half()) for name in mask.diff.entries)
+    assert any(
+        not torch.equal(task.diff.entries[name][1], mask.diff.entries[name][1].half())
+        for name in mask.diff.entries
+    )
     assert not torch.equal(mask.head["classifier.weight"], task.head["classifier.weight"])
 
 
@@ -91,7 +117,9 @@ def test_the_records_hold_the_scores_of_the_packs_and_what_is_in_them(folder, st
     ):
         record = load_record(place / "dev" / "results.json")
         assert (record.kind, record.name, record.method, record.seed) == ("glue-score", "CoLA", name, 0)
-        assert record.metrics[0].value == pytest.approx(100 * stages[stage]["dev"]["eval_matthews_correlation"])
+        assert record.metrics[0].value == pytest.approx(
+            100 * stages[stage]["dev"]["eval_matthews_correlation"]
+        )
     told = load_record(out / "3rd" / "dev" / "results.json").extra["diff"]
     pack = DiffPack.load(out / "3rd" / "task.diff.safetensors")
     assert told["nonzeros"] == sum(int((values != 0).sum()) for _, values in pack.diff.entries.values())
@@ -100,7 +128,10 @@ def test_the_records_hold_the_scores_of_the_packs_and_what_is_in_them(folder, st
     assert sum(layer["nonzeros"] for layer in told["layers"]) == told["nonzeros"]
     assert sum(layer["weights"] for layer in told["layers"]) == told["total"]
     assert told["untouched"] == sum(name not in pack.diff.entries for name in pack.diff.shapes)
-    assert told["fingerprint"] == hashlib.sha256((out / "3rd" / "task.diff.safetensors").read_bytes()).hexdigest()[:16]
+    assert (
+        told["fingerprint"]
+        == hashlib.sha256((out / "3rd" / "task.diff.safetensors").read_bytes()).hexdigest()[:16]
+    )
     assert told["full_bytes"] == 4 * (body_of(folder) + told["head"])
     assert load_record(out / "3rd" / "results.json").updates == load_record(out / "results.json").updates == 4
     assert not (out / "2nd" / "results.json").exists()
@@ -112,9 +143,13 @@ def test_the_merged_pack_is_a_plain_model_with_the_same_score(folder, stages):
     merged = folder / "merged"
     task = folder / "out" / "3rd" / "task.diff.safetensors"
     assert dsp(["diff", "merge", str(task), str(folder / "bert"), "--out", str(merged)]) == 0
-    assert json.loads((merged / "config.json").read_text())["architectures"] == ["BertForSequenceClassification"]
+    assert json.loads((merged / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
     words = ["--task_name", "cola", "--data_dir", folder / "CoLA", "--max_seq_length", 24, "--do_eval"]
-    found = start("glue/run_glue", "--model_name_or_path", merged, *words, "--output_dir", folder / "merged-scores")
+    found = start(
+        "glue/run_glue", "--model_name_or_path", merged, *words, "--output_dir", folder / "merged-scores"
+    )
     assert found["dev"]["eval_loss"] == pytest.approx(stages["third"]["dev"]["eval_loss"], abs=1e-5)
     words = cola(folder, "--output_dir", folder / "again", "--mask_checkpoint", task)
     words.remove("--do_train")
@@ -155,8 +190,15 @@ def test_another_mask_of_the_same_size_is_refused(folder, stages, tmp_path):
     moved = torch.cat([positions[1:], torch.tensor([free])]).sort().values
     diff = SparseDiff({**mask.diff.entries, name: (moved, values)}, mask.diff.shapes)
     DiffPack.create(diff, mask.base, mask.head, mask.config, "float32").save(tmp_path / "moved.pt")
-    words = [word for word in cola(folder, "--output_dir", folder / "out" / "3rd") if word != "--overwrite_output_dir"]
-    with pytest.raises(SystemExit, match=r"3rd holds a training with other settings \(mask: [0-9a-f]{16} there, [0-9a-f]{16} here\)"):
+    words = [
+        word
+        for word in cola(folder, "--output_dir", folder / "out" / "3rd")
+        if word != "--overwrite_output_dir"
+    ]
+    with pytest.raises(
+        SystemExit,
+        match=r"3rd holds a training with other settings \(mask: [0-9a-f]{16} there, [0-9a-f]{16} here\)",
+    ):
         start("glue/run_glue_fixmask_finetune", *words, "--mask_checkpoint", tmp_path / "moved.pt")
 
 
@@ -164,7 +206,15 @@ def test_unstructured_with_frozen_layers_penalties_by_layer_and_a_threshold(fold
     more = ["--per_params_alpha", 0, "--fix_layer", 1, "--sparsity_penalty_per_layer", 0, 0, "1e-6", "1e-7"]
     start("glue/run_glue_diffpruning", *cola(folder, *more, "--output_dir", folder / "flat"))
     info = folder / "flat" / "checkpoint-last-info.pt"
-    words = ["--eval_checkpoint", info, "--threshold", 1e-3, "--output_dir", folder / "flat" / "2nd", "--sampled_diff"]
+    words = [
+        "--eval_checkpoint",
+        info,
+        "--threshold",
+        1e-3,
+        "--output_dir",
+        folder / "flat" / "2nd",
+        "--sampled_diff",
+    ]
     start("glue/run_glue_mag", *cola(folder, *words))
     pack = DiffPack.load(folder / "flat" / "2nd" / "projected.diff.safetensors")
     assert pack.config["method"] == "diff-unstructured"
@@ -177,7 +227,14 @@ def test_a_finetuned_model_is_the_non_adaptive_baseline(folder, capsys):
     more = ["--baseline", "full", "--fix_layer", 1, "--max_steps", 2, "--output_dir", folder / "full"]
     start("glue/run_glue_diffpruning", *cola(folder, *more))
     assert load_record(folder / "full" / "dev" / "results.json").method == "full"
-    words = ["--eval_checkpoint", folder / "full", "--target_sparsity", 0.01, "--output_dir", folder / "adaptive"]
+    words = [
+        "--eval_checkpoint",
+        folder / "full",
+        "--target_sparsity",
+        0.01,
+        "--output_dir",
+        folder / "adaptive",
+    ]
     start("glue/run_glue_mag", *cola(folder, *words))
     pack = DiffPack.load(folder / "adaptive" / "projected.diff.safetensors")
     assert pack.count == round(0.01 * body_of(folder))
@@ -197,12 +254,24 @@ def test_a_finetuned_model_is_the_non_adaptive_baseline(folder, capsys):
     shutil.copytree(folder / "bert", folder / "another")
     assert "was finetuned from" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="nothing to sample"):
-        start("glue/run_glue_mag", *cola(folder, *words, "--sampled_diff", "--model_name_or_path", folder / "another"))
+        start(
+            "glue/run_glue_mag",
+            *cola(folder, *words, "--sampled_diff", "--model_name_or_path", folder / "another"),
+        )
     assert "full was finetuned from bert: --model_name_or_path should be" in capsys.readouterr().out
 
 
 def test_the_last_layer_is_a_pack_without_positions(folder, capsys):
-    more = ["--baseline", "last-layer", "--max_steps", 2, "--output_dir", folder / "last", "--use_cpu", "--fp16"]
+    more = [
+        "--baseline",
+        "last-layer",
+        "--max_steps",
+        2,
+        "--output_dir",
+        folder / "last",
+        "--use_cpu",
+        "--fp16",
+    ]
     found = start("glue/run_glue_diffpruning", *cola(folder, *more))
     assert "--fp16 is for GPUs" in capsys.readouterr().out
     pack = DiffPack.load(folder / "last" / "task.diff.safetensors")
@@ -213,12 +282,33 @@ def test_the_last_layer_is_a_pack_without_positions(folder, capsys):
 
 
 def test_all_stages_in_one_command_with_two_densities(folder, capsys):
-    words = ["--model_name_or_path", folder / "bert", "--task_name", "CoLA", "--data_dir", folder / "CoLA", "--max_seq_length", 24]
-    words += ["--do_train", "--do_eval", "--max_steps", 2, "--learning_rate", 1e-3, "--output_dir", folder / "all"]
+    words = [
+        "--model_name_or_path",
+        folder / "bert",
+        "--task_name",
+        "CoLA",
+        "--data_dir",
+        folder / "CoLA",
+        "--max_seq_length",
+        24,
+    ]
+    words += [
+        "--do_train",
+        "--do_eval",
+        "--max_steps",
+        2,
+        "--learning_rate",
+        1e-3,
+        "--output_dir",
+        folder / "all",
+    ]
     for more, message in (
         (["--target_sparsity", 0.01, 2], "--target_sparsity '2': a share, above 0"),
         (["--finetune_num_train_epochs", 0], "--finetune_num_train_epochs.*: '0': a finite number above 0"),
-        (["--baseline", "full"], "--baseline full: it has one stage; its program is scripts/glue/run_glue_diffpruning.py"),
+        (
+            ["--baseline", "full"],
+            "--baseline full: it has one stage; its program is scripts/glue/run_glue_diffpruning.py",
+        ),
         (["--threshold", 0.1], "--threshold 0.1: the densities are those of --target_sparsity"),
         (["--save-checkpoint", "x"], "--save_checkpoint x: the masks are in --output_dir"),
         (["--eval_checkpoint", "x"], "--eval_checkpoint x: stage 1"),
@@ -240,12 +330,19 @@ def test_all_stages_in_one_command_with_two_densities(folder, capsys):
         assert record.method == f"diff-structured-{name}"
         projected = load_record(folder / "records" / density / "2nd" / "dev" / "results.json")
         assert projected.method == f"diff-structured-{name}-projected"
-        assert record.metrics[0].value == pytest.approx(100 * found[density]["dev"]["eval_matthews_correlation"])
+        assert record.metrics[0].value == pytest.approx(
+            100 * found[density]["dev"]["eval_matthews_correlation"]
+        )
         size = (folder / "all" / density / "task.diff.safetensors").stat().st_size
-        shown = f"{density}: {pack.count:,} of {pack.base.total:,} weights, {size:,} bytes in {folder}/all/{density}/task"
+        shown = (
+            f"{density}: {pack.count:,} of {pack.base.total:,} weights, {size:,} bytes in "
+            f"{folder}/all/{density}/task"
+        )
         summary.append((shown, f"{density}: matthews_correlation {record.metrics[0].value:.2f} on dev"))
     out = capsys.readouterr().out
-    assert out.count("stage 1") == 1 and all(line in out.split("stage 3")[-1] for lines in summary for line in lines)
+    assert out.count("stage 1") == 1 and all(
+        line in out.split("stage 3")[-1] for lines in summary for line in lines
+    )
     assert load_record(folder / "records" / "dev" / "results.json").method == "diff-structured-unprojected"
     assert not list((folder / "all").rglob("results.json"))
 
@@ -255,15 +352,52 @@ def test_squad(tmp_path):
     write_squad(tmp_path / "data" / "train-v1.1.json", paragraphs=3)
     write_squad(tmp_path / "data" / "dev-v1.1.json", paragraphs=2, seed=2)
     out = tmp_path / "out"
-    words = ["--model_name_or_path", tmp_path / "bert", "--data_dir", tmp_path / "data", "--max_seq_length", 48, "--doc_stride", 16]
-    words += ["--train_file", "train-v1.1.json", "--predict_file", "dev-v1.1.json", "--do_train", "--do_eval", "--max_steps", 2]
+    words = [
+        "--model_name_or_path",
+        tmp_path / "bert",
+        "--data_dir",
+        tmp_path / "data",
+        "--max_seq_length",
+        48,
+        "--doc_stride",
+        16,
+    ]
+    words += [
+        "--train_file",
+        "train-v1.1.json",
+        "--predict_file",
+        "dev-v1.1.json",
+        "--do_train",
+        "--do_eval",
+        "--max_steps",
+        2,
+    ]
     start("squad/run_squad_diffpruning", *words, "--output_dir", out)
-    info = ["--eval_checkpoint", out / "checkpoint-last-info.pt", "--save_checkpoint", out / "mask.pt", "--target_sparsity", 0.01]
+    info = [
+        "--eval_checkpoint",
+        out / "checkpoint-last-info.pt",
+        "--save_checkpoint",
+        out / "mask.pt",
+        "--target_sparsity",
+        0.01,
+    ]
     start("squad/run_squad_mag", *words, *info, "--output_dir", out / "2nd")
-    found = start("squad/run_squad_fixmask_finetune", *words, "--mask_checkpoint", out / "mask.pt", "--output_dir", out / "3rd")
+    found = start(
+        "squad/run_squad_fixmask_finetune",
+        *words,
+        "--mask_checkpoint",
+        out / "mask.pt",
+        "--output_dir",
+        out / "3rd",
+    )
     record = load_record(out / "3rd" / "dev" / "results.json")
-    assert record.method == "diff-structured-1%" and record.metric("f1", "dev-v1.1").value == pytest.approx(found["dev"]["eval_f1"])
-    assert set(DiffPack.load(out / "3rd" / "task.diff.safetensors").head) == {"qa_outputs.weight", "qa_outputs.bias"}
+    assert record.method == "diff-structured-1%" and record.metric("f1", "dev-v1.1").value == pytest.approx(
+        found["dev"]["eval_f1"]
+    )
+    assert set(DiffPack.load(out / "3rd" / "task.diff.safetensors").head) == {
+        "qa_outputs.weight",
+        "qa_outputs.bias",
+    }
     assert len(json.loads((out / "3rd" / "predictions.json").read_text())) == 8
 
 
@@ -283,15 +417,31 @@ def test_bad_input_is_refused_in_one_line(folder, stages, tmp_path):
     elsewhere = ["--model_name_or_path", tmp_path / "other"]
     for program, words, message in (
         (mag, [], "--eval_checkpoint: name what the first stage wrote"),
-        (mag, [*info, "--target_sparsity", 0], "--target_sparsity 0.0: a share, above 0 and at most 1 belongs there"),
+        (
+            mag,
+            [*info, "--target_sparsity", 0],
+            "--target_sparsity 0.0: a share, above 0 and at most 1 belongs there",
+        ),
         (mag, [*info, "--target_sparsity", 1.5], "--target_sparsity 1.5: a share"),
-        (mag, [*info, "--threshold", -0.5], "--threshold -0.5: a finite number, 0 or more, or -1 for none belongs there"),
+        (
+            mag,
+            [*info, "--threshold", -0.5],
+            "--threshold -0.5: a finite number, 0 or more, or -1 for none belongs there",
+        ),
         (mag, [*info, "--concrete_lower", -0.1], "the diff was trained with -1.5 and 1.5"),
         (mag, [*info, *elsewhere], "--eval_checkpoint .*: wrong base"),
         (mag, ["--eval_checkpoint", mask], "holds no diff in training"),
         (mag, ["--eval_checkpoint", tmp_path / "none"], "--eval_checkpoint .*none"),
-        (mag, [*info, "--save_checkpoint", info[1]], "--save_checkpoint .* is what --eval_checkpoint reads: name another one"),
-        (fix, ["--do_train", "--mask_checkpoint", mask, "--save_pack", mask], "--save_pack .* is what --mask_checkpoint reads"),
+        (
+            mag,
+            [*info, "--save_checkpoint", info[1]],
+            "--save_checkpoint .* is what --eval_checkpoint reads: name another one",
+        ),
+        (
+            fix,
+            ["--do_train", "--mask_checkpoint", mask, "--save_pack", mask],
+            "--save_pack .* is what --mask_checkpoint reads",
+        ),
         (fix, [], "--mask_checkpoint: name the pack"),
         (fix, ["--mask_checkpoint", tmp_path / "broken.pt"], "--mask_checkpoint .*broken.pt"),
         (fix, ["--mask_checkpoint", mask, *elsewhere], "does not fit --model_name_or_path: wrong base"),

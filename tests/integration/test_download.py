@@ -21,13 +21,20 @@ NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy
 
 
 def run(program: str, *arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("DSP_DATA_DIR", "no_proxy", "NO_PROXY")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DSP_DATA_DIR", "no_proxy", "NO_PROXY")
+    }
     start = [sys.executable] if program.endswith(".py") else ["bash"]
     return subprocess.run(
         [*start, str(PREP / program), *map(str, arguments)],
-        cwd=cwd, env={**inherited, "DSP_PYTHON": sys.executable, **NO_NETWORK, **environment},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=cwd,
+        env={**inherited, "DSP_PYTHON": sys.executable, **NO_NETWORK, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def write_rte(folder: Path, **other_rows: int) -> None:
@@ -49,10 +56,20 @@ def pack_rte(source: Path, archive: Path) -> None:
 
 def test_copied_from_the_data_folder_and_done_once(tmp_path):
     write_rte(tmp_path / "local/glue/RTE")
-    done = run("download_glue_data.py", "--data_dir", "data", "--task", "rte", cwd=tmp_path, DSP_DATA_DIR=str(tmp_path / "local"))
+    done = run(
+        "download_glue_data.py",
+        "--data_dir",
+        "data",
+        "--task",
+        "rte",
+        cwd=tmp_path,
+        DSP_DATA_DIR=str(tmp_path / "local"),
+    )
     assert done.returncode == 0 and "RTE: data/RTE, copied from DSP_DATA_DIR" in done.stderr
     for file in ("train.tsv", "dev.tsv", "test.tsv"):
-        assert (tmp_path / "data/RTE" / file).read_bytes() == (tmp_path / "local/glue/RTE" / file).read_bytes()
+        assert (tmp_path / "data/RTE" / file).read_bytes() == (
+            tmp_path / "local/glue/RTE" / file
+        ).read_bytes()
     when = (tmp_path / "data/RTE/train.tsv").stat().st_mtime_ns
     done = run("download_glue_data.py", "--data_dir", "data", "--task", "RTE", cwd=tmp_path)
     assert done.returncode == 0 and "done before" in done.stderr
@@ -61,7 +78,15 @@ def test_copied_from_the_data_folder_and_done_once(tmp_path):
 
 def test_offline_it_says_what_to_put_where(tmp_path):
     write_rte(tmp_path / "local/glue/RTE", dev=270)
-    done = run("download_glue_data.py", "--data_dir", "data", "--task", "RTE,WNLI", cwd=tmp_path, DSP_DATA_DIR=str(tmp_path / "local"))
+    done = run(
+        "download_glue_data.py",
+        "--data_dir",
+        "data",
+        "--task",
+        "RTE,WNLI",
+        cwd=tmp_path,
+        DSP_DATA_DIR=str(tmp_path / "local"),
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "RTE: not copied" in done.stderr and "dev.tsv has 270 rows, not 277" in done.stderr
     assert "cannot fetch https://dl.fbaipublicfiles.com/glue/data/WNLI.zip" in done.stderr
@@ -85,7 +110,11 @@ def test_an_archive_that_was_fetched_is_unpacked_and_removed(tmp_path):
     archive = tmp_path / "data/RTE/RTE.zip"
     pack_rte(tmp_path / "source", archive)
     assert glue.get("RTE", tmp_path / "data", None) == "fetched"
-    assert sorted(path.name for path in (tmp_path / "data/RTE").iterdir()) == ["dev.tsv", "test.tsv", "train.tsv"]
+    assert sorted(path.name for path in (tmp_path / "data/RTE").iterdir()) == [
+        "dev.tsv",
+        "test.tsv",
+        "train.tsv",
+    ]
     assert (tmp_path / "data/RTE/dev.tsv").read_bytes() == (tmp_path / "source/dev.tsv").read_bytes()
 
 
@@ -116,16 +145,32 @@ def write_raw_mrpc(folder: Path) -> set[int]:
 
 def test_mrpc_is_split_by_its_ids(tmp_path):
     held_out = write_raw_mrpc(tmp_path / "raw")
-    done = run("download_glue_data.py", "--data_dir", "data", "--task", "MRPC", "--path_to_mrpc", "raw", cwd=tmp_path)
+    done = run(
+        "download_glue_data.py", "--data_dir", "data", "--task", "MRPC", "--path_to_mrpc", "raw", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    files = {name: (tmp_path / f"data/MRPC/{name}.tsv").read_text("utf-8").split("\n")[:-1] for name in ("train", "dev", "test")}
+    files = {
+        name: (tmp_path / f"data/MRPC/{name}.tsv").read_text("utf-8").split("\n")[:-1]
+        for name in ("train", "dev", "test")
+    }
     assert [int(row.split("\t")[1]) for row in files["dev"][1:]] == sorted(held_out)
-    assert [int(row.split("\t")[1]) for row in files["train"][1:]] == [row for row in range(4076) if row not in held_out]
+    assert [int(row.split("\t")[1]) for row in files["train"][1:]] == [
+        row for row in range(4076) if row not in held_out
+    ]
     assert files["test"][:2] == ["index\t#1 ID\t#2 ID\t#1 String\t#2 String", "0\t0\t9\tfirst 0\tsecond 0"]
     assert files["train"][0].endswith("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String")
 
     (tmp_path / "raw/dev_ids.tsv").unlink()
-    done = run("download_glue_data.py", "--data_dir", "again", "--task", "MRPC", "--path_to_mrpc", "raw", cwd=tmp_path)
+    done = run(
+        "download_glue_data.py",
+        "--data_dir",
+        "again",
+        "--task",
+        "MRPC",
+        "--path_to_mrpc",
+        "raw",
+        cwd=tmp_path,
+    )
     assert done.returncode == 1 and "raw/dev_ids.tsv cannot be read" in done.stderr
 
 
@@ -173,7 +218,10 @@ def test_squad_is_copied_checked_and_done_once(tmp_path):
 def test_squad_of_another_size_or_damaged_is_an_error(tmp_path):
     write_squad(tmp_path / "out/train-v1.1.json", 100)
     done = run("download_squad.sh", "--data_dir", "out", cwd=tmp_path)
-    assert done.returncode == 1 and "out/train-v1.1.json has 100 questions, the published set has 87,599" in done.stderr
+    assert (
+        done.returncode == 1
+        and "out/train-v1.1.json has 100 questions, the published set has 87,599" in done.stderr
+    )
     (tmp_path / "out/train-v1.1.json").write_text('{"data": [')
     done = run("download_squad.sh", "--data_dir", "out", cwd=tmp_path)
     assert done.returncode == 1 and "is no whole SQuAD file" in done.stderr
@@ -185,11 +233,23 @@ def test_squad_split_by_article(tmp_path):
     path = tmp_path / "dev-v1.1.json"
     path.write_text(json.dumps({"data": articles, "version": "1.1"}), "utf-8")
     script = PREP / "squad_devsplit.py"
-    done = subprocess.run([sys.executable, script, path, "--dest", tmp_path / "out"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, path, "--dest", tmp_path / "out"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    parts = [json.loads((tmp_path / "out" / f"devsplit-{part}.json").read_text("utf-8")) for part in ("dev", "train")]
-    assert [[article["title"] for article in part["data"]] for part in parts] == [["0", "5"], ["1", "2", "3", "4", "6"]]
+    parts = [
+        json.loads((tmp_path / "out" / f"devsplit-{part}.json").read_text("utf-8"))
+        for part in ("dev", "train")
+    ]
+    assert [[article["title"] for article in part["data"]] for part in parts] == [
+        ["0", "5"],
+        ["1", "2", "3", "4", "6"],
+    ]
     assert "7 questions" in done.stderr and "21 questions" in done.stderr
     path.write_text("{", "utf-8")
     done = subprocess.run([sys.executable, script, path], capture_output=True, text=True)
-    assert done.returncode == 1 and "no whole SQuAD file" in done.stderr and not (tmp_path / "devsplit-dev.json").exists()
+    assert (
+        done.returncode == 1
+        and "no whole SQuAD file" in done.stderr
+        and not (tmp_path / "devsplit-dev.json").exists()
+    )

@@ -26,7 +26,19 @@ echo >> starts
 [[ -z ${BREAK:-} || $1 != *$BREAK* ]] || exit 1
 [[ -z ${RUN:-} ]] || exec "$RUN" "$@"
 """
-SETTINGS = ("DATA", "OUT", "MODEL", "SEED", "LR", "EPOCHS", "BATCH", "GPUS", "FLAGS", "DENSITIES", "DSP_DATA_DIR")
+SETTINGS = (
+    "DATA",
+    "OUT",
+    "MODEL",
+    "SEED",
+    "LR",
+    "EPOCHS",
+    "BATCH",
+    "GPUS",
+    "FLAGS",
+    "DENSITIES",
+    "DSP_DATA_DIR",
+)
 
 
 @pytest.fixture
@@ -39,7 +51,11 @@ def folder(tmp_path) -> Path:
 def experiments(folder: Path, room: str, *tasks: str, **settings: object) -> subprocess.CompletedProcess:
     """scripts/ROOM/experiments.sh, started in `folder` with these settings."""
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    environment = {**clean, "PYTHON": str(folder / "python"), **{name: str(value) for name, value in settings.items()}}
+    environment = {
+        **clean,
+        "PYTHON": str(folder / "python"),
+        **{name: str(value) for name, value in settings.items()},
+    }
     words = [ROOT / "scripts" / room / "experiments.sh", *tasks]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
@@ -69,7 +85,10 @@ def test_the_three_stages_of_a_task_and_going_on_after_a_failure(folder):
     assert not list((folder / "out").glob("**/checkpoint-*/"))
     # nothing that was made with other settings is taken, on however many GPUs it was
     other = experiments(folder, "glue", "MRPC", **settings, SPARSITY_PEN=1)
-    assert other.returncode == 2 and "out/MRPC holds a run with other settings (out/MRPC/.command): name another OUT" in other.stderr
+    assert (
+        other.returncode == 2
+        and "out/MRPC holds a run with other settings (out/MRPC/.command): name another OUT" in other.stderr
+    )
     other = experiments(folder, "glue", "MRPC", **settings, FINETUNE_LR=1, PER_GPU=4)
     assert other.returncode == 2 and "MRPC/0.01/3rd holds a run with other settings" in other.stderr
     again = experiments(folder, "glue", "MRPC", **settings, PER_GPU=4)
@@ -87,24 +106,45 @@ def test_the_papers_settings_on_glue(folder):
         for one, rate, count in ((first, 1e-5, 3), (third, 5e-5, epochs)):
             assert one["do_train"] and (one["learning_rate"], one["num_train_epochs"]) == (rate, count)
             assert one["per_device_train_batch_size"] * one["gradient_accumulation_steps"] == 8
-        assert first["sparsity_pen"] == 1.25e-7 and second["target_sparsity"] == 0.005 and not second["do_train"]
+        assert (
+            first["sparsity_pen"] == 1.25e-7 and second["target_sparsity"] == 0.005 and not second["do_train"]
+        )
         assert Path(second["eval_checkpoint"]).parent == Path(first["output_dir"])
         assert third["mask_checkpoint"] == second["save_checkpoint"] and third["do_predict"]
-        assert {one["model_name_or_path"] for one in (first, second, third)} == {"bert-large-cased-whole-word-masking"}
-    assert [one["task_name"] for one in options[::3]] == ["QNLI", "SST-2", "MNLI", "CoLA", "MRPC", "STS-B", "RTE", "QQP"]
+        assert {one["model_name_or_path"] for one in (first, second, third)} == {
+            "bert-large-cased-whole-word-masking"
+        }
+    assert [one["task_name"] for one in options[::3]] == [
+        "QNLI",
+        "SST-2",
+        "MNLI",
+        "CoLA",
+        "MRPC",
+        "STS-B",
+        "RTE",
+        "QQP",
+    ]
 
 
 def test_squad_with_several_densities_on_several_gpus(folder):
     write_squad(folder / "data" / "squad" / "train-v1.1.json")
     write_squad(folder / "data" / "squad" / "dev-v1.1.json")
-    done = experiments(folder, "squad", DENSITIES="0.01 0.005", GPUS=4, MODEL="roberta-large", FLAGS="--per_params_alpha 0")
+    done = experiments(
+        folder, "squad", DENSITIES="0.01 0.005", GPUS=4, MODEL="roberta-large", FLAGS="--per_params_alpha 0"
+    )
     assert done.returncode == 0, done.stderr
     lines = started(folder)[:-1]
-    assert len(lines) == 5 and all(words[:4] == "-m torch.distributed.run --standalone --nproc_per_node".split() for words in lines)
+    assert len(lines) == 5 and all(
+        words[:4] == "-m torch.distributed.run --standalone --nproc_per_node".split() for words in lines
+    )
     options = [diff_options(words[6:], SquadArguments) for words in lines]
     assert [one["target_sparsity"] for one in (options[1], options[3])] == [0.01, 0.005]
     for one in options:
-        assert (one["max_seq_length"], one["doc_stride"], one["model_name_or_path"]) == (384, 128, "roberta-large")
+        assert (one["max_seq_length"], one["doc_stride"], one["model_name_or_path"]) == (
+            384,
+            128,
+            "roberta-large",
+        )
         assert one["per_params_alpha"] == 0 and Path(folder / one["train_file"]).is_file()
     assert [one["num_train_epochs"] for one in options if one["do_train"]] == [2, 2, 2]
     assert options[0]["per_device_train_batch_size"] * 4 * options[0]["gradient_accumulation_steps"] == 24
@@ -116,7 +156,12 @@ def test_squad_with_several_densities_on_several_gpus(folder):
         ("glue", ["CoLA", "MRCP"], {}, "MRCP is no GLUE task: choose of CoLA SST-2"),
         ("glue", ["--tasks"], {}, "options are environment variables, see --help"),
         ("glue", ["CoLA"], {"GPUS": 3}, "BATCH=8 is no multiple of PER_GPU=8 times GPUS=3"),
-        ("glue", ["CoLA"], {"DENSITIES": "1e-3 .5 1 5"}, "DENSITIES: 5 is no share of the weights, in (0, 1]"),
+        (
+            "glue",
+            ["CoLA"],
+            {"DENSITIES": "1e-3 .5 1 5"},
+            "DENSITIES: 5 is no share of the weights, in (0, 1]",
+        ),
         ("squad", [], {"DENSITIES": "0.01 0"}, "DENSITIES: 0 is no share of the weights"),
         ("squad", [], {"DENSITIES": "."}, "DENSITIES: . is no share of the weights"),
         ("squad", [], {"DATA": "nowhere"}, "nowhere/train-v1.1.json is missing: set DATA"),

@@ -35,7 +35,8 @@ def certificate(folder: Path) -> dict:
     return json.loads((folder / "certificate.json").read_text())
 
 
-# ------------------------------------------------------------------------------------------------- fairseq checkpoints
+# ------------------------------------------------------------------------------------------------- fairseq
+# checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,18 @@ def test_ctranslate2(trained, translated, tmp_path, capsys):
     # and once more, with nothing of ours
     expected, sources = translated
     translator = ctranslate2.Translator(str(out), device="cpu", compute_type="float32")
-    found = [r.hypotheses[0] for r in translator.translate_batch(sources, beam_size=2, max_decoding_length=20)]
-    assert sum(a[:15] == b[:15] for a, b in zip(expected, found)) >= 0.8 * len(expected)  # a tie may fall otherwise
+    found = [
+        r.hypotheses[0] for r in translator.translate_batch(sources, beam_size=2, max_decoding_length=20)
+    ]
+    # a tie may fall otherwise
+    assert sum(a[:15] == b[:15] for a, b in zip(expected, found)) >= 0.8 * len(expected)
     # an earlier export is replaced, another budget
-    assert dsp("export", trained, "--format", "ctranslate2", "--out", out, "--num-of-heads", 0, "--sentences", 3) == 0
-    assert "encoder: every block has 1 head of size 4\n" in capsys.readouterr().out  # the format has no block without heads
+    assert (
+        dsp("export", trained, "--format", "ctranslate2", "--out", out, "--num-of-heads", 0, "--sentences", 3)
+        == 0
+    )
+    # the format has no block without heads
+    assert "encoder: every block has 1 head of size 4\n" in capsys.readouterr().out
     assert certificate(out)["sequences"] == 3 and certificate(out)["sha256"] != written["sha256"]
 
 
@@ -92,13 +100,17 @@ def test_what_cannot_be_exported_from_a_checkpoint(trained, tmp_path, capsys, mo
     form = ("export", trained, "--format", "ctranslate2", "--out")
     assert "no such folder" in refusal(capsys, *form, out, "--data", tmp_path / "none")
     assert "has no such set" in refusal(capsys, *form, out, "--gen-subset", "exam")
-    assert f"--num-of-heads must be a whole number in 0..{N_MT}" in refusal(capsys, *form, out, "--num-of-heads", 25)
+    assert f"--num-of-heads must be a whole number in 0..{N_MT}" in refusal(
+        capsys, *form, out, "--num-of-heads", 25
+    )
     with pytest.raises(SystemExit):
         dsp(*form, out, "--sentences", 0)
     assert "--sentences: '0': a whole number, 1 or more belongs there" in capsys.readouterr().err
     assert "holds other things" in refusal(capsys, *form, trained.parent)
     assert "is a file" in refusal(capsys, *form, Path(__file__))
-    assert "no checkpoint at" in refusal(capsys, "export", tmp_path / "no.pt", "--format", "ctranslate2", "--out", out)
+    assert "no checkpoint at" in refusal(
+        capsys, "export", tmp_path / "no.pt", "--format", "ctranslate2", "--out", out
+    )
     there = doctor.is_importable
     monkeypatch.setattr(doctor, "is_importable", lambda module: module != "ctranslate2" and there(module))
     said = refusal(capsys, *form, out)
@@ -106,7 +118,8 @@ def test_what_cannot_be_exported_from_a_checkpoint(trained, tmp_path, capsys, mo
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------ Transformers folders
+# ------------------------------------------------------------------------------------------------
+# Transformers folders
 
 
 def tokenizer():
@@ -114,9 +127,13 @@ def tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, unk_token="w0"))
+    words = Tokenizer(
+        models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, unk_token="w0")
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w1", model_max_length=30)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="w0", pad_token="w1", model_max_length=30
+    )
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +185,14 @@ def test_a_gated_folder_says_how_many_heads(folders, tmp_path, capsys):
 
 def test_onnx_of_a_whole_folder_with_a_mask(folders, tmp_path, capsys):
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="ONNX export needs onnx, onnxscript and onnxruntime: `make venv` installs them")
+        pytest.importorskip(
+            package, reason="ONNX export needs onnx, onnxscript and onnxruntime: `make venv` installs them"
+        )
     out = tmp_path / "onnx"
-    assert dsp("export", folders / "whole", "--format", "onnx", "--out", out, "--mask", folders / "mask.json") == 0
+    assert (
+        dsp("export", folders / "whole", "--format", "onnx", "--out", out, "--mask", folders / "mask.json")
+        == 0
+    )
     assert "model.onnx" in capsys.readouterr().out
     assert certificate(out)["equal"] and list(certificate(out)["sha256"]) == ["model.onnx"]
     assert json.loads((out / "config.json").read_text())["kept_heads"]["encoder.layer.1.attention"] == []
@@ -182,7 +204,9 @@ def test_what_cannot_be_exported_from_a_folder(folders, tmp_path, capsys, monkey
     said = refusal(capsys, "export", whole, "--format", "ctranslate2", "--out", out)
     assert "--format ctranslate2 is not for a Transformers folder" in said and "dense, onnx" in said
     assert "nothing to export" in refusal(capsys, "export", whole, "--out", out)
-    assert "has no scores of its 8 heads" in refusal(capsys, "export", whole, "--out", out, "--num-of-heads", 3)
+    assert "has no scores of its 8 heads" in refusal(
+        capsys, "export", whole, "--out", out, "--num-of-heads", 3
+    )
     assert "is the model itself" in refusal(capsys, "export", whole, "--out", whole)
     assert "holds other things" in refusal(capsys, "export", folders / "pruned", "--out", folders)
     assert "no tokenizer" in refusal(
@@ -192,7 +216,9 @@ def test_what_cannot_be_exported_from_a_folder(folders, tmp_path, capsys, monkey
     assert "no such file" in refusal(capsys, "export", whole, "--out", out, "--text", folders / "none.txt")
     assert "config.json" in refusal(capsys, "export", folders, "--out", out)
     (tmp_path / "mask.json").write_text("[true]")
-    assert "1 entries, the model 8 heads" in refusal(capsys, "export", whole, "--out", out, "--mask", tmp_path / "mask.json")
+    assert "1 entries, the model 8 heads" in refusal(
+        capsys, "export", whole, "--out", out, "--mask", tmp_path / "mask.json"
+    )
     monkeypatch.setattr(doctor, "is_importable", lambda module: not module.startswith("onnx"))
     said = refusal(capsys, "export", whole, "--format", "onnx", "--out", out)
     assert "needs onnx, onnxruntime, onnxscript" in said and "-m pip install" in said
@@ -202,7 +228,9 @@ def test_what_cannot_be_exported_from_a_folder(folders, tmp_path, capsys, monkey
 def test_the_program_of_all_families(tmp_path, capsys):
     """The program whose record stands under results/: to its very end, for one family."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="ONNX export needs onnx, onnxscript and onnxruntime: `make venv` installs them")
+        pytest.importorskip(
+            package, reason="ONNX export needs onnx, onnxscript and onnxruntime: `make venv` installs them"
+        )
     import runpy
 
     script = Path(__file__).resolve().parents[2] / "scripts/hf/check_families.py"

@@ -25,7 +25,9 @@ ENDS = {
 
 
 def bytes_of(folder) -> dict:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".jsonl", ".json")}
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".jsonl", ".json")
+    }
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -37,7 +39,9 @@ def test_no_update_beyond_the_end(tiny_data, tmp_path, end):
     files = bytes_of(tmp_path)
     second = train(tiny_data, tmp_path, *flags).succeeded()
     assert not updates(second) and bytes_of(tmp_path) == files
-    assert ("is finished" in second.output) != ("stopping training because current learning rate" in second.output)
+    assert ("is finished" in second.output) != (
+        "stopping training because current learning rate" in second.output
+    )
     assert "COOL-DOWN IS LONGER" not in second.output
 
 
@@ -47,12 +51,31 @@ def test_a_higher_limit_goes_on_and_patience_counts_on(tiny_data, tmp_path):
     kept = checkpoint(tmp_path)["task_state"]["dsp_patience"]
     assert kept["num_runs"] == 1
     on = train(tiny_data, tmp_path, *flags, "--max-update", 40).succeeded()
-    assert [int(line["num_updates"]) for line in updates(on)] == [9, 10, 11, 12]  # one epoch, as without a stop
+    # one epoch, as without a stop
+    assert [int(line["num_updates"]) for line in updates(on)] == [9, 10, 11, 12]
 
 
 def test_run_dsp_sums_up_again(tiny_data, tmp_path):
-    command = [tiny_data, "--save-dir", tmp_path / "run", "--arch", "transformer", *SIZES, *SETTINGS, "--optimizer", "adam"]
-    command += ["--criterion", "label_smoothed_cross_entropy", "--num-of-heads", 6, "--joint-pruning", "--max-update", 3]
+    command = [
+        tiny_data,
+        "--save-dir",
+        tmp_path / "run",
+        "--arch",
+        "transformer",
+        *SIZES,
+        *SETTINGS,
+        "--optimizer",
+        "adam",
+    ]
+    command += [
+        "--criterion",
+        "label_smoothed_cross_entropy",
+        "--num-of-heads",
+        6,
+        "--joint-pruning",
+        "--max-update",
+        3,
+    ]
     files = []
     for _ in range(2):
         done = run(str(PACKAGE.parent / "scripts/mt/run_dsp.py"), command, tmp_path).succeeded()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hf_programs  # first: see there  isort: skip
-
 import json
 import shutil
 from pathlib import Path
@@ -32,7 +30,11 @@ def folder(tmp_path_factory) -> Path:
         ("run_dsp", "--num_of_heads -1", "--num_of_heads -1: a whole number, 0 or more"),
         ("run_dsp", "", "--num_of_heads K, the number of heads to keep, is missing"),
         ("run_dsp", "--num_of_heads 3 --use_ste --annealing", "give either --use_ste or --annealing"),
-        ("run_dsp", "--num_of_heads 3 --annealing --final_temperature 0", "--final_temperature 0.0: a positive finite number"),
+        (
+            "run_dsp",
+            "--num_of_heads 3 --annealing --final_temperature 0",
+            "--final_temperature 0.0: a positive finite number",
+        ),
         ("run_dsp", "--num_of_heads 3 --pruning_lr 0", "--pruning_lr 0"),
         ("run_dsp", "--num_of_heads 3 --optim adafactor", "--optim must be adamw_torch"),
         ("run_dsp", "--num_of_heads three", "invalid int value"),
@@ -47,34 +49,64 @@ def folder(tmp_path_factory) -> Path:
         ("run_glue", "--record_dir /dev/null", "--record_dir /dev/null is a device: name a folder"),
         ("run_glue", "--deepspeed {", "--deepspeed {: Expecting property name"),
         ("run_glue", '--accelerator_config {"a":1}', "--accelerator_config {"),
-        ("run_glue", '--lr_scheduler_kwargs {"a":1}', "--lr_scheduler_type linear --lr_scheduler_kwargs {'a': 1}: get_linear"),
+        (
+            "run_glue",
+            '--lr_scheduler_kwargs {"a":1}',
+            "--lr_scheduler_type linear --lr_scheduler_kwargs {'a': 1}: get_linear",
+        ),
         ("run_glue", "--optim_args a", "--optim_args a: name=value,name=value belongs there"),
         ("run_glue", "--eval_do_concat_batches False", "--eval_do_concat_batches False: scores are made"),
-        ("run_glue", "--dataloader_drop_last --per_device_train_batch_size 64", "--dataloader_drop_last leaves no batch: 16 examples"),
+        (
+            "run_glue",
+            "--dataloader_drop_last --per_device_train_batch_size 64",
+            "--dataloader_drop_last leaves no batch: 16 examples",
+        ),
         ("run_glue", "--data_dir /nowhere/MNLI", "--data_dir /nowhere/MNLI is not a folder"),
         ("run_glue", "--resume_from_checkpoint /nowhere", "--resume_from_checkpoint /nowhere: no checkpoint"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(folder, tmp_path, program, words, said):
     with pytest.raises(SystemExit) as refusal:
-        start(f"glue/{program}", *mnli(folder), "--do_train", "--output_dir", tmp_path / "out", *words.split())
+        start(
+            f"glue/{program}", *mnli(folder), "--do_train", "--output_dir", tmp_path / "out", *words.split()
+        )
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
     assert str(refusal.value).startswith(f"{program}.py: error: ")
 
 
 @pytest.mark.parametrize(
     "entry, said",
-    [({"num_attention_heads": -1}, "num_attention_heads of config.json is -1"), ({"num_hidden_layers": 0}, "num_hidden_layers of config.json is 0"),
-     ({"num_hidden_layers": 10**9}, "num_hidden_layers of config.json is 1000000000"), ({"num_attention_heads": 0}, "num_attention_heads"),
-     ({"num_attention_heads": 3}, "hidden"), ({"hidden_size": "a"}, "hidden_size"), ({"vocab_size": None}, "vocab_size"), ({"hidden_act": "odd"}, "odd"),
-     ({"id2label": 3}, ""), ({"model_type": None}, ""), ("[" * 100_000, ""), ("", ""), ("null", ""), ("\udcff", "")],
-)  # fmt: skip
+    [
+        ({"num_attention_heads": -1}, "num_attention_heads of config.json is -1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers of config.json is 0"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers of config.json is 1000000000"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"num_attention_heads": 3}, "hidden"),
+        ({"hidden_size": "a"}, "hidden_size"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"hidden_act": "odd"}, "odd"),
+        ({"id2label": 3}, ""),
+        ({"model_type": None}, ""),
+        ("[" * 100_000, ""),
+        ("", ""),
+        ("null", ""),
+        ("\udcff", ""),
+    ],
+)
 def test_a_damaged_configuration_is_named_in_one_line(folder, tmp_path, entry, said, monkeypatch):
     shutil.copytree(folder / "bert", tmp_path / "bert")
     path = tmp_path / "bert" / "config.json"
     text = entry if isinstance(entry, str) else json.dumps({**json.loads(path.read_text()), **entry})
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    words = ["--model_name_or_path", tmp_path / "bert", "--do_train", "--max_steps", 1, "--output_dir", tmp_path / "out"]
+    words = [
+        "--model_name_or_path",
+        tmp_path / "bert",
+        "--do_train",
+        "--max_steps",
+        1,
+        "--output_dir",
+        tmp_path / "out",
+    ]
     with pytest.raises(SystemExit) as refusal:
         start("glue/run_glue", *mnli(folder), *words)
     assert f"--model_name_or_path {tmp_path / 'bert'}: " in str(refusal.value) and said in str(refusal.value)
@@ -90,7 +122,15 @@ def test_a_damaged_row_is_named_by_file_and_line(folder, tmp_path):
     lines[7] = lines[7].rpartition("\t")[0] + "\tmaybe"
     path.write_text("\n".join(lines))
     with pytest.raises(SystemExit, match=r"train\.tsv, line 8: label 'maybe' is none of MNLI's"):
-        start("glue/run_glue", *mnli(folder), "--data_dir", tmp_path / "MNLI", "--do_train", "--output_dir", tmp_path / "out")
+        start(
+            "glue/run_glue",
+            *mnli(folder),
+            "--data_dir",
+            tmp_path / "MNLI",
+            "--do_train",
+            "--output_dir",
+            tmp_path / "out",
+        )
 
 
 def test_a_damaged_model_is_refused_before_the_data_is_read(folder, tmp_path):
@@ -100,9 +140,20 @@ def test_a_damaged_model_is_refused_before_the_data_is_read(folder, tmp_path):
         path.unlink()
     weights = tmp_path / "half the weights" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    for name, said in (("no tokenizer", "there is no vocabulary"), ("half the weights", "incomplete metadata")):
+    for name, said in (
+        ("no tokenizer", "there is no vocabulary"),
+        ("half the weights", "incomplete metadata"),
+    ):
         with pytest.raises(SystemExit, match=f"_name.*{tmp_path / name}: .*{said}") as refusal:
-            start("glue/run_glue", *mnli(folder), "--model_name_or_path", tmp_path / name, "--do_eval", "--output_dir", tmp_path / "out")
+            start(
+                "glue/run_glue",
+                *mnli(folder),
+                "--model_name_or_path",
+                tmp_path / name,
+                "--do_eval",
+                "--output_dir",
+                tmp_path / "out",
+            )
         assert "\n" not in str(refusal.value)
 
 
@@ -111,8 +162,18 @@ def test_a_configuration_of_fewer_layers_than_the_weights_is_refused(folder, tmp
     path = tmp_path / "fewer" / "config.json"
     layers = json.loads(path.read_text())["num_hidden_layers"]
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": layers - 1}))
-    words = ["--model_name_or_path", tmp_path / "fewer", "--do_train", "--max_steps", 1, "--output_dir", tmp_path / "out"]
-    with pytest.raises(SystemExit, match=rf"layers that the configuration has not \(\S*layer\.{layers - 1}\..*--config_name"):
+    words = [
+        "--model_name_or_path",
+        tmp_path / "fewer",
+        "--do_train",
+        "--max_steps",
+        1,
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    with pytest.raises(
+        SystemExit, match=rf"layers that the configuration has not \(\S*layer\.{layers - 1}\..*--config_name"
+    ):
         start("glue/run_glue", *mnli(folder), *words)
     start("glue/run_glue", *mnli(folder), *words, "--config_name", tmp_path / "fewer")
     assert "and would lose them" in capsys.readouterr().out
@@ -126,7 +187,16 @@ def test_no_work_and_no_arguments_are_answered(folder, tmp_path):
 
 
 def test_choosing_heads_of_an_untrained_model_is_warned_of(folder, tmp_path, capsys):
-    words = ["--do_train", "--max_steps", 1, "--num_of_heads", 3, "--no_pruned", "--output_dir", tmp_path / "out"]
+    words = [
+        "--do_train",
+        "--max_steps",
+        1,
+        "--num_of_heads",
+        3,
+        "--no_pruned",
+        "--output_dir",
+        tmp_path / "out",
+    ]
     start("glue/run_dsp", *mnli(folder), *words)
     said = capsys.readouterr().out
     assert "IS NO TRAINED MODEL OF MNLI" in said and "stay random" in said
@@ -134,11 +204,23 @@ def test_choosing_heads_of_an_untrained_model_is_warned_of(folder, tmp_path, cap
 
 
 def test_a_cooldown_longer_than_the_training_is_warned_of(folder, tmp_path, capsys):
-    words = ["--do_train", "--max_steps", 1, "--num_of_heads", 3, "--joint_pruning", "--annealing", "--no_pruned"]
+    words = [
+        "--do_train",
+        "--max_steps",
+        1,
+        "--num_of_heads",
+        3,
+        "--joint_pruning",
+        "--annealing",
+        "--no_pruned",
+    ]
     start("glue/run_dsp", *mnli(folder), *words, "--output_dir", tmp_path / "out")
     said = capsys.readouterr().out
     # exp(ln 1000 - 1/25000 (ln 1000 - ln 1e-8)) = 998.99
-    assert "THE COOL-DOWN WILL NOT END: it takes 25,000 updates, the training has 1. The temperature ends at 999" in said
+    assert (
+        "THE COOL-DOWN WILL NOT END: it takes 25,000 updates, the training has 1. The temperature ends at 999"
+        in said
+    )
 
 
 def test_the_help_teaches_and_lists_the_trainers_options(capsys):
@@ -150,8 +232,19 @@ def test_the_help_teaches_and_lists_the_trainers_options(capsys):
 
 
 def test_options_from_a_file(folder, tmp_path):
-    options = dict(zip(("model_name_or_path", "task_name", "data_dir"), (str(folder / "bert"), "MNLI", str(folder / "MNLI"))))
-    options.update(do_train=True, max_steps=1, max_seq_length=24, output_dir=str(tmp_path / "out"), per_gpu_train_batch_size=4)
+    options = dict(
+        zip(
+            ("model_name_or_path", "task_name", "data_dir"),
+            (str(folder / "bert"), "MNLI", str(folder / "MNLI")),
+        )
+    )
+    options.update(
+        do_train=True,
+        max_steps=1,
+        max_seq_length=24,
+        output_dir=str(tmp_path / "out"),
+        per_gpu_train_batch_size=4,
+    )
     (tmp_path / "options.json").write_text(json.dumps(options))
     with pytest.raises(SystemExit, match="per_gpu_train_batch_size"):
         start("glue/run_glue", tmp_path / "options.json")
@@ -162,8 +255,13 @@ def test_options_from_a_file(folder, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("the sailor") == ["the", "sailor"]
 
 
-@pytest.mark.parametrize("program, words", [("run_dsp", ["--num_of_heads", 3]), ("run_voita", []), ("run_michel", ["--num_of_heads", 2])])
-def test_a_model_whose_heads_cannot_be_removed_is_refused_before_data_are_read(folder, tmp_path, monkeypatch, program, words):
+@pytest.mark.parametrize(
+    "program, words",
+    [("run_dsp", ["--num_of_heads", 3]), ("run_voita", []), ("run_michel", ["--num_of_heads", 2])],
+)
+def test_a_model_whose_heads_cannot_be_removed_is_refused_before_data_are_read(
+    folder, tmp_path, monkeypatch, program, words
+):
     from dsp_plugin.hf.programs.chassis import models
 
     def refuses(model):
@@ -174,8 +272,13 @@ def test_a_model_whose_heads_cannot_be_removed_is_refused_before_data_are_read(f
     options = ["--data_dir", "/nowhere", "--output_dir", tmp_path / "out", *words]
     if program != "run_michel":
         options += ["--do_train"]
-    given = [word for word in mnli(folder) if word not in SHORT[2:]] if program == "run_michel" else mnli(folder)
-    with pytest.raises(SystemExit, match=r"--model_name_or_path \S+/bert: its heads cannot be removed: block 1 .* .--no_pruned chooses"):
+    given = (
+        [word for word in mnli(folder) if word not in SHORT[2:]] if program == "run_michel" else mnli(folder)
+    )
+    with pytest.raises(
+        SystemExit,
+        match=r"--model_name_or_path \S+/bert: its heads cannot be removed: block 1 .* .--no_pruned chooses",
+    ):
         start(f"glue/{program}", *given, *options)
     with pytest.raises(SystemExit, match="/nowhere is not a folder"):
         start(f"glue/{program}", *given, *options, "--no_pruned")

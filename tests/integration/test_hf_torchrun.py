@@ -1,4 +1,6 @@
-"""Two processes under torchrun (gloo, CPU): the same model on both, and what one process would have made of it."""
+"""Two processes under torchrun (gloo, CPU): the same model on both, and what one process would have made
+of it.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,17 @@ def ranks(tmp_path_factory):
     """What the two processes of `hf_worker.py` found, their folder, and what they said."""
     folder = tmp_path_factory.mktemp("torchrun")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parents[1])]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parents[1])]),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
-        [*command, str(TESTS / "hf_worker.py"), str(folder)], env=environment, capture_output=True, text=True, timeout=600
+        [*command, str(TESTS / "hf_worker.py"), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
@@ -53,7 +63,9 @@ def test_the_gradient_is_that_of_one_process_with_all_the_rows(ranks):
     """Mean loss of the 8 rows, one penalty, and clipping apart: 2 processes with 2 micro-batches of 2."""
     found = [rank["one_update"]["gradients"] for rank in ranks[0]]
     assert same(*found)
-    expected = expected_gradients(gated(lambda heads: QuietConcrete(heads, K, LAMBDA), dropout=False), DATA[:8])
+    expected = expected_gradients(
+        gated(lambda heads: QuietConcrete(heads, K, LAMBDA), dropout=False), DATA[:8]
+    )
     scores = expected.pop(NAME)
     norm = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in expected.values()]))
     coefficient = min(1.0, 0.5 / float(norm))
@@ -61,7 +73,9 @@ def test_the_gradient_is_that_of_one_process_with_all_the_rows(ranks):
     for name, gradient in expected.items():
         torch.testing.assert_close(found[0][name], coefficient * gradient, rtol=1e-3, atol=1e-6)
     scores = coefficient * scores
-    torch.testing.assert_close(found[0][NAME], scores * min(1.0, 0.5 / float(scores.norm())), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        found[0][NAME], scores * min(1.0, 0.5 / float(scores.norm())), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_both_processes_end_with_the_same_model_and_the_same_heads(ranks):
@@ -70,7 +84,9 @@ def test_both_processes_end_with_the_same_model_and_the_same_heads(ranks):
     assert torch.equal(one["keep"], other["keep"]) and int(one["keep"].sum()) == K
     assert one["losses"] == other["losses"] and len(one["losses"]) == 4
     # though each drew gates of its own
-    assert len(one["draws"]) == 4 and not any(torch.equal(*draws) for draws in zip(one["draws"], other["draws"]))
+    assert len(one["draws"]) == 4 and not any(
+        torch.equal(*draws) for draws in zip(one["draws"], other["draws"])
+    )
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(ranks):

@@ -1,4 +1,6 @@
-"""`make` on a machine that lacks something: it says what, with the command that mends it, and installs nothing."""
+"""`make` on a machine that lacks something: it says what, with the command that mends it, and installs
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def make_venv(tmp_path: Path, tools: tuple[str, ...], *arguments: str) -> subpro
     for tool in tools:
         (folder / tool).symlink_to(shutil.which(tool))
     command = [shutil.which("make"), "venv", f"VENV={tmp_path / 'venv'}", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={"PATH": str(folder)}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env={"PATH": str(folder)}, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_without_python(tmp_path):
@@ -36,7 +40,9 @@ def test_with_an_interpreter_that_does_not_run(tmp_path):
     assert done.returncode != 0 and "/no/such/python" in done.stderr
 
 
-@pytest.mark.skipif(sys.version_info[:2] not in ((3, 11), (3, 12)), reason="the Makefile installs on 3.11 and 3.12")
+@pytest.mark.skipif(
+    sys.version_info[:2] not in ((3, 11), (3, 12)), reason="the Makefile installs on 3.11 and 3.12"
+)
 def test_without_a_compiler(tmp_path):
     done = make_venv(tmp_path, ("bash", "sh"), f"PYTHON={sys.executable}")
     assert done.returncode != 0

@@ -16,8 +16,20 @@ KILLS = Path(__file__).resolve().parents[1] / "kills.py"
 
 
 def test_killed_and_started_again_is_undisturbed(tmp_path):
-    command = [sys.executable, KILLS, "--kills", "4", "--jobs", "mt-voita", "glue-joint", "--folder", tmp_path / "runs"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        KILLS,
+        "--kills",
+        "4",
+        "--jobs",
+        "mt-voita",
+        "glue-joint",
+        "--folder",
+        tmp_path / "runs",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     *_, killed, equal, different = done.stdout.splitlines()
     assert killed.startswith("killed ") and int(killed.split()[1]) >= 4 and different == "different 0 times"

@@ -1,4 +1,6 @@
-"""What a line is, is the same to every program that prepares text: this project's own, subword-nmt and fairseq."""
+"""What a line is, is the same to every program that prepares text: this project's own, subword-nmt and
+fairseq.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def test_what_fairseq_reads_otherwise_is_refused_by_file_and_line(tmp_path, char
         binarise.binarise(tmp_path / "text", tmp_path / "bin", ["test"], joined_dictionary=False)
     said = str(refused.value)
     assert "text/train.de, line 7: " in said and list(tmp_path.iterdir()) == [tmp_path / "text"]
-    name = {"\r": "carriage return", "\x00": "NUL", "\r\r": "carriage return"}.get(character, f"U+{ord(character[0]):04X}")
+    name = {"\r": "carriage return", "\x00": "NUL", "\r\r": "carriage return"}.get(
+        character, f"U+{ord(character[0]):04X}"
+    )
     assert name in said
 
 
@@ -77,9 +81,15 @@ def test_what_was_written_is_compared_with_the_text(tmp_path):
     text, written = tmp_path / "text/train.de", tmp_path / "bin/train.de-en.de"
     binarise.check_written(text, written)
     content = lines(text)
-    for changed, first in ((content[:-1], 22), ([*content, "more"], 23), ([content[0] + " more", *content[1:]], 1)):
+    for changed, first in (
+        (content[:-1], 22),
+        ([*content, "more"], 23),
+        ([content[0] + " more", *content[1:]], 1),
+    ):
         write(text, changed)
-        with pytest.raises(CorpusError, match=f"train.de has {len(changed)} lines .* 22 sentences, .* from line {first} on"):
+        with pytest.raises(
+            CorpusError, match=f"train.de has {len(changed)} lines .* 22 sentences, .* from line {first} on"
+        ):
             binarise.check_written(text, written)
 
 
@@ -91,10 +101,20 @@ def test_our_tokens_are_the_same_lines_to_all(tmp_path, tokenised):
     for number, character in enumerate(CONTROLS[1:], start=1):
         spoil(tmp_path / "raw/train.de", number, character)
         spoil(tmp_path / "raw/train.en", number + 1, character)
-    said = ok(run("tokenize_pairs.py", "raw/train", "out/train", *(["--tokenised"] if tokenised else []), cwd=tmp_path))
+    said = ok(
+        run(
+            "tokenize_pairs.py",
+            "raw/train",
+            "out/train",
+            *(["--tokenised"] if tokenised else []),
+            cwd=tmp_path,
+        )
+    )
     assert ("in 9 pairs, taken for a space" in said) == tokenised
     pairs = read_pair(tmp_path / "out/train", for_fairseq=True)
-    assert [len(side.split()) for pair in pairs for side in pair] == [len(side.split()) for pair in expected for side in pair]
+    assert [len(side.split()) for pair in pairs for side in pair] == [
+        len(side.split()) for pair in expected for side in pair
+    ]
     assert "out/train: done before" in ok(run("tokenize_pairs.py", "raw/train", "out/train", cwd=tmp_path))
 
 

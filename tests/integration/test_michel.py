@@ -26,15 +26,44 @@ from dsp_plugin.records.record import load_record
 
 SCRIPT = str(PACKAGE.parent / "scripts" / "mt" / "run_michel.py")
 # as written by its users, but for the architecture's sizes
-COMMAND = ["-s", "de", "-t", "en", "-a", "transformer", *SIZES, "--optimizer", "adam", "--adam-betas", "(0.9,0.98)"]
+COMMAND = [
+    "-s",
+    "de",
+    "-t",
+    "en",
+    "-a",
+    "transformer",
+    *SIZES,
+    "--optimizer",
+    "adam",
+    "--adam-betas",
+    "(0.9,0.98)",
+]
 COMMAND += ["--reset-optimizer", "--batch-size", 32, "--beam", 2, "--remove-bpe", "--max-len-b", 10, "--cpu"]
-MICHEL = ["--user-dir", PACKAGE, "--task", "michel_translation", "--arch", "michel_transformer", "--optimizer", "adam"]
+MICHEL = [
+    "--user-dir",
+    PACKAGE,
+    "--task",
+    "michel_translation",
+    "--arch",
+    "michel_transformer",
+    "--optimizer",
+    "adam",
+]
 MICHEL += ["--criterion", "label_smoothed_cross_entropy", *SIZES, *SETTINGS, "--num-of-heads", 6]
 N, K = 24, 6
 
 
 def sweep(data: Path, stock_run: Path, folder: Path, *options: object, **more):
-    arguments = [data, *COMMAND, "--restore-file", stock_run / "checkpoint_last.pt", "--save-dir", folder / "sweep", *options]
+    arguments = [
+        data,
+        *COMMAND,
+        "--restore-file",
+        stock_run / "checkpoint_last.pt",
+        "--save-dir",
+        folder / "sweep",
+        *options,
+    ]
     return run(SCRIPT, arguments, folder, **more)
 
 
@@ -65,11 +94,17 @@ def test_what_a_sweep_leaves_behind(swept):
         assert list(after["scores"]) == ["valid"] and "tok:13a" in after["scores"]["valid"]["signature"]
     assert found[1]["importance"] != found[2]["importance"]
     assert sorted(path.name for path in folder.iterdir()) == [
-        "mask-K7.json", "results.json", "step-00.json", "step-01.json", "step-02.json",
-    ]  # fmt: skip
+        "mask-K7.json",
+        "results.json",
+        "step-00.json",
+        "step-01.json",
+        "step-02.json",
+    ]
     record = load_record(folder / "results.json")
     assert (record.kind, record.method, record.heads["kept"]) == ("mt-michel", "michel", 7)
-    assert record.extra["importance_sentences"] == 120 and [entry["kept"] for entry in record.extra["curve"]] == [24, 14, 7]
+    assert record.extra["importance_sentences"] == 120 and [
+        entry["kept"] for entry in record.extra["curve"]
+    ] == [24, 14, 7]
     assert record.metric("BLEU", "valid, K=14").value == found[1]["scores"]["valid"]["value"]
     ignored = re.search(r"without a meaning here, so ignored: (.*)", printed)[1].split()
     assert {"--optimizer", "--adam-betas", "--reset-optimizer"} <= set(ignored) and "--beam" not in ignored
@@ -78,8 +113,30 @@ def test_what_a_sweep_leaves_behind(swept):
 
 def test_the_sweep_starts_from_the_score_of_the_whole_model(tiny_data, stock_run, swept, tmp_path):
     """The same figure as generate_dsp.py's."""
-    arguments = [tiny_data, "-s", "de", "-t", "en", "--path", stock_run / "checkpoint_last.pt", "--gen-subset", "valid"]
-    arguments += ["--batch-size", 32, "--beam", 2, "--remove-bpe", "--max-len-b", 10, "--cpu", "--quiet", "--record-dir", "out"]
+    arguments = [
+        tiny_data,
+        "-s",
+        "de",
+        "-t",
+        "en",
+        "--path",
+        stock_run / "checkpoint_last.pt",
+        "--gen-subset",
+        "valid",
+    ]
+    arguments += [
+        "--batch-size",
+        32,
+        "--beam",
+        2,
+        "--remove-bpe",
+        "--max-len-b",
+        10,
+        "--cpu",
+        "--quiet",
+        "--record-dir",
+        "out",
+    ]
     arguments += ["--results-path", "text"]
     run(str(PACKAGE.parent / "scripts/mt/generate_dsp.py"), arguments, tmp_path).succeeded()
     expected = load_record(tmp_path / "out/results.json").metric("BLEU", "valid").value
@@ -98,8 +155,24 @@ def test_a_sweep_goes_on_where_it_stopped(tiny_data, stock_run, swept, tmp_path)
 
 
 def test_killed_at_any_moment_it_goes_on(tiny_data, stock_run, tmp_path):
-    options = ["--num-of-heads", 1, "--exact-pruning", "--no-scores", "--importance-samples", 20, "--budgets", 12]
-    arguments = [tiny_data, *COMMAND, "--restore-file", stock_run / "checkpoint_last.pt", *options, "--save-dir"]
+    options = [
+        "--num-of-heads",
+        1,
+        "--exact-pruning",
+        "--no-scores",
+        "--importance-samples",
+        20,
+        "--budgets",
+        12,
+    ]
+    arguments = [
+        tiny_data,
+        *COMMAND,
+        "--restore-file",
+        stock_run / "checkpoint_last.pt",
+        *options,
+        "--save-dir",
+    ]
     running = Command(SCRIPT, [*arguments, tmp_path / "killed"], tmp_path)
     deadline = time.time() + 120
     while not (tmp_path / "killed/step-03.json").exists():
@@ -114,16 +187,41 @@ def test_killed_at_any_moment_it_goes_on(tiny_data, stock_run, tmp_path):
 
 def test_the_mask_of_a_budget_prunes(swept, stock_run, tmp_path):
     small = tmp_path / "small.pt"
-    assert dsp(["prune", str(stock_run / "checkpoint_last.pt"), "--mask", str(swept[0] / "mask-K7.json"), "--out", str(small)]) == 0
+    assert (
+        dsp(
+            [
+                "prune",
+                str(stock_run / "checkpoint_last.pt"),
+                "--mask",
+                str(swept[0] / "mask-K7.json"),
+                "--out",
+                str(small),
+            ]
+        )
+        == 0
+    )
     assert heads_of_checkpoint(load_checkpoint(str(small))).head_map.num_heads == 7
 
 
 def test_baselines_and_constraints(tiny_data, stock_run, tmp_path):
-    options = ["--num-of-heads", 9, "--no-scores", "--rank-by", "random", "--seed", 3, "--min-heads-per-block", 1]
+    options = [
+        "--num-of-heads",
+        9,
+        "--no-scores",
+        "--rank-by",
+        "random",
+        "--seed",
+        3,
+        "--min-heads-per-block",
+        1,
+    ]
     options += ["--heads-per-kind", "encoder-self=2,decoder-cross=4,decoder-self=2", "--budgets", 10]
     sweep(tiny_data, stock_run, tmp_path, *options, "--record-name", "tiny", "--method", "chance").succeeded()
     assert [step["kept"] for step in steps(tmp_path / "sweep")] == [24, 15, 10, 8]
-    assert sorted(path.name for path in (tmp_path / "sweep").glob("mask-*")) == ["mask-K10.json", "mask-K8.json"]
+    assert sorted(path.name for path in (tmp_path / "sweep").glob("mask-*")) == [
+        "mask-K10.json",
+        "mask-K8.json",
+    ]
     keep, kinds = steps(tmp_path / "sweep")[-1]["keep"], {}
     for position, block in enumerate(steps(tmp_path / "sweep")[-1]["blocks"]):
         mine = sum(keep[4 * position : 4 * position + 4])
@@ -145,10 +243,27 @@ def test_baselines_and_constraints(tiny_data, stock_run, tmp_path):
         (["--num-of-heads", 4, "--importance-subset", "dev"], "--importance-subset dev"),
         (["--num-of-heads", 4, "--encoder-layers", 3], "encoder_layers: 2 there, 3 here"),
         (["--num-of-heads", 4, "--restore-file", "nowhere.pt"], "no checkpoint at nowhere.pt"),
-        (["--num-of-heads", 4, "--importance-samples", 0], "--importance-samples 0: a whole number, 1 or more"),
-        (["--num-of-heads", 4, "--budgets", 3, "--min-heads-per-block", 1], "--min-heads-per-block 1 needs 6 heads"),
+        (
+            ["--num-of-heads", 4, "--importance-samples", 0],
+            "--importance-samples 0: a whole number, 1 or more",
+        ),
+        (
+            ["--num-of-heads", 4, "--budgets", 3, "--min-heads-per-block", 1],
+            "--min-heads-per-block 1 needs 6 heads",
+        ),
     ],
-    ids=["step", "no-step", "none", "budget", "subset", "importance-subset", "sizes", "no-file", "samples", "minimum"],
+    ids=[
+        "step",
+        "no-step",
+        "none",
+        "budget",
+        "subset",
+        "importance-subset",
+        "sizes",
+        "no-file",
+        "samples",
+        "minimum",
+    ],
 )
 def test_options_that_cannot_be(tiny_data, stock_run, tmp_path, options, message):
     said = sweep(tiny_data, stock_run, tmp_path, *options).failed().strip().splitlines()[-1]
@@ -159,7 +274,9 @@ def test_options_that_cannot_be(tiny_data, stock_run, tmp_path, options, message
 def test_a_damaged_checkpoint(tiny_data, stock_run, tmp_path):
     whole = (stock_run / "checkpoint_last.pt").read_bytes()
     (tmp_path / "damaged.pt").write_bytes(whole[: len(whole) // 2])
-    said = sweep(tiny_data, stock_run, tmp_path, "--num-of-heads", 4, "--restore-file", tmp_path / "damaged.pt").failed()
+    said = sweep(
+        tiny_data, stock_run, tmp_path, "--num-of-heads", 4, "--restore-file", tmp_path / "damaged.pt"
+    ).failed()
     assert "damaged.pt is damaged" in said
 
 
@@ -200,14 +317,24 @@ def test_tuning_keeps_the_heads_that_the_sweep_finds(tiny_data, stock_run, tmp_p
     assert dsp(["prune", str(tmp_path / "checkpoint_last.pt"), "--out", str(tmp_path / "small.pt")]) == 0
     task = translation_task(str(tiny_data), "test")
     masked, small = (
-        translate(load_model(str(tmp_path / name), task).double(), task, "test", beam=2, max_len_a=0, max_len_b=10)
+        translate(
+            load_model(str(tmp_path / name), task).double(), task, "test", beam=2, max_len_a=0, max_len_b=10
+        )
         for name in ("checkpoint_last.pt", "small.pt")
     )
     assert [t.tokens for t in masked] == [t.tokens for t in small] and len(small) == 12
 
 
 def test_two_processes_choose_the_same_heads(tiny_data, stock_run, tmp_path):
-    flags = [*MICHEL, "--finetune-from-model", stock_run / "checkpoint_last.pt", "--max-update", 1, "--batch-size", 15]
+    flags = [
+        *MICHEL,
+        "--finetune-from-model",
+        stock_run / "checkpoint_last.pt",
+        "--max-update",
+        1,
+        "--batch-size",
+        15,
+    ]
     for rank in train_in_two_processes(tiny_data, tmp_path / "two", *flags):
         rank.succeeded()
     train(tiny_data, tmp_path / "one", *flags).succeeded()
@@ -218,7 +345,9 @@ def test_the_random_baseline(tiny_data, stock_run, tmp_path):
     chosen = []
     for seed in (1, 2):
         folder = tmp_path / str(seed)
-        tune(tiny_data, stock_run, folder, "--rank-by", "random", "--seed", seed, "--max-update", 1).succeeded()
+        tune(
+            tiny_data, stock_run, folder, "--rank-by", "random", "--seed", seed, "--max-update", 1
+        ).succeeded()
         chosen.append(kept(checkpoint(folder)))
     assert chosen[0] != chosen[1] and len(chosen[0]) == len(chosen[1]) == K
 
@@ -230,7 +359,10 @@ def test_the_random_baseline(tiny_data, stock_run, tmp_path):
         (["--joint-pruning"], "--joint-pruning has no meaning"),
         (["--heads-per-step", 0], "--heads-per-step 0: a whole number, 1 or more"),
         (["--num-of-heads", 25], r"--num-of-heads.*0\.\.24"),
-        (["--finetune-from-model", ""], "heads are ranked by what they do in a trained model.*--finetune-from-model"),
+        (
+            ["--finetune-from-model", ""],
+            "heads are ranked by what they do in a trained model.*--finetune-from-model",
+        ),
     ],
     ids=["rank", "joint", "step", "budget", "no-model"],
 )

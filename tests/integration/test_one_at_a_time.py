@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hf_programs  # first: see there  isort: skip
-
 import os
 
 import pytest
@@ -21,12 +19,25 @@ def test_fairseq_trainings(tiny_data, stock_run, tmp_path):
 
     short = ["--max-update", 2]
     folder = tmp_path / "runs"
-    sweep = ["--restore-file", stock_run / "checkpoint_last.pt", "--num-of-heads", 12, "--cpu", "--no-scores", "--batch-size", 30]
+    sweep = [
+        "--restore-file",
+        stock_run / "checkpoint_last.pt",
+        "--num-of-heads",
+        12,
+        "--cpu",
+        "--no-scores",
+        "--batch-size",
+        30,
+    ]
     with at_work(folder) as other:
         said = f"--save-dir {folder} is in use by process {other.pid}"
         commands = [
             train(tiny_data, folder, *JOINT, *short),
-            run(str(ROOT / "scripts/mt/run_dsp.py"), [tiny_data, "--save-dir", folder, *JOINT, *short], tmp_path),
+            run(
+                str(ROOT / "scripts/mt/run_dsp.py"),
+                [tiny_data, "--save-dir", folder, *JOINT, *short],
+                tmp_path,
+            ),
             run(str(ROOT / "scripts/mt/run_michel.py"), [tiny_data, "--save-dir", folder, *sweep], tmp_path),
         ]
         for finished in commands:
@@ -40,12 +51,25 @@ def test_fairseq_trainings(tiny_data, stock_run, tmp_path):
 def test_programs_of_the_trainer(tmp_path):
     write_bert(tmp_path / "bert")
     write_task(tmp_path / "CoLA", "CoLA", train=8, dev=4)
-    words = ["--model_name_or_path", tmp_path / "bert", "--task_name", "cola", "--data_dir", tmp_path / "CoLA"]
+    words = [
+        "--model_name_or_path",
+        tmp_path / "bert",
+        "--task_name",
+        "cola",
+        "--data_dir",
+        tmp_path / "CoLA",
+    ]
     words += ["--max_seq_length", 24, "--output_dir", tmp_path / "runs"]
     train = [*words, "--do_train", "--max_steps", 1, "--per_device_train_batch_size", 4]
     with at_work(tmp_path / "runs") as other:
-        for program, more in (("glue/run_dsp", ["--num_of_heads", 3]), ("glue/run_glue", []), ("glue/run_glue_diffpruning", [])):
-            with pytest.raises(SystemExit, match=rf"--output_dir {tmp_path / 'runs'} is in use by process {other.pid} "):
+        for program, more in (
+            ("glue/run_dsp", ["--num_of_heads", 3]),
+            ("glue/run_glue", []),
+            ("glue/run_glue_diffpruning", []),
+        ):
+            with pytest.raises(
+                SystemExit, match=rf"--output_dir {tmp_path / 'runs'} is in use by process {other.pid} "
+            ):
                 start(program, *train, *more)
         assert os.listdir(tmp_path / "runs") == [LOCK]
     start("glue/run_glue", *train)

@@ -34,8 +34,26 @@ SEARCH = {"max_len_a": 0, "max_len_b": 12}
 
 
 def train(data: Path, save_dir: Path, *options: object, updates: int = 2) -> Path:
-    arguments = [data, "--save-dir", save_dir, "--max-update", updates, "--share-all-embeddings", "--lr", "3e-3"]
-    arguments += ["--label-smoothing", 0.1, "--max-tokens", 300, "--cpu", "--num-workers", 0, "--disable-validation"]
+    arguments = [
+        data,
+        "--save-dir",
+        save_dir,
+        "--max-update",
+        updates,
+        "--share-all-embeddings",
+        "--lr",
+        "3e-3",
+    ]
+    arguments += [
+        "--label-smoothing",
+        0.1,
+        "--max-tokens",
+        300,
+        "--cpu",
+        "--num-workers",
+        0,
+        "--disable-validation",
+    ]
     arguments += ["--no-epoch-checkpoints", "--no-progress-bar", *options]
     run("fairseq_cli.train", arguments, save_dir).succeeded()
     return save_dir / "checkpoint_last.pt"
@@ -98,11 +116,27 @@ def test_pruned_translates_as_masked(tiny_data, masked, tmp_path, k):
 def test_check_pruned_program(tiny_data, masked, tmp_path):
     """The program whose record stands under results/: to its very end."""
     record = tmp_path / "check/results.json"
-    arguments = [tiny_data, "--path", masked, "--out", record, "--limit", "4", "--beam", "2", "--max-len-b", "5"]
+    arguments = [
+        tiny_data,
+        "--path",
+        masked,
+        "--out",
+        record,
+        "--limit",
+        "4",
+        "--beam",
+        "2",
+        "--max-len-b",
+        "5",
+    ]
     script = Path(__file__).resolve().parents[2] / "scripts/mt/check_pruned.py"
     done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    same = [m["value"] for m in json.loads(record.read_text())["metrics"] if m["name"] == "same translations, float64"]
+    same = [
+        m["value"]
+        for m in json.loads(record.read_text())["metrics"]
+        if m["name"] == "same translations, float64"
+    ]
     assert same == [100.0] * 5
 
 
@@ -112,7 +146,9 @@ def test_what_prune_says(masked, tmp_path, capsys):
     said = capsys.readouterr().out
     # a head of this model: three projections of 32 rows with biases, 32 columns of the output projection
     removed = (N - K) * (4 * 128 * 32 + 3 * 32)
-    before, after = (int(word.replace(",", "")) for word in (said.split("parameters: ")[1].split()[i] for i in (0, 2)))
+    before, after = (
+        int(word.replace(",", "")) for word in (said.split("parameters: ")[1].split()[i] for i in (0, 2))
+    )
     assert before - after == removed
     assert f"{K} of {N} kept (25.0%)" in said and "decoder-cross" in said and f"written: {out}" in said
     assert out.stat().st_size < masked.stat().st_size / 2  # the optimizer's state is gone, too
@@ -127,9 +163,19 @@ def test_stock_fairseq_without_the_plugin(tiny_data, exported, masked, folder):
     """A process of its own in an empty folder, which never hears of the plugin."""
     away = folder / "away"
     away.mkdir()
-    command = [Path(sys.executable).parent / "fairseq-generate", tiny_data, "--path", exported, "--gen-subset", "test"]
+    command = [
+        Path(sys.executable).parent / "fairseq-generate",
+        tiny_data,
+        "--path",
+        exported,
+        "--gen-subset",
+        "test",
+    ]
     command += ["--max-len-b", "12", "--cpu", "--num-workers", "0", *WHOLE]
-    spy = "import atexit, sys\natexit.register(lambda: print('LOADED', [m for m in sys.modules if m.split('.')[0] == 'dsp_plugin']))\n"
+    spy = (
+        "import atexit, sys\natexit.register(lambda: print('LOADED', [m for m in sys.modules if "
+        "m.split('.')[0] == 'dsp_plugin']))\n"
+    )
     (away / "sitecustomize.py").write_text(spy)
     environment = {**os.environ, "PYTHONPATH": str(away)}
     done = subprocess.run(command, cwd=away, env=environment, capture_output=True, text=True, timeout=240)
@@ -197,9 +243,12 @@ def test_a_checkpoint_of_stock_fairseq_with_a_mask(tiny_data, folder, tmp_path, 
     mask = [head % 3 == 0 for head in range(N)]
     (tmp_path / "mask.json").write_text(json.dumps({"keep": mask}))
     assert dsp("prune", stock, "--out", tmp_path / "small.pt", "--mask", tmp_path / "mask.json") == 0
-    assert len(generate(tiny_data, folder, tmp_path / "small.pt", "--user-dir", PACKAGE)) == sentences(tiny_data)
+    assert len(generate(tiny_data, folder, tmp_path / "small.pt", "--user-dir", PACKAGE)) == sentences(
+        tiny_data
+    )
     assert dsp("export", stock, "--out", tmp_path / "stock.pt", "--mask", tmp_path / "mask.json") == 0
-    assert f"--path {tmp_path / 'stock.pt'} {' '.join(WHOLE)}\n" in capsys.readouterr().out  # else sentences are dropped
+    # else sentences are dropped
+    assert f"--path {tmp_path / 'stock.pt'} {' '.join(WHOLE)}\n" in capsys.readouterr().out
     assert len(translations(tiny_data, tmp_path / "stock.pt")) == sentences(tiny_data)
 
 

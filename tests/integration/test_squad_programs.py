@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hf_programs  # first: see there  isort: skip
-
 import json
 from pathlib import Path
 
@@ -32,7 +30,9 @@ def squad(folder: Path, model: str = "bert") -> list:
 
 @pytest.fixture(scope="module")
 def plain(folder) -> dict:
-    return start("squad/run_squad", *squad(folder), "--do_train", "--do_eval", "--output_dir", folder / "output")
+    return start(
+        "squad/run_squad", *squad(folder), "--do_train", "--do_eval", "--output_dir", folder / "output"
+    )
 
 
 def test_answers_are_scored_and_written(folder, plain):
@@ -49,8 +49,16 @@ def test_answers_are_scored_and_written(folder, plain):
 
 
 def test_files_by_their_own_options(folder, plain, tmp_path):
-    words = ["--model_name_or_path", folder / "output", *SHORT, "--do_predict", "--output_dir", tmp_path / "out"]
-    grouped = ["--train_sampling_strategy", "group_by_length"]  # says nothing of the order of what is predicted
+    words = [
+        "--model_name_or_path",
+        folder / "output",
+        *SHORT,
+        "--do_predict",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    # says nothing of the order of what is predicted
+    grouped = ["--train_sampling_strategy", "group_by_length"]
     start("squad/run_squad", *words, *grouped, "--predict_file", folder / "data" / "dev-v1.1.json")
     answers = (folder / "output" / "predictions.json").read_text()
     assert (tmp_path / "out" / "predictions.json").read_text() == answers
@@ -59,19 +67,35 @@ def test_files_by_their_own_options(folder, plain, tmp_path):
 
 
 def test_joint_dsp_keeps_exactly_k_heads(folder):
-    words = "--num_of_heads 3 --joint_pruning --annealing --initial_temperature 10 --final_temperature 0.01 --cooldown_steps 2"
+    words = (
+        "--num_of_heads 3 --joint_pruning --annealing --initial_temperature 10 --final_temperature 0.01 "
+        "--cooldown_steps 2"
+    )
     out = folder / "dsp"
-    found = start("squad/run_dsp", *squad(folder), "--do_train", "--do_eval", *words.split(), "--output_dir", out)
+    found = start(
+        "squad/run_dsp", *squad(folder), "--do_train", "--do_eval", *words.split(), "--output_dir", out
+    )
     record = load_record(out / "dev" / "results.json")
     assert (record.method, record.heads["kept"], record.heads["total"]) == ("dsp-joint", 3, HEADS)
-    again = start("squad/run_squad", *squad(folder, "dsp/pruned"), "--do_eval", "--output_dir", folder / "rescored")
+    again = start(
+        "squad/run_squad", *squad(folder, "dsp/pruned"), "--do_eval", "--output_dir", folder / "rescored"
+    )
     assert again["dev"]["eval_f1"] == pytest.approx(found["dev"]["eval_f1"])
     assert (out / "predictions.json").read_text() == (folder / "rescored" / "predictions.json").read_text()
     assert type(load_pruned(out / "pruned")).__name__ == "BertForQuestionAnswering"
 
 
 def test_voita(folder, capsys):
-    words = ["--do_train", "--l0_penalty", 0.01, "--joint_pruning", "--num_of_heads", 5, "--output_dir", folder / "voita"]
+    words = [
+        "--do_train",
+        "--l0_penalty",
+        0.01,
+        "--joint_pruning",
+        "--num_of_heads",
+        5,
+        "--output_dir",
+        folder / "voita",
+    ]
     start("squad/run_voita", *squad(folder), *words)
     assert "the budget deploys exactly 5" in capsys.readouterr().out
     assert load_record(folder / "voita" / "results.json").heads["kept"] == 5
@@ -79,10 +103,15 @@ def test_voita(folder, capsys):
 
 def test_michel(folder, plain):
     words = [word for word in squad(folder, "output")[:4]] + SHORT[:4]
-    steps = start("squad/run_michel", *words, "--output_dir", folder / "michel", "--num_of_heads", 4, "--budgets", 4)
+    steps = start(
+        "squad/run_michel", *words, "--output_dir", folder / "michel", "--num_of_heads", 4, "--budgets", 4
+    )
     assert [step["kept"] for step in steps] == [8, 4]
     record = load_record(folder / "michel" / "K4" / "dev" / "results.json")
-    assert mask_of(record.heads) == steps[-1]["keep"] and {m.name for m in record.metrics} == {"exact_match", "f1"}
+    assert mask_of(record.heads) == steps[-1]["keep"] and {m.name for m in record.metrics} == {
+        "exact_match",
+        "f1",
+    }
     whole = load_record(folder / "michel" / "K8" / "dev" / "results.json").metric("f1", "dev-v1.1")
     assert whole.value == pytest.approx(plain["dev"]["eval_f1"])
 
@@ -97,7 +126,9 @@ def test_michel(folder, plain):
 )
 def test_what_cannot_be_is_refused(folder, tmp_path, words, said):
     with pytest.raises(SystemExit) as refusal:
-        start("squad/run_squad", *squad(folder), "--do_train", "--output_dir", tmp_path / "out", *words.split())
+        start(
+            "squad/run_squad", *squad(folder), "--do_train", "--output_dir", tmp_path / "out", *words.split()
+        )
     assert said in str(refusal.value)
 
 

@@ -1,4 +1,6 @@
-"""Training by the real command lines: joint, straight-through, pipelined; resumed, killed, in two processes, by Hydra."""
+"""Training by the real command lines: joint, straight-through, pipelined; resumed, killed, in two
+processes, by Hydra.
+"""
 
 from __future__ import annotations
 
@@ -79,12 +81,16 @@ def test_joint_training_logs_what_the_gates_do(joint_run):
 def test_validation_logs_no_sample_of_training(joint_run):
     """The mask is all that validation uses: the gates last drawn in training are none of its figures."""
     for line in validations(joint_run[1]):
-        assert not {name for name in line if "heads_open" in name or "entropy" in name or "temperature" in name}
+        assert not {
+            name for name in line if "heads_open" in name or "entropy" in name or "temperature" in name
+        }
 
 
 def test_scores_keep_their_learning_rate_while_the_schedule_moves(joint_run):
     rates = [float(line["lr"]) for line in updates(joint_run[1])]
-    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3 * (4 / 5) ** 0.5, 1e-3 * (4 / 6) ** 0.5], rel=1e-4)
+    assert rates == pytest.approx(
+        [2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3 * (4 / 5) ** 0.5, 1e-3 * (4 / 6) ** 0.5], rel=1e-4
+    )
     state = checkpoint(joint_run[0])
     number, group = scores_group(state)
     assert group["lr"] == 0.2 and group["weight_decay"] == 0.0 and len(group["params"]) == 1
@@ -119,7 +125,10 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tiny_data, joint_run, tm
     second = train(tiny_data, tmp_path, *JOINT, *BLEU, "--max-update", 6).succeeded()
 
     def figures(lines):
-        return [{name: line[name] for name in ("num_updates", "loss", "temperature", "heads_open", "lr", "gnorm")} for line in lines]
+        return [
+            {name: line[name] for name in ("num_updates", "loss", "temperature", "heads_open", "lr", "gnorm")}
+            for line in lines
+        ]
 
     assert figures(updates(first) + updates(second)) == figures(updates(uninterrupted))
     resumed, expected = checkpoint(tmp_path), checkpoint(folder)
@@ -133,7 +142,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tiny_data, joint_run, tm
 def test_killed_at_any_moment_it_goes_on(tiny_data, tmp_path):
     """Saving after every update, so that a kill most likely meets a save."""
     flags = [*JOINT, "--save-interval-updates", 1, "--keep-interval-updates", 1, "--disable-validation"]
-    running = Command("fairseq_cli.train", [tiny_data, "--save-dir", tmp_path, *flags, "--max-update", 5000], tmp_path)
+    running = Command(
+        "fairseq_cli.train", [tiny_data, "--save-dir", tmp_path, *flags, "--max-update", 5000], tmp_path
+    )
     last = tmp_path / "checkpoint_last.pt"
     deadline = time.time() + 120
     while not last.exists():
@@ -151,12 +162,37 @@ def test_killed_at_any_moment_it_goes_on(tiny_data, tmp_path):
 
 
 def test_generation_uses_the_mask(tiny_data, joint_run, tmp_path):
-    """Plain `fairseq-generate --user-dir` deploys the K best heads: the same tokens as the model in evaluation mode."""
+    """Plain `fairseq-generate --user-dir` deploys the K best heads: the same tokens as the model in
+    evaluation mode.
+    """
     folder, _ = joint_run
-    arguments = [tiny_data, "--user-dir", PACKAGE, "--task", "dsp_translation", "--path", folder / "checkpoint_last.pt"]
-    arguments += ["--beam", 5, "--cpu", "--max-len-a", 1.2, "--max-len-b", 10, "--no-progress-bar", "--num-workers", 0]
+    arguments = [
+        tiny_data,
+        "--user-dir",
+        PACKAGE,
+        "--task",
+        "dsp_translation",
+        "--path",
+        folder / "checkpoint_last.pt",
+    ]
+    arguments += [
+        "--beam",
+        5,
+        "--cpu",
+        "--max-len-a",
+        1.2,
+        "--max-len-b",
+        10,
+        "--no-progress-bar",
+        "--num-workers",
+        0,
+    ]
     printed = run("fairseq_cli.generate", arguments, tmp_path).succeeded().output
-    found = {int(f[0][2:]): f[2].split() for f in (line.split("\t") for line in printed.splitlines()) if f[0][:2] == "H-"}
+    found = {
+        int(f[0][2:]): f[2].split()
+        for f in (line.split("\t") for line in printed.splitlines())
+        if f[0][:2] == "H-"
+    }
     assert sorted(found) == list(range(12))
     model, task = load(folder / "checkpoint_last.pt")
     model.eval()
@@ -178,7 +214,8 @@ def test_straight_through(tiny_data, tmp_path):
     fresh, _ = load(tmp_path / "checkpoint_last.pt")
     assert torch.equal(fresh.gating.gates.scores.detach(), state["model"][SCORES])
     _, group = scores_group(state)
-    assert state["last_optimizer_state"]["state"][group["params"][0]]["exp_avg_sq"].abs().min() > 0  # every head learns
+    # every head learns
+    assert state["last_optimizer_state"]["state"][group["params"][0]]["exp_avg_sq"].abs().min() > 0
 
 
 def test_pipelined_from_a_model_of_stock_fairseq(tiny_data, stock_run, tmp_path):
@@ -189,7 +226,9 @@ def test_pipelined_from_a_model_of_stock_fairseq(tiny_data, stock_run, tmp_path)
     again = train(tiny_data, tmp_path, *flags, "--max-update", 4).succeeded()
     logged = updates(first) + updates(again)
     assert [int(line["num_updates"]) for line in logged] == [1, 2, 3, 4]
-    assert [float(line["temperature"]) for line in logged] == pytest.approx([1, 10**-0.5, 0.1, 10**-1.5], rel=1e-4)
+    assert [float(line["temperature"]) for line in logged] == pytest.approx(
+        [1, 10**-0.5, 0.1, 10**-1.5], rel=1e-4
+    )
     state = checkpoint(tmp_path)
     assert not torch.equal(state["model"].pop(SCORES), start)
     assert_same(dict(state["model"]), dict(checkpoint(stock_run)["model"]), "model")
@@ -197,8 +236,17 @@ def test_pipelined_from_a_model_of_stock_fairseq(tiny_data, stock_run, tmp_path)
 
 
 def test_pipelined_by_the_reference_flags(tiny_data, stock_run, tmp_path):
-    """--restore-file with --reset-optimizer, as the paper's authors gave them: counted from 0, so T starts at T0."""
-    flags = [*PIPELINED, "--reset-optimizer", "--restore-file", stock_run / "checkpoint_last.pt", "--max-update", 2]
+    """--restore-file with --reset-optimizer, as the paper's authors gave them: counted from 0, so T starts
+    at T0.
+    """
+    flags = [
+        *PIPELINED,
+        "--reset-optimizer",
+        "--restore-file",
+        stock_run / "checkpoint_last.pt",
+        "--max-update",
+        2,
+    ]
     done = train(tiny_data, tmp_path, *flags).succeeded()
     assert [float(line["temperature"]) for line in updates(done)] == pytest.approx([1, 10**-0.5], rel=1e-4)
     weights = {name: value for name, value in checkpoint(tmp_path)["model"].items() if name != SCORES}
@@ -210,7 +258,11 @@ def test_a_cooldown_longer_than_the_run_is_said_loudly_and_once(tiny_data, tmp_p
     warnings = [line for line in printed.splitlines() if "THE COOL-DOWN IS LONGER" in line]
     assert len(warnings) == 1
     # 2 epochs of 4 updates, half of the cool-down: the geometric mean of 1 and 0.01
-    assert "--cooldown-steps 16" in warnings[0] and "8 updates" in warnings[0] and "temperature 0.1 instead of 0.01" in warnings[0]
+    assert (
+        "--cooldown-steps 16" in warnings[0]
+        and "8 updates" in warnings[0]
+        and "temperature 0.1 instead of 0.01" in warnings[0]
+    )
     assert printed.index("THE COOL-DOWN") < printed.index("begin training epoch 1")
 
 
@@ -235,7 +287,9 @@ def test_two_processes_train_one_model(tiny_data, tmp_path):
     program = tmp_path / "recorder.py"
     program.write_text(RECORDER)
     flags = [*DSP, "--num-of-heads", K, "--joint-pruning", "--use-ste", "--dropout", 0, "--max-update", 3]
-    for rank in train_in_two_processes(tiny_data, tmp_path / "two", *flags, "--batch-size", 15, program=str(program)):
+    for rank in train_in_two_processes(
+        tiny_data, tmp_path / "two", *flags, "--batch-size", 15, program=str(program)
+    ):
         rank.succeeded()
     rank0, rank1 = (torch.load(tmp_path / f"two/rank{r}/weights.pt") for r in range(2))
     assert_same(dict(rank0), dict(rank1), "weights")
@@ -248,7 +302,9 @@ def test_two_processes_train_one_model(tiny_data, tmp_path):
 
 
 def test_two_processes_with_random_gates_agree(tiny_data, tmp_path):
-    """Annealed sampling and dropout: the ranks still end with the same weights, scores and mask, and can resume."""
+    """Annealed sampling and dropout: the ranks still end with the same weights, scores and mask, and can
+    resume.
+    """
     program = tmp_path / "recorder.py"
     program.write_text(RECORDER)
     for updates_made in (2, 3):
@@ -261,9 +317,24 @@ def test_two_processes_with_random_gates_agree(tiny_data, tmp_path):
 
 
 def hydra(data, folder, *overrides: str):
-    arguments = ["--config-dir", PACKAGE / "config", "--config-name", "dsp_multi30k", f"common.user_dir={PACKAGE}"]
-    arguments += [f"task.data={data}", f"checkpoint.save_dir={folder}", "common.cpu=true", "dataset.num_workers=0"]
-    arguments += [f"model.{side}_{size}=16" for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim")]
+    arguments = [
+        "--config-dir",
+        PACKAGE / "config",
+        "--config-name",
+        "dsp_multi30k",
+        f"common.user_dir={PACKAGE}",
+    ]
+    arguments += [
+        f"task.data={data}",
+        f"checkpoint.save_dir={folder}",
+        "common.cpu=true",
+        "dataset.num_workers=0",
+    ]
+    arguments += [
+        f"model.{side}_{size}=16"
+        for side in ("encoder", "decoder")
+        for size in ("embed_dim", "ffn_embed_dim")
+    ]
     arguments += ["optimization.max_update=2", "common.log_interval=1", "common.log_format=json"]
     return run("fairseq_cli.hydra_train", [*arguments, *overrides], folder)
 
@@ -272,7 +343,9 @@ def test_hydra_train(tiny_data, tmp_path):
     schedule = ["model.initial_temperature=0.1", "model.final_temperature=1e-8", "model.cooldown_steps=1000"]
     schedule += ["model.num_of_heads=9", "model.pruning_lr=0.3", "model.pruning_warmup_updates=0"]
     logged = updates(hydra(tiny_data, tmp_path, *schedule).succeeded())
-    assert [float(line["temperature"]) for line in logged] == pytest.approx([0.1, 0.1 * 1e-7**0.001], rel=1e-3)
+    assert [float(line["temperature"]) for line in logged] == pytest.approx(
+        [0.1, 0.1 * 1e-7**0.001], rel=1e-3
+    )
     state = checkpoint(tmp_path)
     assert state["model"][SCORES].shape == (36,) and scores_group(state)[1]["lr"] == 0.3
     model, _ = load(tmp_path / "checkpoint_last.pt")
@@ -295,7 +368,9 @@ def test_bfloat16_by_hydra(tiny_data, tmp_path):
     assert_only_scores_are_exact(checkpoint(tmp_path)["model"], torch.bfloat16)
 
 
-@pytest.mark.parametrize("flags", [["--fp16", "--fp16-no-flatten-grads"], ["--memory-efficient-fp16"]], ids=["fp16", "memory"])
+@pytest.mark.parametrize(
+    "flags", [["--fp16", "--fp16-no-flatten-grads"], ["--memory-efficient-fp16"]], ids=["fp16", "memory"]
+)
 def test_float16_keeps_scores_exact_and_resumes(tiny_data, tmp_path, flags):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(tiny_data, whole, *JOINT, *flags, "--max-update", 3).succeeded()

@@ -33,13 +33,28 @@ def refused(finished) -> str:
         ([*JOINT, "--restore-file", "/nowhere/model.pt"], "--restore-file /nowhere/model.pt: no such file"),
         ([*JOINT, "--optimizer", "adam"], "--pruning-lr: use --optimizer dsp_adam"),
         ([*JOINT, "--task", "translation", "--optimizer", "adam"], "--pruning-lr: use --optimizer dsp_adam"),
-        ([*VOITA, "--criterion", "label_smoothed_cross_entropy"], "--criterion voita_label_smoothed_cross_entropy"),
+        (
+            [*VOITA, "--criterion", "label_smoothed_cross_entropy"],
+            "--criterion voita_label_smoothed_cross_entropy",
+        ),
         ([*JOINT, "--fp16"], "--fp16-no-flatten-grads"),
         ([*JOINT, "--bf16"], "--bf16 means a TPU.*--amp"),
         ([*JOINT, "--clip-norm", "nan"], "--clip-norm nan: a finite number, 0 or more"),
         ([*JOINT, "--source-lang", "xx"], "--source-lang xx: .*de-en"),
     ],
-    ids=["budget", "ste+annealing", "no-model", "no-such-file", "adam", "stock-task", "stock-criterion", "fp16", "bf16", "clip-norm", "language"],
+    ids=[
+        "budget",
+        "ste+annealing",
+        "no-model",
+        "no-such-file",
+        "adam",
+        "stock-task",
+        "stock-criterion",
+        "fp16",
+        "bf16",
+        "clip-norm",
+        "language",
+    ],
 )
 def test_options_that_cannot_be(tiny_data, tmp_path, flags, message):
     said = refused(train(tiny_data, tmp_path, *flags, *SHORT))
@@ -47,7 +62,9 @@ def test_options_that_cannot_be(tiny_data, tmp_path, flags, message):
     assert not list(tmp_path.glob("*.pt"))
 
 
-@pytest.mark.parametrize("flags", [["--encoder-layers", 3], ["--decoder-attention-heads", 2]], ids=["layers", "heads"])
+@pytest.mark.parametrize(
+    "flags", [["--encoder-layers", 3], ["--decoder-attention-heads", 2]], ids=["layers", "heads"]
+)
 def test_a_checkpoint_of_another_architecture(tiny_data, stock_run, tmp_path, flags):
     start = stock_run / "checkpoint_last.pt"
     said = refused(train(tiny_data, tmp_path, *PIPELINED, *flags, "--restore-file", start, *SHORT))
@@ -101,8 +118,18 @@ def test_a_hostile_checkpoint_to_generate_with(tiny_data, trap, tmp_path):
 
 
 def test_a_full_disk_while_saving(tiny_data, tmp_path):
-    """The save fails with an error; the checkpoint of before is whole, and with room again training goes on from it."""
-    flags = [*DSP, "--num-of-heads", K, "--joint-pruning", *ANNEALING, "--disable-validation", "--no-epoch-checkpoints"]
+    """The save fails with an error; the checkpoint of before is whole, and with room again training goes
+    on from it.
+    """
+    flags = [
+        *DSP,
+        "--num-of-heads",
+        K,
+        "--joint-pruning",
+        *ANNEALING,
+        "--disable-validation",
+        "--no-epoch-checkpoints",
+    ]
     train(tiny_data, tmp_path, *flags, "--max-update", 1).succeeded()
     last = tmp_path / "checkpoint_last.pt"
     before = last.read_bytes()
@@ -115,10 +142,20 @@ def test_a_full_disk_while_saving(tiny_data, tmp_path):
 
 
 def test_our_own_program_says_it_in_one_line_or_shows_all(tiny_data, tmp_path):
-    script, words = str(PACKAGE.parent / "scripts/mt/run_dsp.py"), [tiny_data, *JOINT, *SHORT, "--save-dir", tmp_path / "run"]
-    for more, told in ((["--lr", "["], "argument --lr: a number"), (["--encoder-layers", -1], "--encoder-layers -1: ")):
+    script, words = (
+        str(PACKAGE.parent / "scripts/mt/run_dsp.py"),
+        [tiny_data, *JOINT, *SHORT, "--save-dir", tmp_path / "run"],
+    )
+    for more, told in (
+        (["--lr", "["], "argument --lr: a number"),
+        (["--encoder-layers", -1], "--encoder-layers -1: "),
+    ):
         finished = run(script, [*words, *more], tmp_path)
         lines = finished.failed().strip().splitlines()
-        assert refused(finished).startswith(f"run_dsp.py: error: {told}") and "Traceback" not in finished.output and len(lines) < 9
+        assert (
+            refused(finished).startswith(f"run_dsp.py: error: {told}")
+            and "Traceback" not in finished.output
+            and len(lines) < 9
+        )
     assert "Traceback" in run(script, [*words, "--dropout", "nan", "--traceback"], tmp_path).failed()
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,6 @@
-"""Voita's gates by the command lines a user types: joint, pipelined, resumed, in two processes, translated, pruned, refused."""
+"""Voita's gates by the command lines a user types: joint, pipelined, resumed, in two processes,
+translated, pruned, refused.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import torch
 pytest.importorskip("fairseq")
 
 from fairseq_commands import PACKAGE, run
-from fairseq_training import BLEU, SETTINGS, SIZES, assert_same, checkpoint, train, train_in_two_processes, updates
+from fairseq_training import (
+    BLEU,
+    SETTINGS,
+    SIZES,
+    assert_same,
+    checkpoint,
+    train,
+    train_in_two_processes,
+    updates,
+)
 
 from dsp_plugin.cli.main import main
 from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
@@ -21,10 +32,28 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts/mt"
 SCORES = "gating.gates.scores"
 N = 24
 # as the reference's commands have them: stock names, no --joint-pruning
-REFERENCE = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", *SIZES, *SETTINGS]
+REFERENCE = [
+    "--arch",
+    "transformer",
+    "--criterion",
+    "label_smoothed_cross_entropy",
+    "--optimizer",
+    "adam",
+    *SIZES,
+    *SETTINGS,
+]
 PENALTY = ["--l0-penalty", 200]
 PLAIN = [
-    *("--user-dir", PACKAGE, "--task", "voita_translation", "--arch", "voita_transformer", "--optimizer", "dsp_adam"),
+    *(
+        "--user-dir",
+        PACKAGE,
+        "--task",
+        "voita_translation",
+        "--arch",
+        "voita_transformer",
+        "--optimizer",
+        "dsp_adam",
+    ),
     *("--criterion", "voita_label_smoothed_cross_entropy", *SIZES, *SETTINGS),
 ]
 
@@ -56,8 +85,18 @@ def voita_run(tiny_data, tmp_path_factory):
 def pipelined_run(tiny_data, stock_run, tmp_path_factory):
     """(save folder, what was printed) of 3 updates of the gates alone, 6 heads to stay."""
     folder = tmp_path_factory.mktemp("voita-pipelined")
-    flags = [*PENALTY, "--pruning-lr", 0.1, "--num-of-heads", 6, "--finetune-from-model", stock_run / "checkpoint_last.pt"]
-    return folder, run_voita(tiny_data, folder, *flags, "--max-update", 3, "--record-name", "tiny").succeeded()
+    flags = [
+        *PENALTY,
+        "--pruning-lr",
+        0.1,
+        "--num-of-heads",
+        6,
+        "--finetune-from-model",
+        stock_run / "checkpoint_last.pt",
+    ]
+    return folder, run_voita(
+        tiny_data, folder, *flags, "--max-update", 3, "--record-name", "tiny"
+    ).succeeded()
 
 
 def test_joint_without_a_budget(voita_run):
@@ -96,7 +135,9 @@ def test_pipelined_with_a_budget(stock_run, pipelined_run):
     assert state["last_optimizer_state"]["state"][0]["exp_avg_sq"].min() > 0  # every gate learns
     record = json.loads((folder / "results.json").read_text())
     assert (record["name"], record["method"], record["heads"]["kept"]) == ("tiny", "voita-pipelined", 6)
-    assert {i for i, keep in enumerate(mask_of(record["heads"])) if keep} == set(scores.topk(6).indices.tolist())
+    assert {i for i, keep in enumerate(mask_of(record["heads"])) if keep} == set(
+        scores.topk(6).indices.tolist()
+    )
     assert "the budget deploys exactly 6" in done.output
 
 
@@ -118,13 +159,24 @@ def test_plain_fairseq(tiny_data, tmp_path):
     train(tiny_data, tmp_path, *PLAIN, *PENALTY, "--joint-pruning", "--max-update", 1).succeeded()
     rates = [group["lr"] for group in checkpoint(tmp_path)["last_optimizer_state"]["param_groups"]]
     assert rates[0] == rates[1]  # no --pruning-lr: the gates follow the schedule
-    arguments = [tiny_data, "--user-dir", PACKAGE, "--path", tmp_path / "checkpoint_last.pt", "--cpu", "--max-len-b", 5]
+    arguments = [
+        tiny_data,
+        "--user-dir",
+        PACKAGE,
+        "--path",
+        tmp_path / "checkpoint_last.pt",
+        "--cpu",
+        "--max-len-b",
+        5,
+    ]
     printed = run("fairseq_cli.generate", [*arguments, "--num-workers", 0], tmp_path).succeeded().output
     assert "Generate test" in printed
 
 
 @pytest.mark.parametrize("which", ["voita_run", "pipelined_run"], ids=["no-budget", "budget"])
-def test_pruned_and_exported_checkpoints_translate_as_the_masked_one(tiny_data, tmp_path, request, which, monkeypatch):
+def test_pruned_and_exported_checkpoints_translate_as_the_masked_one(
+    tiny_data, tmp_path, request, which, monkeypatch
+):
     import fairseq.utils
 
     # stock attention works its softmax out in single precision
@@ -137,9 +189,14 @@ def test_pruned_and_exported_checkpoints_translate_as_the_masked_one(tiny_data, 
     models = [load_model(str(path), task).double() for path in (masked, small, stock)]
     # 24 heads of 4 rows in three projections with biases, 4 columns in one
     dead = int((~models[0].gating.gates.keep()).sum())
-    count = [sum(p.numel() for name, p in m.named_parameters() if not name.startswith("gating.")) for m in models]
+    count = [
+        sum(p.numel() for name, p in m.named_parameters() if not name.startswith("gating.")) for m in models
+    ]
     assert count[0] - count[1] == dead * (4 * 16 * 4 + 3 * 4) and count[2] == count[0]
-    one, *others = ([(t.tokens, round(t.score, 5)) for t in translate(m, task, "test", beam=3, max_len_b=12)] for m in models)
+    one, *others = (
+        [(t.tokens, round(t.score, 5)) for t in translate(m, task, "test", beam=3, max_len_b=12)]
+        for m in models
+    )
     assert one == others[0] == others[1]
     assert type(models[2]).__module__.startswith("fairseq.")
     cfg = torch.load(stock)["cfg"]
@@ -149,12 +206,14 @@ def test_pruned_and_exported_checkpoints_translate_as_the_masked_one(tiny_data, 
 
 
 def test_a_penalty_that_closes_every_head(tiny_data, tmp_path):
-    done = run_voita(tiny_data, tmp_path, "--l0-penalty", 1e5, "--pruning-lr", 1, "--max-update", 3).succeeded()
+    done = run_voita(
+        tiny_data, tmp_path, "--l0-penalty", 1e5, "--pruning-lr", 1, "--max-update", 3
+    ).succeeded()
     assert f"kept 0 of {N} heads" in done.output and "EVERY HEAD IS CLOSED: lower --l0-penalty" in done.output
     assert "valid_loss" in done.output and torch.isfinite(log_a(tmp_path)).all()
 
 
-RECORDER = '''
+RECORDER = """
 import runpy, torch
 from fairseq import checkpoint_utils
 
@@ -166,7 +225,7 @@ def recording(cfg, trainer, *rest):
 
 checkpoint_utils.save_checkpoint = recording
 runpy.run_module("fairseq_cli.train", run_name="__main__")
-'''
+"""
 
 
 def test_two_processes_agree(tiny_data, tmp_path):
@@ -182,9 +241,15 @@ def test_two_processes_agree(tiny_data, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--num-of-heads", 3], "run_voita.py: error: --num-of-heads and --heads-per-kind need --l0-penalty LAMBDA"),
+        (
+            ["--num-of-heads", 3],
+            "run_voita.py: error: --num-of-heads and --heads-per-kind need --l0-penalty LAMBDA",
+        ),
         (["--l0-penalty", "nan"], "run_voita.py: error: --l0-penalty nan: a finite number, 0 or more"),
-        ([*PENALTY, "--restore-file", "/nowhere/model.pt"], "run_voita.py: error: --restore-file /nowhere/model.pt: no such file"),
+        (
+            [*PENALTY, "--restore-file", "/nowhere/model.pt"],
+            "run_voita.py: error: --restore-file /nowhere/model.pt: no such file",
+        ),
     ],
     ids=["budget-alone", "nan", "no-such-file"],
 )
@@ -195,7 +260,22 @@ def test_what_cannot_be_is_refused_in_one_line(tiny_data, tmp_path, flags, messa
 
 
 def test_run_dsp_refuses_in_one_line_too(tiny_data, tmp_path):
-    arguments = [tiny_data, "--save-dir", tmp_path, *REFERENCE, "--num-of-heads", 25, "--joint-pruning", "--max-update", 1]
+    arguments = [
+        tiny_data,
+        "--save-dir",
+        tmp_path,
+        *REFERENCE,
+        "--num-of-heads",
+        25,
+        "--joint-pruning",
+        "--max-update",
+        1,
+    ]
     done = run(str(SCRIPTS / "run_dsp.py"), arguments, tmp_path)
-    assert done.failed().strip().splitlines()[-1].startswith("run_dsp.py: error: --num-of-heads must be a whole number in 0..24")
+    assert (
+        done.failed()
+        .strip()
+        .splitlines()[-1]
+        .startswith("run_dsp.py: error: --num-of-heads must be a whole number in 0..24")
+    )
     assert "Traceback" not in done.output

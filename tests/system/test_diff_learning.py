@@ -43,7 +43,11 @@ def test_three_stages_learn_a_task_in_a_tenth_of_the_weights():
 
     train(model, FixMaskAdamW(model, diff, base=base, head=HEAD, lr=0.02), 100)
     kept = accuracy(model)
-    changed = sum(int((p != base[name]).sum()) for name, p in model.named_parameters() if not name.startswith("classifier"))
+    changed = sum(
+        int((p != base[name]).sum())
+        for name, p in model.named_parameters()
+        if not name.startswith("classifier")
+    )
     print(f"{learnt:.3f} learnt, {kept:.3f} with a tenth, {expected:.3f} expected to be open")
     assert learnt > 0.95 and kept > 0.9  # the head alone learns 0.78
     assert changed <= 10 and expected < 0.85

@@ -1,4 +1,6 @@
-"""A model really learns, and stays good with a quarter of its heads: the pipelines on the generated corpus."""
+"""A model really learns, and stays good with a quarter of its heads: the pipelines on the generated
+corpus.
+"""
 
 import json
 import os
@@ -28,14 +30,19 @@ def trained(tmp_path_factory):
         "PRUNING_FLAGS": "--min-heads-per-block 1",  # as in the demo
         "SCORE_PRUNED": "1",
     }
-    subprocess.run(["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env=environment, cwd=ROOT, check=True)
+    subprocess.run(
+        ["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env=environment, cwd=ROOT, check=True
+    )
     running = {}
     for script in ("unpruned", "joint"):
         log = open(folder / f"{script}.log", "w+", encoding="utf-8")
         settings = {**environment, "SAVE_DIR": str(folder / script)}
-        running[script] = subprocess.Popen(
-            [f"scripts/mt/{script}.sh"], cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT
-        ), log
+        running[script] = (
+            subprocess.Popen(
+                [f"scripts/mt/{script}.sh"], cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT
+            ),
+            log,
+        )
     for script, (process, log) in running.items():
         code = process.wait()
         log.seek(0)
@@ -80,9 +87,37 @@ def test_the_kept_heads_are_the_ones_that_matter(trained, tmp_path):
     scores = state["model"]["gating.gates.scores"]
     state["model"]["gating.gates.scores"] = -scores
     save_checkpoint(state, str(tmp_path / "inverted.pt"))
-    command = [sys.executable, "scripts/mt/generate_dsp.py", str(trained / "data-bin"), "-s", "de", "-t", "en"]
-    command += ["--path", str(tmp_path / "inverted.pt"), "--num-of-heads", str(24 - KEPT), "--gen-subset", "test"]
-    command += ["--quiet", "--batch-size", "32", "--beam", "2", "--max-len-a", "1", "--max-len-b", "5", "--cpu"]
-    subprocess.run(command + ["--record-dir", str(tmp_path / "record")], cwd=ROOT, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "scripts/mt/generate_dsp.py",
+        str(trained / "data-bin"),
+        "-s",
+        "de",
+        "-t",
+        "en",
+    ]
+    command += [
+        "--path",
+        str(tmp_path / "inverted.pt"),
+        "--num-of-heads",
+        str(24 - KEPT),
+        "--gen-subset",
+        "test",
+    ]
+    command += [
+        "--quiet",
+        "--batch-size",
+        "32",
+        "--beam",
+        "2",
+        "--max-len-a",
+        "1",
+        "--max-len-b",
+        "5",
+        "--cpu",
+    ]
+    subprocess.run(
+        command + ["--record-dir", str(tmp_path / "record")], cwd=ROOT, check=True, capture_output=True
+    )
     inverted = json.loads((tmp_path / "record/results.json").read_text())
     assert bleu_of(inverted) < bleu_of(record_of(trained, "joint")) / 2

@@ -1,4 +1,6 @@
-"""Tiny BERTs that really learn with pruned heads: a task that only attention can solve, and masks against all others."""
+"""Tiny BERTs that really learn with pruned heads: a task that only attention can solve, and masks against
+all others.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ METHODS = {
 
 
 def rows(count: int, seed: int):
-    """The first id is always the same; the label says whether the mark is among the others, so the first must look at them."""
+    """The first id is always the same; the label says whether the mark is among the others, so the first
+    must look at them.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(MARK + 1, VOCABULARY, (count, LENGTH), generator=generator)
     labels = torch.arange(count) % 2
@@ -52,7 +56,9 @@ def small():
 def train(model, folder, updates, joint=True, pruning_lr=0.1, **options):
     args = arguments(folder, max_steps=updates, per_device_train_batch_size=32, learning_rate=3e-3, **options)
     callbacks = [HeadGatesCallback(model)] if switchboard_of(model) else []
-    trainer(model, args, TRAIN, callbacks, pruning_optimizers(model, args, updates, pruning_lr, joint)).train()
+    trainer(
+        model, args, TRAIN, callbacks, pruning_optimizers(model, args, updates, pruning_lr, joint)
+    ).train()
     return model.eval()
 
 
@@ -95,7 +101,8 @@ def alone(finetuned):
 GOOD = 0.1  # a loss below it; the good heads of this model have 0.01 and less alone, the others above 1
 
 
-@pytest.mark.parametrize("method", ["relaxed", "concrete"])  # straight-through sees only what is next to its mask
+# straight-through sees only what is next to its mask
+@pytest.mark.parametrize("method", ["relaxed", "concrete"])
 def test_pipelined_scores_turn_from_useless_heads_to_a_good_one(method, finetuned, alone, tmp_path):
     """The scores start in favour of the heads that are of no use."""
     assert (alone > 1.0).any() and (alone < GOOD).any()
@@ -112,7 +119,17 @@ def test_pipelined_scores_turn_from_useless_heads_to_a_good_one(method, finetune
 
 def test_exact_importance_keeps_the_best_head_of_a_trained_model(finetuned, alone, tmp_path):
     steps = prune_by_importance(
-        finetuned, TRAIN[:300], padded, tmp_path, 1, lambda subset: {}, exact=True, subsets=[], budgets=[1],
-        ranking=Ranking(batch_size=100), say=lambda line: None, progress=False,
-    )  # fmt: skip
+        finetuned,
+        TRAIN[:300],
+        padded,
+        tmp_path,
+        1,
+        lambda subset: {},
+        exact=True,
+        subsets=[],
+        budgets=[1],
+        ranking=Ranking(batch_size=100),
+        say=lambda line: None,
+        progress=False,
+    )
     assert steps[-1]["keep"].index(True) in alone.argsort()[:2].tolist()

@@ -1,4 +1,6 @@
-"""A user's own model around a Transformers encoder: it learns with K heads, is pruned, saved, and read in a fresh process."""
+"""A user's own model around a Transformers encoder: it learns with K heads, is pruned, saved, and read in
+a fresh process.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,23 @@ def test_a_sentence_pair_model_whole(tmp_path):
     before = model.head[0].weight.detach().clone()
     gate_heads(model, RelaxedSubset(head_map_of(model), K, ExponentialCooling(5.0, 1e-3, UPDATES // 2)))
     args = TrainingArguments(
-        tmp_path / "out", max_steps=UPDATES, per_device_train_batch_size=64, learning_rate=3e-3, report_to="none",
-        save_strategy="no", disable_tqdm=True, use_cpu=True, label_names=["labels"],
-    )  # fmt: skip
+        tmp_path / "out",
+        max_steps=UPDATES,
+        per_device_train_batch_size=64,
+        learning_rate=3e-3,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        label_names=["labels"],
+    )
     Trainer(
-        model, args, train_dataset=pairs(6000, 1),
-        optimizers=pruning_optimizers(model, args, UPDATES, pruning_lr=0.1, joint=True), callbacks=[HeadGatesCallback(model)],
-    ).train()  # fmt: skip
+        model,
+        args,
+        train_dataset=pairs(6000, 1),
+        optimizers=pruning_optimizers(model, args, UPDATES, pruning_lr=0.1, joint=True),
+        callbacks=[HeadGatesCallback(model)],
+    ).train()
     model.eval()
     held_out = pairs(400, 2)
     assert not torch.equal(model.head[0].weight, before)  # what is around the encoder learns, too
@@ -65,10 +77,18 @@ def test_a_sentence_pair_model_whole(tmp_path):
     assert accuracy(model, held_out) == masked > 0.9
 
     save_pruned(model, tmp_path / "pruned")
-    script = RELOAD.format(root=str(ROOT), tests=str(ROOT / "tests" / "helpers"), folder=str(tmp_path / "pruned"), out=str(tmp_path / "found"))
+    script = RELOAD.format(
+        root=str(ROOT),
+        tests=str(ROOT / "tests" / "helpers"),
+        folder=str(tmp_path / "pruned"),
+        out=str(tmp_path / "found"),
+    )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     reloaded = load_file(tmp_path / "found")["logits"]
     torch.testing.assert_close(reloaded, pruned, rtol=0, atol=1e-6)
     assert head_map_of(load_pruned(tmp_path / "pruned", model=SentencePair())) == head_map_of(model)
-    print(f"kept {K} of 8: accuracy {masked:.3f}; masked - pruned {float((pruned - expected).abs().max()):.1e}, "
-          f"pruned - reloaded {float((reloaded - pruned).abs().max()):.1e}")  # fmt: skip
+    print(
+        f"kept {K} of 8: accuracy {masked:.3f}; masked - pruned "
+        f"{float((pruned - expected).abs().max()):.1e}, "
+        f"pruned - reloaded {float((reloaded - pruned).abs().max()):.1e}"
+    )

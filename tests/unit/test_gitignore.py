@@ -1,4 +1,6 @@
-"""The commands of README.md and docs/ leave a checkout clean: git ignores the folders that they write into."""
+"""The commands of README.md and docs/ leave a checkout clean: git ignores the folders that they write
+into.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,18 @@ WRITTEN = re.compile(r"(?:--output_dir|--save-dir|--out|--cache_dir|\bOUT)[ =]([
 def test_what_the_documented_commands_write_is_ignored():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     blocks = [block for page in pages for block in BLOCK.findall(page.read_text("utf-8"))]
-    named = {word for block in blocks for word in WRITTEN.findall(block) if word != "OUT" and not word.startswith("results/")}
+    named = {
+        word
+        for block in blocks
+        for word in WRITTEN.findall(block)
+        if word != "OUT" and not word.startswith("results/")
+    }
     assert {"output/", "pipelined/", "stock.pt", "out"} <= named
     # a pattern for folders matches what is in them, whether they are there or not
     paths = [word if Path(word).suffix else f"{word.rstrip('/')}/file" for word in sorted(named)]
-    done = subprocess.run(["git", "check-ignore", "--no-index", *paths], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *paths], cwd=ROOT, capture_output=True, text=True
+    )
     if done.returncode > 1:  # 1: nothing is ignored
         pytest.skip(f"git does not work here: {done.stderr.strip()}")
     assert done.stdout.splitlines() == paths

@@ -71,7 +71,9 @@ def test_a_file_imports_nothing_that_its_room_may_not_know(path):
     hosts = {name for name in names if name.split(".")[0] in FORBIDDEN_HOSTS.get(room, set())}
     assert not hosts, f"{path} imports {sorted(hosts)}"
     rooms = {
-        name for name in names if name.startswith("dsp_plugin.") and name.split(".")[1] in FORBIDDEN_ROOMS.get(room, set())
+        name
+        for name in names
+        if name.startswith("dsp_plugin.") and name.split(".")[1] in FORBIDDEN_ROOMS.get(room, set())
     }
     assert not rooms, f"{path} imports {sorted(rooms)}"
 
@@ -91,14 +93,24 @@ def test_the_reader_of_imports_finds_them_all():
         "    from h import i\n"
         "    importlib.import_module('j.k')\n"
     )
-    assert imported_names(source, "dsp_plugin.room") == {"a.b", "dsp_plugin.room.d", "dsp_plugin.e.f", "h.i", "j.k"}
+    assert imported_names(source, "dsp_plugin.room") == {
+        "a.b",
+        "dsp_plugin.room.d",
+        "dsp_plugin.e.f",
+        "h.i",
+        "j.k",
+    }
 
 
 def run_with_blocked(blocked: set[str], program: str) -> None:
     """Run `program` in a new interpreter in which importing any of `blocked` fails."""
     block = f"import sys\nsys.modules.update(dict.fromkeys({sorted(blocked)!r}))\n"
     done = subprocess.run(
-        [sys.executable, "-c", block + program], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
+        [sys.executable, "-c", block + program],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
 
@@ -126,7 +138,9 @@ def test_register_without_fairseq_says_what_is_missing():
     )
 
 
-@pytest.mark.skipif(not (PACKAGE / "hf" / "__init__.py").exists(), reason="there is no Transformers shell yet")
+@pytest.mark.skipif(
+    not (PACKAGE / "hf" / "__init__.py").exists(), reason="there is no Transformers shell yet"
+)
 def test_the_transformers_shell_imports_where_fairseq_is_absent():
     run_with_blocked(FAIRSEQ, "import dsp_plugin.hf")
 

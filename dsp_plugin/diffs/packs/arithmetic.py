@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..base import Base
+from ..sparse import SparseDiff
 from .pack import DiffPack
 from .summary import layer_of
-from ..sparse import SparseDiff
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class Overlap:
         first, second: positions of each.
         both: positions that both change.
         cosine: of the two diffs as vectors over all weights; NaN where one of them is zero.
-        same_sign: share of the common positions where both values have the same sign; NaN where there are none.
-        expected: common positions of two random choices of as many positions, the same numbers in every tensor.
+        same_sign: share of the common positions where both values have the same sign; NaN where there are
+            none.
+        expected: common positions of two random choices of as many positions, the same numbers in every
+            tensor.
     """
 
     first: int
@@ -52,7 +55,7 @@ class _Sums:
     norm_first: float = 0.0
     norm_second: float = 0.0
 
-    def add(self, size: int, a: Tuple[Tensor, Tensor], b: Tuple[Tensor, Tensor]) -> None:
+    def add(self, size: int, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> None:
         in_both, in_a, in_b = _meet(a[0], b[0])
         x, y = a[1].double(), b[1].double()
         self.first += len(a[0])
@@ -71,7 +74,7 @@ class _Sums:
         return Overlap(self.first, self.second, self.both, cosine, same, self.expected)
 
 
-def overlap(first: DiffPack, second: DiffPack) -> Tuple[Overlap, Dict[str, Overlap]]:
+def overlap(first: DiffPack, second: DiffPack) -> tuple[Overlap, dict[str, Overlap]]:
     """The overlap over the whole base, and by layer (the heads of the tasks do not count).
 
     Raises:
@@ -88,8 +91,8 @@ def overlap(first: DiffPack, second: DiffPack) -> Tuple[Overlap, Dict[str, Overl
 
 def add_packs(
     packs: Sequence[DiffPack],
-    weights: Optional[Sequence[float]] = None,
-    head: Optional[int] = None,
+    weights: Sequence[float] | None = None,
+    head: int | None = None,
     dtype: str = "float32",
 ) -> DiffPack:
     """The pack of the weighted sum of diffs (task arithmetic), on the union of their positions.
@@ -101,8 +104,8 @@ def add_packs(
         dtype: of the sum's values, which are added in float64.
 
     Raises:
-        ValueError: different bases, no packs, another number of weights or one that is not finite, heads and no choice
-            between them, or a sum that `dtype` cannot hold.
+        ValueError: different bases, no packs, another number of weights or one that is not finite, heads and
+            no choice between them, or a sum that `dtype` cannot hold.
     """
     packs = list(packs)
     weights = [1.0] * len(packs) if weights is None else [float(weight) for weight in weights]
@@ -114,20 +117,28 @@ def add_packs(
         raise ValueError(f"weights must be finite, got {weights}")
     check_same_base(packs)
     if head is None and any(pack.head for pack in packs):
-        raise ValueError(f"the packs have task heads, which cannot be added: choose one by head=0 .. {len(packs) - 1}")
+        raise ValueError(
+            f"the packs have task heads, which cannot be added: choose one by head=0 .. {len(packs) - 1}"
+        )
     if head is not None and not 0 <= head < len(packs):
         raise ValueError(f"head must be 0 .. {len(packs) - 1}, got {head}")
     entries = {}
     for name in packs[0].diff.shapes:
-        parts = [(pack.diff.entries[name], weight) for pack, weight in zip(packs, weights) if name in pack.diff.entries]
+        parts = [
+            (pack.diff.entries[name], weight)
+            for pack, weight in zip(packs, weights)
+            if name in pack.diff.entries
+        ]
         if parts:
             entries[name] = _sum(parts)
-    config: Dict[str, Any] = {"sum_of": [{"weight": w, "config": pack.config} for pack, w in zip(packs, weights)]}
+    config: dict[str, Any] = {
+        "sum_of": [{"weight": w, "config": pack.config} for pack, w in zip(packs, weights)]
+    }
     diff = SparseDiff(entries, packs[0].diff.shapes)
     return DiffPack.create(diff, packs[0].base, {} if head is None else packs[head].head, config, dtype)
 
 
-def check_same_base(packs: Sequence[DiffPack], names: Optional[Sequence[str]] = None) -> Base:
+def check_same_base(packs: Sequence[DiffPack], names: Sequence[str] | None = None) -> Base:
     """The base of all packs; `names` is what error messages call them.
 
     Raises:
@@ -137,15 +148,16 @@ def check_same_base(packs: Sequence[DiffPack], names: Optional[Sequence[str]] = 
     for pack, name in zip(packs, names):
         if (pack.base.hash, pack.base.parameters) != (packs[0].base.hash, packs[0].base.parameters):
             raise ValueError(
-                f"different bases: {names[0]} was made on {packs[0].base.hash[:12]}..., {name} on {pack.base.hash[:12]}..."
+                f"different bases: {names[0]} was made on {packs[0].base.hash[:12]}..., {name} on "
+                f"{pack.base.hash[:12]}..."
             )
     return packs[0].base
 
 
-_NOTHING: Tuple[Tensor, Tensor] = (torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+_NOTHING: tuple[Tensor, Tensor] = (torch.zeros(0, dtype=torch.int64), torch.zeros(0))
 
 
-def _meet(a: Tensor, b: Tensor) -> Tuple[int, Tensor, Tensor]:
+def _meet(a: Tensor, b: Tensor) -> tuple[int, Tensor, Tensor]:
     """Number of common positions, and where they are in each of two rising arrays."""
     place = torch.searchsorted(b, a)
     place_there = place.clamp(max=max(len(b) - 1, 0))
@@ -153,7 +165,7 @@ def _meet(a: Tensor, b: Tensor) -> Tuple[int, Tensor, Tensor]:
     return int(hit.sum()), hit.nonzero().squeeze(1), place_there[hit]
 
 
-def _sum(parts: List[Tuple[Tuple[Tensor, Tensor], float]]) -> Tuple[Tensor, Tensor]:
+def _sum(parts: list[tuple[tuple[Tensor, Tensor], float]]) -> tuple[Tensor, Tensor]:
     positions = torch.cat([where for (where, _), _ in parts])
     values = torch.cat([what.double() * weight for (_, what), weight in parts])
     union, place = positions.unique(return_inverse=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Tuple
 
 NO_CHECKSUM = "0" * 64
 
@@ -22,11 +21,17 @@ def seal(path: str | os.PathLike) -> None:
 
 def fits(path: str | os.PathLike, checksum: object) -> bool:
     """Whether a file is what was sealed with the checksum that its metadata hold."""
-    return isinstance(checksum, str) and len(checksum) == len(NO_CHECKSUM) and _digest(path, checksum)[1] == checksum
+    return (
+        isinstance(checksum, str)
+        and len(checksum) == len(NO_CHECKSUM)
+        and _digest(path, checksum)[1] == checksum
+    )
 
 
-def _digest(path: str | os.PathLike, written: str) -> Tuple[int, str]:
-    """Where the checksum `written` stands in the file, and what it should be; -1 where it does not stand there."""
+def _digest(path: str | os.PathLike, written: str) -> tuple[int, str]:
+    """Where the checksum `written` stands in the file, and what it should be; -1 where it does not stand
+    there.
+    """
     with open(path, "rb") as file:
         start = file.read(8)
         header = start + file.read(int.from_bytes(start, "little"))

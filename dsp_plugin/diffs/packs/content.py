@@ -1,13 +1,16 @@
-"""What a pack, an undo record or a vector may hold, whoever wrote the file: checked before anything is made of it.
+"""What a pack, an undo record or a vector may hold, whoever wrote the file: checked before anything is made
+of it.
 
-A checksum says that a file is as it was written, not that what was written makes sense: any program can compute one.
+A checksum says that a file is as it was written, not that what was written makes sense: any program can
+compute one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +24,13 @@ MAX_DIMENSIONS = 16
 MAX_NAME = 1000
 MAX_DEPTH = 100  # of JSON: what walks over it may take a few calls a level
 
-_DTYPES = {str(dtype)[len("torch.") :]: dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+_DTYPES = {
+    str(dtype)[len("torch.") :]: dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)
+}
 _HEX = re.compile("[0-9a-f]{64}")
-# What a task says of its model, with the types of its values. Everything else in a config.json is the base's: what is in
-# it can name code to be fetched and run (auto_map, attn_implementation) or change what the base computes.
+# What a task says of its model, with the types of its values. Everything else in a config.json is the base's:
+# what is in it can name code to be fetched and run (auto_map, attn_implementation) or change what the base
+# computes.
 _MODEL_CONFIG = {
     "architectures": (list,),
     "id2label": (dict,),
@@ -36,7 +42,7 @@ _MODEL_CONFIG = {
 }
 
 
-def parse_json(text: "str | bytes", called: str) -> Any:
+def parse_json(text: str | bytes, called: str) -> Any:
     """JSON, of not so many levels that reading it fails.
 
     Raises:
@@ -70,7 +76,7 @@ def base_of(hash_: Any, parameters: Any, tied: Any) -> Base:
         raise ValueError("the base's hash is no SHA-256")
     if not isinstance(parameters, list) or not isinstance(tied, dict):
         raise ValueError("the base's parameters are no list")
-    known: Dict[str, Tuple[str, Tuple[int, ...]]] = {}
+    known: dict[str, tuple[str, tuple[int, ...]]] = {}
     for entry in parameters:
         if not isinstance(entry, list) or len(entry) != 3:
             raise ValueError("a parameter of the base is not [name, dtype, shape]")
@@ -81,7 +87,7 @@ def base_of(hash_: Any, parameters: Any, tied: Any) -> Base:
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ValueError(f"{name!r} of the base is of no known type")
         known[name] = (dtype, _shape(name, shape))
-    others: Dict[str, Tuple[str, ...]] = {}
+    others: dict[str, tuple[str, ...]] = {}
     seen = set(known)
     for name, same in tied.items():
         if name not in known or not isinstance(same, list):
@@ -98,7 +104,9 @@ def base_of(hash_: Any, parameters: Any, tied: Any) -> Base:
 
 
 def check_changed(base: Base, name: str) -> None:
-    """Raises ValueError where the base's `name` is of a type that cannot be changed by a few of its numbers."""
+    """Raises ValueError where the base's `name` is of a type that cannot be changed by a few of its
+    numbers.
+    """
     if not _DTYPES[base.parameters[name][0]].is_floating_point:
         raise ValueError(f"{name!r} is {base.parameters[name][0]}, which no diff can change")
 
@@ -110,7 +118,9 @@ def check_values(name: str, values: Tensor) -> None:
 
 
 def check_head(head: Mapping[str, Tensor], base: Base) -> None:
-    """Raises ValueError for a head whose tensors are not finite floating numbers, are empty, or are the base's own."""
+    """Raises ValueError for a head whose tensors are not finite floating numbers, are empty, or are the
+    base's own.
+    """
     taken = {*base.parameters, *(other for others in base.tied.values() for other in others)}
     for name, tensor in head.items():
         check_name(name)
@@ -124,13 +134,17 @@ def check_head(head: Mapping[str, Tensor], base: Base) -> None:
 
 def all_finite(values: Tensor) -> bool:
     """Whether no value is infinite or not a number, in any floating dtype."""
-    wide = values if values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) else values.float()
+    wide = (
+        values
+        if values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        else values.float()
+    )
     return bool(torch.isfinite(wide).all())
 
 
 def check_config(config: Any) -> None:
-    """Raises ValueError for a pack's `config` that is no JSON object, is nested too deeply, or whose `model_config` holds
-    what is not the task's to say."""
+    """Raises ValueError for a pack's `config` that is no JSON object, is nested too deeply, or whose
+    `model_config` holds what is not the task's to say."""
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise ValueError("its config is no JSON object")
     check_depth(config, "its config")
@@ -157,20 +171,26 @@ def check_config(config: Any) -> None:
         raise ValueError("its model_config's label2id is not {label: number}")
 
 
-def check_config_before(before: str, now: Optional[str]) -> None:
+def check_config_before(before: str, now: str | None) -> None:
     """Compare the configuration that an undo record holds with that of the model now.
 
     Raises:
-        ValueError: they differ in more than a task may set, so that it is not what an applied pack has changed.
+        ValueError: they differ in more than a task may set, so that it is not what an applied pack has
+            changed.
     """
     try:
         old, new = (parse_json(text or "", "the configuration") for text in (before, now))
-        different = [key for key in {*old, *new} - {*_MODEL_CONFIG} if key not in old or key not in new or old[key] != new[key]]
+        different = [
+            key
+            for key in {*old, *new} - {*_MODEL_CONFIG}
+            if key not in old or key not in new or old[key] != new[key]
+        ]
     except (ValueError, TypeError) as error:
         raise ValueError(f"cannot revert: config.json is missing or damaged ({error})") from None
     if different:
         raise ValueError(
-            f"cannot revert: config.json and the undo record differ in {', '.join(map(repr, sorted(different)[:3]))}, which no "
+            "cannot revert: config.json and the undo record differ in "
+            f"{', '.join(map(repr, sorted(different)[:3]))}, which no "
             "diff has changed; dsp diff revert --base BASE --pack PACK needs no record"
         )
 
@@ -187,7 +207,7 @@ def check_numbers(numbers: Sequence[Any], what: str) -> None:
         raise ValueError(f"{what} are no whole numbers")
 
 
-def _shape(name: str, shape: Any) -> Tuple[int, ...]:
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"the shape of {name!r} is none")
     check_numbers(shape, f"the sizes of {name!r}")

@@ -1,12 +1,13 @@
 """Sorted positions as Golomb-coded gaps, encoded and decoded by whole arrays.
 
-The gaps between uniformly random positions of density p are geometric, and Golomb's code is the best one that spends
-whole bits on each (Golomb 1966; Gallager and van Voorhis 1975): within 0.03 bits a position of the entropy
-H(p) / p for small p. At p = 0.5 % that is 9.1 bits where a 16-bit gap takes 16.
+The gaps between uniformly random positions of density p are geometric, and Golomb's code is the best one that
+spends whole bits on each (Golomb 1966; Gallager and van Voorhis 1975): within 0.03 bits a position of the
+entropy H(p) / p for small p. At p = 0.5 % that is 9.1 bits where a 16-bit gap takes 16.
 
-A gap g is split by its tensor's divisor m into a quotient g // m, written as so many zeros and a one, and a remainder
-g % m in truncated binary: floor(log2 m) bits, for the larger remainders one more. The three kinds of bits go to
-streams of their own, which are shared by all tensors, so that nothing has to be read bit by bit:
+A gap g is split by its tensor's divisor m into a quotient g // m, written as so many zeros and a one, and a
+remainder g % m in truncated binary: floor(log2 m) bits, for the larger remainders one more. The three kinds
+of bits go to streams of their own, which are shared by all tensors, so that nothing has to be read bit by
+bit:
 
     unary      for each position: quotient zeros, then a one
     fixed      for each tensor: floor(log2 m) bit planes of [positions] bits, the lowest first
@@ -18,13 +19,13 @@ Bits fill bytes from the lowest up.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
 
 import numpy as np
 
-# Tried around the best divisor of a geometric distribution. Gaps of trained diffs are clustered: small ones abound
-# beside a few that are very large, for which a smaller divisor is better.
+# Tried around the best divisor of a geometric distribution. Gaps of trained diffs are clustered: small ones
+# abound beside a few that are very large, for which a smaller divisor is better.
 _CANDIDATES = tuple(2.0 ** (quarters / 4) for quarters in (*range(-40, -8, 4), *range(-8, 5)))
 
 
@@ -38,8 +39,8 @@ class CodedPositions:
         unary, fixed, extra: the three streams, uint8.
     """
 
-    counts: Tuple[int, ...]
-    divisors: Tuple[int, ...]
+    counts: tuple[int, ...]
+    divisors: tuple[int, ...]
     unary: np.ndarray
     fixed: np.ndarray
     extra: np.ndarray
@@ -82,24 +83,25 @@ def encode_positions(positions: Sequence[np.ndarray]) -> CodedPositions:
     )
 
 
-def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> List[np.ndarray]:
+def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.ndarray]:
     """The inverse of `encode_positions`: one array [n] int64 a tensor, strictly rising and inside it.
 
-    Work and memory are bounded by the number of positions, of which there are no more than elements, and by the bytes
-    that their code can take at most.
+    Work and memory are bounded by the number of positions, of which there are no more than elements, and by
+    the bytes that their code can take at most.
 
     Args:
         sizes: number of elements of each tensor, below 2 ** 62.
 
     Raises:
-        ValueError: the streams are too short or too long for the counts, a count or divisor is larger than its tensor or
-            not positive, or a position is outside its tensor.
+        ValueError: the streams are too short or too long for the counts, a count or divisor is larger than
+            its tensor or not positive, or a position is outside its tensor.
     """
     if any(count < 0 for count in coded.counts) or any(divisor < 1 for divisor in coded.divisors):
         raise ValueError("its counts or divisors are not positive")
     if any(count > size for count, size in zip(coded.counts, sizes)):
         raise ValueError("it has more positions than elements")
-    if any(divisor > 4 * size for divisor, size in zip(coded.divisors, sizes) if divisor > 1):  # of few gaps they may be larger
+    # of few gaps they may be larger
+    if any(divisor > 4 * size for divisor, size in zip(coded.divisors, sizes) if divisor > 1):
         raise ValueError("its divisors are larger than its tensors")
     quotients_at_most = sum(size // divisor for size, divisor in zip(sizes, coded.divisors))
     if 8 * (coded.unary.size - 1) > sum(coded.counts) + quotients_at_most:
@@ -127,7 +129,8 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> List[np.nda
         gaps += remainder
         gaps += 1
         rising = np.cumsum(gaps) - 1
-        # no single gap wraps round 64 bits where the largest fits; a sum that did would be negative in between
+        # no single gap wraps round 64 bits where the largest fits; a sum that did would be negative in
+        # between
         if count and (int(quotient.max()) * divisor > size or rising.min() < 0 or rising.max() >= size):
             raise ValueError(f"its positions leave a tensor of {size} elements")
         decoded.append(rising)
@@ -138,7 +141,9 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> List[np.nda
 
 
 def best_divisor(gaps: np.ndarray) -> int:
-    """The divisor, of a few around the best one for a geometric distribution, that codes these gaps shortest."""
+    """The divisor, of a few around the best one for a geometric distribution, that codes these gaps
+    shortest.
+    """
     if not len(gaps):
         return 1
     # Gallager and van Voorhis: m = ceil(log(2 - p) / -log(1 - p)), p = 1 / (mean gap + 1)
@@ -149,7 +154,9 @@ def best_divisor(gaps: np.ndarray) -> int:
 
 
 def floor_bits(count: int, size: int) -> float:
-    """log2 of the number of ways to choose `count` of `size` positions: no code does better on average over them."""
+    """log2 of the number of ways to choose `count` of `size` positions: no code does better on average
+    over them.
+    """
     if not 0 <= count <= size:
         raise ValueError(f"{count} positions cannot be chosen from {size}")
     return (math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)) / math.log(2)
@@ -162,8 +169,10 @@ def _cost(gaps: np.ndarray, divisor: int) -> int:
     return int(quotient.sum()) + len(gaps) * (1 + width) + int((remainder >= short).sum())
 
 
-def _split(divisor: int) -> Tuple[int, int]:
-    """Truncated binary: remainders below the second number take the first number of bits, the others one more."""
+def _split(divisor: int) -> tuple[int, int]:
+    """Truncated binary: remainders below the second number take the first number of bits, the others one
+    more.
+    """
     width = divisor.bit_length() - 1
     return width, 2 ** (width + 1) - divisor
 

@@ -1,4 +1,6 @@
-"""The weights of a Transformers folder: one safetensors file, or several with an index. Needs no Transformers."""
+"""The weights of a Transformers folder: one safetensors file, or several with an index. Needs no
+Transformers.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...records.files.inside import check_inside, check_named
+from ...records.files.sealed import parse_json, read_bounded
+from ...records.files.sealed_folder import LIST, check_sealed, seal_folder
 from ...records.files.whole import (
     check_output_folder,
     link_entry,
@@ -21,9 +26,6 @@ from ...records.files.whole import (
     why_not_replaceable,
     write_text,
 )
-from ...records.files.inside import check_inside, check_named
-from ...records.files.sealed import parse_json, read_bounded
-from ...records.files.sealed_folder import LIST, check_sealed, seal_folder
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -49,17 +51,19 @@ class ModelFolder:
     def config_path(self) -> Path:
         return self.folder / "config.json"
 
-    def state(self) -> Dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """All tensors by name, on the CPU; changing them does not change the files."""
-        tensors: Dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for file in self._files():
             tensors.update(load_file(self.folder / file))
         return tensors
 
-    def write(self, state: Mapping[str, Tensor], changed: Set[str], into: Optional[Path] = None) -> List[Path]:
-        """Bring the files to `state`, each whole or not at all; only those that hold a tensor of `changed` are written.
+    def write(self, state: Mapping[str, Tensor], changed: set[str], into: Path | None = None) -> list[Path]:
+        """Bring the files to `state`, each whole or not at all; only those that hold a tensor of `changed`
+        are written.
 
-        Tensors of `changed` that the folder does not have go to the last file; those that `state` does not have go.
+        Tensors of `changed` that the folder does not have go to the last file; those that `state` does not
+        have go.
 
         Args:
             into: see `in_one_step`; None for the folder itself.
@@ -77,7 +81,8 @@ class ModelFolder:
         for file in sorted(touched):
             with safe_open(self.folder / file, "pt") as old:
                 metadata = old.metadata()
-            # copies: the state may be mapped from the very file that is replaced, and may hold one tensor twice
+            # copies: the state may be mapped from the very file that is replaced, and may hold one tensor
+            # twice
             tensors = {name: state[name].contiguous().clone() for name in state if placed[name] == file}
             with replacing(into / file) as temporary:
                 save_file(tensors, temporary, metadata)
@@ -93,8 +98,8 @@ class ModelFolder:
 
     @contextlib.contextmanager
     def in_one_step(self) -> Iterator[Path]:
-        """Gives a folder with all files of this one, in whose place it comes when the body is done: a kill before leaves this
-        one as it is. Files in it must be replaced, not written into: they are hard links.
+        """Gives a folder with all files of this one, in whose place it comes when the body is done: a kill
+        before leaves this one as it is. Files in it must be replaced, not written into: they are hard links.
 
         Gives the folder itself where it cannot be replaced (the working folder, a mounted file system).
         """
@@ -107,13 +112,16 @@ class ModelFolder:
             yield folder
 
     def check_own(self, *more: str) -> None:
-        """Raises: ValueError: one of its files, or of those names, is a link that leads out of it, and cannot be written."""
+        """Raises: ValueError: one of its files, or of those names, is a link that leads out of it, and
+        cannot be written.
+        """
         for name in [*self._files(), _INDEX, self.config_path.name, LIST, *more]:
             check_inside(self.folder, self.folder / name, own=True)
 
-    def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor], config: Optional[str] = None) -> None:
-        """Write a folder with these weights in one file and copies of all other files (configuration, tokenizer), and of
-        sub-folders without weights (the pooling of sentence-transformers). It appears in one step.
+    def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor], config: str | None = None) -> None:
+        """Write a folder with these weights in one file and copies of all other files (configuration,
+        tokenizer), and of sub-folders without weights (the pooling of sentence-transformers). It appears in
+        one step.
 
         Args:
             config: text of its config.json; None for a copy.
@@ -134,7 +142,7 @@ class ModelFolder:
                 (folder / self.config_path.name).write_text(config, "utf-8")
             seal_folder(folder)
 
-    def _others(self, out: Path) -> Iterator[Tuple[str, Path]]:
+    def _others(self, out: Path) -> Iterator[tuple[str, Path]]:
         """The files that a copy takes along, by their names in it.
 
         Raises:
@@ -154,10 +162,10 @@ class ModelFolder:
                 if inner.is_file():
                     yield str(inner.relative_to(self.folder)), inner
 
-    def _files(self) -> List[str]:
+    def _files(self) -> list[str]:
         return sorted(set(self._file_of.values()))
 
-    def _read_index(self) -> Dict[str, str]:
+    def _read_index(self) -> dict[str, str]:
         """name of a tensor → name of its file."""
         index = self.folder / _INDEX
         names = [_SINGLE]
@@ -168,7 +176,7 @@ class ModelFolder:
                 raise ValueError(f"{index} is damaged: {error}") from None
             for name in names:
                 check_named(self.folder, name, index)
-        file_of: Dict[str, str] = {}
+        file_of: dict[str, str] = {}
         for name in names:
             if not (self.folder / name).is_file():
                 raise FileNotFoundError(
@@ -193,4 +201,6 @@ def check_copy(option: str, out: str | os.PathLike) -> None:
     there = sorted(path.name for path in Path(out).iterdir()) if os.path.isdir(out) else []
     other = [name for name in there if name != _SINGLE and (name == _INDEX or Path(name).suffix in _WEIGHTS)]
     if other:
-        raise ValueError(f"{option} {out} holds weights of another model ({', '.join(other[:3])}): name another folder")
+        raise ValueError(
+            f"{option} {out} holds weights of another model ({', '.join(other[:3])}): name another folder"
+        )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, MutableMapping, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base import Base, Names, dtype_name, find_names, tensors_of
 from ..in_training import require_detached
+from ..sparse import SparseDiff
 from .content import all_finite, check_changed, check_config, check_head
 from .pack_file import VALUE_DTYPES, pack_bytes, read_pack, write_pack
-from ..sparse import SparseDiff
 from .undo import Change, Undo
 
 
@@ -24,18 +25,19 @@ class DiffPack:
     Notation: θ0 the base's weights, δ the diff.
 
     Attributes:
-        diff: positions and values δ, by the base's parameter names; `shapes` lists all parameters of the base.
+        diff: positions and values δ, by the base's parameter names; `shapes` lists all parameters of the
+            base.
         base: names, dtypes, shapes and hash of the base.
         head: dense task head, full tensors by name.
-        config: plain JSON; what made the pack. `model_config`, where it is there, is a dictionary of entries that
-            merging writes into the config.json of a Transformers folder: `architectures`, `id2label`, `label2id`,
-            `num_labels`, `problem_type`, `finetuning_task`, `pad_token_id`, and no others.
+        config: plain JSON; what made the pack. `model_config`, where it is there, is a dictionary of entries
+            that merging writes into the config.json of a Transformers folder: `architectures`, `id2label`,
+            `label2id`, `num_labels`, `problem_type`, `finetuning_task`, `pad_token_id`, and no others.
     """
 
     diff: SparseDiff
     base: Base
-    head: Dict[str, Tensor] = field(default_factory=dict)
-    config: Dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Tensor] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -44,16 +46,16 @@ class DiffPack:
         base: Base,
         head: Mapping[str, Tensor] = {},
         config: Mapping[str, Any] = {},
-        dtype: Union[str, torch.dtype] = torch.float16,
-    ) -> "DiffPack":
+        dtype: str | torch.dtype = torch.float16,
+    ) -> DiffPack:
         """A pack with its values in `dtype`: float16 (default), bfloat16 or float32.
 
         The head keeps the dtypes it has. All tensors are copied, to the CPU.
 
         Raises:
-            ValueError: a parameter that the base does not have or that the head has too, another shape, values or
-                head not finite, values that `dtype` cannot hold, a `config` that no reader takes (content.py), or nothing
-                to store at all.
+            ValueError: a parameter that the base does not have or that the head has too, another shape,
+                values or head not finite, values that `dtype` cannot hold, a `config` that no reader takes
+                (content.py), or nothing to store at all.
         """
         dtype = VALUE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if dtype not in VALUE_DTYPES.values():
@@ -64,9 +66,15 @@ class DiffPack:
                 raise ValueError(f"the diff changes '{name}', which the base does not have")
             shape = base.parameters[name][1]
             if tuple(diff.shapes[name]) != shape:
-                raise ValueError(f"the diff takes '{name}' to be {list(diff.shapes[name])}, in the base it is {list(shape)}")
+                raise ValueError(
+                    f"the diff takes '{name}' to be {list(diff.shapes[name])}, in the base it "
+                    f"is {list(shape)}"
+                )
             if len(positions):
-                entries[name] = (positions.detach().cpu().clone(), _in_dtype(name, values.detach().cpu(), dtype))
+                entries[name] = (
+                    positions.detach().cpu().clone(),
+                    _in_dtype(name, values.detach().cpu(), dtype),
+                )
             check_changed(base, name)
         check_head(head, base)
         check_config(dict(config))
@@ -82,7 +90,7 @@ class DiffPack:
         return write_pack(path, self.diff, self.base, self.head, self.config)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "DiffPack":
+    def load(cls, path: str | os.PathLike) -> DiffPack:
         """Read a pack. Anything but the very file that `save` wrote is refused, see `read_pack`."""
         return cls(*read_pack(path))
 
@@ -114,7 +122,7 @@ class DiffPack:
         return sum(int(values.count_nonzero()) for _, values in self.diff.entries.values())
 
     def apply(
-        self, target: Union[nn.Module, MutableMapping[str, Tensor]], check: bool = True, head: bool = True
+        self, target: nn.Module | MutableMapping[str, Tensor], check: bool = True, head: bool = True
     ) -> Undo:
         """Write θ0 + δ, in the base's dtype, and the head into a model, in place.
 
@@ -130,8 +138,8 @@ class DiffPack:
             What `revert` needs, bit for bit.
 
         Raises:
-            ValueError: the model is not the base of this pack, has no place for its head, or cannot hold a sum or the
-                head in its dtype; says why. A `DiffVector` is attached to it.
+            ValueError: the model is not the base of this pack, has no place for its head, or cannot hold a
+                sum or the head in its dtype; says why. A `DiffVector` is attached to it.
         """
         if isinstance(target, nn.Module):
             require_detached(target)
@@ -139,7 +147,7 @@ class DiffPack:
         called = self.base.find(tensors)
         if check:
             self.base.check(tensors, called)
-        changes: Dict[str, Change] = {}
+        changes: dict[str, Change] = {}
         for name, (positions, values) in self.diff.entries.items():
             weight = tensors[called[name]]
             change = change_of(name, weight, positions, values)
@@ -150,10 +158,11 @@ class DiffPack:
         undo.do(target)
         return undo
 
-    def merge(self, state: Mapping[str, Tensor], check: bool = True) -> Dict[str, Tensor]:
+    def merge(self, state: Mapping[str, Tensor], check: bool = True) -> dict[str, Tensor]:
         """A plain model's weights: θ0 + δ and the head, in a new dictionary; `state` stays as it is.
 
-        Names are the pack's where `state` is a bare base and the pack was made on a model around it (`bert.`).
+        Names are the pack's where `state` is a bare base and the pack was made on a model around it
+        (`bert.`).
 
         Raises:
             ValueError: see `apply`.
@@ -170,8 +179,10 @@ class DiffPack:
             return merged
         return {name if name in self.head else called.here + name: tensor for name, tensor in merged.items()}
 
-    def _stored(self, name: str, called: Names, tensors: Mapping[str, Tensor]) -> List[str]:
-        """The names under which a changed parameter is stored: one, but for tied weights that a file holds twice."""
+    def _stored(self, name: str, called: Names, tensors: Mapping[str, Tensor]) -> list[str]:
+        """The names under which a changed parameter is stored: one, but for tied weights that a file holds
+        twice.
+        """
         stored = [called[name]]
         weight = tensors[called[name]]
         for other in map(called.translate, self.base.tied.get(name, ())):
@@ -180,12 +191,13 @@ class DiffPack:
                 continue
             if not torch.equal(copy, weight):
                 raise ValueError(
-                    f"wrong base: {other} and {called[name]} differ, where the diff was made they are one weight"
+                    f"wrong base: {other} and {called[name]} differ, where the diff was made they are one "
+                    "weight"
                 )
             stored.append(other)
         return stored
 
-    def _place_head(self, target: object, tensors: Mapping[str, Tensor]) -> Dict[str, tuple]:
+    def _place_head(self, target: object, tensors: Mapping[str, Tensor]) -> dict[str, tuple]:
         if not self.head:
             return {}
         if not isinstance(target, nn.Module):
@@ -202,7 +214,10 @@ class DiffPack:
                     f"the pack's {list(tensor.shape)}: build the model with as many labels"
                 )
             in_dtype(name, tensor, tensors[called[name]])
-        return {called[name]: (tensors[called[name]].detach().clone(), tensor) for name, tensor in self.head.items()}
+        return {
+            called[name]: (tensors[called[name]].detach().clone(), tensor)
+            for name, tensor in self.head.items()
+        }
 
 
 def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> Change:
@@ -220,7 +235,9 @@ def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> C
 
 
 def patched(old: Tensor, values: Tensor) -> Tensor:
-    """θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base is, float64."""
+    """θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base is,
+    float64.
+    """
     wide = torch.promote_types(old.dtype, torch.float32)
     return (old.to(wide) + values.to(old.device).to(wide)).to(old.dtype)
 
@@ -242,5 +259,7 @@ def _in_dtype(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"the diff of '{name}' holds values that are not finite")
     rounded = values.to(dtype, copy=True)
     if not bool(torch.isfinite(rounded).all()):
-        raise ValueError(f"the diff of '{name}' holds values up to {float(values.abs().max()):g}, too large for {dtype}")
+        raise ValueError(
+            f"the diff of '{name}' holds values up to {float(values.abs().max()):g}, too large for {dtype}"
+        )
     return rounded

@@ -1,15 +1,18 @@
 """The file of a DiffPack: a safetensors file that any safetensors reader opens.
 
     metadata "dsp_diff_pack"   JSON: format_version, checksum, base_hash, positions, value_dtype, config
-    tensor   "index"           uint8, zlib-compressed JSON: parameters [[name, dtype, shape], ...] of the base,
-                               tied {name: [names]}, changed [[number in parameters, positions, divisor], ...], where
-                               untouched rows are left out (touched_rows.py) with two more: rows, their divisor
+    tensor   "index"           uint8, zlib-compressed JSON: parameters [[name, dtype, shape], ...] of the
+    base,
+                               tied {name: [names]}, changed [[number in parameters, positions, divisor],
+                               ...], where untouched rows are left out (touched_rows.py) with two more: rows,
+                               their divisor
     tensors  "positions.unary", "positions.fixed", "positions.extra"    uint8, see golomb.py
     tensor   "values"          [positions], the tensors one after the other in the order of `changed`
     tensors  "head.NAME"       the dense task head
 
-The checksum is the SHA-256 of the whole file with zeros in its own place: no byte can change unnoticed. Whoever wrote the
-file, its content is checked, too (content.py), with work and memory in proportion to the file.
+The checksum is the SHA-256 of the whole file with zeros in its own place: no byte can change unnoticed.
+Whoever wrote the file, its content is checked, too (content.py), with work and memory in proportion to the
+file.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +34,10 @@ from torch import Tensor
 
 from ...records.files.whole import replacing
 from ..base import Base
+from ..sparse import SparseDiff
 from .checksum import NO_CHECKSUM
 from .content import base_of, check_changed, check_config, check_head, check_numbers, check_values, parse_json
 from .golomb import CodedPositions
-from ..sparse import SparseDiff
 from .touched_rows import decode_matrices, encode_matrices
 
 FORMAT_VERSION = 1
@@ -50,7 +54,11 @@ _MAX_HEADER = 100_000_000  # what the safetensors library takes
 
 
 def write_pack(
-    path: str | os.PathLike, diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config: Mapping[str, Any]
+    path: str | os.PathLike,
+    diff: SparseDiff,
+    base: Base,
+    head: Mapping[str, Tensor],
+    config: Mapping[str, Any],
 ) -> int:
     """Write the file whole or not at all; returns its size in bytes.
 
@@ -96,7 +104,7 @@ def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config:
     return raw.replace(NO_CHECKSUM.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
-def read_pack(path: str | os.PathLike) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
+def read_pack(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
     """The diff, its base, the head and the configuration.
 
     Raises:
@@ -114,7 +122,7 @@ def read_pack(path: str | os.PathLike) -> Tuple[SparseDiff, Base, Dict[str, Tens
         return unpack(start + file.read(), str(path))
 
 
-def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
+def unpack(raw: bytes, path: str) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
     """`read_pack` of bytes; `path` is what error messages call them."""
     about = _read_about(raw, path, len(raw))
     version = about.get("format_version")
@@ -122,16 +130,26 @@ def unpack(raw: bytes, path: str) -> Tuple[SparseDiff, Base, Dict[str, Tensor], 
         raise ValueError(f"{path} is damaged: format version {str(version)[:40]!r}")
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {version}, and this dsp_plugin reads up to {FORMAT_VERSION}: update dsp_plugin"
+            f"{path} has format version {version}, and this dsp_plugin reads up to {FORMAT_VERSION}: update "
+            "dsp_plugin"
         )
     checksum = str(about.get("checksum")).encode()
     blank = raw.replace(checksum, NO_CHECKSUM.encode(), 1) if len(checksum) == 64 else b""
     if hashlib.sha256(blank).hexdigest() != checksum.decode():
         raise ValueError(f"{path} is damaged: its content does not fit its checksum")
-    # from here on only a program that writes wrong files can be at fault, but it must not get at a model either
+    # from here on only a program that writes wrong files can be at fault, but it must not get at a model
+    # either
     try:
         return _content(load_tensors(raw), about)
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, zlib.error, OverflowError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        zlib.error,
+        OverflowError,
+    ) as error:
         reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a valid diff pack: {reason}") from error
 
@@ -141,11 +159,13 @@ def position_bytes(diff: SparseDiff) -> int:
     return _encode(diff, list(diff.entries))[0].num_bytes
 
 
-def _encode(diff: SparseDiff, names: List[str]) -> Tuple[CodedPositions, List[Tuple[int, ...]]]:
-    return encode_matrices([diff.entries[name][0].cpu().numpy() for name in names], [diff.shapes[name] for name in names])
+def _encode(diff: SparseDiff, names: list[str]) -> tuple[CodedPositions, list[tuple[int, ...]]]:
+    return encode_matrices(
+        [diff.entries[name][0].cpu().numpy() for name in names], [diff.shapes[name] for name in names]
+    )
 
 
-def _read_about(raw: bytes, path: str, size: int) -> Dict[str, Any]:
+def _read_about(raw: bytes, path: str, size: int) -> dict[str, Any]:
     """The JSON of the metadata, of bytes that need not be a pack, nor whole; `size` bytes are there."""
     length = int.from_bytes(raw[:8], "little")
     try:
@@ -170,8 +190,8 @@ def _read_about(raw: bytes, path: str, size: int) -> Dict[str, Any]:
 
 
 def _content(
-    tensors: Dict[str, Tensor], about: Mapping[str, Any]
-) -> Tuple[SparseDiff, Base, Dict[str, Tensor], Dict[str, Any]]:
+    tensors: dict[str, Tensor], about: Mapping[str, Any]
+) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
     check_config(about["config"])
     for name in tensors:
         if name not in _TENSORS and not name.startswith("head."):
@@ -182,9 +202,13 @@ def _content(
     index = parse_json(_unzip(tensors["index"].numpy().tobytes()), "its index")
     base = base_of(about["base_hash"], index["parameters"], index["tied"])
     names, facts, values = list(base.parameters), index["changed"], tensors["values"]
-    if not isinstance(facts, list) or not all(isinstance(entry, list) and len(entry) in (3, 5) for entry in facts):
+    if not isinstance(facts, list) or not all(
+        isinstance(entry, list) and len(entry) in (3, 5) for entry in facts
+    ):
         raise ValueError("its list of changed tensors has entries of a wrong length")
-    check_numbers([about["positions"], *(number for entry in facts for number in entry)], "its counts and divisors")
+    check_numbers(
+        [about["positions"], *(number for entry in facts for number in entry)], "its counts and divisors"
+    )
     numbers = [entry[0] for entry in facts]
     for place in numbers:
         if place >= len(names):
@@ -196,13 +220,19 @@ def _content(
         raise ValueError(f"its values are {values.dtype}")
     counts = [entry[1] for entry in facts]
     if values.dim() != 1 or not len(values) == sum(counts) == about["positions"]:
-        raise ValueError(f"it has {values.numel()} values for {sum(counts)} positions, where {about['positions']} are announced")
+        raise ValueError(
+            f"it has {values.numel()} values for {sum(counts)} positions, where "
+            f"{about['positions']} are announced"
+        )
     check_values("values", values)
     changed = [names[place] for place in numbers]
     streams = [tensors[f"positions.{name}"].numpy() for name in _STREAMS]
-    positions = decode_matrices(streams, [base.parameters[name][1] for name in changed], [entry[1:] for entry in facts])
+    positions = decode_matrices(
+        streams, [base.parameters[name][1] for name in changed], [entry[1:] for entry in facts]
+    )
     entries = {
-        name: (torch.from_numpy(where), what) for name, where, what in zip(changed, positions, values.split(counts))
+        name: (torch.from_numpy(where), what)
+        for name, where, what in zip(changed, positions, values.split(counts))
     }
     diff = SparseDiff(entries, {name: shape for name, (_, shape) in base.parameters.items()})
     head = {name[len("head.") :]: tensors[name] for name in sorted(tensors) if name.startswith("head.")}
@@ -217,7 +247,8 @@ def _unzip(packed: bytes) -> bytes:
     unpacked = unzip.decompress(packed, most)
     if not unzip.eof or unzip.unused_data:
         raise ValueError(f"its index is not whole, or larger than {most} bytes")
-    if unpacked.count(b"[") + unpacked.count(b"{") > len(unpacked) // 6 + 8:  # lists of nothing take the most memory
+    # lists of nothing take the most memory
+    if unpacked.count(b"[") + unpacked.count(b"{") > len(unpacked) // 6 + 8:
         raise ValueError("its index is no list of parameters")
     return unpacked
 

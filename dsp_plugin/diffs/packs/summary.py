@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 
+from ..sparse import SparseDiff
 from .golomb import floor_bits
 from .pack import DiffPack
 from .pack_file import position_bytes
-from ..sparse import SparseDiff
 
 _TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
 _UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
@@ -20,7 +20,8 @@ _UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer: its weights, its positions, the norm of its diff, its tensors and those without any position.
+    """One layer: its weights, its positions, the norm of its diff, its tensors and those without any
+    position.
 
     `nonzeros` of the positions hold a value that is not zero.
     """
@@ -46,9 +47,10 @@ class PackSummary:
         positions, nonzeros: positions stored, and those whose value is not zero.
         weights: of the base, its head left out.
         bits_per_position: what a position takes in the file; 0 where there is none.
-        floor: log2 of the number of ways to choose as many positions in the whole base, a position. No code takes
-            less on average over all choices; positions that are unevenly spread can take less.
-        position_bytes, value_bytes, head_bytes, other_bytes, file_bytes: parts of the file (other: names and shapes).
+        floor: log2 of the number of ways to choose as many positions in the whole base, a position. No code
+            takes less on average over all choices; positions that are unevenly spread can take less.
+        position_bytes, value_bytes, head_bytes, other_bytes, file_bytes: parts of the file (other: names and
+            shapes).
         tensors, untouched: tensors of the base, and those without a position.
     """
 
@@ -67,34 +69,45 @@ class PackSummary:
     tensors: int
     untouched: int
     base_hash: str
-    config: Dict[str, Any]
-    layers: List[LayerSummary]
+    config: dict[str, Any]
+    layers: list[LayerSummary]
 
     @property
     def density(self) -> float:
         return self.positions / self.weights
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         layers = [{**asdict(layer), "density": layer.density} for layer in self.layers]
         return {**asdict(self), "density": self.density, "layers": layers}
 
 
-def layer_summaries(pack: DiffPack) -> List[LayerSummary]:
+def layer_summaries(pack: DiffPack) -> list[LayerSummary]:
     """The layers of a pack's base in their order, and what the pack changes in each."""
-    layers: Dict[str, List[float]] = {}
+    layers: dict[str, list[float]] = {}
     for name in pack.diff.shapes:
         sums = layers.setdefault(layer_of(name), [0, 0, 0, 0.0, 0, 0])
         values = pack.diff.entries[name][1] if name in pack.diff.entries else torch.empty(0)
-        more = (pack.diff.size(name), len(values), int(values.count_nonzero()), float(values.double().square().sum()), 1, not len(values))
+        more = (
+            pack.diff.size(name),
+            len(values),
+            int(values.count_nonzero()),
+            float(values.double().square().sum()),
+            1,
+            not len(values),
+        )
         for place, number in enumerate(more):
             sums[place] += number
     return [
-        LayerSummary(layer, int(weights), int(positions), int(nonzeros), squares**0.5, int(tensors), int(empty))
-        for layer, (weights, positions, nonzeros, squares, tensors, empty) in sorted(layers.items(), key=_by_number)
+        LayerSummary(
+            layer, int(weights), int(positions), int(nonzeros), squares**0.5, int(tensors), int(empty)
+        )
+        for layer, (weights, positions, nonzeros, squares, tensors, empty) in sorted(
+            layers.items(), key=_by_number
+        )
     ]
 
 
-def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
+def told_of_pack(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
     """What a result record says of a pack, as `extra["diff"]`.
 
     Args:
@@ -102,7 +115,10 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
     """
     layers = layer_summaries(pack)
     head = sum(tensor.numel() for tensor in pack.head.values())
-    weights = sum(torch.Size(shape).numel() * getattr(torch, dtype).itemsize for dtype, shape in pack.base.parameters.values())
+    weights = sum(
+        torch.Size(shape).numel() * getattr(torch, dtype).itemsize
+        for dtype, shape in pack.base.parameters.values()
+    )
     return {
         "method": pack.config.get("method"),
         "total": pack.base.total,
@@ -121,7 +137,9 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> Dict[str, Any]:
 
 
 def mask_fingerprint(diff: SparseDiff) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its values."""
+    """The first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its
+    values.
+    """
     digest = hashlib.sha256()
     for name, (positions, _) in sorted(diff.entries.items()):
         if positions.numel():

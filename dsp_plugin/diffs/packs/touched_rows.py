@@ -1,13 +1,14 @@
 """Positions in a matrix of which many rows are untouched: the touched rows, and positions among those alone.
 
-A task sees few of a vocabulary's words. The rows of an embedding that it never reads keep a diff of exactly 0, and the
-positions lie closer in what is left: with a fifth of the rows touched each costs log2(5) = 2.3 bits less.
+A task sees few of a vocabulary's words. The rows of an embedding that it never reads keep a diff of exactly
+0, and the positions lie closer in what is left: with a fifth of the rows touched each costs log2(5) = 2.3
+bits less.
 """
 
 from __future__ import annotations
 
 import math
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,13 +19,13 @@ _OVERHEAD = 64
 
 
 def encode_matrices(
-    positions: Sequence[np.ndarray], shapes: Sequence[Tuple[int, ...]]
-) -> Tuple[CodedPositions, List[Tuple[int, ...]]]:
+    positions: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
+) -> tuple[CodedPositions, list[tuple[int, ...]]]:
     """Code the positions of tensors of these shapes, each by its rows where that is shorter.
 
     Returns:
-        The code, and for each tensor what `decode_matrices` has to know of it beside its shape: (number of positions,
-        divisor) or (number of positions, divisor, number of touched rows, their divisor).
+        The code, and for each tensor what `decode_matrices` has to know of it beside its shape: (number of
+        positions, divisor) or (number of positions, divisor, number of touched rows, their divisor).
     """
     arrays, sizes = [], []
     for flat, shape in zip(positions, shapes):
@@ -37,8 +38,8 @@ def encode_matrices(
 
 
 def decode_matrices(
-    streams: Sequence[np.ndarray], shapes: Sequence[Tuple[int, ...]], facts: Sequence[Sequence[int]]
-) -> List[np.ndarray]:
+    streams: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]], facts: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
     """The inverse of `encode_matrices`; streams: unary, fixed, extra.
 
     Raises:
@@ -47,7 +48,7 @@ def decode_matrices(
     flat = [fact for entry in facts for fact in entry]
     if any(len(entry) not in (2, 4) for entry in facts):
         raise ValueError("its list of changed tensors has entries of a wrong length")
-    sizes: List[int] = []
+    sizes: list[int] = []
     for entry, shape in zip(facts, shapes):
         if len(entry) == 2:
             sizes.append(math.prod(shape))
@@ -62,8 +63,10 @@ def decode_matrices(
     ]
 
 
-def split_rows(positions: np.ndarray, shape: Tuple[int, ...]) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-    """(positions [n] in the matrix of touched rows alone, touched rows [R]); None where that would not be shorter."""
+def split_rows(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(positions [n] in the matrix of touched rows alone, touched rows [R]); None where that would not be
+    shorter.
+    """
     if len(shape) < 2 or not len(positions):
         return None
     height, width = shape[0], int(np.prod(shape[1:]))
@@ -76,7 +79,7 @@ def split_rows(positions: np.ndarray, shape: Tuple[int, ...]) -> Optional[Tuple[
     return place * width + column, rows
 
 
-def join_rows(positions: np.ndarray, rows: np.ndarray, shape: Tuple[int, ...]) -> np.ndarray:
+def join_rows(positions: np.ndarray, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `split_rows`.
 
     Raises:

@@ -1,12 +1,13 @@
 """Changing a few weights of a model in place, and changing them back bit for bit.
 
-The old values are kept: subtracting what was added does not give them back, because floating-point sums are rounded.
+The old values are kept: subtracting what was added does not give them back, because floating-point sums are
+rounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Dict, MutableMapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class Change:
-    """Of one tensor: positions [n] int64 in the flattened tensor, the old and the new values [n] in its dtype."""
+    """Of one tensor: positions [n] int64 in the flattened tensor, the old and the new values [n] in its
+    dtype.
+    """
 
     positions: Tensor
     old: Tensor
@@ -34,10 +37,10 @@ class Undo:
         head: name → (old tensor, None where there was none; new tensor).
     """
 
-    changes: Dict[str, Change]
-    head: Dict[str, Tuple[Optional[Tensor], Tensor]]
+    changes: dict[str, Change]
+    head: dict[str, tuple[Tensor | None, Tensor]]
 
-    def do(self, target: Union[nn.Module, MutableMapping[str, Tensor]]) -> None:
+    def do(self, target: nn.Module | MutableMapping[str, Tensor]) -> None:
         """Write the new values. Nothing is compared: `DiffPack.apply` has done so."""
         tensors = tensors_of(target)
         with torch.no_grad():
@@ -49,11 +52,12 @@ class Undo:
                 else:
                     target[name] = new.clone()
 
-    def revert(self, target: Union[nn.Module, MutableMapping[str, Tensor]]) -> None:
+    def revert(self, target: nn.Module | MutableMapping[str, Tensor]) -> None:
         """Write the old values back.
 
         Raises:
-            ValueError: the model is another one, or its changed weights were changed again since; nothing is written.
+            ValueError: the model is another one, or its changed weights were changed again since; nothing is
+                written.
         """
         tensors = tensors_of(target)
         for name, change in self.changes.items():
@@ -76,12 +80,16 @@ class Undo:
     @property
     def num_bytes(self) -> int:
         """Memory that the old values take."""
-        kept = [change.old for change in self.changes.values()] + [old for old, _ in self.head.values() if old is not None]
+        kept = [change.old for change in self.changes.values()] + [
+            old for old, _ in self.head.values() if old is not None
+        ]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def put(weight: Tensor, positions: Tensor, values: Tensor) -> None:
-    """Write `values` [n] at `positions` [n] of the flattened `weight`, in place. Call it without gradients."""
+    """Write `values` [n] at `positions` [n] of the flattened `weight`, in place. Call it without
+    gradients.
+    """
     values, weight = values.to(weight.device), weight.detach()
     if weight.is_contiguous():
         weight.view(-1).scatter_(0, positions.to(weight.device), values)
@@ -91,14 +99,14 @@ def put(weight: Tensor, positions: Tensor, values: Tensor) -> None:
         weight.copy_(flat.view(weight.shape))
 
 
-def _taken(weight: Tensor, positions: Tensor) -> Optional[Tensor]:
+def _taken(weight: Tensor, positions: Tensor) -> Tensor | None:
     positions = positions.to(weight.device)
     if len(positions) and int(positions[-1]) >= weight.numel():
         return None
     return weight.detach().reshape(-1)[positions]
 
 
-def _same_bits(here: Optional[Tensor], there: Tensor) -> bool:
+def _same_bits(here: Tensor | None, there: Tensor) -> bool:
     """Bit for bit: 0 and -0 differ, a NaN equals itself."""
     if here is None or here.dtype != there.dtype or here.shape != there.shape:
         return False

@@ -1,18 +1,19 @@
 """The undo record that lies beside a model file while a diff is applied to it.
 
-A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the head's tensors that were not there
-before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and "old.NAME" of every changed weight, "head.NAME"
-of every head tensor that was replaced. That the record fits is shown by what it leads to: the restored weights must
-have the base's hash before they are written.
+A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the head's tensors that were not
+there before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and
+"old.NAME" of every changed weight, "head.NAME" of every head tensor that was replaced. That the record fits
+is shown by what it leads to: the restored weights must have the base's hash before they are written.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, MutableMapping, Optional, Set, Tuple
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,10 +21,10 @@ from torch import Tensor
 
 from ...records.files.whole import replacing
 from ..base import Base
+from ..sparse import SparseDiff
 from .checksum import NO_CHECKSUM, fits, seal
 from .content import MAX_ELEMENTS, base_of, check_name, parse_json
 from .pack import DiffPack
-from ..sparse import SparseDiff
 from .undo import Undo, put
 
 _KEY = "dsp_diff_undo"
@@ -42,23 +43,27 @@ class UndoRecord:
     """
 
     base: Base
-    old: Dict[str, Tuple[Tensor, Tensor]]
-    head: Dict[str, Optional[Tensor]]
-    config: Optional[str] = None
+    old: dict[str, tuple[Tensor, Tensor]]
+    head: dict[str, Tensor | None]
+    config: str | None = None
 
     @classmethod
-    def of(cls, undo: Undo, base: Base, config: Optional[str] = None) -> "UndoRecord":
+    def of(cls, undo: Undo, base: Base, config: str | None = None) -> UndoRecord:
         old = {name: (change.positions, change.old) for name, change in undo.changes.items()}
         return cls(base, old, {name: before for name, (before, _) in undo.head.items()}, config)
 
     @classmethod
     def from_base(
-        cls, pack: DiffPack, base: Mapping[str, Tensor], state: Mapping[str, Tensor], config: Optional[str] = None
-    ) -> "UndoRecord":
+        cls,
+        pack: DiffPack,
+        base: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+        config: str | None = None,
+    ) -> UndoRecord:
         """The record for a model `state` to which `pack` was applied, from its base.
 
-        A bare base has no head. Where the model is one, too, the pack's head goes; where it is a model around it, whose
-        own head nobody knows any more, head and configuration stay as they are.
+        A bare base has no head. Where the model is one, too, the pack's head goes; where it is a model around
+        it, whose own head nobody knows any more, head and configuration stay as they are.
 
         Args:
             config: text of the base's config.json.
@@ -91,7 +96,9 @@ class UndoRecord:
             "format_version": _VERSION,
             "checksum": NO_CHECKSUM,
             "base_hash": self.base.hash,
-            "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()],
+            "parameters": [
+                [name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()
+            ],
             "tied": {name: list(others) for name, others in self.base.tied.items()},
             "head_added": [name for name, tensor in self.head.items() if tensor is None],
             "config": self.config,
@@ -102,7 +109,7 @@ class UndoRecord:
             seal(temporary)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "UndoRecord":
+    def load(cls, path: str | os.PathLike) -> UndoRecord:
         """
         Raises:
             FileNotFoundError: there is none.
@@ -114,9 +121,13 @@ class UndoRecord:
             with safe_open(path, "pt") as file:
                 about = parse_json((file.metadata() or {})[_KEY], "its header")
                 if about["format_version"] > _VERSION:
-                    raise ValueError(f"format version {about['format_version']} is newer than this dsp_plugin: update it")
+                    raise ValueError(
+                        f"format version {about['format_version']} is newer than this dsp_plugin: update it"
+                    )
                 if "checksum" not in about:
-                    raise ValueError("it has no checksum; dsp diff revert --base BASE --pack PACK needs no record")
+                    raise ValueError(
+                        "it has no checksum; dsp diff revert --base BASE --pack PACK needs no record"
+                    )
                 if not fits(path, about["checksum"]):
                     raise ValueError("its content does not fit its checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -125,11 +136,12 @@ class UndoRecord:
             reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path} is not an undo record, or is damaged: {reason}") from None
 
-    def restore(self, state: MutableMapping[str, Tensor]) -> Set[str]:
+    def restore(self, state: MutableMapping[str, Tensor]) -> set[str]:
         """Write the old values into `state`; gives the names that were touched. Restoring twice does no harm.
 
         Raises:
-            ValueError: what comes out is not the base, because `state` was changed otherwise; it is as it was then.
+            ValueError: what comes out is not the base, because `state` was changed otherwise; it is as it was
+                then.
         """
         for name, (positions, values) in self.old.items():
             weight = state.get(name)
@@ -146,14 +158,16 @@ class UndoRecord:
         except ValueError as error:
             for name, (positions, _) in self.old.items():
                 put(state[name], positions, before[name])
-            raise ValueError(f"cannot revert: the model was changed since the diff was applied ({error})") from None
+            raise ValueError(
+                f"cannot revert: the model was changed since the diff was applied ({error})"
+            ) from None
         for name in self.head:
             state.pop(name, None)
         state.update((name, tensor) for name, tensor in self.head.items() if tensor is not None)
         return {*self.old, *self.head}
 
 
-def _content(tensors: Dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord:
+def _content(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord:
     """The record that a whole file holds.
 
     Raises:
@@ -163,8 +177,8 @@ def _content(tensors: Dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord
     added, config = about["head_added"], about["config"]
     if config is not None and not isinstance(parse_json(config, "the configuration"), dict):
         raise ValueError("the configuration is no JSON object")
-    old: Dict[str, Tuple[Tensor, Tensor]] = {}
-    head: Dict[str, Optional[Tensor]] = dict.fromkeys(added)
+    old: dict[str, tuple[Tensor, Tensor]] = {}
+    head: dict[str, Tensor | None] = dict.fromkeys(added)
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         check_name(name)

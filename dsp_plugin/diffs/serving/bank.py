@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from ..base import Base, find_names, tensors_of
 from ..in_training import require_detached
 from ..packs.pack import DiffPack, change_of, in_dtype
+from ..packs.undo import Change, put
 from .row_product import LinearDiff
 from .row_tasks import RowTasks, units_of
 from .rows import join_rows, other_sizes, take_rows, tensors_in
-from ..packs.undo import Change, put
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,28 @@ class BankTask:
     Attributes:
         changes: old and new values at the changed positions.
         head: full tensors; their first size, the number of labels, may differ from the model's.
-        linear: what the changes add to linear layers, by the names of weight and bias. vectors: whole layer norms'
-            weights and biases. Both are made when first needed.
+        linear: what the changes add to linear layers, by the names of weight and bias. vectors: whole layer
+            norms' weights and biases. Both are made when first needed.
     """
 
-    changes: Dict[str, Change]
-    head: Dict[str, Tensor]
-    linear: Dict[Tuple[Optional[str], Optional[str]], LinearDiff] = field(default_factory=dict)
-    vectors: Dict[str, Tensor] = field(default_factory=dict)
+    changes: dict[str, Change]
+    head: dict[str, Tensor]
+    linear: dict[tuple[str | None, str | None], LinearDiff] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
 class DiffBank:
-    """Serves several tasks from one model in memory. The model belongs to the bank: change it by the bank alone.
+    """Serves several tasks from one model in memory. The model belongs to the bank: change it by the bank
+    alone.
 
-    Every task costs the memory of its positions, 8 bytes + 2 weights each (mixed, 8 bytes + 1 weight more), and its head. One forward at a time.
+    Every task costs the memory of its positions, 8 bytes + 2 weights each (mixed, 8 bytes + 1 weight more),
+    and its head. One forward at a time.
 
     Args:
         model: the base, on its device and in its dtype, with a place for the heads (of any number of labels).
-        rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a batch is never
-            mixed at a size that could be taken for another one, such as as many tokens as rows (see `run`, `mixed`).
+        rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a
+            batch is never mixed at a size that could be taken for another one, such as as many tokens as rows
+            (see `run`, `mixed`).
 
     Raises:
         ValueError: a `DiffVector` is attached to the model.
@@ -54,18 +58,18 @@ class DiffBank:
         self.model = model
         self.rows_first = rows_first
         self._parameters = tensors_of(model)
-        self._tasks: Dict[str, BankTask] = {}
-        self._current: Optional[str] = None
-        self._own_head: Dict[str, Tensor] = {}
-        self._checked: List[Base] = []  # what the model was found to be
-        self._units: Dict[FrozenSet[str], Dict] = {}  # by the tasks that a batch has
+        self._tasks: dict[str, BankTask] = {}
+        self._current: str | None = None
+        self._own_head: dict[str, Tensor] = {}
+        self._checked: list[Base] = []  # what the model was found to be
+        self._units: dict[frozenset[str], dict] = {}  # by the tasks that a batch has
 
     @property
-    def tasks(self) -> List[str]:
+    def tasks(self) -> list[str]:
         return list(self._tasks)
 
     @property
-    def task(self) -> Optional[str]:
+    def task(self) -> str | None:
         """The task whose weights are in the model; None for the base."""
         return self._current
 
@@ -73,11 +77,12 @@ class DiffBank:
         """Take in a task. The model goes back to the base first.
 
         Args:
-            check: compare the base's hash, once for all packs of the same base. False for a base in another dtype.
+            check: compare the base's hash, once for all packs of the same base. False for a base in another
+                dtype.
 
         Raises:
-            ValueError: the name is taken, the model is not the pack's base, has no place for its head, or cannot hold a
-                sum or the head in its dtype.
+            ValueError: the name is taken, the model is not the pack's base, has no place for its head, or
+                cannot hold a sum or the head in its dtype.
         """
         if name in self._tasks:
             raise ValueError(f"the bank has a task {name!r} already: remove it first")
@@ -87,7 +92,7 @@ class DiffBank:
             pack.base.check(self._parameters, called)
             self._checked.append(pack.base)
         head = self._head_of(pack)
-        changes: Dict[str, Change] = {}
+        changes: dict[str, Change] = {}
         for known, (positions, values) in pack.diff.entries.items():
             changes[called[known]] = change_of(known, self._parameters[called[known]], positions, values)
         self._tasks[name] = BankTask(changes, head)
@@ -104,7 +109,7 @@ class DiffBank:
         del self._tasks[name]
         self._units.clear()
 
-    def switch(self, name: Optional[str]) -> None:
+    def switch(self, name: str | None) -> None:
         """Bring a task's weights and head into the model, in place; None brings the base back, bit for bit.
 
         Only positions of the task that goes and of the one that comes are written.
@@ -131,14 +136,15 @@ class DiffBank:
     def mixed(self, tasks: Sequence[str]) -> Iterator[None]:
         """Inside, row i of a batch is answered for `tasks[i]`; gradients are off.
 
-        Every module that a task changes must have one row an example as the first dimension of its input. Logits of
-        heads with different numbers of labels are filled up with -inf. Rows of one task are quicker side by side
-        (`run` sorts them).
+        Every module that a task changes must have one row an example as the first dimension of its input.
+        Logits of heads with different numbers of labels are filled up with -inf. Rows of one task are quicker
+        side by side (`run` sorts them).
 
         Raises:
-            ValueError: an unknown task; a changed module whose input has no row an example, or that was not called as
-                a module at all, so that the answers would be wrong (names it; `grouped` serves such models); unless
-                `rows_first`, a batch with another size that is the number of rows (`run` gets round that).
+            ValueError: an unknown task; a changed module whose input has no row an example, or that was not
+                called as a module at all, so that the answers would be wrong (names it; `grouped` serves such
+                models); unless `rows_first`, a batch with another size that is the number of rows (`run` gets
+                round that).
         """
         self._check_names(tasks)
         present = {name: self._task(name) for name in dict.fromkeys(tasks)}
@@ -149,13 +155,17 @@ class DiffBank:
             changed = {name for task in present.values() for name in {*task.changes, *task.head}}
             units = self._units[frozenset(present)] = units_of(self.model, changed)
         unclear = not self.rows_first and len(present) > 1
-        rows = RowTasks(units, self._parameters, list(present.values()), _numbers(tasks, list(present)), unclear)
+        rows = RowTasks(
+            units, self._parameters, list(present.values()), _numbers(tasks, list(present)), unclear
+        )
 
         def before_forward(_: nn.Module, args: Any, kwargs: Any) -> None:
             if unclear and len(tasks) in other_sizes((args, kwargs), len(tasks)):
                 raise ValueError(
-                    f"tasks cannot be mixed in one batch of {len(tasks)} rows that has another size of {len(tasks)}: which "
-                    "are the rows cannot be told inside the model; use run or grouped, or DiffBank(model, rows_first=True)"
+                    f"tasks cannot be mixed in one batch of {len(tasks)} rows that has another size of "
+                    f"{len(tasks)}: which "
+                    "are the rows cannot be told inside the model; use run or grouped, or DiffBank(model, "
+                    "rows_first=True)"
                 )
 
         hook = self.model.register_forward_pre_hook(before_forward, with_kwargs=True)
@@ -170,15 +180,15 @@ class DiffBank:
     def run(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         """One forward of the model over a batch whose row i belongs to `tasks[i]`.
 
-        Where another size in the batch is the number of rows, the last row goes through again as often as it takes to
-        tell them apart (once, mostly); its further answers are dropped.
+        Where another size in the batch is the number of rows, the last row goes through again as often as it
+        takes to tell them apart (once, mostly); its further answers are dropped.
 
         Args:
             args, kwargs: the model's; tensors with one row an example are put in the order of tasks and back.
 
         Raises:
-            ValueError: see `mixed`; another number of tasks than the batch has rows; an output without rows where a row was
-                repeated, which it would count in.
+            ValueError: see `mixed`; another number of tasks than the batch has rows; an output without rows
+                where a row was repeated, which it would count in.
         """
         self._check_rows(tasks, (args, kwargs))
         order = torch.tensor(sorted(range(len(tasks)), key=lambda row: tasks[row]), dtype=torch.long)
@@ -193,15 +203,17 @@ class DiffBank:
         if len(order) > len(tasks):
             for tensor in tensors_in(output):
                 if not tensor.dim() or len(tensor) != len(order):
-                    raise ValueError(f"an output is {list(tensor.shape)} and has no row for each task: use grouped")
+                    raise ValueError(
+                        f"an output is {list(tensor.shape)} and has no row for each task: use grouped"
+                    )
         return take_rows(output, back, len(order))
 
     def grouped(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         """The same answers as `run`, by one forward a task: for models that `mixed` refuses.
 
         Raises:
-            ValueError: an unknown task, another number of tasks than the batch has rows, or outputs that cannot be put
-                together by rows.
+            ValueError: an unknown task, another number of tasks than the batch has rows, or outputs that
+                cannot be put together by rows.
         """
         self._check_rows(tasks, (args, kwargs))
         before, parts, order = self._current, [], []
@@ -219,16 +231,23 @@ class DiffBank:
 
     def _check_names(self, tasks: Sequence[str]) -> None:
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
-            raise ValueError(f"tasks: a list with the name of a task for every row belongs there, not {tasks!r}")
+            raise ValueError(
+                f"tasks: a list with the name of a task for every row belongs there, not {tasks!r}"
+            )
         if not tasks:
             raise ValueError("tasks: there is none; give the name of a task for every row")
         for row, name in enumerate(tasks):
             if not isinstance(name, str):
-                raise ValueError(f"tasks[{row}] is {name!r}: every row has a task; of the base, run the model after switch(None)")
+                raise ValueError(
+                    f"tasks[{row}] is {name!r}: every row has a task; of the base, run the "
+                    "model after switch(None)"
+                )
             self._task(name)
 
     def _check_rows(self, tasks: Sequence[str], inputs: Any) -> None:
-        """Refuse another number of tasks than there are rows: the rest would be left in its order, or be answered as the base."""
+        """Refuse another number of tasks than there are rows: the rest would be left in its order, or be
+        answered as the base.
+        """
         self._check_names(tasks)
         rows = [len(tensor) for tensor in tensors_in(inputs) if tensor.dim()]
         if rows and (len(tasks) not in rows or len(tasks) == 1 != rows[0]):
@@ -239,7 +258,7 @@ class DiffBank:
             raise ValueError(f"the bank has no task {name!r}; it has {', '.join(self._tasks) or 'none'}")
         return self._tasks[name]
 
-    def _head_of(self, pack: DiffPack) -> Dict[str, Tensor]:
+    def _head_of(self, pack: DiffPack) -> dict[str, Tensor]:
         """The pack's head by the model's names, on its device and in its dtype."""
         try:
             called = find_names(pack.head, self._parameters)
@@ -251,7 +270,8 @@ class DiffBank:
             own = self._own_head.get(called[name], self._parameters[called[name]].data)
             if own.shape[1:] != tensor.shape[1:] or own.dim() != tensor.dim():
                 raise ValueError(
-                    f"the pack's head {name} has the shape {list(tensor.shape)}, the model's {list(own.shape)}: "
+                    f"the pack's head {name} has the shape {list(tensor.shape)}, the model's "
+                    f"{list(own.shape)}: "
                     "only the number of labels may differ"
                 )
             head[called[name]] = in_dtype(name, tensor, own)
@@ -260,6 +280,6 @@ class DiffBank:
         return head
 
 
-def _numbers(tasks: Sequence[str], distinct: List[str]) -> Tuple[int, ...]:
+def _numbers(tasks: Sequence[str], distinct: list[str]) -> tuple[int, ...]:
     place = {name: number for number, name in enumerate(distinct)}
     return tuple(place[name] for name in tasks)

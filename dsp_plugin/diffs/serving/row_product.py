@@ -1,8 +1,8 @@
 """What a task adds to the base's outputs, in a compiled loop or by torch: sparse products, changed vectors.
 
-torch's own sparse product costs some 0.1 ms a call whatever it has to do, more than eight tasks' dense product of a
-small layer. The loop (row_products.cpp) takes about 12 times as long as a dense product for each element that is there:
-6 % of the layer's time at a density of 0.5 %.
+torch's own sparse product costs some 0.1 ms a call whatever it has to do, more than eight tasks' dense
+product of a small layer. The loop (row_products.cpp) takes about 12 times as long as a dense product for each
+element that is there: 6 % of the layer's time at a density of 0.5 %.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..compiled import load
-from ..training.native import FLAGS
 from ..packs.undo import Change
+from ..training.native import FLAGS
 
 SOURCE = Path(__file__).with_name("row_products.cpp")
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -33,14 +34,16 @@ class _Linear(ctypes.Structure):
     ]
 
 
-@functools.lru_cache(maxsize=None)
-def library() -> Optional[ctypes.CDLL]:
-    """The compiled loops; None, with a warning that says why, where they cannot be had (see `compiled.load`)."""
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled loops; None, with a warning that says why, where they cannot be had (see
+    `compiled.load`).
+    """
     return load(SOURCE, FLAGS, "tasks are mixed by torch's own sparse products, slower")
 
 
-@functools.lru_cache(maxsize=None)
-def _compiled(name: str, dtype: torch.dtype) -> Optional[Callable]:
+@functools.cache
+def _compiled(name: str, dtype: torch.dtype) -> Callable | None:
     if dtype not in DTYPES or library() is None:
         return None
     function = getattr(library(), f"{name}_{DTYPES[dtype]}")
@@ -63,22 +66,25 @@ class LinearDiff:
         shape: of the weight. transposed: whether that is [I, O] (GPT-2's Conv1D), not [O, I].
     """
 
-    def __init__(self, weight: Optional[Change], bias: Optional[Change], shape: Tuple[int, ...], transposed: bool):
+    def __init__(self, weight: Change | None, bias: Change | None, shape: tuple[int, ...], transposed: bool):
         self.outputs, self.inputs = reversed(shape) if transposed else shape
         some = weight if weight is not None else bias
         dtype, none = torch.promote_types(some.new.dtype, torch.float32), some.positions[:0]
-        where, values = (none, none.to(dtype)) if weight is None else (weight.positions, _difference(weight, dtype))
+        where, values = (
+            (none, none.to(dtype)) if weight is None else (weight.positions, _difference(weight, dtype))
+        )
         output, column = where // shape[1], where % shape[1]
         if transposed:
             output, column = column, output
         else:
-            # by rising input: neighbouring entries then add to different outputs, and need not wait for each other
+            # by rising input: neighbouring entries then add to different outputs, and need not wait for each
+            # other
             order = column.argsort(stable=True)
             output, column, values = output[order], column[order], values[order]
         self._output, self._input, self._values = output.int(), column.int(), values
         self._bias_at = none.int() if bias is None else bias.positions.int()
         self._bias = none.to(dtype) if bias is None else _difference(bias, dtype)
-        self._csr: Optional[Tensor] = None
+        self._csr: Tensor | None = None
         tables = (self._output, self._input, self._values, self._bias_at, self._bias)
         addresses = [table.data_ptr() for table in tables]
         self._job = _Linear(*addresses, len(self._values), len(self._bias), self.outputs, self.inputs)
@@ -111,20 +117,38 @@ class LinearDiff:
 
     def _make_csr(self) -> Tensor:
         order = self._output.argsort(stable=True)
-        begin = torch.searchsorted(self._output[order], torch.arange(self.outputs + 1, device=order.device)).int()
+        begin = torch.searchsorted(
+            self._output[order], torch.arange(self.outputs + 1, device=order.device)
+        ).int()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that sparse tensors are a beta feature
             shape = (self.outputs, self.inputs)
-            return torch.sparse_csr_tensor(begin, self._input[order], self._values[order], shape, check_invariants=False)
+            return torch.sparse_csr_tensor(
+                begin, self._input[order], self._values[order], shape, check_invariants=False
+            )
 
 
 def put_vectors(y: Tensor, rows: Any, ids: Tensor, change: Change) -> None:
-    """Write the changed elements of an embedding into the vectors y [B, ..., width] that were looked up for ids [B, ...]."""
+    """Write the changed elements of an embedding into the vectors y [B, ..., width] that were looked up
+    for ids [B, ...].
+    """
     width, ids = y.shape[-1], ids[rows].contiguous()
-    if loops_for(y) and isinstance(rows, slice) and y.is_contiguous() and ids.dtype == torch.int64 and y.dtype == change.new.dtype:
+    if (
+        loops_for(y)
+        and isinstance(rows, slice)
+        and y.is_contiguous()
+        and ids.dtype == torch.int64
+        and y.dtype == change.new.dtype
+    ):
         there = y.data_ptr() + rows.start * y[0].numel() * y.element_size()
         _compiled("put_vectors", y.dtype)(
-            there, ids.data_ptr(), change.positions.data_ptr(), change.new.data_ptr(), len(change.new), ids.numel(), width
+            there,
+            ids.data_ptr(),
+            change.positions.data_ptr(),
+            change.new.data_ptr(),
+            len(change.new),
+            ids.numel(),
+            width,
         )
         return
     first = ids.reshape(-1) * width  # [n] where each token's vector begins

@@ -1,15 +1,18 @@
 """One forward over a batch whose rows belong to different tasks.
 
-The model is cut into the smallest modules that are changed as wholes, its units. For the time of the forward each
-unit answers the rows of every task with that task's weights:
+The model is cut into the smallest modules that are changed as wholes, its units. For the time of the forward
+each unit answers the rows of every task with that task's weights:
 
-    whole     the changed positions are written, the task's rows go through, the old values are written back. Serves
+    whole     the changed positions are written, the task's rows go through, the old values are written back.
+    Serves
               every module whose inputs and outputs have one row an example: what nobody has planned for, too.
-    sparse    a linear layer: all rows go through the base's weights in one product, then x @ δᵀ is added to each
-              task's rows (row_product.py). The products of single tasks would be too small to be quick. Tasks with
-              many tokens and many changes are quicker as wholes.
-    lookup    an embedding: all rows are looked up in the base, then the changed elements are written into the rows.
-    vectors   a layer norm: each task's rows with its own two vectors, of which the bank keeps whole copies.
+    sparse    a linear layer: all rows go through the base's weights in one product, then x @ δᵀ is added to
+    each
+              task's rows (row_product.py). The products of single tasks would be too small to be quick. Tasks
+              with many tokens and many changes are quicker as wholes.
+    lookup    an embedding: all rows are looked up in the base, then the changed elements are written into the
+    rows. vectors   a layer norm: each task's rows with its own two vectors, of which the bank keeps whole
+    copies.
 
 Notation: B rows, T tasks, n tokens of a task's rows, I and O input and output features of a linear layer.
 """
@@ -17,25 +20,27 @@ Notation: B rows, T tasks, n tokens of a task's rows, I and O input and output f
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..packs.undo import put
 from .row_product import LinearDiff, loops_for, put_vectors
 from .rows import join_rows, number_of, slice_of, take_rows, tensors_in
-from ..packs.undo import put
 
 # T5's: its input is a table of distances, which has no rows but may look so when the batch is as long as wide
 _NO_ROWS = ("relative_attention_bias",)
-# Measured on a CPU: with so few tokens a task sparse products are quicker than a dense one of its own, and in a compiled
-# loop so they are with any number of tokens as long as no more than this share of the weights is changed.
+# Measured on a CPU: with so few tokens a task sparse products are quicker than a dense one of its own, and in
+# a compiled loop so they are with any number of tokens as long as no more than this share of the weights is
+# changed.
 SPARSE_BELOW = 96
 SPARSE_UP_TO = 0.02
 
 
-def units_of(model: nn.Module, changed: Set[str]) -> Dict[str, Tuple[nn.Module, List[str]]]:
+def units_of(model: nn.Module, changed: set[str]) -> dict[str, tuple[nn.Module, list[str]]]:
     """The units, by module name: (module, its changed parameters by the model's names).
 
     A module that holds a changed parameter itself is a unit, with all the modules inside it.
@@ -45,8 +50,8 @@ def units_of(model: nn.Module, changed: Set[str]) -> Dict[str, Tuple[nn.Module, 
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     changed_objects = {id(parameters[name]): name for name in changed}
-    units: Dict[str, Tuple[nn.Module, List[str]]] = {}
-    seen: Set[int] = set()
+    units: dict[str, tuple[nn.Module, list[str]]] = {}
+    seen: set[int] = set()
 
     def descend(name: str, module: nn.Module) -> None:
         if id(module) in seen:
@@ -62,7 +67,9 @@ def units_of(model: nn.Module, changed: Set[str]) -> Dict[str, Tuple[nn.Module, 
     descend("", model)
     for name in units:
         if name.split(".")[-1] in _NO_ROWS:
-            raise ValueError(f"tasks cannot be mixed in one batch: {name} ({_NO_ROWS[0]}) has no rows; use grouped")
+            raise ValueError(
+                f"tasks cannot be mixed in one batch: {name} ({_NO_ROWS[0]}) has no rows; use grouped"
+            )
     return units
 
 
@@ -79,23 +86,28 @@ class RowTasks:
 
     def __init__(
         self,
-        units: Mapping[str, Tuple[nn.Module, List[str]]],
+        units: Mapping[str, tuple[nn.Module, list[str]]],
         parameters: Mapping[str, Tensor],
         tasks: Sequence[Any],
-        numbers: Tuple[int, ...],
+        numbers: tuple[int, ...],
         unclear: bool = False,
     ):
         self._units, self._parameters, self._tasks, self._numbers = units, parameters, tasks, numbers
         self._unclear = unclear
-        self._rows = [slice_of([row for row, task in enumerate(numbers) if task == number]) for number in range(len(tasks))]
+        self._rows = [
+            slice_of([row for row, task in enumerate(numbers) if task == number])
+            for number in range(len(tasks))
+        ]
         order = torch.cat([torch.arange(len(numbers))[rows] for rows in self._rows])
         # [B] where each row is among the rows in the order of tasks; None where they are in it already
         self._back = None if bool((order == torch.arange(len(numbers))).all()) else order.argsort()
-        self._called: Set[str] = set()
+        self._called: set[str] = set()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, the units' forwards are ours. (Not hooks: a hook cannot keep the base's own forward from running.)"""
+        """Inside, the units' forwards are ours. (Not hooks: a hook cannot keep the base's own forward from
+        running.)
+        """
         before = {name: vars(module).get("forward") for name, (module, _) in self._units.items()}
         try:
             for name, (module, names) in self._units.items():
@@ -110,20 +122,24 @@ class RowTasks:
     def check_called(self) -> None:
         """
         Raises:
-            ValueError: a unit was not called, nor another one with the same weights: its changes had no effect.
+            ValueError: a unit was not called, nor another one with the same weights: its changes had no
+                effect.
         """
         reached = {parameter for name in self._called for parameter in self._units[name][1]}
         silent = [name for name, (_, parameters) in self._units.items() if not reached.issuperset(parameters)]
         if silent:
             raise ValueError(
-                f"tasks cannot be mixed in one batch: {', '.join(silent[:3])} changed, but was not called as a module; "
+                f"tasks cannot be mixed in one batch: {', '.join(silent[:3])} changed, but was not called as "
+                "a module; "
                 "use grouped"
             )
 
-    def _forward(self, name: str, module: nn.Module, names: List[str]) -> Callable:
+    def _forward(self, name: str, module: nn.Module, names: list[str]) -> Callable:
         own = module.forward
         kind, stock = self._whole, type(module).forward
-        if "forward" in vars(module) or any(parameter in task.head for task in self._tasks for parameter in names):
+        if "forward" in vars(module) or any(
+            parameter in task.head for task in self._tasks for parameter in names
+        ):
             pass
         elif stock is nn.Linear.forward or _is_conv1d(module):
             kind = self._linear
@@ -138,7 +154,9 @@ class RowTasks:
 
         return forward
 
-    def _whole(self, name: str, module: nn.Module, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
+    def _whole(
+        self, name: str, module: nn.Module, names: list[str], own: Callable, args: Any, kwargs: Any
+    ) -> Any:
         size = len(self._numbers)
         self._require_rows(name, module, tensors_in((args, kwargs)))
         parts = []
@@ -150,14 +168,18 @@ class RowTasks:
         joined = join_rows(parts, spread=True)
         return joined if self._back is None else take_rows(joined, self._back, size)
 
-    def _linear(self, name: str, module: nn.Module, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
+    def _linear(
+        self, name: str, module: nn.Module, names: list[str], own: Callable, args: Any, kwargs: Any
+    ) -> Any:
         (x,) = args or tuple(kwargs.values())
         self._require_rows(name, module, [x])
         self._require_clear(name, x)
         weight, bias = (self._name_of(own_parameter, names) for own_parameter in (module.weight, module.bias))
         tokens = x.numel() // max(x.shape[-1], 1)
         if tokens >= SPARSE_BELOW * len(self._tasks):
-            most = max(len(task.changes[weight].positions) if weight in task.changes else 0 for task in self._tasks)
+            most = max(
+                len(task.changes[weight].positions) if weight in task.changes else 0 for task in self._tasks
+            )
             if most > SPARSE_UP_TO * module.weight.numel() or not loops_for(x):
                 return self._whole(name, module, names, own, args, kwargs)
         y = own(x)
@@ -166,11 +188,15 @@ class RowTasks:
                 continue
             if (weight, bias) not in task.linear:
                 changes = (task.changes.get(weight), task.changes.get(bias))
-                task.linear[weight, bias] = LinearDiff(*changes, tuple(module.weight.shape), _is_conv1d(module))
+                task.linear[weight, bias] = LinearDiff(
+                    *changes, tuple(module.weight.shape), _is_conv1d(module)
+                )
             task.linear[weight, bias].add_to(y, rows, x)
         return y
 
-    def _embedding(self, name: str, module: nn.Module, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
+    def _embedding(
+        self, name: str, module: nn.Module, names: list[str], own: Callable, args: Any, kwargs: Any
+    ) -> Any:
         (ids,) = args or tuple(kwargs.values())
         size = len(self._numbers)
         if ids.dim() and ids.shape[0] == 1 and size > 1:  # positions, the same for all rows
@@ -182,18 +208,22 @@ class RowTasks:
                 put_vectors(y, rows, ids, task.changes[names[0]])
         return y
 
-    def _layer_norm(self, name: str, module: nn.LayerNorm, names: List[str], own: Callable, args: Any, kwargs: Any) -> Any:
+    def _layer_norm(
+        self, name: str, module: nn.LayerNorm, names: list[str], own: Callable, args: Any, kwargs: Any
+    ) -> Any:
         (x,) = args or tuple(kwargs.values())
         self._require_rows(name, module, [x])
         self._require_clear(name, x)
         parts = []
         for task, rows in zip(self._tasks, self._rows):
-            weight, bias = (self._vector(task, parameter, names) for parameter in (module.weight, module.bias))
+            weight, bias = (
+                self._vector(task, parameter, names) for parameter in (module.weight, module.bias)
+            )
             parts.append(F.layer_norm(x[rows], module.normalized_shape, weight, bias, module.eps))
         joined = torch.cat(parts)
         return joined if self._back is None else joined[self._back.to(x.device)]
 
-    def _vector(self, task: Any, parameter: Optional[Tensor], names: List[str]) -> Optional[Tensor]:
+    def _vector(self, task: Any, parameter: Tensor | None, names: list[str]) -> Tensor | None:
         """A parameter, a vector, with the task's values."""
         name = self._name_of(parameter, names)
         if parameter is None or name not in task.changes:
@@ -203,12 +233,12 @@ class RowTasks:
             put(task.vectors[name], task.changes[name].positions, task.changes[name].new)
         return task.vectors[name]
 
-    def _name_of(self, parameter: Optional[Tensor], names: List[str]) -> Optional[str]:
+    def _name_of(self, parameter: Tensor | None, names: list[str]) -> str | None:
         """What a module's own parameter is called in the changes; None where no task changes it."""
         return next((name for name in names if self._parameters[name] is parameter), None)
 
     @contextlib.contextmanager
-    def _swapped(self, task: Any, names: List[str]) -> Iterator[None]:
+    def _swapped(self, task: Any, names: list[str]) -> Iterator[None]:
         """The task's values of these parameters are in the model, inside."""
         own_head = {name: self._parameters[name].data for name in names if name in task.head}
         changes = [(self._parameters[name], task.changes[name]) for name in names if name in task.changes]
@@ -224,20 +254,24 @@ class RowTasks:
             for name, own in own_head.items():
                 self._parameters[name].data = own
 
-    def _require_rows(self, name: str, module: nn.Module, tensors: List[Tensor]) -> None:
+    def _require_rows(self, name: str, module: nn.Module, tensors: list[Tensor]) -> None:
         if not any(tensor.dim() > 1 and tensor.shape[0] == len(self._numbers) for tensor in tensors):
             shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors) or "no tensor"
             raise ValueError(
-                f"tasks cannot be mixed in one batch of {len(self._numbers)} rows: {name} ({type(module).__name__}) gets "
+                f"tasks cannot be mixed in one batch of {len(self._numbers)} rows: {name} "
+                f"({type(module).__name__}) gets "
                 f"{shapes}; use grouped"
             )
 
     def _require_clear(self, name: str, x: Tensor) -> None:
-        """Of an input whose last size is features: a length that only arises inside the model can be B, too."""
+        """Of an input whose last size is features: a length that only arises inside the model can be B,
+        too.
+        """
         size = len(self._numbers)
         if self._unclear and x.dim() > 2 and x.shape[0] == x.shape[1] == size:
             raise ValueError(
-                f"tasks cannot be mixed in one batch of {size} rows: {name} gets {list(x.shape)}, and which of the two are "
+                f"tasks cannot be mixed in one batch of {size} rows: {name} gets {list(x.shape)}, and which "
+                "of the two are "
                 "the rows cannot be told; use grouped, or DiffBank(model, rows_first=True)"
             )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Set, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 
 def take_rows(tree: Any, rows: Any, size: int, sizes: int = 1) -> Any:
-    """`tree` (tensors in tuples, lists, dictionaries) with these rows of every tensor that has `size` of them.
+    """`tree` (tensors in tuples, lists, dictionaries) with these rows of every tensor that has `size` of
+    them.
 
     `sizes`: tensors with fewer dimensions are left alone.
 
@@ -29,10 +31,11 @@ def take_rows(tree: Any, rows: Any, size: int, sizes: int = 1) -> Any:
     return tree
 
 
-def join_rows(parts: Sequence[Tuple[int, Any]], spread: bool = False) -> Any:
+def join_rows(parts: Sequence[tuple[int, Any]], spread: bool = False) -> Any:
     """The outputs of several groups of rows, (number of rows, output), as one, in the order of the groups.
 
-    Where the last size differs, as logits do by the number of labels, the smaller ones are filled up with -inf.
+    Where the last size differs, as logits do by the number of labels, the smaller ones are filled up with
+    -inf.
     `spread`: an output with a single row, such as the vectors of positions, stands for all rows of its group.
 
     Raises:
@@ -44,21 +47,29 @@ def join_rows(parts: Sequence[Tuple[int, Any]], spread: bool = False) -> Any:
         if spread:
             parts = [(n, t.expand(n, *t.shape[1:]) if t.dim() and t.shape[0] == 1 else t) for n, t in parts]
         if any(not tensor.dim() or tensor.shape[0] != length for length, tensor in parts):
-            raise ValueError(f"the rows of several tasks cannot be put together: an output is {list(first.shape)}")
+            raise ValueError(
+                f"the rows of several tasks cannot be put together: an output is {list(first.shape)}"
+            )
         widest = max(tensor.shape[-1] for _, tensor in parts)
         if any(tensor.dim() > 1 and tensor.shape[-1] != widest for _, tensor in parts):
-            parts = [(n, F.pad(tensor, (0, widest - tensor.shape[-1]), value=-torch.inf)) for n, tensor in parts]
+            parts = [
+                (n, F.pad(tensor, (0, widest - tensor.shape[-1]), value=-torch.inf)) for n, tensor in parts
+            ]
         return torch.cat([tensor for _, tensor in parts])
     if isinstance(first, dict):
         return _like(first, {key: join_rows([(n, part[key]) for n, part in parts], spread) for key in first})
     if isinstance(first, (tuple, list)):
-        return _like(first, [join_rows([(n, part[place]) for n, part in parts], spread) for place in range(len(first))])
+        return _like(
+            first, [join_rows([(n, part[place]) for n, part in parts], spread) for place in range(len(first))]
+        )
     return first
 
 
 def _refuse_cache(tree: Any) -> None:
     if hasattr(tree, "get_seq_length"):
-        raise ValueError(f"rows of a {type(tree).__name__} cannot be taken: call the model with use_cache=False")
+        raise ValueError(
+            f"rows of a {type(tree).__name__} cannot be taken: call the model with use_cache=False"
+        )
 
 
 def _like(old: Any, new: Any) -> Any:
@@ -68,20 +79,20 @@ def _like(old: Any, new: Any) -> Any:
     return type(old)(*new) if hasattr(old, "_fields") else type(old)(new)
 
 
-def tensors_in(tree: Any) -> List[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
         return [tree]
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ()
     return [tensor for value in values for tensor in tensors_in(value)]
 
 
-def other_sizes(tree: Any, size: int) -> Set[int]:
+def other_sizes(tree: Any, size: int) -> set[int]:
     """Sizes of the tensors in `tree`, but for the first of those that have `size` rows."""
     shapes = [tensor.shape for tensor in tensors_in(tree) if tensor.dim()]
     return {length for shape in shapes for length in (shape[1:] if shape[0] == size else shape)}
 
 
-def slice_of(rows: List[int]) -> Any:
+def slice_of(rows: list[int]) -> Any:
     """Neighbouring rows as a slice, which copies nothing."""
     if rows == list(range(rows[0], rows[-1] + 1)):
         return slice(rows[0], rows[-1] + 1)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from typing import Dict, List
 
 from torch import Tensor, nn
 
 
 class BufferWatch:
-    """Remembers the floating buffers that a model saves, as they are now; their sizes are small (BatchNorm's statistics)."""
+    """Remembers the floating buffers that a model saves, as they are now; their sizes are small
+    (BatchNorm's statistics).
+    """
 
     def __init__(self, model: nn.Module):
         self._model = model
         self._told = False
         saved = model.state_dict().keys()
-        self._before = {name: buffer.detach().clone() for name, buffer in self._floating().items() if name in saved}
+        self._before = {
+            name: buffer.detach().clone() for name, buffer in self._floating().items() if name in saved
+        }
 
-    def changed(self) -> List[str]:
+    def changed(self) -> list[str]:
         """Names of those that are other now, to the bit."""
         now = self._floating()
-        return [name for name, before in self._before.items() if name not in now or not _same(before, now[name])]
+        return [
+            name for name, before in self._before.items() if name not in now or not _same(before, now[name])
+        ]
 
     def warn(self) -> None:
         """Warns once, if any changed."""
@@ -28,11 +33,13 @@ class BufferWatch:
             return
         self._told = True
         warnings.warn(
-            f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they are no part of the "
-            "diff, so base + diff is not this model; keep such modules (BatchNorm) in eval() while the diff is trained"
+            f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they are "
+            "no part of the "
+            "diff, so base + diff is not this model; keep such modules (BatchNorm) in eval() while the diff "
+            "is trained"
         )
 
-    def _floating(self) -> Dict[str, Tensor]:
+    def _floating(self) -> dict[str, Tensor]:
         return {name: buffer for name, buffer in self._model.named_buffers() if buffer.is_floating_point()}
 
 

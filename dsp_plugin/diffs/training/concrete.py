@@ -1,20 +1,22 @@
-"""The stretched concrete gate of diff pruning (Guo, Rush, Kim, ACL 2021, section 3.1; Louizos et al., ICLR 2018).
+"""The stretched concrete gate of diff pruning (Guo, Rush, Kim, ACL 2021, section 3.1; Louizos et al., ICLR
+2018).
 
 Notation: u uniform noise in (0, 1), alpha the gate's learned location, s = sigmoid(logit u + alpha),
-z = clip(s (high - low) + low, 0, 1). There is no temperature. All functions are elementwise and differentiable by hand:
-they return z together with dz/dalpha, so that no autograd graph over the mask is ever built.
+z = clip(s (high - low) + low, 0, 1). There is no temperature. All functions are elementwise and
+differentiable by hand: they return z together with dz/dalpha, so that no autograd graph over the mask is ever
+built.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Tuple
 
 import torch
 from torch import Tensor
 
-# exp(ALPHA_LIMIT) is still finite in float32; beyond it z, its slope and the penalty's are 0 or 1 to the last bit.
+# exp(ALPHA_LIMIT) is still finite in float32; beyond it z, its slope and the penalty's are 0 or 1 to the last
+# bit.
 ALPHA_LIMIT = 80.0
 NOISE_LOW, NOISE_HIGH = 1e-4, 1 - 1e-4
 
@@ -24,10 +26,12 @@ class StretchedConcrete:
     """Gates in [0, 1] that are exactly 0 or exactly 1 with positive probability.
 
     Args:
-        low, high: what s in (0, 1) is stretched to (`concrete_lower`, `concrete_upper`; the paper's -1.5 and 1.5).
+        low, high: what s in (0, 1) is stretched to (`concrete_lower`, `concrete_upper`; the paper's -1.5 and
+            1.5).
 
     Raises:
-        ValueError: not low < 0 and high > 1 (then exact zeros or exact ones could not be drawn), or not finite.
+        ValueError: not low < 0 and high > 1 (then exact zeros or exact ones could not be drawn), or not
+            finite.
     """
 
     low: float = -1.5
@@ -35,9 +39,11 @@ class StretchedConcrete:
 
     def __post_init__(self) -> None:
         if not (-math.inf < self.low < 0 and 1 < self.high < math.inf):
-            raise ValueError(f"concrete_lower must be below 0 and concrete_upper above 1, got {self.low} and {self.high}")
+            raise ValueError(
+                f"concrete_lower must be below 0 and concrete_upper above 1, got {self.low} and {self.high}"
+            )
 
-    def sample(self, alpha: Tensor, u: Tensor) -> Tuple[Tensor, Tensor]:
+    def sample(self, alpha: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """(z, dz/dalpha) for noise u.
 
         s is worked out as u e^alpha / (u e^alpha + 1 - u): one exponential and no logarithm.
@@ -45,19 +51,19 @@ class StretchedConcrete:
         opened = u * alpha.clamp(-ALPHA_LIMIT, ALPHA_LIMIT).exp()
         return self._stretched(opened, 1 - u)
 
-    def mean(self, alpha: Tensor) -> Tuple[Tensor, Tensor]:
+    def mean(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """(z, dz/dalpha) of the deterministic gate clip(sigmoid(alpha)(high - low) + low, 0, 1)."""
         opened = alpha.clamp(-ALPHA_LIMIT, ALPHA_LIMIT).exp()
         return self._stretched(opened, torch.ones_like(opened))
 
-    def _stretched(self, opened: Tensor, closed: Tensor) -> Tuple[Tensor, Tensor]:
+    def _stretched(self, opened: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:
         share = 1 / (opened + closed)
         s = opened * share
         stretched = s * (self.high - self.low) + self.low
         slope = (self.high - self.low) * s * (closed * share)
         return stretched.clamp(0, 1), torch.where((stretched > 0) & (stretched < 1), slope, 0.0)
 
-    def open_probability(self, alpha: Tensor) -> Tuple[Tensor, Tensor]:
+    def open_probability(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """(P(z > 0), its derivative): sigmoid(alpha - log(-low / high))."""
         odds = alpha.clamp(-ALPHA_LIMIT, ALPHA_LIMIT).exp()
         share = 1 / (odds - self.low / self.high)

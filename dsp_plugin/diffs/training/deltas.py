@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Mapping, Optional
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Deltas(Mapping[str, Tensor]):
     """name -> full-size change of the body's tensors, in w's dtype; nothing is kept."""
 
-    def __init__(self, vector: "DiffVector", sampled_step: Optional[int]):
+    def __init__(self, vector: DiffVector, sampled_step: int | None):
         self._vector = vector
         self._keys = None if sampled_step is None else vector.keys(sampled_step)
         self._index = {name: number for number, name in enumerate(vector.layout.names)}

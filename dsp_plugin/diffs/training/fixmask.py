@@ -1,47 +1,52 @@
-"""Finetuning with the mask fixed: only the kept positions move, and the optimizer's state is as large as the mask."""
+"""Finetuning with the mask fixed: only the kept positions move, and the optimizer's state is as large as
+the mask.
+"""
 
 from __future__ import annotations
 
 import math
 import weakref
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError
 from ..base import base_hash
-from .buffers import BufferWatch
 from ..in_training import note, require_free
-from .foreign import ForeignSteps
-from .task_head import HeadAdamW, clip_factor, dense, overwrite
 from ..packs.pack import patched
+from ..sparse import SparseDiff
+from .buffers import BufferWatch
+from .foreign import ForeignSteps
 from .passes import Rates, adam
 from .placement import base_tensors, place
-from ..sparse import SparseDiff
+from .task_head import HeadAdamW, clip_factor, dense, overwrite
 
 FORMAT = 1
 
 
 class FixMaskAdamW(torch.optim.Optimizer):
-    """AdamW on a diff's K values, and on the task head beside them; every other weight stays bit for bit at the base.
+    """AdamW on a diff's K values, and on the task head beside them; every other weight stays bit for bit at
+    the base.
 
-    Its parameter groups hold the model's own parameters. A step gathers their gradients at the K positions, updates the
-    K values and writes base + value there. Tensors without a position ask for no gradient any more, which spares part of
-    the backward pass. The host's own clipping must be off: values and head are clipped here, to a joint norm.
+    Its parameter groups hold the model's own parameters. A step gathers their gradients at the K positions,
+    updates the K values and writes base + value there. Tensors without a position ask for no gradient any
+    more, which spares part of the backward pass. The host's own clipping must be off: values and head are
+    clipped here, to a joint norm.
 
     Args:
         model: its body is set to base + values at once, whatever it held.
         diff: positions and starting values; every name one of the model's, of its shape there.
-        base: weights of the base by name; None: the model's own now (only right for a freshly loaded base, and refused
-            where a diff was trained in the model before).
+        base: weights of the base by name; None: the model's own now (only right for a freshly loaded base,
+            and refused where a diff was trained in the model before).
         head: as for DiffVector.
         from_zero: start at the base instead of at the diff's values (the reference's `finetune` 0).
         lr, head_lr, betas, eps, max_norm, head_weight_decay: as for DiffAdamW.
 
     Raises:
-        ValueError: see `placement`; a diff of other names or shapes, without positions, or with values that are not
-            finite; a `DiffVector` that is still attached to the model. The model is as it was then.
+        ValueError: see `placement`; a diff of other names or shapes, without positions, or with values that
+            are not finite; a `DiffVector` that is still attached to the model. The model is as it was then.
     """
 
     def __init__(
@@ -49,17 +54,22 @@ class FixMaskAdamW(torch.optim.Optimizer):
         model: nn.Module,
         diff: SparseDiff,
         *,
-        base: Optional[Mapping[str, Tensor]] = None,
+        base: Mapping[str, Tensor] | None = None,
         head: Iterable[str] = (),
         from_zero: bool = False,
         lr: float = 5e-5,
-        head_lr: Optional[float] = None,
-        betas: Tuple[float, float] = (0.9, 0.999),
+        head_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        max_norm: Optional[float] = 1.0,
+        max_norm: float | None = 1.0,
         head_weight_decay: float = 0.0,
     ):
-        for name, value in {"lr": lr, "head_lr": head_lr or 0.0, "eps": eps, "max_norm": max_norm or 0.0}.items():
+        for name, value in {
+            "lr": lr,
+            "head_lr": head_lr or 0.0,
+            "eps": eps,
+            "max_norm": max_norm or 0.0,
+        }.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, got {value}")
         require_free(model, base)
@@ -67,7 +77,11 @@ class FixMaskAdamW(torch.optim.Optimizer):
         self._check(diff, placed.body)
         tensors = dict(zip(placed.body, base_tensors(placed.body, base)))
         self.body, self.head = placed.body, placed.head
-        self.touched = {name: p for name, p in placed.body.items() if name in diff.entries and diff.entries[name][0].numel()}
+        self.touched = {
+            name: p
+            for name, p in placed.body.items()
+            if name in diff.entries and diff.entries[name][0].numel()
+        }
         device = next(iter(self.touched.values())).device
         self.positions = [diff.entries[name][0].to(device) for name in self.touched]
         self.shapes = {name: tuple(parameter.shape) for name, parameter in placed.body.items()}
@@ -85,13 +99,21 @@ class FixMaskAdamW(torch.optim.Optimizer):
         with torch.no_grad():
             for name, parameter in placed.body.items():
                 parameter.copy_(tensors[name])
-        self._below = [tensors[name].reshape(-1)[positions] for name, positions in zip(self.touched, self.positions)]
+        self._below = [
+            tensors[name].reshape(-1)[positions] for name, positions in zip(self.touched, self.positions)
+        ]
         self._write()
         for name, parameter in placed.body.items():
             parameter.requires_grad_(name in self.touched)
 
-        groups: List[Dict[str, Any]] = [
-            {"params": list(self.touched.values()), "lr": lr, "betas": betas, "eps": eps, "max_norm": max_norm or 0.0}
+        groups: list[dict[str, Any]] = [
+            {
+                "params": list(self.touched.values()),
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "max_norm": max_norm or 0.0,
+            }
         ]
         if placed.head:
             groups.append({"params": list(placed.head.values()), "lr": lr if head_lr is None else head_lr})
@@ -102,13 +124,15 @@ class FixMaskAdamW(torch.optim.Optimizer):
         self._head = HeadAdamW(self, betas, eps, head_weight_decay)
         self._moved = False  # by somebody else, since the last step
         me = weakref.ref(self)
-        self._foreign = ForeignSteps(placed.body.values(), lambda optimizer: optimizer is me(), lambda: me()._note_foreign())
+        self._foreign = ForeignSteps(
+            placed.body.values(), lambda optimizer: optimizer is me(), lambda: me()._note_foreign()
+        )
 
     def _note_foreign(self) -> None:
         self._moved = True
 
     @torch.no_grad()
-    def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One AdamW step of the values and the head. A tensor without a gradient counts as one of zeros."""
         loss = None
         if closure is not None:
@@ -116,13 +140,16 @@ class FixMaskAdamW(torch.optim.Optimizer):
                 loss = closure()
         if self._moved:
             raise HandshakeError(
-                "another optimizer moves the weights, too, and not those of the mask alone: train with one of them"
+                "another optimizer moves the weights, too, and not those of the mask alone: train with one "
+                "of them"
             )
         group = self.param_groups[0]
         grads = [dense(parameter.grad) for parameter in self.touched.values()]
         grad = torch.cat(
             [
-                self.values.new_zeros(positions.numel()) if grad is None else grad.reshape(-1)[positions].to(self.values.dtype)
+                self.values.new_zeros(positions.numel())
+                if grad is None
+                else grad.reshape(-1)[positions].to(self.values.dtype)
                 for grad, positions in zip(grads, self.positions)
             ]
         )
@@ -136,14 +163,18 @@ class FixMaskAdamW(torch.optim.Optimizer):
         return loss
 
     def diff(self) -> SparseDiff:
-        """The diff as it stands: the same positions, the values now. Warns of buffers that training has changed."""
+        """The diff as it stands: the same positions, the values now. Warns of buffers that training has
+        changed.
+        """
         self._buffers.warn()
         parts = [part.detach().cpu().clone() for part in self.values.split(self._counts)]
         entries = {name: (at.cpu(), part) for name, at, part in zip(self.touched, self.positions, parts)}
         return SparseDiff(entries, self.shapes)
 
-    def state_dict(self) -> Dict[str, Any]:
-        """As of any optimizer, three tensors of each parameter's kept positions; under 'diff' the mask and the base."""
+    def state_dict(self) -> dict[str, Any]:
+        """As of any optimizer, three tensors of each parameter's kept positions; under 'diff' the mask and
+        the base.
+        """
         state = super().state_dict()
         state["diff"] = {
             "format": FORMAT,
@@ -153,7 +184,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         }
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a state, and writes its values into the model.
 
         Raises:
@@ -181,14 +212,18 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     def _write(self) -> None:
         parts = self.values.split(self._counts)
-        for parameter, positions, below, part in zip(self.touched.values(), self.positions, self._below, parts):
+        for parameter, positions, below, part in zip(
+            self.touched.values(), self.positions, self._below, parts
+        ):
             parameter.data.view(-1)[positions] = patched(below, part)
 
     @staticmethod
     def _check(diff: SparseDiff, body: Mapping[str, nn.Parameter]) -> None:
         unknown = [name for name in diff.entries if name not in body]
         if unknown:
-            raise ValueError(f"the mask is of another model: '{unknown[0]}' is no parameter of this one's body")
+            raise ValueError(
+                f"the mask is of another model: '{unknown[0]}' is no parameter of this one's body"
+            )
         if diff.count == 0:
             raise ValueError("the mask has no position")
         for name, (_, values) in diff.entries.items():

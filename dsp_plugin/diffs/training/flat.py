@@ -1,13 +1,14 @@
 """Many tensors as one flat line of positions, cut into pieces that share a tensor and a group.
 
-Notation: N elements in all, T tensors, P pieces, G groups. A position counts from 0 to N - 1 over all tensors in the
+Notation: N elements in all, T tensors, P pieces, G groups. A position counts from 0 to N - 1 over all tensors
+    in the
 order they are given, each row-major; noise, ties and state are by position.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Hashable, List, Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +30,24 @@ class FlatLayout:
         offsets: position of each tensor's first element, [T] integers.
         total: N.
         labels: the G groups' labels.
-        flat, local, length, tensor, group: of each piece, [P] int64 on the CPU: its first position, its first element
-            within its tensor, its number of elements, its tensor, its group.
+        flat, local, length, tensor, group: of each piece, [P] int64 on the CPU: its first position, its first
+            element within its tensor, its number of elements, its tensor, its group.
     """
 
-    def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter], grouping: GroupFunction = by_tensor):
+    def __init__(
+        self, names: Sequence[str], parameters: Sequence[nn.Parameter], grouping: GroupFunction = by_tensor
+    ):
         self.names = list(names)
         self.parameters = list(parameters)
         self.sizes = [parameter.numel() for parameter in self.parameters]
-        self.offsets: List[int] = []
+        self.offsets: list[int] = []
         self.total = 0
         for size in self.sizes:
             self.offsets.append(self.total)
             self.total += size
         shapes = [tuple(parameter.shape) for parameter in self.parameters]
         stretches, labels = stretches_of(self.names, shapes, grouping)
-        self.labels: List[Hashable] = labels
+        self.labels: list[Hashable] = labels
         rows = [
             (self.offsets[tensor] + start + cut, start + cut, min(PIECE, length - cut), tensor, group)
             for tensor, start, length, group in stretches
@@ -70,7 +73,7 @@ class FlatLayout:
             digest.update(column.numpy())
         return digest.hexdigest()
 
-    def split(self, flat: Tensor) -> List[Tensor]:
+    def split(self, flat: Tensor) -> list[Tensor]:
         """The line [N] as views of the tensors' shapes."""
         pieces = flat.split(self.sizes)
         return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]

@@ -2,18 +2,20 @@
 
 A group function is asked once a tensor, with its name and shape, and answers with either
 - a hashable label: the whole tensor belongs to the group of that label, which other tensors may share, or
-- an integer tensor that broadcasts to the shape: elements of the same number form a group within this tensor. Work goes
-  by stretches of neighbours in one group: rows are cheap, the columns of a large matrix are refused.
+- an integer tensor that broadcasts to the shape: elements of the same number form a group within this tensor.
+  Work goes by stretches of neighbours in one group: rows are cheap, the columns of a large matrix are
+  refused.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Hashable, List, NamedTuple, Sequence, Tuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Shape = Tuple[int, ...]
+Shape = tuple[int, ...]
 # More stretches of fewer elements than this take seconds to list, and a training step some 20 times as long.
 MAX_SHORT, SHORT = 1 << 18, 8
 GroupFunction = Callable[[str, Shape], "Hashable | Tensor"]
@@ -24,18 +26,18 @@ def by_tensor(name: str, shape: Shape) -> Hashable:
     return name
 
 
-def by_neuron(name: str, shape: Shape) -> "Hashable | Tensor":
+def by_neuron(name: str, shape: Shape) -> Hashable | Tensor:
     """One group a neuron: a row of a matrix, that is its first dimension. A vector is one group.
 
-    In a linear layer a row is what comes into a neuron, in an embedding one word. GPT-2's Conv1D has [in, out]: there a
-    row is what goes out of one.
+    In a linear layer a row is what comes into a neuron, in an embedding one word. GPT-2's Conv1D has [in,
+    out]: there a row is what goes out of one.
     """
     if len(shape) < 2:
         return name
     return torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
 
 
-GROUPINGS: Dict[str, GroupFunction] = {"tensor": by_tensor, "neuron": by_neuron}
+GROUPINGS: dict[str, GroupFunction] = {"tensor": by_tensor, "neuron": by_neuron}
 
 
 class Stretch(NamedTuple):
@@ -49,16 +51,17 @@ class Stretch(NamedTuple):
 
 def stretches_of(
     names: Sequence[str], shapes: Sequence[Shape], grouping: GroupFunction
-) -> Tuple[List[Stretch], List[Hashable]]:
+) -> tuple[list[Stretch], list[Hashable]]:
     """Every tensor cut into stretches of one group, in order; and the groups' labels.
 
     Raises:
-        ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that broadcasts to it; the
-            answers cut the parameters into more than `MAX_SHORT` stretches of fewer than `SHORT` elements.
+        ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that
+            broadcasts to it; the answers cut the parameters into more than `MAX_SHORT` stretches of fewer
+            than `SHORT` elements.
     """
     short = 0
-    stretches: List[Stretch] = []
-    numbers: Dict[Hashable, int] = {}
+    stretches: list[Stretch] = []
+    numbers: dict[Hashable, int] = {}
     for index, (name, shape) in enumerate(zip(names, shapes)):
         size = int(torch.Size(shape).numel())
         answer = grouping(name, tuple(shape))
@@ -66,21 +69,25 @@ def stretches_of(
             try:
                 stretches.append(Stretch(index, 0, size, numbers.setdefault(answer, len(numbers))))
             except TypeError as error:
-                raise ValueError(f"the group function must give a label or an integer tensor for '{name}'") from error
+                raise ValueError(
+                    f"the group function must give a label or an integer tensor for '{name}'"
+                ) from error
             continue
         starts, lengths, labels = _runs(name, answer, shape)
         short += int((lengths < SHORT).sum())
         if short > MAX_SHORT:
             raise ValueError(
-                f"the groups of '{name}' {list(shape)} change from element to element: with the tensors before it that makes "
-                f"{short} stretches of fewer than {SHORT} neighbours, and {MAX_SHORT} are the most; group rows, not columns"
+                f"the groups of '{name}' {list(shape)} change from element to element: with the tensors "
+                "before it that makes "
+                f"{short} stretches of fewer than {SHORT} neighbours, and {MAX_SHORT} are the most; group "
+                "rows, not columns"
             )
         for start, length, label in zip(starts.tolist(), lengths.tolist(), labels.tolist()):
             stretches.append(Stretch(index, start, length, numbers.setdefault((name, label), len(numbers))))
     return stretches, list(numbers)
 
 
-def _runs(name: str, labels: Tensor, shape: Shape) -> Tuple[Tensor, Tensor, Tensor]:
+def _runs(name: str, labels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     """Starts, lengths and labels of the runs of equal labels in the flattened tensor."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"the groups of '{name}' must be integers, not {labels.dtype}")
@@ -93,6 +100,8 @@ def _runs(name: str, labels: Tensor, shape: Shape) -> Tuple[Tensor, Tensor, Tens
     try:
         flat = labels.reshape(labels.shape[:leading]).expand(shape[:leading]).reshape(-1)
     except RuntimeError as error:
-        raise ValueError(f"the groups {list(labels.shape)} of '{name}' do not broadcast to {list(shape)}") from error
+        raise ValueError(
+            f"the groups {list(labels.shape)} of '{name}' do not broadcast to {list(shape)}"
+        ) from error
     values, counts = torch.unique_consecutive(flat, return_counts=True)
     return (counts.cumsum(0) - counts) * inner, counts * inner, values

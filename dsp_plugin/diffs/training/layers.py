@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterable, List, Sequence, Tuple
+from collections.abc import Iterable, Sequence
 
 # BERT `encoder.layer.3.`, fairseq and BART `decoder.layers.3.`, GPT-2 `h.3.`, T5 `block.3.`
 _NUMBERED = re.compile(r"^(.*?\b(?:layer|layers|h|block|blocks|albert_layer_groups))\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|\b(?:wte|wpe|shared)\b")
 
 
-def layer_numbers(names: Iterable[str]) -> Tuple[Dict[str, int], int]:
-    """Name -> layer, and the number L of layers: 0 embeddings, 1 .. L the numbered layers, L + 1 everything else.
+def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
+    """Name -> layer, and the number L of layers: 0 embeddings, 1 .. L the numbered layers, L + 1 everything
+    else.
 
-    Everything else is what carries no number and is no embedding by its name: poolers, final norms, output projections.
-    Where a model has several stacks (an encoder and a decoder), they are numbered through in the order they come.
+    Everything else is what carries no number and is no embedding by its name: poolers, final norms, output
+    projections. Where a model has several stacks (an encoder and a decoder), they are numbered through in the
+    order they come.
     """
     names = list(names)
     keys = {name: (match[1], int(match[2])) for name in names if (match := _NUMBERED.match(name))}
@@ -22,11 +24,13 @@ def layer_numbers(names: Iterable[str]) -> Tuple[Dict[str, int], int]:
     order = sorted(set(keys.values()), key=lambda key: (stacks.index(key[0]), key[1]))
     number = {key: index for index, key in enumerate(order, start=1)}
     rest = len(order) + 1
-    layers = {name: number[keys[name]] if name in keys else 0 if _EMBEDDING.search(name) else rest for name in names}
+    layers = {
+        name: number[keys[name]] if name in keys else 0 if _EMBEDDING.search(name) else rest for name in names
+    }
     return layers, len(order)
 
 
-def frozen_names(names: Iterable[str], fix_layer: int) -> List[str]:
+def frozen_names(names: Iterable[str], fix_layer: int) -> list[str]:
     """What `fix_layer` = N freezes: the embeddings and the N lowest layers; nothing where it is -1.
 
     Raises:
@@ -34,11 +38,13 @@ def frozen_names(names: Iterable[str], fix_layer: int) -> List[str]:
     """
     layers, count = layer_numbers(names)
     if not -1 <= fix_layer <= count:
-        raise ValueError(f"fix_layer must be between -1 (nothing) and the number of layers ({count}), got {fix_layer}")
+        raise ValueError(
+            f"fix_layer must be between -1 (nothing) and the number of layers ({count}), got {fix_layer}"
+        )
     return [] if fix_layer < 0 else [name for name, number in layers.items() if number <= fix_layer]
 
 
-def penalties_by_layer(names: Iterable[str], penalties: Sequence[float]) -> Dict[str, float]:
+def penalties_by_layer(names: Iterable[str], penalties: Sequence[float]) -> dict[str, float]:
     """Name -> lambda, from one lambda a layer: embeddings, layer 1 .. L, everything else (L + 2 numbers).
 
     Raises:
@@ -47,6 +53,7 @@ def penalties_by_layer(names: Iterable[str], penalties: Sequence[float]) -> Dict
     layers, count = layer_numbers(names)
     if len(penalties) != count + 2:
         raise ValueError(
-            f"the penalty per layer needs {count + 2} numbers (embeddings, {count} layers, the rest), got {len(penalties)}"
+            f"the penalty per layer needs {count + 2} numbers (embeddings, {count} layers, the rest), got "
+            f"{len(penalties)}"
         )
     return {name: float(penalties[number]) for name, number in layers.items()}

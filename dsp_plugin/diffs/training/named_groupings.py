@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Hashable, Sequence, Union
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 from .groups import GroupFunction
 from .layers import layer_numbers
@@ -21,7 +22,11 @@ def grouping_name(per_params_alpha: int, per_neuron_alpha: int, per_layer_alpha:
     Raises:
         ValueError: a switch that is neither 0 nor 1, or two that exclude each other.
     """
-    switches = {"per_params_alpha": per_params_alpha, "per_neuron_alpha": per_neuron_alpha, "per_layer_alpha": per_layer_alpha}
+    switches = {
+        "per_params_alpha": per_params_alpha,
+        "per_neuron_alpha": per_neuron_alpha,
+        "per_layer_alpha": per_layer_alpha,
+    }
     for name, value in switches.items():
         if value not in (0, 1):
             raise ValueError(f"{name} must be 0 or 1, got {value}")
@@ -32,7 +37,7 @@ def grouping_name(per_params_alpha: int, per_neuron_alpha: int, per_layer_alpha:
     return "neuron" if per_neuron_alpha else "layer" if per_layer_alpha else "tensor"
 
 
-def group_function(grouping: str, names: Sequence[str]) -> Union[str, GroupFunction, None]:
+def group_function(grouping: str, names: Sequence[str]) -> str | GroupFunction | None:
     """What `DiffVector` takes for a grouping of this name.
 
     Args:

@@ -1,7 +1,9 @@
-"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use and kept (compiled.py).
+"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use and kept
+(compiled.py).
 
-Each array is read once and written once a pass, with no temporary and whatever the sizes of the tensors. (torch.compile
-was tried for this: it splits the in-place update into several loops with three full-size temporaries between them.)
+Each array is read once and written once a pass, with no temporary and whatever the sizes of the tensors.
+(torch.compile was tried for this: it splits the in-place update into several loops with three full-size
+temporaries between them.)
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ from .flat import FlatLayout
 from .passes import Keys, Moments, NextTheta, Rates
 
 SOURCE = Path(__file__).with_name("passes.cpp")
-# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever loop wrote it.
+# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever
+# loop wrote it.
 FLAGS = "-O3 -march=native -std=c++17 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -shared".split()
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -38,20 +41,27 @@ class _Job(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
         *((name, ctypes.c_float) for name in ("low", "high")),
-        *((name, ctypes.c_uint32) for name in ("first_key", "second_key", "next_first_key", "next_second_key")),
+        *(
+            (name, ctypes.c_uint32)
+            for name in ("first_key", "second_key", "next_first_key", "next_second_key")
+        ),
         *((name, ctypes.c_float) for name in _FLOATS.split()),
         ("sampled", ctypes.c_int32),
     ]
 
 
-@functools.lru_cache(maxsize=None)
-def library() -> Optional[ctypes.CDLL]:
-    """The compiled passes; None, with a warning that says why, where they cannot be had (see `compiled.load`)."""
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled passes; None, with a warning that says why, where they cannot be had (see
+    `compiled.load`).
+    """
     return load(SOURCE, FLAGS, "diff pruning runs without its fused passes, slower")
 
 
 class NativePasses:
-    """The same as TorchPasses, for parameters in float32 or bfloat16 on the CPU with w and alpha in float32."""
+    """The same as TorchPasses, for parameters in float32 or bfloat16 on the CPU with w and alpha in
+    float32.
+    """
 
     def __init__(self, layout: FlatLayout, concrete: StretchedConcrete):
         self.layout = layout
@@ -59,24 +69,37 @@ class NativePasses:
         self._dtype = layout.parameters[0].dtype
         self._pieces = {name: getattr(layout, name).contiguous() for name in _PIECES.split()}
         self._concrete = concrete
-        self._zeros: Optional[Tensor] = None
-        self._bounds: Dict[int, List[int]] = {}  # by the number of threads
+        self._zeros: Tensor | None = None
+        self._bounds: dict[int, list[int]] = {}  # by the number of threads
 
     @staticmethod
     def can(layout: FlatLayout, dtype: torch.dtype) -> bool:
         """Whether these parameters, with w in `dtype`, are for this class and a compiler is there."""
         dtypes = {parameter.dtype for parameter in layout.parameters}
-        fits = layout.device.type == "cpu" and dtype == torch.float32 and len(dtypes) == 1 and dtypes <= set(DTYPES)
+        fits = (
+            layout.device.type == "cpu"
+            and dtype == torch.float32
+            and len(dtypes) == 1
+            and dtypes <= set(DTYPES)
+        )
         return fits and library() is not None
 
-    def write(self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Optional[Keys]) -> None:
+    def write(
+        self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Keys | None
+    ) -> None:
         job, held = self._job(w, alpha, gate, base=base)
         job.sampled = int(keys is not None)
         job.first_key, job.second_key = _unsigned(keys or (0, 0))
         self._run("write", job, held)
 
     def measure(
-        self, grads: Sequence[Optional[Tensor]], w: Tensor, alpha: Tensor, gate: Tensor, price: Tensor, keys: Keys
+        self,
+        grads: Sequence[Tensor | None],
+        w: Tensor,
+        alpha: Tensor,
+        gate: Tensor,
+        price: Tensor,
+        keys: Keys,
     ) -> Tensor:
         sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64)
         job, held = self._job(w, alpha, gate, grads=grads, price=price)
@@ -87,7 +110,7 @@ class NativePasses:
 
     def update(
         self,
-        grads: Sequence[Optional[Tensor]],
+        grads: Sequence[Tensor | None],
         w: Tensor,
         alpha: Tensor,
         moments: Moments,
@@ -96,8 +119,8 @@ class NativePasses:
         keys: Keys,
         w_rates: Rates,
         alpha_rates: Rates,
-        betas: Tuple[float, float],
-        following: Optional[NextTheta] = None,
+        betas: tuple[float, float],
+        following: NextTheta | None = None,
     ) -> None:
         base = None if following is None else following.base
         job, held = self._job(w, alpha, gate, base=base, grads=grads, price=price)
@@ -115,12 +138,12 @@ class NativePasses:
             job.next_first_key, job.next_second_key = _unsigned(following.keys)
         self._run("update" if following is None else "update_and_write", job, held)
 
-    def _job(self, w, alpha, gate, base=None, grads=None, price=None) -> Tuple[_Job, List]:
+    def _job(self, w, alpha, gate, base=None, grads=None, price=None) -> tuple[_Job, list]:
         """A job with the addresses filled in, and what must stay alive as long as the job."""
         parameters = self.layout.parameters
         gate = gate.contiguous()
         job = _Job(low=self._concrete.low, high=self._concrete.high, w=w.data_ptr(), alpha=alpha.data_ptr())
-        held: List = [gate, self._pieces]
+        held: list = [gate, self._pieces]
         job.gate = gate.data_ptr()
         for name, column in self._pieces.items():
             setattr(job, name, column.data_ptr())
@@ -133,34 +156,38 @@ class NativePasses:
         for name, tensors in tables.items():
             for tensor, parameter in zip(tensors, parameters):
                 if tensor.dtype != self._dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
-                    raise RuntimeError(f"a parameter changed its dtype, layout or device while its diff was trained: {name}")
+                    raise RuntimeError(
+                        f"a parameter changed its dtype, layout or device while its diff was trained: {name}"
+                    )
             table = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
             setattr(job, name, ctypes.cast(table, ctypes.c_void_p))
             held += [table, tensors]
         return job, held
 
-    def _gradient(self, grad: Optional[Tensor], parameter: Tensor) -> Tensor:
+    def _gradient(self, grad: Tensor | None, parameter: Tensor) -> Tensor:
         if grad is not None:
             return grad.contiguous()
         if self._zeros is None or self._zeros.numel() < parameter.numel():
             self._zeros = torch.zeros(parameter.numel(), dtype=parameter.dtype)
         return self._zeros
 
-    def _run(self, name: str, job: _Job, held: List) -> None:
+    def _run(self, name: str, job: _Job, held: list) -> None:
         function = getattr(self._library, f"{name}_{DTYPES[self._dtype]}")
         function.restype = None
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         bounds = self._shares(torch.get_num_threads())
         address = ctypes.addressof(job)
         # ctypes lets go of Python's lock, so plain threads run side by side
-        threads = [threading.Thread(target=function, args=(address, *share)) for share in zip(bounds[1:], bounds[2:])]
+        threads = [
+            threading.Thread(target=function, args=(address, *share)) for share in zip(bounds[1:], bounds[2:])
+        ]
         for thread in threads:
             thread.start()
         function(address, bounds[0], bounds[1])
         for thread in threads:
             thread.join()
 
-    def _shares(self, threads: int) -> List[int]:
+    def _shares(self, threads: int) -> list[int]:
         """Bounds of the pieces each thread takes, of about equally many elements."""
         if threads not in self._bounds:
             ends = self.layout.flat + self.layout.length
@@ -169,5 +196,5 @@ class NativePasses:
         return self._bounds[threads]
 
 
-def _unsigned(keys: Keys) -> Tuple[int, int]:
+def _unsigned(keys: Keys) -> tuple[int, int]:
     return keys[0] & 0xFFFFFFFF, keys[1] & 0xFFFFFFFF

@@ -1,17 +1,18 @@
 """Uniform noise as a function of (seed, step, position), so that it is never stored and never out of step.
 
-A counter-based hash: each position's number depends on nothing but its own position and two 32-bit keys made of seed
-and step. So eager, compiled, CPU and GPU draw the same numbers, a resumed run draws what the uninterrupted one would
-have drawn, and data-parallel ranks agree without talking. The operations are 32-bit integer multiplications,
-exclusive-ors and shifts (the finalizers of C. Wellons' `lowbias32` and of MurmurHash3), and fuse with what uses them.
+A counter-based hash: each position's number depends on nothing but its own position and two 32-bit keys made
+of seed and step. So eager, compiled, CPU and GPU draw the same numbers, a resumed run draws what the
+uninterrupted one would have drawn, and data-parallel ranks agree without talking. The operations are 32-bit
+integer multiplications, exclusive-ors and shifts (the finalizers of C. Wellons' `lowbias32` and of
+MurmurHash3), and fuse with what uses them.
 
-Positions count modulo 2^32: in a model with more parameters than that, positions 2^32 apart share their noise.
+Positions count modulo 2^32: in a model with more parameters than that, positions 2^32 apart share their
+noise.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def _signed(value: int) -> int:
 MULTIPLIERS = tuple(_signed(value) for value in (0x7FEB352D, 0x846CA68B, 0x85EBCA6B))
 
 
-def step_keys(seed: int, step: int) -> Tuple[int, int]:
+def step_keys(seed: int, step: int) -> tuple[int, int]:
     """Two signed 32-bit keys of (seed, step), unrelated for neighbouring seeds and steps."""
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return _signed(int.from_bytes(digest[:4], "little")), _signed(int.from_bytes(digest[4:], "little"))
@@ -49,8 +50,10 @@ def hashed(position: Tensor, first: int | Tensor, second: int | Tensor) -> Tenso
     return x ^ _shift(x, 15)
 
 
-def uniform(start: int, count: int, keys: Tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """Noise of positions start .. start + count - 1: [count] float32 in [1e-4, 1 - 1e-4], of 24 random bits each."""
+def uniform(start: int, count: int, keys: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """Noise of positions start .. start + count - 1: [count] float32 in [1e-4, 1 - 1e-4], of 24 random
+    bits each.
+    """
     # int64, then wrapped: `start` may lie beyond 2^31
     position = torch.arange(start, start + count, device=device).to(torch.int32)
     bits = _shift(hashed(position, *keys), 8)

@@ -1,44 +1,49 @@
 """The optimizer of diff pruning: w by AdamW at the scheduled rate, alpha by AdamW at a constant one.
 
-Its parameter groups hold theta itself, the model's parameters, so that gradient scaling, accumulation and clearing work
-as with any optimizer; w, alpha and their moments are its state.
+Its parameter groups hold theta itself, the model's parameters, so that gradient scaling, accumulation and
+clearing work as with any optimizer; w, alpha and their moments are its state.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Callable, Dict, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .task_head import HeadAdamW, clip_factor, dense, overwrite
 from .passes import Moments, NextTheta, Rates, adam
+from .task_head import HeadAdamW, clip_factor, dense, overwrite
 from .vector import DiffVector
 
 FORMAT = 1
 
 
 class DiffAdamW(torch.optim.Optimizer):
-    """Trains a DiffVector, and the task head beside it, from the ordinary gradients of the model's parameters.
+    """Trains a DiffVector, and the task head beside it, from the ordinary gradients of the model's
+    parameters.
 
-    Gradients of w (and the head), and those of alpha (and the groups' alpha), are clipped to a norm each, after the
-    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the head ("lr"), never alpha
+    Gradients of w (and the head), and those of alpha (and the groups' alpha), are clipped to a norm each,
+    after the
+    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the head ("lr"),
+        never alpha
     ("alpha_lr"). There is no weight decay on w and alpha.
 
-    Adam's eps matters for alpha: lambda sigmoid'(5) is about 8e-10 at the paper's lambda, below eps = 1e-8, so that under
-    the penalty alone it is eps that sets alpha's pace at first.
+    Adam's eps matters for alpha: lambda sigmoid'(5) is about 8e-10 at the paper's lambda, below eps = 1e-8,
+    so that under the penalty alone it is eps that sets alpha's pace at first.
 
     Args:
         vector: what is trained.
         lr: of w; head_lr: of the head (default: lr). alpha_lr: of alpha and the groups' alpha, constant.
         betas, eps: of both AdamW. alpha_eps: of alpha's (default: eps).
-        eps_uncorrected: add alpha's eps to the root of the mean square before its bias correction, as Transformers'
-            former AdamW did (the paper's program); alpha then moves later.
+        eps_uncorrected: add alpha's eps to the root of the mean square before its bias correction, as
+            Transformers' former AdamW did (the paper's program); alpha then moves later.
         max_norm, alpha_max_norm: clipping norms; 0 or None for none.
         head_weight_decay: of the head.
-        writes_next: let a step write the next sample into the model in passing, which saves reading w and alpha again.
+        writes_next: let a step write the next sample into the model in passing, which saves reading w and
+            alpha again.
 
     Raises:
         ValueError: a rate, eps or norm that is negative or not finite.
@@ -49,34 +54,46 @@ class DiffAdamW(torch.optim.Optimizer):
         vector: DiffVector,
         lr: float = 1e-5,
         *,
-        head_lr: Optional[float] = None,
+        head_lr: float | None = None,
         alpha_lr: float = 0.1,
-        betas: Tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        alpha_eps: Optional[float] = None,
+        alpha_eps: float | None = None,
         eps_uncorrected: bool = False,
-        max_norm: Optional[float] = 1.0,
-        alpha_max_norm: Optional[float] = 1.0,
+        max_norm: float | None = 1.0,
+        alpha_max_norm: float | None = 1.0,
         head_weight_decay: float = 0.0,
         writes_next: bool = True,
     ):
         alpha_eps = eps if alpha_eps is None else alpha_eps
         numbers = dict(
-            lr=lr, alpha_lr=alpha_lr, eps=eps, alpha_eps=alpha_eps, max_norm=max_norm or 0.0,
-            alpha_max_norm=alpha_max_norm or 0.0, head_lr=lr if head_lr is None else head_lr,
-        )  # fmt: skip
+            lr=lr,
+            alpha_lr=alpha_lr,
+            eps=eps,
+            alpha_eps=alpha_eps,
+            max_norm=max_norm or 0.0,
+            alpha_max_norm=alpha_max_norm or 0.0,
+            head_lr=lr if head_lr is None else head_lr,
+        )
         for name, value in numbers.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, got {value}")
         head_lr = numbers.pop("head_lr")
-        groups = [{"params": vector.layout.parameters, **numbers, "eps_uncorrected": eps_uncorrected, "betas": betas}]
+        groups = [
+            {
+                "params": vector.layout.parameters,
+                **numbers,
+                "eps_uncorrected": eps_uncorrected,
+                "betas": betas,
+            }
+        ]
         if vector.head:
             groups.append({"params": list(vector.head.values()), "lr": head_lr})
         super().__init__(groups, {"lr": lr})
         self.vector, self.writes_next = vector, writes_next
         self._moments = Moments(*(torch.zeros_like(vector.w) for _ in range(4)))
         self._group_moments = [torch.zeros_like(vector.group_alpha) for _ in range(2)]
-        self._last: Dict[str, Tensor] = {}
+        self._last: dict[str, Tensor] = {}
         flats = {"w": vector.w, "alpha": vector.alpha, **self._moments._asdict()}
         views = {name: vector.layout.split(flat) for name, flat in flats.items()}
         for index, parameter in enumerate(vector.layout.parameters):
@@ -84,11 +101,12 @@ class DiffAdamW(torch.optim.Optimizer):
         self._head = HeadAdamW(self, betas, eps, head_weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Pulls the gradients at theta back and updates w, alpha, the groups' alpha and the head.
 
         Raises:
-            RuntimeError: the model has seen no sample since the last step, so these are gradients of something else.
+            RuntimeError: the model has seen no sample since the last step, so these are gradients of
+                something else.
         """
         loss = None
         if closure is not None:
@@ -96,7 +114,9 @@ class DiffAdamW(torch.optim.Optimizer):
                 loss = closure()
         vector, group = self.vector, self.param_groups[0]
         if not vector.drawn:
-            raise RuntimeError("no forward pass in training mode (or sample()) since the last step: nothing to pull back")
+            raise RuntimeError(
+                "no forward pass in training mode (or sample()) since the last step: nothing to pull back"
+            )
         keys, gates = vector.keys(vector.steps), vector.group_gates(vector.keys(vector.steps))
         grads = [dense(parameter.grad) for parameter in vector.layout.parameters]
         sums = vector.passes.measure(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
@@ -113,23 +133,40 @@ class DiffAdamW(torch.optim.Optimizer):
         w_rates = w_rates._replace(clip=clip_factor(w_square, group["max_norm"]))
         alpha_rates = alpha_rates._replace(clip=clip_factor(alpha_square, group["alpha_max_norm"]))
         if vector.structured:
-            adam(vector.group_alpha, *self._group_moments, group_grad.to(vector.w.dtype), alpha_rates, group["betas"])
+            adam(
+                vector.group_alpha,
+                *self._group_moments,
+                group_grad.to(vector.w.dtype),
+                alpha_rates,
+                group["betas"],
+            )
         following = None
         if self.writes_next:
             next_keys = vector.keys(vector.steps + 1)
             following = NextTheta(vector.base, vector.group_gates(next_keys).gate, next_keys)
         vector.passes.update(
-            grads, vector.w, vector.alpha, self._moments, gates.gate, gates.price, keys,
-            w_rates, alpha_rates, group["betas"], following,
-        )  # fmt: skip
+            grads,
+            vector.w,
+            vector.alpha,
+            self._moments,
+            gates.gate,
+            gates.price,
+            keys,
+            w_rates,
+            alpha_rates,
+            group["betas"],
+            following,
+        )
         self._head.step(w_rates.clip)
         vector.steps += 1
         vector.drawn = False
         vector.mark("sample" if self.writes_next else "nothing")
         return loss
 
-    def metrics(self) -> Dict[str, float]:
-        """Of the last step, before clipping: norms of the gradients, expected number of non-zeros and its share."""
+    def metrics(self) -> dict[str, float]:
+        """Of the last step, before clipping: norms of the gradients, expected number of non-zeros and its
+        share.
+        """
         values = {name: float(value) for name, value in self._last.items()}
         if values:
             values["expected_density"] = values["expected_count"] / self.vector.layout.total
@@ -147,7 +184,7 @@ class DiffAdamW(torch.optim.Optimizer):
             weight = vector.group_penalties()
         return pulled * gates.slope.double() + weight * gates.opening.double()
 
-    def _rates(self, group: Dict[str, Any]) -> Tuple[Rates, Rates]:
+    def _rates(self, group: dict[str, Any]) -> tuple[Rates, Rates]:
         step = self.vector.steps + 1
         first, second = (1 - beta**step for beta in group["betas"])
         root = 1 / math.sqrt(second)
@@ -159,9 +196,9 @@ class DiffAdamW(torch.optim.Optimizer):
 
     # ---- state ----
 
-    def state_dict(self) -> Dict[str, Any]:
-        """As of any optimizer, w and alpha among each parameter's state; and under 'diff' what is not of one parameter.
-        The tensors are views: save or copy them before the next step."""
+    def state_dict(self) -> dict[str, Any]:
+        """As of any optimizer, w and alpha among each parameter's state; and under 'diff' what is not of one
+        parameter. The tensors are views: save or copy them before the next step."""
         vector, state = self.vector, super().state_dict()
         state["diff"] = {
             "format": FORMAT,
@@ -179,31 +216,40 @@ class DiffAdamW(torch.optim.Optimizer):
         }
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Goes on from a state: w, alpha, moments, the head's, rates, and the noise where it was. The penalty is this
-        run's; where the state's was another, a warning says so.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a state: w, alpha, moments, the head's, rates, and the noise where it was. The penalty
+        is this run's; where the state's was another, a warning says so.
 
         Raises:
-            ValueError: a state of another optimizer, model, base or kind of diff. Nothing has been changed then.
+            ValueError: a state of another optimizer, model, base or kind of diff. Nothing has been changed
+                then.
         """
         vector, told = self.vector, state_dict.get("diff")
         if not isinstance(told, dict) or told.get("format") != FORMAT:
             raise ValueError("this is not the state of a diff's optimizer, or one of a newer version")
         if told["names"] != vector.layout.names:
             odd = sorted(set(told["names"]) ^ set(vector.layout.names))[:3]
-            raise ValueError(f"the state is of a diff of other parameters: {', '.join(odd) or 'another order'}")
+            raise ValueError(
+                f"the state is of a diff of other parameters: {', '.join(odd) or 'another order'}"
+            )
         if told["base"] != vector.base_hash():
-            raise ValueError("the state belongs to another base: theta would be put together from the wrong weights")
+            raise ValueError(
+                "the state belongs to another base: theta would be put together from the wrong weights"
+            )
         if told.get("frozen", vector.frozen_hash) != vector.frozen_hash:  # older states do not tell
             raise ValueError("the state belongs to another base: what stays frozen is another there")
         for name, here in _settings(vector).items():
             if told["settings"].get(name) != here:
-                raise ValueError(f"the state was trained with {name} = {told['settings'].get(name)}, this run has {here}")
+                raise ValueError(
+                    f"the state was trained with {name} = {told['settings'].get(name)}, this run has {here}"
+                )
         if "grouping" in told and told["grouping"] != vector.layout.grouping_hash():
             raise ValueError("the state was trained with other groups, though with as many of them")
         penalties = vector.penalties.unique().tolist()
         if told.get("penalties", penalties) != penalties:  # older states do not tell
-            there, here = (", ".join(f"{value:g}" for value in values) for values in (told["penalties"], penalties))
+            there, here = (
+                ", ".join(f"{value:g}" for value in values) for values in (told["penalties"], penalties)
+            )
             warnings.warn(f"the state was trained with lambda {there} and goes on with {here}", stacklevel=2)
         self._head.check(state_dict)
         for index, parameter in enumerate(vector.layout.parameters):
@@ -224,7 +270,7 @@ class DiffAdamW(torch.optim.Optimizer):
         vector.mark("nothing")
 
 
-def _settings(vector: DiffVector) -> Dict[str, Any]:
+def _settings(vector: DiffVector) -> dict[str, Any]:
     """What a state must agree in with the run that goes on from it."""
     return {
         "structured": vector.structured,

@@ -1,18 +1,20 @@
 """The elementwise passes of diff pruning in torch: theta written, gradients measured, w and alpha updated.
 
-This is the reference of what passes.cpp does in single loops, and what runs where that cannot: other devices and
-dtypes, no compiler. Work goes through windows of the line, so that temporaries stay small; on a GPU windows are larger
-and the formulas, the noise included, go through torch.compile.
+This is the reference of what passes.cpp does in single loops, and what runs where that cannot: other devices
+and dtypes, no compiler. Work goes through windows of the line, so that temporaries stay small; on a GPU
+windows are larger and the formulas, the noise included, go through torch.compile.
 
 Notation: theta = base + z * gate * w (gate: the gate of the element's group); G the loss's gradient at theta.
-With price = lambda * P(group open), the gradients of loss + penalty are (spec of the paper's section 3, by hand):
+With price = lambda * P(group open), the gradients of loss + penalty are (spec of the paper's section 3, by
+hand):
     w:      G z gate
     alpha:  G w gate dz/dalpha + price * dP(z > 0)/dalpha
 """
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +23,17 @@ from .concrete import StretchedConcrete
 from .flat import FlatLayout
 from .noise import uniform
 
-Keys = Tuple[int, int]
+Keys = tuple[int, int]
 # elements: on a CPU temporaries stay in the cache; on a GPU a few kernels each, yet small beside a model
 WINDOW = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
 class Rates(NamedTuple):
-    """One AdamW's numbers for one step: x -= rate * mean / (sqrt(square) * root + eps), on a gradient times `clip`."""
+    """One AdamW's numbers for one step: x -= rate * mean / (sqrt(square) * root + eps), on a gradient
+    times `clip`.
+    """
 
-    clip: "float | Tensor"
+    clip: float | Tensor
     rate: float
     root: float
     eps: float
@@ -76,15 +80,19 @@ def pulled_back(
     start: int,
     keys: Keys,
     concrete: StretchedConcrete,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of a group's gate."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of a
+    group's gate.
+    """
     z, slope = concrete.sample(alpha, noise_of(start, keys, w))
     opened, opening = concrete.open_probability(alpha)
     through = grad * w
     return grad * z * gate, through * gate * slope + price * opening, through * z, opened
 
 
-def adam(x: Tensor, mean: Tensor, square: Tensor, grad: Tensor, rates: Rates, betas: Tuple[float, float]) -> None:
+def adam(
+    x: Tensor, mean: Tensor, square: Tensor, grad: Tensor, rates: Rates, betas: tuple[float, float]
+) -> None:
     """One AdamW step in place, without weight decay."""
     grad = grad * rates.clip
     mean.lerp_(grad, 1 - betas[0])
@@ -95,7 +103,7 @@ def adam(x: Tensor, mean: Tensor, square: Tensor, grad: Tensor, rates: Rates, be
 class _Window(NamedTuple):
     pieces: slice
     flat: slice
-    spans: List[Tuple[int, int, int]]  # (tensor, first element, last + 1)
+    spans: list[tuple[int, int, int]]  # (tensor, first element, last + 1)
 
 
 class TorchPasses:
@@ -116,14 +124,22 @@ class TorchPasses:
         self._length = layout.length.to(layout.device)
 
     def write(
-        self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Optional[Keys]
+        self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Keys | None
     ) -> None:
-        """Writes theta into the parameters: the sample of `keys`, or the deterministic theta where that is None."""
+        """Writes theta into the parameters: the sample of `keys`, or the deterministic theta where that is
+        None.
+        """
         for window in self.windows:
             self._write_window(window, base, w, alpha, gate, keys)
 
     def measure(
-        self, grads: Sequence[Optional[Tensor]], w: Tensor, alpha: Tensor, gate: Tensor, price: Tensor, keys: Keys
+        self,
+        grads: Sequence[Tensor | None],
+        w: Tensor,
+        alpha: Tensor,
+        gate: Tensor,
+        price: Tensor,
+        keys: Keys,
     ) -> Tensor:
         """Sums over each piece, [P, 4] float64: |gradient of w|^2, |gradient of alpha|^2, G w z, P(z > 0).
 
@@ -140,12 +156,14 @@ class TorchPasses:
                 if lengths.numel() == 1:
                     sums[window.pieces, number] = column.sum(dtype=torch.float64)
                 else:
-                    sums[window.pieces, number] = torch.segment_reduce(column.double(), "sum", lengths=lengths)
+                    sums[window.pieces, number] = torch.segment_reduce(
+                        column.double(), "sum", lengths=lengths
+                    )
         return sums
 
     def update(
         self,
-        grads: Sequence[Optional[Tensor]],
+        grads: Sequence[Tensor | None],
         w: Tensor,
         alpha: Tensor,
         moments: Moments,
@@ -154,15 +172,24 @@ class TorchPasses:
         keys: Keys,
         w_rates: Rates,
         alpha_rates: Rates,
-        betas: Tuple[float, float],
-        following: Optional[NextTheta] = None,
+        betas: tuple[float, float],
+        following: NextTheta | None = None,
     ) -> None:
-        """One AdamW step of w and one of alpha, in place; then, where `following` says so, the next sample of theta."""
+        """One AdamW step of w and one of alpha, in place; then, where `following` says so, the next sample
+        of theta.
+        """
         for window in self.windows:
             to_w, to_alpha, _, _ = self._pull_back(window, grads, w, alpha, gate, price, keys)
             here = window.flat
             self._adam(w[here], moments.w_mean[here], moments.w_square[here], to_w, w_rates, betas)
-            self._adam(alpha[here], moments.alpha_mean[here], moments.alpha_square[here], to_alpha, alpha_rates, betas)
+            self._adam(
+                alpha[here],
+                moments.alpha_mean[here],
+                moments.alpha_square[here],
+                to_alpha,
+                alpha_rates,
+                betas,
+            )
             if following is not None:
                 self._write_window(window, following.base, w, alpha, following.gate, following.keys)
 
@@ -170,7 +197,9 @@ class TorchPasses:
         here = window.flat
         grad = torch.cat(
             [
-                w.new_zeros(last - first) if grads[t] is None else grads[t].reshape(-1)[first:last].to(w.dtype)
+                w.new_zeros(last - first)
+                if grads[t] is None
+                else grads[t].reshape(-1)[first:last].to(w.dtype)
                 for t, first, last in window.spans
             ]
         )
@@ -198,10 +227,12 @@ class TorchPasses:
         return torch.repeat_interleave(per_piece, self._length[window.pieces], output_size=size)
 
 
-def _windows(layout: FlatLayout, size: int) -> List[_Window]:
+def _windows(layout: FlatLayout, size: int) -> list[_Window]:
     """Neighbouring pieces taken together up to `size` elements."""
-    flats, lengths, tensors, locals_ = (x.tolist() for x in (layout.flat, layout.length, layout.tensor, layout.local))
-    windows: List[_Window] = []
+    flats, lengths, tensors, locals_ = (
+        x.tolist() for x in (layout.flat, layout.length, layout.tensor, layout.local)
+    )
+    windows: list[_Window] = []
     first = 0
     while first < len(flats):
         last, spans = first, {}  # type: int, Dict[int, Tuple[int, int]]

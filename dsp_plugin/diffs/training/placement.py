@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,26 +12,31 @@ from ..base import base_hash, find_names, head_names
 
 
 class Placement(NamedTuple):
-    """Parameters by their part: `body` gets a sparse diff, `head` is trained dense, `frozen` stays as it is."""
+    """Parameters by their part: `body` gets a sparse diff, `head` is trained dense, `frozen` stays as it
+    is.
+    """
 
-    body: Dict[str, nn.Parameter]
-    head: Dict[str, nn.Parameter]
-    frozen: Dict[str, nn.Parameter]
+    body: dict[str, nn.Parameter]
+    head: dict[str, nn.Parameter]
+    frozen: dict[str, nn.Parameter]
 
 
-def place(model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True) -> Placement:
-    """Sorts a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking for
-    gradients.
+def place(
+    model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True
+) -> Placement:
+    """Sorts a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking
+    for gradients.
 
     Args:
-        head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its names.
+        head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its
+            names.
         asking_only: parameters that ask for no gradient count as frozen; else as body.
 
     Raises:
-        ValueError: a name that is not in the model; nothing left for the diff; parameters that are spread over devices,
-            sharded (FSDP, ZeRO), not floating, or share memory without being one parameter.
+        ValueError: a name that is not in the model; nothing left for the diff; parameters that are spread
+            over devices, sharded (FSDP, ZeRO), not floating, or share memory without being one parameter.
     """
-    aliases: Dict[nn.Parameter, List[str]] = {}
+    aliases: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(parameter, []).append(name)
     every = [name for names in aliases.values() for name in names]
@@ -53,17 +59,20 @@ def place(model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = ()
     return placed
 
 
-def base_tensors(body: Mapping[str, nn.Parameter], base: Optional[Mapping[str, Tensor]]) -> List[Tensor]:
+def base_tensors(body: Mapping[str, nn.Parameter], base: Mapping[str, Tensor] | None) -> list[Tensor]:
     """The base's tensor of each parameter, in its dtype, on its device, in no memory that training writes to.
 
     Args:
-        base: weights of the base by name (a leading `bert.` more or less is seen through); None: the model's own now.
+        base: weights of the base by name (a leading `bert.` more or less is seen through); None: the model's
+            own now.
 
     Raises:
         ValueError: the base lacks a parameter or has it in another shape.
     """
     if base is None:
-        return [parameter.detach().clone(memory_format=torch.contiguous_format) for parameter in body.values()]
+        return [
+            parameter.detach().clone(memory_format=torch.contiguous_format) for parameter in body.values()
+        ]
     found = find_names(body, base)
     live = {parameter.untyped_storage().data_ptr() for parameter in body.values()}
     tensors = []
@@ -71,14 +80,15 @@ def base_tensors(body: Mapping[str, nn.Parameter], base: Optional[Mapping[str, T
         tensor = base[found[name]].detach()
         if tensor.shape != parameter.shape:
             raise ValueError(
-                f"wrong base: {found[name]} has the shape {list(tensor.shape)}, the model {list(parameter.shape)}"
+                f"wrong base: {found[name]} has the shape {list(tensor.shape)}, the model "
+                f"{list(parameter.shape)}"
             )
         tensor = tensor.to(device=parameter.device, dtype=parameter.dtype).contiguous()
         tensors.append(tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor)
     return tensors
 
 
-def frozen_hash(placed: Placement, base: Optional[Mapping[str, Tensor]]) -> Optional[str]:
+def frozen_hash(placed: Placement, base: Mapping[str, Tensor] | None) -> str | None:
     """SHA-256 over what stays frozen, to tell another base by; None where nothing does.
 
     Args:
@@ -86,7 +96,7 @@ def frozen_hash(placed: Placement, base: Optional[Mapping[str, Tensor]]) -> Opti
     """
     if not placed.frozen:
         return None
-    tensors: Dict[str, Tensor] = {**placed.frozen}
+    tensors: dict[str, Tensor] = {**placed.frozen}
     if base is not None:
         found = find_names(placed.body, base)
         for name, parameter in placed.frozen.items():
@@ -98,12 +108,16 @@ def frozen_hash(placed: Placement, base: Optional[Mapping[str, Tensor]]) -> Opti
 def _check(body: Mapping[str, nn.Parameter]) -> None:
     devices = {parameter.device for parameter in body.values()}
     if len(devices) > 1:
-        raise ValueError(f"a diff is trained on one device, the parameters are on {sorted(map(str, devices))}")
+        raise ValueError(
+            f"a diff is trained on one device, the parameters are on {sorted(map(str, devices))}"
+        )
     spans = []
     for name, parameter in body.items():
         kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
         if kinds & {"DTensor", "FlatParameter"} or hasattr(parameter, "ds_id") or parameter.numel() == 0:
-            raise ValueError(f"'{name}' is sharded or empty: diffs need whole parameters (no FSDP, no ZeRO stage 3)")
+            raise ValueError(
+                f"'{name}' is sharded or empty: diffs need whole parameters (no FSDP, no ZeRO stage 3)"
+            )
         if not parameter.is_floating_point():
             raise ValueError(f"'{name}' is {parameter.dtype}: a diff needs floating parameters")
         if not parameter.is_contiguous():

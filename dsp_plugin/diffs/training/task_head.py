@@ -1,8 +1,10 @@
-"""The dense task head beside a diff: its own AdamW inside the diff's optimizer, and clipping shared with it."""
+"""The dense task head beside a diff: its own AdamW inside the diff's optimizer, and clipping shared with
+it.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +18,22 @@ class HeadAdamW:
     """
 
     def __init__(self, outer: torch.optim.Optimizer, betas, eps: float, weight_decay: float):
-        self.parameters: List[nn.Parameter] = outer.param_groups[1]["params"] if len(outer.param_groups) > 1 else []
+        self.parameters: list[nn.Parameter] = (
+            outer.param_groups[1]["params"] if len(outer.param_groups) > 1 else []
+        )
         self._outer = outer
-        self._adam: Optional[torch.optim.AdamW] = None
+        self._adam: torch.optim.AdamW | None = None
         if self.parameters:
-            self._adam = torch.optim.AdamW(self.parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay)
+            self._adam = torch.optim.AdamW(
+                self.parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay
+            )
             self._adam.state = outer.state
 
-    def square(self) -> "Tensor | float":
+    def square(self) -> Tensor | float:
         """Squared norm of the head's gradients, in float64."""
         return sum(p.grad.double().square().sum() for p in self.parameters if p.grad is not None)
 
-    def step(self, clip: "Tensor | float") -> None:
+    def step(self, clip: Tensor | float) -> None:
         """One step at the second group's rate, on gradients times `clip`."""
         if self._adam is None:
             return
@@ -37,19 +43,23 @@ class HeadAdamW:
         self._adam.param_groups[0]["lr"] = self._outer.param_groups[1]["lr"]
         self._adam.step()
 
-    def check(self, state: Dict[str, Any]) -> None:
+    def check(self, state: dict[str, Any]) -> None:
         """Raises:
         ValueError: the saved state's groups or the head's tensors in it are of other sizes.
         """
         groups = self._outer.param_groups
-        if [len(group["params"]) for group in state["param_groups"]] != [len(group["params"]) for group in groups]:
+        if [len(group["params"]) for group in state["param_groups"]] != [
+            len(group["params"]) for group in groups
+        ]:
             raise ValueError("the state has another number of parameters: another head")
         for index, parameter in enumerate(self.parameters, start=len(groups[0]["params"])):
             for name, tensor in state["state"].get(index, {}).items():
                 if name != "step" and tensor.shape != parameter.shape:
-                    raise ValueError(f"the state's head has the shape {list(tensor.shape)}, here {list(parameter.shape)}")
+                    raise ValueError(
+                        f"the state's head has the shape {list(tensor.shape)}, here {list(parameter.shape)}"
+                    )
 
-    def load(self, state: Dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Takes over the head's state, and every group's settings."""
         for index, parameter in enumerate(self.parameters, start=len(self._outer.param_groups[0]["params"])):
             if index in state["state"]:
@@ -61,14 +71,16 @@ class HeadAdamW:
             group.update({name: value for name, value in given.items() if name != "params"})
 
 
-def clip_factor(square: Tensor, max_norm: float) -> "Tensor | float":
-    """The factor that brings a gradient of this squared norm to `max_norm` at most, as torch's clip_grad_norm_ does."""
+def clip_factor(square: Tensor, max_norm: float) -> Tensor | float:
+    """The factor that brings a gradient of this squared norm to `max_norm` at most, as torch's
+    clip_grad_norm_ does.
+    """
     if not max_norm:
         return 1.0
     return (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
 
 
-def dense(grad: Optional[Tensor]) -> Optional[Tensor]:
+def dense(grad: Tensor | None) -> Tensor | None:
     """A gradient that embeddings may give as a sparse tensor, in full."""
     return grad.to_dense() if grad is not None and grad.is_sparse else grad
 

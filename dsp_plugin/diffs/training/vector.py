@@ -1,8 +1,9 @@
-"""A sparse diff in training: theta = base + z * gate * w beside an untouched model (Guo, Rush, Kim, ACL 2021).
+"""A sparse diff in training: theta = base + z * gate * w beside an untouched model (Guo, Rush, Kim, ACL
+2021).
 
-theta is written into the model's parameters before a step, the host runs forward and backward as always, and the
-ordinary gradient at theta is pulled back onto w, alpha and the groups' alpha in closed form. So there is no autograd
-through the mask, one sample serves all micro-batches of a step, and any model will do.
+theta is written into the model's parameters before a step, the host runs forward and backward as always, and
+the ordinary gradient at theta is pulled back onto w, alpha and the groups' alpha in closed form. So there is
+no autograd through the mask, one sample serves all micro-batches of a step, and any model will do.
 
 Notation: N elements in the body, G groups; w, alpha [N]; group_alpha [G].
 """
@@ -11,15 +12,16 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Union
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError
 from ..base import base_hash
-from .buffers import BufferWatch
 from ..in_training import OF_A_COPY, mark_hook, note, require_free
+from .buffers import BufferWatch
 from .concrete import StretchedConcrete
 from .deltas import Deltas
 from .flat import FlatLayout
@@ -34,7 +36,9 @@ PENALTY_FORMS = ("paper", "additive")
 
 
 class GroupGates(NamedTuple):
-    """What one step needs to know of the groups: [G] each, and the price of an element that is surely open, [P]."""
+    """What one step needs to know of the groups: [G] each, and the price of an element that is surely
+    open, [P].
+    """
 
     gate: Tensor
     slope: Tensor  # d gate / d alpha
@@ -46,28 +50,31 @@ class GroupGates(NamedTuple):
 class DiffVector:
     """The trained diff of a model, and what is written into its parameters when.
 
-    While attached, the model's own calls keep it right, and those of any part of it: while the model is in training mode,
-    a forward pass sees the sample of the coming step; one in evaluation mode and `state_dict()` see the deterministic
-    theta. It is the whole model's mode that counts: a part that is kept in `eval()` while the rest trains sees the sample.
-    After `load_state_dict` on the model (with assign=True it raises a ValueError: the diff would be cut off), evaluation
-    sees what was loaded until training goes on. Parameters that are read directly may hold a sample: call
-    `deterministic()` first. Between a training forward and its backward, do not evaluate the same model.
+    While attached, the model's own calls keep it right, and those of any part of it: while the model is in
+    training mode, a forward pass sees the sample of the coming step; one in evaluation mode and
+    `state_dict()` see the deterministic theta. It is the whole model's mode that counts: a part that is kept
+    in `eval()` while the rest trains sees the sample. After `load_state_dict` on the model (with assign=True
+    it raises a ValueError: the diff would be cut off), evaluation sees what was loaded until training goes
+    on. Parameters that are read directly may hold a sample: call `deterministic()` first. Between a training
+    forward and its backward, do not evaluate the same model.
 
     Args:
         model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
-        base: weights of the base by name. None: the model's own now, which is right only for a freshly loaded base and
-            never when a run is resumed; a model in which a diff was trained before needs one.
+        base: weights of the base by name. None: the model's own now, which is right only for a freshly loaded
+            base and never when a run is resumed; a model in which a diff was trained before needs one.
         head: names of the parameters or modules of the task head: trained dense, unpenalised, not counted.
         frozen: names of parameters or modules that stay at the base (see `layers.frozen_names`).
         grouping: 'tensor' or 'neuron', or a group function (see groups.py); None: unstructured.
         penalty: lambda of the unnormalised expected number of non-zeros; or one a parameter by name.
-        penalty_form: 'paper', the product of an element's and its group's probabilities to be open, summed; or
-            'additive', their sum, which the authors' program uses.
-        seed: of the noise. fused: None, the fused passes where they can be had; False, never; True, or an error.
+        penalty_form: 'paper', the product of an element's and its group's probabilities to be open, summed;
+            or 'additive', their sum, which the authors' program uses.
+        seed: of the noise. fused: None, the fused passes where they can be had; False, never; True, or an
+            error.
 
     Raises:
-        ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or infinite
-            penalty, one missing for a parameter; another vector that is attached, or a missing base (see `in_training`).
+        ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or
+            infinite penalty, one missing for a parameter; another vector that is attached, or a missing base
+            (see `in_training`).
         RuntimeError: `fused=True` where there are no fused passes for this device, dtype or machine.
     """
 
@@ -75,19 +82,21 @@ class DiffVector:
         self,
         model: nn.Module,
         *,
-        base: Optional[Mapping[str, Tensor]] = None,
+        base: Mapping[str, Tensor] | None = None,
         head: Iterable[str] = (),
         frozen: Iterable[str] = (),
-        grouping: Union[str, GroupFunction, None] = "tensor",
+        grouping: str | GroupFunction | None = "tensor",
         concrete: StretchedConcrete = StretchedConcrete(),
         alpha_init: float = 5.0,
-        penalty: Union[float, Mapping[str, float]] = 1.25e-7,
+        penalty: float | Mapping[str, float] = 1.25e-7,
         penalty_form: str = "paper",
         seed: int = 0,
-        fused: Optional[bool] = None,
+        fused: bool | None = None,
     ):
         if isinstance(grouping, str) and grouping not in GROUPINGS:
-            raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, a function or None, got '{grouping}'")
+            raise ValueError(
+                f"grouping must be one of {', '.join(GROUPINGS)}, a function or None, got '{grouping}'"
+            )
         if penalty_form not in PENALTY_FORMS:
             raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
         require_free(model, base)
@@ -109,16 +118,19 @@ class DiffVector:
         self._buffers = BufferWatch(model)
         self.steps = 0
         self._written = "base" if base is None else "nothing"
-        self.drawn = False  # whether the coming step's sample was asked for, so that there may be a gradient at it
-        self._base_hash: Optional[str] = None
-        self._hooks: List = []
-        self._foreign: Optional[ForeignSteps] = None
+        # whether the coming step's sample was asked for, so that there may be a gradient at it
+        self.drawn = False
+        self._base_hash: str | None = None
+        self._hooks: list = []
+        self._foreign: ForeignSteps | None = None
         self.attach()
 
     # ---- what is in the model ----
 
     def sample(self) -> None:
-        """Writes the sample of the coming step into the model, unless it is there. The same one until the step is taken."""
+        """Writes the sample of the coming step into the model, unless it is there. The same one until the
+        step is taken.
+        """
         self.drawn = True
         if self._written != "sample":
             gates = self.group_gates(self.keys(self.steps))
@@ -126,14 +138,16 @@ class DiffVector:
             self.mark("sample")
 
     def deterministic(self) -> None:
-        """Writes the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is there."""
+        """Writes the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is
+        there.
+        """
         if self._written != "deterministic":
             self.passes.write(self.base, self.w, self.alpha, self.group_gates(None).gate, None)
             self.mark("deterministic")
 
     def mark(self, written: str) -> None:
-        """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or 'nothing'
-        that will do."""
+        """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or
+        'nothing' that will do."""
         self._written = written
 
     def attach(self) -> None:
@@ -170,10 +184,15 @@ class DiffVector:
 
         def after_loading(*_) -> None:
             here = dict(model.named_parameters(remove_duplicate=False))
-            lost = [name for name, parameter in {**self.body, **self.head}.items() if here.get(name) is not parameter]
+            lost = [
+                name
+                for name, parameter in {**self.body, **self.head}.items()
+                if here.get(name) is not parameter
+            ]
             if lost:  # training would go on in tensors that the model no longer has
                 raise ValueError(
-                    f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that this diff is "
+                    f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that "
+                    "this diff is "
                     "trained in: load without assign=True"
                 )
             self.mark("loaded")
@@ -186,7 +205,9 @@ class DiffVector:
         self._hooks.append(model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
         self._hooks.append(model.register_load_state_dict_post_hook(after_loading))
         me = weakref.ref(self)
-        self._foreign = ForeignSteps(self.body.values(), lambda optimizer: getattr(optimizer, "vector", None) is me(), _refuse)
+        self._foreign = ForeignSteps(
+            self.body.values(), lambda optimizer: getattr(optimizer, "vector", None) is me(), _refuse
+        )
 
     def detach(self) -> None:
         """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""
@@ -203,8 +224,10 @@ class DiffVector:
     def keys(self, step: int) -> Keys:
         return step_keys(self.seed, step)
 
-    def group_gates(self, keys: Optional[Keys]) -> GroupGates:
-        """The groups' gates, sampled with these keys or deterministic; all ones where the diff is unstructured."""
+    def group_gates(self, keys: Keys | None) -> GroupGates:
+        """The groups' gates, sampled with these keys or deterministic; all ones where the diff is
+        unstructured.
+        """
         if self.structured:
             opened, opening = self.concrete.open_probability(self.group_alpha)
             if keys is None:
@@ -221,7 +244,7 @@ class DiffVector:
             price = price * opened[self.layout.group.to(opened.device)]
         return GroupGates(gate, slope, opened, opening, price)
 
-    def deltas(self, sampled_step: Optional[int] = None) -> Deltas:
+    def deltas(self, sampled_step: int | None = None) -> Deltas:
         """The full-size diff, name -> delta, worked out a tensor at a time when asked for.
 
         Warns of buffers that training has changed: they are in no diff.
@@ -256,7 +279,7 @@ class DiffVector:
             self._base_hash = base_hash(self.base_weights())
         return self._base_hash
 
-    def base_weights(self) -> Dict[str, Tensor]:
+    def base_weights(self) -> dict[str, Tensor]:
         """The base's body by name: the tensors themselves, not copies."""
         return dict(zip(self.layout.names, self.base))
 
@@ -269,9 +292,9 @@ class DiffVector:
         per_piece = torch.cat(sums)
         return self.layout.group_sums(per_piece * self.penalties.double() if weighted else per_piece)
 
-    def _penalties(self, penalty: Union[float, Mapping[str, float]]) -> Tensor:
+    def _penalties(self, penalty: float | Mapping[str, float]) -> Tensor:
         """lambda of each piece [P]."""
-        given: Dict[str, float] = {}
+        given: dict[str, float] = {}
         for name in self.layout.names:
             if isinstance(penalty, Mapping) and name not in penalty:
                 raise ValueError(f"there is no penalty for '{name}'")
@@ -281,14 +304,15 @@ class DiffVector:
         by_tensor_ = torch.tensor(list(given.values()), dtype=self.w.dtype)
         return by_tensor_[self.layout.tensor].to(self.w.device)
 
-    def _passes(self, fused: Optional[bool]) -> Union[NativePasses, TorchPasses]:
+    def _passes(self, fused: bool | None) -> NativePasses | TorchPasses:
         if fused is not False and NativePasses.can(self.layout, self.w.dtype):
             return NativePasses(self.layout, self.concrete)
         if fused is not False and self.w.is_cuda:
             return TorchPasses(self.layout, self.concrete, compiled=True)
         if fused:
             raise RuntimeError(
-                "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or a GPU"
+                "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ "
+                "compiler, or a GPU"
             )
         return TorchPasses(self.layout, self.concrete)
 
@@ -296,6 +320,7 @@ class DiffVector:
 def _refuse() -> None:
     """Raises: HandshakeError."""
     raise HandshakeError(
-        "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: train with "
+        "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: "
+        "train with "
         "DiffAdamW (fairseq: --optimizer diff_adam), or call the vector's detach() first"
     )

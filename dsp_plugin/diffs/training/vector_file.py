@@ -1,7 +1,7 @@
 """A trained DiffVector as a file, from which it is projected: w, alpha, the groups' alpha and the task head.
 
-A safetensors file, whatever its name ends with: `w`, `alpha`, `group_alpha`, `head.NAME`, and JSON in its metadata, a
-checksum among it.
+A safetensors file, whatever its name ends with: `w`, `alpha`, `group_alpha`, `head.NAME`, and JSON in its
+metadata, a checksum among it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Union
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from ...records.files.whole import replacing
 from ..base import base_hash
 from ..packs.checksum import NO_CHECKSUM, fits, seal
-from .concrete import StretchedConcrete
 from ..packs.content import all_finite, check_depth, check_name, check_numbers, parse_json
+from .concrete import StretchedConcrete
 from .groups import GroupFunction
 from .vector import DiffVector
 
@@ -38,12 +39,12 @@ class SavedVector:
         told: names and hash of the body, seed, steps, the stretched interval. config: the writer's own.
     """
 
-    flat: Dict[str, Tensor]
-    head: Dict[str, Tensor]
-    told: Dict[str, Any]
-    config: Dict[str, Any]
+    flat: dict[str, Tensor]
+    head: dict[str, Tensor]
+    told: dict[str, Any]
+    config: dict[str, Any]
 
-    def restore(self, model: nn.Module, grouping: Union[str, GroupFunction, None]) -> DiffVector:
+    def restore(self, model: nn.Module, grouping: str | GroupFunction | None) -> DiffVector:
         """The vector, attached to its base.
 
         Args:
@@ -56,24 +57,39 @@ class SavedVector:
         parameters = dict(model.named_parameters())
         missing = [name for name in [*self.told["names"], *self.head] if name not in parameters]
         if missing:
-            raise ValueError(f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}")
+            raise ValueError(
+                f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}"
+            )
         if base_hash({name: parameters[name] for name in self.told["names"]}) != self.told["base"]:
             raise ValueError("wrong base: its weights are not those that the diff was trained on")
         body = set(self.told["names"])
         frozen = [name for name in parameters if name not in body and name not in self.head]
         # older files do not tell of what was frozen
-        if self.told.get("frozen") and base_hash({name: parameters[name] for name in frozen}) != self.told["frozen"]:
+        if (
+            self.told.get("frozen")
+            and base_hash({name: parameters[name] for name in frozen}) != self.told["frozen"]
+        ):
             raise ValueError("wrong base: the weights that were frozen are not those of the diff's base")
         concrete = StretchedConcrete(*self.told["concrete"])
         vector = DiffVector(
-            model, base=parameters, head=list(self.head), frozen=frozen, grouping=grouping, concrete=concrete,
+            model,
+            base=parameters,
+            head=list(self.head),
+            frozen=frozen,
+            grouping=grouping,
+            concrete=concrete,
             seed=self.told["seed"],
-        )  # fmt: skip
+        )
         flats = {name: getattr(vector, name) for name in _FLAT}
-        same = vector.layout.names == self.told["names"] and self.told.get("grouping") in (None, vector.layout.grouping_hash())
+        same = vector.layout.names == self.told["names"] and self.told.get("grouping") in (
+            None,
+            vector.layout.grouping_hash(),
+        )
         if not same or any(here.shape != self.flat[name].shape for name, here in flats.items()):
             vector.detach()
-            raise ValueError("the diff was trained with other groups, or with its parameters in another order")
+            raise ValueError(
+                "the diff was trained with other groups, or with its parameters in another order"
+            )
         for name, here in flats.items():
             here.copy_(self.flat[name])
         vector.steps = self.told["steps"]
@@ -88,10 +104,17 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
         OSError: it cannot be written. ValueError: `config` is not JSON.
     """
     told = {
-        "format": FORMAT, "checksum": NO_CHECKSUM, "names": vector.layout.names, "base": vector.base_hash(),
-        "frozen": vector.frozen_hash, "grouping": vector.layout.grouping_hash(), "seed": vector.seed, "steps": vector.steps,
-        "concrete": [vector.concrete.low, vector.concrete.high], "config": dict(config),
-    }  # fmt: skip
+        "format": FORMAT,
+        "checksum": NO_CHECKSUM,
+        "names": vector.layout.names,
+        "base": vector.base_hash(),
+        "frozen": vector.frozen_hash,
+        "grouping": vector.layout.grouping_hash(),
+        "seed": vector.seed,
+        "steps": vector.steps,
+        "concrete": [vector.concrete.low, vector.concrete.high],
+        "config": dict(config),
+    }
     try:
         metadata = {_KEY: json.dumps(told)}  # one entry: safetensors writes several in any order
     except TypeError as error:
@@ -110,7 +133,14 @@ def read_vector(path: str | os.PathLike) -> SavedVector:
     """
     try:
         return _read(os.fspath(path))
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+    ) as error:
         reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is damaged or no safetensors file: {reason}") from None
 
@@ -119,18 +149,28 @@ def _read(path: str) -> SavedVector:
     with safe_open(path, "pt") as file:
         metadata = (file.metadata() or {}).get(_KEY)
         if metadata is None:
-            raise ValueError(f"{path} holds no diff in training (it is not what diff pruning's first stage writes)")
+            raise ValueError(
+                f"{path} holds no diff in training (it is not what diff pruning's first stage writes)"
+            )
         told = parse_json(metadata, f"{path}'s header")
         if told["format"] != FORMAT:
-            raise ValueError(f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin")
+            raise ValueError(
+                f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin"
+            )
         # files without a checksum are older; they do not tell of the grouping either
         if "checksum" not in told and "grouping" not in told:
-            warnings.warn(f"{path} was written before these files had a checksum: damage to it cannot be seen")
+            warnings.warn(
+                f"{path} was written before these files had a checksum: damage to it cannot be seen"
+            )
         elif not fits(path, told["checksum"]):
             raise ValueError(f"{path} is damaged: its content does not fit its checksum")
         _check(told, path)
         flat = {name: file.get_tensor(name) for name in _FLAT}
-        head = {key[len("head.") :]: file.get_tensor(key) for key in sorted(file.keys()) if key.startswith("head.")}
+        head = {
+            key[len("head.") :]: file.get_tensor(key)
+            for key in sorted(file.keys())
+            if key.startswith("head.")
+        }
     for name, tensor in {**flat, **head}.items():
         if not tensor.is_floating_point() or not all_finite(tensor):
             raise ValueError(f"{path} holds numbers that are not finite: {name}")
@@ -139,7 +179,7 @@ def _read(path: str) -> SavedVector:
     return SavedVector(flat, head, told, told.pop("config"))
 
 
-def _check(told: Dict[str, Any], path: str) -> None:
+def _check(told: dict[str, Any], path: str) -> None:
     """Raises ValueError, or a KeyError that says what is missing, for what `save_vector` never says."""
     names, concrete = told["names"], told["concrete"]
     if not isinstance(names, list) or not names or len({*names}) != len(names):
@@ -153,6 +193,10 @@ def _check(told: Dict[str, Any], path: str) -> None:
     if not whole or not texts or not isinstance(told["base"], str) or not isinstance(told["config"], dict):
         raise ValueError(f"{path}: its header has values of another kind")
     check_depth(told["config"], f"{path}: its config")
-    if not isinstance(concrete, list) or len(concrete) != 2 or not all(type(end) in (int, float) for end in concrete):
+    if (
+        not isinstance(concrete, list)
+        or len(concrete) != 2
+        or not all(type(end) in (int, float) for end in concrete)
+    ):
         raise ValueError(f"{path}: its stretched interval is none")
     StretchedConcrete(*concrete)

@@ -1,24 +1,28 @@
-"""Which activation checkpoint of torch is at work: where else torch keeps that is its own affair, so all of it is here.
+"""Which activation checkpoint of torch is at work: where else torch keeps that is its own affair, so all of
+it is here.
 
-A checkpoint that is not reentrant is a frame (`torch.utils.checkpoint._CheckpointFrame`) and a pair of hooks for saved tensors:
-one while its forward runs, whose closure holds the frame, another while it runs again, whose closure holds a weak reference to
-the same frame. torch tells nobody which of its frames runs again; a layer that must do the second time what it did the first
-can only look into these closures. So it is in torch 2.4 to 2.13; `test_draws.py` holds it, and where it is not so nothing is
-found, so that a block that is computed again is refused (see `Replays`).
+A checkpoint that is not reentrant is a frame (`torch.utils.checkpoint._CheckpointFrame`) and a pair of hooks
+for saved tensors: one while its forward runs, whose closure holds the frame, another while it runs again,
+whose closure holds a weak reference to the same frame. torch tells nobody which of its frames runs again; a
+layer that must do the second time what it did the first can only look into these closures. So it is in torch
+2.4 to 2.13; `test_draws.py` holds it, and where it is not so nothing is found, so that a block that is
+computed again is refused (see `Replays`).
 
-A reentrant checkpoint (and fairseq's own) leaves no such trace: its forward runs without gradients, and it runs again inside
-the backward pass, with the random numbers of the first time.
+A reentrant checkpoint (and fairseq's own) leaves no such trace: its forward runs without gradients, and it
+runs again inside the backward pass, with the random numbers of the first time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any
 
 import torch
 
-# (ignore whether torch is tracing) -> the pair of hooks on top of this thread's stack, None where there is none
-top_hooks: Callable[[bool], Optional[Tuple[Any, Any]]] = torch._C._autograd._top_saved_tensors_default_hooks
+# (ignore whether torch is tracing) -> the pair of hooks on top of this thread's stack, None where there is
+# none
+top_hooks: Callable[[bool], tuple[Any, Any] | None] = torch._C._autograd._top_saved_tensors_default_hooks
 # number of the backward pass that this thread is in, -1 outside any; an inner one has the larger number
 backward_number: Callable[[], int] = torch._C._current_graph_task_id
 
@@ -33,9 +37,9 @@ class Checkpoints:
         run: which time it is: an object that lives as long as the recomputation.
     """
 
-    first: List[Any] = field(default_factory=list)
-    again: Optional[Any] = None
-    run: Optional[Any] = None
+    first: list[Any] = field(default_factory=list)
+    again: Any | None = None
+    run: Any | None = None
 
 
 def checkpoints_here() -> Checkpoints:
@@ -57,8 +61,10 @@ def checkpoints_here() -> Checkpoints:
     return found
 
 
-def _frame_of(pack: Any) -> Tuple[Optional[Any], bool]:
-    """The frame of a hook, and whether it is computed again; (None, False) for a hook that is no checkpoint's."""
+def _frame_of(pack: Any) -> tuple[Any | None, bool]:
+    """The frame of a hook, and whether it is computed again; (None, False) for a hook that is no
+    checkpoint's.
+    """
     pack = getattr(pack, "_torchdynamo_orig_callable", pack)
     code = getattr(pack, "__code__", None)
     if code is None or getattr(pack, "__module__", None) != "torch.utils.checkpoint":
@@ -70,7 +76,9 @@ def _frame_of(pack: Any) -> Tuple[Optional[Any], bool]:
 
 
 def random_state(device: torch.device) -> bytes:
-    """The state of the random numbers of the CPU and of `device`: what a checkpoint restores before it runs again."""
+    """The state of the random numbers of the CPU and of `device`: what a checkpoint restores before it
+    runs again.
+    """
     state = torch.get_rng_state().numpy().tobytes()
     if device.type == "cuda":
         state += torch.cuda.get_rng_state(device).numpy().tobytes()

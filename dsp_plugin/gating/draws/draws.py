@@ -6,8 +6,9 @@ Notation: N gates in all, h of one block.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, ContextManager
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,12 @@ class Draw:
         spent: whether a gradient has come back through them.
     """
 
-    def __init__(self, parts: Sequence[Optional[Tensor]]):
+    def __init__(self, parts: Sequence[Tensor | None]):
         self.parts = list(parts)
         self.asked = 0
         self.spent = False
 
-    def same_as(self, other: "Draw") -> bool:
+    def same_as(self, other: Draw) -> bool:
         """Whether the gates have the same values."""
         pairs = zip(self.parts, other.parts)
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
@@ -39,14 +40,14 @@ class Draw:
 def drawn(
     sample: Callable[[], Tensor],
     module: nn.Module,
-    split: Callable[[Tensor], List[Tensor]],
+    split: Callable[[Tensor], list[Tensor]],
     came: Callable[[], None],
     watched: bool = False,
 ) -> Draw:
     """Draw gates, whatever surrounds it: no gradients, inference mode, a checkpoint.
 
-    Backward passes may go through the gates as often as they like (those of parts of a model that share them, those of a
-    reentrant checkpoint): each goes on to the scores at once.
+    Backward passes may go through the gates as often as they like (those of parts of a model that share them,
+    those of a reentrant checkpoint): each goes on to the scores at once.
 
     Args:
         sample: gives gates [N]; differentiable in the parameters of `module`.
@@ -54,14 +55,16 @@ def drawn(
         came: called whenever a gradient comes back.
         watched: call it even if the gates depend on nothing that learns.
     """
-    # What autograd keeps of the sample is no business of the checkpoint around it, which would have to draw again to
-    # get it back: the gates are handed out again instead.
-    hidden: ContextManager[Any] = nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _same)
+    # What autograd keeps of the sample is no business of the checkpoint around it, which would have to draw
+    # again to get it back: the gates are handed out again instead.
+    hidden: ContextManager[Any] = (
+        nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _same)
+    )
     with torch.inference_mode(False), torch.enable_grad(), hidden:
         parameters, views = _learnt(module), []
         with _in_place_of(parameters, views):
             inner = sample()
-        draw: List[Any] = []  # a weak reference, once there is something to refer to
+        draw: list[Any] = []  # a weak reference, once there is something to refer to
 
         def gradient_came(*_: Any) -> None:
             made = draw[0]()
@@ -71,7 +74,9 @@ def drawn(
 
         gates = inner
         if inner.requires_grad:
-            gates = _Outlet.apply(inner.detach(), (inner, views, gradient_came), *(p for _, _, p in parameters))
+            gates = _Outlet.apply(
+                inner.detach(), (inner, views, gradient_came), *(p for _, _, p in parameters)
+            )
         elif watched:
             gates = inner.detach().requires_grad_()
             gates.register_hook(gradient_came)
@@ -84,18 +89,23 @@ def _same(packed: Tensor) -> Tensor:
     return packed
 
 
-Place = Tuple[Dict[str, Any], str, Tensor]
+Place = tuple[dict[str, Any], str, Tensor]
 
 
-def _learnt(module: nn.Module) -> List[Place]:
+def _learnt(module: nn.Module) -> list[Place]:
     """(a module's parameters, a name in them, the parameter) of all that learn."""
-    return [(m._parameters, n, p) for m in module.modules() for n, p in m._parameters.items() if p is not None and p.requires_grad]
+    return [
+        (m._parameters, n, p)
+        for m in module.modules()
+        for n, p in m._parameters.items()
+        if p is not None and p.requires_grad
+    ]
 
 
 @contextmanager
-def _in_place_of(parameters: List[Place], views: List[Tensor]) -> Iterator[None]:
-    """Let the module see views of its parameters, which are put into `views`: a gradient of a parameter itself would
-    run the hooks that somebody has registered on it, and so twice."""
+def _in_place_of(parameters: list[Place], views: list[Tensor]) -> Iterator[None]:
+    """Let the module see views of its parameters, which are put into `views`: a gradient of a parameter
+    itself would run the hooks that somebody has registered on it, and so twice."""
     views += [parameter.view_as(parameter) for _, _, parameter in parameters]
     try:
         for (own, name, _), view in zip(parameters, views):
@@ -110,14 +120,18 @@ class _Outlet(torch.autograd.Function):
     """Hands on drawn gates; a backward pass runs through the sample's own graph and leaves it as it is."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, source: Tuple[Tensor, List[Tensor], Callable[[], None]], *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, gates: Tensor, source: tuple[Tensor, list[Tensor], Callable[[], None]], *parameters: Tensor
+    ) -> Tensor:
         ctx.source = source
         return gates.view_as(gates)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inner, views, came = ctx.source
         came()
         twice = torch.is_grad_enabled()  # under create_graph
-        grads = torch.autograd.grad(inner, views, grad, retain_graph=True, create_graph=twice, allow_unused=True)
+        grads = torch.autograd.grad(
+            inner, views, grad, retain_graph=True, create_graph=twice, allow_unused=True
+        )
         return None, None, *grads

@@ -1,9 +1,12 @@
-"""Which draw belongs to whoever asks for gates: that of the forward pass he is in, or the one between passes."""
+"""Which draw belongs to whoever asks for gates: that of the forward pass he is in, or the one between
+passes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from .checkpoints import backward_number
 from .draws import Draw
@@ -15,7 +18,7 @@ Sample = Callable[[], Draw]
 class _Shared:
     """What a forward pass has in common with all that it calls."""
 
-    draw: Optional[Draw]
+    draw: Draw | None
     whole: bool
 
 
@@ -28,20 +31,21 @@ class _Entered(NamedTuple):
 class Passes:
     """The forward passes that have begun and not ended, one inside another; the outermost one draws.
 
-    Outside a pass of the whole model there is a draw, too, for parts that are called by themselves. Another one takes its
-    place once a gradient has come back through it, or when a block asks a second time that has asked already.
+    Outside a pass of the whole model there is a draw, too, for parts that are called by themselves. Another
+    one takes its place once a gradient has come back through it, or when a block asks a second time that has
+    asked already.
     """
 
     def __init__(self) -> None:
-        self._entered: List[_Entered] = []
-        self._loose: Optional[Draw] = None
+        self._entered: list[_Entered] = []
+        self._loose: Draw | None = None
         self._asked_for = False  # `loose` was drawn by explicit wish: blocks may ask as often as they like
 
     def inside(self) -> bool:
         """Whether a pass goes on here, and not merely around the backward pass that this is in."""
         return bool(self._entered) and self._entered[-1].backward == backward_number()
 
-    def enter(self, module: Any, whole: bool, sample: Optional[Sample]) -> Optional[Draw]:
+    def enter(self, module: Any, whole: bool, sample: Sample | None) -> Draw | None:
         """Begin a pass.
 
         Args:
@@ -66,7 +70,7 @@ class Passes:
         entered.append(_Entered(module, backward, _Shared(draw, whole)))
         return draw
 
-    def enter_again(self, module: Any, draw: Optional[Draw]) -> None:
+    def enter_again(self, module: Any, draw: Draw | None) -> None:
         """Begin a pass that had this draw the first time."""
         self._entered.append(_Entered(module, backward_number(), _Shared(draw, draw is not None)))
 
@@ -75,7 +79,7 @@ class Passes:
         if self._entered:
             self._entered.pop()
 
-    def draw_of(self, position: int, sample: Sample) -> Tuple[Draw, bool]:
+    def draw_of(self, position: int, sample: Sample) -> tuple[Draw, bool]:
         """The draw for the block at `position`, and whether it was made just now."""
         shared = self._entered[-1].shared if self.inside() else None
         if shared is None:
@@ -92,7 +96,7 @@ class Passes:
     def forget(self) -> None:
         self.__init__()
 
-    def _between(self, position: int, sample: Sample) -> Tuple[Draw, bool]:
+    def _between(self, position: int, sample: Sample) -> tuple[Draw, bool]:
         draw = self._loose
         if draw is not None and not draw.spent and (self._asked_for or not draw.asked >> position & 1):
             return draw, False

@@ -1,13 +1,14 @@
-"""What blocks were handed under activation checkpoints, so that a block that is computed again is handed the same.
+"""What blocks were handed under activation checkpoints, so that a block that is computed again is handed the
+same.
 
-A checkpoint that runs again asks for the same things in the same order. torch's frames tell which one it is; a reentrant
-one is known by the state of the random numbers, which it restores (see `checkpoints`).
+A checkpoint that runs again asks for the same things in the same order. torch's frames tell which one it is;
+a reentrant one is known by the state of the random numbers, which it restores (see `checkpoints`).
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,7 +29,7 @@ class Handed(NamedTuple):
     """
 
     what: int
-    draw: Optional[Draw]
+    draw: Draw | None
     sampled: bool
 
 
@@ -36,7 +37,7 @@ class Here(NamedTuple):
     """A place in the program, as it is before anything is handed out there."""
 
     around: Checkpoints
-    moment: Optional[Tuple[int, bytes]]
+    moment: tuple[int, bytes] | None
 
 
 class Unknown(LookupError):
@@ -47,8 +48,8 @@ class _Record:
     """What was handed out in one checkpoint, in order, and how far each of its recomputations is."""
 
     def __init__(self) -> None:
-        self.handed: List[Handed] = []
-        self.place: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+        self.handed: list[Handed] = []
+        self.place: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def next(self, run: Any, what: int) -> Handed:
         place = self.place.get(run, 0)
@@ -62,8 +63,8 @@ class Replays:
     """Remembers for as long as torch keeps a checkpoint, or, of reentrant ones, the last `LIMIT` moments."""
 
     def __init__(self) -> None:
-        self._records: "weakref.WeakKeyDictionary[Any, _Record]" = weakref.WeakKeyDictionary()
-        self._moments: Dict[Tuple[int, bytes], Optional[Handed]] = {}
+        self._records: weakref.WeakKeyDictionary[Any, _Record] = weakref.WeakKeyDictionary()
+        self._moments: dict[tuple[int, bytes], Handed | None] = {}
 
     def here(self, what: int, device: torch.device, quiet: bool) -> Here:
         """Where somebody asks for `what`.
@@ -76,8 +77,9 @@ class Replays:
         seen = around.again is None and (quiet or (bool(self._moments) and backward_number() != -1))
         return Here(around, (what, random_state(device)) if seen else None)
 
-    def again(self, here: Here, what: int) -> Optional[Handed]:
-        """What was handed out the first time, where this is a recomputation; None where it is not known to be one.
+    def again(self, here: Here, what: int) -> Handed | None:
+        """What was handed out the first time, where this is a recomputation; None where it is not known to be
+        one.
 
         Raises:
             Unknown: it is one, of something else.
@@ -87,7 +89,7 @@ class Replays:
             record = self._records.get(around.again)
             if record is None:
                 raise Unknown
-            found: Optional[Handed] = record.next(around.run, what)
+            found: Handed | None = record.next(around.run, what)
         else:
             found = None
             if here.moment in self._moments and backward_number() != -1:
@@ -109,7 +111,9 @@ class Replays:
             self._moments[here.moment] = handed if _alike(before, handed) else None
 
     def stepped(self) -> None:
-        """An optimizer has made a step, and what was handed out before is done with, as the weights are that it met."""
+        """An optimizer has made a step, and what was handed out before is done with, as the weights are
+        that it met.
+        """
         self._moments.clear()
 
     def begun(self) -> bool:
@@ -121,7 +125,7 @@ class Replays:
             self._records.setdefault(frame, _Record()).handed.append(handed)
 
 
-def _alike(one: Optional[Handed], other: Handed) -> bool:
+def _alike(one: Handed | None, other: Handed) -> bool:
     if one is None or one.sampled != other.sampled or (one.draw is None) != (other.draw is None):
         return False
     return one.draw is other.draw or one.draw.same_as(other.draw)

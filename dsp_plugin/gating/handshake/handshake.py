@@ -1,28 +1,31 @@
 """Whether a pruning method is whole: half of it lives in its host, and nothing works if that half is missing.
 
-A method asks of whoever trains it that its scores are in an optimizer, with the rate and the decay they are to have; that
-its penalty is in the loss; that the number of updates is told, where it has a schedule; and that forward passes go through
-its gates. Each half is looked for at every optimizer step, and on the second one without it the training is refused.
+A method asks of whoever trains it that its scores are in an optimizer, with the rate and the decay they are
+to have; that its penalty is in the loss; that the number of updates is told, where it has a schedule; and
+that forward passes go through its gates. Each half is looked for at every optimizer step, and on the second
+one without it the training is refused.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Any, Deque, Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...handshake.optimizer_steps import HandshakeError, watch_steps
 from ..draws.checkpoints import backward_number
 from .holdings import Held, has_gradients, held_by_some, holdings, stands
 from .kinship import Kinship
-from ...handshake.optimizer_steps import HandshakeError, watch_steps
 
 __all__ = ["Handshake", "HandshakeError"]
 
 PATIENCE = 2  # updates without one of its halves that a method bears at most, the refused one included
-# Once gradients have come through the gates, updates without any: LayerDrop may leave out all layers now and then.
+# Once gradients have come through the gates, updates without any: LayerDrop may leave out all layers now and
+# then.
 PATIENCE_LATER = 100
 
 # What to do about each half, in words that hold anywhere; a shell may say it in those of its host.
@@ -31,16 +34,19 @@ ADVICE = {
     "rate": "put the scores into a parameter group of their own that has these, and keep schedules away from it",
     "penalty": "add the switchboard's penalty() to the loss of every update",
     "updates": "call the switchboard's set_num_updates() with the number of updates made before every one",
-    "forward": "call the model that carries the gates, in training mode, with an attention that knows of them",
+    "forward": "call the model that carries the gates, in training mode, with an attention that knows of "
+    "them",
     "motion": "give the parameter group of the scores a learning rate of its own",
     "ranking": "install a ranking before training",
     "blocks": "call the whole model in training, or put gates only on the part that is trained",
-    "draw": "let the checkpoints be torch's, with use_reentrant=False, or restore the random numbers as torch's do",
+    "draw": "let the checkpoints be torch's, with use_reentrant=False, or restore the random numbers as "
+    "torch's do",
 }
 
 
 class Handshake:
-    """Watches that the halves of one switchboard's method are there. It belongs to the switchboard, and is copied with it.
+    """Watches that the halves of one switchboard's method are there. It belongs to the switchboard, and is
+    copied with it.
 
     Attributes:
         advice: half -> what to do where it is missing (see `ADVICE`).
@@ -49,28 +55,28 @@ class Handshake:
     """
 
     def __init__(self) -> None:
-        self.advice: Dict[str, str] = dict(ADVICE)
-        self.lr: Optional[float] = None
-        self.weight_decay: Optional[float] = None
+        self.advice: dict[str, str] = dict(ADVICE)
+        self.lr: float | None = None
+        self.weight_decay: float | None = None
         self._begin()
 
     def _begin(self) -> None:
         self._board: Any = lambda: None
         self._model: Any = lambda: None
-        self._held: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Held]" = weakref.WeakKeyDictionary()
-        self._kept: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
+        self._held: weakref.WeakKeyDictionary[torch.optim.Optimizer, Held] = weakref.WeakKeyDictionary()
+        self._kept: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._loaded = False  # whether the scores came from a state before they were trained here
         self._stepped = False  # whether the scores were in an optimizer that stepped
         self._patience = PATIENCE  # until they are
         self._penalties = 0  # gradients that have come back through the penalty
         self._passes = 0  # gradients that have come back through drawn gates
-        self._backwards: Deque[int] = deque(maxlen=256)  # numbers of the backward passes in which they did
+        self._backwards: deque[int] = deque(maxlen=256)  # numbers of the backward passes in which they did
         watch_steps(self)
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return {"advice": self.advice, "lr": self.lr, "weight_decay": self.weight_decay}
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
 
@@ -81,28 +87,30 @@ class Handshake:
         self._board = weakref.ref(board)
 
     def trains(self, model: nn.Module) -> None:
-        """The model whose heads are gated: an optimizer that moves its weights, and never the scores, is refused."""
+        """The model whose heads are gated: an optimizer that moves its weights, and never the scores, is
+        refused.
+        """
         if self._model() is None:
             self._model = weakref.ref(model)
 
     @property
-    def model(self) -> Optional[nn.Module]:
+    def model(self) -> nn.Module | None:
         """The model whose heads are gated, once it is known."""
         return self._model()
 
     def wants(
         self,
-        lr: Optional[float] = None,
-        weight_decay: Optional[float] = None,
-        advice: Optional[Mapping[str, str]] = None,
-        keep: Optional[torch.optim.Optimizer] = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        advice: Mapping[str, str] | None = None,
+        keep: torch.optim.Optimizer | None = None,
     ) -> None:
         """Declare what the scores' parameter group is to have.
 
         Args:
             advice: words of the host (see `ADVICE`).
-            keep: an optimizer that was made so: whoever writes into its scores' group, these are put back before its steps.
-                Any other is refused.
+            keep: an optimizer that was made so: whoever writes into its scores' group, these are put back
+                before its steps. Any other is refused.
         """
         self.lr, self.weight_decay = lr, weight_decay
         self.advice.update(advice or {})
@@ -121,7 +129,9 @@ class Handshake:
             penalty.register_hook(came)
 
     def gradient_came(self) -> None:
-        """A gradient has come back through gates that were drawn, or somebody else's that are used in their place."""
+        """A gradient has come back through gates that were drawn, or somebody else's that are used in
+        their place.
+        """
         self._passes += 1
         self._backwards.append(backward_number())
 
@@ -152,9 +162,12 @@ class Handshake:
         if board is None or held is None or not (held.scores or held.weights):
             return
         if not held.checked and has_gradients(optimizer.param_groups):
-            self._check(held, board)  # an optimizer that calls the model itself (LBFGS) comes by its gradients in its step
+            # an optimizer that calls the model itself (LBFGS) comes by its gradients in its step
+            self._check(held, board)
         board.stepped()
-        moving = [group for group in (optimizer.param_groups[number] for number in held.scores) if not stands(group)]
+        moving = [
+            group for group in (optimizer.param_groups[number] for number in held.scores) if not stands(group)
+        ]
         if board.pruning and has_gradients(moving):
             note = getattr(board.gates, "note_update", None)
             if note is not None:
@@ -181,19 +194,30 @@ class Handshake:
         return held
 
     def _check_rate(self, optimizer: torch.optim.Optimizer, held: Held) -> None:
-        wanted = {name: value for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)) if value is not None}
+        wanted = {
+            name: value
+            for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay))
+            if value is not None
+        }
         for number in held.scores if wanted else ():
             group = optimizer.param_groups[number]
             if held.alone and optimizer in self._kept:
                 group.update(wanted)
             has = {name: group.get(name, 0.0) for name in wanted}
             if any(not isinstance(has[name], Tensor) and has[name] != wanted[name] for name in wanted):
-                self.refuse("rate", f"the scores of the heads want {_told(wanted)}, and the optimizer gives them {_told(has)}")
+                self.refuse(
+                    "rate",
+                    f"the scores of the heads want {_told(wanted)}, and the optimizer gives "
+                    f"them {_told(has)}",
+                )
 
     def _check_penalty(self, held: Held, board: nn.Module) -> None:
         came, held.penalties = self._penalties != held.penalties, self._penalties
         if held.miss("penalty", not came and _has_penalty(board), PATIENCE):
-            self.refuse("penalty", f"the method's penalty was in no loss for {PATIENCE} updates, so that nothing closes heads")
+            self.refuse(
+                "penalty",
+                f"the method's penalty was in no loss for {PATIENCE} updates, so that nothing closes heads",
+            )
 
     def _check_updates(self, held: Held, board: nn.Module) -> None:
         told = board.num_updates, getattr(board.gates, "num_updates", None)
@@ -203,7 +227,9 @@ class Handshake:
         stood = told[0] == before[0] if not board.pruning else told == before and _follows_updates(board)
         if stood:
             self.refuse(
-                "updates", f"the method goes by the number of updates, which stood still at {told[0]} for {PATIENCE} updates"
+                "updates",
+                f"the method goes by the number of updates, which stood still at {told[0]} for "
+                f"{PATIENCE} updates",
             )
 
     def _check_passes(self, held: Held, board: nn.Module) -> None:
@@ -211,7 +237,9 @@ class Handshake:
         patience = PATIENCE_LATER if self._passes else PATIENCE
         if held.miss("forward", not came and board.head_map.num_heads > 0, patience):
             self.refuse(
-                "forward", f"no gradient came through the gates of the heads for {patience} updates, so that they learn nothing"
+                "forward",
+                f"no gradient came through the gates of the heads for {patience} updates, so that "
+                "they learn nothing",
             )
 
     def _check_blocks(self, held: Held, board: nn.Module) -> None:
@@ -219,7 +247,9 @@ class Handshake:
             self._loaded = getattr(board.gates, "decided", None) is None
         if held.steps + 1 != PATIENCE_LATER or not board.asked or self._loaded:
             return
-        lost = [b.name for i, b in enumerate(board.head_map.blocks) if b.num_heads and not board.asked >> i & 1]
+        lost = [
+            b.name for i, b in enumerate(board.head_map.blocks) if b.num_heads and not board.asked >> i & 1
+        ]
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             self.refuse(
@@ -232,10 +262,16 @@ class Handshake:
         stand = all(stands(optimizer.param_groups[number]) for number in held.scores)
         undecided = board.pruning and getattr(board.gates, "decided", None) is False
         if held.miss("motion", stand and undecided, PATIENCE):
-            self.refuse("motion", f"the scores of the heads have had a learning rate of 0 for {PATIENCE} updates, and stay random")
+            self.refuse(
+                "motion",
+                f"the scores of the heads have had a learning rate of 0 for {PATIENCE} "
+                "updates, and stay random",
+            )
 
     def _check_outsider(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
-        """An optimizer of weights around the gated model (somebody's task head, a soft prompt) trains it, too."""
+        """An optimizer of weights around the gated model (somebody's task head, a soft prompt) trains it,
+        too.
+        """
         if held.stranger or self._passes == held.passes or not self._untrained(board):
             return
         held.passes = self._passes
@@ -259,7 +295,9 @@ class Handshake:
 
     def _check_scores(self, held: Held, board: nn.Module) -> None:
         frozen = not any(p.requires_grad for p in board.gates.parameters())
-        if held.miss("optimizer", self._untrained(board) and (frozen or held.steps < self._patience), self._patience):
+        if held.miss(
+            "optimizer", self._untrained(board) and (frozen or held.steps < self._patience), self._patience
+        ):
             self._refuse_scores(board)
 
     def _refuse_scores(self, board: nn.Module) -> None:
@@ -267,7 +305,9 @@ class Handshake:
         if self._patience == PATIENCE and not frozen and held_by_some(board.gates):
             self._patience = PATIENCE_LATER  # a critic has several updates to one of a generator
             return
-        done = f"the model was trained for {self._patience} updates, and the heads that it keeps are random ones"
+        done = (
+            f"the model was trained for {self._patience} updates, and the heads that it keeps are random ones"
+        )
         if not getattr(board.gates, "learns", True):
             self.refuse("ranking", f"{done}: nothing has ranked them")
         state = "are in no optimizer" if self._patience == PATIENCE else "are in no optimizer that steps"

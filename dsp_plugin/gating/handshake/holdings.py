@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Mapping, Optional
+from typing import Any
 
 import torch
 from torch import nn
 
 from .kinship import Kinship
 
-_MARK = "optim_overrides"  # fairseq's float32 copies of parameters share this attribute with what they are copies of
+# fairseq's float32 copies of parameters share this attribute with what they are copies of
+_MARK = "optim_overrides"
 
 
 @dataclass
@@ -19,11 +21,12 @@ class Held:
     """What one optimizer holds of a model, and what it had seen of the method at its last step.
 
     Attributes:
-        sizes: of its groups; and how many parameters of the gates learn. It is looked at again where these have changed.
+        sizes: of its groups; and how many parameters of the gates learn. It is looked at again where these
+            have changed.
     """
 
-    sizes: List[int]
-    scores: List[int] = field(default_factory=list)  # numbers of the groups with scores in them
+    sizes: list[int]
+    scores: list[int] = field(default_factory=list)  # numbers of the groups with scores in them
     alone: bool = True  # nothing else is in these groups
     weights: bool = False
     checked: bool = False  # the step that is being made
@@ -31,8 +34,8 @@ class Held:
     updates: Any = None
     penalties: int = 0
     passes: int = 0
-    missing: Dict[str, int] = field(default_factory=dict)
-    kinship: Optional[Kinship] = None  # being looked into, where it holds nothing of the model
+    missing: dict[str, int] = field(default_factory=dict)
+    kinship: Kinship | None = None  # being looked into, where it holds nothing of the model
     stranger: bool = False
 
     def miss(self, half: str, missed: bool, patience: int) -> bool:
@@ -41,7 +44,9 @@ class Held:
         return self.missing[half] >= patience
 
 
-def holdings(optimizer: torch.optim.Optimizer, gates: nn.Module, model: Optional[nn.Module], sizes: List[int]) -> Held:
+def holdings(
+    optimizer: torch.optim.Optimizer, gates: nn.Module, model: nn.Module | None, sizes: list[int]
+) -> Held:
     """Look through the groups of an optimizer.
 
     Args:
@@ -56,7 +61,9 @@ def holdings(optimizer: torch.optim.Optimizer, gates: nn.Module, model: Optional
     weights -= scores
     held = Held(sizes)
     for number, group in enumerate(optimizer.param_groups):
-        mine = sum(id(p) in scores or (bool(marks) and id(getattr(p, _MARK, None)) in marks) for p in group["params"])
+        mine = sum(
+            id(p) in scores or (bool(marks) and id(getattr(p, _MARK, None)) in marks) for p in group["params"]
+        )
         if mine:
             held.scores.append(number)
             held.alone = held.alone and mine == len(group["params"])
@@ -67,13 +74,18 @@ def holdings(optimizer: torch.optim.Optimizer, gates: nn.Module, model: Optional
 def held_by_some(gates: nn.Module) -> bool:
     """Whether there is an optimizer with the scores in it, though it may not have stepped yet.
 
-    torch keeps no list of its optimizers, so all objects are looked through: for once, before something is refused.
+    torch keeps no list of its optimizers, so all objects are looked through: for once, before something is
+    refused.
     """
     optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.optim.Optimizer)]
-    return any(holdings(optimizer, gates, None, []).scores for optimizer in optimizers if hasattr(optimizer, "param_groups"))
+    return any(
+        holdings(optimizer, gates, None, []).scores
+        for optimizer in optimizers
+        if hasattr(optimizer, "param_groups")
+    )
 
 
-def has_gradients(groups: Iterable[Dict[str, Any]]) -> bool:
+def has_gradients(groups: Iterable[dict[str, Any]]) -> bool:
     return any(p.grad is not None for group in groups for p in group["params"])
 
 

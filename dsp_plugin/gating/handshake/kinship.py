@@ -1,8 +1,10 @@
-"""Whether weights outside a gated model are trained through it: their gradients come in the backward passes of its gates."""
+"""Whether weights outside a gated model are trained through it: their gradients come in the backward
+passes of its gates.
+"""
 
 from __future__ import annotations
 
-from typing import Iterable, Set
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -17,7 +19,7 @@ class Kinship:
     """
 
     def __init__(self, parameters: Iterable[Tensor]):
-        self.backwards: Set[int] = set()
+        self.backwards: set[int] = set()
         note = self.backwards.add
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(lambda _: note(backward_number()))

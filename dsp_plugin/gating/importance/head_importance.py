@@ -1,16 +1,18 @@
-"""Importance of heads (Michel, Levy and Neubig, NeurIPS 2019): how fast the loss changes with each head's gate.
+"""Importance of heads (Michel, Levy and Neubig, NeurIPS 2019): how fast the loss changes with each head's
+gate.
 
     I_h = 1 / tokens * sum over examples x of |dL(x) / d xi_h|,   xi_h the gate of head h, 1 where it is open
 
-L(x) is the loss of one example, summed over its tokens. The absolute value is taken example by example, because
-gradients of different signs would else cancel.
+L(x) is the loss of one example, summed over its tokens. The absolute value is taken example by example,
+because gradients of different signs would else cancel.
 
 Notation: N heads in all, B examples of a batch.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +27,8 @@ class HeadImportance:
 
     Args:
         num_heads: N.
-        per_batch: take the absolute value of a whole batch's gradient, as the published BERT program does: faster
-            where a host has one gate for all examples, and noisier, because examples cancel.
+        per_batch: take the absolute value of a whole batch's gradient, as the published BERT program does:
+            faster where a host has one gate for all examples, and noisier, because examples cancel.
     """
 
     def __init__(self, num_heads: int, per_batch: bool = False):
@@ -46,11 +48,16 @@ class HeadImportance:
             ValueError: another shape, or a gradient that is not finite.
         """
         if gradients.dim() != 2 or gradients.shape[1] != self.total.numel():
-            raise ValueError(f"expected gradients [examples, {self.total.numel()}], got {list(gradients.shape)}")
+            raise ValueError(
+                f"expected gradients [examples, {self.total.numel()}], got {list(gradients.shape)}"
+            )
         values = gradients.detach().double()
         values = values.sum(0).abs() if self.per_batch else values.abs().sum(0)
         if not bool(torch.isfinite(values).all()):
-            raise ValueError("the gradient of a head's gate is not finite: the model has diverged, or its precision is too low")
+            raise ValueError(
+                "the gradient of a head's gate is not finite: the model has diverged, or its "
+                "precision is too low"
+            )
         self.total += values.to(self.total.device)
         self.tokens += int(tokens)
         self.examples += gradients.shape[0]
@@ -65,11 +72,11 @@ class HeadImportance:
             raise ValueError("no example was counted, so no head has an importance")
         return self.total / self.tokens
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What was counted so far; states of disjoint parts of the data add up."""
         return {"total": self.total.clone(), "tokens": self.tokens, "examples": self.examples}
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
 
         Raises:
@@ -95,12 +102,16 @@ class HeadImportance:
 
 
 def normalised(
-    importance: Tensor, head_map: HeadMap, keep: Optional[Tensor] = None, by_block: bool = True, overall: bool = True
+    importance: Tensor,
+    head_map: HeadMap,
+    keep: Tensor | None = None,
+    by_block: bool = True,
+    overall: bool = True,
 ) -> Tensor:
     """Importance made comparable between blocks.
 
-    First every block is divided by the L2 norm over its heads (+ 1e-20), then all heads are moved and scaled to
-    0..1. Heads that are gone count in neither, and get 0.
+    First every block is divided by the L2 norm over its heads (+ 1e-20), then all heads are moved and scaled
+    to 0..1. Heads that are gone count in neither, and get 0.
 
     Args:
         importance: [N], at least 0.

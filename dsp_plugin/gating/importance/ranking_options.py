@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Optional
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +29,7 @@ class Ranking:
     per_batch: bool = False
     by_block: bool = True
     overall: bool = True
-    samples: Optional[int] = None
+    samples: int | None = None
     seed: int = 1
 
     def check(self) -> None:
@@ -40,13 +40,18 @@ class Ranking:
             raise ValueError(f"--importance-samples must be 1 or more, got {self.samples}")
 
     def sample(self, count: int) -> np.ndarray:
-        """Numbers, rising, of those of `count` examples that count: all, or `samples` of them, drawn by `seed`."""
+        """Numbers, rising, of those of `count` examples that count: all, or `samples` of them, drawn by
+        `seed`.
+        """
         if self.samples is None or self.samples >= count:
             return np.arange(count)
         return np.sort(np.random.RandomState(self.seed).permutation(count)[: self.samples])
 
     def importance_of(
-        self, head_map: HeadMap, measured: Callable[[Tensor], HeadImportance], magnitudes: Callable[[], Tensor]
+        self,
+        head_map: HeadMap,
+        measured: Callable[[Tensor], HeadImportance],
+        magnitudes: Callable[[], Tensor],
     ) -> ImportanceOf:
         """keep -> [N], larger is better, by this ranking.
 
@@ -56,6 +61,8 @@ class Ranking:
             magnitudes: () -> [N], the norm of each head's weights; likewise.
         """
         if self.rank_by != "importance":
-            ranks = random_ranking(head_map.num_heads, self.seed) if self.rank_by == "random" else magnitudes()
+            ranks = (
+                random_ranking(head_map.num_heads, self.seed) if self.rank_by == "random" else magnitudes()
+            )
             return lambda keep: ranks
         return lambda keep: normalised(measured(keep).value(), head_map, keep, self.by_block, self.overall)

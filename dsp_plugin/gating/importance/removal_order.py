@@ -5,8 +5,8 @@ Notation: N heads in all; keep bool [N], True = still there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -28,18 +28,21 @@ class Removal:
     """
 
     keep: Tensor
-    removed: List[int]
+    removed: list[int]
     importance: Tensor
 
 
-def next_removals(importance: Tensor, keep: Tensor, count: int, budget: Optional[HeadBudget] = None) -> List[int]:
+def next_removals(
+    importance: Tensor, keep: Tensor, count: int, budget: HeadBudget | None = None
+) -> list[int]:
     """The `count` least important heads that may go; of equal ones the one with the higher index goes first.
 
     Args:
         importance: [N], no NaN among the heads still there.
         keep: bool [N].
         count: how many, at least 0.
-        budget: what must still be possible at the end: no kind of attention and no block falls below its share of it.
+        budget: what must still be possible at the end: no kind of attention and no block falls below its
+            share of it.
 
     Raises:
         ValueError: NaN, or fewer than `count` heads may go.
@@ -47,7 +50,7 @@ def next_removals(importance: Tensor, keep: Tensor, count: int, budget: Optional
     values, left = importance.tolist(), keep.clone()
     if bool(torch.isnan(importance[keep]).any()):
         raise ValueError("importance holds NaN, so heads have no order")
-    removed: List[int] = []
+    removed: list[int] = []
     for head in sorted((h for h in range(len(values)) if bool(keep[h])), key=lambda h: (values[h], -h)):
         if len(removed) == count:
             break
@@ -56,12 +59,15 @@ def next_removals(importance: Tensor, keep: Tensor, count: int, budget: Optional
             left[head] = False
             removed.append(head)
     if len(removed) < count:
-        raise ValueError(f"{count} heads were to go, but the budget lets only {len(removed)} of {int(keep.sum())} go")
+        raise ValueError(
+            f"{count} heads were to go, but the budget lets only {len(removed)} of {int(keep.sum())} go"
+        )
     return removed
 
 
-def stops(living: int, step: int, budgets: Sequence[int] = ()) -> List[int]:
-    """Numbers of heads after every removal: down by `step`, through every budget, to the smallest one (or to 0).
+def stops(living: int, step: int, budgets: Sequence[int] = ()) -> list[int]:
+    """Numbers of heads after every removal: down by `step`, through every budget, to the smallest one (or to
+    0).
 
     Args:
         living: heads at the start.
@@ -70,7 +76,9 @@ def stops(living: int, step: int, budgets: Sequence[int] = ()) -> List[int]:
         ValueError: a step or a budget that is not possible; names the option.
     """
     if not 1 <= step <= max(1, living):
-        raise ValueError(f"--num-of-heads is the number of heads to remove a step: 1..{living} here, got {step}")
+        raise ValueError(
+            f"--num-of-heads is the number of heads to remove a step: 1..{living} here, got {step}"
+        )
     wrong = [k for k in budgets if not 0 <= k <= living]
     if wrong:
         raise ValueError(f"--budgets must be in 0..{living} (heads of the model), got {wrong[0]}")
@@ -82,9 +90,9 @@ def remove_stepwise(
     importance_of: ImportanceOf,
     keep: Tensor,
     kept_after: Sequence[int],
-    budget: Optional[HeadBudget] = None,
+    budget: HeadBudget | None = None,
     exact: bool = False,
-    importance: Optional[Tensor] = None,
+    importance: Tensor | None = None,
 ) -> Iterator[Removal]:
     """Remove heads down to each number of `kept_after` in turn.
 
@@ -132,7 +140,8 @@ def weight_magnitude(inputs: Sequence[Tensor], output: Tensor, num_heads: int) -
     """L2 norm of each head's own weights in one attention block.
 
     Args:
-        inputs: the query, key and value projections, weights [h * d, C_in]; head i owns rows i*d .. i*d + d - 1.
+        inputs: the query, key and value projections, weights [h * d, C_in]; head i owns rows i*d .. i*d + d -
+            1.
         output: the output projection's weight [C, h * d]; head i owns the same columns.
         num_heads: h.
 

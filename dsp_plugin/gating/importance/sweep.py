@@ -1,4 +1,5 @@
-"""A sweep: heads of a model go step by step, and every step is saved at once, so that it can go on from there.
+"""A sweep: heads of a model go step by step, and every step is saved at once, so that it can go on from
+there.
 
 A step's file holds its mask in the form that `dsp prune --mask` takes.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from ..budget import HeadBudget
 from ..head_map import HeadMap
 from .removal_order import ImportanceOf, remove_stepwise
 
-Step = Dict[str, Any]
+Step = dict[str, Any]
 """step, kept, blocks, keep [N] of booleans, removed (in their order), importance [N] or null, scores, settings."""
 
 
@@ -34,13 +36,14 @@ class Sweep:
         folder_option: how the user named the folder, for messages.
 
     Raises:
-        ValueError: the folder holds steps of other settings, or a damaged one; names the file and what differs.
+        ValueError: the folder holds steps of other settings, or a damaged one; names the file and what
+            differs.
     """
 
     def __init__(
         self,
         folder: str,
-        settings: Dict[str, Any],
+        settings: dict[str, Any],
         head_map: HeadMap,
         metric: str,
         decimals: int = 2,
@@ -51,7 +54,7 @@ class Sweep:
         self.head_map = head_map
         self.metric, self.decimals = metric, decimals
         self.folder_option = folder_option
-        self.steps: List[Step] = self._read()
+        self.steps: list[Step] = self._read()
 
     def run(
         self,
@@ -60,11 +63,11 @@ class Sweep:
         importance_of: ImportanceOf,
         score: Callable[[Tensor, str], Mapping[str, Any]],
         subsets: Callable[[int], Sequence[str]],
-        budget: Optional[HeadBudget] = None,
+        budget: HeadBudget | None = None,
         exact: bool = False,
         masks_of: Sequence[int] = (),
         say: Callable[[str], None] = print,
-    ) -> List[Step]:
+    ) -> list[Step]:
         """Do what is missing, to the last of `kept_after`.
 
         Args:
@@ -83,7 +86,9 @@ class Sweep:
         with claimed(self.folder_option, self.folder) if first else contextlib.nullcontext():
             return self._run(keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say)
 
-    def _run(self, keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say) -> List[Step]:
+    def _run(
+        self, keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say
+    ) -> list[Step]:
         if self.steps:
             say(f"going on from step {self.steps[-1]['step']} of {len(kept_after)} in {self.folder}")
         else:
@@ -105,11 +110,11 @@ class Sweep:
             self._score(step, score, subsets, masks_of, say)
         return self.steps
 
-    def removed(self) -> List[int]:
+    def removed(self) -> list[int]:
         """All heads that went, in their order."""
         return [head for step in self.steps for head in step["removed"]]
 
-    def _step(self, number: int, keep: Tensor, removed: List[int], importance: Optional[Tensor]) -> Step:
+    def _step(self, number: int, keep: Tensor, removed: list[int], importance: Tensor | None) -> Step:
         return {
             "step": number,
             "kept": int(keep.sum()),
@@ -125,13 +130,17 @@ class Sweep:
         keep = torch.tensor(step["keep"], dtype=torch.bool)
         if step["kept"] in masks_of:
             mask = {"blocks": step["blocks"], "keep": step["keep"]}
-            write_json(os.path.join(self.folder, f"mask-K{step['kept']}.json"), json.dumps(mask, indent=1) + "\n")
+            write_json(
+                os.path.join(self.folder, f"mask-K{step['kept']}.json"), json.dumps(mask, indent=1) + "\n"
+            )
         for subset in subsets(step["kept"]):
             if subset not in step["scores"]:
                 step["scores"][subset] = score(keep, subset)
                 self._save(step)
         scores = step["scores"].items()
-        shown = "".join(f"  {self.metric} on {subset} {found['value']:.{self.decimals}f}" for subset, found in scores)
+        shown = "".join(
+            f"  {self.metric} on {subset} {found['value']:.{self.decimals}f}" for subset, found in scores
+        )
         say(f"step {step['step']}: {step['kept']} of {self.head_map.num_heads} heads{shown}")
 
     def _save(self, step: Step) -> None:
@@ -142,19 +151,27 @@ class Sweep:
     def _path(self, number: int) -> str:
         return os.path.join(self.folder, f"step-{number:02d}.json")
 
-    def _read(self) -> List[Step]:
-        steps: List[Step] = []
+    def _read(self) -> list[Step]:
+        steps: list[Step] = []
         while os.path.isfile(path := self._path(len(steps))):
             try:
                 step = read_json(path)
                 settings, count = step["settings"], len(step["keep"])
-                sound = step["step"] == len(steps) and sum(step["keep"]) == step["kept"] and count == self.head_map.num_heads
+                sound = (
+                    step["step"] == len(steps)
+                    and sum(step["keep"]) == step["kept"]
+                    and count == self.head_map.num_heads
+                )
             except DamagedError as error:
-                raise ValueError(f"{error}; delete it and start again, the steps before it are kept") from None
+                raise ValueError(
+                    f"{error}; delete it and start again, the steps before it are kept"
+                ) from None
             except (KeyError, TypeError):
                 sound = False
             if not sound:
-                raise ValueError(f"{path} is damaged: delete it and start again, the steps before it are kept")
+                raise ValueError(
+                    f"{path} is damaged: delete it and start again, the steps before it are kept"
+                )
             names = [*self.settings, *(name for name in settings if name not in self.settings)]
             differing = [
                 f"{name}: {settings.get(name)} there, {self.settings.get(name)} here"

@@ -7,7 +7,6 @@ Notation: N heads, log_a [N] one learned location a head, u uniform noise, s the
 from __future__ import annotations
 
 import math
-from typing import Dict, Optional
 
 import torch
 from torch import Tensor
@@ -27,12 +26,16 @@ def stretch(s: Tensor) -> Tensor:
 
 
 def concrete_gates(log_a: Tensor, u: Tensor) -> Tensor:
-    """Gates [N] of noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / BETA)); differentiable in log_a."""
+    """Gates [N] of noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / BETA)); differentiable in
+    log_a.
+    """
     return stretch(torch.sigmoid((u.log() - torch.log1p(-u) + log_a) / BETA))
 
 
 def soft_gates(log_a: Tensor) -> Tensor:
-    """Gates [N] without noise: stretch(sigmoid(log_a)), without BETA. Above one half exactly where log_a > 0."""
+    """Gates [N] without noise: stretch(sigmoid(log_a)), without BETA. Above one half exactly where log_a >
+    0.
+    """
     return stretch(torch.sigmoid(log_a))
 
 
@@ -45,7 +48,8 @@ class ConcreteGates(HeadScores):
     """Voita: heads close as far as the penalty outweighs the loss. `scores` is log_a.
 
     Args:
-        budget: the K heads with the largest log_a are deployed (never by the clipped gates, which tie at 0 and 1).
+        budget: the K heads with the largest log_a are deployed (never by the clipped gates, which tie at 0
+            and 1).
             None: those with log_a > 0, as many as the penalty has left open.
         l0_penalty: lambda, the loss of one head that is surely open.
 
@@ -53,14 +57,16 @@ class ConcreteGates(HeadScores):
         ValueError: a lambda that is negative or not finite; K outside 0..N.
     """
 
-    def __init__(self, head_map: HeadMap, budget: Optional[int | HeadBudget], l0_penalty: float):
+    def __init__(self, head_map: HeadMap, budget: int | HeadBudget | None, l0_penalty: float):
         super().__init__(head_map, budget)
         if not 0 <= l0_penalty < math.inf:
             raise ValueError(f"--l0-penalty must be 0 or more and finite, got {l0_penalty}")
         self.l0_penalty = l0_penalty
 
     def sample(self) -> Tensor:
-        """Gates [N] float32 in [0, 1], with fresh noise at every call; their number is not held to the budget."""
+        """Gates [N] float32 in [0, 1], with fresh noise at every call; their number is not held to the
+        budget.
+        """
         # in double: next to 1, float32 has only 17 numbers in a millionth
         noise = torch.empty_like(self.scores, dtype=torch.float64).uniform_(EPS, 1.0 - EPS)
         return concrete_gates(self.scores.double(), noise).float()
@@ -76,6 +82,9 @@ class ConcreteGates(HeadScores):
         """lambda times the expected number of open heads."""
         return self.l0_penalty * open_probability(self.scores).sum()
 
-    def metrics(self) -> Dict[str, float | Tensor]:
+    def metrics(self) -> dict[str, float | Tensor]:
         """Heads deployed, and the expected number of gates that are not 0 in training."""
-        return {"heads_open": self.keep().sum(), "expected_open": open_probability(self.scores.detach()).sum()}
+        return {
+            "heads_open": self.keep().sum(),
+            "expected_open": open_probability(self.scores.detach()).sum(),
+        }

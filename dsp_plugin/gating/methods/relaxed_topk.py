@@ -8,8 +8,8 @@ Relaxed top-K (Li, Cotterell, Sachan, TACL 2021; Xie and Ermon, IJCAI 2019), alw
     for j = 1..K:   p^j = softmax(r^j / T);   r^(j+1) = r^j + log(max(1 - p^j, eps))
     gates z = sum_j p^j,   eps = the smallest normal float64
 
-sum(z) = K, but a single z_i is not bound by 1 while T is not small, because a head can be drawn twice: about 4 for
-T = 1 and K = 68 of 72, and not exactly 1 even for K = N. Equal scores share their draws at any T.
+sum(z) = K, but a single z_i is not bound by 1 while T is not small, because a head can be drawn twice: about
+4 for T = 1 and K = 68 of 72, and not exactly 1 even for K = N. Equal scores share their draws at any T.
 
 Backward. Write G = dL/dz and R^j = dL/dr^j, with R^(K+1) = 0. Round j gives, going down from K to 1,
 
@@ -17,14 +17,16 @@ Backward. Write G = dL/dz and R^j = dL/dr^j, with R^(K+1) = 0. Round j gives, go
     v       = p^j * dL/dp^j = p^j * G - q^j * R^(j+1)      with q^j = p^j / (1 - p^j)
     R^j     = R^(j+1) + (v - p^j * sum(v)) / T             (the Jacobian of the softmax)
 
-and R^1 is the gradient of the scores. So only the K x N probabilities are kept, and a round is a handful of passes
-over N numbers: a tight NumPy loop on a CPU, one Triton kernel a direction on CUDA, torch operations elsewhere.
+and R^1 is the gradient of the scores. So only the K x N probabilities are kept, and a round is a handful of
+passes over N numbers: a tight NumPy loop on a CPU, one Triton kernel a direction on CUDA, torch operations
+elsewhere.
 
-The recursion multiplies R by up to p / (T (1 - p)) a round. Between T of about 0.1 and 0.0001 the sample is chaotic
-in its scores: the exact gradient reaches 1e20 for K = 68 of 72, and overflows float64 where scores tie at a low T.
-One such number spoils Adam's second moment for thousands of updates, so R is held to `MAX_GAIN` times the norm of G
-after every round, keeping its direction. Wherever that bound is not reached (for DSP's scores and noise and T of 0.1
-and above, gains stay below about 1000) the gradient is the exact one.
+The recursion multiplies R by up to p / (T (1 - p)) a round. Between T of about 0.1 and 0.0001 the sample is
+chaotic in its scores: the exact gradient reaches 1e20 for K = 68 of 72, and overflows float64 where scores
+tie at a low T. One such number spoils Adam's second moment for thousands of updates, so R is held to
+`MAX_GAIN` times the norm of G after every round, keeping its direction. Wherever that bound is not reached
+(for DSP's scores and noise and T of 0.1 and above, gains stay below about 1000) the gradient is the exact
+one.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ import functools
 import math
 import operator
 import warnings
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Optional, Sequence
 
 import numpy as np
 import torch
@@ -47,7 +49,7 @@ __all__ = ["gumbel_noise", "hard_topk", "relaxed_topk", "straight_through_topk"]
 
 
 def gumbel_noise(
-    shape: Sequence[int], *, device: torch.device | str, generator: Optional[torch.Generator] = None
+    shape: Sequence[int], *, device: torch.device | str, generator: torch.Generator | None = None
 ) -> Tensor:
     """Standard Gumbel noise, -log(-log u) with u uniform and strictly inside (0, 1).
 
@@ -59,7 +61,7 @@ def gumbel_noise(
     return u.log_().neg_().log_().neg_()
 
 
-def relaxed_topk(scores: Tensor, k: int, temperature: float, noise: Optional[Tensor] = None) -> Tensor:
+def relaxed_topk(scores: Tensor, k: int, temperature: float, noise: Tensor | None = None) -> Tensor:
     """Draw relaxed gates that sum to K (the formula is at the top of this module).
 
     NaN or +inf scores are not looked for, which would make a GPU wait: they give NaN gates.
@@ -78,9 +80,13 @@ def relaxed_topk(scores: Tensor, k: int, temperature: float, noise: Optional[Ten
     """
     k = _checked(scores, k)
     if not MIN_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite (at least {MIN_TEMPERATURE}), got {temperature}")
+        raise ValueError(
+            f"temperature must be positive and finite (at least {MIN_TEMPERATURE}), got {temperature}"
+        )
     if noise is not None and noise.shape != scores.shape:
-        raise ValueError(f"noise must have the shape of the scores, {tuple(scores.shape)}, got {tuple(noise.shape)}")
+        raise ValueError(
+            f"noise must have the shape of the scores, {tuple(scores.shape)}, got {tuple(noise.shape)}"
+        )
     return _RelaxedTopK.apply(scores, noise, k, float(temperature))
 
 
@@ -107,7 +113,8 @@ def hard_topk(scores: Tensor, k: int) -> Tensor:
 def straight_through_topk(scores: Tensor, k: int) -> Tensor:
     """Hard gates that learn: forward the hard top K, backward the identity.
 
-    It runs at every training step, so NaN is not looked for (that would make a GPU wait); `hard_topk` does that.
+    It runs at every training step, so NaN is not looked for (that would make a GPU wait); `hard_topk` does
+    that.
 
     Args:
         scores: [N]
@@ -148,7 +155,7 @@ class _StraightThrough(torch.autograd.Function):
 
 class _RelaxedTopK(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scores: Tensor, noise: Optional[Tensor], k: int, temperature: float) -> Tensor:
+    def forward(ctx, scores: Tensor, noise: Tensor | None, k: int, temperature: float) -> Tensor:
         r = scores.detach().to(torch.float64, copy=True)  # [N], overwritten by the rounds
         if noise is not None:
             r += noise
@@ -164,7 +171,8 @@ class _RelaxedTopK(torch.autograd.Function):
         (p,) = ctx.saved_tensors
         out = _rounds(p).backward(p, grad.detach().contiguous(), ctx.temperature)
         if ctx.dtype == torch.float16:
-            # 65504 is within MAX_GAIN's reach. NaN stays NaN, so that a loss scaler still sees an overflow upstream.
+            # 65504 is within MAX_GAIN's reach. NaN stays NaN, so that a loss scaler still sees an overflow
+            # upstream.
             out = out.clamp_(-65504.0, 65504.0)
         return out.to(ctx.dtype), None, None, None
 
@@ -246,8 +254,8 @@ def _rounds(x: Tensor) -> type | ModuleType:
     return _TorchRounds
 
 
-@functools.lru_cache(maxsize=None)
-def _triton_kernels() -> Optional[ModuleType]:
+@functools.cache
+def _triton_kernels() -> ModuleType | None:
     try:
         from . import relaxed_topk_triton as kernels
     except ImportError:
@@ -255,6 +263,8 @@ def _triton_kernels() -> Optional[ModuleType]:
     try:  # Triton compiles at the first launch, and then wants a C compiler and Python's headers
         kernels.forward(torch.zeros(1, dtype=torch.float64, device="cuda"), 1, 1.0)
     except Exception as error:
-        warnings.warn(f"Triton cannot compile here, so sampling heads on the GPU is slower: {error}", stacklevel=2)
+        warnings.warn(
+            f"Triton cannot compile here, so sampling heads on the GPU is slower: {error}", stacklevel=2
+        )
         return None
     return kernels

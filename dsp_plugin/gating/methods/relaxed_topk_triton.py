@@ -1,7 +1,9 @@
-"""The rounds of the relaxed top-K on CUDA: one Triton kernel forward, one backward (formulas: `relaxed_topk.py`).
+"""The rounds of the relaxed top-K on CUDA: one Triton kernel forward, one backward (formulas:
+`relaxed_topk.py`).
 
-Each kernel is a single program that holds all N heads, padded to a power of two, and loops over the K rounds inside,
-so a sample costs two launches and no synchronisation. Everything is float64. Imported only when scores lie on a GPU.
+Each kernel is a single program that holds all N heads, padded to a power of two, and loops over the K rounds
+inside, so a sample costs two launches and no synchronisation. Everything is float64. Imported only when
+scores lie on a GPU.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def backward(probs: Tensor, grad: Tensor, temperature: float) -> Tensor:
 
 
 def _as_tensor(temperature: float, like: Tensor) -> Tensor:
-    # Triton rounds a float argument to float32. A fill is a launch; a copy from the host would be a synchronisation.
+    # Triton rounds a float argument to float32. A fill is a launch; a copy from the host would be a
+    # synchronisation.
     return like.new_full((1,), temperature)
 
 

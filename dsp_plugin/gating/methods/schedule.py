@@ -12,11 +12,13 @@ from .limits import MIN_TEMPERATURE
 class ExponentialCooling:
     """T falls exponentially from `initial` to `final` over `steps` updates, then stays (DSP, section 3.3).
 
-    T(s) = exp(ln T0 - (s / C) (ln T0 - ln Tf)) for s < C, else Tf; s counts from update `start`, T = T0 before it. A function of the number of
-    optimizer updates and of nothing else, so that a resumed run has the temperature it would have had.
+    T(s) = exp(ln T0 - (s / C) (ln T0 - ln Tf)) for s < C, else Tf; s counts from update `start`, T = T0
+    before it. A function of the number of optimizer updates and of nothing else, so that a resumed run has
+    the temperature it would have had.
 
     Raises:
-        ValueError: a temperature the sampler cannot divide by (not positive, not finite), or a negative number of steps.
+        ValueError: a temperature the sampler cannot divide by (not positive, not finite), or a negative
+            number of steps.
     """
 
     initial: float
@@ -28,7 +30,9 @@ class ExponentialCooling:
         # the final one first: without annealing it is the only one the user gave
         for option, value in (("--final-temperature", self.final), ("--initial-temperature", self.initial)):
             if not MIN_TEMPERATURE <= value < math.inf:
-                raise ValueError(f"{option} must be a positive finite number (at least {MIN_TEMPERATURE}), got {value}")
+                raise ValueError(
+                    f"{option} must be a positive finite number (at least {MIN_TEMPERATURE}), got {value}"
+                )
         if self.steps < 0:
             raise ValueError(f"--cooldown-steps must be 0 or more updates, got {self.steps}")
 

@@ -6,7 +6,7 @@ Notation: N heads, K kept, w [N] one learned score a head, T temperature.
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -51,9 +51,9 @@ class RelaxedSubset(HeadScores):
         self._last_sample.masked_fill_(self._last_sample < SMALLEST_GATE, 0.0)
         return gates
 
-    def metrics(self) -> Dict[str, float | Tensor]:
+    def metrics(self) -> dict[str, float | Tensor]:
         """Of the last sample: heads above one half, mean binary entropy in bits; and T."""
-        figures: Dict[str, float | Tensor] = {"temperature": self.temperature}
+        figures: dict[str, float | Tensor] = {"temperature": self.temperature}
         if self._last_sample is not None and self.num_heads:
             gates = self._last_sample.double().clamp(0.0, 1.0)
             entropy = -(torch.xlogy(gates, gates) + torch.xlogy(1 - gates, 1 - gates)) / math.log(2)

@@ -1,8 +1,11 @@
-"""GLUE for a Transformers model: tokenised examples, beside the tasks, files and scores of the other `glue_*` modules."""
+"""GLUE for a Transformers model: tokenised examples, beside the tasks, files and scores of the other
+`glue_*` modules.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .glue_files import Example, load_split
 from .glue_scores import answers, compute_metrics, score, write_predictions
@@ -31,9 +34,9 @@ BATCH = 2000
 class GlueDataset(PackedDataset):
     """The tokenised examples of one split, for a Trainer with `DataCollatorWithPadding(tokenizer)`.
 
-    Rows are what the tokenizer gives, `[CLS] first [SEP] second [SEP]` for BERT, of at most `max_seq_length` tokens;
-    of a pair that is too long the longer sentence loses its end. A labelled split has `labels`, int or, for a
-    regression, float.
+    Rows are what the tokenizer gives, `[CLS] first [SEP] second [SEP]` for BERT, of at most `max_seq_length`
+    tokens; of a pair that is too long the longer sentence loses its end. A labelled split has `labels`, int
+    or, for a regression, float.
 
     Raises:
         ValueError: `max_seq_length` holds no text, or is more than the tokenizer's model takes.
@@ -41,11 +44,13 @@ class GlueDataset(PackedDataset):
 
     def __init__(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int = 128):
         super().__init__()
-        check_max_seq_length(max_seq_length, tokenizer, pair=bool(examples) and examples[0].second is not None)
+        check_max_seq_length(
+            max_seq_length, tokenizer, pair=bool(examples) and examples[0].second is not None
+        )
         self.indices = [example.index for example in examples]
         for start in range(0, len(examples), BATCH):
             batch = examples[start : start + BATCH]
-            second: Optional[list] = [example.second for example in batch]
+            second: list | None = [example.second for example in batch]
             self.extend(
                 tokenizer(
                     [example.first for example in batch],
@@ -60,12 +65,15 @@ class GlueDataset(PackedDataset):
 
 
 def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> None:
-    """Raises: ValueError: no room for text beside the special tokens, or more than the tokenizer's model takes."""
+    """Raises: ValueError: no room for text beside the special tokens, or more than the tokenizer's model
+    takes.
+    """
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     lowest = special + (2 if pair else 1)
     if not lowest <= max_seq_length <= tokenizer.model_max_length:
         raise ValueError(
-            f"--max_seq_length {max_seq_length}: from {lowest} to {tokenizer.model_max_length} tokens are possible "
+            f"--max_seq_length {max_seq_length}: from {lowest} to {tokenizer.model_max_length} tokens are "
+            "possible "
             "with this tokenizer"
         )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 from .data_error import DataError
 from .glue_tasks import HIGHEST_SCORE, LOWEST_SCORE, Split, Task
@@ -29,16 +30,16 @@ class Example(NamedTuple):
 
     index: str
     first: str
-    second: Optional[str]
-    label: Union[int, float, None]
+    second: str | None
+    label: int | float | None
 
 
 def load_split(
     task: Task,
     split: str,
-    data_dir: Optional[Union[str, os.PathLike]] = None,
-    cache_dir: Optional[str] = None,
-    limit: Optional[int] = None,
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | None = None,
+    limit: int | None = None,
 ) -> list[Example]:
     """The examples of one split, in the order of the file; the first `limit` of them where that is given.
 
@@ -46,7 +47,8 @@ def load_split(
 
     Raises:
         ValueError: the task has no such split.
-        DataError: a file is missing, damaged or of another layout (file and line are named), or cannot be fetched.
+        DataError: a file is missing, damaged or of another layout (file and line are named), or cannot be
+            fetched.
     """
     wanted = task.split(split)
     if data_dir:
@@ -80,7 +82,9 @@ def read_split(task: Task, split: Split, folder: Path) -> list[Example]:
             if task.name == RAGGED_TASK and split.is_labelled:
                 ragged.append(line)
                 continue
-            raise DataError(f"{place}: {len(row)} tab-separated cells, {len(header)} belong there ({', '.join(header)})")
+            raise DataError(
+                f"{place}: {len(row)} tab-separated cells, {len(header)} belong there ({', '.join(header)})"
+            )
         texts = [row[column] for column in columns]
         if not any(text.strip() for text in texts):
             raise DataError(f"{place}: there is no text in {' and '.join(task.columns)}")
@@ -90,18 +94,23 @@ def read_split(task: Task, split: Split, folder: Path) -> list[Example]:
         elif index_column is not None:
             # A submission with a gap is refused by the leaderboard, after all the work.
             if row[index_column] != index:
-                raise DataError(f"{place}: {header[index_column]} {row[index_column]!r} where {index} belongs; is a row missing?")
+                raise DataError(
+                    f"{place}: {header[index_column]} {row[index_column]!r} where {index} "
+                    "belongs; is a row missing?"
+                )
         examples.append(Example(index, texts[0], texts[1] if len(texts) > 1 else None, label))
 
     _check_ragged(path, ragged, len(rows), len(header))
     if not examples:
         raise DataError(f"{path} has no rows")
     if split.rows not in (None, len(examples)):
-        logger.warning("%s has %s rows; the official file has %s", path, f"{len(examples):,}", f"{split.rows:,}")
+        logger.warning(
+            "%s has %s rows; the official file has %s", path, f"{len(examples):,}", f"{split.rows:,}"
+        )
     return examples
 
 
-def parse_label(task: Task, text: str, place: str) -> Union[int, float]:
+def parse_label(task: Task, text: str, place: str) -> int | float:
     """The number of a label, or a score.
 
     Raises:
@@ -120,7 +129,7 @@ def parse_label(task: Task, text: str, place: str) -> Union[int, float]:
     return score
 
 
-def fetch_split(task: Task, split: Split, cache_dir: Optional[str] = None) -> list[Example]:
+def fetch_split(task: Task, split: Split, cache_dir: str | None = None) -> list[Example]:
     """The rows of one split through the `datasets` library.
 
     Raises:
@@ -129,15 +138,20 @@ def fetch_split(task: Task, split: Split, cache_dir: Optional[str] = None) -> li
     try:
         import datasets
     except ImportError as error:
-        raise DataError("without --data_dir the `datasets` library is needed: pip install datasets") from error
+        raise DataError(
+            "without --data_dir the `datasets` library is needed: pip install datasets"
+        ) from error
     # The diagnostic set is a data set of its own there.
-    config, name = ("ax", "test") if split.name == "diagnostic" else (task.name, split.name.replace("dev", "validation"))
+    config, name = (
+        ("ax", "test") if split.name == "diagnostic" else (task.name, split.name.replace("dev", "validation"))
+    )
     try:
         rows = datasets.load_dataset(HUB_NAME, config, split=name, cache_dir=cache_dir)
     except Exception as error:  # whatever the hub, the network and the cache can do
         raise DataError(
             f"`datasets` cannot give {HUB_NAME} {config} {name}: {error}\n"
-            "Name a folder of the official TSV files by --data_dir (data-prep/download_glue_data.py makes one)."
+            "Name a folder of the official TSV files by --data_dir (data-prep/download_glue_data.py makes "
+            "one)."
         ) from error
     return examples_of_hub(task, split, rows)
 
@@ -183,7 +197,9 @@ def _existing(task: Task, split: Split, folder: Path) -> Path:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The cells of every line. Only a line feed ends a line: text may hold U+2028 or a lone carriage return."""
+    """The cells of every line. Only a line feed ends a line: text may hold U+2028 or a lone carriage
+    return.
+    """
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")  # MRPC's files start with a byte-order mark
@@ -208,4 +224,11 @@ def _check_ragged(path: Path, ragged: list[int], rows: int, cells: int) -> None:
     shown = ", ".join(map(str, ragged[:5])) + (" ..." if len(ragged) > 5 else "")
     if len(ragged) > max(RAGGED_ROWS_ALLOWED, RAGGED_SHARE_ALLOWED * rows) or len(ragged) == rows:
         raise DataError(f"{path}: {len(ragged):,} of {rows:,} rows have not {cells} cells (lines {shown})")
-    logger.warning("%s: %d of %s rows skipped, which have not %d cells (lines %s)", path, len(ragged), f"{rows:,}", cells, shown)
+    logger.warning(
+        "%s: %d of %s rows skipped, which have not %d cells (lines %s)",
+        path,
+        len(ragged),
+        f"{rows:,}",
+        cells,
+        shown,
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from .glue_tasks import HIGHEST_SCORE, LOWEST_SCORE, Task
 def answers(task: Task, logits: Any) -> np.ndarray:
     """What the model says: class numbers int64 [rows], or scores float64 [rows] of a regression.
 
-    logits: [rows, labels], or [rows, 1] of a regression; a tuple's first member is taken, as the Trainer gives
+    logits: [rows, labels], or [rows, 1] of a regression; a tuple's first member is taken, as the Trainer
+        gives
     one where the model has further outputs.
 
     Raises:
@@ -26,18 +28,25 @@ def answers(task: Task, logits: Any) -> np.ndarray:
     if task.is_regression and logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim != 2 or logits.shape[1] != task.num_labels:
-        raise ValueError(f"{task.folder}: outputs of shape {list(logits.shape)}, [rows, {task.num_labels}] belong there")
+        raise ValueError(
+            f"{task.folder}: outputs of shape {list(logits.shape)}, [rows, {task.num_labels}] belong there"
+        )
     broken = int((~np.isfinite(logits)).any(axis=1).sum())
     if broken:
-        raise ValueError(f"{task.folder}: {broken:,} of {len(logits):,} outputs are not finite numbers; has training diverged?")
+        raise ValueError(
+            f"{task.folder}: {broken:,} of {len(logits):,} outputs are not finite numbers; has "
+            "training diverged?"
+        )
     return logits[:, 0] if task.is_regression else logits.argmax(axis=1)
 
 
 def score(task: Task, predictions: Sequence, labels: Sequence) -> dict[str, float]:
     """The task's metrics, each 1 at best.
 
-    CoLA: Matthews' correlation; MRPC, QQP: accuracy and F1 of label 1; STS-B: Pearson and Spearman; else accuracy.
-    A correlation with predictions that are all the same is undefined, and 0 here, as scikit-learn has Matthews'.
+    CoLA: Matthews' correlation; MRPC, QQP: accuracy and F1 of label 1; STS-B: Pearson and Spearman; else
+        accuracy.
+    A correlation with predictions that are all the same is undefined, and 0 here, as scikit-learn has
+    Matthews'.
 
     Raises:
         ValueError: no rows, or not as many predictions as labels.
@@ -74,11 +83,12 @@ def compute_metrics(task: Task) -> Callable[[Any], dict[str, float]]:
 
 
 def write_predictions(
-    path: Union[str, os.PathLike], task: Task, split: str, predictions: Sequence, indices: Sequence[str]
+    path: str | os.PathLike, task: Task, split: str, predictions: Sequence, indices: Sequence[str]
 ) -> None:
     """Writes a test set's predictions as the leaderboard takes them: `index<TAB>prediction`, labels by name.
 
-    path: a folder, in which the file gets the leaderboard's name, such as `MNLI-mm.tsv`. predictions: see `answers`.
+    path: a folder, in which the file gets the leaderboard's name, such as `MNLI-mm.tsv`. predictions: see
+        `answers`.
 
     Raises:
         ValueError: `split` is no test set, or there are not as many predictions as rows.

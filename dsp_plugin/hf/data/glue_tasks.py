@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 NLI = ("entailment", "neutral", "contradiction")
 TWO_WAY = ("entailment", "not_entailment")
@@ -14,14 +13,15 @@ BINARY = ("0", "1")
 class Split:
     """One file of a task.
 
-    name: as in `datasets` ("train", "dev_matched" ... with dev for its validation); file: in the task's folder;
+    name: as in `datasets` ("train", "dev_matched" ... with dev for its validation); file: in the task's
+        folder;
     rows: of the official file, where known; submission: name of the prediction file, on test sets;
     suffix: of the metrics' names ("" or "_mm"); optional: may be missing where the task's others are there.
     """
 
     name: str
     file: str
-    rows: Optional[int] = None
+    rows: int | None = None
     submission: str = ""
     suffix: str = ""
     optional: bool = False
@@ -35,7 +35,8 @@ class Split:
 class Task:
     """A GLUE task.
 
-    columns: header of the one or two columns of text; labels: in the order of their numbers, as the files write
+    columns: header of the one or two columns of text; labels: in the order of their numbers, as the files
+        write
     them, empty for a regression; metrics: the names of the scores; main_metric: the one that tables show.
     """
 
@@ -78,7 +79,7 @@ class Task:
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
 
 
-def _three(name: str, train: Optional[int], dev: Optional[int], test: int) -> tuple[Split, ...]:
+def _three(name: str, train: int | None, dev: int | None, test: int) -> tuple[Split, ...]:
     return (
         Split("train", "train.tsv", train),
         Split("dev", "dev.tsv", dev),
@@ -99,16 +100,74 @@ _MNLI_SPLITS = (
 
 # The row counts of QQP's labelled files are None: it has ragged rows, and who skips which differs.
 _TASKS = (
-    Task("cola", "CoLA", ("sentence",), "label", BINARY, ("matthews_correlation",), "matthews_correlation", _three("CoLA", 8551, 1043, 1063)),
-    Task("sst2", "SST-2", ("sentence",), "label", BINARY, ("accuracy",), "accuracy", _three("SST-2", 67349, 872, 1821)),
-    Task("mrpc", "MRPC", ("#1 String", "#2 String"), "Quality", BINARY, ("accuracy", "f1"), "f1", _three("MRPC", 3668, 408, 1725)),
-    Task("stsb", "STS-B", _SENTENCES, "score", (), ("pearson", "spearmanr"), "spearmanr", _three("STS-B", 5749, 1500, 1379)),
-    Task("qqp", "QQP", ("question1", "question2"), "is_duplicate", BINARY, ("accuracy", "f1"), "f1", _three("QQP", None, None, 390965)),
+    Task(
+        "cola",
+        "CoLA",
+        ("sentence",),
+        "label",
+        BINARY,
+        ("matthews_correlation",),
+        "matthews_correlation",
+        _three("CoLA", 8551, 1043, 1063),
+    ),
+    Task(
+        "sst2",
+        "SST-2",
+        ("sentence",),
+        "label",
+        BINARY,
+        ("accuracy",),
+        "accuracy",
+        _three("SST-2", 67349, 872, 1821),
+    ),
+    Task(
+        "mrpc",
+        "MRPC",
+        ("#1 String", "#2 String"),
+        "Quality",
+        BINARY,
+        ("accuracy", "f1"),
+        "f1",
+        _three("MRPC", 3668, 408, 1725),
+    ),
+    Task(
+        "stsb",
+        "STS-B",
+        _SENTENCES,
+        "score",
+        (),
+        ("pearson", "spearmanr"),
+        "spearmanr",
+        _three("STS-B", 5749, 1500, 1379),
+    ),
+    Task(
+        "qqp",
+        "QQP",
+        ("question1", "question2"),
+        "is_duplicate",
+        BINARY,
+        ("accuracy", "f1"),
+        "f1",
+        _three("QQP", None, None, 390965),
+    ),
     Task("mnli", "MNLI", _SENTENCES, "gold_label", NLI, ("accuracy",), "accuracy", _MNLI_SPLITS),
-    Task("qnli", "QNLI", ("question", "sentence"), "label", TWO_WAY, ("accuracy",), "accuracy", _three("QNLI", 104743, 5463, 5463)),
-    Task("rte", "RTE", _SENTENCES, "label", TWO_WAY, ("accuracy",), "accuracy", _three("RTE", 2490, 277, 3000)),
-    Task("wnli", "WNLI", _SENTENCES, "label", BINARY, ("accuracy",), "accuracy", _three("WNLI", 635, 71, 146)),
-)  # fmt: skip
+    Task(
+        "qnli",
+        "QNLI",
+        ("question", "sentence"),
+        "label",
+        TWO_WAY,
+        ("accuracy",),
+        "accuracy",
+        _three("QNLI", 104743, 5463, 5463),
+    ),
+    Task(
+        "rte", "RTE", _SENTENCES, "label", TWO_WAY, ("accuracy",), "accuracy", _three("RTE", 2490, 277, 3000)
+    ),
+    Task(
+        "wnli", "WNLI", _SENTENCES, "label", BINARY, ("accuracy",), "accuracy", _three("WNLI", 635, 71, 146)
+    ),
+)
 TASKS = {task.name: task for task in _TASKS}
 # Names that older programs use, beside those that differ in case, "-" and "_" only.
 _OTHER_NAMES = {"sst": "sst2", "sts": "stsb"}

@@ -1,12 +1,12 @@
 """What a model's tables of embeddings let in: how many tokens, which numbers of tokens and segments.
 
-Tokenizer and model come from folders of their own, and neither says what the other can take. Beyond a table's end a CPU
-raises an IndexError in the middle of training, and a GPU a device-side assertion.
+Tokenizer and model come from folders of their own, and neither says what the other can take. Beyond a table's
+end a CPU raises an IndexError in the middle of training, and a GPU a device-side assertion.
 """
 
 from __future__ import annotations
 
-from typing import Iterator, Optional
+from collections.abc import Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,7 +19,7 @@ _POSITIONS = ("position_embeddings", "embed_positions", "wpe", "positions_embed"
 _SEGMENTS = "token_type_embeddings"
 
 
-def longest_input(model: PreTrainedModel) -> Optional[int]:
+def longest_input(model: PreTrainedModel) -> int | None:
     """Tokens that the model has positions for; None where it has no table of positions.
 
     Rows before the first position do not count: RoBERTa's begin behind the padding's, BART's at `offset`.
@@ -48,7 +48,8 @@ def check_inputs(data: PackedDataset, model: PreTrainedModel, tokenizer_name: st
         largest = data.largest(column)
         if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
             raise ValueError(
-                f"--tokenizer_name {tokenizer_name} gives {what} {largest}, and the model has {table.num_embeddings} of them: "
+                f"--tokenizer_name {tokenizer_name} gives {what} {largest}, and the model has "
+                f"{table.num_embeddings} of them: "
                 "name the tokenizer that the model was trained with"
             )
 

@@ -9,14 +9,15 @@ import json
 import os
 from array import array
 from collections import defaultdict
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...records.files.whole import write_text
 from .glue import check_max_seq_length
-from .tokenised import PackedDataset
 from .squad_files import Question, read_squad, score
+from .tokenised import PackedDataset
 
 __all__ = [
     "Candidate",
@@ -32,15 +33,18 @@ BATCH = 500
 
 
 class SquadDataset(PackedDataset):
-    """Windows `[CLS] question [SEP] part of the context [SEP]`, for a Trainer with `DataCollatorWithPadding(tokenizer)`.
-    XLNet's have [CLS] at the end. Places count from the left: a tokenizer that pads there is set to pad on the right.
+    """Windows `[CLS] question [SEP] part of the context [SEP]`, for a Trainer with
+    `DataCollatorWithPadding(tokenizer)`. XLNet's have [CLS] at the end. Places count from the left: a
+    tokenizer that pads there is set to pad on the right.
 
-    A context that is too long is cut into overlapping windows, each `doc_stride` tokens after the one before, as
-    BERT's own program cuts it. A row has what the tokenizer gives and `start_positions`, `end_positions`: the first
-    and last token of the question's first answer, or [CLS] where it is not wholly in the window.
+    A context that is too long is cut into overlapping windows, each `doc_stride` tokens after the one before,
+    as BERT's own program cuts it. A row has what the tokenizer gives and `start_positions`, `end_positions`:
+    the first and last token of the question's first answer, or [CLS] where it is not wholly in the window.
 
-    questions: as given. question_of [W]: the question of each window, its number in `questions`. The windows are in the
-    order of the questions; with `longest_first` in that of their lengths, so that batches in order have little padding.
+    questions: as given. question_of [W]: the question of each window, its number in `questions`. The windows
+        are in the
+    order of the questions; with `longest_first` in that of their lengths, so that batches in order have
+    little padding.
 
     Raises:
         ValueError: `max_seq_length` leaves no room for text, or is more than the tokenizer's model takes;
@@ -58,7 +62,10 @@ class SquadDataset(PackedDataset):
     ):
         super().__init__()
         if not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer: SQuAD needs the places of its tokens in the text")
+            raise ValueError(
+                f"{type(tokenizer).__name__} is no fast tokenizer: SQuAD needs the places of "
+                "its tokens in the text"
+            )
         tokenizer.padding_side = "right"
         check_max_seq_length(max_seq_length, tokenizer, pair=True)
         if doc_stride < 1:
@@ -78,7 +85,9 @@ class SquadDataset(PackedDataset):
         special = tokenizer.num_special_tokens_to_add(pair=True)
         # at least half of the room is the context's, however long the question
         query_room = min(max_query_length, (max_seq_length - special) // 2)
-        texts, lengths = _cut_questions([question.text.strip() for question in self.questions], tokenizer, query_room)
+        texts, lengths = _cut_questions(
+            [question.text.strip() for question in self.questions], tokenizer, query_room
+        )
         by_length = defaultdict(list)  # the overlap that the tokenizer wants depends on the question's length
         for number, length in enumerate(lengths):
             by_length[length].append(number)
@@ -101,8 +110,14 @@ class SquadDataset(PackedDataset):
         return windows
 
     def _store(self, ordered: list[tuple], cls_token: int) -> None:
-        """Makes the rows, and notes where the context's tokens are in each window, and their characters, flat over windows."""
-        self._context_first, self._context_offsets, self._context_ends = array("i"), array("i"), array("q", [0])
+        """Makes the rows, and notes where the context's tokens are in each window, and their characters,
+        flat over windows.
+        """
+        self._context_first, self._context_offsets, self._context_ends = (
+            array("i"),
+            array("i"),
+            array("q", [0]),
+        )
         starts, ends = [], []
         for number, (inputs, first, offsets) in ordered:
             self.extend({name: [values] for name, values in inputs.items()})
@@ -118,51 +133,65 @@ class SquadDataset(PackedDataset):
 
     @staticmethod
     def _keep(windows: list[list], batch: list[int], encodings: Any) -> None:
-        """Puts each window with its question: (model inputs, first token of context, characters [tokens, 2])."""
+        """Puts each window with its question: (model inputs, first token of context, characters [tokens,
+        2]).
+        """
         owners = encodings["overflow_to_sample_mapping"]
         names = [name for name in encodings if name not in ("offset_mapping", "overflow_to_sample_mapping")]
         for row, owner in enumerate(owners):
             segments = encodings.sequence_ids(row)
             first = segments.index(1) if 1 in segments else len(segments)
             count = segments.count(1)
-            offsets = np.array(encodings["offset_mapping"][row][first : first + count], dtype=np.int32).reshape(-1, 2)
+            offsets = np.array(
+                encodings["offset_mapping"][row][first : first + count], dtype=np.int32
+            ).reshape(-1, 2)
             inputs = {name: array("i", encodings[name][row]) for name in names}
             windows[batch[owner]].append((inputs, first, offsets))
 
     def context_of(self, window: int) -> tuple[int, np.ndarray]:
-        """The first token of the context in a window, and characters [tokens, 2]: begin and end of each of its tokens."""
+        """The first token of the context in a window, and characters [tokens, 2]: begin and end of each of
+        its tokens.
+        """
         begin, end = self._context_ends[window], self._context_ends[window + 1]
-        return self._context_first[window], np.array(self._context_offsets[2 * begin : 2 * end], dtype=np.int64).reshape(-1, 2)
+        return self._context_first[window], np.array(
+            self._context_offsets[2 * begin : 2 * end], dtype=np.int64
+        ).reshape(-1, 2)
 
 
 def _cut_questions(texts: list[str], tokenizer: Any, room: int) -> tuple[list[str], list[int]]:
     """Questions of at most `room` tokens, and their lengths in tokens."""
     cut, lengths = list(texts), []
-    encodings = tokenizer(texts, add_special_tokens=False, truncation=False, padding=False, return_offsets_mapping=True)
+    encodings = tokenizer(
+        texts, add_special_tokens=False, truncation=False, padding=False, return_offsets_mapping=True
+    )
     for number, offsets in enumerate(encodings["offset_mapping"]):
         length = len(offsets)
         if length > room:
             cut[number] = texts[number][: offsets[room - 1][1]]
             # a cut inside a character or a word can be tokenised otherwise: count again
-            length = len(tokenizer(cut[number], add_special_tokens=False, truncation=False, padding=False)["input_ids"])
+            length = len(
+                tokenizer(cut[number], add_special_tokens=False, truncation=False, padding=False)["input_ids"]
+            )
         lengths.append(length)
     return cut, lengths
 
 
-def _place_of(token: Optional[int], ids: array) -> int:
+def _place_of(token: int | None, ids: array) -> int:
     """Where a token stands first; 0 where there is none."""
     return ids.index(token) if token in ids else 0
 
 
-def _span(question: Question, first: int, offsets: np.ndarray) -> Optional[tuple[int, int]]:
+def _span(question: Question, first: int, offsets: np.ndarray) -> tuple[int, int] | None:
     """First and last token of the first answer in a window, None where it is not wholly inside."""
     answer = question.answers[0]
     begin = answer.start + len(answer.text) - len(answer.text.lstrip())
     end = begin + len(answer.text.strip())
     if not len(offsets) or begin < offsets[0, 0] or end > offsets[-1, 1] or begin >= end:
         return None
-    start_token = int(np.searchsorted(offsets[:, 1], begin, side="right"))  # the first that ends after the beginning
-    end_token = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1  # the last that begins before the end
+    # the first that ends after the beginning
+    start_token = int(np.searchsorted(offsets[:, 1], begin, side="right"))
+    # the last that begins before the end
+    end_token = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
     if start_token > end_token:
         return None
     return first + start_token, first + end_token
@@ -180,20 +209,28 @@ def best_answers(
     """The candidates of every question, best first: spans within the context of one window, of at most
     `max_answer_length` tokens, out of the `n_best` best starts and ends of each window.
 
-    start_logits, end_logits: [W, T or more], in the order of `data`; what is beyond a window's tokens is not read.
+    start_logits, end_logits: [W, T or more], in the order of `data`; what is beyond a window's tokens is not
+        read.
     A question none of whose windows has a span gets one empty answer.
 
     Raises:
         ValueError: not one row a window, too few columns, numbers that are not finite, `n_best` or
             `max_answer_length` below 1.
     """
-    start_logits, end_logits = np.asarray(start_logits, dtype=np.float64), np.asarray(end_logits, dtype=np.float64)
+    start_logits, end_logits = (
+        np.asarray(start_logits, dtype=np.float64),
+        np.asarray(end_logits, dtype=np.float64),
+    )
     if n_best < 1 or max_answer_length < 1:
-        raise ValueError(f"--n_best_size {n_best}, --max_answer_length {max_answer_length}: at least 1 is needed")
+        raise ValueError(
+            f"--n_best_size {n_best}, --max_answer_length {max_answer_length}: at least 1 is needed"
+        )
     longest = int(data.lengths().max())
     for logits in (start_logits, end_logits):
         if logits.ndim != 2 or len(logits) != len(data) or logits.shape[1] < longest:
-            raise ValueError(f"logits of shape {list(logits.shape)}; [{len(data)}, {longest}] or wider belongs here")
+            raise ValueError(
+                f"logits of shape {list(logits.shape)}; [{len(data)}, {longest}] or wider belongs here"
+            )
 
     spans = defaultdict(list)  # number of the question -> (score, begin, end) in characters
     for window, number in enumerate(data.question_of):
@@ -206,8 +243,13 @@ def best_answers(
         length = e[None, :] - s[:, None] + 1
         rows, columns = np.nonzero((length >= 1) & (length <= max_answer_length))
         s, e = s[rows], e[columns]
-        spans[int(number)].extend(zip((starts[s] + ends[e]).tolist(), offsets[s, 0].tolist(), offsets[e, 1].tolist()))
-    return {question.id: _candidates(question.context, spans[number], n_best) for number, question in enumerate(data.questions)}
+        spans[int(number)].extend(
+            zip((starts[s] + ends[e]).tolist(), offsets[s, 0].tolist(), offsets[e, 1].tolist())
+        )
+    return {
+        question.id: _candidates(question.context, spans[number], n_best)
+        for number, question in enumerate(data.questions)
+    }
 
 
 def _candidates(context: str, spans: list[tuple[float, int, int]], n_best: int) -> list[Candidate]:
@@ -220,11 +262,18 @@ def _candidates(context: str, spans: list[tuple[float, int, int]], n_best: int) 
         return [Candidate("", 0.0, 1.0)]
     values = np.array(list(best.values()))
     weights = np.exp(values - values.max())
-    return [Candidate(text, value, float(weight)) for (text, value), weight in zip(best.items(), weights / weights.sum())]
+    return [
+        Candidate(text, value, float(weight))
+        for (text, value), weight in zip(best.items(), weights / weights.sum())
+    ]
 
 
-def compute_metrics(data: SquadDataset, n_best: int = 20, max_answer_length: int = 30) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` of a `transformers.Trainer` whose evaluation set is `data`: `exact_match` and `f1` in percent."""
+def compute_metrics(
+    data: SquadDataset, n_best: int = 20, max_answer_length: int = 30
+) -> Callable[[Any], dict[str, float]]:
+    """`compute_metrics` of a `transformers.Trainer` whose evaluation set is `data`: `exact_match` and `f1`
+    in percent.
+    """
 
     def compute(evaluation: Any) -> dict[str, float]:
         candidates = best_answers(data, *evaluation.predictions[:2], n_best, max_answer_length)
@@ -234,7 +283,7 @@ def compute_metrics(data: SquadDataset, n_best: int = 20, max_answer_length: int
 
 
 def write_predictions(
-    folder: Union[str, os.PathLike], candidates: Mapping[str, Sequence[Candidate]], prefix: str = ""
+    folder: str | os.PathLike, candidates: Mapping[str, Sequence[Candidate]], prefix: str = ""
 ) -> dict[str, str]:
     """Writes `predictions.json` (id -> answer, what evaluate-v1.1.py reads) and `nbest_predictions.json`.
 
@@ -246,5 +295,8 @@ def write_predictions(
     predictions = {identity: found[0].text for identity, found in candidates.items()}
     nbest = {identity: [candidate._asdict() for candidate in found] for identity, found in candidates.items()}
     for name, content in (("predictions", predictions), ("nbest_predictions", nbest)):
-        write_text(os.path.join(folder, f"{prefix}{name}.json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            os.path.join(folder, f"{prefix}{name}.json"),
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+        )
     return predictions

@@ -6,8 +6,9 @@ import os
 import re
 import string
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Sequence, Union
+from typing import Any, NamedTuple
 
 from ...records.files.sealed import parse_json, read_bounded
 from .data_error import DataError
@@ -25,7 +26,7 @@ class Question(NamedTuple):
     answers: tuple[Answer, ...]
 
 
-def read_squad(path: Union[str, os.PathLike], for_training: bool = False) -> list[Question]:
+def read_squad(path: str | os.PathLike, for_training: bool = False) -> list[Question]:
     """All questions of a SQuAD v1.1 file, in its order.
 
     for_training: each answer must also stand in its context where the file says.
@@ -61,14 +62,20 @@ def _question(entry: Any, context: str, place: str, for_training: bool) -> Quest
     identity = _member(entry, "id", str, place)
     text = _member(entry, "question", str, place)
     if entry.get("is_impossible"):
-        raise DataError(f"{place}: a question without an answer (is_impossible) belongs to SQuAD 2.0; version 1.1 is wanted")
+        raise DataError(
+            f"{place}: a question without an answer (is_impossible) belongs to SQuAD 2.0; "
+            "version 1.1 is wanted"
+        )
     answers = []
     for answer_place, answer in _items(entry, "answers", place):
         words = _member(answer, "text", str, answer_place)
         start = _member(answer, "answer_start", int, answer_place)
         if for_training and (start < 0 or not words.strip() or not context.startswith(words, start)):
             found = context[max(start, 0) : max(start, 0) + len(words)]
-            raise DataError(f"{answer_place}: the answer {words!r} does not stand at character {start} of the context, {found!r} does")
+            raise DataError(
+                f"{answer_place}: the answer {words!r} does not stand at character {start} of "
+                f"the context, {found!r} does"
+            )
         answers.append(Answer(words, start))
     if not answers:
         raise DataError(f"{place}: question {identity!r} has no answers")
@@ -98,7 +105,9 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(answer: str) -> list[str]:
-    """The words that the official evaluation compares: lower-cased, without ASCII punctuation and articles."""
+    """The words that the official evaluation compares: lower-cased, without ASCII punctuation and
+    articles.
+    """
     return _ARTICLES.sub(" ", answer.lower().translate(_WITHOUT_PUNCTUATION)).split()
 
 
@@ -107,7 +116,9 @@ def exact_match(prediction: str, answer: str) -> float:
 
 
 def f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over words; 0 where no word is shared, even where neither has one."""
+    """Harmonic mean of precision and recall over words; 0 where no word is shared, even where neither has
+    one.
+    """
     predicted, true = normalise(prediction), normalise(answer)
     shared = sum((Counter(predicted) & Counter(true)).values())
     # 2pr / (p + r) of precision shared / predicted and recall shared / true
@@ -117,8 +128,8 @@ def f1(prediction: str, answer: str) -> float:
 def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> dict[str, float]:
     """`exact_match` and `f1` in percent, by the formula of the official evaluate-v1.1.py.
 
-    Each question counts with its best answer; a question without a prediction counts 0, as there. torchmetrics'
-    SQuAD differs from it where prediction and answer both normalise to nothing.
+    Each question counts with its best answer; a question without a prediction counts 0, as there.
+    torchmetrics' SQuAD differs from it where prediction and answer both normalise to nothing.
 
     Raises:
         ValueError: there are no questions.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -22,11 +23,14 @@ class PackedDataset(Dataset):
         self._columns: dict[str, Sequence] = {}
 
     def extend(self, encodings: Mapping[str, Iterable[Sequence[int]]]) -> None:
-        """Adds rows; `encodings` maps a name to one sequence a row, `input_ids` among them, equally long in a row."""
+        """Adds rows; `encodings` maps a name to one sequence a row, `input_ids` among them, equally long
+        in a row.
+        """
         for row in encodings["input_ids"]:
             self._ends.append(self._ends[-1] + len(row))
         for name, rows in encodings.items():
-            flat = self._flat.setdefault(name, array("i"))  # 4 bytes a token, where a list of int takes 8 to 36
+            # 4 bytes a token, where a list of int takes 8 to 36
+            flat = self._flat.setdefault(name, array("i"))
             for row in rows:
                 flat.extend(row)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Optional
 
 from ...diffs.packs.pack import DiffPack
 from ...diffs.packs.summary import summarise
-from ...records.files.whole import write_text
 from ...options.terminal import printable
+from ...records.files.whole import write_text
 
 PACK_FILE = "task.diff.safetensors"
 
@@ -18,18 +17,19 @@ PACK_FILE = "task.diff.safetensors"
 def push_to_hub(
     pack: DiffPack,
     repo_id: str,
-    base_model: Optional[str] = None,
-    private: Optional[bool] = None,
-    token: Optional[str] = None,
+    base_model: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
     commit_message: str = "Upload diff pack",
 ) -> str:
-    """Upload a pack with a model card; the repository is made if there is none. Gives the address of the commit.
+    """Upload a pack with a model card; the repository is made if there is none. Gives the address of the
+    commit.
 
     Args:
         pack: the pack.
         repo_id: `name` or `organisation/name`.
-        base_model: the base's name on the hub, for the card, whose metadata have it only if it is given: the pack itself
-            knows what the base was called where it was trained, which may have been a folder.
+        base_model: the base's name on the hub, for the card, whose metadata have it only if it is given: the
+            pack itself knows what the base was called where it was trained, which may have been a folder.
         private, token, commit_message: as in huggingface_hub.
 
     Raises:
@@ -47,7 +47,10 @@ def push_to_hub(
 
 
 def from_hub(
-    repo_id: str, revision: Optional[str] = None, token: Optional[str] = None, cache_dir: str | os.PathLike | None = None
+    repo_id: str,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> DiffPack:
     """Download a pack (or take it from the cache) and read it; a damaged download is refused.
 
@@ -57,10 +60,12 @@ def from_hub(
     """
     from huggingface_hub import hf_hub_download
 
-    return DiffPack.load(hf_hub_download(repo_id, PACK_FILE, revision=revision, token=token, cache_dir=cache_dir))
+    return DiffPack.load(
+        hf_hub_download(repo_id, PACK_FILE, revision=revision, token=token, cache_dir=cache_dir)
+    )
 
 
-def card(pack: DiffPack, repo_id: str, base_model: Optional[str] = None) -> str:
+def card(pack: DiffPack, repo_id: str, base_model: str | None = None) -> str:
     """The model card (Markdown) of a pack."""
     figures = summarise(pack)
     lines = ["library_name: dsp_plugin", "tags:", "- diff-pruning"]

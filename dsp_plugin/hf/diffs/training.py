@@ -1,18 +1,19 @@
 """Training a sparse diff with the stock Trainer.
 
-    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)   # the model is the base now
-    optimizers = diff_optimizers(vector, args)
+    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)   # the model is the base
+    now optimizers = diff_optimizers(vector, args)
     trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
 
 The model's own calls choose what its parameters hold: the sample before a forward pass in training mode, the
-deterministic theta before evaluation and saving (see `DiffVector`). The Trainer makes its own schedule, which reaches w
-and the head.
+deterministic theta before evaluation and saving (see `DiffVector`). The Trainer makes its own schedule, which
+reaches w and the head.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +31,12 @@ _OPTIMIZER_FILE = "optimizer.pt"
 _GIVEN_NORM = "diff_max_grad_norm"
 
 
-def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> List[str]:
+def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> list[str]:
     """The names of the parameters of a task's head, which is trained dense.
 
     Args:
-        new: the weights that were new when the model was loaded (`missing_keys` of its loading information): the head,
-            where nothing is named.
+        new: the weights that were new when the model was loaded (`missing_keys` of its loading information):
+            the head, where nothing is named.
         named: parameters or modules.
 
     Raises:
@@ -45,17 +46,19 @@ def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] =
     found = head_names(parameters, named) if named else sorted(set(new) & set(parameters))
     if not found:
         raise ValueError(
-            "the task head cannot be found, because no weight of the model is new: --task_head names its modules or "
+            "the task head cannot be found, because no weight of the model is new: --task_head names its "
+            "modules or "
             f"parameters (the last of {type(model).__name__} is {parameters[-1]})"
         )
     return found
 
 
-def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any) -> Tuple[DiffAdamW, None]:
+def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any) -> tuple[DiffAdamW, None]:
     """For `Trainer(optimizers=...)`: learning rate, betas, epsilon and clipping norm are those of `args`.
 
-    `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another one:
-    DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same `args` serve
+    `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another
+    one: DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same
+        `args` serve
     another stage. Make it before the Trainer (see `declare_mean_loss`).
 
     Args:
@@ -75,10 +78,10 @@ def fixmask_optimizers(
     model: PreTrainedModel,
     args: TrainingArguments,
     diff: SparseDiff,
-    base: Optional[Mapping[str, Tensor]] = None,
+    base: Mapping[str, Tensor] | None = None,
     head: Iterable[str] = (),
     from_zero: bool = False,
-) -> Tuple[FixMaskAdamW, None]:
+) -> tuple[FixMaskAdamW, None]:
     """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the head learn.
 
     Args:
@@ -95,42 +98,63 @@ def fixmask_optimizers(
 
 
 class DiffCallback(EpochOrder):
-    """Logs the diff's figures; after a training that ends with its best checkpoint, takes the optimizer there, too.
+    """Logs the diff's figures; after a training that ends with its best checkpoint, takes the optimizer
+    there, too.
 
-    Without that, w (or the kept values) would be the last update's while the model holds the selected checkpoint's theta,
-    and a pack would be made of the wrong one.
+    Without that, w (or the kept values) would be the last update's while the model holds the selected
+    checkpoint's theta, and a pack would be made of the wrong one.
 
     Raises, from the Trainer:
-        ValueError: what cannot train a diff (DataParallel, DeepSpeed, FSDP), clipping by the Trainer, best-checkpoint
-            loading from checkpoints without their optimizer, a training that goes on without its optimizer's state.
+        ValueError: what cannot train a diff (DataParallel, DeepSpeed, FSDP), clipping by the Trainer,
+            best-checkpoint loading from checkpoints without their optimizer, a training that goes on without
+            its optimizer's state.
     """
 
-    def __init__(self, optimizer: Union[DiffAdamW, FixMaskAdamW]):
+    def __init__(self, optimizer: DiffAdamW | FixMaskAdamW):
         self.optimizer = optimizer
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.n_gpu > 1:
-            raise ValueError("several GPUs in one process copy the model but not its diff: start one process a GPU (torchrun)")
-        launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")  # `accelerate launch`
+            raise ValueError(
+                "several GPUs in one process copy the model but not its diff: start one process "
+                "a GPU (torchrun)"
+            )
+        # `accelerate launch`
+        launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
         if args.deepspeed or args.fsdp or args.deepspeed_plugin is not None or launched:
-            raise ValueError("DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out --deepspeed, --fsdp")
+            raise ValueError(
+                "DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out "
+                "--deepspeed, --fsdp"
+            )
         if args.max_grad_norm:
-            raise ValueError(f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does")
+            raise ValueError(
+                f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does"
+            )
         if args.load_best_model_at_end and args.save_only_model:
-            raise ValueError("--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be lost")
+            raise ValueError(
+                "--save_only_model with --load_best_model_at_end: the diff of the best "
+                "checkpoint would be lost"
+            )
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         steps = self.optimizer.vector.steps if isinstance(self.optimizer, DiffAdamW) else self.optimizer.steps
-        if state.global_step and not steps:  # the Trainer goes on without a word, and the diff would begin at 0
-            raise ValueError(f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it")
+        # the Trainer goes on without a word, and the diff would begin at 0
+        if state.global_step and not steps:
+            raise ValueError(
+                f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it"
+            )
 
     def on_log(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: Optional[Dict[str, Any]] = None,
+        logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not logs or "loss" not in logs or not isinstance(self.optimizer, DiffAdamW):
@@ -140,7 +164,9 @@ class DiffCallback(EpochOrder):
         if state.log_history:  # written before the callbacks are asked
             state.log_history[-1].update(figures)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         super().on_train_end(args, state, control, **kwargs)
         best = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None:
@@ -148,14 +174,17 @@ class DiffCallback(EpochOrder):
             self.optimizer.load_state_dict(saved)
 
 
-def _settings(args: TrainingArguments) -> Dict[str, Any]:
+def _settings(args: TrainingArguments) -> dict[str, Any]:
     optim = str(getattr(args.optim, "value", args.optim))
     if optim not in _ADAMW:
         raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train a diff, got {optim}")
     return dict(
-        lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon,
-        max_norm=args.max_grad_norm or getattr(args, _GIVEN_NORM, 0.0), head_weight_decay=args.weight_decay,
-    )  # fmt: skip
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+        max_norm=args.max_grad_norm or getattr(args, _GIVEN_NORM, 0.0),
+        head_weight_decay=args.weight_decay,
+    )
 
 
 def _leave_clipping(args: TrainingArguments, given: float) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,21 +15,28 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from ...gating import FixedGates, HeadMap, check_budget, hard_topk
 from ...records.certificate import NAME, Certificate
-from ...records.files.whole import new_folder
 from ...records.files.sealed_folder import LIST, warn_no_list
+from ...records.files.whole import new_folder
 from ...surgery import mask_of_record, read_mask
-from ..probes.comparison import takes_text, write_certificate
+from ..folders.hub_folders import Source, find_folder
 from ..folders.pruned_folders import export_dense, load_model
 from ..heads.gating import GATING, gate_heads
-from ..folders.hub_folders import Source, find_folder
-from ..heads.surgery.kept_heads import record_of
 from ..heads.layouts.locate import head_map_of
+from ..heads.surgery.kept_heads import record_of
+from ..heads.surgery.pruning import original_head_map
+from ..probes.comparison import takes_text, write_certificate
+from ..probes.sample_batches import sample_batches, text_batches
 from .masked import pruned_and_masked
 from .onnx_export import certify, export_onnx
-from ..heads.surgery.pruning import original_head_map
-from ..probes.sample_batches import sample_batches, text_batches
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "source.spm")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "source.spm",
+)
 _BESIDE_TOKENIZER = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "target.spm")
 
 
@@ -51,22 +59,24 @@ def export_folder(
     folder: str | os.PathLike,
     out: str | os.PathLike,
     form: str,
-    num_of_heads: Optional[int] = None,
-    mask: Optional[str] = None,
-    text: Optional[str] = None,
+    num_of_heads: int | None = None,
+    mask: str | None = None,
+    text: str | None = None,
 ) -> Export:
     """Export the model of a folder as "onnx" or "dense".
 
     Args:
-        folder: or a name on the hub; pruned, or with all its heads and `mask` or `num_of_heads` to say which of them to keep.
+        folder: or a name on the hub; pruned, or with all its heads and `mask` or `num_of_heads` to say which
+            of them to keep.
         out: folder to write; the tokenizer, if there is one, goes with it.
         num_of_heads: K, of a folder with head scores.
         mask: file, see `read_mask`, for the heads the model has now.
-        text: file with sentences to check on, one a line; else sentences of this package where there is a tokenizer,
-            and random ids where there is none.
+        text: file with sentences to check on, one a line; else sentences of this package where there is a
+            tokenizer, and random ids where there is none.
 
     Raises:
-        FileNotFoundError, ValueError: the folder cannot be loaded, or says not which heads to keep; see `export_onnx`.
+        FileNotFoundError, ValueError: the folder cannot be loaded, or says not which heads to keep; see
+            `export_onnx`.
     """
     source = find_folder(folder, {}, (*_TOKENIZER_FILES, *_BESIDE_TOKENIZER))
     model = load_source(source, num_of_heads, mask)
@@ -85,14 +95,23 @@ def export_folder(
     certificate = write(model, out, batches, data, tokenizer)
     pruned, _ = pruned_and_masked(model)
     head_map, record = original_head_map(pruned), record_of(pruned)
-    keep = torch.ones(head_map.num_heads, dtype=torch.bool) if record is None else mask_of_record(record, head_map)
+    keep = (
+        torch.ones(head_map.num_heads, dtype=torch.bool)
+        if record is None
+        else mask_of_record(record, head_map)
+    )
     return Export(head_map, keep, certificate)
 
 
 def export_dense_checked(
-    model: PreTrainedModel, out: str | os.PathLike, batches: Sequence = (), data: str = "random ids", tokenizer: Any = None
+    model: PreTrainedModel,
+    out: str | os.PathLike,
+    batches: Sequence = (),
+    data: str = "random ids",
+    tokenizer: Any = None,
 ) -> Certificate:
-    """`export_dense` with a certificate: what stock `from_pretrained` makes of the folder, beside the masked model.
+    """`export_dense` with a certificate: what stock `from_pretrained` makes of the folder, beside the masked
+    model.
 
     Arguments and errors as `export_onnx`.
     """
@@ -110,11 +129,14 @@ def export_dense_checked(
     return certificate
 
 
-def load_source(folder: str | os.PathLike | Source, num_of_heads: Optional[int] = None, mask: Optional[str] = None) -> PreTrainedModel:
+def load_source(
+    folder: str | os.PathLike | Source, num_of_heads: int | None = None, mask: str | None = None
+) -> PreTrainedModel:
     """The model of a folder in float32, gated by a fixed mask where `mask` or `num_of_heads` names one.
 
     Raises:
-        ValueError: the folder has head scores and neither says how many to keep, or `num_of_heads` and it has none.
+        ValueError: the folder has head scores and neither says how many to keep, or `num_of_heads` and it has
+            none.
     """
     source = find_folder(folder, {})
     model, folder = load_model(source, dtype=torch.float32), source.folder
@@ -123,11 +145,15 @@ def load_source(folder: str | os.PathLike | Source, num_of_heads: Optional[int] 
         keep = torch.tensor(read_mask(mask, head_map))
     elif num_of_heads is not None:
         if scores is None or scores.numel() != head_map.num_heads:
-            raise ValueError(f"--num-of-heads: {folder} has no scores of its {head_map.num_heads} heads; give --mask FILE.json")
+            raise ValueError(
+                f"--num-of-heads: {folder} has no scores of its {head_map.num_heads} heads; "
+                "give --mask FILE.json"
+            )
         keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
     elif scores is not None:
         raise ValueError(
-            f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask FILE.json "
+            f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask "
+            "FILE.json "
             "(a training leaves a mask.json)"
         )
     else:
@@ -136,7 +162,7 @@ def load_source(folder: str | os.PathLike | Source, num_of_heads: Optional[int] 
     return model
 
 
-def tokenizer_of(folder: str | os.PathLike) -> Optional[Any]:
+def tokenizer_of(folder: str | os.PathLike) -> Any | None:
     """The tokenizer of a folder, None where it has none.
 
     Raises:
@@ -147,17 +173,22 @@ def tokenizer_of(folder: str | os.PathLike) -> Optional[Any]:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain Exceptions
-        raise ValueError(f"the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
 
 
-def _scores(folder: Path) -> Optional[Tensor]:
+def _scores(folder: Path) -> Tensor | None:
     """Head scores saved with a gated model."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             # of an inner model, if that was gated
             found = [name for name in file.keys() if f".{name}".endswith(f".{GATING}.gates.scores")]
             if len(found) > 1:
-                raise ValueError(f"{folder} has head scores of several parts ({', '.join(sorted(found))}): give --mask FILE.json")
+                raise ValueError(
+                    f"{folder} has head scores of several parts ({', '.join(sorted(found))}): "
+                    "give --mask FILE.json"
+                )
             for name in found:
                 if not (folder / LIST).is_file():
                     warn_no_list(folder)
@@ -165,7 +196,7 @@ def _scores(folder: Path) -> Optional[Tensor]:
     return None
 
 
-def _lines(path: str) -> List[str]:
+def _lines(path: str) -> list[str]:
     try:
         lines = [line for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:

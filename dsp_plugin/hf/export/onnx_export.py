@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,12 @@ from transformers import PreTrainedModel
 
 from ...records.certificate import NAME, Certificate
 from ...records.files.whole import new_folder
-from ..probes.comparison import compare, write_certificate
 from ..heads.interface import registered
 from ..heads.layouts.locate import model_parts
+from ..probes.comparison import compare, write_certificate
+from ..probes.sample_batches import sample_batches
 from .masked import pruned_and_masked
 from .onnx_graphs import Graph, graphs_of
-from ..probes.sample_batches import sample_batches
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest output; float32 has 6e-8 a sum
 
@@ -31,15 +32,16 @@ RELATIVE_TOLERANCE = 1e-4  # of the largest output; float32 has 6e-8 a sum
 def export_onnx(
     model: PreTrainedModel,
     out: str | os.PathLike,
-    batches: Optional[Sequence[Mapping[str, Tensor]]] = None,
+    batches: Sequence[Mapping[str, Tensor]] | None = None,
     data: str = "random ids",
     tokenizer: Any = None,
 ) -> Certificate:
     """Write a folder with the graphs of a model in float32, its configuration and a certificate.
 
     An encoder is `model.onnx`; a decoder is `model.onnx`, one step with its cache; an encoder-decoder is
-    `encoder_model.onnx` and `decoder_model.onnx`. Their inputs and outputs are listed in `onnx_graphs`. Numbers of
-    sequences and tokens are free. Attention is written out (eager): a padded row then is a number, never NaN.
+    `encoder_model.onnx` and `decoder_model.onnx`. Their inputs and outputs are listed in `onnx_graphs`.
+    Numbers of sequences and tokens are free. Attention is written out (eager): a padded row then is a number,
+    never NaN.
 
     Args:
         model: pruned, gated (its closed heads are removed), or with all its heads; it is not changed.
@@ -55,7 +57,10 @@ def export_onnx(
         ImportError: a package is missing.
     """
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"{type(model).__name__} is no Transformers model, and has no graph to export; export_dense writes it")
+        raise ValueError(
+            f"{type(model).__name__} is no Transformers model, and has no graph to export; "
+            "export_dense writes it"
+        )
     import onnx  # noqa: F401  (the exporter needs these two, and looks for them only after a minute)
     import onnxscript  # noqa: F401
 
@@ -76,7 +81,9 @@ def export_onnx(
     return certificate
 
 
-def certify(masked: PreTrainedModel, other: nn.Module, batches: Sequence[Mapping[str, Tensor]], data: str) -> Certificate:
+def certify(
+    masked: PreTrainedModel, other: nn.Module, batches: Sequence[Mapping[str, Tensor]], data: str
+) -> Certificate:
     """`compare` with a tolerance relative to the largest output."""
     certificate = compare(masked, other, batches, data=data)
     return replace(certificate, tolerance=RELATIVE_TOLERANCE * max(1.0, certificate.largest_output))
@@ -96,9 +103,14 @@ def write_graph(graph: Graph, path: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                graph, graph.example(), dynamo=True, verbose=False, dynamic_shapes=(axes,),
-                input_names=list(graph.shapes), output_names=graph.outputs,
-            )  # fmt: skip
+                graph,
+                graph.example(),
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=(axes,),
+                input_names=list(graph.shapes),
+                output_names=graph.outputs,
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"{type(graph.model).__name__} cannot be traced for ONNX: {reason}") from error
@@ -125,12 +137,16 @@ class OnnxModel(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
         self._sessions = {
-            name: onnxruntime.InferenceSession(str(Path(folder) / name), options, providers=["CPUExecutionProvider"])
+            name: onnxruntime.InferenceSession(
+                str(Path(folder) / name), options, providers=["CPUExecutionProvider"]
+            )
             for name in graphs
         }
-        self._graphs = {name: (tuple(graph.shapes.items()), tuple(graph.outputs)) for name, graph in graphs.items()}
+        self._graphs = {
+            name: (tuple(graph.shapes.items()), tuple(graph.outputs)) for name, graph in graphs.items()
+        }
 
-    def forward(self, **batch: Tensor) -> Dict[str, Tensor]:
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         if "encoder_model.onnx" in self._sessions:
             return self._encoder_decoder(batch)
         if self._takes_steps("model.onnx"):
@@ -140,26 +156,32 @@ class OnnxModel(nn.Module):
         inputs = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **batch}
         return self.run("model.onnx", inputs)
 
-    def run(self, name: str, inputs: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    def run(self, name: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One run of a graph; inputs that it does not have are left out."""
         shapes, outputs = self._graphs[name]
         given = {key: inputs[key].cpu().numpy() for key, _ in shapes}
         return dict(zip(outputs, map(torch.from_numpy, self._sessions[name].run(list(outputs), given))))
 
     def _takes_steps(self, name: str) -> bool:
-        return "position_ids" in dict(self._graphs[name][0]) or any(".key" in key for key, _ in self._graphs[name][0])
+        return "position_ids" in dict(self._graphs[name][0]) or any(
+            ".key" in key for key, _ in self._graphs[name][0]
+        )
 
-    def _encoder_decoder(self, batch: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    def _encoder_decoder(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         source, ids = batch["input_ids"], batch["decoder_input_ids"]
         mask = batch.get("attention_mask", torch.ones_like(source))
         encoded = self.run("encoder_model.onnx", {"input_ids": source, "attention_mask": mask})
         fixed = {"encoder_attention_mask": mask, **_as_past(encoded)}
-        return self._by_steps("decoder_model.onnx", ids, batch.get("decoder_attention_mask", torch.ones_like(ids)), fixed)
+        return self._by_steps(
+            "decoder_model.onnx", ids, batch.get("decoder_attention_mask", torch.ones_like(ids)), fixed
+        )
 
-    def _by_steps(self, name: str, ids: Tensor, mask: Tensor, fixed: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def _by_steps(self, name: str, ids: Tensor, mask: Tensor, fixed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits [B, L, V] of tokens [B, L], with a cache that grows from nothing."""
         shapes = self._graphs[name][0]
-        cache = {key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in shapes if len(shape) > 2}
+        cache = {
+            key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in shapes if len(shape) > 2
+        }
         cache.update(fixed)
         half = max(1, ids.shape[1] // 2)
         logits, start = [], 0
@@ -173,7 +195,11 @@ class OnnxModel(nn.Module):
         return {"logits": torch.cat(logits, dim=1)}
 
 
-def _as_past(outputs: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def _as_past(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """present.* of one run, as the past_key_values.* of the next."""
     prefix = "present."
-    return {f"past_key_values.{key[len(prefix):]}": value for key, value in outputs.items() if key.startswith(prefix)}
+    return {
+        f"past_key_values.{key[len(prefix) :]}": value
+        for key, value in outputs.items()
+        if key.startswith(prefix)
+    }

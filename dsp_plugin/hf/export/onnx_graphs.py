@@ -1,6 +1,8 @@
-"""What is traced into ONNX graphs: a model in one pass, or one step of a decoder with its cache as plain tensors.
+"""What is traced into ONNX graphs: a model in one pass, or one step of a decoder with its cache as plain
+tensors.
 
-Notation: B sequences, L new tokens, P tokens in the cache, S source tokens, h_i key/value heads that block i has left,
+Notation: B sequences, L new tokens, P tokens in the cache, S source tokens, h_i key/value heads that block i
+    has left,
 d size of a head, V vocabulary.
 
     single pass          input_ids [B, L], attention_mask [B, L] (token_type_ids [B, L]) -> logits ...
@@ -14,14 +16,14 @@ d size of a head, V vocabulary.
                          past_key_values.i.encoder.key, .value [B, h_i, S, d]
                          -> logits [B, L, V], present.i.decoder.key, .value [B, h_i, P + L, d]
 
-The first step is one with P = 0. A block without heads has no cache, and no names. The encoder's graph holds the keys
-and values of cross-attention, so that no step works them out again.
+The first step is one with P = 0. A block without heads has no cache, and no names. The encoder's graph holds
+the keys and values of cross-attention, so that no step works them out again.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Dict, Iterator, List, Optional, Tuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..probes.comparison import OUTPUTS
-from ..heads.surgery.empty_cache import ShapedLayer
 from ..heads.layouts.locate import Attention, attentions_of
+from ..heads.surgery.empty_cache import ShapedLayer
+from ..probes.comparison import OUTPUTS
 
 # sizes to trace with: none of them 0 or 1, which a trace takes for constants, and no two alike
 _B, _L, _P, _S = 3, 5, 4, 7
@@ -50,9 +52,9 @@ class Graph(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.shapes: Dict[str, Tuple[int, ...]] = {}
-        self.axes: Dict[str, Dict[int, str]] = {}
-        self.outputs: List[str] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.axes: dict[str, dict[int, str]] = {}
+        self.outputs: list[str] = []
 
     def ids(self, name: str, length: int, axis: str) -> None:
         """One more input of whole numbers."""
@@ -65,7 +67,7 @@ class Graph(nn.Module):
                 self.shapes[f"{name}.{part}"] = (_B, attention.block.num_heads, length, head_dim(attention))
                 self.axes[f"{name}.{part}"] = {0: "batch", 2: axis}
 
-    def example(self) -> Tuple[Tensor, ...]:
+    def example(self) -> tuple[Tensor, ...]:
         """Inputs to trace with, in the order of `shapes`."""
         generator = torch.Generator().manual_seed(1)
         return tuple(
@@ -85,11 +87,11 @@ class SinglePass(Graph):
         self.outputs = self._outputs()
 
     @torch.no_grad()
-    def _outputs(self) -> List[str]:
+    def _outputs(self) -> list[str]:
         given = self.model(**dict(zip(self.shapes, self.example())))
         return [name for name in OUTPUTS if given.get(name) is not None]
 
-    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = self.model(**dict(zip(self.shapes, inputs)))
         return tuple(given[name] for name in self.outputs)
 
@@ -108,11 +110,13 @@ class DecoderStep(Graph):
             self.cache(f"past_key_values.{layer}", attention, _P, "past")
         self.outputs = ["logits", *_present(self.shapes)]
 
-    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.shapes, inputs))
         past = {name: given.pop(name) for name in list(given) if name.startswith("past_key_values.")}
         ids, mask = given["input_ids"], given["attention_mask"]
-        cache = _cache(self.attentions, past, "past_key_values.{}", ids.shape[0], mask.shape[1] - ids.shape[1])
+        cache = _cache(
+            self.attentions, past, "past_key_values.{}", ids.shape[0], mask.shape[1] - ids.shape[1]
+        )
         logits = self.model(**given, past_key_values=cache, use_cache=True).logits
         return (logits, *_tensors(cache, self.attentions))
 
@@ -126,9 +130,12 @@ class EncoderPass(Graph):
         self.ids("input_ids", _S, "source")
         self.ids("attention_mask", _S, "source")
         present = [f"present.{layer}.encoder" for layer, a in enumerate(self.attentions) if a.block.num_heads]
-        self.outputs = ["last_hidden_state", *(f"{name}.{part}" for name in present for part in ("key", "value"))]
+        self.outputs = [
+            "last_hidden_state",
+            *(f"{name}.{part}" for name in present for part in ("key", "value")),
+        ]
 
-    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         hidden = self.model.get_encoder()(**dict(zip(self.shapes, inputs))).last_hidden_state
         given = [hidden]
         for attention in self.attentions:
@@ -155,9 +162,11 @@ class CrossDecoderStep(Graph):
             self.cache(f"past_key_values.{layer}.encoder", attention, _S, "source")
         self.outputs = ["logits", *_present(own)]
 
-    def forward(self, *inputs: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.shapes, inputs))
-        ids, mask, source = (given[name] for name in ("input_ids", "attention_mask", "encoder_attention_mask"))
+        ids, mask, source = (
+            given[name] for name in ("input_ids", "attention_mask", "encoder_attention_mask")
+        )
         name, past = "past_key_values.{}.", mask.shape[1] - ids.shape[1]
         own = _cache(self.attentions, given, name + "decoder", ids.shape[0], past)
         cross = _cache(self.crossing, given, name + "encoder", ids.shape[0], source.shape[1])
@@ -167,13 +176,17 @@ class CrossDecoderStep(Graph):
         # only its sizes are looked at, because all keys and values are in the cache
         hidden = torch.zeros(*source.shape, 1, dtype=self.model.dtype)
         logits = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), attention_mask=source, decoder_input_ids=ids,
-            decoder_attention_mask=mask, past_key_values=cache, use_cache=True,
-        ).logits  # fmt: skip
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            attention_mask=source,
+            decoder_input_ids=ids,
+            decoder_attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
         return (logits, *_tensors(own, self.attentions))
 
 
-def graphs_of(model: PreTrainedModel) -> Dict[str, Graph]:
+def graphs_of(model: PreTrainedModel) -> dict[str, Graph]:
     """The graphs of a model by the names of their files.
 
     Raises:
@@ -185,18 +198,22 @@ def graphs_of(model: PreTrainedModel) -> Dict[str, Graph]:
         return {"encoder_model.onnx": EncoderPass(model), "decoder_model.onnx": CrossDecoderStep(model)}
     if model.config.is_encoder_decoder or _CROSS in kinds:
         raise ValueError(
-            f"{type(model).__name__} cannot be exported to ONNX: of models with cross-attention those that generate text "
+            f"{type(model).__name__} cannot be exported to ONNX: of models with cross-attention those that "
+            "generate text "
             "can (such as BartForConditionalGeneration); export it as dense"
         )
     return {"model.onnx": DecoderStep(model) if generates and _SELF in kinds else SinglePass(model)}
 
 
-def by_layer(model: PreTrainedModel, kind: str) -> List[Attention]:
+def by_layer(model: PreTrainedModel, kind: str) -> list[Attention]:
     """The blocks of one kind in the order of the layers that a cache numbers."""
     found = [attention for attention in attentions_of(model) if attention.block.kind == kind]
     if any(getattr(attention.module, "layer_idx", None) is None for attention in found):
         name = type(model).__name__
-        raise ValueError(f"{name} cannot be exported to ONNX: its attention does not tell which layer of a cache is its own")
+        raise ValueError(
+            f"{name} cannot be exported to ONNX: its attention does not tell which layer of a "
+            "cache is its own"
+        )
     return sorted(found, key=lambda attention: attention.module.layer_idx)
 
 
@@ -215,22 +232,26 @@ def _present(names) -> Iterator[str]:
     return (f"present.{name.partition('.')[2]}" for name in names if name.startswith("past_key_values."))
 
 
-def _cache(attentions: List[Attention], tensors: Dict[str, Tensor], name: str, size: int, length: int) -> DynamicCache:
+def _cache(
+    attentions: list[Attention], tensors: dict[str, Tensor], name: str, size: int, length: int
+) -> DynamicCache:
     """A cache of these tensors; a block without heads has keys of the right length and no elements."""
     cache = DynamicCache()
     cache.layers = []
     for index, attention in enumerate(attentions):
         layer, base = ShapedLayer(), name.format(index)
-        empty: Optional[Tensor] = None
+        empty: Tensor | None = None
         if not attention.block.num_heads:
             empty = torch.zeros(size, 0, length, head_dim(attention))
-        layer.keys, layer.values = (tensors[f"{base}.{part}"] if empty is None else empty for part in ("key", "value"))
+        layer.keys, layer.values = (
+            tensors[f"{base}.{part}"] if empty is None else empty for part in ("key", "value")
+        )
         layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
         cache.layers.append(layer)
     return cache
 
 
-def _tensors(cache: DynamicCache, attentions: List[Attention]) -> Iterator[Tensor]:
+def _tensors(cache: DynamicCache, attentions: list[Attention]) -> Iterator[Tensor]:
     for layer, attention in zip(cache.layers, attentions):
         if attention.block.num_heads:
             yield layer.keys

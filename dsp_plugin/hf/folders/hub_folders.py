@@ -1,15 +1,25 @@
-"""Where the files of a model are: in a folder here, or on the hub under a name such as `organisation/model`."""
+"""Where the files of a model are: in a folder here, or on the hub under a name such as
+`organisation/model`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 # what from_pretrained knows of the hub, too
 _OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 # what a model is made from; its tokenizer comes by itself, cards and other programs' weights are not needed
-_FILES = ("config.json", "generation_config.json", "checksums.json", "pruned_module.json", "model*.safetensors", "*.index.json")
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "checksums.json",
+    "pruned_module.json",
+    "model*.safetensors",
+    "*.index.json",
+)
 
 
 class Source(NamedTuple):
@@ -24,18 +34,22 @@ class Source(NamedTuple):
     whole: bool
 
 
-def find_folder(name: str | os.PathLike | Source, options: Dict[str, Any], more: Sequence[str] = ()) -> Source:
-    """The folder of a model: `name` itself where it is one, else what the hub (or its cache here) has under this name.
+def find_folder(
+    name: str | os.PathLike | Source, options: dict[str, Any], more: Sequence[str] = ()
+) -> Source:
+    """The folder of a model: `name` itself where it is one, else what the hub (or its cache here) has under
+    this name.
 
     What was found before is given back as it is.
 
     Args:
-        options: for `from_pretrained`; those that are about finding files are taken out: `revision`, `token`, `cache_dir`,
-            `local_files_only`, `force_download` as there, and `subfolder`.
+        options: for `from_pretrained`; those that are about finding files are taken out: `revision`, `token`,
+            `cache_dir`, `local_files_only`, `force_download` as there, and `subfolder`.
         more: other files that are wanted than those of the model.
 
     Raises:
-        FileNotFoundError: there is neither a folder nor a model of the hub of this name, or the hub cannot be reached.
+        FileNotFoundError: there is neither a folder nor a model of the hub of this name, or the hub cannot be
+            reached.
     """
     if isinstance(name, Source):
         return name
@@ -51,7 +65,8 @@ def find_folder(name: str | os.PathLike | Source, options: Dict[str, Any], more:
     except Exception as error:  # what the hub, the network or the cache answer is of many classes
         reason = str(error).strip().splitlines()
         raise FileNotFoundError(
-            f"{name} is neither a folder ({Path(name).absolute()}) nor, as far as can be seen from here, a model of the hub "
+            f"{name} is neither a folder ({Path(name).absolute()}) nor, as far as can be seen from here, a "
+            "model of the hub "
             f"({type(error).__name__}: {reason[0] if reason else 'no reason given'})"
         ) from error
     return Source(Path(folder, inside), False)

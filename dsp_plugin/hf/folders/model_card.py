@@ -12,19 +12,30 @@ _HEADER = "---\nlibrary_name: transformers\ntags:\n- head-pruning\n---\n\n"
 
 
 def pruned_card(model: nn.Module, original: HeadMap, record: KeptHeads, before: int, after: int) -> str:
-    """Model card (Markdown) of a model whose heads were removed; `before` and `after` count its parameters."""
+    """Model card (Markdown) of a model whose heads were removed; `before` and `after` count its
+    parameters.
+    """
     kept = sum(len(heads) for heads in record.values())
     name = type(model).__name__
     stock = isinstance(model, PreTrainedModel)
-    refused = "so stock `from_pretrained` refuses the shapes" if stock else f"so a new `{name}` has other shapes"
-    load = f'load_pruned("FOLDER")  # {name}' if stock else f'load_pruned("FOLDER", model={name}(...))  # with all its heads'
+    refused = (
+        "so stock `from_pretrained` refuses the shapes" if stock else (f"so a new `{name}` has other shapes")
+    )
+    load = (
+        f'load_pruned("FOLDER")  # {name}'
+        if stock
+        else (f'load_pruned("FOLDER", model={name}(...))  # with all its heads')
+    )
     source = '"FOLDER"' if stock else "model"
     return (
         f"{_HEADER}# {name}, {kept} of {original.num_heads} attention heads\n\n"
-        f"The other heads were removed from the query, key, value and output projections, {refused}. Load it with\n\n"
+        f"The other heads were removed from the query, key, value and output projections, {refused}. Load it "
+        "with\n\n"
         f"```python\nfrom dsp_plugin.hf import load_pruned\n\nmodel = {load}\n```\n\n"
-        "and make a copy of the original sizes, zeros in the place of removed heads, for programs without this package with\n\n"
-        f'```python\nfrom dsp_plugin.hf import export_dense\n\nexport_dense({source}, "DENSE_FOLDER")\n```\n\n'
+        "and make a copy of the original sizes, zeros in the place of removed heads, for programs without "
+        "this package with\n\n"
+        f"```python\nfrom dsp_plugin.hf import export_dense\n\nexport_dense({source}, "
+        '"DENSE_FOLDER")\n```\n\n'
         f"| | before | after |\n|---|---|---|\n| heads | {original.num_heads} | {kept} |\n"
         f"| parameters | {before:,} | {after:,} |\n\n{_table(original, record)}"
     )
@@ -34,7 +45,11 @@ def dense_card(model: nn.Module, original: HeadMap, record: KeptHeads) -> str:
     """Model card (Markdown) of a dense copy, in which removed heads are zeros."""
     kept = sum(len(heads) for heads in record.values())
     stock = isinstance(model, PreTrainedModel)
-    loads = "stock `from_pretrained`" if stock else f"`safetensors.torch.load_model({type(model).__name__}(...), FILE)`"
+    loads = (
+        "stock `from_pretrained`"
+        if stock
+        else f"`safetensors.torch.load_model({type(model).__name__}(...), FILE)`"
+    )
     return (
         f"{_HEADER}# {type(model).__name__}, {kept} of {original.num_heads} attention heads, dense\n\n"
         f"The weights of the other heads are zeros, in the original shapes: {loads} loads it, and it "
@@ -49,6 +64,7 @@ def _table(original: HeadMap, record: KeptHeads) -> str:
         for block in original.blocks
     )
     return (
-        "Heads kept, by their numbers in the original model (with grouped queries one number is a whole group):\n\n"
+        "Heads kept, by their numbers in the original model (with grouped queries one number is a whole "
+        "group):\n\n"
         f"| block | kind | kept | heads |\n|---|---|---|---|\n{rows}"
     )

@@ -1,11 +1,12 @@
-"""What the folder of a model must hold before anything is made of it: a configuration, weights, and the checksums of both."""
+"""What the folder of a model must hold before anything is made of it: a configuration, weights, and the
+checksums of both.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List, Optional, Type
 
 import transformers
 from safetensors import SafetensorError, safe_open
@@ -19,8 +20,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type]) -> Type[PreTrainedModel]:
-    """The class to make: `model_class`, what an `AutoModelFor...` has for this configuration, or the one it was saved from.
+def class_of(folder: Path, config: PreTrainedConfig, model_class: type | None) -> type[PreTrainedModel]:
+    """The class to make: `model_class`, what an `AutoModelFor...` has for this configuration, or the one it
+    was saved from.
 
     Raises:
         ValueError: there is none, or it is no class of a Transformers model.
@@ -29,7 +31,9 @@ def class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type]
         name = (config.architectures or [None])[0]
         found = _named(name, config) if isinstance(name, str) else None
         if found is None:
-            raise ValueError(f"{folder} was saved from {name}, which this Transformers does not have: give model_class")
+            raise ValueError(
+                f"{folder} was saved from {name}, which this Transformers does not have: give model_class"
+            )
         return found
     mapping = getattr(model_class, "_model_mapping", None)
     if mapping is None:
@@ -42,11 +46,13 @@ def class_of(folder: Path, config: PreTrainedConfig, model_class: Optional[Type]
     return found[0] if isinstance(found, (list, tuple)) else found
 
 
-def _named(name: str, config: PreTrainedConfig) -> Optional[Type[PreTrainedModel]]:
+def _named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The model class of this name: not all that models are saved from stand at the top of Transformers."""
     around = type(config).__module__
     beside = around.replace(".configuration_", ".modeling_")
-    places = [transformers, import_module(beside)] if beside != around and find_spec(beside) else [transformers]
+    places = (
+        [transformers, import_module(beside)] if beside != around and find_spec(beside) else [transformers]
+    )
     for place in places:
         found = getattr(place, name, None)
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
@@ -54,7 +60,7 @@ def _named(name: str, config: PreTrainedConfig) -> Optional[Type[PreTrainedModel
     return None
 
 
-def some(names: List[str]) -> str:
+def some(names: list[str]) -> str:
     """The first few of them, in words."""
     return ", ".join(names[:4]) + (" ..." if names[4:] else "")
 

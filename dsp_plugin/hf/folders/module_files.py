@@ -1,8 +1,9 @@
 """Folders of a user's own module, around one or several Transformers models, whose heads were removed.
 
-`model.safetensors` holds its state, `pruned_module.json` the rest: the record of kept heads, by names from the module on;
-the names of tied weights, of which the file holds one; and the configurations of the Transformers models inside. The code
-of the module is the user's, and so it is the user who builds it: nothing here is a pickle.
+`model.safetensors` holds its state, `pruned_module.json` the rest: the record of kept heads, by names from
+the module on; the names of tied weights, of which the file holds one; and the configurations of the
+Transformers models inside. The code of the module is the user's, and so it is the user who builds it: nothing
+here is a pickle.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,19 +24,36 @@ from ...records.files.sealed import parse_json, read_bounded, write_json
 from ...records.files.sealed_folder import check_sealed, warn_no_list
 from ...surgery import KeptHeads
 from ..heads.gating import boards_of
-from .hub_folders import Source
-from ..heads.surgery.kept_heads import own_configs, record_of
 from ..heads.layouts.locate import transformers_models
-from .model_folder import WEIGHTS, some
+from ..heads.surgery.kept_heads import own_configs, record_of
 from ..heads.surgery.pruning import prune_to_record
+from .hub_folders import Source
+from .model_folder import WEIGHTS, some
 
 RECORD = "pruned_module.json"
 # of a configuration, what has no share in what a model of the same weights gives
 _WITHOUT_EFFECT = {
-    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "kept_heads", "id2label", "label2id",
-    "use_cache", "output_attentions", "output_hidden_states", "return_dict", "gradient_checkpointing", "_attn_implementation",
-    "_attn_implementation_internal", "initializer_range", "initializer_factor", "init_std", "problem_type", "tie_word_embeddings",
-}  # fmt: skip
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "kept_heads",
+    "id2label",
+    "label2id",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "gradient_checkpointing",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "initializer_range",
+    "initializer_factor",
+    "init_std",
+    "problem_type",
+    "tie_word_embeddings",
+}
 
 
 def write_module(module: nn.Module, folder: Path) -> None:
@@ -45,7 +64,11 @@ def write_module(module: nn.Module, folder: Path) -> None:
     """
     aliases = write_state(module, folder)
     gates = [f"{path}." for path in boards_of(module).values() if path is not None]
-    models = {path: part for path, part in module.named_modules() if any(part is m for m in transformers_models(module))}
+    models = {
+        path: part
+        for path, part in module.named_modules()
+        if any(part is m for m in transformers_models(module))
+    }
     content = {
         "format": 1,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
@@ -57,20 +80,25 @@ def write_module(module: nn.Module, folder: Path) -> None:
     write_json(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
 
-def write_state(module: nn.Module, folder: Path) -> Dict[str, str]:
+def write_state(module: nn.Module, folder: Path) -> dict[str, str]:
     """Write `module.state_dict()`, of tied weights one; gives {name that was left out: name it is tied to}.
 
     Raises:
         ValueError: a part of it is no tensor, or has no values.
     """
-    tensors: Dict[str, Tensor] = {}
-    aliases: Dict[str, str] = {}
-    first: Dict[Tuple, str] = {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple, str] = {}
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"{name} of {type(module).__name__} is a {type(value).__name__}: only tensors can be saved")
+            raise ValueError(
+                f"{name} of {type(module).__name__} is a {type(value).__name__}: only tensors can be saved"
+            )
         if value.device.type == "meta":
-            raise ValueError(f"{name} of {type(module).__name__} is on the device `meta`, and has no values that could be saved")
+            raise ValueError(
+                f"{name} of {type(module).__name__} is on the device `meta`, and has no values "
+                "that could be saved"
+            )
         place = value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride()
         if value.numel() and place in first:
             aliases[name] = first[place]
@@ -94,7 +122,8 @@ def saved_class(folder: Path) -> str:
 
 
 def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """Give a module that has all its heads the shapes and the values of a folder, in place: wholly, or not at all.
+    """Give a module that has all its heads the shapes and the values of a folder, in place: wholly, or not at
+    all.
 
     Args:
         module: or what builds it, called without arguments.
@@ -104,13 +133,16 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
 
     Raises:
         FileNotFoundError: no folder of a module, or a file of it is missing.
-        ValueError: a file is damaged; the module is gated, pruned or without values; or the folder is of another module:
-            names what is missing, what the module does not have and what has another shape or type.
+        ValueError: a file is damaged; the module is gated, pruned or without values; or the folder is of
+            another module: names what is missing, what the module does not have and what has another shape or
+            type.
     """
     folder = source.folder
     if not check_sealed(folder, whole=source.whole):
         if not is_module_folder(folder):
-            raise FileNotFoundError(f"{folder} is not the folder of a pruned module: there is no {RECORD} in it")
+            raise FileNotFoundError(
+                f"{folder} is not the folder of a pruned module: there is no {RECORD} in it"
+            )
         warn_no_list(folder)
     told = _read_record(folder)
     module = _built(module)
@@ -119,7 +151,9 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
     try:
         prune_to_record(skeleton, told["kept_heads"])
     except ValueError as error:
-        raise ValueError(f"{folder} is of another module than this {type(module).__name__}: {error}") from error
+        raise ValueError(
+            f"{folder} is of another module than this {type(module).__name__}: {error}"
+        ) from error
     state = _read_state(folder, told)
     _check_fits(folder, skeleton, state)
     _check_settings(folder, module, told["configurations"])
@@ -138,7 +172,9 @@ def _built(module: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     try:
         inspect.signature(module).bind()
     except TypeError as error:
-        raise ValueError(f"{getattr(module, '__name__', module)} cannot be called without arguments ({error}): {wanted}") from None
+        raise ValueError(
+            f"{getattr(module, '__name__', module)} cannot be called without arguments ({error}): {wanted}"
+        ) from None
     except ValueError:  # no signature to look at
         pass
     built = module()
@@ -150,29 +186,38 @@ def _built(module: nn.Module | Callable[[], nn.Module]) -> nn.Module:
 def _check_fresh(module: nn.Module, folder: Path) -> None:
     name = type(module).__name__
     if boards_of(module):
-        raise ValueError(f"the {name} to load {folder} into is gated: build it without gates, and gate it afterwards")
+        raise ValueError(
+            f"the {name} to load {folder} into is gated: build it without gates, and gate it afterwards"
+        )
     if record_of(module) is not None:
-        raise ValueError(f"the {name} to load {folder} into has been pruned already: build it with all its heads")
+        raise ValueError(
+            f"the {name} to load {folder} into has been pruned already: build it with all its heads"
+        )
     empty = [key for key, value in _tensors(module) if value.device.type == "meta"]
     if empty:
-        raise ValueError(f"the {name} to load {folder} into is on the device `meta` ({some(empty)}): build it on a real one")
+        raise ValueError(
+            f"the {name} to load {folder} into is on the device `meta` ({some(empty)}): build "
+            "it on a real one"
+        )
 
 
 def _skeleton(module: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes but no values."""
-    memo: Dict[int, Any] = {}
+    memo: dict[int, Any] = {}
     for _, value in _tensors(module):
         empty = torch.empty_like(value, device="meta")
-        memo[id(value)] = nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
+        memo[id(value)] = (
+            nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
+        )
     return copy.deepcopy(module, memo)
 
 
-def _tensors(module: nn.Module) -> Iterator[Tuple[str, Tensor]]:
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _read_record(folder: Path) -> Dict[str, Any]:
+def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a pruned module: there is no {RECORD} in it")
@@ -181,7 +226,9 @@ def _read_record(folder: Path) -> Dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     parts = {"class": str, "kept_heads": dict, "tied": dict, "gates": list, "configurations": dict}
-    if not isinstance(told, dict) or any(not isinstance(told.get(name), kind) for name, kind in parts.items()):
+    if not isinstance(told, dict) or any(
+        not isinstance(told.get(name), kind) for name, kind in parts.items()
+    ):
         raise ValueError(f"{path} is not the record of a pruned module")
     if told.get("format") != 1:
         raise ValueError(f"{path} is of a later version of this package (format {told.get('format')})")
@@ -192,10 +239,12 @@ def _read_record(folder: Path) -> Dict[str, Any]:
 
 
 def _is_record(kept: KeptHeads) -> bool:
-    return all(isinstance(heads, list) and all(type(head) is int for head in heads) for heads in kept.values())
+    return all(
+        isinstance(heads, list) and all(type(head) is int for head in heads) for heads in kept.values()
+    )
 
 
-def _read_state(folder: Path, told: Mapping[str, Any]) -> Dict[str, Tensor]:
+def _read_state(folder: Path, told: Mapping[str, Any]) -> dict[str, Tensor]:
     """All tensors by all their names, but those of gates."""
     path = folder / WEIGHTS
     if not path.is_file():
@@ -215,7 +264,7 @@ def _read_state(folder: Path, told: Mapping[str, Any]) -> Dict[str, Tensor]:
 
 def _check_fits(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) -> None:
     expected = {name: value for name, value in skeleton.state_dict().items() if isinstance(value, Tensor)}
-    found: List[str] = []
+    found: list[str] = []
     if missing := sorted(expected.keys() - state.keys()):
         found.append(f"it lacks {some(missing)}")
     if more := sorted(state.keys() - expected.keys()):
@@ -223,43 +272,53 @@ def _check_fits(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) 
     both = sorted(expected.keys() & state.keys())
     shapes = [name for name in both if expected[name].shape != state[name].shape]
     if shapes:
-        told = [f"{name} ({list(state[name].shape)} there, {list(expected[name].shape)} here)" for name in shapes]
+        told = [
+            f"{name} ({list(state[name].shape)} there, {list(expected[name].shape)} here)" for name in shapes
+        ]
         found.append(f"of other shapes are {some(told)}")
     if found:
-        raise ValueError(f"{folder} is of another module than this {type(skeleton).__name__}: {'; '.join(found)}")
+        raise ValueError(
+            f"{folder} is of another module than this {type(skeleton).__name__}: {'; '.join(found)}"
+        )
     for name in both:
         there, here = state[name].dtype, expected[name].dtype
         if torch.promote_types(there, here) != here:
             raise ValueError(
-                f"{folder} holds {name} in {_word(there)}, which the module's {_word(here)} would round: call "
+                f"{folder} holds {name} in {_word(there)}, which the module's {_word(here)} would round: "
+                "call "
                 f".to(torch.{_word(there)}) on it before, and convert it afterwards"
             )
     _check_ties(folder, skeleton, state)
 
 
 def _check_ties(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) -> None:
-    first: Dict[int, str] = {}
+    first: dict[int, str] = {}
     for name, value in _tensors(skeleton):
         other = first.setdefault(id(value), name)
         if name in state and other in state and state[name] is not state[other]:
             if not torch.equal(state[name], state[other]):
-                raise ValueError(f"{folder} holds other values for {name} than for {other}, which the module ties together")
+                raise ValueError(
+                    f"{folder} holds other values for {name} than for {other}, which the module ties together"
+                )
 
 
 def _check_settings(folder: Path, module: nn.Module, told: Mapping[str, Any]) -> None:
-    """Weights that fit do not make the same model: another activation or number of groups is another function."""
+    """Weights that fit do not make the same model: another activation or number of groups is another
+    function.
+    """
     models = {path: part for path, part in module.named_modules() if path in told and hasattr(part, "config")}
     for path, part in models.items():
         if isinstance(told[path], dict):
             other = _differences(told[path], _settings(part))
             if other:
                 raise ValueError(
-                    f"{folder} was saved with another configuration of {path or 'the model'} ({type(part).__name__}): "
+                    f"{folder} was saved with another configuration of {path or 'the model'} "
+                    f"({type(part).__name__}): "
                     f"{some(other)}; build the module with the saved one ({RECORD})"
                 )
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str = "") -> List[str]:
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str = "") -> list[str]:
     found = []
     for name in sorted(there.keys() & here.keys()):
         if name in _WITHOUT_EFFECT or "drop" in name:
@@ -272,7 +331,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str 
     return found
 
 
-def _settings(model: nn.Module) -> Dict[str, Any]:
+def _settings(model: nn.Module) -> dict[str, Any]:
     return json.loads(model.config.to_json_string(use_diff=False))
 
 

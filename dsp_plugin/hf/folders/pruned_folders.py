@@ -1,8 +1,9 @@
 """Pruned models in folders: saving, loading, and dense copies that stock Transformers loads.
 
-A pruned folder is an ordinary Transformers folder (config.json, safetensors) whose configuration holds `kept_heads`, with a
-list of its files and their checksums, which are compared when it is loaded. Stock `from_pretrained` refuses it, because the
-shapes differ; `load_pruned` builds the smaller shapes first. The folder of a user's own module is in `module_files`.
+A pruned folder is an ordinary Transformers folder (config.json, safetensors) whose configuration holds
+`kept_heads`, with a list of its files and their checksums, which are compared when it is loaded. Stock
+`from_pretrained` refuses it, because the shapes differ; `load_pruned` builds the smaller shapes first. The
+folder of a user's own module is in `module_files`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,20 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Type
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...records.files.whole import new_folder, write_text
 from ...records.files.sealed_folder import LIST, holds_model, seal_folder, warn_no_list
+from ...records.files.whole import new_folder, write_text
 from ..heads.gating import switchboard_of
-from .hub_folders import Source, find_folder
+from ..heads.layouts.size_probe import STOCK
 from ..heads.surgery.journal import left_as_it_was
 from ..heads.surgery.kept_heads import KEPT_HEADS, own_configs, record_of, write_record
-from .model_card import dense_card, pruned_card
-from .model_folder import check_weights, class_of, read_config, some
-from .module_files import RECORD, is_module_folder, load_module, saved_class, write_module, write_state
 from ..heads.surgery.pruning import (
     check_pruned,
     count_parameters,
@@ -34,37 +33,44 @@ from ..heads.surgery.pruning import (
     prune_heads,
     prune_to_record,
 )
-from ..heads.layouts.size_probe import STOCK
+from .hub_folders import Source, find_folder
+from .model_card import dense_card, pruned_card
+from .model_folder import check_weights, class_of, read_config, some
+from .module_files import RECORD, is_module_folder, load_module, saved_class, write_module, write_state
 
 
 def save_pruned(
     model: nn.Module,
     folder: str | os.PathLike,
-    parameters_before: Optional[int] = None,
+    parameters_before: int | None = None,
     tokenizer: Any = None,
     check: bool | Mapping[str, Any] = True,
 ) -> None:
     """Write a pruned model: weights, the record of kept heads, a model card README.md, and checksums.
 
-    Of a Transformers model the record is in its configuration. `model.save_pretrained` writes the same without card and
-    checksums; `load_pruned` reads both. Of a user's own module around Transformers models it is in pruned_module.json. The
-    folder appears in one step: of a model that is there already either all stays or all goes. Other files in it stay.
+    Of a Transformers model the record is in its configuration. `model.save_pretrained` writes the same
+    without card and checksums; `load_pruned` reads both. Of a user's own module around Transformers models it
+    is in pruned_module.json. The folder appears in one step: of a model that is there already either all
+    stays or all goes. Other files in it stay.
 
     Args:
         model: after `prune_heads`, or from `load_pruned`.
         folder: made if it does not exist.
         parameters_before: weights of the model with all its heads; worked out where not given.
         tokenizer: saved with it, if given.
-        check: the model runs once on a small random batch beside a copy of it with zeros in the place of removed heads, and
-            nothing is written if they differ. False for no such look; a mapping of `model`'s keyword arguments to look at
-            it with these.
+        check: the model runs once on a small random batch beside a copy of it with zeros in the place of
+            removed heads, and nothing is written if they differ. False for no such look; a mapping of
+            `model`'s keyword arguments to look at it with these.
 
     Raises:
-        ValueError: the model has all its heads and no record, or gives something else than its dense copy; a part of a user's own module's state is no tensor.
+        ValueError: the model has all its heads and no record, or gives something else than its dense copy; a
+            part of a user's own module's state is no tensor.
         OSError: the folder cannot be written.
     """
     if record_of(model) is None:
-        raise ValueError("the model has not been pruned: prune_heads(model, keep) first, or use model.save_pretrained")
+        raise ValueError(
+            "the model has not been pruned: prune_heads(model, keep) first, or use model.save_pretrained"
+        )
     if check is not False:
         check_pruned(model, None if check is True else check)
     before = parameters_before or count_parameters(_dense_copy(model))
@@ -85,32 +91,33 @@ def save_pruned(
 
 def load_pruned(
     folder: str | os.PathLike,
-    model_class: Optional[Type] = None,
-    model: Optional[nn.Module | Callable[[], nn.Module]] = None,
+    model_class: type | None = None,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
     **kwargs: Any,
 ) -> Any:
     """A pruned model from its folder, ready to run, train, gate or prune again.
 
     Args:
-        folder: written by `save_pruned`, or by `save_pretrained` of a pruned model (a Trainer's checkpoint); or the name of
-            such a model on the hub, where there is no folder of this name.
-        model_class: a model class, or an `AutoModelFor...`; None for the class it was saved from. A task head that
-            the folder does not have is new, as with stock `from_pretrained`; one of another size has to be asked for
-            by `ignore_mismatched_sizes=True`.
-        model: for the folder of a user's own module, and only there: the module as its class makes it, with all its heads
-            and any weights, or what makes it when it is called without arguments. It gets the folder's shapes and values
-            in place, or stays as it is where they do not fit.
-        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `num_labels`, `attn_implementation` (a stock name), and
-            for the hub `revision`, `token`, `cache_dir`, `local_files_only`; with `output_loading_info=True` model and
-            loading information are returned, as there.
+        folder: written by `save_pruned`, or by `save_pretrained` of a pruned model (a Trainer's checkpoint);
+            or the name of such a model on the hub, where there is no folder of this name.
+        model_class: a model class, or an `AutoModelFor...`; None for the class it was saved from. A task head
+            that the folder does not have is new, as with stock `from_pretrained`; one of another size has to
+            be asked for by `ignore_mismatched_sizes=True`.
+        model: for the folder of a user's own module, and only there: the module as its class makes it, with
+            all its heads and any weights, or what makes it when it is called without arguments. It gets the
+            folder's shapes and values in place, or stays as it is where they do not fit.
+        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `num_labels`, `attn_implementation` (a
+            stock name), and for the hub `revision`, `token`, `cache_dir`, `local_files_only`; with
+            `output_loading_info=True` model and loading information are returned, as there.
 
     Returns:
         the model, in `eval()` mode.
 
     Raises:
-        FileNotFoundError: the folder, its configuration or (a part of) its weights are missing, and the hub has no such model.
-        ValueError: a file is damaged or another one than was saved, there is no record of kept heads, or it is of another
-            model, or of another kind than was asked for; names the folder.
+        FileNotFoundError: the folder, its configuration or (a part of) its weights are missing, and the hub
+            has no such model.
+        ValueError: a file is damaged or another one than was saved, there is no record of kept heads, or it
+            is of another model, or of another kind than was asked for; names the folder.
     """
     source = find_folder(folder, kwargs)
     if model is None and not is_module_folder(source.folder):
@@ -140,18 +147,21 @@ def load_model(folder: str | os.PathLike | Source, **kwargs: Any) -> PreTrainedM
 
 
 def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -> None:
-    """Write a model of the original sizes, removed heads as zeros: any program that knows the architecture loads it.
+    """Write a model of the original sizes, removed heads as zeros: any program that knows the architecture
+    loads it.
 
-    The outputs are those of the pruned model. The given model is not changed. Of a user's own module it is the weights alone,
-    for `safetensors.torch.load_model`.
+    The outputs are those of the pruned model. The given model is not changed. Of a user's own module it is
+    the weights alone, for `safetensors.torch.load_model`.
 
     Args:
-        model: a pruned model, a gated one (its mask is applied), or the folder of a pruned Transformers model.
+        model: a pruned model, a gated one (its mask is applied), or the folder of a pruned Transformers
+            model.
         out: folder to write.
 
     Raises:
         FileNotFoundError, ValueError: see `load_pruned`.
-        ValueError: the model has neither a record of kept heads nor gates, or `out` is the folder it is read from.
+        ValueError: the model has neither a record of kept heads nor gates, or `out` is the folder it is read
+            from.
     """
     if not isinstance(model, nn.Module):
         if Path(model).resolve() == Path(out).resolve():
@@ -163,7 +173,9 @@ def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -
         model = copy.deepcopy(model)
         prune_heads(model)
     if record_of(model) is None:
-        raise ValueError("the model has all its heads: there is nothing to export that save_pretrained does not write")
+        raise ValueError(
+            "the model has all its heads: there is nothing to export that save_pretrained does not write"
+        )
     dense = _dense_copy(model)
     with new_folder(out, None, _is_no_model) as made:
         if isinstance(dense, PreTrainedModel):
@@ -173,13 +185,16 @@ def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -
         write_text(made / "README.md", dense_card(dense, original_head_map(model), record_of(model)))
 
 
-def _load(source: Source, model_class: Optional[Type], kwargs: Dict[str, Any]) -> Any:
+def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> Any:
     """A pruned Transformers model. Arguments and errors: see `load_pruned`."""
     folder = source.folder
     config = read_config(*source)
     record = getattr(config, KEPT_HEADS, None)
     if record is None:
-        raise ValueError(f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it with from_pretrained")
+        raise ValueError(
+            f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it "
+            "with from_pretrained"
+        )
     if not (folder / LIST).is_file():
         warn_no_list(folder)
     check_weights(folder)
@@ -193,7 +208,9 @@ def _load(source: Source, model_class: Optional[Type], kwargs: Dict[str, Any]) -
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     wrong = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
     if any(block in key for key in wrong for block in record):
-        raise ValueError(f"{folder} does not fit its own record of kept heads: {some(wrong)} have other shapes")
+        raise ValueError(
+            f"{folder} does not fit its own record of kept heads: {some(wrong)} have other shapes"
+        )
     if wrong and not other_head:
         raise ValueError(
             f"{folder} has other shapes than {stock.__name__} wants of {some(wrong)}: "
@@ -210,9 +227,7 @@ def _is_no_model(name: str) -> bool:
     return not holds_model(name)
 
 
-def _check_kind(
-    folder: Path, model: Optional[Any], model_class: Optional[Type], kwargs: Dict[str, Any]
-) -> None:
+def _check_kind(folder: Path, model: Any | None, model_class: type | None, kwargs: dict[str, Any]) -> None:
     """Refuse to load a Transformers model as a user's own module, or the other way round.
 
     Raises:
@@ -221,15 +236,19 @@ def _check_kind(
     if is_module_folder(folder):
         if model is None:
             raise ValueError(
-                f"{folder} holds a module of a user's own ({saved_class(folder)}), which has to be built first: "
+                f"{folder} holds a module of a user's own ({saved_class(folder)}), which has to be built "
+                "first: "
                 "load_pruned(folder, model=my_module)"
             )
         if model_class is not None or kwargs:
             given = some(sorted([*kwargs, *(["model_class"] if model_class is not None else [])]))
-            raise ValueError(f"{folder} holds a module of a user's own: {given} cannot be given beside `model`")
+            raise ValueError(
+                f"{folder} holds a module of a user's own: {given} cannot be given beside `model`"
+            )
     elif model is not None and (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} was saved from a Transformers model, and not from a user's own module ({RECORD} is missing): "
+            f"{folder} was saved from a Transformers model, and not from a user's own module ({RECORD} is "
+            "missing): "
             "load_pruned(folder), without `model`"
         )
 
@@ -240,7 +259,7 @@ def _dense_copy(model: nn.Module) -> nn.Module:
     return dense
 
 
-def _with_shapes(stock: Type[PreTrainedModel], record: Dict[str, Any]) -> Type[PreTrainedModel]:
+def _with_shapes(stock: type[PreTrainedModel], record: dict[str, Any]) -> type[PreTrainedModel]:
     """A class that is `stock`, but for smaller projections. It lets `from_pretrained` do all the rest."""
 
     def __init__(self, config, *args, **kwargs):

@@ -1,8 +1,9 @@
-"""The best checkpoint of a training with a warm-up of the gates: never one whose heads nothing has chosen yet.
+"""The best checkpoint of a training with a warm-up of the gates: never one whose heads nothing has chosen
+yet.
 
-The Trainer notes the best evaluation after it has told its callbacks of it, and acts on the note later: it keeps that
-checkpoint, measures the next evaluations by it, and may end with it. So the note of an evaluation in the warm-up is
-taken back before the next update, and after every save.
+The Trainer notes the best evaluation after it has told its callbacks of it, and acts on the note later: it
+keeps that checkpoint, measures the next evaluations by it, and may end with it. So the note of an evaluation
+in the warm-up is taken back before the next update, and after every save.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class BestAfterWarmup:
     """Takes the Trainer's notes of best evaluations back while they are of the warm-up, and says so once.
 
     Args:
-        warmup_updates: updates in which the scores of the heads do not learn. After so many updates they are still random.
+        warmup_updates: updates in which the scores of the heads do not learn. After so many updates they are
+            still random.
     """
 
     def __init__(self, warmup_updates: int):
@@ -45,7 +47,8 @@ class BestAfterWarmup:
         if not self._said and state.is_world_process_zero:
             self._said = True
             logger.warning(
-                "evaluations in the warm-up, until update %s, are not taken for the best: the heads that they keep are random",
+                "evaluations in the warm-up, until update %s, are not taken for the best: the heads that "
+                "they keep are random",
                 f"{self.warmup_updates:,}",
             )
         return True
@@ -57,6 +60,16 @@ class BestAfterWarmup:
             write_text(path, json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n")
 
     def ends(self, args: TrainingArguments, state: TrainerState) -> None:
-        """A training is over: says so where there was no checkpoint to choose from, and the model is the last one."""
-        if args.load_best_model_at_end and state.best_model_checkpoint is None and self._said and state.is_world_process_zero:
-            logger.warning("no checkpoint after the warm-up was evaluated: the model is that of the last update, not of a best one")
+        """A training is over: says so where there was no checkpoint to choose from, and the model is the
+        last one.
+        """
+        if (
+            args.load_best_model_at_end
+            and state.best_model_checkpoint is None
+            and self._said
+            and state.is_world_process_zero
+        ):
+            logger.warning(
+                "no checkpoint after the warm-up was evaluated: the model is that of the last "
+                "update, not of a best one"
+            )

@@ -1,12 +1,14 @@
 """Where a forward pass of a gated model begins and ends, whichever part of it is called.
 
-Every module that holds several gated blocks (the model, its base model, its encoder) has a pair of hooks: the outermost of
-those that are called draws the gates, and they are its own until it ends (see `Switchboard.begin_forward`).
+Every module that holds several gated blocks (the model, its base model, its encoder) has a pair of hooks: the
+outermost of those that are called draws the gates, and they are its own until it ends (see
+`Switchboard.begin_forward`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterable, List, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,7 +29,12 @@ class Frame:
         configs: configurations that name an attention implementation.
     """
 
-    def __init__(self, switchboard: Switchboard, places: Sequence[Tuple[nn.Module, str, nn.Module]], configs: Sequence[Any]):
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        places: Sequence[tuple[nn.Module, str, nn.Module]],
+        configs: Sequence[Any],
+    ):
         self.switchboard = switchboard
         self.places = list(places)
         self.configs = list(configs)
@@ -37,21 +44,26 @@ class Frame:
             if around._modules.get(name) is not projection:
                 self._refuse(position, around._modules.get(name))
         show_open_heads(self.configs)
-        if module._modules.get(GATING) is self.switchboard:  # a copy knows of no model yet; a part is not the whole
+        # a copy knows of no model yet; a part is not the whole
+        if module._modules.get(GATING) is self.switchboard:
             self.switchboard.handshake.trains(module)
         self.switchboard.begin_forward(module)
 
     def _refuse(self, position: int, found: Any) -> None:
         block = self.switchboard.head_map.blocks[position].name
         raise ValueError(
-            f"the output projection of {block} is another module ({type(found).__name__}) than the one whose input was gated, as "
-            "after adding adapters (PEFT), quantising or replacing layers: its gates would be lost; do that before gate_heads, "
+            f"the output projection of {block} is another module ({type(found).__name__}) than the one whose "
+            "input was gated, as "
+            "after adding adapters (PEFT), quantising or replacing layers: its gates would be lost; do that "
+            "before gate_heads, "
             "or prune_heads(model) first and then do it"
         )
 
 
 def open_frames(root: nn.Module, frame: Frame) -> None:
-    """Let every module of `root` that holds several blocks, and `root` itself, begin and end forward passes."""
+    """Let every module of `root` that holds several blocks, and `root` itself, begin and end forward
+    passes.
+    """
     for module in _holders(root, [projection for _, _, projection in frame.places]):
         setattr(module, FRAME, frame)
         add_hook(module, _begin)
@@ -71,7 +83,7 @@ def close_frames(root: nn.Module, switchboard: Switchboard) -> None:
             module._forward_hooks_always_called.pop(key, None)
 
 
-def _holders(root: nn.Module, projections: Iterable[nn.Module]) -> List[nn.Module]:
+def _holders(root: nn.Module, projections: Iterable[nn.Module]) -> list[nn.Module]:
     wanted = {id(projection) for projection in projections}
     found = [root]
     for module in root.modules():

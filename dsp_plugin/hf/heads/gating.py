@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -18,10 +18,13 @@ from .layouts.wrappers import check_root
 
 # what to do about a half of a method that is missing, as users of Transformers say it (see `Handshake`)
 _ADVICE = {
-    "optimizer": "give the Trainer optimizers=pruning_optimizers(...), or gate the heads before it makes its own",
+    "optimizer": "give the Trainer optimizers=pruning_optimizers(...), or gate the heads before it makes its "
+    "own",
     "rate": "give the Trainer optimizers=pruning_optimizers(...)",
-    "penalty": "give the Trainer callbacks=[HeadGatesCallback(model)], or add model.gating.penalty() to the loss of your loop",
-    "updates": "give the Trainer callbacks=[HeadGatesCallback(model)], or call model.gating.set_num_updates(n) in your loop",
+    "penalty": "give the Trainer callbacks=[HeadGatesCallback(model)], or add model.gating.penalty() to the "
+    "loss of your loop",
+    "updates": "give the Trainer callbacks=[HeadGatesCallback(model)], or call "
+    "model.gating.set_num_updates(n) in your loop",
     "forward": "call the gated model, or the parts of it that hold its attention",
 }
 
@@ -39,10 +42,11 @@ def heads_link(attention: Attention) -> Heads:
 def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> Switchboard:
     """Put gates on a model's heads, in place.
 
-    Each head's context is multiplied by its gate, just before the output projection. In training the gates are drawn once a
-    forward pass of the model, or of the part of it that is called; in evaluation the mask `gates.keep()` holds. The
-    switchboard becomes the submodule `gating` of the model: it moves with it, and is saved with it under names that begin
-    with `gating.`, which stock `from_pretrained` reports as unexpected and leaves aside.
+    Each head's context is multiplied by its gate, just before the output projection. In training the gates
+    are drawn once a forward pass of the model, or of the part of it that is called; in evaluation the mask
+    `gates.keep()` holds. The switchboard becomes the submodule `gating` of the model: it moves with it, and
+    is saved with it under names that begin with `gating.`, which stock `from_pretrained` reports as
+    unexpected and leaves aside.
 
     Args:
         model: any model `head_map_of` takes, with task head or without, or a module around such models.
@@ -50,14 +54,19 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
         warmup_updates: see `Switchboard`.
 
     Raises:
-        ValueError: the model is not supported, is gated already (or a part of it is) or has a `gating` of its own; the gates
-            are for another number of heads; the model is wrapped in something (`check_root`).
+        ValueError: the model is not supported, is gated already (or a part of it is) or has a `gating` of its
+            own; the gates are for another number of heads; the model is wrapped in something (`check_root`).
     """
     check_root(model)
     if boards_of(model):
-        raise ValueError("the model's heads, or those of a part of it, are gated already: ungate_heads(model) first")
+        raise ValueError(
+            "the model's heads, or those of a part of it, are gated already: ungate_heads(model) first"
+        )
     if hasattr(model, GATING):
-        raise ValueError(f"{type(model).__name__} has an attribute `{GATING}` of its own: gate the Transformers model inside it")
+        raise ValueError(
+            f"{type(model).__name__} has an attribute `{GATING}` of its own: gate the "
+            "Transformers model inside it"
+        )
     attentions = attentions_of(model)
     switchboard = Switchboard(HeadMap([attention.block for attention in attentions]), gates, warmup_updates)
     switchboard.to(next(model.parameters()).device).train(model.training)
@@ -74,7 +83,8 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
 
 
 def ungate_heads(model: nn.Module) -> None:
-    """Undo `gate_heads`: all heads (that have not been removed) are open again. Nothing to do on a model without gates.
+    """Undo `gate_heads`: all heads (that have not been removed) are open again. Nothing to do on a model
+    without gates.
 
     Raises:
         ValueError: the gates are those of a larger model, of which this one is a part.
@@ -85,24 +95,28 @@ def ungate_heads(model: nn.Module) -> None:
             link = module.__dict__.get(LINK)
             if link is not None and link.switchboard is board:
                 link.switchboard = None
-        for module in [module for module in model.modules() if gate_context in module._forward_pre_hooks.values()]:
+        for module in [
+            module for module in model.modules() if gate_context in module._forward_pre_hooks.values()
+        ]:
             if module.__dict__[LINK].switchboard is None:
                 drop_hook(module, gate_context)
         close_frames(model, board)
         if path is not None:
             parent, _, name = path.rpartition(".")
             delattr(model.get_submodule(parent), name)
-    if not boards_of(model) and all(module.__dict__[LINK].kept is None for module in model.modules() if LINK in module.__dict__):
+    if not boards_of(model) and all(
+        module.__dict__[LINK].kept is None for module in model.modules() if LINK in module.__dict__
+    ):
         use_stock(model)
 
 
-def boards_of(model: nn.Module) -> Dict[Switchboard, Optional[str]]:
+def boards_of(model: nn.Module) -> dict[Switchboard, str | None]:
     """The switchboards that gates of this model's heads come from, each with its path in the model.
 
-    The path is None for one that is no part of the model: the gates were put on a larger model, or this one is a copy of
-    a part of one.
+    The path is None for one that is no part of the model: the gates were put on a larger model, or this one
+    is a copy of a part of one.
     """
-    found: Dict[Switchboard, Optional[str]] = {}
+    found: dict[Switchboard, str | None] = {}
     for path, module in model.named_modules():
         if isinstance(module, Switchboard):
             found[module] = path
@@ -112,7 +126,7 @@ def boards_of(model: nn.Module) -> Dict[Switchboard, Optional[str]]:
     return found
 
 
-def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
+def switchboard_of(model: nn.Module) -> Switchboard | None:
     """The switchboard of a gated model, wherever in it its gates were put; None for any other.
 
     Raises:
@@ -124,7 +138,8 @@ def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
     boards = list(boards_of(model))
     if len(boards) > 1:
         raise ValueError(
-            f"parts of {type(model).__name__} have gates of their own ({len(boards)} switchboards): gate the whole with one"
+            f"parts of {type(model).__name__} have gates of their own ({len(boards)} switchboards): gate the "
+            "whole with one"
         )
     return boards[0] if boards else None
 
@@ -138,26 +153,30 @@ def check_whole(model: nn.Module, board: Switchboard) -> None:
     gated = board.handshake.model
     if gated is not None and not any(module is gated or module is board for module in model.modules()):
         raise ValueError(
-            f"the gates of {type(model).__name__} were put on a larger model, of which it is a part ({type(gated).__name__}): "
+            f"the gates of {type(model).__name__} were put on a larger model, of which it is a part "
+            f"({type(gated).__name__}): "
             "give that one"
         )
 
 
 def load_gating(model: nn.Module, folder: str) -> None:
-    """Read the gates' state (scores) of a gated model that was saved with `save_pretrained` into one gated alike.
+    """Read the gates' state (scores) of a gated model that was saved with `save_pretrained` into one gated
+    alike.
 
     Args:
         model: gated.
-        folder: with `.safetensors` files; they are compared with its list of checksums, where there is one (`seal_folder`).
+        folder: with `.safetensors` files; they are compared with its list of checksums, where there is one
+            (`seal_folder`).
 
     Raises:
-        ValueError: the model has no gates, the folder has none of these or is damaged, or they are of other gates.
+        ValueError: the model has no gates, the folder has none of these or is damaged, or they are of other
+            gates.
     """
     switchboard = switchboard_of(model)
     if switchboard is None:
         raise ValueError("the model has no gates to read scores into: gate_heads(model, gates) first")
     check_sealed(folder, warn=True)
-    found: Dict[str, Dict[str, Tensor]] = {}  # by the path of the module that was gated
+    found: dict[str, dict[str, Tensor]] = {}  # by the path of the module that was gated
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():
@@ -168,7 +187,9 @@ def load_gating(model: nn.Module, folder: str) -> None:
         raise ValueError(f"{folder} holds no scores of heads: it was not saved from a gated model")
     if len(found) > 1:
         parts = ", ".join(sorted(around.lstrip(".") or "the whole" for around in found))
-        raise ValueError(f"{folder} holds scores of several gated parts ({parts}): load the whole model's state instead")
+        raise ValueError(
+            f"{folder} holds scores of several gated parts ({parts}): load the whole model's state instead"
+        )
     (state,) = found.values()
     try:
         switchboard.load_state_dict(state)
@@ -176,7 +197,7 @@ def load_gating(model: nn.Module, folder: str) -> None:
         raise ValueError(f"the scores in {folder} are of other gates than the model's ({error})") from error
 
 
-def _places(model: nn.Module, attentions: Sequence[Attention]) -> List[Tuple[nn.Module, str, nn.Module]]:
+def _places(model: nn.Module, attentions: Sequence[Attention]) -> list[tuple[nn.Module, str, nn.Module]]:
     """(module around it, its name there, output projection) of every block."""
     paths = {id(module): path for path, module in model.named_modules()}
     found = []

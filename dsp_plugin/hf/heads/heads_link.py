@@ -1,15 +1,16 @@
 """What is known of one attention block's heads: which gates are theirs, and which of them are left.
 
-A gate is a factor on a part of the input of the block's output projection: a forward pre-hook on that projection applies
-it, whatever the attention before it is. The link lies in the `__dict__` of the projection and of the attention module, so
-that it is copied and pickled with them and is no part of the model's state.
+A gate is a factor on a part of the input of the block's output projection: a forward pre-hook on that
+projection applies it, whatever the attention before it is. The link lies in the `__dict__` of the projection
+and of the attention module, so that it is copied and pickled with them and is no part of the model's state.
 
-Notation: B examples, L positions, h heads of the HeadMap, F = h * d features of the context that is projected.
+Notation: B examples, L positions, h heads of the HeadMap, F = h * d features of the context that is
+    projected.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from ...gating import Switchboard
 from ...gating.open_heads import heads_open
 
 LINK = "dsp_heads"
-GATING = "gating"  # the attribute of a gated model that holds its switchboard, and so the first word of its saved names
+# the attribute of a gated model that holds its switchboard, and so the first word of its saved names
+GATING = "gating"
 
 
 class Heads:
@@ -37,13 +39,13 @@ class Heads:
     def __init__(self, group: int, original: int):
         self.group = group
         self.original = original
-        self.kept: Optional[List[int]] = None
-        self.switchboard: Optional[Switchboard] = None
+        self.kept: list[int] | None = None
+        self.switchboard: Switchboard | None = None
         self.position = 0
-        self._index: Dict[torch.device, Tensor] = {}
-        self._last: Optional[Tuple[Tensor, torch.dtype, Tensor]] = None
+        self._index: dict[torch.device, Tensor] = {}
+        self._last: tuple[Tensor, torch.dtype, Tensor] | None = None
 
-    def keep(self, kept: Optional[List[int]]) -> None:
+    def keep(self, kept: list[int] | None) -> None:
         self.kept = kept
         self._index = {}
 
@@ -54,8 +56,14 @@ class Heads:
         return self._index[device]
 
     def bias(self, position_bias: Tensor) -> Tensor:
-        """T5 shares one position bias [1, all heads, L, S] between its layers; here the part of the heads kept."""
-        return position_bias if self.kept is None else position_bias.index_select(1, self.kept_index(position_bias.device))
+        """T5 shares one position bias [1, all heads, L, S] between its layers; here the part of the heads
+        kept.
+        """
+        return (
+            position_bias
+            if self.kept is None
+            else position_bias.index_select(1, self.kept_index(position_bias.device))
+        )
 
     def gated(self, context: Tensor) -> Tensor:
         """context [B, ..., F] times its gates, [h] or [B, h]; without gradients in place.
@@ -68,17 +76,21 @@ class Heads:
             return context
         if gates.dim() == 2 and (context.dim() < 3 or context.shape[0] != gates.shape[0]):
             raise ValueError(
-                f"{self.switchboard.head_map.blocks[self.position].name} projects a tensor of shape {tuple(context.shape)}, "
-                f"which has no row for each of the {gates.shape[0]} examples: gates of one's own for every example need that"
+                f"{self.switchboard.head_map.blocks[self.position].name} projects a tensor of shape "
+                f"{tuple(context.shape)}, "
+                f"which has no row for each of the {gates.shape[0]} examples: gates of one's own for every "
+                "example need that"
             )
         if not torch.is_grad_enabled() and context.is_contiguous():
-            # attention puts its context into a tensor of its own; a second one costs more than the multiplication
+            # attention puts its context into a tensor of its own; a second one costs more than the
+            # multiplication
             return context.mul_(self._row(gates, context))
         heads = context.unflatten(-1, (gates.shape[-1], -1))  # [B, ..., F] -> [B, ..., h, d]
         return (heads * _spread(gates, context).unsqueeze(-1)).flatten(-2)
 
     def shown(self, weights: Tensor) -> Tensor:
-        """Of the attention weights [B, H, L, S] those of open heads, as the model without the closed ones has them.
+        """Of the attention weights [B, H, L, S] those of open heads, as the model without the closed ones has
+        them.
 
         In training, where gates are neither open nor closed, all.
         """
@@ -92,7 +104,9 @@ class Heads:
         return weights if found is None else weights[:, found.to(weights.device)]
 
     def _row(self, gates: Tensor, context: Tensor) -> Tensor:
-        """[h] -> [F], [B, h] -> [B, 1, ..., F]: a factor a feature. That of a mask is kept: it is the same at every pass."""
+        """[h] -> [F], [B, h] -> [B, 1, ..., F]: a factor a feature. That of a mask is kept: it is the same
+        at every pass.
+        """
         last = self._last
         if last is not None and last[0] is gates and last[1] is context.dtype:
             return last[2]
@@ -100,24 +114,29 @@ class Heads:
         self._last = (gates, context.dtype, row) if gates.dim() == 1 else None
         return row
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_index": {}, "_last": None}
 
 
 def _spread(gates: Tensor, context: Tensor) -> Tensor:
     """[h] as it is, [B, h] -> [B, 1, ..., h] with as many dimensions as the context; in its precision."""
     gates = gates.to(context.dtype)
-    return gates if gates.dim() == 1 else gates.view(gates.shape[0], *[1] * (context.dim() - 2), gates.shape[1])
+    return (
+        gates if gates.dim() == 1 else gates.view(gates.shape[0], *[1] * (context.dim() - 2), gates.shape[1])
+    )
 
 
-def gate_context(projection: nn.Module, args: Tuple[Any, ...]) -> Optional[Tuple[Any, ...]]:
+def gate_context(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """A forward pre-hook on an output projection: its input [B, ..., F] times the gates of the block."""
-    heads: Optional[Heads] = projection.__dict__.get(LINK)
+    heads: Heads | None = projection.__dict__.get(LINK)
     if heads is None or heads.switchboard is None:
         return None
     if not args:
-        raise ValueError(f"{heads.switchboard.head_map.blocks[heads.position].name} calls its output projection by keyword: "
-                         "its heads cannot be gated")  # fmt: skip
+        raise ValueError(
+            f"{heads.switchboard.head_map.blocks[heads.position].name} calls its output "
+            "projection by keyword: "
+            "its heads cannot be gated"
+        )
     return heads.gated(args[0]), *args[1:]
 
 
@@ -134,7 +153,9 @@ def forget_heads(module: nn.Module) -> None:
 
 
 def drop_hook(module: nn.Module, hook: Any) -> None:
-    """Take a forward pre-hook off; by what it is, because the handles of a copied module are of the original."""
+    """Take a forward pre-hook off; by what it is, because the handles of a copied module are of the
+    original.
+    """
     for key in [key for key, found in module._forward_pre_hooks.items() if found is hook]:
         del module._forward_pre_hooks[key]
         module._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -5,9 +5,10 @@ The formula is in `gating/importance/head_importance.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Sized
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from .example_losses import example_losses
 from .gating import gate_heads, switchboard_of, ungate_heads
 from .layouts.locate import Projection, attentions_of, head_map_of
 
-Collate = Callable[[List[Any]], Mapping[str, Tensor]]
+Collate = Callable[[list[Any]], Mapping[str, Tensor]]
 """Examples -> the model's keyword arguments, with labels: a Trainer's `data_collator`."""
 
 
@@ -39,7 +40,9 @@ class Ranking(CommonRanking):
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be 1 or more, got {self.batch_size}")
 
-    def source(self, model: PreTrainedModel, dataset: Any, collate: Optional[Collate], progress: bool = True) -> ImportanceOf:
+    def source(
+        self, model: PreTrainedModel, dataset: Any, collate: Collate | None, progress: bool = True
+    ) -> ImportanceOf:
         """keep -> importance [N] of the model's heads, larger is better, by this ranking.
 
         Args:
@@ -63,10 +66,12 @@ def head_importance(
     batch_size: int,
     per_batch: bool = False,
     progress: bool = True,
-    keep: Optional[Tensor] = None,
-    chosen: Optional[Sequence[int]] = None,
+    keep: Tensor | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> Tensor:
-    """Importance of every head, without any normalisation: [N] float64, loss a token. See `measured_importance`."""
+    """Importance of every head, without any normalisation: [N] float64, loss a token. See
+    `measured_importance`.
+    """
     return measured_importance(model, dataset, collate, batch_size, per_batch, progress, keep, chosen).value()
 
 
@@ -77,10 +82,11 @@ def measured_importance(
     batch_size: int,
     per_batch: bool = False,
     progress: bool = True,
-    keep: Optional[Tensor] = None,
-    chosen: Optional[Sequence[int]] = None,
+    keep: Tensor | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> HeadImportance:
-    """Importance of every head under a mask; of several processes each takes a part, and all get the same sums.
+    """Importance of every head under a mask; of several processes each takes a part, and all get the same
+    sums.
 
     The model is in evaluation mode: no dropout, and no gates but these. It is left as it was.
 
@@ -91,7 +97,8 @@ def measured_importance(
         batch_size: examples a batch. Only `per_batch` makes the figures depend on it.
         per_batch: see `HeadImportance`.
         progress: show a bar, in the first process.
-        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a gradient.
+        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a
+            gradient.
         chosen: numbers of the examples to take; None means all.
 
     Raises:
@@ -120,10 +127,14 @@ def measured_importance(
 
 
 def magnitudes(model: PreTrainedModel) -> Tensor:
-    """L2 norm of each head's weights in its projections: [N] float64. With grouped queries, of the whole group's."""
+    """L2 norm of each head's weights in its projections: [N] float64. With grouped queries, of the whole
+    group's.
+    """
     found = []
     for attention in attentions_of(model):
-        inputs = [part for projection in attention.projections if projection.out for part in _parts(projection)]
+        inputs = [
+            part for projection in attention.projections if projection.out for part in _parts(projection)
+        ]
         (output,) = [projection for projection in attention.projections if not projection.out]
         heads = attention.block.num_heads
         found.append(weight_magnitude(inputs, _matrix(output.module), heads).cpu())
@@ -144,7 +155,7 @@ def gating_of(model: PreTrainedModel) -> Iterator[Switchboard]:
         ungate_heads(model)
 
 
-def _batches(dataset: Any, chosen: Sequence[int], batch_size: int) -> List[np.ndarray]:
+def _batches(dataset: Any, chosen: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Numbers of examples, batch by batch; of similar length, where examples have `input_ids`."""
     numbers = np.asarray(chosen, dtype=np.int64)
     if hasattr(dataset, "lengths"):  # without building every example
@@ -160,7 +171,7 @@ def _length(example: Any) -> int:
     return len(ids) if isinstance(ids, (Sized, Tensor)) else 0
 
 
-def _to(batch: Mapping[str, Any], device: torch.device) -> Dict[str, Tensor]:
+def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
 
 
@@ -169,5 +180,5 @@ def _matrix(module: nn.Module) -> Tensor:
     return module.weight.t() if isinstance(module, Conv1D) else module.weight
 
 
-def _parts(projection: Projection) -> List[Tensor]:
+def _parts(projection: Projection) -> list[Tensor]:
     return list(_matrix(projection.module).chunk(projection.parts, dim=0))

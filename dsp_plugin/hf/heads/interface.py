@@ -1,16 +1,17 @@
 """Attention functions that know of heads, where Transformers' own do not suffice.
 
-Gates need none of this: they act on the input of the output projection. Three things do: T5's position bias, which is made
-for all heads and shared between layers; blocks that have lost all their heads, which not every kernel takes; and attention
-maps, of which a masked model shows those of open heads. Each function is registered under the name of the stock one with
-`dsp_` before it, as an attention function and, just as needed, as a mask function: without that Transformers builds no
-mask at all, and padding is attended to.
+Gates need none of this: they act on the input of the output projection. Three things do: T5's position bias,
+which is made for all heads and shared between layers; blocks that have lost all their heads, which not every
+kernel takes; and attention maps, of which a masked model shows those of open heads. Each function is
+registered under the name of the stock one with `dsp_` before it, as an attention function and, just as
+needed, as a mask function: without that Transformers builds no mask at all, and padding is attended to.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Iterable, Optional, Tuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -23,7 +24,7 @@ from .layouts.locate import model_parts
 PREFIX = "dsp_"
 
 
-def stock_name(implementation: Optional[str]) -> str:
+def stock_name(implementation: str | None) -> str:
     """The stock name of an implementation, ours or stock: "sdpa" for "dsp_sdpa"."""
     return (implementation or "sdpa").removeprefix(PREFIX)
 
@@ -35,9 +36,13 @@ def registered(stock: str) -> str:
         ValueError: Transformers has no such implementation, or none that builds a mask.
     """
     name = PREFIX + stock
-    if stock not in ALL_MASK_ATTENTION_FUNCTIONS or (stock != "eager" and stock not in ALL_ATTENTION_FUNCTIONS):
+    if stock not in ALL_MASK_ATTENTION_FUNCTIONS or (
+        stock != "eager" and stock not in ALL_ATTENTION_FUNCTIONS
+    ):
         known = ", ".join(sorted(key for key in ALL_MASK_ATTENTION_FUNCTIONS if not key.startswith(PREFIX)))
-        raise ValueError(f"heads cannot be gated under the attention implementation {stock!r}; possible are {known}")
+        raise ValueError(
+            f"heads cannot be gated under the attention implementation {stock!r}; possible are {known}"
+        )
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _function(stock))
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[stock])
@@ -45,14 +50,18 @@ def registered(stock: str) -> str:
 
 
 def show_open_heads(configs: Iterable[Any]) -> None:
-    """Let eager attention, the one that gives its maps away, be ours; it stays so after `set_attn_implementation`, too."""
+    """Let eager attention, the one that gives its maps away, be ours; it stays so after
+    `set_attn_implementation`, too.
+    """
     for config in configs:
         if config._attn_implementation == "eager":
             _set(config, registered("eager"))
 
 
 def use_ours(module: nn.Module) -> None:
-    """Let an attention module call our function around the implementation it has, whoever sets another one."""
+    """Let an attention module call our function around the implementation it has, whoever sets another
+    one.
+    """
     if hasattr(getattr(module, "config", None), "_attn_implementation"):
         _stay(module, ())
         add_hook(module, _stay)
@@ -77,16 +86,24 @@ def _set(config: Any, name: str) -> None:
     config._attn_implementation_internal = name
 
 
-def _function(stock: str) -> Callable[..., Tuple[Tensor, Optional[Tensor]]]:
+def _function(stock: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Optional[Tensor], *args, **kwargs
-    ) -> Tuple[Tensor, Optional[Tensor]]:
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *args,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
         """query [B, H, L, d] -> context [B, L, H, d]"""
-        heads: Optional[Heads] = getattr(module, LINK, None)
+        heads: Heads | None = getattr(module, LINK, None)
         if heads is None:
             return _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
         if query.shape[1] == 0:  # not every kernel takes tensors without elements
-            weights = query.new_zeros(query.shape[0], 0, query.shape[2], key.shape[2]) if stock == "eager" else None
+            weights = (
+                query.new_zeros(query.shape[0], 0, query.shape[2], key.shape[2]) if stock == "eager" else None
+            )
             return query.transpose(1, 2), weights
         if kwargs.get("position_bias") is not None:
             kwargs["position_bias"] = heads.bias(kwargs["position_bias"])
@@ -96,7 +113,7 @@ def _function(stock: str) -> Callable[..., Tuple[Tensor, Optional[Tensor]]]:
     return attention
 
 
-def _call(stock: str, module: nn.Module, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+def _call(stock: str, module: nn.Module, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
     if stock == "sdpa":
         return ALL_ATTENTION_FUNCTIONS[stock](module, *args, **kwargs)
     if stock == "eager":
@@ -112,13 +129,17 @@ def _call(stock: str, module: nn.Module, *args, **kwargs) -> Tuple[Tensor, Optio
         _set(config, name)
 
 
-def _eager(module_class: type) -> Callable[..., Tuple[Tensor, Tensor]]:
-    """Eager attention differs from model to model: the function in the file that the module's class comes from."""
+def _eager(module_class: type) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Eager attention differs from model to model: the function in the file that the module's class comes
+    from.
+    """
     for base in module_class.__mro__:
         function = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
         if function is not None:
             return function
-    raise ValueError(f"{module_class.__name__} has no eager attention function: set attn_implementation to 'sdpa'")
+    raise ValueError(
+        f"{module_class.__name__} has no eager attention function: set attn_implementation to 'sdpa'"
+    )
 
 
 # so that a copied or unpickled model finds them without anybody having asked for them

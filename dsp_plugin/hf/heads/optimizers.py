@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,40 +13,43 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer, TrainingArguments, get_scheduler
 
-from .gating import check_whole, switchboard_of
 from ..trainer.mean_loss import declare_mean_loss
+from .gating import check_whole, switchboard_of
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
-_made: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
+_made: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
 
 def pruning_optimizers(
     model: nn.Module,
     args: TrainingArguments,
     num_training_steps: int,
-    pruning_lr: Optional[float],
+    pruning_lr: float | None,
     joint: bool,
-    pruning_schedule: Optional[str] = None,
-) -> Tuple[Optimizer, LRScheduler]:
+    pruning_schedule: str | None = None,
+) -> tuple[Optimizer, LRScheduler]:
     """AdamW with the scores in a group of their own, and its schedule.
 
-    The groups are the model's weights with weight decay, those without (biases and norms), and what the gates learn,
-    without weight decay. Betas, epsilon, decay, warm-up and the model's learning rate and schedule are those of `args`.
-    Make it before the Trainer (see `declare_mean_loss`). By default the scores follow the model's schedule from their own
-    rate, as in the BERT program of DSP.
+    The groups are the model's weights with weight decay, those without (biases and norms), and what the gates
+    learn, without weight decay. Betas, epsilon, decay, warm-up and the model's learning rate and schedule are
+    those of `args`. Make it before the Trainer (see `declare_mean_loss`). By default the scores follow the
+    model's schedule from their own rate, as in the BERT program of DSP.
 
     Args:
-        model: gated, or without gates (then a plain finetuning); the one that the Trainer is given, such as a user's own
-            module around a gated one, whose weights outside that one learn or are frozen with the others.
+        model: gated, or without gates (then a plain finetuning); the one that the Trainer is given, such as a
+            user's own module around a gated one, whose weights outside that one learn or are frozen with the
+            others.
         num_training_steps: optimizer updates of the whole run (`training_steps`).
         pruning_lr: learning rate of the scores at its peak; None takes the model's.
-        joint: train model and scores; else all weights of the model are frozen here and only the scores learn.
-        pruning_schedule: name of another schedule for the scores, such as "constant" (the MT program of DSP), which then
-            holds whatever else writes into the optimizer's groups.
+        joint: train model and scores; else all weights of the model are frozen here and only the scores
+            learn.
+        pruning_schedule: name of another schedule for the scores, such as "constant" (the MT program of DSP),
+            which then holds whatever else writes into the optimizer's groups.
 
     Raises:
-        ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a schedule
-            that is not a function of the number of updates; nothing is left to train; the model is a part of the gated one.
+        ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a
+            schedule that is not a function of the number of updates; nothing is left to train; the model is a
+            part of the gated one.
     """
     optim = str(getattr(args.optim, "value", args.optim))
     if optim not in _ADAMW:
@@ -59,7 +63,9 @@ def pruning_optimizers(
     scores = [] if switchboard is None else [p for p in switchboard.gates.parameters() if p.requires_grad]
     if not joint:
         if not scores:
-            raise ValueError("nothing is left to train: the model's weights are frozen, and there are no scores that learn")
+            raise ValueError(
+                "nothing is left to train: the model's weights are frozen, and there are no scores that learn"
+            )
         model.requires_grad_(False)
         for parameter in scores:
             parameter.requires_grad_(True)
@@ -80,15 +86,18 @@ def pruning_optimizers(
     return optimizer, LambdaLR(optimizer, factors)
 
 
-def check_covered(optimizer: Optional[Optimizer], model: nn.Module) -> None:
-    """Raises: ValueError: an optimizer of `pruning_optimizers` was made of a part of the model that is trained with it."""
+def check_covered(optimizer: Optimizer | None, model: nn.Module) -> None:
+    """Raises: ValueError: an optimizer of `pruning_optimizers` was made of a part of the model that is
+    trained with it.
+    """
     if optimizer is None or optimizer not in _made:
         return
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if left:
         raise ValueError(
-            f"{len(left)} parameters of the model that is trained are not its optimizer's ({', '.join(left[:3])}): give "
+            f"{len(left)} parameters of the model that is trained are not its optimizer's "
+            f"({', '.join(left[:3])}): give "
             f"pruning_optimizers() the whole {type(model).__name__}, as the Trainer has it"
         )
 
@@ -105,7 +114,8 @@ def training_steps(args: TrainingArguments, num_examples: int) -> int:
     per_process = rounded(rounded(num_examples / args.train_batch_size) / args.world_size)
     if num_examples > 0 and not per_process:
         raise ValueError(
-            f"--dataloader_drop_last leaves no batch: {num_examples} examples are less than {args.train_batch_size} for each of "
+            f"--dataloader_drop_last leaves no batch: {num_examples} examples are less than "
+            f"{args.train_batch_size} for each of "
             f"{args.world_size} process(es); leave it out, or make --per_device_train_batch_size smaller"
         )
     if args.max_steps > 0:
@@ -114,7 +124,7 @@ def training_steps(args: TrainingArguments, num_examples: int) -> int:
     return math.ceil(args.num_train_epochs * updates)
 
 
-def _groups(model: nn.Module, scores: List[nn.Parameter], weight_decay: float) -> List[Dict[str, Any]]:
+def _groups(model: nn.Module, scores: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """The model's own parameters that learn, with and without weight decay."""
     theirs = {id(parameter) for parameter in scores}
     learnt = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in theirs]
@@ -132,9 +142,14 @@ def _factor(name: Any, args: TrainingArguments, num_training_steps: int, lr: flo
     single = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     more = args.lr_scheduler_kwargs if name == args.lr_scheduler_type else None
     try:
-        scheduler = get_scheduler(name, single, args.get_warmup_steps(num_training_steps), num_training_steps, more)
+        scheduler = get_scheduler(
+            name, single, args.get_warmup_steps(num_training_steps), num_training_steps, more
+        )
     except (ValueError, TypeError) as error:  # a schedule's own options that are missing or wrong
         raise ValueError(f"--lr_scheduler_type {name}: {error}") from error
     if not isinstance(scheduler, LambdaLR):
-        raise ValueError(f"--lr_scheduler_type {name} is not a function of the number of updates: take linear, cosine, constant ...")
+        raise ValueError(
+            f"--lr_scheduler_type {name} is not a function of the number of updates: take "
+            "linear, cosine, constant ..."
+        )
     return scheduler.lr_lambdas[0]

@@ -1,11 +1,14 @@
-"""Heads of a Transformers model go step by step, least important first, and the model is scored at every step."""
+"""Heads of a Transformers model go step by step, least important first, and the model is scored at every
+step.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +23,7 @@ from .layouts.locate import head_map_of
 def prune_by_importance(
     model: PreTrainedModel,
     dataset: Any,
-    collate: Optional[Collate],
+    collate: Collate | None,
     folder: str | os.PathLike,
     step: int,
     evaluate: Callable[[str], Mapping[str, float]],
@@ -28,23 +31,25 @@ def prune_by_importance(
     ranking: Ranking = Ranking(),
     subsets: Sequence[str] = ("eval",),
     budgets: Sequence[int] = (),
-    budget: Optional[HeadBudget] = None,
+    budget: HeadBudget | None = None,
     score_only_budgets: bool = False,
-    settings: Optional[Dict[str, Any]] = None,
+    settings: dict[str, Any] | None = None,
     folder_option: str = "--output_dir",
     progress: bool = True,
     say: Callable[[str], None] = print,
-) -> List[Step]:
-    """The loop of Michel et al.: rank, remove `step` heads, score, and so on down to none (or the smallest budget).
+) -> list[Step]:
+    """The loop of Michel et al.: rank, remove `step` heads, score, and so on down to none (or the smallest
+    budget).
 
-    Every step is saved as it is made, mask, importance and scores, and a second call with the same arguments goes on
-    from there. The model's weights are not changed; heads go by their gates.
+    Every step is saved as it is made, mask, importance and scores, and a second call with the same arguments
+    goes on from there. The model's weights are not changed; heads go by their gates.
 
     Args:
         model: finetuned, with gates on it (which play no part) or without, on the device it is to run on.
-        dataset, collate: what importance is worked out on, the training set; see `head_importance`. None for another
-            ranking.
-        folder: gets `step-XX.json`, and `mask-K<k>.json` of every budget (of every step, where there are no budgets).
+        dataset, collate: what importance is worked out on, the training set; see `head_importance`. None for
+            another ranking.
+        folder: gets `step-XX.json`, and `mask-K<k>.json` of every budget (of every step, where there are no
+            budgets).
         step: heads to remove at a time. A step that would miss a budget is shorter.
         evaluate: subset -> metrics, the first of them the one to show; called with the mask in force, so
             `trainer.evaluate(...)` or any other program that runs this model.
@@ -57,12 +62,12 @@ def prune_by_importance(
         settings: what else decides the outcome (names of data sets, say): another value refuses to go on.
 
     Returns:
-        the steps, the full model's first: {"kept", "keep" [N], "removed", "importance" [N], "scores": {subset:
-        {"value", "metrics"}}, ...}, see `Sweep`.
+        the steps, the full model's first: {"kept", "keep" [N], "removed", "importance" [N], "scores":
+        {subset: {"value", "metrics"}}, ...}, see `Sweep`.
 
     Raises:
-        ValueError: naming the option: a step or budget that is not possible, an unknown ranking; the folder holds a
-            sweep of other settings or of another model, or a damaged step.
+        ValueError: naming the option: a step or budget that is not possible, an unknown ranking; the folder
+            holds a sweep of other settings or of another model, or a damaged step.
     """
     ranking.check()
     head_map = head_map_of(model)
@@ -86,7 +91,7 @@ def prune_by_importance(
     wanted = {*budgets, head_map.num_heads, end}
     with evaluating(model), gating_of(model) as board:
 
-        def score(keep: Tensor, subset: str) -> Dict[str, Any]:
+        def score(keep: Tensor, subset: str) -> dict[str, Any]:
             device = next(model.parameters()).device
             model.eval()
             with board.override(keep.float().to(device)):

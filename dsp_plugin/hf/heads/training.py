@@ -1,17 +1,18 @@
-"""Training a gated model with the stock Trainer: what its optimizer, its callbacks and its clipping must know of gates.
+"""Training a gated model with the stock Trainer: what its optimizer, its callbacks and its clipping must know
+of gates.
 
     gate_heads(model, RelaxedSubset(head_map_of(model), k, cooling))
     trainer = Trainer(
         model, args, ...,
-        optimizers=pruning_optimizers(model, args, training_steps(args, len(train_data)), pruning_lr=0.5, joint=True),
-        callbacks=[HeadGatesCallback(model)],
+        optimizers=pruning_optimizers(model, args, training_steps(args, len(train_data)), pruning_lr=0.5,
+        joint=True), callbacks=[HeadGatesCallback(model)],
     )
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +20,35 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ...gating import Switchboard
 from ...records.history import append_heads, read_history, rewrite_history
-from .best_after_warmup import BestAfterWarmup
 from ..trainer.epoch_order import EpochOrder
-from .gating import check_whole, switchboard_of
 from ..trainer.mean_loss import declare_mean_loss
+from .best_after_warmup import BestAfterWarmup
+from .gating import check_whole, switchboard_of
 from .optimizers import check_covered, pruning_optimizers, training_steps
 
 __all__ = ["HeadGatesCallback", "declare_mean_loss", "pruning_optimizers", "training_steps"]
 
-# The scores' gradient is this much smaller while the Trainer clips: an exact factor, and no part of the norm any more.
+# The scores' gradient is this much smaller while the Trainer clips: an exact factor, and no part of the norm
+# any more.
 _ASIDE = 2.0**-40
 
 
 class HeadGatesCallback(EpochOrder):
-    """Tells the gates how far training is, brings their penalty into the gradient, notes the heads, logs figures.
+    """Tells the gates how far training is, brings their penalty into the gradient, notes the heads, logs
+    figures.
 
-    The penalty lambda * (...) of Voita's gates is added to the mean loss of an optimizer step: its gradient is what the
-    scores' gradient starts from, once a step, whatever the number of micro-batches, processes and the loss scale. The
-    logged loss leaves it out. The callback must be made before the Trainer is (see `declare_mean_loss`).
+    The penalty lambda * (...) of Voita's gates is added to the mean loss of an optimizer step: its gradient
+    is what the scores' gradient starts from, once a step, whatever the number of micro-batches, processes and
+    the loss scale. The logged loss leaves it out. The callback must be made before the Trainer is (see
+    `declare_mean_loss`).
 
-    Clipping: the relaxed sampler's gradient can be a million times that of the gates, and would, in one norm with the
-    model's, stop the model's learning for that step. So the scores take no part in the norm that the Trainer clips by.
-    Their gradient is scaled as the model's is, and then held to `max_grad_norm` apart.
+    Clipping: the relaxed sampler's gradient can be a million times that of the gates, and would, in one norm
+        with the
+    model's, stop the model's learning for that step. So the scores take no part in the norm that the Trainer
+    clips by. Their gradient is scaled as the model's is, and then held to `max_grad_norm` apart.
 
-    The best checkpoint (`load_best_model_at_end`, early stopping, what `save_total_limit` keeps) is one of after the
+    The best checkpoint (`load_best_model_at_end`, early stopping, what `save_total_limit` keeps) is one of
+    after the
     warm-up: before, the heads that an evaluation keeps are random.
 
     Args:
@@ -50,14 +56,15 @@ class HeadGatesCallback(EpochOrder):
         note_every: note the heads that would be kept every so many updates, too, and not at evaluations only.
 
     Attributes:
-        history: (updates, keep as a list of N truth values) at every evaluation, in order. Also in `heads.jsonl` in the
-            Trainer's output folder, from where a resumed run goes on.
+        history: (updates, keep as a list of N truth values) at every evaluation, in order. Also in
+            `heads.jsonl` in the Trainer's output folder, from where a resumed run goes on.
 
     Raises:
-        ValueError: the model has no gates, or `note_every` is below 1. From the Trainer: see `check_arguments`.
+        ValueError: the model has no gates, or `note_every` is below 1. From the Trainer: see
+            `check_arguments`.
     """
 
-    def __init__(self, model: nn.Module, note_every: Optional[int] = None):
+    def __init__(self, model: nn.Module, note_every: int | None = None):
         switchboard = switchboard_of(model)
         if switchboard is None:
             raise ValueError("the model has no gates: gate_heads(model, gates) first")
@@ -67,17 +74,21 @@ class HeadGatesCallback(EpochOrder):
         declare_mean_loss(model)
         self.switchboard: Switchboard = switchboard
         self.note_every = note_every
-        self.history: List[Tuple[int, List[bool]]] = []
+        self.history: list[tuple[int, list[bool]]] = []
         self._training = False
-        self._hooks: List[Any] = []
-        self._figures: Dict[str, Any] = {}
+        self._hooks: list[Any] = []
+        self._figures: dict[str, Any] = {}
         self._pipelined = False
         self._best = BestAfterWarmup(switchboard.warmup_updates)
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         check_arguments(args)
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         optimizer = kwargs.get("optimizer")
         if not args.fsdp:  # which has parameters of its own
@@ -86,10 +97,14 @@ class HeadGatesCallback(EpochOrder):
         self._tell(state.global_step)
         self._training, self._figures = True, {}
         self._best.begins()
-        self._best.forget(state)  # a checkpoint of the warm-up that another program wrote may say that it is the best
+        # a checkpoint of the warm-up that another program wrote may say that it is the best
+        self._best.forget(state)
         scores = {id(parameter) for parameter in self._learnt()}
-        self._pipelined = not any(p.requires_grad and id(p) not in scores for p in kwargs["model"].parameters())
-        # a run that starts anew does not go on from the notes of another one, nor a resumed one from its own future
+        self._pipelined = not any(
+            p.requires_grad and id(p) not in scores for p in kwargs["model"].parameters()
+        )
+        # a run that starts anew does not go on from the notes of another one, nor a resumed one from its own
+        # future
         noted = read_history(args.output_dir) if state.global_step else []
         noted = [entry for entry in noted if entry["updates"] <= state.global_step]
         self.history = [(entry["updates"], [bool(flag) for flag in entry["keep"]]) for entry in noted]
@@ -97,7 +112,12 @@ class HeadGatesCallback(EpochOrder):
             rewrite_history(args.output_dir, noted)
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **kwargs: Any,
     ) -> None:
         self._remove_hooks()
         self._tell(state.global_step)
@@ -112,7 +132,12 @@ class HeadGatesCallback(EpochOrder):
         self._hooks = [parameter.register_hook(_set_aside) for parameter in learnt]
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **kwargs: Any,
     ) -> None:
         self._remove_hooks()
         learnt = [parameter for parameter in self._learnt() if parameter.grad is not None]
@@ -126,19 +151,27 @@ class HeadGatesCallback(EpochOrder):
         if rate is not None:
             self._figures["pruning_lr"] = rate
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.note_every is not None and state.global_step % self.note_every == 0:
             self._note(args, state)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._training:  # afterwards the model may be that of another update
             self._note(args, state)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._best.forget_saved(args, state)  # before the checkpoint is sealed
         super().on_save(args, state, control, **kwargs)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         super().on_train_end(args, state, control, **kwargs)
         self._best.forget(state)
         self._best.ends(args, state)
@@ -150,12 +183,14 @@ class HeadGatesCallback(EpochOrder):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: Optional[Dict[str, Any]] = None,
+        logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not self._training or not logs or "loss" not in logs:
             return
-        figures = {name: float(value) for name, value in {**self.switchboard.metrics(), **self._figures}.items()}
+        figures = {
+            name: float(value) for name, value in {**self.switchboard.metrics(), **self._figures}.items()
+        }
         penalty = float(self.switchboard.penalty().detach())
         if penalty:
             figures["penalty"] = penalty
@@ -168,10 +203,10 @@ class HeadGatesCallback(EpochOrder):
     def _tell(self, updates: int) -> None:
         self.switchboard.set_num_updates(updates)
 
-    def _learnt(self) -> List[nn.Parameter]:
+    def _learnt(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.switchboard.gates.parameters() if parameter.requires_grad]
 
-    def _penalty_gradients(self, parameters: List[nn.Parameter]) -> List[Optional[Tensor]]:
+    def _penalty_gradients(self, parameters: list[nn.Parameter]) -> list[Tensor | None]:
         with torch.enable_grad():
             penalty = self.switchboard.penalty()
         if not penalty.requires_grad:
@@ -193,24 +228,33 @@ class HeadGatesCallback(EpochOrder):
 
 
 def check_arguments(args: TrainingArguments) -> None:
-    """Raises: ValueError: arguments of the Trainer under which gates would not learn, or not by their schedule; named."""
+    """Raises: ValueError: arguments of the Trainer under which gates would not learn, or not by their
+    schedule; named.
+    """
     if args.n_gpu > 1:
-        raise ValueError("several GPUs in one process copy the model but not its gates: start one process a GPU (torchrun)")
+        raise ValueError(
+            "several GPUs in one process copy the model but not its gates: start one process a GPU (torchrun)"
+        )
     if args.deepspeed:
-        raise ValueError("--deepspeed: DeepSpeed keeps gradients to itself, so that gates cannot be trained under it")
+        raise ValueError(
+            "--deepspeed: DeepSpeed keeps gradients to itself, so that gates cannot be trained under it"
+        )
     if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and args.gradient_checkpointing:
         raise ValueError(
-            "--gradient_checkpointing_kwargs use_reentrant true goes back through the gates once a layer: make it false, or leave it out"
+            "--gradient_checkpointing_kwargs use_reentrant true goes back through the gates once a layer: "
+            "make it false, or leave it out"
         )
     if args.auto_find_batch_size:
-        raise ValueError("--auto_find_batch_size changes the number of updates, by which the gates go: leave it out")
+        raise ValueError(
+            "--auto_find_batch_size changes the number of updates, by which the gates go: leave it out"
+        )
 
 
 def _set_aside(gradient: Tensor) -> Tensor:
     return gradient * _ASIDE
 
 
-def _learning_rate(optimizer: Any, parameters: List[nn.Parameter]) -> Optional[float]:
+def _learning_rate(optimizer: Any, parameters: list[nn.Parameter]) -> float | None:
     """That of the group these parameters are in; None where there is none."""
     wanted = {id(parameter) for parameter in parameters}
     for group in getattr(optimizer, "param_groups", []):

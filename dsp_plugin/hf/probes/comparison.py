@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +26,22 @@ _NO_OUTPUTS = ("loss", "attentions", "hidden_states", "past_key_values")  # also
 
 @torch.no_grad()
 def compare(
-    first: nn.Module, second: nn.Module, batches: Sequence[Mapping[str, Tensor]], tolerance: float = 1e-5, data: str = ""
+    first: nn.Module,
+    second: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    tolerance: float = 1e-5,
+    data: str = "",
 ) -> Certificate:
     """Run two models on the same batches, in `eval()` mode, and take the largest difference of their outputs.
 
-    All tensors of real numbers that both give are compared, but for the loss. At a place that the attention mask calls
-    padding, where an output has places, nothing is compared.
+    All tensors of real numbers that both give are compared, but for the loss. At a place that the attention
+    mask calls padding, where an output has places, nothing is compared.
 
     Args:
-        first, second: Transformers models, or modules of any kind that give a dict, a tensor or a tuple of tensors.
-        batches: the models' keyword arguments: input_ids [B, L] with attention_mask [B, L] where there is padding, or
-            inputs_embeds, pixel_values, input_features ...
+        first, second: Transformers models, or modules of any kind that give a dict, a tensor or a tuple of
+            tensors.
+        batches: the models' keyword arguments: input_ids [B, L] with attention_mask [B, L] where there is
+            padding, or inputs_embeds, pixel_values, input_features ...
         tolerance: largest absolute difference that counts as equal.
         data: what the batches are ("real text", "random ids").
 
@@ -46,20 +52,23 @@ def compare(
         raise ValueError("there is nothing to compare on: no batch was given")
     difference = largest = 0.0
     tokens = sequences = 0
-    names: List[str] = []
+    names: list[str] = []
     with evaluating(first, second):
         for batch in batches:
             one, two = _outputs(first(**batch)), _outputs(second(**batch))
             names = [name for name in one if name in two]
             if not names:
                 raise ValueError(
-                    f"the two models have none of the outputs {', '.join(OUTPUTS)} in common, nor another: {type(first).__name__} "
+                    f"the two models have none of the outputs {', '.join(OUTPUTS)} in common, nor another: "
+                    f"{type(first).__name__} "
                     f"gives {', '.join(one) or 'none'}, {type(second).__name__} {', '.join(two) or 'none'}"
                 )
             for name in names:
                 if one[name].shape != two[name].shape:
                     shapes = " and ".join(str(list(given[name].shape)) for given in (one, two))
-                    raise ValueError(f"the two models' {name} cannot be compared: they are of the shapes {shapes}")
+                    raise ValueError(
+                        f"the two models' {name} cannot be compared: they are of the shapes {shapes}"
+                    )
                 mask = _mask(name, one[name], batch)
                 left, right = (_compared(given[name], mask) for given in (one, two))
                 if left.numel():
@@ -73,7 +82,7 @@ def compare(
 
 def random_batches(
     model: PreTrainedModel, count: int = 2, size: int = 3, length: int = 12, seed: int = 1
-) -> Iterator[Dict[str, Tensor]]:
+) -> Iterator[dict[str, Tensor]]:
     """Batches of random inputs: for models whose weights are random.
 
     Token ids, the sequences of a batch each padded to one length, for a model that takes text; else what its
@@ -98,13 +107,17 @@ def random_batches(
         mask = (torch.arange(length, device=device) < lengths[:, None]).long()
         batch = {"input_ids": ids, "attention_mask": mask}
         if model.config.is_encoder_decoder:
-            batch["decoder_input_ids"] = torch.randint(0, model.config.vocab_size, (size, length), generator=generator).to(device)
+            batch["decoder_input_ids"] = torch.randint(
+                0, model.config.vocab_size, (size, length), generator=generator
+            ).to(device)
         yield batch
 
 
 def takes_text(model: nn.Module) -> bool:
     """Whether the model reads token ids and needs nothing beside them."""
-    if not isinstance(model, PreTrainedModel) or not isinstance(getattr(model.config, "vocab_size", None), int):
+    if not isinstance(model, PreTrainedModel) or not isinstance(
+        getattr(model.config, "vocab_size", None), int
+    ):
         return False
     return model.main_input_name == "input_ids"
 
@@ -122,12 +135,15 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _outputs(given: Any) -> Dict[str, Tensor]:
+def _outputs(given: Any) -> dict[str, Tensor]:
     """The tensors of real numbers by name, those of `OUTPUTS` first."""
     if isinstance(given, Tensor):
         given = {"output": given}
     elif not isinstance(given, Mapping):
-        given = {f"output {number}": value for number, value in enumerate(given if isinstance(given, (tuple, list)) else ())}
+        given = {
+            f"output {number}": value
+            for number, value in enumerate(given if isinstance(given, (tuple, list)) else ())
+        }
     names = sorted(given, key=lambda name: name not in OUTPUTS)  # stable
     return {name: given[name] for name in names if _is_output(name, given[name])}
 
@@ -138,9 +154,11 @@ def _is_output(name: str, value: Any) -> bool:
     return not any(name == other or name.endswith(f"_{other}") for other in _NO_OUTPUTS)
 
 
-def _mask(name: str, output: Tensor, batch: Mapping[str, Tensor]) -> Optional[Tensor]:
+def _mask(name: str, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor | None:
     """Bool [B, L]: the places of an output [B, L, ...] that are no padding; None where all count."""
-    sides = ("attention_mask",) if name.startswith("encoder_") else ("decoder_attention_mask", "attention_mask")
+    sides = (
+        ("attention_mask",) if name.startswith("encoder_") else ("decoder_attention_mask", "attention_mask")
+    )
     if "decoder_input_ids" in batch and len(sides) > 1:
         sides = sides[:1]
     for side in sides:
@@ -150,7 +168,7 @@ def _mask(name: str, output: Tensor, batch: Mapping[str, Tensor]) -> Optional[Te
     return None
 
 
-def _compared(output: Tensor, mask: Optional[Tensor]) -> Tensor:
+def _compared(output: Tensor, mask: Tensor | None) -> Tensor:
     """The outputs of real tokens; an output a sequence (a class) is taken whole."""
     output = output.to(torch.promote_types(output.dtype, torch.float32))
     return output if mask is None else output[mask.to(output.device)]
@@ -159,7 +177,13 @@ def _compared(output: Tensor, mask: Optional[Tensor]) -> Tensor:
 def _count(batch: Mapping[str, Tensor], output: Tensor) -> tuple[int, int]:
     """(tokens, sequences) of a batch; where there are no tokens, the places that its output has."""
     for mask, ids, embeddings in _TOKENS:
-        places = batch[ids].shape if ids in batch else batch[embeddings].shape[:-1] if embeddings in batch else None
+        places = (
+            batch[ids].shape
+            if ids in batch
+            else batch[embeddings].shape[:-1]
+            if embeddings in batch
+            else None
+        )
         if places is not None:
             real = batch.get(mask)
             return (places.numel() if real is None else int(real.bool().sum())), places[0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Optional, Set
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 
-def special_ids(config: PreTrainedConfig) -> Set[int]:
-    """Token ids that have a meaning of their own: padding, beginning and end, placeholders of images and sounds."""
+def special_ids(config: PreTrainedConfig) -> set[int]:
+    """Token ids that have a meaning of their own: padding, beginning and end, placeholders of images and
+    sounds.
+    """
     return {
         number
         for part in configs(config)
@@ -34,7 +37,7 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
         return config
 
 
-def number(config: PreTrainedConfig, names: Iterable[str], text: bool = False) -> Optional[int]:
+def number(config: PreTrainedConfig, names: Iterable[str], text: bool = False) -> int | None:
     """The first positive whole number under one of these names, in the configuration or one inside it."""
     for part in ([text_config(config)] if text else []) + list(configs(config)):
         for name in names:
@@ -44,6 +47,6 @@ def number(config: PreTrainedConfig, names: Iterable[str], text: bool = False) -
     return None
 
 
-def integers(value: Any) -> List[int]:
+def integers(value: Any) -> list[int]:
     values = value if isinstance(value, (list, tuple)) else [value]
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]

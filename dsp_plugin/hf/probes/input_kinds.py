@@ -1,10 +1,12 @@
-"""Likely arguments of a Transformers model by kind: text, pixels, speech, series; random, of the sizes in its configuration."""
+"""Likely arguments of a Transformers model by kind: text, pixels, speech, series; random, of the sizes in
+its configuration.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +15,27 @@ from transformers import PreTrainedModel
 from .config_numbers import configs, integers, number, special_ids, text_config
 from .model_runs import aside
 
-Inputs = Dict[str, Tensor]
+Inputs = dict[str, Tensor]
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "bbox", "decoder_input_ids")
 _IMAGE_SIZES = ("image_size", "img_size", "input_size", "crop_size", "sample_size")
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "num_image_channels")
 _FRAMES = ("num_frames", "frames_per_clip", "n_frames", "tubelet_size")
 _MEL_BINS = (
-    "num_mel_bins", "input_feat_size", "feature_projection_input_dim", "input_feat_per_channel", "feature_size", "n_mels",
-    "input_dim", "num_mel_features", "feature_dim", "input_channels", "num_hidden_features", "mel_bins", "input_feature_size",
-)  # fmt: skip
+    "num_mel_bins",
+    "input_feat_size",
+    "feature_projection_input_dim",
+    "input_feat_per_channel",
+    "feature_size",
+    "n_mels",
+    "input_dim",
+    "num_mel_features",
+    "feature_dim",
+    "input_channels",
+    "num_hidden_features",
+    "mel_bins",
+    "input_feature_size",
+)
 
 
 class InputMaker:
@@ -37,8 +50,13 @@ class InputMaker:
         self.config = model.config
         self.parameters = inspect.signature(model.forward).parameters
         weight = next(iter(model.parameters()), torch.zeros(()))
-        self.device, self.dtype = weight.device, next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        longest = number(self.config, ("max_position_embeddings", "n_positions", "max_target_positions"), text=True)
+        self.device, self.dtype = (
+            weight.device,
+            next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32),
+        )
+        longest = number(
+            self.config, ("max_position_embeddings", "n_positions", "max_target_positions"), text=True
+        )
         self.length = max(1, min(length, longest - 2 if longest and longest > 2 else length))
         self.generator = torch.Generator()
 
@@ -48,19 +66,31 @@ class InputMaker:
             self.generator.manual_seed(self.seed)
             try:
                 inputs = build()
-            except (AttributeError, TypeError, ValueError, IndexError, KeyError, RuntimeError, NotImplementedError):
+            except (
+                AttributeError,
+                TypeError,
+                ValueError,
+                IndexError,
+                KeyError,
+                RuntimeError,
+                NotImplementedError,
+            ):
                 continue  # the configuration lacks what this set is made from
             yield {name: value.to(self.device) for name, value in inputs.items() if value is not None}
 
     def _builders(self, text_only: bool) -> Iterator[Callable[[], Inputs]]:
         takes = self.parameters.keys()
         first, text = self._first_argument(), "input_ids" in takes
-        others: List[Callable[[], Inputs]] = []
+        others: list[Callable[[], Inputs]] = []
         for names, makers in _OTHER_KINDS:
             if all(name in takes for name in names):
                 others += [lambda make=make: make(self) for make in makers]
         if text and not text_only:
-            yield from (lambda other=other: self._with_placeholders(other()) for other in others if self._placeholder())
+            yield from (
+                lambda other=other: self._with_placeholders(other())
+                for other in others
+                if self._placeholder()
+            )
         if text and (text_only or self._placeholder() or first in ("input_ids", "decoder_input_ids")):
             yield self._text
             yield lambda: {**self._text(), "bbox": self._boxes().to(self.dtype)}
@@ -72,7 +102,11 @@ class InputMaker:
             yield other
         if text:
             yield from (lambda other=other: {**self._text(), **other()} for other in others)
-            yield from (lambda one=one, two=two: {**self._text(), **one(), **two()} for one in others for two in others)
+            yield from (
+                lambda one=one, two=two: {**self._text(), **one(), **two()}
+                for one in others
+                for two in others
+            )
             yield self._text
             yield lambda: {name: value for name, value in self._text().items() if name == "input_ids"}
         if "inputs_embeds" in takes:
@@ -96,11 +130,15 @@ class InputMaker:
         ids = torch.where(kept, ids, pad[0] if pad and 0 <= pad[0] < self._vocabulary() else 0)
         if self._goes_on_at_the_right():
             ids, kept = (_to_the_right(part, lengths) for part in (ids, kept))
-        inputs: Dict[str, Optional[Tensor]] = {"input_ids": ids, "attention_mask": kept.long()}
+        inputs: dict[str, Tensor | None] = {"input_ids": ids, "attention_mask": kept.long()}
         types = number(self.config, ("type_vocab_size",), text=True) or 0
-        inputs["token_type_ids"] = (torch.arange(self.length) * 2 // self.length).expand(self.size, -1) if types > 1 else None
+        inputs["token_type_ids"] = (
+            (torch.arange(self.length) * 2 // self.length).expand(self.size, -1) if types > 1 else None
+        )
         inputs["bbox"] = self._boxes()
-        inputs["decoder_input_ids"] = self._ids(self.length) if getattr(self.config, "is_encoder_decoder", False) else None
+        inputs["decoder_input_ids"] = (
+            self._ids(self.length) if getattr(self.config, "is_encoder_decoder", False) else None
+        )
         return {name: inputs[name] for name in _TEXT if name in self.parameters and inputs[name] is not None}
 
     def _decoder(self) -> Inputs:
@@ -123,7 +161,11 @@ class InputMaker:
 
     def _lengths(self, length: int) -> Tensor:
         """Of each example: the first is the longest, the others get shorter."""
-        return length - (torch.arange(self.size) * (1 + length // 4) % max(1, length - 1) if self.padding else torch.zeros(self.size).long())
+        return length - (
+            torch.arange(self.size) * (1 + length // 4) % max(1, length - 1)
+            if self.padding
+            else torch.zeros(self.size).long()
+        )
 
     def _goes_on_at_the_right(self) -> bool:
         return not getattr(self.config, "is_encoder_decoder", False) and self.model.can_generate()
@@ -131,14 +173,24 @@ class InputMaker:
     def _boxes(self) -> Tensor:
         """[B, L, 4]: left, top, right, bottom."""
         largest = min(1000, (number(self.config, ("max_2d_position_embeddings",)) or 1001) - 1)
-        low, high = (torch.randint(part, (self.size, self.length, 2), generator=self.generator) for part in (largest // 2,) * 2)
+        low, high = (
+            torch.randint(part, (self.size, self.length, 2), generator=self.generator)
+            for part in (largest // 2,) * 2
+        )
         return torch.cat([low, low + high], dim=-1)
 
     # images
 
-    def _placeholder(self) -> Optional[int]:
+    def _placeholder(self) -> int | None:
         """The id of the token in whose place the features of an image go."""
-        return next((i for i in (getattr(self.config, n, None) for n in ("image_token_id", "image_token_index")) if isinstance(i, int)), None)
+        return next(
+            (
+                i
+                for i in (getattr(self.config, n, None) for n in ("image_token_id", "image_token_index"))
+                if isinstance(i, int)
+            ),
+            None,
+        )
 
     def _with_placeholders(self, other: Inputs) -> Inputs:
         """Text with as many placeholders in front as the image of `other` has features."""
@@ -148,7 +200,11 @@ class InputMaker:
         with aside(self.model):
             features = self.model.get_image_features(**moved)
         found = getattr(features, "pooler_output", features)
-        count = found.shape[:-1].numel() if isinstance(found, Tensor) else sum(part.shape[:-1].numel() for part in found)
+        count = (
+            found.shape[:-1].numel()
+            if isinstance(found, Tensor)
+            else sum(part.shape[:-1].numel() for part in found)
+        )
         if count % self.size:
             raise ValueError("the images differ in their features")
         images = torch.full((self.size, count // self.size), self._placeholder())
@@ -170,8 +226,10 @@ class InputMaker:
     def _videos(self) -> Inputs:
         return self._clip("pixel_values_videos")
 
-    def _patches(self) -> Tuple[Tensor, Tensor]:
-        """Images cut into patches [images * 16, features], and their grids (frames, rows, columns) [images, 3]."""
+    def _patches(self) -> tuple[Tensor, Tensor]:
+        """Images cut into patches [images * 16, features], and their grids (frames, rows, columns)
+        [images, 3].
+        """
         patch, frames = (number(self.config, (name,)) for name in ("patch_size", "temporal_patch_size"))
         features = self._channels() * (frames or 1) * patch**2
         return self._normal(self.size * 16, features), torch.tensor([[1, 4, 4]] * self.size)
@@ -188,7 +246,7 @@ class InputMaker:
     def _channels(self) -> int:
         return number(self.config, _CHANNELS) or 3
 
-    def _image_size(self) -> Tuple[int, int]:
+    def _image_size(self) -> tuple[int, int]:
         for config in configs(self.config):
             for name in _IMAGE_SIZES:
                 size = getattr(config, name, None)
@@ -203,12 +261,18 @@ class InputMaker:
 
     def _waves(self) -> Inputs:
         """Samples [B, T], enough for 12 frames."""
-        strides = next((s for c in configs(self.config) for s in [integers(getattr(c, "conv_stride", None))] if s), [])
+        strides = next(
+            (s for c in configs(self.config) for s in [integers(getattr(c, "conv_stride", None))] if s), []
+        )
         return {"input_values": self._normal(self.size, 12 * math.prod(strides) + 80 if strides else 1920)}
 
     def _waves_of_channels(self) -> Inputs:
         (waves,) = self._waves().values()
-        return {"input_values": waves[:, None].expand(-1, number(self.config, ("audio_channels",)) or 1, -1).contiguous()}
+        return {
+            "input_values": waves[:, None]
+            .expand(-1, number(self.config, ("audio_channels",)) or 1, -1)
+            .contiguous()
+        }
 
     def _spectrum(self) -> Inputs:
         """[B, frames, bins]"""
@@ -224,7 +288,7 @@ class InputMaker:
         frames = 2 * (number(self.config, ("max_source_positions",)) or 2 * self.length)
         return {"input_features": self._normal(self.size, number(self.config, _MEL_BINS), frames)}
 
-    def _masked(self, make: Callable[["InputMaker"], Inputs], dim: int, name: str) -> Inputs:
+    def _masked(self, make: Callable[[InputMaker], Inputs], dim: int, name: str) -> Inputs:
         inputs = make(self)
         (values,) = inputs.values()
         length = values.shape[dim]
@@ -245,21 +309,29 @@ class InputMaker:
         }
 
     def _channels_of_series(self) -> Inputs:
-        return {"past_values": self._normal(self.size, self.config.context_length, self.config.num_input_channels)}
+        return {
+            "past_values": self._normal(self.size, self.config.context_length, self.config.num_input_channels)
+        }
 
     def _plain_series(self) -> Inputs:
         values = self._normal(self.size, number(self.config, ("context_length",)) or 32)
-        given = {"past_values": values, "past_values_padding": torch.zeros_like(values).long(), "freq": torch.zeros(self.size, 1).long()}
+        given = {
+            "past_values": values,
+            "past_values_padding": torch.zeros_like(values).long(),
+            "freq": torch.zeros(self.size, 1).long(),
+        }
         return {name: value for name, value in given.items() if name in self.parameters}
 
     def _trajectory(self) -> Inputs:
         states, actions = self.config.state_dim, self.config.act_dim
         return {
-            "states": self._normal(self.size, self.length, states), "actions": self._normal(self.size, self.length, actions),
-            "rewards": self._normal(self.size, self.length, 1), "returns_to_go": self._normal(self.size, self.length, 1),
+            "states": self._normal(self.size, self.length, states),
+            "actions": self._normal(self.size, self.length, actions),
+            "rewards": self._normal(self.size, self.length, 1),
+            "returns_to_go": self._normal(self.size, self.length, 1),
             "timesteps": torch.arange(self.length).expand(self.size, -1),
             "attention_mask": torch.ones(self.size, self.length).long(),
-        }  # fmt: skip
+        }
 
     def _queries(self) -> Inputs:
         wide = number(self.config, ("encoder_hidden_size",)) or self._width()
@@ -276,27 +348,36 @@ class InputMaker:
 
 
 # arguments that a model must have, and what is tried for them in turn
-_OTHER_KINDS: Sequence[Tuple[Tuple[str, ...], Sequence[Callable[[InputMaker], Inputs]]]] = (
+_OTHER_KINDS: Sequence[tuple[tuple[str, ...], Sequence[Callable[[InputMaker], Inputs]]]] = (
     (("pixel_values", "image_grid_thw"), (InputMaker._image_grid,)),
     (("pixel_values", "grid_thw"), (InputMaker._pixel_grid,)),
     (("hidden_states", "grid_thw"), (InputMaker._grid,)),
     (("pixel_values",), (InputMaker._pixels, InputMaker._clip)),
     (("pixel_values_videos",), (InputMaker._videos,)),
-    (("input_features", "attention_mask"), (
-        lambda maker: maker._masked(InputMaker._frames_last, -1, "attention_mask"),
-        lambda maker: maker._masked(InputMaker._frames, 1, "attention_mask"),
-    )),
-    (("input_features", "input_features_mask"), (
-        lambda maker: maker._masked(InputMaker._frames_last, -1, "input_features_mask"),
-        lambda maker: maker._masked(InputMaker._frames, 1, "input_features_mask"),
-    )),
+    (
+        ("input_features", "attention_mask"),
+        (
+            lambda maker: maker._masked(InputMaker._frames_last, -1, "attention_mask"),
+            lambda maker: maker._masked(InputMaker._frames, 1, "attention_mask"),
+        ),
+    ),
+    (
+        ("input_features", "input_features_mask"),
+        (
+            lambda maker: maker._masked(InputMaker._frames_last, -1, "input_features_mask"),
+            lambda maker: maker._masked(InputMaker._frames, 1, "input_features_mask"),
+        ),
+    ),
     (("input_features",), (InputMaker._frames_last, InputMaker._frames)),
-    (("input_values", "attention_mask"), (lambda maker: maker._masked(InputMaker._waves, 1, "attention_mask"),)),
+    (
+        ("input_values", "attention_mask"),
+        (lambda maker: maker._masked(InputMaker._waves, 1, "attention_mask"),),
+    ),
     (("input_values",), (InputMaker._waves, InputMaker._spectrum, InputMaker._waves_of_channels)),
     (("past_values",), (InputMaker._series, InputMaker._channels_of_series, InputMaker._plain_series)),
     (("states", "actions", "timesteps"), (InputMaker._trajectory,)),
     (("query_embeds",), (InputMaker._queries,)),
-)  # fmt: skip
+)
 
 
 def _to_the_right(rows: Tensor, lengths: Tensor) -> Tensor:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def with_cache(model: nn.Module, inputs: Dict[str, Any]) -> Iterator[Any]:
-    """All tokens but the last with a cache that is made on the way, then the last one; nothing where there is no cache."""
+def with_cache(model: nn.Module, inputs: dict[str, Any]) -> Iterator[Any]:
+    """All tokens but the last with a cache that is made on the way, then the last one; nothing where there
+    is no cache.
+    """
     parameters = inspect.signature(model.forward).parameters
     two = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     ids = inputs.get("decoder_input_ids" if two else "input_ids")
-    if not {"past_key_values", "use_cache"} <= set(parameters) or not isinstance(ids, Tensor) or ids.dim() != 2:
+    if (
+        not {"past_key_values", "use_cache"} <= set(parameters)
+        or not isinstance(ids, Tensor)
+        or ids.dim() != 2
+    ):
         return
     if ids.shape[1] < 2:
         return
 
-    def part(start: Optional[int], end: Optional[int]) -> Dict[str, Any]:
+    def part(start: int | None, end: int | None) -> dict[str, Any]:
         chosen = dict(inputs)
         for name, value in inputs.items():
-            own = isinstance(value, Tensor) and value.shape[:2] == ids.shape and (not two or name.startswith("decoder_"))
+            own = (
+                isinstance(value, Tensor)
+                and value.shape[:2] == ids.shape
+                and (not two or name.startswith("decoder_"))
+            )
             if name.endswith("attention_mask") and own:
                 chosen[name] = value[:, :end]
             elif own:
                 chosen[name] = value[:, start:end]
             elif not two and isinstance(value, Tensor) and not name.startswith("encoder_"):
-                del chosen[name]  # pixels are for the first pass, and would need their places among the tokens
+                # pixels are for the first pass, and would need their places among the tokens
+                del chosen[name]
         return chosen
 
     first = model(**part(None, -1), use_cache=True)

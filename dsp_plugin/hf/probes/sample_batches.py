@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from .comparison import random_batches, takes_text
 # of different lengths, so that batches are padded
 SENTENCES = (
     "Attention heads can be removed without changing the translation.",
-    "The committee will meet again on Thursday to discuss the results of the second trial and to vote on the budget.",
+    "The committee will meet again on Thursday to discuss the results of the second trial and to vote on the "
+    "budget.",
     "No.",
     "Two young men in blue shirts are repairing a bicycle in front of a closed shop.",
     "What is the capital of the country in which the river has its source?",
@@ -23,7 +25,7 @@ SENTENCES = (
 )
 
 
-def sample_batches(model: PreTrainedModel) -> List[Dict[str, Tensor]]:
+def sample_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
     """Random inputs in batches of several sizes: 3 padded sequences, 1 sequence, and 2 of a single token.
 
     Raises:
@@ -34,7 +36,7 @@ def sample_batches(model: PreTrainedModel) -> List[Dict[str, Tensor]]:
 
 def text_batches(
     model: PreTrainedModel, tokenizer: Any, sentences: Sequence[str] = SENTENCES, size: int = 4
-) -> List[Dict[str, Tensor]]:
+) -> list[dict[str, Tensor]]:
     """Sentences as inputs of a model, `size` a batch, cut to what the model takes.
 
     A decoder behind an encoder is given the tokens of the same sentences.
@@ -46,7 +48,9 @@ def text_batches(
         ValueError: there is no sentence, or the model does not take text alone.
     """
     if not takes_text(model):
-        raise ValueError(f"{type(model).__name__} does not take text alone, so that sentences are no inputs for it")
+        raise ValueError(
+            f"{type(model).__name__} does not take text alone, so that sentences are no inputs for it"
+        )
     sentences = [sentence for sentence in sentences if sentence.strip()]
     if not sentences:
         raise ValueError("there is no sentence to compare the models on")
@@ -57,7 +61,11 @@ def text_batches(
     for start in range(0, len(sentences), size):
         part = list(sentences[start : start + size])
         encoded = tokenizer(part, padding=padding, truncation=True, max_length=longest, return_tensors="pt")
-        batch = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoded}
+        batch = {
+            name: encoded[name]
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+            if name in encoded
+        }
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = _shifted(batch["input_ids"], model)
             batch["decoder_attention_mask"] = _shifted(batch["attention_mask"], model, 1)

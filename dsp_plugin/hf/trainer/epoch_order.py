@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
@@ -16,16 +16,23 @@ from .sealed_checkpoints import SealedCheckpoints
 class EpochOrder(SealedCheckpoints):
     """What an exact resume needs: the checkpoint that was written, and the order of the examples in it.
 
-    Tells the Trainer's sampler the epoch, so that a run resumed inside an epoch goes on in that epoch's order.
+    Tells the Trainer's sampler the epoch, so that a run resumed inside an epoch goes on in that epoch's
+    order.
 
-    Under `train_sampling_strategy="group_by_length"` the Trainer's sampler draws from torch's own generator: a resumed
-    run, or another process, draws another order. Here it gets a generator, seeded with (data seed + epoch) as each epoch
-    begins. The default's random sampler does that by itself, but from whatever torch was last seeded with, and Accelerate
-    does not tell it the epoch where it skips batches in one of several processes.
+    Under `train_sampling_strategy="group_by_length"` the Trainer's sampler draws from torch's own generator:
+    a resumed run, or another process, draws another order. Here it gets a generator, seeded with (data seed +
+    epoch) as each epoch begins. The default's random sampler does that by itself, but from whatever torch was
+    last seeded with, and Accelerate does not tell it the epoch where it skips batches in one of several
+    processes.
     """
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
         sampler, epoch = _sampler_of(train_dataloader), int(state.epoch or 0)
         seed = args.seed if args.data_seed is None else args.data_seed
@@ -38,8 +45,10 @@ class EpochOrder(SealedCheckpoints):
             sampler.set_epoch(epoch)
 
 
-def _sampler_of(loader: Any) -> Optional[Sampler]:
-    """The sampler of examples below Accelerate's samplers of batches; it is the same object in a loader that skips."""
+def _sampler_of(loader: Any) -> Sampler | None:
+    """The sampler of examples below Accelerate's samplers of batches; it is the same object in a loader
+    that skips.
+    """
     batches = getattr(loader, "batch_sampler", None)
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler

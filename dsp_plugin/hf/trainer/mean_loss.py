@@ -1,10 +1,13 @@
-"""What the Trainer must be told of a model's loss, so that gradient accumulation and several processes do not enlarge it."""
+"""What the Trainer must be told of a model's loss, so that gradient accumulation and several processes do
+not enlarge it.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,14 +18,15 @@ _ITEMS = "num_items_in_batch"
 def declare_mean_loss(model: nn.Module) -> None:
     """Tell the Trainer that is made next that this model's loss is the mean of its batch, where that is so.
 
-    The Trainer takes it that a model whose `forward` has `**kwargs` divides its loss by `num_items_in_batch`, the labels
-    of the whole update. BERT's classifiers and many others have `**kwargs` and take the mean of each micro-batch all the
-    same, and regression always does. The Trainer then adds up means: the gradient is as many times too large as there
-    are micro-batches an update and processes, and a penalty beside the loss as many times too small.
+    The Trainer takes it that a model whose `forward` has `**kwargs` divides its loss by `num_items_in_batch`,
+    the labels of the whole update. BERT's classifiers and many others have `**kwargs` and take the mean of
+    each micro-batch all the same, and regression always does. The Trainer then adds up means: the gradient is
+    as many times too large as there are micro-batches an update and processes, and a penalty beside the loss
+    as many times too small.
 
     Args:
-        model: a Transformers model, an adapter's model around one (PEFT), or a user's own module. The word of a class that
-            has `accepts_loss_kwargs` is not touched.
+        model: a Transformers model, an adapter's model around one (PEFT), or a user's own module. The word of
+            a class that has `accepts_loss_kwargs` is not touched.
     """
     get_base_model = getattr(model, "get_base_model", None)
     if callable(get_base_model):  # the Trainer looks through PEFT, too
@@ -32,7 +36,9 @@ def declare_mean_loss(model: nn.Module) -> None:
 
 
 def takes_mean(model: nn.Module) -> bool:
-    """Whether a model is seen to take the mean of its batch, whatever it is told of the labels of the update."""
+    """Whether a model is seen to take the mean of its batch, whatever it is told of the labels of the
+    update.
+    """
     if hasattr(type(model), "accepts_loss_kwargs"):
         return False
     if isinstance(model, PreTrainedModel):
@@ -40,9 +46,14 @@ def takes_mean(model: nn.Module) -> bool:
     source = _source(type(model).forward)
     if source is None or _ITEMS in source or "loss_function(" in source:
         return False  # a class without a file, or one that knows of the count: its author has the say
-    passed = [name for name in _keyword_names(type(model).forward) if len(re.findall(rf"\*\*\s*{name}\b", source)) > 1]
+    passed = [
+        name
+        for name in _keyword_names(type(model).forward)
+        if len(re.findall(rf"\*\*\s*{name}\b", source)) > 1
+    ]
     inner = [part for part in model.children() if isinstance(part, PreTrainedModel)]
-    return not passed or all(takes_mean(part) for part in inner)  # the loss may be that of a model it is all handed on to
+    # the loss may be that of a model it is all handed on to
+    return not passed or all(takes_mean(part) for part in inner)
 
 
 def _transformers_mean(model: PreTrainedModel) -> bool:
@@ -55,7 +66,7 @@ def _transformers_mean(model: PreTrainedModel) -> bool:
     return (source is not None and "loss_function(" not in source) or (sequences and other)
 
 
-def _source(function: Callable[..., Any]) -> Optional[str]:
+def _source(function: Callable[..., Any]) -> str | None:
     """None of a function without a file."""
     try:
         return inspect.getsource(function)

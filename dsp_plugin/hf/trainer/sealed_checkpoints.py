@@ -1,10 +1,12 @@
-"""The Trainer's checkpoints with a list of their files and checksums, which is compared before a training goes on."""
+"""The Trainer's checkpoints with a list of their files and checksums, which is compared before a training
+goes on.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,17 +17,19 @@ from ...records.files.sealed_folder import check_sealed, seal_folder
 from ...records.files.torch_zip import check_torch_zip
 
 NO_OPTIMIZER = (
-    "the checkpoint has no optimizer.pt (--save_only_model?): moments and learning rates would begin anew in the middle of "
+    "the checkpoint has no optimizer.pt (--save_only_model?): moments and learning rates would begin anew in "
+    "the middle of "
     "the training; start it again from its beginning, without --save_only_model if it is to be resumed"
 )
 
 
 class SealedCheckpoints(TrainerCallback):
-    """Writes the list as the last file of every checkpoint, and compares it with what the Trainer takes from there.
+    """Writes the list as the last file of every checkpoint, and compares it with what the Trainer takes from
+    there.
 
     Raises, from the Trainer:
-        ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is damaged; the
-            checkpoint that it went on from has no optimizer.
+        ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is
+            damaged; the checkpoint that it went on from has no optimizer.
     """
 
     def on_train_begin(
@@ -44,19 +48,24 @@ class SealedCheckpoints(TrainerCallback):
             if state.global_step < state.max_steps:
                 _check_restored(inner, getattr(lr_scheduler, "scheduler", lr_scheduler))
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process writes a file of its own into the checkpoint
         if args.should_save and _folder(args, state).is_dir():
             seal_folder(_folder(args, state))
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             check_sealed(state.best_model_checkpoint)
 
 
 def check_checkpoint(folder: str | os.PathLike) -> None:
-    """Compares a whole checkpoint with its list; without one, its torch files with the checksums in them, with a warning.
+    """Compares a whole checkpoint with its list; without one, its torch files with the checksums in them,
+    with a warning.
 
     Raises:
         ValueError: a file is damaged, or missing. OSError: it cannot be read.
@@ -68,36 +77,46 @@ def check_checkpoint(folder: str | os.PathLike) -> None:
 
 
 def has_optimizer(folder: str | os.PathLike) -> bool:
-    """Whether a checkpoint has what the Trainer takes optimizer and schedule from; without, it begins both anew in silence."""
+    """Whether a checkpoint has what the Trainer takes optimizer and schedule from; without, it begins both
+    anew in silence.
+    """
     names = {path.name for path in Path(folder).iterdir()}
     if "latest" in names:  # DeepSpeed's, with everything in its own folders
         return True
     return SCHEDULER_NAME in names and any(name.startswith("optimizer") for name in names)
 
 
-def _check_restored(optimizer: Optional[torch.optim.Optimizer], scheduler: Any) -> None:
+def _check_restored(optimizer: torch.optim.Optimizer | None, scheduler: Any) -> None:
     """Raises: ValueError: a training goes on, and its optimizer and schedule are new ones.
 
-    A sign of it are both together: plain SGD has no state, and a schedule may count something else than updates.
+    A sign of it are both together: plain SGD has no state, and a schedule may count something else than
+    updates.
     """
     if optimizer is not None and not optimizer.state and not getattr(scheduler, "last_epoch", 0):
         raise ValueError(NO_OPTIMIZER)
 
 
-def check_optimizer_state(optimizer: Optional[torch.optim.Optimizer]) -> None:
-    """Refuses a loaded state of Adam's that is not its parameters': torch's fused kernels take its sizes on trust.
+def check_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
+    """Refuses a loaded state of Adam's that is not its parameters': torch's fused kernels take its sizes on
+    trust.
 
     Raises:
         ValueError: a moment has another shape than its parameter, or not as many values.
     """
-    for group in optimizer.param_groups if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else ():
+    for group in (
+        optimizer.param_groups if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else ()
+    ):
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
                 if not isinstance(value, torch.Tensor) or (value.dim() == 0 and name == "step"):
                     continue
-                if value.shape != parameter.shape or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                if (
+                    value.shape != parameter.shape
+                    or value.untyped_storage().nbytes() < value.numel() * value.element_size()
+                ):
                     raise ValueError(
-                        f"the optimizer's state in the checkpoint has a {name!r} of shape {tuple(value.shape)} for a parameter "
+                        f"the optimizer's state in the checkpoint has a {name!r} of shape "
+                        f"{tuple(value.shape)} for a parameter "
                         f"of shape {tuple(parameter.shape)}: it is of another model, or made up"
                     )
 

@@ -1,29 +1,31 @@
 """Checkpoints as data: read weights-only, whole and undamaged, with options that no program is made of.
 
-Nothing here turns `weights_only` off: a file that needs any other type than fairseq's own files hold is refused before
-anything in it runs.
+Nothing here turns `weights_only` off: a file that needs any other type than fairseq's own files hold is
+refused before anything in it runs.
 """
 
 import argparse
 import os
-from typing import Any, BinaryIO, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 import torch
 
-from ...records.files.whole import replacing
 from ...records.files.torch_data import load_torch_data
+from ...records.files.whole import replacing
 
 
-def load_checkpoint(path: str, with_options: bool = True) -> Dict[str, Any]:
+def load_checkpoint(path: str, with_options: bool = True) -> dict[str, Any]:
     """A fairseq checkpoint as a dictionary of tensors and plain values, on the CPU.
 
     Args:
-        with_options: hold its options to what is declared (see checkpoint_options.py), without which no model may be
-            built from them. False: for a program that only writes them back.
+        with_options: hold its options to what is declared (see checkpoint_options.py), without which no model
+            may be built from them. False: for a program that only writes them back.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, is no fairseq checkpoint, holds anything but data, or options that are refused.
+        ValueError: the file is damaged, is no fairseq checkpoint, holds anything but data, or options that
+            are refused.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -31,7 +33,7 @@ def load_checkpoint(path: str, with_options: bool = True) -> Dict[str, Any]:
         return read_checkpoint(file, path, with_options)
 
 
-def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> Dict[str, Any]:
+def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> dict[str, Any]:
     """As `load_checkpoint`, from an open file; `path` is for messages."""
     state = load_torch_data(file, path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -43,8 +45,9 @@ def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> Dic
     return state
 
 
-def save_checkpoint(state: Dict[str, Any], path: str) -> None:
-    """Write a checkpoint whole or not at all (see `reports.files.replacing`): a full disk leaves the old file whole.
+def save_checkpoint(state: dict[str, Any], path: str) -> None:
+    """Write a checkpoint whole or not at all (see `reports.files.replacing`): a full disk leaves the old file
+    whole.
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
@@ -56,7 +59,7 @@ def save_checkpoint(state: Dict[str, Any], path: str) -> None:
         raise OSError(f"cannot write {path}: {first_line(error)}") from error
 
 
-def model_options(state: Dict[str, Any]) -> Dict[str, Any]:
+def model_options(state: dict[str, Any]) -> dict[str, Any]:
     """The options of the checkpoint's model as a flat dictionary, old (`args`) or new (`cfg`) format.
 
     Raises:

@@ -1,7 +1,7 @@
 """fairseq's transformer options under the flat names of its command line."""
 
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
@@ -11,7 +11,7 @@ from omegaconf import II
 _SECTIONS = {"encoder": EncDecBaseConfig, "decoder": DecoderConfig, "quant_noise": QuantNoiseConfig}
 
 
-def _flat_fields() -> List[Tuple]:
+def _flat_fields() -> list[tuple]:
     """The fields of fairseq's nested TransformerConfig under the flat names of its command line.
 
     Taken from the host, so that our options are always the host's; flat, because both --arch functions
@@ -27,7 +27,9 @@ def _flat_fields() -> List[Tuple]:
                 continue
             name = f"{outer.name}_{inner.name}" if section else inner.name
             if name in ("decoder_input_dim", "decoder_output_dim"):
-                flat.append((name, int, field(default=II("model.decoder_embed_dim"), metadata=dict(inner.metadata))))
+                flat.append(
+                    (name, int, field(default=II("model.decoder_embed_dim"), metadata=dict(inner.metadata)))
+                )
                 continue
             default = inner.default if inner.default is not MISSING else inner.default_factory()
             flat.append((name, inner.type, field(default=default, metadata=dict(inner.metadata))))
@@ -64,17 +66,22 @@ class GatedTransformerConfig(FlatTransformerConfig):
         },
     )
     pruning_lr: float = field(
-        default=0.2, metadata={"help": "constant learning rate of the head scores, apart from --lr and its schedule"}
+        default=0.2,
+        metadata={"help": "constant learning rate of the head scores, apart from --lr and its schedule"},
     )
     pruning_warmup_updates: int = field(
         default=0,
         metadata={
-            "help": "train the model with all heads open for so many updates before the choice of heads starts; "
+            "help": "train the model with all heads open for so many updates before the choice of heads "
+            "starts; "
             "a cool-down counts from there"
         },
     )
     kept_heads: Optional[str] = field(
         default=None,
-        metadata={"help": "record of head removal (JSON, block name to heads), written by 'dsp prune'; read from the "
-                  "checkpoint to restore, so there is no need to give it"},
+        metadata={
+            "help": "record of head removal (JSON, block name to heads), written by 'dsp prune'; read "
+            "from the "
+            "checkpoint to restore, so there is no need to give it"
+        },
     )

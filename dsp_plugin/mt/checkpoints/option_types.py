@@ -1,4 +1,6 @@
-"""Values of a checkpoint's options: held to the type that a fairseq dataclass declares, and never evaluated."""
+"""Values of a checkpoint's options: held to the type that a fairseq dataclass declares, and never
+evaluated.
+"""
 
 import ast
 import enum
@@ -6,7 +8,7 @@ import json
 import math
 import re
 import typing
-from typing import Any, Dict
+from typing import Any
 
 _LONGEST_TEXT = 1_000_000
 _LONGEST_LIST = 10_000
@@ -15,26 +17,44 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}\Z")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
-# of a model's options: the least and the largest value. Sizes are also held to the file's (checkpoint_options)
+# of a model's options: the least and the largest value. Sizes are also held to the file's
+# (checkpoint_options)
 _RANGES = {
-    **{name: (0, 1) for name in (
-        "dropout", "attention_dropout", "activation_dropout", "relu_dropout", "adaptive_softmax_dropout",
-        "encoder_layerdrop", "decoder_layerdrop", "quant_noise_pq", "quant_noise_scalar",
-    )},
-    **{f"{side}_{name}": (1, 1 << 24) for side in ("encoder", "decoder") for name in (
-        "embed_dim", "ffn_embed_dim", "attention_heads", "input_dim", "output_dim",
-    )},
+    **{
+        name: (0, 1)
+        for name in (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "relu_dropout",
+            "adaptive_softmax_dropout",
+            "encoder_layerdrop",
+            "decoder_layerdrop",
+            "quant_noise_pq",
+            "quant_noise_scalar",
+        )
+    },
+    **{
+        f"{side}_{name}": (1, 1 << 24)
+        for side in ("encoder", "decoder")
+        for name in ("embed_dim", "ffn_embed_dim", "attention_heads", "input_dim", "output_dim")
+    },
     **{name: (0, 1 << 24) for name in ("encoder_layers", "decoder_layers", "base_layers", "base_sublayers")},
-    **{name: (1, 1 << 31) for name in ("max_source_positions", "max_target_positions", "quant_noise_pq_block_size")},
+    **{
+        name: (1, 1 << 31)
+        for name in ("max_source_positions", "max_target_positions", "quant_noise_pq_block_size")
+    },
     "label_smoothing": (0, 1),
-}  # fmt: skip
+}
 _JSON = {"kept_heads": 2, "eval_bleu_args": 2, "eval_bleu_detok_args": 2}  # how deep
 _LARGEST_IN_JSON = 100_000  # a head's number, a beam
-_TUPLES_OF_NUMBERS = ("adam_betas", "adamax_betas", "lamb_betas", "adafactor_eps")  # `eval`ed by fairseq's optimizers
+# `eval`ed by fairseq's optimizers
+_TUPLES_OF_NUMBERS = ("adam_betas", "adamax_betas", "lamb_betas", "adafactor_eps")
 
 
 def as_declared(name: str, declared: Any, value: Any) -> Any:
-    """`value` in its declared type; texts that stand for a number, a truth value or a list of numbers are read as such.
+    """`value` in its declared type; texts that stand for a number, a truth value or a list of numbers are
+    read as such.
 
     Args:
         name: of the option, for messages; some have ranges.
@@ -46,7 +66,7 @@ def as_declared(name: str, declared: Any, value: Any) -> Any:
     try:
         found = _convert(declared, value)
         if isinstance(found, str) and name in _TUPLES_OF_NUMBERS:
-            _convert(typing.List[float], found)
+            _convert(list[float], found)
     except (ValueError, OverflowError):
         wanted = getattr(declared, "__name__", str(declared)).replace("typing.", "")
         raise ValueError(f"option {name} is {_shown(value)}, which is no {wanted}") from None
@@ -62,13 +82,16 @@ def as_declared(name: str, declared: Any, value: Any) -> Any:
 
 def check_plain(name: str, value: Any, depth: int = 0) -> None:
     """Raises:
-    ValueError: `value` is anything but numbers, texts, lists and tables of them, of reasonable size, or has `${...}`.
+    ValueError: `value` is anything but numbers, texts, lists and tables of them, of reasonable size, or has
+        `${...}`.
     """
     if depth > _DEEPEST:
         raise ValueError(f"option {name} is nested too deeply")
     if isinstance(value, str):
         if "${" in value:
-            raise ValueError(f"option {name} is {_shown(value)}, which omegaconf would replace by something else")
+            raise ValueError(
+                f"option {name} is {_shown(value)}, which omegaconf would replace by something else"
+            )
         if len(value) > _LONGEST_TEXT or "\0" in value:
             raise ValueError(f"option {name} is no text of reasonable length")
     elif isinstance(value, (list, tuple, dict)):
@@ -99,7 +122,7 @@ def json_object(name: str, text: str, deepest: int) -> Any:
     return found
 
 
-def _check_members(name: str, table: Dict[str, Any]) -> None:
+def _check_members(name: str, table: dict[str, Any]) -> None:
     """Members are numbers, texts or lists of these; of the record of kept heads, lists of numbers."""
     for key, value in table.items():
         items = value if isinstance(value, list) else [value]
@@ -112,7 +135,9 @@ def _check_members(name: str, table: Dict[str, Any]) -> None:
 
 
 def is_literal(text: str) -> bool:
-    """Whether a text is a Python literal, or fairseq's shorthand `[(512, 3)] * 20 + [(1024, 3)]`: nothing that runs or grows."""
+    """Whether a text is a Python literal, or fairseq's shorthand `[(512, 3)] * 20 + [(1024, 3)]`: nothing
+    that runs or grows.
+    """
     try:
         tree = ast.parse(text.strip(), mode="eval") if len(text) < 10_000 else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -132,8 +157,17 @@ def is_literal(text: str) -> bool:
 
 
 _PARTS_OF_LITERALS = (
-    ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Mult, ast.Load,
-)  # fmt: skip
+    ast.Constant,
+    ast.List,
+    ast.Tuple,
+    ast.Dict,
+    ast.UnaryOp,
+    ast.USub,
+    ast.BinOp,
+    ast.Add,
+    ast.Mult,
+    ast.Load,
+)
 
 
 def _convert(declared: Any, value: Any) -> Any:
@@ -178,5 +212,7 @@ def _convert(declared: Any, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else f"a {type(value).__name__}"
+    text = (
+        repr(value) if isinstance(value, (str, int, float, bool, type(None))) else f"a {type(value).__name__}"
+    )
     return text if len(text) <= 80 else text[:77] + "..."

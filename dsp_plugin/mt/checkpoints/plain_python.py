@@ -1,12 +1,13 @@
 """A fairseq checkpoint as plain Python: dictionaries, lists, numbers, texts and tensors.
 
-Such a file loads weights-only with no list of allowed types, so that stock fairseq on torch >= 2.6 can read it.
+Such a file loads weights-only with no list of allowed types, so that stock fairseq on torch >= 2.6 can read
+it.
 """
 
 import argparse
 import enum
 import warnings
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from .checkpoint import first_line
 
 
 def plain(value: Any) -> Any:
-    """`value` with every Namespace, NumPy scalar, enum and the like made a built-in type; tensors as they are.
+    """`value` with every Namespace, NumPy scalar, enum and the like made a built-in type; tensors as they
+    are.
 
     Raises:
         ValueError: something that has no plain counterpart.
@@ -38,8 +40,9 @@ def plain(value: Any) -> Any:
     raise ValueError(f"a checkpoint cannot hold a {type(value).__name__} as plain data")
 
 
-def plain_config(state: Dict[str, Any]) -> Dict[str, Any]:
-    """The checkpoint's options as {section: {name: value}}, from either format of fairseq; `state` is left as it is.
+def plain_config(state: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's options as {section: {name: value}}, from either format of fairseq; `state` is left as
+    it is.
 
     Raises:
         ValueError: the checkpoint has no options, or ones that this fairseq does not understand.
@@ -62,10 +65,14 @@ def plain_config(state: Dict[str, Any]) -> Dict[str, Any]:
             cfg = _upgrade_state_dict(copy)["cfg"]
         return plain(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
     except Exception as error:  # whatever Hydra makes of options it does not know
-        raise ValueError(f"the checkpoint's options are of a fairseq too old to convert ({first_line(error)})") from error
+        raise ValueError(
+            f"the checkpoint's options are of a fairseq too old to convert ({first_line(error)})"
+        ) from error
 
 
-def plain_checkpoint(state: Dict[str, Any], cfg: Dict[str, Any], model: Dict[str, torch.Tensor]) -> Dict[str, Any]:
+def plain_checkpoint(
+    state: dict[str, Any], cfg: dict[str, Any], model: dict[str, torch.Tensor]
+) -> dict[str, Any]:
     """A checkpoint with these options and tensors to generate with or to train on from; no optimizer state.
 
     Of `state` stay the numbers of updates and epochs, and what the criterion and the task have saved.

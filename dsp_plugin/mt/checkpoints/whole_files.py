@@ -7,11 +7,12 @@ from ...records.files.whole import replacing
 
 
 def save_atomically() -> None:
-    """Let fairseq save a checkpoint, and copy it to `checkpoint_best.pt` and `checkpoint_last.pt`, whole or not at all.
+    """Let fairseq save a checkpoint, and copy it to `checkpoint_best.pt` and `checkpoint_last.pt`, whole or
+    not at all.
 
-    fairseq saves the first file of an epoch under a temporary name that anybody can foresee, and copies it over the others
-    in place: a full disk, or a kill, halfway through the copy would lose the checkpoint that a restart needs. Safe to call
-    again.
+    fairseq saves the first file of an epoch under a temporary name that anybody can foresee, and copies it
+    over the others in place: a full disk, or a kill, halfway through the copy would lose the checkpoint that
+    a restart needs. Safe to call again.
     """
     from fairseq import checkpoint_utils
     from fairseq.file_io import PathManager
@@ -19,7 +20,9 @@ def save_atomically() -> None:
     if not getattr(PathManager.copy, "atomic", False):
         PathManager.copy = staticmethod(_atomic_copy(PathManager, PathManager.copy))
     if not getattr(checkpoint_utils.torch_persistent_save, "atomic", False):
-        checkpoint_utils.torch_persistent_save = _atomic_save(PathManager, checkpoint_utils.torch_persistent_save)
+        checkpoint_utils.torch_persistent_save = _atomic_save(
+            PathManager, checkpoint_utils.torch_persistent_save
+        )
 
 
 def _atomic_copy(manager, in_place):

@@ -1,10 +1,13 @@
-"""The base of a diff on fairseq: a trained translation model in a checkpoint, and a model that starts from it."""
+"""The base of a diff on fairseq: a trained translation model in a checkpoint, and a model that starts from
+it.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Mapping, Optional
+from typing import Any, Optional
 
 from torch import Tensor, nn
 
@@ -14,12 +17,24 @@ from ..checkpoints.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# options of a transformer that change how it is trained, and neither its weights nor what it computes with them
+# options of a transformer that change how it is trained, and neither its weights nor what it computes with
+# them
 _OF_TRAINING = {
-    "dropout", "attention_dropout", "activation_dropout", "adaptive_softmax_dropout", "relu_dropout",
-    "encoder_layerdrop", "decoder_layerdrop", "checkpoint_activations", "offload_activations", "min_params_to_wrap",
-    "quant_noise_pq", "quant_noise_pq_block_size", "quant_noise_scalar", "export",
-}  # fmt: skip
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "adaptive_softmax_dropout",
+    "relu_dropout",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
+    "checkpoint_activations",
+    "offload_activations",
+    "min_params_to_wrap",
+    "quant_noise_pq",
+    "quant_noise_pq_block_size",
+    "quant_noise_scalar",
+    "export",
+}
 
 
 @dataclass
@@ -34,13 +49,17 @@ class BaseCheckpoint:
     """
 
     path: str
-    options: Dict[str, Any]
-    tensors: Dict[str, Tensor]
-    task_state: Dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
+    tensors: dict[str, Tensor]
+    task_state: dict[str, Any] = field(default_factory=dict)
 
-    def sizes(self) -> Dict[str, Any]:
+    def sizes(self) -> dict[str, Any]:
         """The options that a model on this base must share: all but those of training."""
-        return {name: value for name, value in self.options.items() if name not in _OF_TRAINING and name != "_name"}
+        return {
+            name: value
+            for name, value in self.options.items()
+            if name not in _OF_TRAINING and name != "_name"
+        }
 
     def model(self) -> nn.Module:
         """The model itself, built without its data; in float32, its parameters asking for gradients."""
@@ -61,8 +80,13 @@ class BaseCheckpoint:
                 there, here = list(tensor.shape), list(ours[name].shape)
                 why = "another architecture"
                 if name.endswith("embed_tokens.weight") and there[1:] == here[1:]:
-                    why = "data with another dictionary (binarise with the base's: fairseq-preprocess --srcdict, --tgtdict)"
-                raise ValueError(f"--base-checkpoint {self.path} is of {why}: {name} is {there} there, {here} here")
+                    why = (
+                        "data with another dictionary (binarise with the base's: fairseq-preprocess "
+                        "--srcdict, --tgtdict)"
+                    )
+                raise ValueError(
+                    f"--base-checkpoint {self.path} is of {why}: {name} is {there} there, {here} here"
+                )
         try:
             model.load_state_dict(dict(self.tensors), strict=True)
         except RuntimeError as error:
@@ -74,7 +98,8 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: none is named; a damaged or hostile file, another kind of model, or one with head gates still on it.
+        ValueError: none is named; a damaged or hostile file, another kind of model, or one with head gates
+            still on it.
     """
     from ..heads.checkpoint_heads import SCORES
     from ..surgery.pruning import prepare
@@ -89,7 +114,8 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
         raise FileNotFoundError(f"--base-checkpoint {path}: no such file") from None
     if SCORES in patient.tensors:
         raise ValueError(
-            f"--base-checkpoint {path} has gates on its heads, which a diff knows nothing of: take its dead heads out first "
+            f"--base-checkpoint {path} has gates on its heads, which a diff knows nothing of: take its dead "
+            "heads out first "
             f"(dsp prune {path} --out pruned.pt)"
         )
     return BaseCheckpoint(path, patient.options, patient.tensors, patient.state.get("task_state") or {})
@@ -97,7 +123,8 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
 
 @dataclass
 class DiffStart:
-    """What an optimizer needs to train a diff of a model; it hangs on the model's parameters, which is all it is given.
+    """What an optimizer needs to train a diff of a model; it hangs on the model's parameters, which is all it
+    is given.
 
     Attributes:
         model: as it was built.
@@ -107,16 +134,17 @@ class DiffStart:
     """
 
     model: nn.Module
-    base: Dict[str, Tensor]
+    base: dict[str, Tensor]
     mask: Optional[SparseDiff] = None
     vector: Optional[DiffVector] = None
 
 
 def start_from(model: nn.Module, mask: Optional[SparseDiff] = None) -> DiffStart:
-    """Take down the weights that a model holds now as its base; the optimizers of diffs find them (`start_of`).
+    """Take down the weights that a model holds now as its base; the optimizers of diffs find them
+    (`start_of`).
 
-    With a mask, parameters without a kept position stop asking for gradients: before the model is wrapped for several
-    processes, which wait for the gradients of all that ask.
+    With a mask, parameters without a kept position stop asking for gradients: before the model is wrapped for
+    several processes, which wait for the gradients of all that ask.
     """
     base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     start = DiffStart(model, base, mask)
@@ -151,7 +179,9 @@ def read_pack(path: str, option: str) -> DiffPack:
         raise ValueError(f"{option}: {error}") from error  # it names the file
 
 
-def check_pack(pack: DiffPack, model: "nn.Module | Mapping[str, Tensor]", path: str, option: str, base: str) -> None:
+def check_pack(
+    pack: DiffPack, model: nn.Module | Mapping[str, Tensor], path: str, option: str, base: str
+) -> None:
     """Compare a pack's base with a model.
 
     Raises:

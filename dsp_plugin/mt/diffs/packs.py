@@ -1,17 +1,20 @@
-"""From the checkpoint of a training to a diff pack: stage 1 projected, stage 3 as it is, full finetuning cut down."""
+"""From the checkpoint of a training to a diff pack: stage 1 projected, stage 3 as it is, full finetuning
+cut down.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from ...diffs import (
-    Difference,
     DiffAdamW,
+    Difference,
     DiffPack,
     FixMaskAdamW,
     SparseDiff,
@@ -23,8 +26,8 @@ from ...diffs import (
 from ...diffs.base import Base
 from ...diffs.training.named_groupings import method_name
 from ...optim.diff_adam import DiffAdamConfig, grouping_of, vector_of
-from ...reports.diff_tables import method_label
 from ...records.record import portable_path
+from ...reports.diff_tables import method_label
 from ..checkpoints.checkpoint import load_checkpoint
 from .base import BaseCheckpoint
 
@@ -35,7 +38,8 @@ class Projection:
 
     Attributes:
         density: share of all weights that may differ from the base, in (0, 1].
-        per_layer: each layer keeps the same share. sampled: project one sample of the diff, not the deterministic one.
+        per_layer: each layer keeps the same share. sampled: project one sample of the diff, not the
+            deterministic one.
 
     Raises:
         ValueError: a density outside (0, 1].
@@ -64,13 +68,18 @@ class TrainedDiff:
     kind: str
     deltas: Optional[Mapping[str, Tensor]] = None
     kept: Optional[SparseDiff] = None
-    config: Dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def write_pack(
-    path: str, checkpoint: str, base: BaseCheckpoint, projection: Optional[Projection] = None, dtype: str = "float16",
-    config: Mapping[str, Any] = {}, fix_layer: int = -1,
-) -> Tuple[DiffPack, int]:  # fmt: skip
+    path: str,
+    checkpoint: str,
+    base: BaseCheckpoint,
+    projection: Optional[Projection] = None,
+    dtype: str = "float16",
+    config: Mapping[str, Any] = {},
+    fix_layer: int = -1,
+) -> tuple[DiffPack, int]:
     """Make a pack of a checkpoint's diff, write it, and read it back.
 
     Args:
@@ -78,24 +87,31 @@ def write_pack(
         projection: of stage 1 and full finetuning needed, of stage 3 not allowed.
         dtype: of the values: float16, bfloat16 or float32.
         config: further entries of what the pack says of its making; they win.
-        fix_layer: of full finetuning, nothing is kept of the embeddings and of so many lowest layers (`frozen_names`).
+        fix_layer: of full finetuning, nothing is kept of the embeddings and of so many lowest layers
+            (`frozen_names`).
 
     Returns:
         The pack as the file says it, and the file's size in bytes.
 
     Raises:
-        FileNotFoundError, ValueError: a missing or damaged checkpoint, one of another base, no projection or one too many.
+        FileNotFoundError, ValueError: a missing or damaged checkpoint, one of another base, no projection or
+            one too many.
     """
     model = base.model()
     identity = Base.of(model)
     trained = read_trained(checkpoint, model, projection is not None and projection.sampled, fix_layer)
     if trained.kept is not None:
         if projection is not None:
-            raise ValueError(f"{checkpoint}: its mask is fixed already (--target-sparsity is for the stages before)")
+            raise ValueError(
+                f"{checkpoint}: its mask is fixed already (--target-sparsity is for the stages before)"
+            )
         diff = trained.kept
     else:
         if projection is None:
-            raise ValueError(f"{checkpoint} holds a full-size diff: --target-sparsity says what share of the weights to keep")
+            raise ValueError(
+                f"{checkpoint} holds a full-size diff: --target-sparsity says what share of the "
+                "weights to keep"
+            )
         layers = layer_numbers(list(trained.deltas))[0] if projection.per_layer else None
         (diff,) = project(trained.deltas, [count_of(projection.density, identity.total)], layers)
         trained.config["projection"] = dict(vars(projection))
@@ -104,7 +120,9 @@ def write_pack(
     return DiffPack.load(path), size
 
 
-def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False, fix_layer: int = -1) -> TrainedDiff:
+def read_trained(
+    checkpoint: str, model: nn.Module, sampled: bool = False, fix_layer: int = -1
+) -> TrainedDiff:
     """The diff in a checkpoint.
 
     Args:
@@ -120,17 +138,25 @@ def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False, fix_l
     cfg = state.get("cfg") or {}
     config = {"updates": history.get("num_updates"), "seed": (cfg.get("common") or {}).get("seed")}
     optimizer_state = state.get("last_optimizer_state") or {}
-    told = optimizer_state.get("diff")  # by what the state holds: --amp wraps the optimizer, and fairseq notes the wrapper
+    # by what the state holds: --amp wraps the optimizer, and fairseq notes the wrapper
+    told = optimizer_state.get("diff")
     kind = "full" if told is None else "fixmask" if "positions" in told else "diff"
     if told is None and (cfg.get("optimizer") or {}).get("_name") in ("diff_adam", "fixmask_adam"):
-        raise ValueError(f"{checkpoint} has no optimizer state, which holds the diff: train without --no-save-optimizer-state")
+        raise ValueError(
+            f"{checkpoint} has no optimizer state, which holds the diff: train without "
+            "--no-save-optimizer-state"
+        )
     if kind != "diff" and sampled:
         raise ValueError(f"{checkpoint} holds one diff: there is nothing to sample")
     if kind != "full" and fix_layer != -1:
-        raise ValueError(f"{checkpoint}: which layers stay at the base was said in its training (--fix-layer is for full finetuning)")
+        raise ValueError(
+            f"{checkpoint}: which layers stay at the base was said in its training (--fix-layer "
+            "is for full finetuning)"
+        )
     try:
         if kind == "diff":
-            options = Namespace(**{**vars(DiffAdamConfig()), "seed": 0, **cfg["optimizer"]})  # the state has the seed
+            # the state has the seed
+            options = Namespace(**{**vars(DiffAdamConfig()), "seed": 0, **cfg["optimizer"]})
             vector = vector_of(model, None, options)
             DiffAdamW(vector).load_state_dict(optimizer_state)
             grouping = grouping_of(options)
@@ -149,7 +175,7 @@ def read_trained(checkpoint: str, model: nn.Module, sampled: bool = False, fix_l
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def _kept(model: nn.Module, state: Dict[str, Any]) -> SparseDiff:
+def _kept(model: nn.Module, state: dict[str, Any]) -> SparseDiff:
     """The diff in the state of a `FixMaskAdamW`, which compares the base."""
     positions = (state.get("diff") or {}).get("positions") or {}
     parameters = dict(model.named_parameters())
@@ -163,7 +189,7 @@ def _kept(model: nn.Module, state: Dict[str, Any]) -> SparseDiff:
     return optimizer.diff()
 
 
-def _config_of_mask(path: Optional[str]) -> Dict[str, Any]:
+def _config_of_mask(path: Optional[str]) -> dict[str, Any]:
     """What the pack of the mask says of its making, where it is still there."""
     try:
         return dict(DiffPack.load(path).config) if path else {}
@@ -171,7 +197,7 @@ def _config_of_mask(path: Optional[str]) -> Dict[str, Any]:
         return {}
 
 
-def _float(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def _float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 

@@ -4,7 +4,8 @@ Shapes: T queries, S keys, B sentences, C = embed_dim, h heads of this block, d 
 beam = hypotheses a sentence that share one encoder output.
 """
 
-from typing import Callable, Dict, Optional, Tuple
+from collections.abc import Callable
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,8 @@ class GatedMultiheadAttention(MultiheadAttention):
     a decoder layer asks by default.
 
     Raises:
-        ValueError: xFormers, extra key/value biases or zero attention are configured, which gates do not cover.
+        ValueError: xFormers, extra key/value biases or zero attention are configured, which gates do not
+            cover.
     """
 
     def __init__(self, embed_dim, num_heads, **kwargs):
@@ -46,7 +48,9 @@ class GatedMultiheadAttention(MultiheadAttention):
         self.weights_asked = False
 
     def resize(self, num_heads: int) -> None:
-        """Make room for `num_heads` heads of the same size d; the new weights are left for a checkpoint to fill."""
+        """Make room for `num_heads` heads of the same size d; the new weights are left for a checkpoint to
+        fill.
+        """
         if num_heads == self.num_heads:
             return
         width, bias = num_heads * self.head_dim, self.q_proj.bias is not None
@@ -69,13 +73,13 @@ class GatedMultiheadAttention(MultiheadAttention):
         key: Optional[Tensor],
         value: Optional[Tensor],
         key_padding_mask: Optional[Tensor] = None,
-        incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
+        incremental_state: Optional[dict[str, dict[str, Optional[Tensor]]]] = None,
         need_weights: bool = True,
         static_kv: bool = False,
         attn_mask: Optional[Tensor] = None,
         before_softmax: bool = False,
         need_head_weights: bool = False,
-    ) -> Tuple[Tensor, Optional[Tensor]]:
+    ) -> tuple[Tensor, Optional[Tensor]]:
         """As the stock module.
 
         Args:
@@ -86,8 +90,9 @@ class GatedMultiheadAttention(MultiheadAttention):
 
         Returns:
             output [T, B, C]; attention weights [B, T, S] averaged over heads (or [h, B, T, S] with
-            `need_head_weights`) where they are asked for, else None. In evaluation mode these are the weights of the
-            heads whose gate is open, as in the model without the others; of a block with none they spread evenly.
+            `need_head_weights`) where they are asked for, else None. In evaluation mode these are the weights
+            of the heads whose gate is open, as in the model without the others; of a block with none they
+            spread evenly.
 
         Raises:
             NotImplementedError: `before_softmax`.
@@ -106,7 +111,9 @@ class GatedMultiheadAttention(MultiheadAttention):
         beam = bsz // kv_bsz
         # hypotheses of one sentence share keys and values: lay them side by side as queries
         queries = self.q_proj(query).view(tgt_len, kv_bsz, beam, self.num_heads, self.head_dim)
-        queries = queries.permute(1, 3, 2, 0, 4).reshape(kv_bsz, self.num_heads, beam * tgt_len, self.head_dim)
+        queries = queries.permute(1, 3, 2, 0, 4).reshape(
+            kv_bsz, self.num_heads, beam * tgt_len, self.head_dim
+        )
         if attn_mask is not None:
             mask = self._joined_mask(mask, attn_mask, queries.dtype, beam)
 
@@ -147,8 +154,10 @@ class GatedMultiheadAttention(MultiheadAttention):
 
     def _keys_and_values(
         self, query, key, value, key_padding_mask, incremental_state, static_kv
-    ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
-        """Keys and values [B', h, S, d] of this step, with the cache read and written, and their mask [B', 1, 1, S]."""
+    ) -> tuple[Tensor, Tensor, Optional[Tensor]]:
+        """Keys and values [B', h, S, d] of this step, with the cache read and written, and their mask [B',
+        1, 1, S].
+        """
         saved = self._get_input_buffer(incremental_state) if incremental_state is not None else None
         if saved and static_kv and "key_mask" in saved:
             keys = saved["prev_key"]
@@ -173,23 +182,32 @@ class GatedMultiheadAttention(MultiheadAttention):
                 src_len=keys.size(0),
                 static_kv=False,
             )
-        keys, values, mask = self._split_heads(keys), self._split_heads(values), key_mask(key_padding_mask, keys.dtype)
+        keys, values, mask = (
+            self._split_heads(keys),
+            self._split_heads(values),
+            key_mask(key_padding_mask, keys.dtype),
+        )
         if saved is not None:
             if static_kv:
                 # read at every step from here on: worth laying down in order
                 keys, values = keys.contiguous(), values.contiguous()
-                saved.update(prev_key=keys, prev_value=values, key_mask=mask, beam=query.size(1) // keys.size(0))
+                saved.update(
+                    prev_key=keys, prev_value=values, key_mask=mask, beam=query.size(1) // keys.size(0)
+                )
             self._set_input_buffer(incremental_state, saved)
         return keys, values, first_keys(mask, keys.size(2))
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
-        """As the stock module: hypothesis i goes on from what was hypothesis new_order[i], of the same sentence."""
+        """As the stock module: hypothesis i goes on from what was hypothesis new_order[i], of the same
+        sentence.
+        """
         saved = self._get_input_buffer(incremental_state)
         if "cache" in saved:
             saved["cache"].reorder(new_order)
             rows, names = new_order, ("prev_key_padding_mask",)
         elif saved and new_order.numel() != saved["prev_key"].size(0) * saved["beam"]:
-            # sentences have finished; as long as none has, what all hypotheses of a sentence share stays where it is
+            # sentences have finished; as long as none has, what all hypotheses of a sentence share stays
+            # where it is
             beam = saved["beam"]
             rows, names = new_order.view(-1, beam)[:, 0] // beam, ("prev_key", "prev_value", "key_mask")
         else:
@@ -209,7 +227,7 @@ class GatedMultiheadAttention(MultiheadAttention):
             attn_mask = attn_mask.repeat(beam, 1)
         return attn_mask if mask is None else mask + attn_mask
 
-    def _explicit_attention(self, queries, keys, values, mask, dropout) -> Tuple[Tensor, Tensor]:
+    def _explicit_attention(self, queries, keys, values, mask, dropout) -> tuple[Tensor, Tensor]:
         """Context [B', h, Q, d] and weights [B', h, Q, S]; fused attention cannot give the weights."""
         logits = (queries * self.scaling) @ keys.transpose(-2, -1)
         logits = logits if mask is None else logits + mask
@@ -220,8 +238,10 @@ class GatedMultiheadAttention(MultiheadAttention):
 
     def _without_heads(
         self, query, key, key_padding_mask, want_weights, need_head_weights
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """The output bias alone: no projection, no cache. Weights, if asked for, spread evenly over the source."""
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """The output bias alone: no projection, no cache. Weights, if asked for, spread evenly over the
+        source.
+        """
         tgt_len, bsz, embed_dim = query.shape
         output = self.out_proj.bias.to(query.dtype).expand(tgt_len, bsz, embed_dim)
         if not want_weights:
@@ -244,8 +264,8 @@ class GatedMultiheadAttention(MultiheadAttention):
 def key_mask(padding: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
     """Additive mask [B, 1, 1, S'] of a padding mask [B, S]; None if there is none.
 
-    S' is S rounded up to a multiple of 8: on a GPU fused attention wants aligned rows, and would copy others at every
-    call. Cut it with `first_keys`.
+    S' is S rounded up to a multiple of 8: on a GPU fused attention wants aligned rows, and would copy others
+    at every call. Cut it with `first_keys`.
     """
     if padding is None:
         return None

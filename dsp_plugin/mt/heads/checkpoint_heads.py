@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Optional
 
 import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
@@ -38,7 +38,7 @@ class CheckpointHeads:
     method: Optional[str] = None
 
 
-def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -> HeadMap:
+def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -> HeadMap:
     """HeadMap of a checkpoint's model tensors; same names and order as `head_map_of` the model built from it.
 
     Head counts come from the tensors' own shapes, so that models with heads removed are right too.
@@ -46,7 +46,7 @@ def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -
     Raises:
         ValueError: there is no attention in it.
     """
-    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, list[AttentionBlock]] = {kind: [] for kind in KINDS}
     names = [match.group(1) for match in map(_OUTPUT_BIAS.match, model_state) if match]
     for name in sorted(names, key=_layer_order):
         side = name.split(".", 1)[0]
@@ -59,11 +59,13 @@ def head_map_of_state(model_state: Dict[str, Tensor], options: Dict[str, Any]) -
     return HeadMap([block for blocks in by_kind.values() for block in blocks])
 
 
-def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
-    """The heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores rank first.
+def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
+    """The heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores rank
+    first.
 
     Raises:
-        ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not known.
+        ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not
+            known.
     """
     options = model_options(state)
     head_map = head_map_of_state(state["model"], options)
@@ -82,8 +84,10 @@ def heads_of_checkpoint(state: Dict[str, Any], num_of_heads: Optional[int] = Non
     return CheckpointHeads(head_map, keep, int(keep.sum()), model_of_checkpoint(state)[0].method)
 
 
-def random_scores(state: Dict[str, Any]) -> Optional[str]:
-    """Why the scores of a checkpoint are known to be nobody's choice; None where they are trained, ranked, or not known."""
+def random_scores(state: dict[str, Any]) -> Optional[str]:
+    """Why the scores of a checkpoint are known to be nobody's choice; None where they are trained, ranked,
+    or not known.
+    """
     chosen = state["model"].get(CHOSEN)
     if chosen is not None:
         return None if bool(chosen) else "nothing has ranked the heads"
@@ -92,11 +96,15 @@ def random_scores(state: Dict[str, Any]) -> Optional[str]:
         return None
     warmup = model_options(state).get("pruning_warmup_updates") or 0
     if updates <= warmup:
-        return f"{updates} updates were made, {warmup} of them with all heads open" if warmup else "no update was made"
+        return (
+            f"{updates} updates were made, {warmup} of them with all heads open"
+            if warmup
+            else "no update was made"
+        )
     return None
 
 
-def model_of_checkpoint(state: Dict[str, Any]) -> Tuple[Type[GatedTransformerModel], Dict[str, Any]]:
+def model_of_checkpoint(state: dict[str, Any]) -> tuple[type[GatedTransformerModel], dict[str, Any]]:
     """The model class of a checkpoint with head scores, and all its options.
 
     Raises:
@@ -107,11 +115,13 @@ def model_of_checkpoint(state: Dict[str, Any]) -> Tuple[Type[GatedTransformerMod
     name = options.get("_name") or options.get("arch")
     model_class = ARCH_MODEL_REGISTRY.get(name)
     if model_class is None or not issubclass(model_class, GatedTransformerModel):
-        raise ValueError(f"the checkpoint has head scores, but its model is {name!r}, which is none of this plugin's")
+        raise ValueError(
+            f"the checkpoint has head scores, but its model is {name!r}, which is none of this plugin's"
+        )
     return model_class, model_class.with_defaults(options)
 
 
-def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
+def gates_of_checkpoint(state: dict[str, Any], head_map: HeadMap) -> nn.Module:
     """The `HeadGates` that a checkpoint was trained with, its state loaded.
 
     Raises:
@@ -120,24 +130,27 @@ def gates_of_checkpoint(state: Dict[str, Any], head_map: HeadMap) -> nn.Module:
     model_class, options = model_of_checkpoint(state)
     if not model_class.wants_gates(options):
         raise ValueError(
-            f"the checkpoint does not say how many heads to keep: give --num-of-heads, 0..{head_map.num_heads}"
+            "the checkpoint does not say how many heads to keep: give --num-of-heads, "
+            f"0..{head_map.num_heads}"
         )
     gates = model_class.build_gates(head_map, options)
     prefix = "gating.gates."
     try:
-        gates.load_state_dict({k[len(prefix) :]: v for k, v in state["model"].items() if k.startswith(prefix)})
+        gates.load_state_dict(
+            {k[len(prefix) :]: v for k, v in state["model"].items() if k.startswith(prefix)}
+        )
     except RuntimeError as error:
         raise ValueError(f"the checkpoint's head scores do not fit its options ({error})") from error
     return gates
 
 
-def original_head_map(now: HeadMap, options: Dict[str, Any]) -> HeadMap:
+def original_head_map(now: HeadMap, options: dict[str, Any]) -> HeadMap:
     """The heads a model had before any removal, by its options; `now` are those it has left."""
     counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
     return HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in now.blocks])
 
 
-def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
+def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
     """The same heads among those of the model before any removal, for records and pictures.
 
     Raises:
@@ -154,7 +167,7 @@ def in_original_numbers(state: Dict[str, Any], heads: CheckpointHeads) -> Checkp
     return CheckpointHeads(original, mask_of_record(record, original), heads.budget, heads.method)
 
 
-def parameters_of_head(block: AttentionBlock, options: Dict[str, Any]) -> int:
+def parameters_of_head(block: AttentionBlock, options: dict[str, Any]) -> int:
     """Parameters that go with one head: its rows of q, k, v with their biases, its columns of the output."""
     side = block.name.split(".", 1)[0]
     width = int(options[f"{side}_embed_dim"])
@@ -163,6 +176,6 @@ def parameters_of_head(block: AttentionBlock, options: Dict[str, Any]) -> int:
     return head_dim * (2 * width + 2 * source + 3)
 
 
-def _layer_order(name: str) -> List[Any]:
+def _layer_order(name: str) -> list[Any]:
     """Numeric order of layers: 'layers.10' after 'layers.9'."""
     return [int(part) if part.isdigit() else part for part in name.split(".")]

@@ -1,14 +1,14 @@
 """Keys and values of the steps decoded so far, for a decoder's self-attention.
 
-Stock fairseq copies its whole cache twice a step: to follow the beams, and again to append. Here the first copy leaves
-room for the next step, which is then written in place; keys and values travel together.
+Stock fairseq copies its whole cache twice a step: to follow the beams, and again to append. Here the first
+copy leaves room for the next step, which is then written in place; keys and values travel together.
 
 Shapes: S steps so far, T new ones, B hypotheses, W = heads * head_dim.
 """
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class DecodingCache:
         self._storage: Optional[Tensor] = None
         self._steps = 0
 
-    def append(self, keys: Tensor, values: Tensor) -> Tuple[Tensor, Tensor]:
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values [T, B, W] of new steps; returns all so far, each [S + T, B, W]."""
         old, start = self._storage, self._steps
         self._steps += keys.size(0)

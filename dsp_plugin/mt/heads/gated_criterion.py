@@ -1,4 +1,6 @@
-"""Label-smoothed cross-entropy with what a pruning method adds to the loss, and what its gates do in the log."""
+"""Label-smoothed cross-entropy with what a pruning method adds to the loss, and what its gates do in the
+log.
+"""
 
 from typing import Optional
 
@@ -24,8 +26,10 @@ _SHOWN = {"heads_open": 2, "temperature": 10, "gate_entropy": 4, "expected_open"
 
 
 class GatedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
-    """The stock loss, plus the gates' penalty in training: it is added to the token-summed loss, once a micro-batch and
-    process, so that a coefficient of 200 is about 200 / tokens on the mean loss. The logged loss leaves it out."""
+    """The stock loss, plus the gates' penalty in training: it is added to the token-summed loss, once a
+    micro-batch and process, so that a coefficient of 200 is about 200 / tokens on the mean loss. The logged
+    loss leaves it out.
+    """
 
     def forward(self, model, sample, reduce=True):
         loss, sample_size, logging_output = super().forward(model, sample, reduce=reduce)

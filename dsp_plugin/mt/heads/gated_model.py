@@ -1,8 +1,10 @@
-"""The transformer that every pruning method puts its gates on. A method subclasses it and registers the result."""
+"""The transformer that every pruning method puts its gates on. A method subclasses it and registers the
+result.
+"""
 
 import logging
 from argparse import Namespace
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from fairseq.models import (
     MODEL_DATACLASS_REGISTRY,
@@ -18,9 +20,9 @@ from torch import nn
 from ...gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
 from ...optim.dsp_adam import mark_scores
 from ..checkpoints.flat_config import FlatTransformerConfig
+from ..training.option_checks import check_options
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
 from .new_training import check_training, host_advice, whole_training
-from ..training.option_checks import check_options
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +30,12 @@ logger = logging.getLogger(__name__)
 class GatedTransformerModel(TransformerModelBase):
     """Encoder-decoder transformer with a gate on every attention head.
 
-    Every training forward samples gates, `eval()` uses the heads that are kept and nothing else. Where the options ask
-    for no pruning, or after head removal, there are no gates and the model is the stock transformer with a fused
-    attention path.
+    Every training forward samples gates, `eval()` uses the heads that are kept and nothing else. Where the
+    options ask for no pruning, or after head removal, there are no gates and the model is the stock
+    transformer with a fused attention path.
 
-    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`, `learns_scores`,
-    `has_penalty`, `ranks_heads`, `check_training`, `warnings` and `remarks`.
+    A method gives `build_gates`, and may extend `check_options`, `wants_gates`, `freezes_weights`,
+    `learns_scores`, `has_penalty`, `ranks_heads`, `check_training`, `warnings` and `remarks`.
     """
 
     method = ""
@@ -45,12 +47,13 @@ class GatedTransformerModel(TransformerModelBase):
     def __init__(self, cfg, encoder, decoder):
         super().__init__(cfg, encoder, decoder)
         self.gating: Optional[Switchboard] = None
-        self.kept_heads: Optional[Dict[str, List[int]]] = None  # the record of removed heads, where there are any
+        # the record of removed heads, where there are any
+        self.kept_heads: Optional[dict[str, list[int]]] = None
 
     add_args = classmethod(BaseFairseqModel.add_args.__func__)
 
     @classmethod
-    def build_gates(cls, head_map: HeadMap, options: Dict[str, Any]) -> nn.Module:
+    def build_gates(cls, head_map: HeadMap, options: dict[str, Any]) -> nn.Module:
         """The method's `HeadGates` for these heads, from the model's flat options."""
         raise NotImplementedError
 
@@ -87,8 +90,10 @@ class GatedTransformerModel(TransformerModelBase):
         return False
 
     @classmethod
-    def check_training(cls, whole, options: Dict[str, Any], task) -> None:
-        """Refuse a training (its `whole` configuration) that would be half of the method; see `new_training`."""
+    def check_training(cls, whole, options: dict[str, Any], task) -> None:
+        """Refuse a training (its `whole` configuration) that would be half of the method; see
+        `new_training`.
+        """
         check_training(cls, whole, options, task)
 
     @classmethod
@@ -102,7 +107,8 @@ class GatedTransformerModel(TransformerModelBase):
         for side in ("encoder", "decoder"):
             if options.get(f"{side}_layers_to_keep"):
                 raise ValueError(
-                    f"--{side}-layers-to-keep cannot be used with the plugin's models: fairseq declares a list of numbers there, "
+                    f"--{side}-layers-to-keep cannot be used with the plugin's models: fairseq declares a "
+                    "list of numbers there, "
                     "and then looks for a text"
                 )
         if not cls.wants_gates(options):
@@ -112,22 +118,24 @@ class GatedTransformerModel(TransformerModelBase):
         parse_heads_per_kind(options["heads_per_kind"])
 
     @classmethod
-    def warnings(cls, options) -> List[str]:
+    def warnings(cls, options) -> list[str]:
         """What a user should know before a long training with these options."""
         return []
 
     @classmethod
     def sparsifies(cls, options) -> bool:
-        """Whether heads close one by one as training goes on, so that the best checkpoint may be one from before that."""
+        """Whether heads close one by one as training goes on, so that the best checkpoint may be one from
+        before that.
+        """
         return False
 
     @classmethod
-    def remarks(cls, options, gates: nn.Module) -> List[str]:
+    def remarks(cls, options, gates: nn.Module) -> list[str]:
         """What a user should know after a training with these options that ended with these gates."""
         return []
 
     @classmethod
-    def with_defaults(cls, options: Dict[str, Any]) -> Dict[str, Any]:
+    def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Options with those filled in that a checkpoint of an earlier version does not have."""
         name = next(name for name, model in MODEL_REGISTRY.items() if model is cls)
         config = MODEL_DATACLASS_REGISTRY[name]()
@@ -139,8 +147,8 @@ class GatedTransformerModel(TransformerModelBase):
         """Build from the flat config; for a new training, after checking the whole of its configuration.
 
         Raises:
-            ValueError: a budget outside the model's heads, options that exclude each other, a damaged `kept_heads`; see
-                `new_training.check_training`.
+            ValueError: a budget outside the model's heads, options that exclude each other, a damaged
+                `kept_heads`; see `new_training.check_training`.
         """
         flat = cls.with_defaults(OmegaConf.to_container(cfg, resolve=True))
         cls.check_options(flat)
@@ -153,7 +161,9 @@ class GatedTransformerModel(TransformerModelBase):
             model.kept_heads = apply_kept_heads(model, flat["kept_heads"])
         if cls.wants_gates(flat):
             gates = cls.build_gates(head_map_of(model), flat)
-            model.add_gates(gates, flat["pruning_lr"], not cls.freezes_weights(flat), flat["pruning_warmup_updates"])
+            model.add_gates(
+                gates, flat["pruning_lr"], not cls.freezes_weights(flat), flat["pruning_warmup_updates"]
+            )
         return model
 
     @classmethod
@@ -164,8 +174,12 @@ class GatedTransformerModel(TransformerModelBase):
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
         return GatedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
-    def add_gates(self, gates: nn.Module, pruning_lr: Optional[float], joint: bool, warmup_updates: int = 0) -> None:
-        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything else."""
+    def add_gates(
+        self, gates: nn.Module, pruning_lr: Optional[float], joint: bool, warmup_updates: int = 0
+    ) -> None:
+        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything
+        else.
+        """
         if not joint:
             self.requires_grad_(False)
         self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
@@ -197,7 +211,7 @@ class GatedTransformerModel(TransformerModelBase):
             state_dict[key] = own[key]
 
 
-def budget_of(head_map: HeadMap, options: Dict[str, Any]) -> Optional[HeadBudget]:
+def budget_of(head_map: HeadMap, options: dict[str, Any]) -> Optional[HeadBudget]:
     """The budget that the options all methods share ask for; None if they ask for none.
 
     Raises:

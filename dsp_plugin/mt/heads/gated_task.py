@@ -1,8 +1,10 @@
-"""fairseq's translation task with what every pruning method wants of one: batches that a resumed run sees again, notes."""
+"""fairseq's translation task with what every pruning method wants of one: batches that a resumed run sees
+again, notes.
+"""
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.distributed.utils import is_master
@@ -12,11 +14,11 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II, DictConfig, open_dict
 
-from ..training.checked_task import CheckedTranslationTask
 from ..checkpoints.checkpoint import load_checkpoint
-from ..translate.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
+from ..training.checked_task import CheckedTranslationTask
 from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
 from ..training.finished import PATIENCE, finished, patience_now, restore_patience
+from ..translate.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
 from .new_training import starting_checkpoint
@@ -31,11 +33,12 @@ class GatedTranslationConfig(TranslationConfig):
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
     max_update: int = II("optimization.max_update")
     max_epoch: int = II("optimization.max_epoch")
-    update_freq: List[int] = II("optimization.update_freq")
+    update_freq: list[int] = II("optimization.update_freq")
 
 
 class GatedTranslationTask(CheckedTranslationTask):
-    """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses it.
+    """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses
+    it.
 
     What a training must have is checked by the model, which is built under any task (`new_training`).
     """
@@ -45,11 +48,13 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._is_master = False  # known once a training starts
         self.is_finished = False  # the training, when it is started once more
         self._max_valid_steps: Optional[int] = None
-        self._trained: List[Any] = []  # data sets
+        self._trained: list[Any] = []  # data sets
         self._coverage: Optional[Coverage] = None  # of the set that is evaluated
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model; for a new training, after `prepare`. Errors as `GatedTransformerModel.build_model`."""
+        """Build the model; for a new training, after `prepare`. Errors as
+        `GatedTransformerModel.build_model`.
+        """
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         if not from_checkpoint:
             self._resume()
@@ -61,7 +66,9 @@ class GatedTranslationTask(CheckedTranslationTask):
         return super().build_model(cfg, from_checkpoint)
 
     def _resume(self) -> None:
-        """Learn where the training stands; where it is at its end, see to it that fairseq makes no further update."""
+        """Learn where the training stands; where it is at its end, see to it that fairseq makes no further
+        update.
+        """
         # everything on the command line; the Trainer reads the same object
         whole = self.cfg._get_root() if isinstance(self.cfg, DictConfig) else {}
         if "optimization" not in whole:
@@ -96,8 +103,8 @@ class GatedTranslationTask(CheckedTranslationTask):
             if self.can_reuse_epoch_itr(dataset) and not (
                 kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
             ):
-                # fairseq then keeps the batches of the epoch that a process starts with, and draws them by its number: a
-                # run resumed in a later epoch would have others than the uninterrupted one
+                # fairseq then keeps the batches of the epoch that a process starts with, and draws them by
+                # its number: a run resumed in a later epoch would have others than the uninterrupted one
                 kwargs["epoch"] = 1
             return super().get_batch_iterator(dataset, *args, **kwargs)
         # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of
@@ -110,7 +117,9 @@ class GatedTranslationTask(CheckedTranslationTask):
         return iterator
 
     def _cover(self, dataset, coverage: Coverage) -> None:
-        """Keep how much of a set is evaluated, for the log and the checkpoints; say once that it is not the whole set."""
+        """Keep how much of a set is evaluated, for the log and the checkpoints; say once that it is not
+        the whole set.
+        """
         self._coverage = coverage
         name = next((name for name, known in self.datasets.items() if known is dataset), "the input")
         told = self.state.state_dict.setdefault(COVERAGE, {})
@@ -119,7 +128,8 @@ class GatedTranslationTask(CheckedTranslationTask):
         elif told.get(name) != [coverage.covered, coverage.total]:
             told[name] = [coverage.covered, coverage.total]
             logger.warning(
-                f"ONLY {coverage.covered} OF {coverage.total} SENTENCES of {name}: every score and output of this run is of "
+                f"ONLY {coverage.covered} OF {coverage.total} SENTENCES of {name}: every score and output of "
+                "this run is of "
                 f"these alone ({coverage.label(name)})"
             )
 
@@ -129,10 +139,12 @@ class GatedTranslationTask(CheckedTranslationTask):
             metrics.log_scalar("sentences", self._coverage.covered, priority=900)
             metrics.log_scalar("sentences_of_set", self._coverage.total, priority=900)
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What goes into every checkpoint as its task state; fairseq's own tasks read over it."""
         return {**super().state_dict(), PATIENCE: patience_now(), DICTIONARIES: dictionaries_of(self)}
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the task above; what a checkpoint says of its own training is none of this task's."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key not in (COVERAGE, PATIENCE)})
+        super().load_state_dict(
+            {key: value for key, value in state_dict.items() if key not in (COVERAGE, PATIENCE)}
+        )

@@ -3,7 +3,7 @@
 import json
 from contextlib import nullcontext
 from functools import partial
-from typing import Dict, List, Optional
+from typing import Optional
 
 import torch
 from fairseq.distributed import fsdp_wrap
@@ -68,8 +68,8 @@ def _wrapped(layer: nn.Module, cfg) -> nn.Module:
 
 
 def _recomputed(forward, offload_to_cpu: bool, *args, **kwargs):
-    """Activation checkpointing by torch. fairseq's own kind runs one backward a layer, each through the gates that
-    all layers share, and none at all where a layer's inputs need no gradient (pipelined pruning)."""
+    """Activation checkpointing by torch. fairseq's own kind runs one backward a layer, each through the gates
+    that all layers share, and none at all where a layer's inputs need no gradient (pipelined pruning)."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     with save_on_cpu() if offload_to_cpu else nullcontext():
@@ -82,9 +82,9 @@ class GatedEncoder(TransformerEncoderBase):
     def reorder_encoder_out(self, encoder_out, new_order):
         """As stock, where `new_order` is anything but a beam search's.
 
-        A beam search first asks for every sentence `beam` times. Stock makes these copies, and copies all of them again
-        at every step. Gated attention does without (it takes B queries and B / beam keys), so here nothing is copied
-        until a sentence is finished.
+        A beam search first asks for every sentence `beam` times. Stock makes these copies, and copies all of
+        them again at every step. Gated attention does without (it takes B queries and B / beam keys), so here
+        nothing is copied until a sentence is finished.
         """
         sentences = encoder_out["encoder_out"][0].size(1)
         beam = encoder_out.get("beam")
@@ -102,8 +102,8 @@ class GatedEncoder(TransformerEncoderBase):
 
 
 class GatedDecoder(TransformerDecoderBase):
-    """Stock, less two things it does at every step: asking its last layer for attention weights that nobody reads, and
-    walking all its modules to find the few whose cache follows the beams."""
+    """Stock, less two things it does at every step: asking its last layer for attention weights that nobody
+    reads, and walking all its modules to find the few whose cache follows the beams."""
 
     weights_asked = False
 
@@ -119,11 +119,18 @@ class GatedDecoder(TransformerDecoderBase):
         alignment_layer: Optional[int] = None,
         alignment_heads: Optional[int] = None,
     ):
-        """As stock; attention weights only where --print-alignment or `alignment_layer` asks for them, else None."""
+        """As stock; attention weights only where --print-alignment or `alignment_layer` asks for them,
+        else None.
+        """
         if alignment_layer is None and not self.weights_asked:
             alignment_layer = -1  # no layer at all; None means the last one
         return super().extract_features(
-            prev_output_tokens, encoder_out, incremental_state, full_context_alignment, alignment_layer, alignment_heads
+            prev_output_tokens,
+            encoder_out,
+            incremental_state,
+            full_context_alignment,
+            alignment_layer,
+            alignment_heads,
         )
 
     def reorder_incremental_state_scripting(self, incremental_state, new_order):
@@ -136,9 +143,11 @@ class GatedDecoder(TransformerDecoderBase):
         return _wrapped(GatedDecoderLayer(cfg, no_encoder_attn), cfg)
 
 
-def attention_blocks(model: nn.Module) -> Dict[str, GatedMultiheadAttention]:
-    """Attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross, decoder-self."""
-    by_kind: Dict[str, Dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
+def attention_blocks(model: nn.Module) -> dict[str, GatedMultiheadAttention]:
+    """Attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross,
+    decoder-self.
+    """
+    by_kind: dict[str, dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
         if isinstance(module, GatedMultiheadAttention):
             by_kind[block_kind(name)][name] = module
@@ -161,12 +170,14 @@ def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
         module.read_gates = None if switchboard is None else partial(switchboard.block_gates, position)
 
 
-def encode_kept_heads(kept: Dict[str, List[int]]) -> str:
-    """The record of surgery as it stands in the model's config: {block name: heads kept, by their first numbers}."""
+def encode_kept_heads(kept: dict[str, list[int]]) -> str:
+    """The record of surgery as it stands in the model's config: {block name: heads kept, by their first
+    numbers}.
+    """
     return json.dumps(kept, separators=(",", ":"))
 
 
-def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
+def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:
     """Give every attention block the number of heads the record says; weights come from the checkpoint.
 
     Raises:
@@ -186,7 +197,8 @@ def apply_kept_heads(model: nn.Module, record: str) -> Dict[str, List[int]]:
     for name, module in blocks.items():
         if len(set(kept[name])) != counts[name] or not set(kept[name]) <= set(range(module.num_heads)):
             raise ValueError(
-                f"--kept-heads keeps heads {kept[name]} of {name}, which has the heads 0..{module.num_heads - 1}, each once"
+                f"--kept-heads keeps heads {kept[name]} of {name}, which has the heads "
+                f"0..{module.num_heads - 1}, each once"
             )
         module.resize(counts[name])
     return kept

@@ -1,4 +1,6 @@
-"""Which heads a fairseq run would have kept at every validation, written beside its checkpoints as it trains."""
+"""Which heads a fairseq run would have kept at every validation, written beside its checkpoints as it
+trains.
+"""
 
 from torch import nn
 

@@ -1,8 +1,9 @@
 """Importance of a fairseq model's heads on a data set, and the other rankings, for whoever removes heads."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -18,7 +19,16 @@ from ...gating import Ranking as CommonRanking
 from ...gating.importance.removal_order import ImportanceOf
 from .gated_transformer import attention_blocks, connect, head_map_of
 
-__all__ = ["MAX_TOKENS", "RANKINGS", "Ranking", "batches_of", "example_losses", "gating_of", "head_importance", "magnitudes"]
+__all__ = [
+    "MAX_TOKENS",
+    "RANKINGS",
+    "Ranking",
+    "batches_of",
+    "example_losses",
+    "gating_of",
+    "head_importance",
+    "magnitudes",
+]
 
 MAX_TOKENS = 4096
 
@@ -50,8 +60,10 @@ class Ranking(CommonRanking):
         )
 
 
-def batches_of(dataset, task, ranking: Ranking) -> List[np.ndarray]:
-    """Numbers of sentences, batch by batch, of similar length; every sentence (of the sample) that the model can take."""
+def batches_of(dataset, task, ranking: Ranking) -> list[np.ndarray]:
+    """Numbers of sentences, batch by batch, of similar length; every sentence (of the sample) that the
+    model can take.
+    """
     chosen, _ = dataset.filter_indices_by_size(ranking.sample(len(dataset)), task.max_positions())
     tokens = dataset.num_tokens_vec(chosen).astype(np.int64)
     order = np.argsort(tokens, kind="stable")
@@ -67,20 +79,22 @@ def batches_of(dataset, task, ranking: Ranking) -> List[np.ndarray]:
 def head_importance(
     model: nn.Module,
     dataset,
-    batches: List[np.ndarray],
+    batches: list[np.ndarray],
     keep: Optional[Tensor] = None,
     per_batch: bool = False,
     log_format: Optional[str] = None,
     prefix: str = "importance",
 ) -> HeadImportance:
-    """Importance of every head under a mask; of several processes each takes a part, and all get the same sums.
+    """Importance of every head under a mask; of several processes each takes a part, and all get the same
+    sums.
 
-    L(x) is the negative log-likelihood of the reference in nats, teacher-forced, summed over its tokens, without label
-    smoothing. The model is in evaluation mode: no dropout, and no gates but these.
+    L(x) is the negative log-likelihood of the reference in nats, teacher-forced, summed over its tokens,
+    without label smoothing. The model is in evaluation mode: no dropout, and no gates but these.
 
     Args:
         model: with gated attention; left in the mode it was in.
-        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a gradient.
+        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a
+            gradient.
         log_format: of fairseq's progress bar; "none" shows nothing.
     """
     device = next(model.parameters()).device
@@ -88,7 +102,10 @@ def head_importance(
     mask = torch.ones(found.total.numel()) if keep is None else keep.float()
     rank, world = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        rank, world = distributed_utils.get_data_parallel_rank(), distributed_utils.get_data_parallel_world_size()
+        rank, world = (
+            distributed_utils.get_data_parallel_rank(),
+            distributed_utils.get_data_parallel_world_size(),
+        )
     mine = batches[rank::world]
     training = model.training
     model.eval()
@@ -110,7 +127,7 @@ def head_importance(
     return found
 
 
-def example_losses(model: nn.Module, sample: Dict[str, Any]) -> Tensor:
+def example_losses(model: nn.Module, sample: dict[str, Any]) -> Tensor:
     """Negative log-likelihood of every reference, summed over its tokens: [B], nats."""
     output, target = model(**sample["net_input"]), sample["target"]
     if getattr(model.decoder, "adaptive_softmax", None) is not None:
@@ -128,7 +145,11 @@ def magnitudes(model: nn.Module) -> Tensor:
     found = []
     for block in attention_blocks(model).values():
         projections = [getattr(block, f"{name}_proj").weight for name in "qkv"] if block.num_heads else []
-        found.append(weight_magnitude(projections, block.out_proj.weight if projections else None, block.num_heads).cpu())
+        found.append(
+            weight_magnitude(
+                projections, block.out_proj.weight if projections else None, block.num_heads
+            ).cpu()
+        )
     return torch.cat(found)
 
 

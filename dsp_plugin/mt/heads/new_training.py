@@ -1,16 +1,18 @@
 """What a model of ours asks of the training that it is built for, whatever the task: checked before any work.
 
-fairseq builds the model of every training, and the model alone: task, criterion and optimizer may be stock or of another
-plugin. So what a pruning method wants of them is looked for in the whole configuration, from `build_model`.
+fairseq builds the model of every training, and the model alone: task, criterion and optimizer may be stock or
+of another plugin. So what a pruning method wants of them is looked for in the whole configuration, from
+`build_model`.
 """
 
 import contextvars
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Optional
 
 from fairseq import models
 from fairseq.criterions import CRITERION_REGISTRY
@@ -20,20 +22,30 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ...optim.dsp_adam import DSPAdam
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint, model_options
 from ..training.dictionaries import check_dictionaries
-from .gated_criterion import GatedCrossEntropyCriterion
 from ..training.option_checks import check_options
+from .gated_criterion import GatedCrossEntropyCriterion
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = ("checkpoint", "common", "criterion", "distributed_training", "model", "optimization", "optimizer", "task")
+_SECTIONS = (
+    "checkpoint",
+    "common",
+    "criterion",
+    "distributed_training",
+    "model",
+    "optimization",
+    "optimizer",
+    "task",
+)
 _loading: "contextvars.ContextVar[bool]" = contextvars.ContextVar("loading", default=False)
 
 
 def tell_loading_from_training() -> None:
-    """Let `whole_training` know whether a model is built for a training or for weights that are in a checkpoint.
+    """Let `whole_training` know whether a model is built for a training or for weights that are in a
+    checkpoint.
 
-    fairseq tells its own `build_model` and not the model's; a checkpoint's configuration is that of its training. Safe to
-    call again.
+    fairseq tells its own `build_model` and not the model's; a checkpoint's configuration is that of its
+    training. Safe to call again.
     """
     stock = models.build_model
     if getattr(stock, "tells_loading", False):
@@ -58,7 +70,8 @@ def _built_from(checkpoint: bool) -> Iterator[None]:
 
 
 def whole_training(cfg: Any) -> Optional[DictConfig]:
-    """The whole configuration of the training that a model is being built for; None where none is about to start.
+    """The whole configuration of the training that a model is being built for; None where none is about to
+    start.
 
     Args:
         cfg: the model's own configuration, as `build_model` is given it.
@@ -74,16 +87,19 @@ def name_of(section: Any) -> Optional[str]:
     return None if section is None else getattr(section, "_name", None)
 
 
-def check_training(model_class: type, whole: DictConfig, options: Dict[str, Any], task: Any) -> None:
-    """Refuse a training that would be half of the method, or that would fail only after its data has been loaded.
+def check_training(model_class: type, whole: DictConfig, options: dict[str, Any], task: Any) -> None:
+    """Refuse a training that would be half of the method, or that would fail only after its data has been
+    loaded.
 
     Args:
         model_class: a `GatedTransformerModel`.
-        options: all of its options. Heads that the starting checkpoint has lost are noted in them, and in `whole`.
+        options: all of its options. Heads that the starting checkpoint has lost are noted in them, and in
+            `whole`.
 
     Raises:
-        ValueError: pruning with no trained model to prune; a checkpoint to start from that is missing, damaged, hostile
-            or of another architecture; a task, criterion, optimizer or precision that the method does not stand.
+        ValueError: pruning with no trained model to prune; a checkpoint to start from that is missing,
+            damaged, hostile or of another architecture; a task, criterion, optimizer or precision that the
+            method does not stand.
     """
     if not getattr(task, "is_finished", False):  # such a one has said so in the options
         check_options(whole)
@@ -92,7 +108,8 @@ def check_training(model_class: type, whole: DictConfig, options: Dict[str, Any]
     method = model_class.method
     if model_class.ranks_heads(options) and not getattr(task, "ranks_heads", False):
         raise ValueError(
-            f"--task {name_of(whole.task)} does not rank the heads, so that those kept would be random ones: use --task "
+            f"--task {name_of(whole.task)} does not rank the heads, so that those kept would be random ones: "
+            "use --task "
             f"{method}_translation"
         )
     if model_class.has_penalty(options) and name_of(whole.optimizer):  # without one, nobody trains
@@ -108,40 +125,54 @@ def check_training(model_class: type, whole: DictConfig, options: Dict[str, Any]
         )
     if start is None and model_class.ranks_heads(options):
         raise ValueError(
-            "heads are ranked by what they do in a trained model: name it with --finetune-from-model or --restore-file "
+            "heads are ranked by what they do in a trained model: name it with --finetune-from-model or "
+            "--restore-file "
             f"(no file {wanted_checkpoint(whole.checkpoint)})"
         )
     if start is not None:
         _check_start(start, whole, options, task)
 
 
-def host_advice(method: str) -> Dict[str, str]:
-    """What to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as fairseq's users say it."""
+def host_advice(method: str) -> dict[str, str]:
+    """What to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as fairseq's
+    users say it.
+    """
     return {
         "optimizer": "use --optimizer dsp_adam, and a task that hands all parameters that learn to it",
         "rate": "use --optimizer dsp_adam, which has a group of its own for them",
-        "penalty": f"use --criterion {method}_label_smoothed_cross_entropy, or add model.gating.penalty() to the loss of yours",
-        "updates": f"use --task {method}_translation or another that calls model.set_num_updates() before every update",
+        "penalty": f"use --criterion {method}_label_smoothed_cross_entropy, or add model.gating.penalty() to "
+        "the loss of yours",
+        "updates": f"use --task {method}_translation or another that calls model.set_num_updates() before "
+        "every update",
         "forward": "use a task and a criterion that call the whole model, in training mode",
         "ranking": f"use --task {method}_translation",
     }
 
 
 def _check_criterion(name: Optional[str], method: str) -> None:
-    """The penalty is added to the loss by our criterions; another plugin's may do so, fairseq's own do not."""
+    """The penalty is added to the loss by our criterions; another plugin's may do so, fairseq's own do
+    not.
+    """
     criterion = CRITERION_REGISTRY.get(name)
     if criterion is None or issubclass(criterion, GatedCrossEntropyCriterion) or not _is_stock(criterion):
         return
     raise ValueError(
-        f"--criterion {name} leaves the penalty of open heads out of the loss, so that no head would close: use --criterion "
+        f"--criterion {name} leaves the penalty of open heads out of the loss, so that no head would close: "
+        "use --criterion "
         f"{method}_label_smoothed_cross_entropy (--label-smoothing 0 makes it the plain cross-entropy)"
     )
 
 
 def _check_optimizer(name: Optional[str]) -> None:
-    """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the model."""
+    """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the
+    model.
+    """
     optimizer = OPTIMIZER_REGISTRY.get(name)
-    if optimizer is None or issubclass(optimizer, DSPAdam) or not (_is_stock(optimizer) or _is_ours(optimizer)):
+    if (
+        optimizer is None
+        or issubclass(optimizer, DSPAdam)
+        or not (_is_stock(optimizer) or _is_ours(optimizer))
+    ):
         return
     raise ValueError(
         f"--optimizer {name} would give the head scores the model's learning rate instead of --pruning-lr: "
@@ -169,14 +200,18 @@ def _check_precision(whole: DictConfig, has_scores: bool) -> None:
         return
     if common.fp16 and not (common.fp16_no_flatten_grads or common.memory_efficient_fp16):
         raise ValueError(
-            "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of their own: "
+            "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of "
+            "their own: "
             "add --fp16-no-flatten-grads"
         )
     if whole.distributed_training.ddp_backend == "fully_sharded":
-        raise ValueError("--ddp-backend fully_sharded joins parameters, head scores among them: use the default --ddp-backend")
+        raise ValueError(
+            "--ddp-backend fully_sharded joins parameters, head scores among them: use the "
+            "default --ddp-backend"
+        )
 
 
-def _check_start(start: str, whole: DictConfig, options: Dict[str, Any], task: Any) -> None:
+def _check_start(start: str, whole: DictConfig, options: dict[str, Any], task: Any) -> None:
     state = load_checkpoint(start)
     trained = model_options(state)
     check_same_sizes(start, trained, options)

@@ -1,8 +1,10 @@
-"""What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot be."""
+"""What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot
+be.
+"""
 
 import argparse
 import sys
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 from .refusals import raise_errors, run_program
 
@@ -35,7 +37,7 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
     if "--help" in argv or "-h" in argv:
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
 
-    def main(argv: List[str]) -> None:
+    def main(argv: list[str]) -> None:
         record, argv = _record_options(argv)
         train(training_arguments(argv, method), record.method, record.record_name)
 
@@ -45,7 +47,9 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
 def generation_program(doc: str, argv: Sequence[str]) -> None:
     """Translate and score as `generate.generate` does."""
     if not argv:
-        sys.exit(doc + "\nGive the prepared data folder and --path; --help lists fairseq-generate's options too.")
+        sys.exit(
+            doc + "\nGive the prepared data folder and --path; --help lists fairseq-generate's options too."
+        )
     from .generate import generate
 
     if "--help" in argv or "-h" in argv:
@@ -76,14 +80,22 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
     parser.add_argument("--target-sparsity", type=float, help="share of the weights to keep, in (0, 1]")
     parser.add_argument("--per-layer-projection", action="store_true", help="each layer keeps the same share")
     parser.add_argument(
-        "--fix-layer", type=int, default=-1, metavar="N",
-        help="of full finetuning: keep no change of the embeddings and of the N lowest layers (default -1: any may be kept)",
-    )  # fmt: skip
-    parser.add_argument("--sampled-diff", action="store_true", help="project one sample of the diff, not the deterministic one")
+        "--fix-layer",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="of full finetuning: keep no change of the embeddings and of the N lowest layers (default -1: "
+        "any may be kept)",
+    )
+    parser.add_argument(
+        "--sampled-diff",
+        action="store_true",
+        help="project one sample of the diff, not the deterministic one",
+    )
     parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     raise_errors(parser)
 
-    def main(argv: List[str]) -> None:
+    def main(argv: list[str]) -> None:
         options = parser.parse_args(argv)
 
         from ...records.files.whole import check_output
@@ -91,19 +103,35 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
         from ..diffs.packs import Projection, write_pack
         from ..training.option_checks import check_options
 
-        check_output("--out", options.out, {"the first argument": options.checkpoint, "--base-checkpoint": options.base_checkpoint})
+        check_output(
+            "--out",
+            options.out,
+            {"the first argument": options.checkpoint, "--base-checkpoint": options.base_checkpoint},
+        )
         projection = None
         if options.target_sparsity is not None:
-            projection = Projection(options.target_sparsity, options.per_layer_projection, options.sampled_diff)
+            projection = Projection(
+                options.target_sparsity, options.per_layer_projection, options.sampled_diff
+            )
         check_options(options)
         base = read_base(options.base_checkpoint)
-        pack, size = write_pack(options.out, options.checkpoint, base, projection, options.value_dtype, fix_layer=options.fix_layer)
-        print(f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes", flush=True)
+        pack, size = write_pack(
+            options.out,
+            options.checkpoint,
+            base,
+            projection,
+            options.value_dtype,
+            fix_layer=options.fix_layer,
+        )
+        print(
+            f"| {options.out}: {pack.count:,} of {pack.base.total:,} weights changed, {size:,} bytes",
+            flush=True,
+        )
 
     run_program(main, argv)
 
 
-def _record_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+def _record_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The values of our own options of training programs, and the options that are left for fairseq."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--record-name")

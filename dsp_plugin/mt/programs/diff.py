@@ -1,4 +1,6 @@
-"""The three stages of diff pruning on fairseq in one command; fairseq-train's options, and a few of our own."""
+"""The three stages of diff pruning on fairseq in one command; fairseq-train's options, and a few of our
+own.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +11,35 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Optional
 
 from ...diffs import DiffPack
-from ...diffs.training.named_groupings import grouping_name, method_name
 from ...diffs.packs.summary import told_of_pack
+from ...diffs.training.named_groupings import grouping_name, method_name
 from ...optim.diff_adam import DiffAdamConfig, SparseAdamConfig
+from ...records.files.sealed import read_json, write_json
 from ...records.files.whole import check_folder
 from ...records.record import load_record
-from ...records.files.sealed import read_json, write_json
 from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint, read_base
 from ..diffs.packs import Projection, label_of, read_trained, write_pack
+from ..training.same_command import FREE, difference, settings_of
 from .launch import PLUGIN_DIR, result_of, summarise_training, train, training_options
 from .refusals import raise_errors
-from ..training.same_command import FREE, difference, settings_of
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _SETTINGS = "settings.json"
-_STAGE1 = "stage1_settings"  # in a mask's configuration, the fingerprint of the training it was projected from
-_FREE = {"--" + name.replace("_", "-"): name not in ("no_progress_bar", "cpu") for name in FREE}  # -> whether it takes a value
-_OURS = {"optimizer": "adam or diff_adam", "mask-pack": "stage 2 writes it", "diff-pack": "it is for translating"}
+# in a mask's configuration, the fingerprint of the training it was projected from
+_STAGE1 = "stage1_settings"
+# -> whether it takes a value
+_FREE = {"--" + name.replace("_", "-"): name not in ("no_progress_bar", "cpu") for name in FREE}
+_OURS = {
+    "optimizer": "adam or diff_adam",
+    "mask-pack": "stage 2 writes it",
+    "diff-pack": "it is for translating",
+}
 
 
 def own_options() -> argparse.ArgumentParser:
@@ -46,19 +55,29 @@ def own_options() -> argparse.ArgumentParser:
     parser.add_argument("--finetune-max-update")
     parser.add_argument("--finetune-max-epoch")
     parser.add_argument("--record-name")
-    for name in ("arch", "optimizer", "user-dir", "task", "mask-pack", "diff-pack", "restore-file", "finetune-from-model"):
+    for name in (
+        "arch",
+        "optimizer",
+        "user-dir",
+        "task",
+        "mask-pack",
+        "diff-pack",
+        "restore-file",
+        "finetune-from-model",
+    ):
         parser.add_argument(*(["--arch", "-a"] if name == "arch" else [f"--{name}"]))
     return parser
 
 
-def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
+def run_diff(argv: Sequence[str]) -> dict[str, DiffPack]:
     """The whole of the program. A stage that is done is skipped, one that was stopped goes on.
 
     Returns:
         Density as it was written -> the task's pack.
 
     Raises:
-        ValueError, OSError: options or files that cannot be, before anything is trained; a save folder of other settings.
+        ValueError, OSError: options or files that cannot be, before anything is trained; a save folder of
+            other settings.
     """
     parser = own_options()
     raise_errors(parser)
@@ -70,13 +89,16 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
     name = own.record_name or os.path.basename(os.path.abspath(own.save_dir))
     common, later = _common(own, rest), _finetuning(own)
     first = Training(
-        os.path.join(own.save_dir, "1st"), [*common, *_schedule(rest), "--optimizer", "diff_adam", *stage1_options]
+        os.path.join(own.save_dir, "1st"),
+        [*common, *_schedule(rest), "--optimizer", "diff_adam", *stage1_options],
     )
     finetuning = [*common, *later, *_schedule([*rest, *later], tell=False), "--optimizer", "fixmask_adam"]
-    tasks: Dict[str, Training] = {}
+    tasks: dict[str, Training] = {}
     for text in projections:  # all of it now: what stage 3 refuses is refused before stage 1
         folder = os.path.join(own.save_dir, text)
-        tasks[text] = Training(os.path.join(folder, "3rd"), [*finetuning, "--mask-pack", os.path.join(folder, MASK)])
+        tasks[text] = Training(
+            os.path.join(folder, "3rd"), [*finetuning, "--mask-pack", os.path.join(folder, MASK)]
+        )
     for training in (first, *tasks.values()):
         training.check()
     for text, projection in projections.items():
@@ -94,14 +116,18 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
         _say(f"stage 2: projection to {text}")
         if not os.path.isfile(mask):
             made_by = {_STAGE1: first.fingerprints()[0]}
-            write_pack(mask, os.path.join(first.folder, "checkpoint_last.pt"), base, projection, "float32", made_by)
+            write_pack(
+                mask, os.path.join(first.folder, "checkpoint_last.pt"), base, projection, "float32", made_by
+            )
         else:
             _check_mask(mask, projection, first)
         _say(f"stage 3: finetuning of the share {text}")
         third = tasks[text]
 
-        def finished(path=path, third=third) -> Dict[str, Any]:
-            return {"diff": told_of_pack(*write_pack(path, result_of(third.folder), base, dtype=own.value_dtype))}
+        def finished(path=path, third=third) -> dict[str, Any]:
+            return {
+                "diff": told_of_pack(*write_pack(path, result_of(third.folder), base, dtype=own.value_dtype))
+            }
 
         third.run(label_of(DiffPack.load(mask)), name, finished)
         packs[text] = DiffPack.load(path)
@@ -114,14 +140,20 @@ def run_diff(argv: Sequence[str]) -> Dict[str, DiffPack]:
 
 def _check(own: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("run_diff.py starts its own processes, one a GPU: start it without torchrun, or each stage by fairseq-train")
+        raise ValueError(
+            "run_diff.py starts its own processes, one a GPU: start it without torchrun, or "
+            "each stage by fairseq-train"
+        )
     for name, why in _OURS.items():
         value = getattr(own, name.replace("-", "_"))
         if value and not (name == "optimizer" and value in ("adam", "diff_adam")):
             raise ValueError(f"--{name} {value}: {why}")
     for name in ("restore_file", "finetune_from_model"):
         if getattr(own, name):
-            raise ValueError(f"--{name.replace('_', '-')}: a diff starts from --base-checkpoint, and goes on from --save-dir")
+            raise ValueError(
+                f"--{name.replace('_', '-')}: a diff starts from --base-checkpoint, and goes on "
+                "from --save-dir"
+            )
     if own.task not in (None, "diff_translation"):
         raise ValueError(f"--task {own.task}: diffs are trained by diff_translation")
     for name in ("finetune_lr", "finetune_max_update", "finetune_max_epoch"):
@@ -131,20 +163,25 @@ def _check(own: argparse.Namespace) -> None:
     check_folder("--save-dir", own.save_dir)
 
 
-def _projections(own: argparse.Namespace) -> Dict[str, Projection]:
+def _projections(own: argparse.Namespace) -> dict[str, Projection]:
     """Name of its folder -> projection, of each density once however it is written.
 
     Raises:
         ValueError: a density outside (0, 1].
     """
-    found: Dict[str, Projection] = {}
+    found: dict[str, Projection] = {}
     there = os.listdir(own.save_dir) if os.path.isdir(own.save_dir) else []
     for text in own.target_sparsity:
         projection = Projection(_number(text), own.per_layer_projection, own.sampled_diff)
         if projection in found.values():
             _say(f"--target-sparsity {text} is there twice and trained once")
             continue
-        found[next((name for name in [text, *there] if name in there and _number(name) == projection.density), text)] = projection
+        found[
+            next(
+                (name for name in [text, *there] if name in there and _number(name) == projection.density),
+                text,
+            )
+        ] = projection
     return found
 
 
@@ -155,11 +192,15 @@ def _check_mask(path: str, projection: Projection, stage1: Training) -> None:
     told = DiffPack.load(path).config
     if told.get("projection") != vars(projection):
         raise ValueError(f"{path} was projected with other options: name another --save-dir")
-    if _STAGE1 in told and told[_STAGE1] not in stage1.fingerprints():  # it may have been removed, and trained once more
-        raise ValueError(f"{path} is of a stage 1 with other settings: remove {os.path.dirname(path)}, or name another --save-dir")
+    # it may have been removed, and trained once more
+    if _STAGE1 in told and told[_STAGE1] not in stage1.fingerprints():
+        raise ValueError(
+            f"{path} is of a stage 1 with other settings: remove {os.path.dirname(path)}, or "
+            "name another --save-dir"
+        )
 
 
-def _common(own: argparse.Namespace, rest: List[str]) -> List[str]:
+def _common(own: argparse.Namespace, rest: list[str]) -> list[str]:
     """The options of both trainings."""
     arch = own.arch or "diff_transformer"
     arch = arch if arch.startswith("diff_") else "diff_" + re.sub(r"^[a-z]+_(?=transformer)", "", arch)
@@ -168,28 +209,37 @@ def _common(own: argparse.Namespace, rest: List[str]) -> List[str]:
     return flags if _given(rest, "--clip-norm") else [*flags, "--clip-norm", "1.0"]  # the paper's
 
 
-def _schedule(flags: List[str], tell: bool = True) -> List[str]:
-    """The paper's linear decay to 0 over the updates of a stage, unless the command line asks for another schedule.
+def _schedule(flags: list[str], tell: bool = True) -> list[str]:
+    """The paper's linear decay to 0 over the updates of a stage, unless the command line asks for another
+    schedule.
 
-    By --max-epoch alone their number is not known before the data are read: then the rate is constant, and this says so.
+    By --max-epoch alone their number is not known before the data are read: then the rate is constant, and
+    this says so.
     """
     if _given(flags, "--lr-scheduler"):
         return []
     updates = _given(flags, "--max-update")
     if updates in (None, "0"):
         if tell:
-            _say("without --max-update the rate does not fall; with it, it falls linearly to 0 (--lr-scheduler: as you like)")
+            _say(
+                "without --max-update the rate does not fall; with it, it falls linearly to 0 "
+                "(--lr-scheduler: as you like)"
+            )
         return []
     return ["--lr-scheduler", "polynomial_decay", "--total-num-update", updates]
 
 
-def _finetuning(own: argparse.Namespace) -> List[str]:
+def _finetuning(own: argparse.Namespace) -> list[str]:
     """What is different in stage 3; argparse takes the last of an option."""
-    values = {"--lr": own.finetune_lr, "--max-update": own.finetune_max_update, "--max-epoch": own.finetune_max_epoch}
+    values = {
+        "--lr": own.finetune_lr,
+        "--max-update": own.finetune_max_update,
+        "--max-epoch": own.finetune_max_epoch,
+    }
     return [word for flag, value in values.items() if value is not None for word in (flag, value)]
 
 
-def _options_of_stage1(rest: List[str]) -> "tuple[List[str], List[str]]":
+def _options_of_stage1(rest: list[str]) -> tuple[list[str], list[str]]:
     """(options that only diff_adam takes, the others)."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     shared = {option.name for option in dataclasses.fields(SparseAdamConfig)} | {"seed"}
@@ -201,9 +251,11 @@ def _options_of_stage1(rest: List[str]) -> "tuple[List[str], List[str]]":
     return [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)], others
 
 
-def _grouping(stage1_options: List[str]) -> str:
-    values = {name: int(_given(stage1_options, f"--{name.replace('_', '-')}") or default) for name, default in
-              (("per_params_alpha", 1), ("per_neuron_alpha", 0), ("per_layer_alpha", 0))}  # fmt: skip
+def _grouping(stage1_options: list[str]) -> str:
+    values = {
+        name: int(_given(stage1_options, f"--{name.replace('_', '-')}") or default)
+        for name, default in (("per_params_alpha", 1), ("per_neuron_alpha", 0), ("per_layer_alpha", 0))
+    }
     return grouping_name(**values)
 
 
@@ -216,7 +268,7 @@ class Training:
     """
 
     folder: str
-    flags: List[str]
+    flags: list[str]
 
     def __post_init__(self) -> None:
         self._file = os.path.join(self.folder, _SETTINGS)
@@ -236,21 +288,28 @@ class Training:
         else:  # of an earlier version: the words as they were written
             there, here = _by_option(made), _by_option(_lasting(self.flags))
             odd = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-            told = "; ".join(f"{name}: {there.get(name, 'not given')} there, {here.get(name, 'not given')} here" for name in odd[:4])
+            told = "; ".join(
+                f"{name}: {there.get(name, 'not given')} there, {here.get(name, 'not given')} here"
+                for name in odd[:4]
+            )
             told = told or "in another order"
         if told:
-            raise ValueError(f"{self.folder} holds a training with other settings ({told}): name another --save-dir")
+            raise ValueError(
+                f"{self.folder} holds a training with other settings ({told}): name another --save-dir"
+            )
 
     def is_started(self) -> bool:
         return os.path.isfile(self._file)
 
-    def fingerprints(self) -> List[str]:
-        """SHA-256 of the settings that the folder was started with, and as an earlier version had it of the same words."""
+    def fingerprints(self) -> list[str]:
+        """SHA-256 of the settings that the folder was started with, and as an earlier version had it of
+        the same words.
+        """
         made = self._made() or self.settings
         texts = json.dumps(made, sort_keys=isinstance(made, dict)), json.dumps(_lasting(self.flags))
         return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
-    def run(self, label: str, name: str, finished: Callable[[], Dict[str, Any]]) -> None:
+    def run(self, label: str, name: str, finished: Callable[[], dict[str, Any]]) -> None:
         """Train, unless it is done. `finished` is called at its end and adds to its record."""
         from fairseq import checkpoint_utils
 
@@ -259,24 +318,27 @@ class Training:
             return
         if not self.is_started():
             write_json(self._file, json.dumps({"settings": self.settings}) + "\n")
-        if _reached(self.folder, _given(self.flags, "--max-update")):  # killed after its last update: fairseq would make one more
+        # killed after its last update: fairseq would make one more
+        if _reached(self.folder, _given(self.flags, "--max-update")):
             summarise_training(self.folder, 0.0, label, name, finished)
             return
         if hasattr(checkpoint_utils.save_checkpoint, "best"):
             del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
         train([*self.flags, "--save-dir", self.folder], label, name, finished)
 
-    def _made(self) -> "Dict[str, Any] | List[str] | None":
-        """The settings of the folder: by option, or as the words of an earlier version; None where there are none."""
+    def _made(self) -> dict[str, Any] | list[str] | None:
+        """The settings of the folder: by option, or as the words of an earlier version; None where there
+        are none.
+        """
         if not self.is_started():
             return None
         made = read_json(self._file)
         return made.get("settings", made.get("options")) if isinstance(made, dict) else made
 
 
-def _by_option(flags: Sequence[str]) -> Dict[str, str]:
+def _by_option(flags: Sequence[str]) -> dict[str, str]:
     """Option -> its values as they were written; of an option that is there twice the last."""
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     name = "data"
     for word in flags:
         if word.startswith("--"):
@@ -287,7 +349,7 @@ def _by_option(flags: Sequence[str]) -> Dict[str, str]:
     return found
 
 
-def _lasting(flags: Sequence[str]) -> List[str]:
+def _lasting(flags: Sequence[str]) -> list[str]:
     """The options that a resume must share."""
     kept, value_of_free = [], False
     for word in flags:
@@ -309,11 +371,16 @@ def _reached(folder: str, max_update: Optional[str]) -> bool:
     return load_checkpoint(last)["optimizer_history"][-1]["num_updates"] >= int(max_update)
 
 
-def _unprojected(folder: str, base: BaseCheckpoint) -> Dict[str, Any]:
+def _unprojected(folder: str, base: BaseCheckpoint) -> dict[str, Any]:
     trained = read_trained(os.path.join(folder, "checkpoint_last.pt"), base.model())
     nonzeros = sum(int(trained.deltas[name].count_nonzero()) for name in trained.deltas)
     total = sum(trained.deltas[name].numel() for name in trained.deltas)
-    return {"nonzeros": nonzeros, "total": total, "density": nonzeros / total, "method": trained.config["method"]}
+    return {
+        "nonzeros": nonzeros,
+        "total": total,
+        "density": nonzeros / total,
+        "method": trained.config["method"],
+    }
 
 
 def _line(text: str, pack: DiffPack, path: str, folder: str) -> str:
@@ -324,7 +391,10 @@ def _line(text: str, pack: DiffPack, path: str, folder: str) -> str:
 def _score(folder: str) -> str:
     """What the record of a stage says of its validation."""
     metrics = load_record(os.path.join(folder, "results.json")).metrics
-    return ", ".join(f"{metric.name} {metric.value:.4g} on {metric.subset}" for metric in metrics) or "not validated"
+    return (
+        ", ".join(f"{metric.name} {metric.value:.4g} on {metric.subset}" for metric in metrics)
+        or "not validated"
+    )
 
 
 def _given(flags: Sequence[str], name: str) -> Optional[str]:

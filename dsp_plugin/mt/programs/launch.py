@@ -7,18 +7,17 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Optional
 
 import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
 
 from ...records.files.whole import check_folder
-from ...reports.pictures.heads import head_map_text
 from ...records.record import Metric, kept_heads, new_record, save_record
+from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import load_checkpoint, model_options
-from ..translate.coverage import COVERAGE, Coverage
-from ..heads.gated_model import GatedTransformerModel
 from ..heads.checkpoint_heads import (
     SCORES,
     gates_of_checkpoint,
@@ -27,11 +26,13 @@ from ..heads.checkpoint_heads import (
     in_original_numbers,
     model_of_checkpoint,
 )
+from ..heads.gated_model import GatedTransformerModel
 from ..heads.history import read_history
 from ..training.one_training import give_back_folders
 from ..training.option_checks import check_options
-from .refusals import raise_errors
 from ..training.same_command import same_file
+from ..translate.coverage import COVERAGE, Coverage
+from .refusals import raise_errors
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -39,12 +40,12 @@ _ASKS_FOR_GATES = ("--num-of-heads", "--heads-per-kind", "--l0-penalty")
 _RESETS = ("--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters")
 
 
-def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
+def training_arguments(argv: Sequence[str], method: str = "dsp") -> list[str]:
     """Arguments for `fairseq-train` from the command line of `run_dsp.py`, or of another method's program.
 
     Adds `--user-dir` and `--task`; takes `--arch transformer_X` as `dsp_transformer_X`, and the stock
-    criterion and optimizer as the plugin's that can carry head gates. A run that already has a checkpoint of its own in
-    `--save-dir` goes on from that one: `--restore-file` and the resets were meant for its start.
+    criterion and optimizer as the plugin's that can carry head gates. A run that already has a checkpoint of
+    its own in `--save-dir` goes on from that one: `--restore-file` and the resets were meant for its start.
     """
     prefix = f"{method}_"
     ours_of = {
@@ -62,7 +63,12 @@ def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
     raise_errors(parser)
     known, rest = parser.parse_known_args(list(argv))
 
-    arguments = rest + ["--user-dir", known.user_dir or PLUGIN_DIR, "--task", known.task or f"{prefix}translation"]
+    arguments = rest + [
+        "--user-dir",
+        known.user_dir or PLUGIN_DIR,
+        "--task",
+        known.task or f"{prefix}translation",
+    ]
     arguments += ["--save-dir", known.save_dir]
     if known.arch:
         arguments += ["--arch", prefix + re.sub(r"^[a-z]+_(?=transformer)", "", known.arch)]
@@ -74,7 +80,10 @@ def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
     if known.restore_file:
         last = os.path.join(known.save_dir, "checkpoint_last.pt")
         if _is_own(last, known.restore_file, rest, method):
-            print(f"| going on from {last}; --restore-file {known.restore_file} was this run's start", flush=True)
+            print(
+                f"| going on from {last}; --restore-file {known.restore_file} was this run's start",
+                flush=True,
+            )
             arguments = [a for a in arguments if a not in _RESETS]
             known.restore_file = last
         arguments += ["--restore-file", _absolute(known.restore_file)]
@@ -82,8 +91,11 @@ def training_arguments(argv: Sequence[str], method: str = "dsp") -> List[str]:
 
 
 def _absolute(path: str) -> str:
-    """A checkpoint's path that the checkpoints to come can keep, whatever folder the training is resumed from."""
-    if path == "checkpoint_last.pt" or "://" in path:  # fairseq's word for the one in --save-dir; a remote store
+    """A checkpoint's path that the checkpoints to come can keep, whatever folder the training is resumed
+    from.
+    """
+    # fairseq's word for the one in --save-dir; a remote store
+    if path == "checkpoint_last.pt" or "://" in path:
         return path
     return os.path.abspath(path)
 
@@ -105,7 +117,9 @@ def options_help(method: str = "dsp") -> str:
 
 
 def hush_hosts() -> None:
-    """Hold back warnings about fairseq's own use of Hydra and of a GPU's pinned memory: no user can act on them."""
+    """Hold back warnings about fairseq's own use of Hydra and of a GPU's pinned memory: no user can act on
+    them.
+    """
     for module in (r"hydra\..*", r"torch\.utils\.data.*", r"fairseq\..*"):
         warnings.filterwarnings("ignore", category=Warning, module=module)
     warnings.filterwarnings("ignore", message=r"(?s).*(ConfigStore schema|strict flag in the compose).*")
@@ -122,10 +136,16 @@ def _is_own(last: str, start: str, argv: Sequence[str], method: str) -> bool:
     if any(argument.split("=")[0] in _ASKS_FOR_GATES for argument in argv):
         options = model_options(state)
         same_method = str(options.get("_name", "")).startswith(f"{method}_")
-        return SCORES in state["model"] and same_method and options.get("joint_pruning") == ("--joint-pruning" in argv)
+        return (
+            SCORES in state["model"]
+            and same_method
+            and options.get("joint_pruning") == ("--joint-pruning" in argv)
+        )
     # no scores to know it by: the file it says it started from, or went on from
     restored = ((state.get("cfg") or {}).get("checkpoint") or {}).get("restore_file")
-    return not same_file(start, last) and (restored == start or same_file(restored, start) or same_file(restored, last))
+    return not same_file(start, last) and (
+        restored == start or same_file(restored, start) or same_file(restored, last)
+    )
 
 
 def summarise_training(
@@ -133,7 +153,7 @@ def summarise_training(
     seconds: float,
     method: Optional[str] = None,
     name: Optional[str] = None,
-    extra: Optional[Callable[[], Dict]] = None,
+    extra: Optional[Callable[[], dict]] = None,
 ) -> None:
     """Print which heads the finished training keeps and write `results.json` beside its checkpoints.
 
@@ -186,7 +206,8 @@ def summarise_training(
 def result_of(save_dir: str) -> Optional[str]:
     """The checkpoint that says what came of a training: the best, or the last where heads close one by one.
 
-    A best checkpoint that the last one knows nothing of is another training's, which was in the folder before.
+    A best checkpoint that the last one knows nothing of is another training's, which was in the folder
+    before.
     """
     best, last = (os.path.join(save_dir, f"checkpoint_{name}.pt") for name in ("best", "last"))
     if not os.path.isfile(last):
@@ -201,7 +222,7 @@ def result_of(save_dir: str) -> Optional[str]:
     return last
 
 
-def _best_score(state: Dict) -> Optional[float]:
+def _best_score(state: dict) -> Optional[float]:
     """The best validation of a training, up to a checkpoint of it."""
     return (state.get("extra_state") or {}).get("best")
 
@@ -213,7 +234,7 @@ def _training_time(save_dir: str) -> float:
     return float((state.get("extra_state") or {}).get("previous_training_time", 0.0))
 
 
-def _label(state: Dict) -> str:
+def _label(state: dict) -> str:
     """The method that a checkpoint's own options name."""
     options = model_options(state)
     model_class = ARCH_MODEL_REGISTRY.get(options.get("_name") or options.get("arch"))
@@ -231,12 +252,14 @@ def option(arguments: Sequence[str], *names: str, default: Optional[str] = None)
 
 
 def train(
-    arguments: List[str],
+    arguments: list[str],
     method: Optional[str] = None,
     name: Optional[str] = None,
-    extra: Optional[Callable[[], Dict]] = None,
+    extra: Optional[Callable[[], dict]] = None,
 ) -> None:
-    """Run `fairseq-train` in this process, then sum up; `method`, `name` and `extra` as `summarise_training` takes them."""
+    """Run `fairseq-train` in this process, then sum up; `method`, `name` and `extra` as
+    `summarise_training` takes them.
+    """
     from fairseq_cli import train as fairseq_train
 
     from ... import register
@@ -266,7 +289,9 @@ def training_options(arguments: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
-def parse_for_fairseq(parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> argparse.Namespace:
+def parse_for_fairseq(
+    parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]
+) -> argparse.Namespace:
     """Options by one of fairseq's parsers, each number looked at.
 
     Args:
@@ -308,7 +333,9 @@ def run_fairseq(main: Callable[[Any], Any], parsed: argparse.Namespace) -> None:
 
 @contextmanager
 def _sys_argv(arguments: Sequence[str]) -> Iterator[None]:
-    """For the time being these arguments are the command line: fairseq's parsers look for --user-dir there."""
+    """For the time being these arguments are the command line: fairseq's parsers look for --user-dir
+    there.
+    """
     saved, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         yield

@@ -1,34 +1,51 @@
-"""The command line of `run_michel.py`: its options, the checks before any long work, the record at the end."""
+"""The command line of `run_michel.py`: its options, the checks before any long work, the record at the
+end.
+"""
 
 import argparse
 import logging
 import os
 import sys
 import time
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from ...gating import HeadBudget, Step, Sweep, parse_heads_per_kind, stops
 from ...records.files.whole import check_folder
-from ...reports.pictures.heads import head_map_text
 from ...records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
+from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint
-from ..training.data_checks import data_fingerprint
-from ..training.dictionaries import check_dictionaries
 from ..heads.checkpoint_heads import SCORES, heads_of_checkpoint
 from ..heads.importance import MAX_TOKENS, RANKINGS, Ranking, batches_of
-from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 from ..surgery.fewer_heads import model_without
-from ..training.option_checks import check_options
 from ..surgery.pruning import Patient, prepare, remove_heads
-from .refusals import raise_errors
+from ..training.data_checks import data_fingerprint
+from ..training.dictionaries import check_dictionaries
+from ..training.option_checks import check_options
 from ..translate.scoring import score_model
 from ..translate.translate import translation_task
+from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
+from .refusals import raise_errors
 
 # of fairseq's options, those that mean something here; "arch" is compared with the checkpoint's
-_USED = {"data", "source_lang", "target_lang", "restore_file", "path", "arch", "batch_size", "max_tokens", "post_process",
-         "seed", "cpu", "user_dir", "no_progress_bar", "log_format"}  # fmt: skip
+_USED = {
+    "data",
+    "source_lang",
+    "target_lang",
+    "restore_file",
+    "path",
+    "arch",
+    "batch_size",
+    "max_tokens",
+    "post_process",
+    "seed",
+    "cpu",
+    "user_dir",
+    "no_progress_bar",
+    "log_format",
+}
 
 
 def own_options() -> argparse.ArgumentParser:
@@ -38,31 +55,57 @@ def own_options() -> argparse.ArgumentParser:
     def flag(name: str, text: str) -> None:
         parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", action="store_true", help=text)
 
-    parser.add_argument("--num-of-heads", type=int, metavar="STEP", help="heads to remove a step (a STEP here, not a budget)")
+    parser.add_argument(
+        "--num-of-heads", type=int, metavar="STEP", help="heads to remove a step (a STEP here, not a budget)"
+    )
     flag("exact-pruning", "work the importance out anew under the current mask before every step")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[], metavar="K",
-                        help="numbers of heads the sweep lands on exactly; it stops at the smallest (default: 0)")  # fmt: skip
-    parser.add_argument("--heads-per-kind", help="the end: heads left of each kind, encoder-self=4,decoder-cross=4,...")
-    parser.add_argument("--min-heads-per-block", type=int, default=0, help="heads that every attention block keeps")
+    parser.add_argument(
+        "--budgets",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="numbers of heads the sweep lands on exactly; it stops at the smallest (default: 0)",
+    )
+    parser.add_argument(
+        "--heads-per-kind", help="the end: heads left of each kind, encoder-self=4,decoder-cross=4,..."
+    )
+    parser.add_argument(
+        "--min-heads-per-block", type=int, default=0, help="heads that every attention block keeps"
+    )
     parser.add_argument("--rank-by", choices=RANKINGS, default="importance", help="(default: importance)")
-    parser.add_argument("--importance-subset", default="train", help="what importance is worked out on (default: train)")
-    parser.add_argument("--importance-samples", type=int, metavar="N", help="on N of its sentences (default: all)")
+    parser.add_argument(
+        "--importance-subset", default="train", help="what importance is worked out on (default: train)"
+    )
+    parser.add_argument(
+        "--importance-samples", type=int, metavar="N", help="on N of its sentences (default: all)"
+    )
     flag("batch-importance", "take the absolute value of a batch's gradient, not of every example's")
     flag("dont-normalize-importance-by-layer", "do not divide by the L2 norm over a block's heads")
     flag("dont-normalize-global-importance", "do not scale to 0..1 over all heads")
-    parser.add_argument("--eval-subset", nargs="+", default=["valid"], help="what to score at every step (default: valid)")
+    parser.add_argument(
+        "--eval-subset", nargs="+", default=["valid"], help="what to score at every step (default: valid)"
+    )
     flag("no-scores", "work out masks only")
     flag("score-only-budgets", "score only the full model and the budgets")
     flag("no-detok", "score the text as it is, not Moses-detokenised")
-    parser.add_argument("--save-dir", help="(default: michel_results/<the checkpoint's folder>-<how heads are ranked>)")
-    parser.add_argument("--record-name", help="name of the setting in results.json (default: the checkpoint's folder)")
-    parser.add_argument("--method", help="name of the method in results.json (default: michel, or how heads are ranked)")
+    parser.add_argument(
+        "--save-dir", help="(default: michel_results/<the checkpoint's folder>-<how heads are ranked>)"
+    )
+    parser.add_argument(
+        "--record-name", help="name of the setting in results.json (default: the checkpoint's folder)"
+    )
+    parser.add_argument(
+        "--method", help="name of the method in results.json (default: michel, or how heads are ranked)"
+    )
     flag("traceback", "show all that led to an error")
     return parser
 
 
-def fairseq_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
-    """fairseq's options, those of training and of generation together, and those given that mean nothing here."""
+def fairseq_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """fairseq's options, those of training and of generation together, and those given that mean nothing
+    here.
+    """
     from fairseq import options
 
     def make() -> argparse.ArgumentParser:
@@ -77,15 +120,20 @@ def fairseq_options(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]
         parsers.append(parser)
         return parser
 
-    parsers: List[argparse.ArgumentParser] = []
+    parsers: list[argparse.ArgumentParser] = []
     groups: list = []
     args = parse_for_fairseq(make, argv)
     (parser,), (generation,) = parsers, groups
     args.search = {a.dest: getattr(args, a.dest) for a in generation._group_actions if hasattr(args, a.dest)}
-    for name in ("path", "post_process", "quiet", "model_overrides", "results_path"):  # common to all evaluation
+    # common to all evaluation
+    for name in ("path", "post_process", "quiet", "model_overrides", "results_path"):
         args.search.pop(name, None)
     given = [word.split("=")[0] for word in argv if word.startswith("-")]
-    known = {word: parser._option_string_actions[word].dest for word in given if word in parser._option_string_actions}
+    known = {
+        word: parser._option_string_actions[word].dest
+        for word in given
+        if word in parser._option_string_actions
+    }
     return args, [word for word, dest in known.items() if dest not in _USED and dest not in args.search]
 
 
@@ -100,7 +148,13 @@ def run(argv: Sequence[str]) -> Record:
     register()
     hush_hosts()
     # as fairseq's own programs, but of its messages only the progress bar's
-    logging.basicConfig(format="%(asctime)s | %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout, force=True)
+    logging.basicConfig(
+        format="%(asctime)s | %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
+        force=True,
+    )
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     logging.getLogger("fairseq.logging").setLevel(logging.INFO)
     parser = own_options()
@@ -119,17 +173,26 @@ def run(argv: Sequence[str]) -> Record:
     patient = prepare(state)
     if any(word in ("-a", "--arch") or word.startswith("--arch=") for word in rest):
         check_same_sizes(path, patient.options, vars(args))
-    keep = heads_of_checkpoint({**state, "model": patient.tensors}).keep if SCORES in patient.tensors else None
+    keep = (
+        heads_of_checkpoint({**state, "model": patient.tensors}).keep if SCORES in patient.tensors else None
+    )
     keep = torch.ones(patient.head_map.num_heads, dtype=torch.bool) if keep is None else keep
     kept_after, budget = _path_down(own, patient, int(keep.sum()))
     ranking = Ranking(
-        own.rank_by, own.batch_importance, not own.dont_normalize_importance_by_layer,
-        not own.dont_normalize_global_importance, own.importance_samples, args.seed,
-        args.max_tokens or (None if args.batch_size else MAX_TOKENS), args.batch_size,
-    )  # fmt: skip
+        own.rank_by,
+        own.batch_importance,
+        not own.dont_normalize_importance_by_layer,
+        not own.dont_normalize_global_importance,
+        own.importance_samples,
+        args.seed,
+        args.max_tokens or (None if args.batch_size else MAX_TOKENS),
+        args.batch_size,
+    )
     ranking.check()
 
-    subsets = [] if own.no_scores else list(dict.fromkeys(s for given in own.eval_subset for s in given.split(",")))
+    subsets = (
+        [] if own.no_scores else list(dict.fromkeys(s for given in own.eval_subset for s in given.split(",")))
+    )
     needed = {**dict.fromkeys(subsets, "--eval-subset")}
     if ranking.rank_by == "importance":
         needed[own.importance_subset] = "--importance-subset"
@@ -138,7 +201,11 @@ def run(argv: Sequence[str]) -> Record:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     search = {**args.search, "beam": args.beam, "batch_size": args.batch_size or 64}
     dataset = task.datasets.get(own.importance_subset)
-    sentences = 0 if ranking.rank_by != "importance" else sum(len(batch) for batch in batches_of(dataset, task, ranking))
+    sentences = (
+        0
+        if ranking.rank_by != "importance"
+        else sum(len(batch) for batch in batches_of(dataset, task, ranking))
+    )
 
     def score(mask: torch.Tensor, subset: str):
         model = model_without(patient, mask, task).to(device)
@@ -166,19 +233,23 @@ def run(argv: Sequence[str]) -> Record:
 def _path_down(own: argparse.Namespace, patient: Patient, living: int):
     """Numbers of heads after every step, and the budget at the end."""
     if own.num_of_heads is None:
-        raise ValueError("--num-of-heads: give the number of heads to remove a step (a step here, not a budget)")
+        raise ValueError(
+            "--num-of-heads: give the number of heads to remove a step (a step here, not a budget)"
+        )
     per_kind = parse_heads_per_kind(own.heads_per_kind)
     budgets = list(own.budgets)
     if per_kind is not None:
         budgets.append(HeadBudget(patient.head_map, None, per_kind, own.min_heads_per_block).total)
     elif own.min_heads_per_block > 0 and not budgets:
-        budgets.append(sum(min(own.min_heads_per_block, block.num_heads) for block in patient.head_map.blocks))
+        budgets.append(
+            sum(min(own.min_heads_per_block, block.num_heads) for block in patient.head_map.blocks)
+        )
     kept_after = stops(living, own.num_of_heads, budgets)
     end = kept_after[-1] if kept_after else living
     return kept_after, HeadBudget(patient.head_map, end, per_kind, own.min_heads_per_block)
 
 
-def _task(args: argparse.Namespace, needed: Dict[str, str]):
+def _task(args: argparse.Namespace, needed: dict[str, str]):
     """The translation task with these subsets loaded ({subset: option that names it})."""
     folder = args.data.split(os.pathsep)[0]
     if not os.path.isdir(folder):
@@ -188,13 +259,16 @@ def _task(args: argparse.Namespace, needed: Dict[str, str]):
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise ValueError(f"{args.data}: {error}") from error  # a bare one is how fairseq says that it finds no languages
+        # a bare one is how fairseq says that it finds no languages
+        raise ValueError(f"{args.data}: {error}") from error
     for subset, name in needed.items():
         try:
             task.load_dataset(subset)
         except FileNotFoundError as error:
             there = sorted({file.split(".")[0] for file in os.listdir(folder) if file.endswith(".idx")})
-            raise ValueError(f"{name} {subset}: {args.data} has no such set; there are {', '.join(there)}") from error
+            raise ValueError(
+                f"{name} {subset}: {args.data} has no such set; there are {', '.join(there)}"
+            ) from error
     return task
 
 
@@ -207,9 +281,16 @@ def _run_name(path: str) -> str:
     return os.path.basename(os.path.dirname(os.path.abspath(path))) or "model"
 
 
-def _settings(path: str, own, args, ranking: Ranking, search: Dict[str, Any]) -> Dict[str, Any]:
+def _settings(path: str, own, args, ranking: Ranking, search: dict[str, Any]) -> dict[str, Any]:
     """All that the steps depend on; what is scored may change from one start to the next."""
-    names = ("num_of_heads", "exact_pruning", "heads_per_kind", "min_heads_per_block", "importance_subset", "no_detok")
+    names = (
+        "num_of_heads",
+        "exact_pruning",
+        "heads_per_kind",
+        "min_heads_per_block",
+        "importance_subset",
+        "no_detok",
+    )
     return {
         "checkpoint": fingerprint([path]),
         "data": data_fingerprint(args.data),
@@ -222,7 +303,16 @@ def _settings(path: str, own, args, ranking: Ranking, search: Dict[str, Any]) ->
 
 
 def _report(
-    steps: List[Step], patient: Patient, own, args, ranking: Ranking, path: str, folder: str, device, sentences: int, seconds: float
+    steps: list[Step],
+    patient: Patient,
+    own,
+    args,
+    ranking: Ranking,
+    path: str,
+    folder: str,
+    device,
+    sentences: int,
+    seconds: float,
 ) -> Record:
     """The table, the heads that are left, and results.json."""
     last = steps[-1]
@@ -233,7 +323,10 @@ def _report(
         for step in steps
         for subset, found in step["scores"].items()
     ]
-    curve = [{"kept": s["kept"], "BLEU": {name: found["value"] for name, found in s["scores"].items()}} for s in steps]
+    curve = [
+        {"kept": s["kept"], "BLEU": {name: found["value"] for name, found in s["scores"].items()}}
+        for s in steps
+    ]
     record = new_record(
         "mt-michel",
         own.record_name or _run_name(path),
@@ -260,8 +353,14 @@ def _report(
     print("  ".join(["|    K", *(f"BLEU {name:>6}" for name in names)]))
     for step in steps:
         found = [step["scores"].get(name) for name in names]
-        print("  ".join([f"| {step['kept']:>4}", *(f"{f['value']:>11.2f}" if f else f"{'-':>11}" for f in found)]))
-    shown = [step for step in steps if step["kept"] in own.budgets] or [step for step in steps if step["kept"]][-1:]
+        print(
+            "  ".join(
+                [f"| {step['kept']:>4}", *(f"{f['value']:>11.2f}" if f else f"{'-':>11}" for f in found)]
+            )
+        )
+    shown = [step for step in steps if step["kept"] in own.budgets] or [
+        step for step in steps if step["kept"]
+    ][-1:]
     for step in shown:
         print(head_map_text({"blocks": step["blocks"]}, step["keep"]))
     print(f"| steps and masks: {folder}; record: {written}", flush=True)

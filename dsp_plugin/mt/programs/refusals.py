@@ -1,4 +1,6 @@
-"""One line instead of a traceback where the input cannot be, whichever library under the program has noticed it."""
+"""One line instead of a traceback where the input cannot be, whichever library under the program has
+noticed it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Callable, List, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ...options.terminal import printable
 
@@ -18,15 +21,19 @@ TRACEBACK = "--traceback"
 """Every program takes it: errors come with all that led to them."""
 
 # (file, function) of the work itself: options and files have been checked before it
-_AT_WORK = (("fairseq_cli/train.py", "train"), ("fairseq/tasks/fairseq_task.py", "inference_step"), ("mt/translate/translate.py", "translate"))
+_AT_WORK = (
+    ("fairseq_cli/train.py", "train"),
+    ("fairseq/tasks/fairseq_task.py", "inference_step"),
+    ("mt/translate/translate.py", "translate"),
+)
 _WRITTEN_FOR_USERS = (ValueError, OSError, ImportError)
 
 
-def run_program(main: Callable[[List[str]], Any], argv: Sequence[str]) -> None:
+def run_program(main: Callable[[list[str]], Any], argv: Sequence[str]) -> None:
     """Call a program with its command line, but for --traceback. Where that raises, end with one line.
 
-    Errors in the midst of a training or a translation keep their traceback: by then the input has been checked, and it is
-    the program that is at fault.
+    Errors in the midst of a training or a translation keep their traceback: by then the input has been
+    checked, and it is the program that is at fault.
     """
     words = [word for word in argv if word != TRACEBACK]
     try:
@@ -78,7 +85,9 @@ def _place(error: BaseException) -> str:
     """The last function of fairseq's or of ours that the error came through."""
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
-        if frame.filename != __file__ and re.search(r"/(fairseq|fairseq_cli|dsp_plugin)/", frame.filename.replace(os.sep, "/")):
+        if frame.filename != __file__ and re.search(
+            r"/(fairseq|fairseq_cli|dsp_plugin)/", frame.filename.replace(os.sep, "/")
+        ):
             return f" ({os.path.basename(frame.filename)}, {frame.name})"
     return ""
 
@@ -86,7 +95,8 @@ def _place(error: BaseException) -> str:
 def _at_work(error: BaseException) -> bool:
     """Whether a training or a translation had begun, in this process or in one of those it has started.
 
-    A method that finds a half of itself missing says so when training has begun, and means the command line all the same.
+    A method that finds a half of itself missing says so when training has begun, and means the command line
+    all the same.
     """
     if type(error).__name__ == "HandshakeError":
         return False
@@ -94,7 +104,9 @@ def _at_work(error: BaseException) -> bool:
     if type(error).__name__ == "ProcessRaisedException":
         places += re.findall(r'File "(.*?)", line \d+, in (\w+)', str(error))
     places = [(file.replace(os.sep, "/"), name) for file, name in places]
-    return any(file.endswith(path) and name == function for file, name in places for path, function in _AT_WORK)
+    return any(
+        file.endswith(path) and name == function for file, name in places for path, function in _AT_WORK
+    )
 
 
 def raise_errors(parser: argparse.ArgumentParser) -> None:
@@ -116,11 +128,14 @@ def _list_by(read: Callable[[str], Any]) -> Callable[[str], Any]:
     def numbers(text: str) -> Any:
         try:
             found, written = read(text), ast.literal_eval(text)
-            whole = list(found) == (list(written) if isinstance(written, (list, tuple)) else [written])  # not 1.5 as 1
+            # not 1.5 as 1
+            whole = list(found) == (list(written) if isinstance(written, (list, tuple)) else [written])
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             whole = False
         if not whole or not found:
-            raise argparse.ArgumentTypeError(f"a number, or several joined by commas, belongs there, not '{text}'")
+            raise argparse.ArgumentTypeError(
+                f"a number, or several joined by commas, belongs there, not '{text}'"
+            )
         return found
 
     return numbers

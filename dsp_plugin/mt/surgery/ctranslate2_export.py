@@ -1,13 +1,15 @@
 """CTranslate2 models of pruned translation models.
 
-CTranslate2 knows one number of heads a stack. Every block is filled up with zero heads to the largest number in its
-stack (the decoder's two kinds of blocks count together), and the size of a head is stated, because it no longer follows
-from the model's width. A zero head adds nothing to the output, so a stack costs what its fullest block costs.
+CTranslate2 knows one number of heads a stack. Every block is filled up with zero heads to the largest number
+in its stack (the decoder's two kinds of blocks count together), and the size of a head is stated, because it
+no longer follows from the model's width. A zero head adds nothing to the output, so a stack costs what its
+fullest block costs.
 
 Needs the package ctranslate2.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import torch
 from fairseq.sequence_generator import SequenceGenerator
@@ -16,18 +18,23 @@ from torch import Tensor, nn
 from ...records.certificate import NAME, Certificate, write_certificate
 from ...records.files.whole import new_folder
 from ...surgery import fill_block
-from .equality import Pair, certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
-from .stock_export import dense_shapes
 from ..heads.gated_transformer import encode_kept_heads
+from .equality import Pair, certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
 from .pruning import Patient, Pruned, head_dim_of, put_block, remove_heads, take_block
+from .stock_export import dense_shapes
 
 _SIDES = ("encoder", "decoder")
 _BEAM = 5
 
 
 def export_ctranslate2(
-    patient: Patient, keep: Tensor, out: str, data: Optional[str] = None, subset: Optional[str] = None, limit: int = 100
-) -> Tuple[Pruned, Certificate]:
+    patient: Patient,
+    keep: Tensor,
+    out: str,
+    data: Optional[str] = None,
+    subset: Optional[str] = None,
+    limit: int = 100,
+) -> tuple[Pruned, Certificate]:
     """Write a CTranslate2 folder: model.bin, config.json, vocabularies and a certificate.
 
     Args:
@@ -35,7 +42,8 @@ def export_ctranslate2(
         keep: bool [heads it has now].
         out: folder to write; an earlier export is replaced.
         data: binarised folder with the dictionaries; None for the one the checkpoint was trained on.
-        subset: its sentences that both models score and translate; None for `valid` where there is one, else random tokens.
+        subset: its sentences that both models score and translate; None for `valid` where there is one, else
+            random tokens.
         limit: how many sentences.
 
     Raises:
@@ -66,15 +74,16 @@ def export_ctranslate2(
     return pruned, certificate
 
 
-def even_heads(pruned: Pruned) -> Tuple[Dict[str, Any], Dict[str, Dict[str, int]]]:
-    """The pruned checkpoint with zero heads behind the others, until every block of a stack has as many as the fullest.
+def even_heads(pruned: Pruned) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+    """The pruned checkpoint with zero heads behind the others, until every block of a stack has as many as
+    the fullest.
 
     Returns:
         The checkpoint, and {"encoder": {"num_heads": ..., "head_dim": ...}, "decoder": ...}.
     """
     state, options = dict(pruned.state), dict(pruned.state["cfg"]["model"])
     tensors = dict(state["model"])
-    counts: Dict[str, Dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for side in _SIDES:
         blocks = [block for block in pruned.head_map.blocks if block.name.startswith(f"{side}.")]
         fullest = max([1, *(len(pruned.record[block.name]) for block in blocks)])
@@ -83,12 +92,15 @@ def even_heads(pruned: Pruned) -> Tuple[Dict[str, Any], Dict[str, Dict[str, int]
             own, left = take_block(tensors, block), list(range(len(pruned.record[block.name])))
             shapes = dense_shapes(block, options, fullest)
             put_block(tensors, block, fill_block(own, left, head_dim_of(block, options), shapes))
-    even = {block.name: list(range(counts[block.name.split(".", 1)[0]]["num_heads"])) for block in pruned.head_map.blocks}
+    even = {
+        block.name: list(range(counts[block.name.split(".", 1)[0]]["num_heads"]))
+        for block in pruned.head_map.blocks
+    }
     options["kept_heads"] = encode_kept_heads(even)
     return {**state, "model": tensors, "cfg": {**state["cfg"], "model": options}}, counts
 
 
-def spec_of(model: nn.Module, counts: Dict[str, Dict[str, int]]):
+def spec_of(model: nn.Module, counts: dict[str, dict[str, int]]):
     """CTranslate2's description of a model, its weights in it.
 
     Args:
@@ -117,12 +129,15 @@ def spec_of(model: nn.Module, counts: Dict[str, Dict[str, int]]):
     if found:
         raise ValueError(f"CTranslate2 has no model with {', '.join(found)}: export to the format fairseq")
 
-    def common(stack: nn.Module, side: str) -> Dict[str, Any]:
+    def common(stack: nn.Module, side: str) -> dict[str, Any]:
         return dict(
-            num_layers=len(stack.layers), pre_norm=stack.layers[0].normalize_before, no_final_norm=stack.layer_norm is None,
-            activation=activations[cfg.activation_fn], layernorm_embedding=stack.layernorm_embedding is not None,
+            num_layers=len(stack.layers),
+            pre_norm=stack.layers[0].normalize_before,
+            no_final_norm=stack.layer_norm is None,
+            activation=activations[cfg.activation_fn],
+            layernorm_embedding=stack.layernorm_embedding is not None,
             **counts[side],
-        )  # fmt: skip
+        )
 
     specification = transformer_spec.TransformerSpec(
         transformer_spec.TransformerEncoderSpec(**common(model.encoder, "encoder")),
@@ -137,7 +152,12 @@ def spec_of(model: nn.Module, counts: Dict[str, Dict[str, int]]):
 
 @torch.no_grad()
 def certify(
-    folder: str, masked: nn.Module, task: Any, pairs: Sequence[Pair], words: str, counts: Dict[str, Dict[str, int]]
+    folder: str,
+    masked: nn.Module,
+    task: Any,
+    pairs: Sequence[Pair],
+    words: str,
+    counts: dict[str, dict[str, int]],
 ) -> Certificate:
     """Scores of given translations, and translations by beam search, of CTranslate2 and of the masked model.
 
@@ -145,32 +165,47 @@ def certify(
     """
     import ctranslate2
 
-    translator = ctranslate2.Translator(folder, device="cpu", compute_type="float32", intra_threads=torch.get_num_threads())
+    translator = ctranslate2.Translator(
+        folder, device="cpu", compute_type="float32", intra_threads=torch.get_num_threads()
+    )
     sources = [_words(task.source_dictionary, pair.source) for pair in pairs]
     targets = [_words(task.target_dictionary, pair.target) for pair in pairs]
     scored = translator.score_batch(sources, targets, max_batch_size=32)
     found = [torch.tensor(result.log_probs) for result in scored]
-    longest = 2 * max(len(pair.target) for pair in pairs) + 10  # a model of random weights never ends by itself
+    # a model of random weights never ends by itself
+    longest = 2 * max(len(pair.target) for pair in pairs) + 10
     theirs = translator.translate_batch(
-        sources, beam_size=_BEAM, length_penalty=1, max_decoding_length=longest, return_scores=True, max_batch_size=32
+        sources,
+        beam_size=_BEAM,
+        length_penalty=1,
+        max_decoding_length=longest,
+        return_scores=True,
+        max_batch_size=32,
     )
     search = SequenceGenerator([masked], task.target_dictionary, beam_size=_BEAM, max_len_b=longest)
     same, difference = 0, 0.0
     for pair, other in zip(pairs, theirs):
         source = torch.tensor([pair.source])
-        own = search.generate([masked], {"net_input": {"src_tokens": source, "src_lengths": torch.tensor([source.shape[1]])}})
+        own = search.generate(
+            [masked], {"net_input": {"src_tokens": source, "src_lengths": torch.tensor([source.shape[1]])}}
+        )
         if _words(task.target_dictionary, own[0][0]["tokens"].tolist()) == other.hypotheses[0]:
             same += 1
             difference = max(difference, abs(float(own[0][0]["score"]) - other.scores[0]))
-    translations = {"beam": _BEAM, "sentences": len(pairs), "same": same, "largest_score_difference_of_same": difference}
+    translations = {
+        "beam": _BEAM,
+        "sentences": len(pairs),
+        "same": same,
+        "largest_score_difference_of_same": difference,
+    }
     extra = {"stacks": counts, "translations": translations}
     return certificate_of(target_log_probs(masked, task, pairs), found, words, extra)
 
 
-def _vocabulary(words) -> List[str]:
+def _vocabulary(words) -> list[str]:
     return ["<blank>" if word == words.pad_word else word for word in words.symbols]
 
 
-def _words(words, numbers: Sequence[int]) -> List[str]:
+def _words(words, numbers: Sequence[int]) -> list[str]:
     """Without the end mark, which CTranslate2 adds."""
     return [words[number] for number in numbers if number != words.eos()]

@@ -2,9 +2,10 @@
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 import torch
 from fairseq.data import Dictionary
@@ -17,8 +18,8 @@ from ... import register
 from ...gating import FixedGates
 from ...records.certificate import Certificate
 from ..training.dictionaries import check_dictionaries
-from .pruning import Patient, remove_heads
 from ..translate.translate import translation_task
+from .pruning import Patient, remove_heads
 
 TOLERANCE = 1e-4  # of a log probability; both models work in float32
 _SPECIAL = 4  # <s>, <pad>, </s>, <unk>
@@ -28,14 +29,20 @@ _SPECIAL = 4  # <s>, <pad>, </s>, <unk>
 class Pair:
     """A sentence and its translation as token numbers, both with the end mark."""
 
-    source: List[int]
-    target: List[int]
+    source: list[int]
+    target: list[int]
 
 
 def task_and_pairs(
-    tensors: Dict[str, Tensor], cfg: Dict[str, Any], data: Optional[str], subset: Optional[str], limit: int, words_needed: bool
-) -> Tuple[Any, List[Pair], str]:
-    """What two models are compared on: text of the binarised data folder where there is one, else random tokens.
+    tensors: dict[str, Tensor],
+    cfg: dict[str, Any],
+    data: Optional[str],
+    subset: Optional[str],
+    limit: int,
+    words_needed: bool,
+) -> tuple[Any, list[Pair], str]:
+    """What two models are compared on: text of the binarised data folder where there is one, else random
+    tokens.
 
     Args:
         tensors, cfg: of the checkpoint.
@@ -56,8 +63,14 @@ def task_and_pairs(
         if data:
             raise FileNotFoundError(f"--data {data}: no such folder")
         if words_needed or subset:
-            where = f"{folder}, where the checkpoint was trained, is not here" if folder else "the checkpoint does not name it"
-            raise FileNotFoundError(f"the binarised data is needed for its dictionaries and text ({where}): give --data FOLDER")
+            where = (
+                f"{folder}, where the checkpoint was trained, is not here"
+                if folder
+                else "the checkpoint does not name it"
+            )
+            raise FileNotFoundError(
+                f"the binarised data is needed for its dictionaries and text ({where}): give --data FOLDER"
+            )
         task = placeholder_task(tensors)
         return task, random_pairs(task), "random tokens"
     task = translation_task(folder, None, options.get("source_lang"), options.get("target_lang"))
@@ -71,17 +84,17 @@ def task_and_pairs(
     return task, text_pairs(task.dataset(wanted), limit), f"{wanted} (real text of the data folder)"
 
 
-def text_pairs(dataset, limit: int) -> List[Pair]:
+def text_pairs(dataset, limit: int) -> list[Pair]:
     """The first pairs of a loaded subset with targets."""
     rows = (dataset[number] for number in range(min(limit, len(dataset))))
     return [Pair(row["source"].tolist(), row["target"].tolist()) for row in rows]
 
 
-def random_pairs(task, count: int = 8, longest: int = 9) -> List[Pair]:
+def random_pairs(task, count: int = 8, longest: int = 9) -> list[Pair]:
     """Pairs of random tokens, for models without text."""
     draw = random.Random(1)
 
-    def sentence(words: Dictionary) -> List[int]:
+    def sentence(words: Dictionary) -> list[int]:
         return [draw.randrange(_SPECIAL, len(words)) for _ in range(draw.randint(1, longest))] + [words.eos()]
 
     if min(len(task.source_dictionary), len(task.target_dictionary)) <= _SPECIAL:
@@ -89,7 +102,7 @@ def random_pairs(task, count: int = 8, longest: int = 9) -> List[Pair]:
     return [Pair(sentence(task.source_dictionary), sentence(task.target_dictionary)) for _ in range(count)]
 
 
-def placeholder_task(tensors: Dict[str, Tensor]) -> Any:
+def placeholder_task(tensors: dict[str, Tensor]) -> Any:
     """What fairseq builds a model by where there is no data folder: dictionaries of the embeddings' sizes."""
     words = {}
     for side in ("encoder", "decoder"):
@@ -99,7 +112,7 @@ def placeholder_task(tensors: Dict[str, Tensor]) -> Any:
     return SimpleNamespace(source_dictionary=words["encoder"], target_dictionary=words["decoder"])
 
 
-def model_of(state: Dict[str, Any], task: Any) -> nn.Module:
+def model_of(state: dict[str, Any], task: Any) -> nn.Module:
     """The model of a checkpoint as surgery writes it, in float32 and `eval()`.
 
     Raises:
@@ -109,7 +122,10 @@ def model_of(state: Dict[str, Any], task: Any) -> nn.Module:
     for side, words in (("encoder", task.source_dictionary), ("decoder", task.target_dictionary)):
         rows = state["model"][f"{side}.embed_tokens.weight"].shape[0]
         if rows != len(words):
-            raise ValueError(f"the {side}'s dictionary has {len(words)} words and the checkpoint {rows}: it is of other data")
+            raise ValueError(
+                f"the {side}'s dictionary has {len(words)} words and the checkpoint {rows}: it "
+                "is of other data"
+            )
     if not isinstance(task, SimpleNamespace):  # no placeholder: real words
         check_dictionaries(state.get("task_state"), task, "the model")
     model = build_model(OmegaConf.create(state["cfg"]["model"]), task, from_checkpoint=True)
@@ -128,9 +144,11 @@ def masked_model(patient: Patient, keep: Tensor, task: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def target_log_probs(model: nn.Module, task: Any, pairs: Sequence[Pair], batch_size: int = 16) -> List[Tensor]:
+def target_log_probs(
+    model: nn.Module, task: Any, pairs: Sequence[Pair], batch_size: int = 16
+) -> list[Tensor]:
     """Log probability of every target token given those before it: [target length] a pair."""
-    found: List[Tensor] = []
+    found: list[Tensor] = []
     pad, eos = task.source_dictionary.pad(), task.target_dictionary.eos()
     for start in range(0, len(pairs), batch_size):
         part = pairs[start : start + batch_size]
@@ -140,12 +158,14 @@ def target_log_probs(model: nn.Module, task: Any, pairs: Sequence[Pair], batch_s
         before = collate_tokens(targets, pad, eos, left_pad=False, move_eos_to_beginning=True)
         logits = model(collate_tokens(sources, pad, left_pad=True), lengths, before)[0]
         scores = torch.log_softmax(logits.float(), dim=-1)
-        found += [scores[i, : len(target)].gather(1, target[:, None])[:, 0] for i, target in enumerate(targets)]
+        found += [
+            scores[i, : len(target)].gather(1, target[:, None])[:, 0] for i, target in enumerate(targets)
+        ]
     return found
 
 
 def certificate_of(
-    expected: Sequence[Tensor], found: Sequence[Tensor], data: str, extra: Optional[Dict[str, Any]] = None
+    expected: Sequence[Tensor], found: Sequence[Tensor], data: str, extra: Optional[dict[str, Any]] = None
 ) -> Certificate:
     """Log probabilities of the same tokens by two models.
 

@@ -1,6 +1,5 @@
 """A checkpoint's model with fewer heads, for the scores of a sweep."""
 
-import torch
 from fairseq.models import build_model
 from omegaconf import OmegaConf
 from torch import Tensor, nn

@@ -2,8 +2,9 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
@@ -15,8 +16,7 @@ from ...gating import AttentionBlock, HeadMap
 from ...models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
 from ...surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
 from ..checkpoints.flat_config import FlatTransformerConfig
-from ..heads.gated_model import GatedTransformerModel
-from ..heads.gated_transformer import encode_kept_heads
+from ..checkpoints.plain_python import plain_checkpoint, plain_config
 from ..heads.checkpoint_heads import (
     SCORES,
     head_map_of_state,
@@ -24,7 +24,8 @@ from ..heads.checkpoint_heads import (
     original_head_map,
     random_scores,
 )
-from ..checkpoints.plain_python import plain_checkpoint, plain_config
+from ..heads.gated_model import GatedTransformerModel
+from ..heads.gated_transformer import encode_kept_heads
 
 Mask = Union[Sequence[bool], Tensor]
 
@@ -43,10 +44,10 @@ class Patient:
         earlier: the record of earlier removals, None if there were none.
     """
 
-    state: Dict[str, Any]
-    cfg: Dict[str, Any]
-    options: Dict[str, Any]
-    tensors: Dict[str, Tensor]
+    state: dict[str, Any]
+    cfg: dict[str, Any]
+    options: dict[str, Any]
+    tensors: dict[str, Tensor]
     head_map: HeadMap
     original: HeadMap
     earlier: Optional[KeptHeads]
@@ -65,7 +66,7 @@ class Pruned:
         parameters_before, parameters_after: weights without head scores, shared ones counted once.
     """
 
-    state: Dict[str, Any]
+    state: dict[str, Any]
     head_map: HeadMap
     keep: Tensor
     record: KeptHeads
@@ -74,10 +75,13 @@ class Pruned:
     parameters_after: int
 
 
-def prune_state(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Pruned:
+def prune_state(
+    state: dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+) -> Pruned:
     """Remove the heads that the checkpoint's scores, or `mask`, do not keep.
 
-    The result is what `dsp_transformer` with the option `kept_heads` loads. It has no scores and no optimizer state.
+    The result is what `dsp_transformer` with the option `kept_heads` loads. It has no scores and no optimizer
+    state.
 
     Args:
         state: see `checkpoints.load_checkpoint`; left as it is.
@@ -92,7 +96,7 @@ def prune_state(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask:
     return remove_heads(patient, choose_heads(patient, num_of_heads, mask))
 
 
-def prepare(state: Dict[str, Any]) -> Patient:
+def prepare(state: dict[str, Any]) -> Patient:
     """Read and check what surgery needs to know of a checkpoint, without its data folder.
 
     Raises:
@@ -112,7 +116,9 @@ def prepare(state: Dict[str, Any]) -> Patient:
             raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
         check_record(earlier, original)
     elif now != original:
-        raise ValueError("the checkpoint has other head counts than its options say, and no record of a removal")
+        raise ValueError(
+            "the checkpoint has other head counts than its options say, and no record of a removal"
+        )
     return Patient(state, cfg, options, tensors, now, original, earlier)
 
 
@@ -121,7 +127,9 @@ def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Opt
     count = patient.head_map.num_heads
     if mask is not None:
         if num_of_heads is not None:
-            raise ValueError("--num-of-heads and --mask exclude each other: a mask says itself which heads stay")
+            raise ValueError(
+                "--num-of-heads and --mask exclude each other: a mask says itself which heads stay"
+            )
         keep = torch.as_tensor(mask).bool()
         if keep.shape != (count,):
             raise ValueError(f"the mask has {keep.numel()} entries, the model {count} heads")
@@ -131,14 +139,16 @@ def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Opt
         pruned = " (heads were removed from it before)" if patient.earlier else ""
         raise ValueError(
             f"the checkpoint has no head scores{pruned}, so nothing says which heads to keep: train it with "
-            "--num-of-heads K (jointly, or pipelined from this checkpoint), or name the heads with --mask FILE.json"
+            "--num-of-heads K (jointly, or pipelined from this checkpoint), or name the heads with --mask "
+            "FILE.json"
         )
     if scores.shape != (count,):
         raise ValueError(f"the checkpoint has scores for {scores.numel()} heads and weights for {count}")
     why = random_scores(patient.state)
     if why is not None:
         raise ValueError(
-            f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's own task, criterion "
+            f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's "
+            "own task, criterion "
             "and optimizer, or name the heads to keep with --mask FILE.json"
         )
     return heads_of_checkpoint({**patient.state, "model": patient.tensors}, num_of_heads).keep
@@ -162,8 +172,13 @@ def remove_heads(patient: Patient, keep: Tensor) -> Pruned:
             raise ValueError(f"{block.name}: {error}") from error
         put_block(model, block, own)
     # no gates any more: every method's options as they are by default
-    options.update({name: field.default for name, field in DSPTransformerConfig.__dataclass_fields__.items()
-                    if name not in FlatTransformerConfig.__dataclass_fields__})  # fmt: skip
+    options.update(
+        {
+            name: field.default
+            for name, field in DSPTransformerConfig.__dataclass_fields__.items()
+            if name not in FlatTransformerConfig.__dataclass_fields__
+        }
+    )
     options.update(kept_heads=encode_kept_heads(record))
     return Pruned(
         state=plain_checkpoint(patient.state, {**patient.cfg, "model": options}, model),
@@ -176,7 +191,7 @@ def remove_heads(patient: Patient, keep: Tensor) -> Pruned:
     )
 
 
-def dsp_model_options(cfg: Dict[str, Any]) -> Dict[str, Any]:
+def dsp_model_options(cfg: dict[str, Any]) -> dict[str, Any]:
     """The options of `dsp_transformer` for a checkpoint of ours or of stock fairseq's transformer.
 
     Raises:
@@ -188,31 +203,36 @@ def dsp_model_options(cfg: Dict[str, Any]) -> Dict[str, Any]:
     ours = model_class is not None and issubclass(model_class, GatedTransformerModel)
     if not ours and ARCH_MODEL_NAME_REGISTRY.get(name) != "transformer":
         raise ValueError(
-            f"the checkpoint's model is {name!r}; heads can be removed from fairseq's 'transformer' and this plugin's models"
+            f"the checkpoint's model is {name!r}; heads can be removed from fairseq's 'transformer' and this "
+            "plugin's models"
         )
     filled = Namespace(**given)
     base_architecture(filled)  # what old checkpoints leave out
-    options = {key: value for key, value in vars(filled).items() if key in DSPTransformerConfig.__dataclass_fields__}
+    options = {
+        key: value for key, value in vars(filled).items() if key in DSPTransformerConfig.__dataclass_fields__
+    }
     return {**options, "_name": name if model_class is DSPTransformerModel else "dsp_transformer"}
 
 
-def head_dim_of(block: AttentionBlock, options: Dict[str, Any]) -> int:
+def head_dim_of(block: AttentionBlock, options: dict[str, Any]) -> int:
     return int(options[f"{_side(block)}_embed_dim"]) // int(options[f"{_side(block)}_attention_heads"])
 
 
-def take_block(model: Dict[str, Tensor], block: AttentionBlock) -> Dict[str, Tensor]:
+def take_block(model: dict[str, Tensor], block: AttentionBlock) -> dict[str, Tensor]:
     """Move a block's tensors out of `model`, under their names inside the block."""
     prefix = block.name + "."
     return {name[len(prefix) :]: model.pop(name) for name in list(model) if name.startswith(prefix)}
 
 
-def put_block(model: Dict[str, Tensor], block: AttentionBlock, tensors: Dict[str, Tensor]) -> None:
+def put_block(model: dict[str, Tensor], block: AttentionBlock, tensors: dict[str, Tensor]) -> None:
     """The inverse of `take_block`."""
     model.update({f"{block.name}.{name}": tensor for name, tensor in tensors.items()})
 
 
-def count_parameters(tensors: Dict[str, Tensor], options: Dict[str, Any]) -> int:
-    """Weights of a model by its checkpoint: without head scores and buffers, shared embeddings counted once."""
+def count_parameters(tensors: dict[str, Tensor], options: dict[str, Any]) -> int:
+    """Weights of a model by its checkpoint: without head scores and buffers, shared embeddings counted
+    once.
+    """
     shared = {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
     if options.get("share_all_embeddings") or options.get("merge_src_tgt_embed"):
         shared.add("encoder.embed_tokens.weight")
@@ -220,7 +240,11 @@ def count_parameters(tensors: Dict[str, Tensor], options: Dict[str, Any]) -> int
         shared = set()
     sizes = {}
     for name, tensor in tensors.items():
-        if not name.startswith("gating.") and name.rsplit(".", 1)[-1] not in ("version", "_float_tensor", "weights"):
+        if not name.startswith("gating.") and name.rsplit(".", 1)[-1] not in (
+            "version",
+            "_float_tensor",
+            "weights",
+        ):
             # by the options, because a checkpoint from a GPU holds shared tensors as copies; else by storage
             sizes["shared" if name in shared else tensor.data_ptr()] = tensor.numel()
     return sum(sizes.values())
@@ -230,14 +254,16 @@ def _side(block: AttentionBlock) -> str:
     return block.name.split(".", 1)[0]
 
 
-def _unpacked(model: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Projections of old fairseq, packed in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C], by their names of today."""
-    tensors: Dict[str, Tensor] = {}
+def _unpacked(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Projections of old fairseq, packed in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C], by their
+    names of today.
+    """
+    tensors: dict[str, Tensor] = {}
     for name, tensor in model.items():
         block, _, last = name.rpartition(".")
         if last in ("in_proj_weight", "in_proj_bias"):
             for projection, part in zip("qkv", tensor.chunk(3)):
-                tensors[f"{block}.{projection}_proj.{last[len('in_proj_'):]}"] = part.clone()
+                tensors[f"{block}.{projection}_proj.{last[len('in_proj_') :]}"] = part.clone()
         else:
             tensors[name] = tensor
     return tensors

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
@@ -12,9 +12,9 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from ...gating import AttentionBlock
 from ...records.certificate import Certificate
 from ...surgery import fill_block
-from .equality import certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.checkpoint_heads import SCORES
+from .equality import certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
 from .pruning import (
     Mask,
     Patient,
@@ -36,11 +36,14 @@ _REGISTRIES = {
 _PLUGIN = __name__.partition(".")[0]
 
 
-def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Pruned:
-    """The checkpoint as stock fairseq's `transformer`: every head in its place, those that are not kept zeros.
+def export_fairseq(
+    state: dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+) -> Pruned:
+    """The checkpoint as stock fairseq's `transformer`: every head in its place, those that are not kept
+    zeros.
 
-    Scores are left out, task, criterion and optimizer are stock, and all values are of plain types. A checkpoint
-    without scores keeps the heads it has.
+    Scores are left out, task, criterion and optimizer are stock, and all values are of plain types. A
+    checkpoint without scores keeps the heads it has.
 
     Args:
         state, num_of_heads, mask: as `pruning.prune_state`.
@@ -53,7 +56,9 @@ def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, ma
     exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
     for block in pruned.head_map.blocks:
         own = take_block(exported["model"], block)
-        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), dense_shapes(block, options))
+        own = fill_block(
+            own, pruned.record[block.name], head_dim_of(block, options), dense_shapes(block, options)
+        )
         put_block(exported["model"], block, own)
     exported["cfg"] = stock_config(exported["cfg"])
     for entry in exported["optimizer_history"]:
@@ -64,7 +69,9 @@ def export_fairseq(state: Dict[str, Any], num_of_heads: Optional[int] = None, ma
     return replace(pruned, state=exported, parameters_after=count_parameters(exported["model"], options))
 
 
-def keep_of(patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> torch.Tensor:
+def keep_of(
+    patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+) -> torch.Tensor:
     """`choose_heads`, but a checkpoint of which nothing says what to remove keeps the heads it has."""
     if mask is None and num_of_heads is None and SCORES not in patient.tensors:
         mask = torch.ones(patient.head_map.num_heads, dtype=torch.bool)
@@ -72,9 +79,15 @@ def keep_of(patient: Patient, num_of_heads: Optional[int] = None, mask: Optional
 
 
 def certify_fairseq(
-    patient: Patient, keep: torch.Tensor, exported: Pruned, data: Optional[str], subset: Optional[str], limit: int
+    patient: Patient,
+    keep: torch.Tensor,
+    exported: Pruned,
+    data: Optional[str],
+    subset: Optional[str],
+    limit: int,
 ) -> Certificate:
-    """Stock fairseq's model of an exported checkpoint beside the masked one. Arguments as `export_ctranslate2`.
+    """Stock fairseq's model of an exported checkpoint beside the masked one. Arguments as
+    `export_ctranslate2`.
 
     Raises:
         FileNotFoundError: no such folder or subset.
@@ -89,14 +102,18 @@ def certify_fairseq(
     return certificate
 
 
-def stock_config(cfg: Dict[str, Any]) -> Dict[str, Any]:
+def stock_config(cfg: dict[str, Any]) -> dict[str, Any]:
     """Options of ours as stock fairseq's: nothing in them asks for the plugin.
 
     Raises:
         ValueError: a task, criterion or optimizer of ours that has no stock counterpart.
     """
     cfg = dict(cfg)
-    model = {name: value for name, value in cfg["model"].items() if name in FlatTransformerConfig.__dataclass_fields__}
+    model = {
+        name: value
+        for name, value in cfg["model"].items()
+        if name in FlatTransformerConfig.__dataclass_fields__
+    }
     cfg["model"] = {**model, "_name": "transformer"}
     for section, (registry, dataclasses) in _REGISTRIES.items():
         name = (cfg.get(section) or {}).get("_name")
@@ -118,15 +135,18 @@ def stock_class(cls: type) -> type:
     return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] != _PLUGIN)
 
 
-def dense_shapes(block: AttentionBlock, options: Dict[str, Any], heads: Optional[int] = None) -> Dict[str, Tuple[int, ...]]:
+def dense_shapes(
+    block: AttentionBlock, options: dict[str, Any], heads: Optional[int] = None
+) -> dict[str, tuple[int, ...]]:
     """Shapes of a block's tensors with `heads` heads (None: as many as the stock model has).
 
-    The model's width is C; keys and values come from the encoder, of its width, where the block is cross-attention.
+    The model's width is C; keys and values come from the encoder, of its width, where the block is
+    cross-attention.
     """
     width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
     source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
     rows = width if heads is None else heads * head_dim_of(block, options)
-    shapes: Dict[str, Tuple[int, ...]] = {"q_proj.weight": (rows, width), "out_proj.weight": (width, rows)}
+    shapes: dict[str, tuple[int, ...]] = {"q_proj.weight": (rows, width), "out_proj.weight": (width, rows)}
     shapes.update({f"{name}.weight": (rows, source) for name in ("k_proj", "v_proj")})
     shapes.update({f"{name}.bias": (rows,) for name in ("q_proj", "k_proj", "v_proj")})
     return shapes

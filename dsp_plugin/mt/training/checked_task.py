@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 from fairseq import utils
 from fairseq.tasks.translation import TranslationTask
@@ -29,7 +29,7 @@ class CheckedTranslationTask(TranslationTask):
             check_languages(cfg.data, cfg.source_lang, cfg.target_lang, cfg.dataset_impl)
         return super().setup_task(cfg, **kwargs)
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the task state of a model that is loaded.
 
         Raises:
@@ -52,19 +52,35 @@ class CheckedTranslationTask(TranslationTask):
             folders = utils.split_paths(self.cfg.data)
             for folder in folders if split == self.cfg.train_subset else folders[:1]:
                 check_set(
-                    folder, split, self.cfg.source_lang, self.cfg.target_lang, (len(self.source_dictionary), len(self.target_dictionary)),
-                    both=bool(whole.get("optimizer")), option=option and "--" + option.replace("_", "-"),
-                )  # fmt: skip
+                    folder,
+                    split,
+                    self.cfg.source_lang,
+                    self.cfg.target_lang,
+                    (len(self.source_dictionary), len(self.target_dictionary)),
+                    both=bool(whole.get("optimizer")),
+                    option=option and "--" + option.replace("_", "-"),
+                )
         return super().load_dataset(split, epoch, combine, **kwargs)
 
     def build_generator(self, models, args, *more, **kwargs):
-        """Build the search, after a look at whether the shortest sentence that is loaded may have as many words as it must.
+        """Build the search, after a look at whether the shortest sentence that is loaded may have as many
+        words as it must.
 
         Raises:
             ValueError: naming --min-len.
         """
-        sizes = [dataset.src_sizes.min() for dataset in self.datasets.values() if len(getattr(dataset, "src_sizes", ()))]
-        least, a, b = (getattr(args, name, default) for name, default in (("min_len", 1), ("max_len_a", 0), ("max_len_b", 200)))
+        sizes = [
+            dataset.src_sizes.min()
+            for dataset in self.datasets.values()
+            if len(getattr(dataset, "src_sizes", ()))
+        ]
+        least, a, b = (
+            getattr(args, name, default)
+            for name, default in (("min_len", 1), ("max_len_a", 0), ("max_len_b", 200))
+        )
         if sizes and int(a * min(sizes) + b) < least:
-            raise ValueError(f"--min-len {least}: --max-len-a and --max-len-b allow the shortest sentence {int(a * min(sizes) + b)} tokens")
+            raise ValueError(
+                f"--min-len {least}: --max-len-a and --max-len-b allow the shortest sentence "
+                f"{int(a * min(sizes) + b)} tokens"
+            )
         return super().build_generator(models, args, *more, **kwargs)

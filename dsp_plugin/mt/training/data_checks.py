@@ -1,10 +1,12 @@
-"""A folder of binarised text is looked at before it is read: languages, dictionaries, and that no file is cut."""
+"""A folder of binarised text is looked at before it is read: languages, dictionaries, and that no file is
+cut.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 from fairseq import utils
@@ -18,8 +20,11 @@ _MAGIC, _OLD_MAGIC = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"
 _HEADER = struct.Struct("<QBQ")  # after the magic: version, type of the numbers, sentences
 
 
-def check_languages(data: str, source: Optional[str], target: Optional[str], impl: Optional[str] = None) -> None:
-    """Compare the languages asked for with the folder's; fairseq replaces one that stands alone without a word.
+def check_languages(
+    data: str, source: Optional[str], target: Optional[str], impl: Optional[str] = None
+) -> None:
+    """Compare the languages asked for with the folder's; fairseq replaces one that stands alone without a
+    word.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -31,17 +36,27 @@ def check_languages(data: str, source: Optional[str], target: Optional[str], imp
             raise FileNotFoundError(f"no prepared data: '{folder}' is not a folder")
     if impl == "raw":
         return
-    pairs = sorted({".".join(name.split(".")[1:-2]) for name in os.listdir(folders[0]) if name.endswith(".idx")} - {""})
+    pairs = sorted(
+        {".".join(name.split(".")[1:-2]) for name in os.listdir(folders[0]) if name.endswith(".idx")} - {""}
+    )
     if source is None or target is None:
         if not pairs:
-            raise ValueError(f"{folders[0]} has no prepared data: no file *.SOURCE-TARGET.LANGUAGE.idx (fairseq-preprocess makes them)")
+            raise ValueError(
+                f"{folders[0]} has no prepared data: no file *.SOURCE-TARGET.LANGUAGE.idx "
+                "(fairseq-preprocess makes them)"
+            )
         for flag, side, lang in (("--source-lang", 0, source), ("--target-lang", 1, target)):
             if lang is not None and all(pair.split("-")[side : side + 1] != [lang] for pair in pairs):
-                raise ValueError(f"{flag} {lang}: {folders[0]} has {', '.join(pairs)} (give both languages to turn a pair round)")
+                raise ValueError(
+                    f"{flag} {lang}: {folders[0]} has {', '.join(pairs)} (give both languages "
+                    "to turn a pair round)"
+                )
         return
     for flag, lang in (("--source-lang", source), ("--target-lang", target)):
         if not os.path.isfile(os.path.join(folders[0], f"dict.{lang}.txt")):
-            raise ValueError(f"{flag} {lang}: {folders[0]} has no dict.{lang}.txt{_and(pairs, '; its languages are ')}")
+            raise ValueError(
+                f"{flag} {lang}: {folders[0]} has no dict.{lang}.txt{_and(pairs, '; its languages are ')}"
+            )
 
 
 def read_dictionary(path: str) -> Dictionary:
@@ -59,11 +74,14 @@ def read_dictionary(path: str) -> Dictionary:
     return words
 
 
-def check_set(folder: str, subset: str, source: str, target: str, words: Tuple[int, int], both: bool, option: str = "") -> None:
+def check_set(
+    folder: str, subset: str, source: str, target: str, words: tuple[int, int], both: bool, option: str = ""
+) -> None:
     """Look at the files of one set, and of those that fairseq adds to it (train1, train2 ...).
 
     Args:
-        words: sizes of the two dictionaries. both: whether the target side must be there. option: that names the set.
+        words: sizes of the two dictionaries. both: whether the target side must be there. option: that names
+            the set.
 
     Raises:
         FileNotFoundError: no such set. ValueError: a file that is missing, cut, or of other dictionaries.
@@ -75,23 +93,32 @@ def check_set(folder: str, subset: str, source: str, target: str, words: Tuple[i
             if number == 0:
                 there = sorted({file.split(".")[0] for file in os.listdir(folder) if file.endswith(".idx")})
                 asked = f"{option} {subset}" if option else f"the set '{subset}'"
-                raise FileNotFoundError(f"{asked}: {folder} has no such set of {source}-{target}{_and(there, '; there are ')}")
+                raise FileNotFoundError(
+                    f"{asked}: {folder} has no such set of {source}-{target}{_and(there, '; there are ')}"
+                )
             return
-        rows = [_rows(f"{prefix}.{lang}", size, lang) for lang, size in zip((source, target), words) if both or _there(f"{prefix}.{lang}")]
+        rows = [
+            _rows(f"{prefix}.{lang}", size, lang)
+            for lang, size in zip((source, target), words)
+            if both or _there(f"{prefix}.{lang}")
+        ]
         if None not in rows and len(set(rows)) > 1:
-            raise ValueError(f"{prefix}: {rows[0]:,} sentences of {source}, {rows[1]:,} of {target}: prepare the data again")
+            raise ValueError(
+                f"{prefix}: {rows[0]:,} sentences of {source}, {rows[1]:,} of {target}: prepare "
+                "the data again"
+            )
 
 
 def data_fingerprint(data: str, subset: str = "") -> str:
-    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them; of another
-    `subset` that is scored, its files too."""
+    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them;
+    of another `subset` that is scored, its files too."""
     folder = data.split(os.pathsep)[0]
     wanted = ("dict.", "valid", "test", *([f"{subset}."] if subset else []))
     names = sorted(n for n in os.listdir(folder) if n.startswith(wanted))
     return fingerprint([os.path.join(folder, name) for name in names])
 
 
-def _prefixes(folder: str, name: str, source: str, target: str) -> List[str]:
+def _prefixes(folder: str, name: str, source: str, target: str) -> list[str]:
     return [os.path.join(folder, f"{name}.{pair}") for pair in (f"{source}-{target}", f"{target}-{source}")]
 
 
@@ -112,7 +139,9 @@ def _rows(path: str, words: int, lang: str) -> Optional[int]:
         head = file.read(len(_MAGIC) + _HEADER.size)
         if head.startswith(_OLD_MAGIC):
             return None
-        broken = ValueError(f"{path}.idx is damaged, or no index of fairseq-preprocess: prepare the data again")
+        broken = ValueError(
+            f"{path}.idx is damaged, or no index of fairseq-preprocess: prepare the data again"
+        )
         if len(head) < len(_MAGIC) + _HEADER.size or not head.startswith(_MAGIC):
             raise broken
         version, code, rows = _HEADER.unpack(head[len(_MAGIC) :])
@@ -127,9 +156,12 @@ def _rows(path: str, words: int, lang: str) -> Optional[int]:
     if sizes.any():
         largest = int(np.memmap(f"{path}.bin", dtype=dtype, mode="r").max())
         if largest >= words:
-            raise ValueError(f"{path}.bin was prepared with another dictionary: it has word number {largest}, dict.{lang}.txt {words}")
+            raise ValueError(
+                f"{path}.bin was prepared with another dictionary: it has word number "
+                f"{largest}, dict.{lang}.txt {words}"
+            )
     return rows
 
 
-def _and(names: List[str], text: str) -> str:
+def _and(names: list[str], text: str) -> str:
     return text + ", ".join(names) if names else ""

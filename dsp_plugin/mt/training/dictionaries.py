@@ -1,22 +1,29 @@
-"""Whether a model and a data folder mean the same words by the same numbers. fairseq compares only how many there are."""
+"""Whether a model and a data folder mean the same words by the same numbers. fairseq compares only how
+many there are.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Optional
 
 DICTIONARIES = "dsp_dictionaries"
 """Key in a checkpoint's task state: {"source": fingerprint, "target": fingerprint}; fairseq's own tasks read over it."""
 
 
-def dictionaries_of(task: Any) -> Dict[str, str]:
+def dictionaries_of(task: Any) -> dict[str, str]:
     """Fingerprints of a translation task's dictionaries: their words in their order, without counts."""
     sides = {"source": task.source_dictionary, "target": task.target_dictionary}
-    return {side: hashlib.sha256("\n".join(words.symbols).encode()).hexdigest()[:16] for side, words in sides.items()}
+    return {
+        side: hashlib.sha256("\n".join(words.symbols).encode()).hexdigest()[:16]
+        for side, words in sides.items()
+    }
 
 
 def check_dictionaries(task_state: Optional[Mapping[str, Any]], task: Any, model: str) -> None:
-    """Compare what a checkpoint says of its dictionaries with those of a task. Earlier checkpoints say nothing.
+    """Compare what a checkpoint says of its dictionaries with those of a task. Earlier checkpoints say
+    nothing.
 
     Args:
         task_state: the checkpoint's entry of that name.
@@ -32,10 +39,15 @@ def check_dictionaries(task_state: Optional[Mapping[str, Any]], task: Any, model
     differing = [side for side in here if side in trained and trained[side] != here[side]]
     if differing:
         config = getattr(task, "cfg", None)
-        langs = {"source": getattr(config, "source_lang", None), "target": getattr(config, "target_lang", None)}
+        langs = {
+            "source": getattr(config, "source_lang", None),
+            "target": getattr(config, "target_lang", None),
+        }
         files = " and ".join(f"dict.{langs[side] or side}.txt" for side in differing)
         raise ValueError(
-            f"{model} was trained with another dictionary than {files} of {getattr(config, 'data', 'the data')}: other words, "
-            "or the same in another order. Binarise the text with the dictionaries of its own data (data-prep/binarise.py "
+            f"{model} was trained with another dictionary than {files} of "
+            f"{getattr(config, 'data', 'the data')}: other words, "
+            "or the same in another order. Binarise the text with the dictionaries of its own data "
+            "(data-prep/binarise.py "
             "--dictionaries, fairseq-preprocess --srcdict and --tgtdict)"
         )

@@ -1,15 +1,18 @@
-"""When a training is finished. fairseq itself looks only after an update, and so makes one more at every start."""
+"""When a training is finished. fairseq itself looks only after an update, and so makes one more at every
+start.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Dict, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any, Optional
 
 PATIENCE = "dsp_patience"
 """Key in a checkpoint's task state: {"best": score, "num_runs": validations since it}."""
 
 
-def finished(state: Dict[str, Any], optimization, checkpointing) -> Optional[str]:
+def finished(state: dict[str, Any], optimization, checkpointing) -> Optional[str]:
     """Why the training that wrote a checkpoint is at its end; None if it is not.
 
     Args:
@@ -32,16 +35,20 @@ def finished(state: Dict[str, Any], optimization, checkpointing) -> Optional[str
     return None
 
 
-def patience_now() -> Optional[Dict[str, Any]]:
-    """What fairseq's early stopping remembers of this run's validations, in a function's attributes; None before the first."""
+def patience_now() -> Optional[dict[str, Any]]:
+    """What fairseq's early stopping remembers of this run's validations, in a function's attributes; None
+    before the first.
+    """
     for memory in _early_stopping():
         if hasattr(memory, "best"):
             return {"best": float(memory.best), "num_runs": int(memory.num_runs)}
     return None
 
 
-def restore_patience(state: Optional[Dict[str, Any]]) -> None:
-    """Let fairseq's early stopping go on from `patience_now`; from None as if no training had been in this process."""
+def restore_patience(state: Optional[dict[str, Any]]) -> None:
+    """Let fairseq's early stopping go on from `patience_now`; from None as if no training had been in this
+    process.
+    """
     for memory in _early_stopping():
         if state:
             memory.best, memory.num_runs = state["best"], state["num_runs"]
@@ -50,7 +57,9 @@ def restore_patience(state: Optional[Dict[str, Any]]) -> None:
 
 
 def _early_stopping() -> Iterator[Any]:
-    """fairseq's `should_stop_early`: of the module, and of the main program where that is `python -m fairseq_cli.train`."""
+    """fairseq's `should_stop_early`: of the module, and of the main program where that is
+    `python -m fairseq_cli.train`.
+    """
     for module in ("fairseq_cli.train", "__main__"):
         found = getattr(sys.modules.get(module), "should_stop_early", None)
         if found is not None:

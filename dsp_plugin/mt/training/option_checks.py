@@ -1,7 +1,7 @@
 """Numbers on a command line or in a YAML file are looked at by what they mean, before anything is loaded.
 
-One table for fairseq's options and our own: an option has one meaning wherever it stands. fairseq itself takes any number
-and finds out later, or never: a dropout of NaN trains, --update-freq 0 divides by zero.
+One table for fairseq's options and our own: an option has one meaning wherever it stands. fairseq itself
+takes any number and finds out later, or never: a dropout of NaN trains, --update-freq 0 divides by zero.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import json
 from argparse import Namespace
-from typing import Any, Dict, Iterator, Mapping, Tuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,18 +24,20 @@ _RATE_OR_HOST = MEANINGS["non-negative"].or_else(-1, told="for fairseq's own cho
 _TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/methods/limits.py
 
 # meaning -> options, without their dashes; those that may be left out are None then, which is not looked at
-_TABLE: Mapping["str | Meaning", str] = {
+_TABLE: Mapping[str | Meaning, str] = {
     # training
     "non-negative": """lr clip_norm stop_time_hours weight_decay min_lr end_learning_rate lr_threshold init_lr_scale
         sparsity_pen alpha_learning_rate l0_penalty max_len_a max_len_a_mt diverse_beam_strength
         alignment_lambda latency_avg_weight latency_var_weight ctc_weight rdrop_alpha""",
     "positive": """adam_eps adamax_eps adadelta_eps lr_shrink power total_num_update t_mult lr_decay max_lr final_lr_scale
         min_loss_scale threshold_loss_scale adaptive_softmax_factor pruning_lr temperature block_lr finetune_lr""",
-    "finite": "alpha_init concrete_lower concrete_upper lenpen lenpen_mt unkpen lm_weight iter_decode_eos_penalty stop_min_lr",
+    "finite": "alpha_init concrete_lower concrete_upper lenpen lenpen_mt unkpen lm_weight "
+    "iter_decode_eos_penalty stop_min_lr",
     _RATE_OR_HOST: "warmup_init_lr",
     "dropout": """dropout attention_dropout activation_dropout relu_dropout adaptive_softmax_dropout encoder_layerdrop
         decoder_layerdrop label_smoothing""",
-    "probability": "phase_ratio quant_noise_pq quant_noise_scalar fp16_scale_tolerance ema_decay slowmo_momentum",
+    "probability": "phase_ratio quant_noise_pq quant_noise_scalar fp16_scale_tolerance ema_decay "
+    "slowmo_momentum",
     "decay": "momentum block_momentum",
     "share": "target_sparsity",
     # sizes
@@ -66,11 +69,14 @@ _TABLE: Mapping["str | Meaning", str] = {
     _SWITCH: "per_params_alpha per_neuron_alpha per_layer_alpha finetune base_shuffle",
     _TEMPERATURE: "initial_temperature final_temperature",
 }
-NUMBERS: Dict[str, "str | Meaning"] = {name: meaning for meaning, names in _TABLE.items() for name in names.split()}
+NUMBERS: dict[str, str | Meaning] = {
+    name: meaning for meaning, names in _TABLE.items() for name in names.split()
+}
 """Option -> what its number means."""
 
 _BETAS = ("adam_betas", "adamax_betas")
-_SUBWORDS = ("post_process", "eval_bleu_remove_bpe")  # how subwords are joined, by what fairseq's post_process knows
+# how subwords are joined, by what fairseq's post_process knows
+_SUBWORDS = ("post_process", "eval_bleu_remove_bpe")
 _JOINED = ("subword_nmt", "@@ ", "@@", "sentencepiece", "wordpiece", "letter", "silence", "_EOW", "none")
 _JSON = ("eval_bleu_args", "eval_bleu_detok_args")  # options whose value is a JSON object
 
@@ -79,12 +85,13 @@ def check_options(configuration: Any) -> None:
     """Look at every number of a configuration, and at those that do not go together.
 
     Args:
-        configuration: fairseq's whole one, a section of it, the options of a parser (Namespace), or a dictionary.
+        configuration: fairseq's whole one, a section of it, the options of a parser (Namespace), or a
+            dictionary.
 
     Raises:
         ValueError: naming the option, what belongs there, and what was given.
     """
-    values: Dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in _options_of(configuration):
         values.setdefault(name, value)
         check_option(name, value)
@@ -120,8 +127,10 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _options_of(node: Any) -> Iterator[Tuple[str, Any]]:
-    """(name, value) of all options in a configuration, however deep; what cannot be resolved is left to its reader."""
+def _options_of(node: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of all options in a configuration, however deep; what cannot be resolved is left to
+    its reader.
+    """
     if isinstance(node, Namespace):
         node = vars(node)
     if not isinstance(node, (dict, DictConfig)):
@@ -155,7 +164,9 @@ def _check_json(flag: str, name: str, value: Any) -> None:
     try:
         found = json.loads(value)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}' ({error})") from None
+        raise ValueError(
+            f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}' ({error})"
+        ) from None
     if not isinstance(found, dict):
         raise ValueError(f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}'")
     if name != "eval_bleu_args":
@@ -175,11 +186,16 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
     for side in ("encoder", "decoder"):
         size, heads = values.get(f"{side}_embed_dim"), values.get(f"{side}_attention_heads")
         if size and heads and size % heads:
-            raise ValueError(f"--{side}-attention-heads {heads}: it must divide --{side}-embed-dim, which is {size}")
+            raise ValueError(
+                f"--{side}-attention-heads {heads}: it must divide --{side}-embed-dim, which is {size}"
+            )
     if values.get("share_all_embeddings") or values.get("share_decoder_input_output_embed"):
         size, out = values.get("decoder_embed_dim"), values.get("decoder_output_dim")
         if size and out and size != out:
-            raise ValueError(f"--decoder-output-dim {out}: with shared embeddings it must be --decoder-embed-dim, which is {size}")
+            raise ValueError(
+                f"--decoder-output-dim {out}: with shared embeddings it must be "
+                f"--decoder-embed-dim, which is {size}"
+            )
     for part, whole in (("shard_id", "num_shards"), ("distributed_rank", "distributed_world_size")):
         number, count = values.get(part), values.get(whole)
         if number and count and number >= count:
@@ -193,13 +209,21 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
     """What the schedule of the learning rate divides by."""
     name, warmup, last = (values.get(option) for option in ("lr_scheduler", "warmup_updates", "max_update"))
     if name in ("inverse_sqrt", "cosine", "reduce_lr_on_plateau") and len(values.get("lr") or []) > 1:
-        raise ValueError(f"--lr {_written(values['lr'])}: --lr-scheduler {name} takes one rate (fixed takes one an epoch)")
+        raise ValueError(
+            f"--lr {_written(values['lr'])}: --lr-scheduler {name} takes one rate (fixed takes one an epoch)"
+        )
     if name == "inverse_sqrt" and not warmup:
         raise ValueError("--warmup-updates 0: --lr-scheduler inverse_sqrt needs 1 or more")
     if name == "cosine" and (values.get("lr_period_updates") or -1) <= 0 and (last or 0) <= (warmup or 0):
-        raise ValueError(f"--lr-scheduler cosine needs --lr-period-updates, or a --max-update above --warmup-updates, which is {warmup}")
+        raise ValueError(
+            "--lr-scheduler cosine needs --lr-period-updates, or a --max-update above "
+            f"--warmup-updates, which is {warmup}"
+        )
     if name == "polynomial_decay" and not values.get("total_num_update"):
-        raise ValueError("--lr-scheduler polynomial_decay needs --total-num-update, the updates until the rate is at its end")
+        raise ValueError(
+            "--lr-scheduler polynomial_decay needs --total-num-update, the updates until the "
+            "rate is at its end"
+        )
 
 
 def _check_search(values: Mapping[str, Any], among: str = "") -> None:
@@ -213,9 +237,13 @@ def _check_search(values: Mapping[str, Any], among: str = "") -> None:
         if nbest > beam:
             raise ValueError(f"{flag('nbest')} {nbest}: at most {flag('beam')}, which is {beam}")
         if values.get("sampling") and nbest != beam:
-            raise ValueError(f"{flag('nbest')} {nbest}: with --sampling it must be {flag('beam')}, which is {beam}")
+            raise ValueError(
+                f"{flag('nbest')} {nbest}: with --sampling it must be {flag('beam')}, which is {beam}"
+            )
     if beam and groups and groups > 0 and beam % groups:
-        raise ValueError(f"{flag('diverse_beam_groups')} {groups}: it must divide {flag('beam')}, which is {beam}")
+        raise ValueError(
+            f"{flag('diverse_beam_groups')} {groups}: it must divide {flag('beam')}, which is {beam}"
+        )
     shortest, longest = values.get("min_len", 1), values.get("max_len_b")
     if longest is not None and not values.get("max_len_a") and longest < shortest:
         raise ValueError(f"{flag('max_len_b')} {longest}: at least {flag('min_len')}, which is {shortest}")
@@ -227,7 +255,8 @@ def _check_search(values: Mapping[str, Any], among: str = "") -> None:
 def _check_metric(values: Mapping[str, Any]) -> None:
     """The metric that the best checkpoint is chosen by must be one that validation gives."""
     metric = values.get("best_checkpoint_metric")
-    if metric is None or "label_smoothing" not in values:  # not a training by one of the criterions looked at here
+    # not a training by one of the criterions looked at here
+    if metric is None or "label_smoothing" not in values:
         return
     known = ["loss", "nll_loss", "ppl", "wps", "wpb", "bsz", "num_updates"]
     needs = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}

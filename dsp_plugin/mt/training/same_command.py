@@ -1,6 +1,8 @@
-"""Whether two command lines ask for the same training: by what their options mean, not by how they were written.
+"""Whether two command lines ask for the same training: by what their options mean, not by how they were
+written.
 
-`--lr 1e-3` is `--lr=0.001`; a file is what it holds, whether its path is absolute, starts in another folder, or is another one.
+`--lr 1e-3` is `--lr=0.001`; a file is what it holds, whether its path is absolute, starts in another folder,
+or is another one.
 """
 
 from __future__ import annotations
@@ -10,17 +12,33 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from .data_checks import data_fingerprint
 
 # what may change between the start of a training and its resume
-FREE = ("num_workers", "log_interval", "log_format", "no_progress_bar", "cpu", "save_interval_updates", "keep_interval_updates")
+FREE = (
+    "num_workers",
+    "log_interval",
+    "log_format",
+    "no_progress_bar",
+    "cpu",
+    "save_interval_updates",
+    "keep_interval_updates",
+)
 # where things are written to or, of what is read, its content is compared
-_PLACES = ("save_dir", "user_dir", "mask_pack", "log_file", "tensorboard_logdir", "plasma_path", "no_seed_provided")
+_PLACES = (
+    "save_dir",
+    "user_dir",
+    "mask_pack",
+    "log_file",
+    "tensorboard_logdir",
+    "plasma_path",
+    "no_seed_provided",
+)
 
 
-def settings_of(parsed: argparse.Namespace) -> Dict[str, Any]:
+def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
     """Option -> value, as JSON has it, of all that a training's result depends on.
 
     Args:
@@ -30,17 +48,25 @@ def settings_of(parsed: argparse.Namespace) -> Dict[str, Any]:
 
     machine = {option.name for option in dataclasses.fields(DistributedTrainingConfig)}
     left_out = {*FREE, *_PLACES, *machine}
-    found = {name: value for name, value in sorted(vars(parsed).items()) if name not in left_out and not name.startswith("_")}
+    found = {
+        name: value
+        for name, value in sorted(vars(parsed).items())
+        if name not in left_out and not name.startswith("_")
+    }
     found["data"] = data_fingerprint(parsed.data)
     if found.get("base_checkpoint"):
         found["base_checkpoint"] = file_hash(found["base_checkpoint"])
     return json.loads(json.dumps(found, default=str))
 
 
-def difference(there: Dict[str, Any], here: Dict[str, Any]) -> str:
-    """What differs, of the options that both know: a newer fairseq or plugin has more of them. Empty where nothing does."""
+def difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What differs, of the options that both know: a newer fairseq or plugin has more of them. Empty where
+    nothing does.
+    """
     odd = [name for name in there if name in here and there[name] != here[name]]
-    return "; ".join(f"--{name.replace('_', '-')}: {there[name]} there, {here[name]} here" for name in odd[:4])
+    return "; ".join(
+        f"--{name.replace('_', '-')}: {there[name]} there, {here[name]} here" for name in odd[:4]
+    )
 
 
 def file_hash(path: str) -> str:

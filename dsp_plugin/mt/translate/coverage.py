@@ -1,4 +1,6 @@
-"""How much of a data set a score covers: fairseq leaves sentences out where it is told to, or where they do not fit."""
+"""How much of a data set a score covers: fairseq leaves sentences out where it is told to, or where they
+do not fit.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,15 @@ class Coverage:
         return self.covered == self.total
 
     def label(self, name: str) -> str:
-        """The set's name; of a part of it `name-16-of-21`, so that its score is not taken for the whole set's."""
+        """The set's name; of a part of it `name-16-of-21`, so that its score is not taken for the whole
+        set's.
+        """
         return name if self.whole else f"{name}-{self.covered}-of-{self.total}"
 
 
 def is_training_pass(arguments: dict) -> bool:
-    """Whether `get_batch_iterator` was called for training. A set's name does not tell: `--gen-subset train` translates.
+    """Whether `get_batch_iterator` was called for training. A set's name does not tell: `--gen-subset train`
+    translates.
 
     Of all fairseq's programs only its Trainer asks for the order of batches within groups, and only to train.
     """
@@ -36,12 +41,15 @@ def is_training_pass(arguments: dict) -> bool:
 
 
 def coverage_of(iterator, max_valid_steps: Optional[int] = None) -> Coverage:
-    """Sentences of an `EpochBatchIterator` that is read to its end, or in a validation for `max_valid_steps` batches.
+    """Sentences of an `EpochBatchIterator` that is read to its end, or in a validation for `max_valid_steps`
+    batches.
 
     Of several shards those of all processes count where these share their results, else this process's own.
     """
     batches = list(iterator.frozen_batches)
-    if iterator.num_shards > 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if iterator.num_shards > 1 and not (
+        torch.distributed.is_available() and torch.distributed.is_initialized()
+    ):
         batches = batches[iterator.shard_id :: iterator.num_shards]
         shards = 1
     else:

@@ -1,11 +1,12 @@
-"""What the models of a translation are, read from the models that ran: options on a command line may have changed what
-their checkpoints say."""
+"""What the models of a translation are, read from the models that ran: options on a command line may have
+changed what their checkpoints say."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Optional
 
 import torch
 from fairseq import checkpoint_utils
@@ -14,8 +15,8 @@ from torch import nn
 
 from ...gating import AttentionBlock, HeadMap
 from ...surgery.record import compose, mask_of_record
-from ..heads.gated_transformer import KINDS, block_kind
 from ..heads.checkpoint_heads import CheckpointHeads, parameters_of_head
+from ..heads.gated_transformer import KINDS, block_kind
 
 
 @dataclass
@@ -27,13 +28,15 @@ class Running:
         task: the task with the data sets.
     """
 
-    models: List[nn.Module] = field(default_factory=list)
+    models: list[nn.Module] = field(default_factory=list)
     task: Any = None
 
 
 @contextmanager
 def watch_loading() -> Iterator[Running]:
-    """Note the models and the task of a `fairseq-generate` that runs inside; a language model beside them is not theirs."""
+    """Note the models and the task of a `fairseq-generate` that runs inside; a language model beside them
+    is not theirs.
+    """
     found, load = Running(), checkpoint_utils.load_model_ensemble
 
     def watched(filenames, *args, **kwargs):
@@ -50,12 +53,13 @@ def watch_loading() -> Iterator[Running]:
 
 
 def heads_of_model(model: nn.Module) -> CheckpointHeads:
-    """The heads a model has, and those that it deploys in evaluation mode. Of stock fairseq's transformer: all.
+    """The heads a model has, and those that it deploys in evaluation mode. Of stock fairseq's transformer:
+    all.
 
     Raises:
         ValueError: it has no attention blocks of an encoder-decoder transformer.
     """
-    by_kind: Dict[str, List[AttentionBlock]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, list[AttentionBlock]] = {kind: [] for kind in KINDS}
     for name, module in model.named_modules():
         if isinstance(module, MultiheadAttention):
             kind = block_kind(name)
@@ -73,17 +77,23 @@ def heads_of_model(model: nn.Module) -> CheckpointHeads:
 
 def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHeads:
     """The same heads among those of the model before any removal, for records and pictures."""
-    record: Optional[Dict[str, List[int]]] = getattr(model, "kept_heads", None)
+    record: Optional[dict[str, list[int]]] = getattr(model, "kept_heads", None)
     if not record:
         return heads
     counts = {side: getattr(model.encoder.cfg, f"{side}_attention_heads") for side in ("encoder", "decoder")}
-    original = HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in heads.head_map.blocks])
+    original = HeadMap(
+        [AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in heads.head_map.blocks]
+    )
     deployed = compose(heads.head_map, heads.keep, record)
     return CheckpointHeads(original, mask_of_record(deployed, original), heads.budget, heads.method)
 
 
-def parameters_of_model(model: nn.Module, heads: CheckpointHeads, original: CheckpointHeads) -> Dict[str, int]:
-    """Parameters of a model with all the heads it once had, and with the deployed ones alone; head scores are none."""
+def parameters_of_model(
+    model: nn.Module, heads: CheckpointHeads, original: CheckpointHeads
+) -> dict[str, int]:
+    """Parameters of a model with all the heads it once had, and with the deployed ones alone; head scores
+    are none.
+    """
     sizes = {
         f"{side}_{size}": getattr(model.encoder.cfg, f"{side}_{size}")
         for side in ("encoder", "decoder")
@@ -91,7 +101,11 @@ def parameters_of_model(model: nn.Module, heads: CheckpointHeads, original: Chec
     }
 
     def of_heads(among: CheckpointHeads, which) -> int:
-        each = [parameters_of_head(block, sizes) for block in among.head_map.blocks for _ in range(block.num_heads)]
+        each = [
+            parameters_of_head(block, sizes)
+            for block in among.head_map.blocks
+            for _ in range(block.num_heads)
+        ]
         return sum(size for size, counts in zip(each, which) if counts)
 
     # a tensor that is shared comes once

@@ -1,6 +1,6 @@
 """BLEU of a model in memory, worked out as `generate_dsp.py` does for a checkpoint."""
 
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 from torch import nn
 
@@ -21,8 +21,13 @@ def score_model(
     """
     words, dataset = task.target_dictionary, task.dataset(subset)
     found = translate(model, task, subset, **search)
-    hypotheses: List[str] = [words.string(translation.tokens, post_process) for translation in found]
-    references = [words.string(dataset[i]["target"], post_process, escape_unk=True) for i in range(len(dataset))]
+    hypotheses: list[str] = [words.string(translation.tokens, post_process) for translation in found]
+    references = [
+        words.string(dataset[i]["target"], post_process, escape_unk=True) for i in range(len(dataset))
+    ]
     if detok:
-        hypotheses, references = detokenize(hypotheses, task.cfg.target_lang), detokenize(references, task.cfg.target_lang)
+        hypotheses, references = (
+            detokenize(hypotheses, task.cfg.target_lang),
+            detokenize(references, task.cfg.target_lang),
+        )
     return bleu(hypotheses, references)

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 
@@ -19,7 +20,7 @@ def translation_speed(
     repeats: int = 3,
     cpu: bool = False,
     length: Optional[int] = None,
-) -> List[float]:
+) -> list[float]:
     """Sentences a second of each checkpoint on a binarised subset: medians over `repeats` interleaved passes.
 
     Interleaved (A B A B ...), so that a machine that slows down slows all of them. Loading, batching and
@@ -28,7 +29,8 @@ def translation_speed(
     Args:
         data: binarised folder.
         paths: checkpoints, all of one language pair.
-        length: tokens of every translation, so that no model is faster by stopping earlier; None: as they end.
+        length: tokens of every translation, so that no model is faster by stopping earlier; None: as they
+            end.
 
     Raises:
         ValueError, FileNotFoundError: a checkpoint that cannot be read.
@@ -42,10 +44,22 @@ def translation_speed(
     hush_hosts()
     for path in paths:
         load_checkpoint(path)  # says clearly what is wrong with a file
-    arguments = [data, "--path", paths[0], "--task", "dsp_translation", "--beam", str(beam), "--gen-subset", subset]
+    arguments = [
+        data,
+        "--path",
+        paths[0],
+        "--task",
+        "dsp_translation",
+        "--beam",
+        str(beam),
+        "--gen-subset",
+        subset,
+    ]
     if length is not None:
         arguments += ["--min-len", str(length), "--max-len-a", "0", "--max-len-b", str(length)]
-    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_generation_parser(), arguments))
+    cfg = convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_generation_parser(), arguments)
+    )
     task = tasks.setup_task(cfg.task)
     task.load_dataset(subset)
     use_cuda = torch.cuda.is_available() and not cpu
@@ -70,7 +84,7 @@ def translation_speed(
     # on one thread of a CPU the processor's own clock: other programs on the machine do not blur it
     clock = time.process_time if not use_cuda and torch.get_num_threads() == 1 else time.perf_counter
 
-    def one_pass(position: int, which: List[Dict]) -> float:
+    def one_pass(position: int, which: list[dict]) -> float:
         _wait(use_cuda)
         started = clock()
         for batch in which:
@@ -80,7 +94,7 @@ def translation_speed(
 
     for position in range(len(paths)):
         one_pass(position, batches[:1])
-    seconds: List[List[float]] = [[] for _ in paths]
+    seconds: list[list[float]] = [[] for _ in paths]
     for _ in range(repeats):
         for position in range(len(paths)):
             seconds[position].append(one_pass(position, batches))

@@ -1,8 +1,9 @@
 """Translations as token lists, for comparing models rather than for reading; in any precision."""
 
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Optional
 
 import torch
 from fairseq import checkpoint_utils, utils
@@ -15,13 +16,17 @@ from ..training.checked_task import CheckedTranslationTask
 
 @dataclass
 class Translation:
-    """The best hypothesis of one sentence: its tokens with the end mark, and the mean log probability of a token."""
+    """The best hypothesis of one sentence: its tokens with the end mark, and the mean log probability of a
+    token.
+    """
 
-    tokens: List[int]
+    tokens: list[int]
     score: float
 
 
-def translation_task(data: str, subset: Optional[str], source_lang: Optional[str] = None, target_lang: Optional[str] = None):
+def translation_task(
+    data: str, subset: Optional[str], source_lang: Optional[str] = None, target_lang: Optional[str] = None
+):
     """fairseq's stock translation task on a data-bin folder, `subset` (if any) loaded.
 
     Raises:
@@ -29,35 +34,49 @@ def translation_task(data: str, subset: Optional[str], source_lang: Optional[str
     """
     register()
     config = TranslationConfig(
-        data=data, source_lang=source_lang, target_lang=target_lang,
-        dataset_impl=None, train_subset="train", required_seq_len_multiple=1,  # elsewhere these name other options
-    )  # fmt: skip
+        data=data,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        # elsewhere these name other options
+        dataset_impl=None,
+        train_subset="train",
+        required_seq_len_multiple=1,
+    )
     task = CheckedTranslationTask.setup_task(config)
     if subset is not None:
         task.load_dataset(subset)
     return task
 
 
-def load_model(path: str, task, overrides: Optional[Dict[str, Any]] = None) -> nn.Module:
-    """The model of a checkpoint by fairseq's own loader. `overrides` change its options, as `--model-overrides`."""
+def load_model(path: str, task, overrides: Optional[dict[str, Any]] = None) -> nn.Module:
+    """The model of a checkpoint by fairseq's own loader. `overrides` change its options, as
+    `--model-overrides`.
+    """
     models, _ = checkpoint_utils.load_model_ensemble([path], arg_overrides=overrides, task=task)
     return models[0].eval()
 
 
 @torch.no_grad()
 def translate(
-    model: nn.Module, task, subset: str, limit: Optional[int] = None, beam: int = 5, batch_size: int = 64, **search: Any
-) -> List[Translation]:
+    model: nn.Module,
+    task,
+    subset: str,
+    limit: Optional[int] = None,
+    beam: int = 5,
+    batch_size: int = 64,
+    **search: Any,
+) -> list[Translation]:
     """Translations of the first `limit` sentences of a loaded subset, in its order.
 
     Args:
-        model: on any device and in any precision; like fairseq's own program, this prepares it for generation.
+        model: on any device and in any precision; like fairseq's own program, this prepares it for
+            generation.
         search: more of fairseq's generation options by name, such as max_len_a and max_len_b.
     """
     model.make_generation_fast_(beamable_mm_beam_size=None if beam == 1 else beam, need_attn=False)
     generator = task.build_generator([model], Namespace(beam=beam, **search))
     device = next(model.parameters()).device
-    found: Dict[int, Translation] = {}
+    found: dict[int, Translation] = {}
     for sample in _batches(task.dataset(subset), limit, batch_size):
         sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
         for number, hypotheses in zip(sample["id"].tolist(), generator.generate([model], sample)):
@@ -65,7 +84,7 @@ def translate(
     return [found[number] for number in sorted(found)]
 
 
-def _batches(dataset, limit: Optional[int], batch_size: int) -> Iterator[Dict[str, Any]]:
+def _batches(dataset, limit: Optional[int], batch_size: int) -> Iterator[dict[str, Any]]:
     """Batches of sentences of similar length, so that little is padded."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     order = sorted(range(count), key=dataset.size)

@@ -6,8 +6,8 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
 
 from filelock import FileLock, Timeout
 
@@ -26,9 +26,9 @@ def claimed(option: str, folder: str | os.PathLike, name: str = LOCK) -> Iterato
         give_back(lock)
 
 
-def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> Optional[FileLock]:
-    """Locks a folder until `give_back`, until what it returns is gone, or this process ends in any way. In this process the
-    folder may be claimed again.
+def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> FileLock | None:
+    """Locks a folder until `give_back`, until what it returns is gone, or this process ends in any way. In
+    this process the folder may be claimed again.
 
     Of several processes of one program the first claims. The folder is made.
 
@@ -49,7 +49,9 @@ def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> Optional[
         lock = _file_lock(path)
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{option} {folder} is in use by {_owner(path)}: wait for its end, or name another folder") from None
+        raise ValueError(
+            f"{option} {folder} is in use by {_owner(path)}: wait for its end, or name another folder"
+        ) from None
     except (OSError, NotImplementedError) as error:
         print(f"{folder} cannot be locked ({error}): let no other program write there now", file=sys.stderr)
         return None
@@ -60,13 +62,14 @@ def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> Optional[
     return lock
 
 
-def give_back(lock: Optional[FileLock]) -> None:
+def give_back(lock: FileLock | None) -> None:
     """Ends a claim; None, or one that is over, is none."""
     if lock is None or not lock.is_locked:
         return
     if lock.lock_counter == 1:
         with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)  # before it is free: who waits for this very file looks whether it is still there
+            # before it is free: who waits for this very file looks whether it is still there
+            os.unlink(lock.lock_file)
     lock.release()
 
 

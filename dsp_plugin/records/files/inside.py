@@ -28,7 +28,8 @@ def check_inside(folder: str | os.PathLike, path: str | os.PathLike, own: bool =
     In the cache of the Hugging Face hub every file of a model is a link to `blobs/`: to read, that is inside.
 
     Args:
-        own: whether the file is to be changed: then the hub's files, which other models share, are outside, too.
+        own: whether the file is to be changed: then the hub's files, which other models share, are outside,
+            too.
 
     Raises:
         ValueError: naming the link.

@@ -10,19 +10,20 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
-_OLD = ".old"  # in a scratch folder: the folder that is being replaced, where the two cannot change places in one step
+# in a scratch folder: the folder that is being replaced, where the two cannot change places in one step
+_OLD = ".old"
 
 
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """Gives a new folder `.NAME.RANDOM.tmp` beside `path`, which nobody else can read; it goes at the end.
 
-    Beside it, because renaming is only atomic within one file system. It is locked for as long as this process lives, so
-    that those of killed processes are known and removed by the next one that writes `path`.
+    Beside it, because renaming is only atomic within one file system. It is locked for as long as this
+    process lives, so that those of killed processes are known and removed by the next one that writes `path`.
 
     Raises:
         OSError: it cannot be made.
@@ -43,7 +44,8 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def recover(path: Path) -> None:
-    """Remove what killed processes left of `path`; put it back where one was killed while it replaced a folder.
+    """Remove what killed processes left of `path`; put it back where one was killed while it replaced a
+    folder.
 
     Only folders of this user with such a name, which no living process holds.
     """
@@ -66,10 +68,11 @@ def recover(path: Path) -> None:
 
 
 def take_place(made: Path, path: Path) -> None:
-    """Let the folder `made`, which lies in a scratch folder, become `path`; a folder that is there goes to `made`'s place.
+    """Let the folder `made`, which lies in a scratch folder, become `path`; a folder that is there goes to
+    `made`'s place.
 
-    In one step where the system can (Linux, on nearly all file systems); else there is a moment without `path`, and
-    `recover` puts it back after a kill.
+    In one step where the system can (Linux, on nearly all file systems); else there is a moment without
+    `path`, and `recover` puts it back after a kill.
 
     Raises:
         OSError: it cannot; `path` is as it was.
@@ -107,8 +110,10 @@ def _beginning(name: str) -> str:
     return name.encode()[:200].decode(errors="ignore")
 
 
-def _locked(folder: Path) -> Optional[int]:
-    """A handle of the folder that locks it until it is closed; None where another has it, or nothing can be locked."""
+def _locked(folder: Path) -> int | None:
+    """A handle of the folder that locks it until it is closed; None where another has it, or nothing can
+    be locked.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -121,6 +126,6 @@ def _locked(folder: Path) -> Optional[int]:
     return handle
 
 
-def _close(handle: Optional[int]) -> None:
+def _close(handle: int | None) -> None:
     if handle is not None:
         os.close(handle)

@@ -1,8 +1,9 @@
 """Files that carry a checksum: damage, a cut and a change by hand are noticed when they are read.
 
-A JSON object holds it in its first entry, `"checksum": "sha256:..."`, over what the others say: another layout or order
-of entries is the same content. Of JSON a line (a history) every line holds the one over all lines, so that none can go
-unnoticed. Files of earlier versions have none: they are read with a warning, and `dsp seal` puts one in.
+A JSON object holds it in its first entry, `"checksum": "sha256:..."`, over what the others say: another
+layout or order of entries is the same content. Of JSON a line (a history) every line holds the one over all
+lines, so that none can go unnoticed. Files of earlier versions have none: they are read with a warning, and
+`dsp seal` puts one in.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import json
 import logging
 import os
 import re
-from pathlib import Path
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .whole import write_text
 
@@ -30,7 +31,10 @@ class DamagedError(ValueError):
 
 def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """The content with its checksum in the first entry."""
-    return {CHECKSUM: _checksum_of(content), **{name: value for name, value in content.items() if name != CHECKSUM}}
+    return {
+        CHECKSUM: _checksum_of(content),
+        **{name: value for name, value in content.items() if name != CHECKSUM},
+    }
 
 
 def seal_text(text: str) -> str:
@@ -108,7 +112,8 @@ def write_lines(path: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> N
 def read_lines(path: str | os.PathLike, warn: bool = True) -> list[dict[str, Any]]:
     """The entries of `write_lines`, without the checksum.
 
-    In a file without a checksum (of an earlier version, which appended to it) a last line that a kill cut off is left out.
+    In a file without a checksum (of an earlier version, which appended to it) a last line that a kill cut off
+    is left out.
 
     Raises:
         DamagedError: a line is no JSON object, there is none, or they do not fit their checksum.
@@ -142,7 +147,10 @@ def reseal_json(path: str | os.PathLike) -> None:
 
 def reseal_lines(path: str | os.PathLike) -> None:
     """`reseal_json` for a file of JSON objects, one a line."""
-    write_lines(path, [{name: value for name, value in entry.items() if name != CHECKSUM} for entry in _read_entries(path)])
+    write_lines(
+        path,
+        [{name: value for name, value in entry.items() if name != CHECKSUM} for entry in _read_entries(path)],
+    )
 
 
 def _read_entries(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -200,10 +208,15 @@ def read_bounded(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
 
 def misfit(path: str | os.PathLike) -> str:
     """What to say of a file whose content does not fit its checksum."""
-    return f"{path} is damaged: its content does not fit its checksum (if it was changed on purpose: dsp seal {path})"
+    return (
+        f"{path} is damaged: its content does not fit its checksum (if it was changed on purpose: dsp "
+        f"seal {path})"
+    )
 
 
-def warn_unsealed(path: str | os.PathLike, what: str = "has no checksum (it is of an earlier version)") -> None:
+def warn_unsealed(
+    path: str | os.PathLike, what: str = "has no checksum (it is of an earlier version)"
+) -> None:
     """Says once that a file or folder cannot be checked, and how it gets a checksum."""
     key = os.path.abspath(path)
     if key not in _warned:
@@ -213,7 +226,9 @@ def warn_unsealed(path: str | os.PathLike, what: str = "has no checksum (it is o
 
 def _is_sealed(content: dict[str, Any]) -> bool:
     """Whether there is a checksum, also one whose name, or value, or both, damage has changed."""
-    return CHECKSUM in content or any(isinstance(value, str) and _resembles_checksum(value) for value in content.values())
+    return CHECKSUM in content or any(
+        isinstance(value, str) and _resembles_checksum(value) for value in content.values()
+    )
 
 
 def _resembles_checksum(value: str) -> bool:

@@ -1,7 +1,7 @@
 """A folder of weights with a list of its files and their SHA-256, written last: `checksums.json`.
 
-Listed is what makes a model or the state of a training; cards, logs and records may come and go. Reading costs about a
-second for 1 to 2 GB.
+Listed is what makes a model or the state of a training; cards, logs and records may come and go. Reading
+costs about a second for 1 to 2 GB.
 """
 
 from __future__ import annotations
@@ -18,20 +18,40 @@ LIST = "checksums.json"
 # Transformers' models and tokenizers, the Trainer's checkpoints, exports
 _MODEL = ("config.json", "pruned_module.json", "model*.safetensors", "*.index.json", "pytorch_model*")
 _OTHERS = (
-    "generation_config.json", "tokenizer*", "vocab*", "*vocabulary.*", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "spiece.model", "*.spm", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth",
-    "trainer_state.json", "training_args.bin", "model.bin", "*.onnx", "*.onnx.data", "certificate.json",
-)  # fmt: skip
+    "generation_config.json",
+    "tokenizer*",
+    "vocab*",
+    "*vocabulary.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "*.spm",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "model.bin",
+    "*.onnx",
+    "*.onnx.data",
+    "certificate.json",
+)
 
 
 def seal_folder(folder: str | os.PathLike) -> Path:
-    """Writes the list of the files that are in the folder now; the last thing to be written there. Returns its path.
+    """Writes the list of the files that are in the folder now; the last thing to be written there. Returns
+    its path.
 
     Raises:
         OSError: a file cannot be read, or the list not written.
     """
     folder = Path(folder)
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in _names(folder)}
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in _names(folder)
+    }
     write_json(folder / LIST, json.dumps({"files": files}, indent=1) + "\n")
     return folder / LIST
 
@@ -77,7 +97,9 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False, whole: bool = Tr
             raise DamagedError(f"{path} is damaged: its content does not fit its checksum in {LIST} {again}")
     for name in _names(folder, _MODEL):
         if name not in files:
-            raise DamagedError(f"{folder} is damaged: {name} is of another model, {LIST} does not list it {again}")
+            raise DamagedError(
+                f"{folder} is damaged: {name} is of another model, {LIST} does not list it {again}"
+            )
     return True
 
 
@@ -87,7 +109,9 @@ def warn_no_list(folder: str | os.PathLike) -> None:
 
 
 def holds_model(name: str) -> bool:
-    """Whether a file of this name holds (part of) a model, or the list of its files: it goes when another model comes."""
+    """Whether a file of this name holds (part of) a model, or the list of its files: it goes when another
+    model comes.
+    """
     return name in (LIST, "certificate.json") or any(fnmatchcase(name, pattern) for pattern in _MODEL)
 
 
@@ -102,4 +126,6 @@ def sha256(path: str | os.PathLike) -> str:
 
 def _names(folder: Path, patterns: tuple[str, ...] = (*_MODEL, *_OTHERS)) -> list[str]:
     found = (path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return sorted(name for name in found if name != LIST and any(fnmatchcase(name, pattern) for pattern in patterns))
+    return sorted(
+        name for name in found if name != LIST and any(fnmatchcase(name, pattern) for pattern in patterns)
+    )

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import warnings
-from typing import Any, BinaryIO, Dict, Tuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ _lock = threading.Lock()
 
 
 def load_torch_data(file: BinaryIO, path: str) -> Any:
-    """What a file of `torch.save` holds, on the CPU: tensors, numbers, texts, tables, argparse's Namespaces, arrays of numbers.
+    """What a file of `torch.save` holds, on the CPU: tensors, numbers, texts, tables, argparse's Namespaces,
+    arrays of numbers.
 
-    Nothing of it is made before the whole file has been checked: its checksums, the types in its pickle, the size of
-    every storage, tensor and array.
+    Nothing of it is made before the whole file has been checked: its checksums, the types in its pickle, the
+    size of every storage, tensor and array.
 
     Args:
         file: open for reading; its position is moved.
@@ -40,7 +41,10 @@ def load_torch_data(file: BinaryIO, path: str) -> Any:
             _check_zip(file, entries_of_torch_zip(file, path))
         else:
             _check_before_zip(file)
-            warnings.warn(f"{path} is of torch before 1.6, without checksums: nobody can tell whether it is damaged", stacklevel=3)
+            warnings.warn(
+                f"{path} is of torch before 1.6, without checksums: nobody can tell whether it is damaged",
+                stacklevel=3,
+            )
     except Refused as error:
         raise ValueError(f"{path} is refused: it holds more than data, or is damaged ({error})") from None
     file.seek(0)
@@ -48,22 +52,29 @@ def load_torch_data(file: BinaryIO, path: str) -> Any:
         with _Allowed():
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise anything
-        raise ValueError(f"{path} is not readable ({(str(error).strip().splitlines() or [type(error).__name__])[0]})") from error
+        raise ValueError(
+            f"{path} is not readable ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+        ) from error
 
 
-def _check_zip(file: BinaryIO, entries: Dict[str, Entry]) -> None:
-    strange = [name for name in entries if name not in _BESIDE_DATA | {"data.pkl"} and not name.startswith("data/")]
+def _check_zip(file: BinaryIO, entries: dict[str, Entry]) -> None:
+    strange = [
+        name for name in entries if name not in _BESIDE_DATA | {"data.pkl"} and not name.startswith("data/")
+    ]
     if strange or "data.pkl" not in entries:
         raise Refused(f"an archive of another kind ({(strange or ['no data.pkl'])[0][:80]!r})")
     if "byteorder" in entries and _read(file, entries["byteorder"], 10) not in (b"little", b"big"):
         raise Refused("an unknown byte order")
     pickle = entries["data.pkl"]
 
-    def storage(told: Tuple) -> Storage:
+    def storage(told: tuple) -> Storage:
         _, kind, key, location, numel = told
         entry = entries.get(f"data/{key}") if isinstance(key, str) and isinstance(location, str) else None
         if entry is None or type(numel) is not int or numel * kind.itemsize != entry.size:
-            raise Refused(f"a storage of {str(numel)[:30]} elements, of which the file has {entry.size if entry else 0} bytes")
+            raise Refused(
+                f"a storage of {str(numel)[:30]} elements, of which the file has "
+                f"{entry.size if entry else 0} bytes"
+            )
         return Storage(numel, kind.itemsize)
 
     walk(io.BytesIO(_read(file, pickle, _LARGEST_PICKLE)), storage, file.seek(0, os.SEEK_END))
@@ -80,17 +91,25 @@ def _check_before_zip(file: BinaryIO) -> None:
     """Files of torch before 1.6: five pickles, then the storages one behind the other."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
-    found: Dict[str, Storage] = {}
+    found: dict[str, Storage] = {}
 
-    def storage(told: Tuple) -> Storage:
+    def storage(told: tuple) -> Storage:
         _, kind, key, location, numel, view = told
-        if not isinstance(key, str) or not isinstance(location, str) or type(numel) is not int or view is not None:
+        if (
+            not isinstance(key, str)
+            or not isinstance(location, str)
+            or type(numel) is not int
+            or view is not None
+        ):
             raise Refused("a storage of an unknown kind")
-        if not 0 <= numel * kind.itemsize <= length or found.setdefault(key, Storage(numel, kind.itemsize)).numel != numel:
+        if (
+            not 0 <= numel * kind.itemsize <= length
+            or found.setdefault(key, Storage(numel, kind.itemsize)).numel != numel
+        ):
             raise Refused(f"a storage of {numel} elements in a file of {length} bytes")
         return Storage(numel, kind.itemsize)
 
-    def no_storage(_: Tuple) -> Storage:
+    def no_storage(_: tuple) -> Storage:
         raise Refused("a storage where none belongs")
 
     if walk(file, no_storage, length) != _MAGIC or walk(file, no_storage, length) != _PROTOCOL:
@@ -119,8 +138,13 @@ class _Allowed:
         self.before = list(serialization.get_safe_globals())
         core = getattr(np, "_core", None) or np.core
         functions = [core.multiarray.scalar, core.multiarray._reconstruct]
-        numbers = {type(np.dtype(code)) for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")}
-        named = [(f, f"numpy.{room}.multiarray.{f.__name__}") for f in functions for room in ("core", "_core")]
+        numbers = {
+            type(np.dtype(code))
+            for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
+        }
+        named = [
+            (f, f"numpy.{room}.multiarray.{f.__name__}") for f in functions for room in ("core", "_core")
+        ]
         serialization.clear_safe_globals()
         serialization.add_safe_globals([argparse.Namespace, np.dtype, np.ndarray, *numbers, *named])
 

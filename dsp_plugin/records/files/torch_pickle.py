@@ -1,8 +1,9 @@
 """What loading a pickle of `torch.save` would make, found out without making it.
 
-torch's weights-only loading keeps programs out, and still believes a file in much: it gives NumPy's dtypes states that crash
-the process, allocates arrays of any size, expands tensors, follows references to references. So the pickle is first walked
-with stand-ins for everything in it, and refused unless all of it is plain and no larger than the file.
+torch's weights-only loading keeps programs out, and still believes a file in much: it gives NumPy's dtypes
+states that crash the process, allocates arrays of any size, expands tensors, follows references to
+references. So the pickle is first walked with stand-ins for everything in it, and refused unless all of it is
+plain and no larger than the file.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import math
 import pickletools
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable, Dict, List, Tuple
+from typing import Any, BinaryIO
 
 _MOST_STEPS = 4_000_000  # a checkpoint with 10,000 tensors and its optimizer takes one million
 _DEEPEST = 64
@@ -19,10 +21,31 @@ _SMALL = 100_000
 _MOST_COPIES = 16  # of anything in the file, on average
 _MOST_DIMENSIONS = 64
 _STORAGES = {
-    "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8, "IntStorage": 4,
-    "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
-}  # fmt: skip
-_NUMBERS = {"f8": 8, "f4": 4, "f2": 2, "i8": 8, "i4": 4, "i2": 2, "i1": 1, "u8": 8, "u4": 4, "u2": 2, "u1": 1, "b1": 1}
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+}
+_NUMBERS = {
+    "f8": 8,
+    "f4": 4,
+    "f2": 2,
+    "i8": 8,
+    "i4": 4,
+    "i2": 2,
+    "i1": 1,
+    "u8": 8,
+    "u4": 4,
+    "u2": 2,
+    "u1": 1,
+    "b1": 1,
+}
 _DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
 
 
@@ -54,7 +77,7 @@ class _Leaf:
 
 class _Namespace:
     def __init__(self) -> None:
-        self.values: Dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
 
 class _Ordered(OrderedDict):
@@ -70,7 +93,7 @@ class _NumPyArray(_Leaf):
     pass
 
 
-def walk(file: BinaryIO, storage: Callable[[Tuple], Storage], size: int) -> Any:
+def walk(file: BinaryIO, storage: Callable[[tuple], Storage], size: int) -> Any:
     """Walk one pickle, from where the file stands to its end.
 
     Args:
@@ -90,18 +113,27 @@ def walk(file: BinaryIO, storage: Callable[[Tuple], Storage], size: int) -> Any:
         return value
     except Refused:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RecursionError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise Refused(f"unreadable pickle ({type(error).__name__}: {str(error)[:80]})") from None
 
 
 class _Walk:
     """A pickle machine of the instructions that torch's own weights-only one knows."""
 
-    def __init__(self, storage: Callable[[Tuple], Storage]):
+    def __init__(self, storage: Callable[[tuple], Storage]):
         self.storage = storage
-        self.stack: List[Any] = []
-        self.marks: List[List[Any]] = []
-        self.memo: Dict[int, Any] = {}
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
         self.written = 0
         """Instructions and bytes of text so far: what stands in the file."""
         self.copied = 0
@@ -134,7 +166,7 @@ class _Walk:
         self.marks.append(self.stack)
         self.stack = []
 
-    def _since_mark(self) -> List[Any]:
+    def _since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -164,7 +196,7 @@ class _Walk:
         items = self._since_mark()
         self._list().extend(items)
 
-    def _list(self) -> List[Any]:
+    def _list(self) -> list[Any]:
         if type(self.stack[-1]) is not list:
             raise Refused("something is appended to what is no list")
         return self.stack[-1]
@@ -176,7 +208,7 @@ class _Walk:
     def _setitems(self, _: Any) -> None:
         self._set(self._since_mark())
 
-    def _set(self, items: List[Any]) -> None:
+    def _set(self, items: list[Any]) -> None:
         table = self.stack[-1]
         if type(table) not in (dict, _Ordered) or len(items) % 2:
             raise Refused("something is put into what is no table")
@@ -188,7 +220,12 @@ class _Walk:
 
     def _binpersid(self, _: Any) -> None:
         told = self.stack.pop()
-        if type(told) is not tuple or len(told) < 5 or told[0] != "storage" or type(told[1]) is not _StorageType:
+        if (
+            type(told) is not tuple
+            or len(told) < 5
+            or told[0] != "storage"
+            or type(told[1]) is not _StorageType
+        ):
             raise Refused("a reference that is no storage")
         self.stack.append(self.storage(told))
 
@@ -205,13 +242,20 @@ class _Walk:
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if type(arguments) is not tuple or not callable(function) or function is _ndarray or (function is _Ordered and arguments):
+        if (
+            type(arguments) is not tuple
+            or not callable(function)
+            or function is _ndarray
+            or (function is _Ordered and arguments)
+        ):
             raise Refused("a call of what is no function")
         self._copy(*arguments)
         self.stack.append(function(*arguments))
 
     def _copy(self, *values: Any) -> None:
-        self.copied += sum(len(value) for value in values if isinstance(value, (str, bytes, tuple, list, dict)))
+        self.copied += sum(
+            len(value) for value in values if isinstance(value, (str, bytes, tuple, list, dict))
+        )
         if self.copied > _SMALL + _MOST_COPIES * self.written:
             raise Refused(f"copies of copies, {self.copied:.3g} elements in all")
 
@@ -222,7 +266,12 @@ class _Walk:
             made.values.update(state)
         elif type(made) is _Ordered and type(state) is dict and set(state) <= {"_metadata"}:
             made.metadata = state  # of `state_dict()`
-        elif type(made) is _NumPyDtype and state[:1] == (3,) and state[2:] == (None, None, None, -1, -1, 0) and state[1] in "<>|":
+        elif (
+            type(made) is _NumPyDtype
+            and state[:1] == (3,)
+            and state[2:] == (None, None, None, -1, -1, 0)
+            and state[1] in "<>|"
+        ):
             made.ready = True
         elif type(made) is _NumPyArray:
             _check_array(*state)
@@ -230,15 +279,27 @@ class _Walk:
             raise Refused("an object is given an unsupported state")
 
 
-_PUSHES: Dict[str, Any] = {
-    **{name: None for name in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")},
-    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple,
-}  # fmt: skip
+_PUSHES: dict[str, Any] = {
+    **{
+        name: None
+        for name in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")
+    },
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_TUPLE": tuple,
+}
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Tensor:
-    if type(storage) is not Storage or type(offset) is not int or type(size) is not tuple or type(stride) is not tuple:
+    if (
+        type(storage) is not Storage
+        or type(offset) is not int
+        or type(size) is not tuple
+        or type(stride) is not tuple
+    ):
         raise Refused("a tensor of something else than numbers")
     if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS:
         raise Refused("a tensor of no possible shape")
@@ -270,7 +331,7 @@ def _check_plain_tensor(requires_grad: Any, hooks: Any, metadata: Any) -> None:
         raise Refused("a tensor with hooks or metadata")
 
 
-def _size(dimensions: Any) -> Tuple:
+def _size(dimensions: Any) -> tuple:
     if type(dimensions) is not tuple or not all(type(n) is int for n in dimensions):
         raise Refused("a size that is none")
     return dimensions
@@ -296,7 +357,12 @@ def _numpy_dtype(code: Any, align: Any = False, copy: Any = True) -> _NumPyDtype
 
 
 def _numpy_scalar(dtype: Any, raw: Any) -> _Leaf:
-    if type(dtype) is not _NumPyDtype or not dtype.ready or type(raw) is not bytes or len(raw) != dtype.itemsize:
+    if (
+        type(dtype) is not _NumPyDtype
+        or not dtype.ready
+        or type(raw) is not bytes
+        or len(raw) != dtype.itemsize
+    ):
         raise Refused("a number of NumPy's of another size than its dtype")
     return _Leaf()
 
@@ -312,15 +378,25 @@ def _numpy_reconstruct(cls: Any, shape: Any, code: Any) -> _NumPyArray:
 
 
 def _check_array(version: Any, shape: Any, dtype: Any, fortran: Any, raw: Any) -> None:
-    if version != 1 or type(dtype) is not _NumPyDtype or not dtype.ready or type(fortran) is not bool or type(raw) is not bytes:
+    if (
+        version != 1
+        or type(dtype) is not _NumPyDtype
+        or not dtype.ready
+        or type(fortran) is not bool
+        or type(raw) is not bytes
+    ):
         raise Refused("an array of NumPy's that is none of plain numbers")
-    if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and 0 <= n <= len(raw) for n in shape):
+    if (
+        type(shape) is not tuple
+        or len(shape) > 32
+        or not all(type(n) is int and 0 <= n <= len(raw) for n in shape)
+    ):
         raise Refused("an array of NumPy's of another size than its contents")
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise Refused("an array of NumPy's of another size than its contents")
 
 
-_GLOBALS: Dict[str, Any] = {
+_GLOBALS: dict[str, Any] = {
     "collections OrderedDict": _Ordered,
     "argparse Namespace": _Namespace,
     "_codecs encode": _encode,
@@ -340,11 +416,13 @@ for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and
 
 
 def _measure(value: Any, written: int, size: int) -> None:
-    """Refuse what is small in the file and large when it is walked: references to references, cycles, great depth."""
-    known: Dict[int, Tuple[int, int]] = {}
+    """Refuse what is small in the file and large when it is walked: references to references, cycles,
+    great depth.
+    """
+    known: dict[int, tuple[int, int]] = {}
     inside: set = set()
 
-    def weigh(item: Any, depth: int) -> Tuple[int, int]:
+    def weigh(item: Any, depth: int) -> tuple[int, int]:
         """Parts of an item, each as often as it is met, and bytes of tensors."""
         if type(item) is _Tensor:
             return 1, item.nbytes
@@ -376,7 +454,7 @@ def _measure(value: Any, written: int, size: int) -> None:
         raise Refused(f"tensors of {nbytes:.3g} bytes on storages of far fewer")
 
 
-def _parts(item: Any) -> List[Any]:
+def _parts(item: Any) -> list[Any]:
     if isinstance(item, _Namespace):
         return [*item.values, *item.values.values()]
     if isinstance(item, _Ordered):

@@ -1,7 +1,9 @@
-"""Is a file that `torch.save` wrote still what was written? Its zip entries have a CRC32 each, which torch never compares.
+"""Is a file that `torch.save` wrote still what was written? Its zip entries have a CRC32 each, which torch
+never compares.
 
-Every byte of such a file is an entry's, checked by its CRC32, or part of the archive's own tables, which say everything
-twice. So a flipped bit, a cut and an appended tail are all found, and each entry is exactly where torch will read it.
+Every byte of such a file is an entry's, checked by its CRC32, or part of the archive's own tables, which say
+everything twice. So a flipped bit, a cut and an appended tail are all found, and each entry is exactly where
+torch will read it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO, Dict, List
+from typing import BinaryIO
 
 _CHUNK = 1 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
@@ -55,7 +57,7 @@ def check_torch_zip(path: str | os.PathLike) -> None:
         entries_of_torch_zip(file, str(path))
 
 
-def entries_of_torch_zip(file: BinaryIO, path: str) -> Dict[str, Entry]:
+def entries_of_torch_zip(file: BinaryIO, path: str) -> dict[str, Entry]:
     """Check an open archive; its entries by name, without the folder that torch puts them in.
 
     Args:
@@ -67,7 +69,14 @@ def entries_of_torch_zip(file: BinaryIO, path: str) -> Dict[str, Entry]:
     """
     try:
         start, found = _directory(file)
-    except (zipfile.BadZipFile, struct.error, UnicodeError, EOFError, ValueError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        UnicodeError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+    ) as error:
         raise ValueError(f"{path} is damaged: its directory cannot be read ({error})") from None
     try:
         return _check(file, start, found, path)
@@ -75,10 +84,11 @@ def entries_of_torch_zip(file: BinaryIO, path: str) -> Dict[str, Entry]:
         raise ValueError(f"{path} is damaged: it ends within a header") from None
 
 
-def _directory(file: BinaryIO) -> "tuple[int, List[zipfile.ZipInfo]]":
+def _directory(file: BinaryIO) -> tuple[int, list[zipfile.ZipInfo]]:
     """Where the central directory starts, and its entries in the order of the file.
 
-    Every reader must find the same directory: nothing may follow it, and the two tables at the end must agree.
+    Every reader must find the same directory: nothing may follow it, and the two tables at the end must
+    agree.
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(max(0, length - _END.size))
@@ -94,10 +104,16 @@ def _directory(file: BinaryIO) -> "tuple[int, List[zipfile.ZipInfo]]":
         if disk or disks != 1 or end64 != behind:
             raise ValueError("the end record is not where it is said to be")
         file.seek(end64)
-        mark, rest, _, _, disk, first_disk, here64, total64, size64, start64 = _END64.unpack(file.read(_END64.size))
+        mark, rest, _, _, disk, first_disk, here64, total64, size64, start64 = _END64.unpack(
+            file.read(_END64.size)
+        )
         if mark != b"PK\x06\x06" or rest != _END64.size - 12 or disk or first_disk or here64 != total64:
             raise ValueError("a damaged end record")
-        for short, long, most in ((total, total64, 0xFFFF), (size, size64, 0xFFFFFFFF), (start, start64, 0xFFFFFFFF)):
+        for short, long, most in (
+            (total, total64, 0xFFFF),
+            (size, size64, 0xFFFFFFFF),
+            (start, start64, 0xFFFFFFFF),
+        ):
             if short not in (long, most):
                 raise ValueError("its two end records differ")
         total, size, start = total64, size64, start64
@@ -107,7 +123,8 @@ def _directory(file: BinaryIO) -> "tuple[int, List[zipfile.ZipInfo]]":
     found = zipfile.ZipFile(file).infolist()
     if len(found) != total or any(entry.volume for entry in found):
         raise ValueError(f"{len(found)} entries here, {total} in all")
-    if _end_of_directory(file, start, total) != start + size:  # zipfile reads a name that is too long as far as it goes
+    # zipfile reads a name that is too long as far as it goes
+    if _end_of_directory(file, start, total) != start + size:
         raise ValueError("its entries do not fill it")
     if any(entry.external_attr & _IS_FOLDER for entry in found):
         raise ValueError("an entry is a folder")
@@ -122,13 +139,16 @@ def _end_of_directory(file: BinaryIO, position: int, total: int) -> int:
     return position
 
 
-def _check(file: BinaryIO, start: int, found: List[zipfile.ZipInfo], path: str) -> Dict[str, Entry]:
+def _check(file: BinaryIO, start: int, found: list[zipfile.ZipInfo], path: str) -> dict[str, Entry]:
     """The entries, which must fill the file from its first byte to the directory at `start` without a gap."""
-    entries: Dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     folder = found[0].orig_filename.partition("/")[0] + "/" if found else ""
-    summed = any(entry.CRC for entry in found)  # none at all: written under torch.serialization.set_crc32_options(False)
+    # none at all: written under torch.serialization.set_crc32_options(False)
+    summed = any(entry.CRC for entry in found)
     if found and not summed:
-        warnings.warn(f"{path} was written without checksums: nobody can tell whether it is damaged", stacklevel=4)
+        warnings.warn(
+            f"{path} was written without checksums: nobody can tell whether it is damaged", stacklevel=4
+        )
     ends = [entry.header_offset for entry in found[1:]] + [start]
     position, lowered = 0, set()
     for entry, end in zip(found, ends):
@@ -164,7 +184,9 @@ def _check(file: BinaryIO, start: int, found: List[zipfile.ZipInfo], path: str) 
 def _check_header(file: BinaryIO, entry: zipfile.ZipInfo, damage: str) -> int:
     """Compare an entry's local header with the directory's; where its contents start."""
     file.seek(entry.header_offset)
-    mark, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack(file.read(_LOCAL.size))
+    mark, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack(
+        file.read(_LOCAL.size)
+    )
     name = file.read(name_length)
     if mark != b"PK\x03\x04" or method or flags != entry.flag_bits or flags & ~(_HAS_DESCRIPTOR | _UTF8):
         raise ValueError(damage)
@@ -178,8 +200,10 @@ def _check_header(file: BinaryIO, entry: zipfile.ZipInfo, damage: str) -> int:
     return entry.header_offset + _LOCAL.size + name_length + extra
 
 
-def _descriptors(entry: zipfile.ZipInfo) -> List[bytes]:
-    """What may stand behind an entry's contents. miniz writes no descriptor for an empty entry, and long ones from 4 GiB on."""
+def _descriptors(entry: zipfile.ZipInfo) -> list[bytes]:
+    """What may stand behind an entry's contents. miniz writes no descriptor for an empty entry, and long
+    ones from 4 GiB on.
+    """
     if not entry.flag_bits & _HAS_DESCRIPTOR:
         return [b""]
     told = [struct.pack("<4sI2Q", b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size)]

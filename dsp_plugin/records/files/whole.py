@@ -6,25 +6,30 @@ import contextlib
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Optional
 
 from .scratch import scratch, take_place
 
 _KINDS = {
-    stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link in a circle",
-}  # fmt: skip
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link in a circle",
+}
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path of the same name; the file that the body writes there takes the place of `path` on success.
+    """Gives a temporary path of the same name; the file that the body writes there takes the place of `path`
+    on success.
 
-    When the body or the renaming fails, `path` is as it was and the temporary file is gone. A process that is killed leaves
-    `path` as it was, too, and a hidden folder beside it that the next writing of `path` removes. Of several processes that
-    write `path` at once the last one's file stays, whole. Where `path` is a link, it stays one: what it leads to is
-    replaced. Missing parent folders are made.
+    When the body or the renaming fails, `path` is as it was and the temporary file is gone. A process that is
+    killed leaves `path` as it was, too, and a hidden folder beside it that the next writing of `path`
+    removes. Of several processes that write `path` at once the last one's file stays, whole. Where `path` is
+    a link, it stays one: what it leads to is replaced. Missing parent folders are made.
 
     Raises:
         FileExistsError: there is something at `path` that is no file: a folder, a device, a FIFO.
@@ -45,16 +50,19 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike, mark: Optional[str], keep: Optional[Callable[[str], bool]] = None) -> Iterator[Path]:
+def new_folder(
+    path: str | os.PathLike, mark: str | None, keep: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
     """Gives an empty temporary folder; on success it becomes `path`, in one step.
 
-    When the body fails, or the process is killed, `path` is as it was. A folder that is there already is replaced
-    only if it is empty or holds the file `mark`: then it is an earlier result, and not something else of the user's.
+    When the body fails, or the process is killed, `path` is as it was. A folder that is there already is
+    replaced only if it is empty or holds the file `mark`: then it is an earlier result, and not something
+    else of the user's.
 
     Args:
         mark: the name of a file. None: any folder is replaced.
-        keep: name of a file or folder in the folder that is replaced -> whether the new one has it, too, where the body
-            has written none of this name.
+        keep: name of a file or folder in the folder that is replaced -> whether the new one has it, too,
+            where the body has written none of this name.
 
     Raises:
         FileExistsError: there is a file at `path`, or a folder with other contents.
@@ -79,12 +87,14 @@ def new_folder(path: str | os.PathLike, mark: Optional[str], keep: Optional[Call
         take_place(temporary, target)
 
 
-def check_new_folder(path: str | os.PathLike, mark: Optional[str]) -> None:
+def check_new_folder(path: str | os.PathLike, mark: str | None) -> None:
     """Raises FileExistsError (NotADirectoryError, PermissionError) where `new_folder` would."""
     kind = kind_of(path)
     if kind == "a folder":
         if mark is not None and any(Path(path).iterdir()) and not (Path(path) / mark).is_file():
-            raise FileExistsError(f"the folder {path} is there already and holds other things (no {mark}): name a new one")
+            raise FileExistsError(
+                f"the folder {path} is there already and holds other things (no {mark}): name a new one"
+            )
         if reason := why_not_replaceable(path):
             raise FileExistsError(f"the folder {path} {reason}: name a folder in it")
     elif kind is not None or os.path.islink(path):
@@ -100,10 +110,14 @@ def why_not_replaceable(folder: str | os.PathLike) -> str:
         return "is a mounted file system"
     if os.path.commonpath([target, os.path.realpath(os.getcwd())]) == target:
         return "is the working folder"  # which would be the old one for ever
-    return "" if os.access(os.path.dirname(target), os.W_OK | os.X_OK) else "lies in one that cannot be written"
+    return (
+        ""
+        if os.access(os.path.dirname(target), os.W_OK | os.X_OK)
+        else ("lies in one that cannot be written")
+    )
 
 
-def check_output(option: str, path: str | os.PathLike, inputs: Optional[Mapping[str, object]] = None) -> None:
+def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, object] | None = None) -> None:
     """For saying so before work is begun.
 
     Args:
@@ -111,8 +125,8 @@ def check_output(option: str, path: str | os.PathLike, inputs: Optional[Mapping[
         inputs: option -> path that is read, None where it was not given.
 
     Raises:
-        ValueError: the output is one of the inputs, and would write over it; or there is something that is no file, such as
-            a folder or a device; or nothing can be written there.
+        ValueError: the output is one of the inputs, and would write over it; or there is something that is no
+            file, such as a folder or a device; or nothing can be written there.
     """
     check_not_read(option, path, inputs or {})
     try:
@@ -122,13 +136,20 @@ def check_output(option: str, path: str | os.PathLike, inputs: Optional[Mapping[
 
 
 def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
-    """Raises ValueError where an output, a file or a folder, is one of the inputs. Arguments as `check_output`."""
+    """Raises ValueError where an output, a file or a folder, is one of the inputs. Arguments as
+    `check_output`.
+    """
     for name, read in inputs.items():
-        if read is not None and os.path.exists(path) and os.path.exists(str(read)) and os.path.samefile(path, str(read)):
+        if (
+            read is not None
+            and os.path.exists(path)
+            and os.path.exists(str(read))
+            and os.path.samefile(path, str(read))
+        ):
             raise ValueError(f"{option} {path} is what {name} reads: name another one")
 
 
-def check_output_folder(option: str, path: str | os.PathLike, mark: Optional[str]) -> None:
+def check_output_folder(option: str, path: str | os.PathLike, mark: str | None) -> None:
     """For saying before work is begun that `new_folder` cannot make the folder that `option` names.
 
     Raises:
@@ -144,7 +165,8 @@ def check_file(path: str | os.PathLike) -> None:
     """Refuses to write a file at `path` if there is anything else, or no folder to write it into.
 
     Raises:
-        FileExistsError: a folder, a device, a FIFO or a socket is there. NotADirectoryError, PermissionError: of its folder.
+        FileExistsError: a folder, a device, a FIFO or a socket is there. NotADirectoryError, PermissionError:
+            of its folder.
     """
     text = os.fspath(path)
     kind = kind_of(text)
@@ -170,8 +192,10 @@ def check_folder(option: str, path: str | os.PathLike) -> None:
         raise ValueError(f"{option} {error}") from None
 
 
-def kind_of(path: str | os.PathLike) -> Optional[str]:
-    """What is at `path`, links followed: "a file", "a folder", "a device" ...; None where there is nothing."""
+def kind_of(path: str | os.PathLike) -> str | None:
+    """What is at `path`, links followed: "a file", "a folder", "a device" ...; None where there is
+    nothing.
+    """
     try:
         mode = os.lstat(os.path.realpath(path)).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -188,7 +212,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def _check_parent(path: str | os.PathLike) -> None:
-    """Raises: NotADirectoryError, PermissionError: the nearest folder above `path` that is there is none, or is locked."""
+    """Raises: NotADirectoryError, PermissionError: the nearest folder above `path` that is there is none,
+    or is locked.
+    """
     above = Path(os.path.realpath(path)).parent
     while not os.path.lexists(above):
         above = above.parent
@@ -199,7 +225,9 @@ def _check_parent(path: str | os.PathLike) -> None:
 
 
 def link_entry(source: Path, target: Path) -> None:
-    """The same file or folder once more: by hard links, or copied where there can be none. Links stay links."""
+    """The same file or folder once more: by hard links, or copied where there can be none. Links stay
+    links.
+    """
 
     def link(one: str, other: str) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from dsp_plugin.records.files.whole import replacing
 
@@ -21,7 +21,8 @@ def comparison_png(
 
     Args:
         labels: the R runs.
-        measures: name with unit, for example "speed (sentences/s)" -> R numbers >= 0; None is shown as not measured.
+        measures: name with unit, for example "speed (sentences/s)" -> R numbers >= 0; None is shown as not
+            measured.
         path: the PNG file, written whole or not at all.
         title: a line above the picture.
 
@@ -48,7 +49,13 @@ def comparison_png(
         axes.barh(range(len(labels)), lengths, height=0.68, color=[_GREY] + [_BLUE] * (len(labels) - 1))
         longest = max(lengths) or 1
         for row, value in enumerate(values):
-            text = "not measured" if value is None else f"{value:,.0f}" if value >= 1000 or isinstance(value, int) else f"{value:.1f}"
+            text = (
+                "not measured"
+                if value is None
+                else f"{value:,.0f}"
+                if value >= 1000 or isinstance(value, int)
+                else f"{value:.1f}"
+            )
             axes.text((value or 0) + 0.03 * longest, row, text, va="center", fontsize=8, color=_INK)
         axes.set_xlim(0, 1.5 * longest)  # from zero, with room for the numbers
         axes.set_ylim(len(labels) - 0.5, -0.5)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import statistics
-from typing import Sequence
+from collections.abc import Sequence
 
 from dsp_plugin.records.files.whole import replacing
 
-# Okabe and Ito's colours, told apart in any kind of colour blindness, without their yellow, which is too pale on
-# white. Markers and dashes differ too, so that the picture reads in grey print.
+# Okabe and Ito's colours, told apart in any kind of colour blindness, without their yellow, which is too pale
+# on white. Markers and dashes differ too, so that the picture reads in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY, INK, FAINT = "#B8B8B8", "#222222", "#6B6B6B"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -35,14 +35,20 @@ class Chart:
         self.values: list[float] = []
 
     def across(self, values: Sequence[float], label: str, dashes: Sequence[float] = (6, 3)) -> None:
-        """A dashed line from side to side at the mean of the values, one a seed; a band is their standard deviation."""
+        """A dashed line from side to side at the mean of the values, one a seed; a band is their standard
+        deviation.
+        """
         mean, sd = mean_sd(values)
-        self.axes.axhline(mean, color=FAINT, linestyle=(0, tuple(dashes)), linewidth=1.3, zorder=1, label=label)
+        self.axes.axhline(
+            mean, color=FAINT, linestyle=(0, tuple(dashes)), linewidth=1.3, zorder=1, label=label
+        )
         if sd:
             self.axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=0.35, linewidth=0, zorder=0)
         self._count(values)
 
-    def line(self, number: int, places: Sequence[float], values: Sequence[Sequence[float]], label: str) -> None:
+    def line(
+        self, number: int, places: Sequence[float], values: Sequence[Sequence[float]], label: str
+    ) -> None:
         """One line.
 
         Args:
@@ -52,11 +58,21 @@ class Chart:
         """
         means, sds = zip(*map(mean_sd, values))
         self.axes.errorbar(
-            places, means, yerr=sds if any(sds) else None, label=label, color=COLOURS[number % len(COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)], linestyle=_DASHES[number // len(COLOURS) % len(_DASHES)],
-            markersize=6.5, markeredgecolor="white", markeredgewidth=0.6, linewidth=1.6, capsize=3, elinewidth=1.1,
+            places,
+            means,
+            yerr=sds if any(sds) else None,
+            label=label,
+            color=COLOURS[number % len(COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle=_DASHES[number // len(COLOURS) % len(_DASHES)],
+            markersize=6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            linewidth=1.6,
+            capsize=3,
+            elinewidth=1.1,
             clip_on=False,
-        )  # fmt: skip
+        )
         self._count(value for seeds in values for value in seeds)
 
     def _count(self, values) -> None:
@@ -80,9 +96,13 @@ class Chart:
         if title:
             axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold", pad=10)
         self.figure.legend(
-            loc="outside lower center", ncols=min(3, self.entries), frameon=False, fontsize=9, labelcolor=INK,
+            loc="outside lower center",
+            ncols=min(3, self.entries),
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
             handlelength=2.6,
-        )  # fmt: skip
+        )
         with replacing(path) as temporary:
             self.figure.savefig(temporary, format="png", facecolor="white")
 

@@ -1,25 +1,30 @@
-"""A measure against the number of heads kept, one line a method: the picture of what pruning costs and gains."""
+"""A measure against the number of heads kept, one line a method: the picture of what pruning costs and
+gains.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from dsp_plugin.reports.pictures.charts import Chart
 from dsp_plugin.records.record import Record
+from dsp_plugin.reports.pictures.charts import Chart
 
 # method -> heads kept -> the value of each seed
 Points = Mapping[str, Mapping[int, Sequence[float]]]
 
 
-def curve_points(records: Iterable[Record], metric: str, subset: str) -> tuple[dict[str, dict[int, list[float]]], int]:
+def curve_points(
+    records: Iterable[Record], metric: str, subset: str
+) -> tuple[dict[str, dict[int, list[float]]], int]:
     """What there is to draw of one setting name.
 
     Records of one run that both have the metric (it is the same number) count once.
 
     Returns:
-        method -> heads kept -> values, one a seed; and the number of heads of the unpruned model (0: no record).
+        method -> heads kept -> values, one a seed; and the number of heads of the unpruned model (0: no
+        record).
     """
     found: dict[str, dict[int, dict[int | None, float]]] = {}
     total = 0
@@ -27,7 +32,9 @@ def curve_points(records: Iterable[Record], metric: str, subset: str) -> tuple[d
         measured = record.metric(metric, subset)
         if measured is not None and record.heads is not None:
             total = max(total, record.heads["total"])
-            found.setdefault(record.method, {}).setdefault(record.heads["kept"], {})[record.seed] = measured.value
+            found.setdefault(record.method, {}).setdefault(record.heads["kept"], {})[record.seed] = (
+                measured.value
+            )
     return {m: {k: list(seeds.values()) for k, seeds in kept.items()} for m, kept in found.items()}, total
 
 
@@ -40,7 +47,8 @@ def curve_png(
     baseline: str = "unpruned",
     methods: Sequence[str] = (),
 ) -> None:
-    """Draws one line a method over the heads kept; bars are the standard deviation over seeds, where there are several.
+    """Draws one line a method over the heads kept; bars are the standard deviation over seeds, where there
+    are several.
 
     Args:
         points: see `curve_points`.

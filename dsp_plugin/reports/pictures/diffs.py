@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart
-from dsp_plugin.reports.diff_tables import FULL, LAST_LAYER
 from dsp_plugin.records.files.whole import replacing
+from dsp_plugin.reports.diff_tables import FULL, LAST_LAYER
+from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart
 
 # method -> density, a share -> the value of each seed
 Points = Mapping[str, Mapping[float, Sequence[float]]]
 
 
-def density_png(points: Points, path: str | os.PathLike, measure: str, title: str = "", methods: Sequence[str] = ()) -> None:
-    """Draws one line a method over the density, on a logarithmic axis; full finetuning and the last layer go across.
+def density_png(
+    points: Points, path: str | os.PathLike, measure: str, title: str = "", methods: Sequence[str] = ()
+) -> None:
+    """Draws one line a method over the density, on a logarithmic axis; full finetuning and the last layer go
+    across.
 
     Args:
         points: densities in (0, 1]; those of `full` and `last-layer` play no part.
@@ -28,12 +32,16 @@ def density_png(points: Points, path: str | os.PathLike, measure: str, title: st
         ValueError: nothing to draw, a value that is not finite, a density outside (0, 1].
     """
     lines = {method: curve for method, curve in points.items() if method not in (FULL, LAST_LAYER) and curve}
-    every = [(density, value) for curve in lines.values() for density, values in curve.items() for value in values]
+    every = [
+        (density, value) for curve in lines.values() for density, values in curve.items() for value in values
+    ]
     if not every:
         raise ValueError("there is nothing to draw")
     if not all(math.isfinite(value) and 0 < density <= 1 for density, value in every):
         raise ValueError("lines need finite numbers, and densities in (0, 1]")
-    order = [method for method in dict.fromkeys([*methods, *sorted(lines)]) if method not in (FULL, LAST_LAYER)]
+    order = [
+        method for method in dict.fromkeys([*methods, *sorted(lines)]) if method not in (FULL, LAST_LAYER)
+    ]
     chart = Chart(len(lines))
     for method, dashes in ((FULL, (6, 3)), (LAST_LAYER, (1.5, 2))):
         for values in points.get(method, {}).values():
@@ -53,7 +61,8 @@ def density_png(points: Points, path: str | os.PathLike, measure: str, title: st
 def share_png(
     packs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draws which share of a pack's non-zeros lies in each layer: a row a pack, a column a layer, percent in each cell.
+    """Draws which share of a pack's non-zeros lies in each layer: a row a pack, a column a layer, percent in
+    each cell.
 
     The first row is the layer's share of all weights: what changes spread evenly would give.
 
@@ -82,15 +91,21 @@ def share_png(
     figure = Figure(figsize=(width, 0.3 * len(rows) + 0.75), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.imshow([shares for _, shares in rows], cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
+    axes.imshow(
+        [shares for _, shares in rows], cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none"
+    )
     for y, (_, shares) in enumerate(rows):
         for x, share in enumerate(shares):
             text = f"{share:.0%}" if share >= 0.095 or not share else f"{share:.1%}"
-            axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK)
+            axes.text(
+                x, y, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK
+            )
     axes.axhline(0.5, color="white", linewidth=3)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.set_xticks(range(len(names)), names)
-    axes.tick_params(length=0, labelsize=8, colors=INK, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.tick_params(
+        length=0, labelsize=8, colors=INK, top=True, labeltop=True, bottom=False, labelbottom=False
+    )
     axes.get_yticklabels()[0].set_color(FAINT)
     axes.spines[:].set_visible(False)
     if title:

@@ -1,25 +1,32 @@
-"""Many masks in one picture: a small panel a run, so that one sees at a glance which heads each method keeps."""
+"""Many masks in one picture: a small panel a run, so that one sees at a glance which heads each method
+keeps.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from dsp_plugin.records.files.whole import replacing
-from dsp_plugin.reports.pictures.heads import layer_numbers
 from dsp_plugin.records.kept_heads import mask_of
+from dsp_plugin.reports.pictures.heads import layer_numbers
 
 _BLUE, _GREY, _INK, _FAINT = "#0072B2", "#DEDEDE", "#222222", "#6B6B6B"
 _GAP = 0.6  # between two kinds, in heads
 
 
 def head_grid_png(
-    panels: Sequence[tuple[str, Mapping[str, Any]]], path: str | os.PathLike, title: str = "", columns: int = 3
+    panels: Sequence[tuple[str, Mapping[str, Any]]],
+    path: str | os.PathLike,
+    title: str = "",
+    columns: int = 3,
 ) -> None:
-    """Draws which heads are kept: a panel a run; in it a row is a layer, a column a head, rows grouped by kind.
+    """Draws which heads are kept: a panel a run; in it a row is a layer, a column a head, rows grouped by
+    kind.
 
     Args:
         panels: (label, `heads` field of a record), all of the same model.
@@ -51,7 +58,10 @@ def head_grid_png(
     cell = min(0.22, 1.9 / width)  # inches; a model of 16 heads a layer still fits
     label = 0.075 * max(len(text) for _, text in ticks)
     panel_width = max(width * cell, 1.3)  # wide enough for the name of a method
-    size = (label + columns * (panel_width + 0.15) + 0.2, lines * (height * cell + 0.66) + 0.5 + 0.35 * bool(title))
+    size = (
+        label + columns * (panel_width + 0.15) + 0.2,
+        lines * (height * cell + 0.66) + 0.5 + 0.35 * bool(title),
+    )
     figure = Figure(figsize=(max(size[0], 0.095 * len(title) + 0.3), size[1]), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.09, wspace=0.03, hspace=0.02)
@@ -64,26 +74,38 @@ def head_grid_png(
             mine = flags[starts[number] : starts[number + 1]]
             for x, kept in enumerate(mine):
                 colour = _BLUE if kept else _GREY
-                axes.add_patch(Rectangle((x - 0.44, tops[number] - 0.44), 0.88, 0.88, facecolor=colour, linewidth=0))
+                axes.add_patch(
+                    Rectangle((x - 0.44, tops[number] - 0.44), 0.88, 0.88, facecolor=colour, linewidth=0)
+                )
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", anchor="NW")
         axes.set_xticks([])
         labelled = position % columns == 0
-        axes.set_yticks([top for top, _ in ticks], [text for _, text in ticks] if labelled else [""] * len(ticks))
+        axes.set_yticks(
+            [top for top, _ in ticks], [text for _, text in ticks] if labelled else [""] * len(ticks)
+        )
         axes.tick_params(length=0, labelsize=8, colors=_FAINT)
         axes.spines[:].set_visible(False)
         axes.set_title(name, fontsize=8.5, color=_INK, loc="left", pad=4)
     if title:
         figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
     figure.legend(
-        handles=[Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")], loc="outside lower left",
-        ncols=2, frameon=False, fontsize=8, labelcolor=_INK, handlelength=1, handleheight=1,
-    )  # fmt: skip
+        handles=[Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")],
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+        labelcolor=_INK,
+        handlelength=1,
+        handleheight=1,
+    )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
 
 
 def block_labels(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A short name for each block: "encoder-self 0", and its number alone where the block before is of its kind."""
+    """A short name for each block: "encoder-self 0", and its number alone where the block before is of its
+    kind.
+    """
     kinds: dict[str, list[int]] = {}
     for number, block in enumerate(blocks):
         kinds.setdefault(block["kind"], []).append(number)

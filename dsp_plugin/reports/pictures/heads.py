@@ -1,7 +1,8 @@
 """Pictures of a model's heads: a small map for the terminal, and a PNG of a mask or of scores.
 
-Both take the head map as a dict, {"blocks": [{"name", "num_heads", "kind"}, ...]}, that is `HeadMap.to_dict()` or
-the `heads` field of a record. N is the number of heads in all, in the order of the blocks.
+Both take the head map as a dict, {"blocks": [{"name", "num_heads", "kind"}, ...]}, that is
+`HeadMap.to_dict()` or the `heads` field of a record. N is the number of heads in all, in the order of the
+blocks.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +82,8 @@ def head_map_png(
 
     Args:
         head_map: see the module.
-        mask_or_scores: [N]; booleans and integers are a mask (kept or removed), floats are scores (a colour scale).
+        mask_or_scores: [N]; booleans and integers are a mask (kept or removed), floats are scores (a colour
+            scale).
         path: the PNG file, written whole or not at all.
         title: a line above the picture.
 
@@ -103,7 +106,8 @@ def head_map_png(
     width = sum(widths) * _CELL + 0.85 * len(panels) + (0.6 if is_mask else 1.2)
     width = max(width, 0.3 + 0.1 * len(title))  # about 0.1 inches a letter of the title
     figure = Figure(figsize=(width, rows * _CELL + 1.95), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06, h_pad=0.08)  # the counts must not touch the next panel's layer numbers
+    # the counts must not touch the next panel's layer numbers
+    figure.get_layout_engine().set(wspace=0.06, h_pad=0.08)
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     for axes, panel in zip(all_axes, panels):
@@ -120,15 +124,23 @@ def head_map_png(
     handles = _legend_handles(is_mask, uneven)
     if handles:
         figure.legend(
-            handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8,
-            labelcolor=_INK, handlelength=1, handleheight=1,
-        )  # fmt: skip
+            handles=handles,
+            loc="outside lower left",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=8,
+            labelcolor=_INK,
+            handlelength=1,
+            handleheight=1,
+        )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
 
 
 def _draw_panel(axes: Any, panel: _Panel, rows: int, scale: Any) -> None:
-    """One kind: a square a head; `scale` maps scores to colours, None for a mask. All panels are `rows` high."""
+    """One kind: a square a head; `scale` maps scores to colours, None for a mask. All panels are `rows`
+    high.
+    """
     from matplotlib.patches import Rectangle
 
     width = max(panel.width, 1)
@@ -160,7 +172,9 @@ def _legend_handles(is_mask: bool, uneven: bool) -> list[Any]:
 
     handles = [Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")] if is_mask else []
     if uneven:
-        handles.append(Patch(facecolor="white", edgecolor="#B5B5B5", hatch="/////", linewidth=0, label="no such head"))
+        handles.append(
+            Patch(facecolor="white", edgecolor="#B5B5B5", hatch="/////", linewidth=0, label="no such head")
+        )
     return handles
 
 
@@ -195,7 +209,9 @@ def _panels(head_map: Mapping[str, Any], values: np.ndarray) -> list[_Panel]:
 
 
 def layer_numbers(names: list[str]) -> list[str]:
-    """The number in each block's name (encoder.layers.3.self_attn: 3), or the position where that tells too little."""
+    """The number in each block's name (encoder.layers.3.self_attn: 3), or the position where that tells
+    too little.
+    """
     found = [re.findall(r"\d+", name) for name in names]
     numbers = [digits[-1] for digits in found if digits]
     if len(set(numbers)) == len(names):

@@ -1,9 +1,12 @@
-"""How the choice of heads moved during training: one row a head, one column a moment at which it was noted."""
+"""How the choice of heads moved during training: one row a head, one column a moment at which it was
+noted.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +43,9 @@ def check_history(head_map: Mapping[str, Any], history: Any) -> list[tuple[int, 
     return sorted(entries, key=lambda entry: entry[0])
 
 
-def head_history_png(head_map: Mapping[str, Any], history: Any, path: str | os.PathLike, title: str = "") -> None:
+def head_history_png(
+    head_map: Mapping[str, Any], history: Any, path: str | os.PathLike, title: str = ""
+) -> None:
     """Draws the kept heads over training; below it how many there were.
 
     Args:
@@ -83,7 +88,12 @@ def head_history_png(head_map: Mapping[str, Any], history: Any, path: str | os.P
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[row * row_height, 0.6])
     # each moment is a column of its own: they need not be equally far apart
     upper.imshow(
-        np.array(picture), cmap=ListedColormap([_GREY, _BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="none"
+        np.array(picture),
+        cmap=ListedColormap([_GREY, _BLUE]),
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="none",
     )
     upper.set_yticks(ticks, labels)
     upper.tick_params(length=0, labelsize=8, colors=_INK, labelbottom=False)
@@ -103,8 +113,14 @@ def head_history_png(head_map: Mapping[str, Any], history: Any, path: str | os.P
     if title:
         figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
     figure.legend(
-        handles=[Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="not kept")], loc="outside lower left",
-        ncols=2, frameon=False, fontsize=8, labelcolor=_INK, handlelength=1, handleheight=1,
-    )  # fmt: skip
+        handles=[Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="not kept")],
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+        labelcolor=_INK,
+        handlelength=1,
+        handleheight=1,
+    )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")

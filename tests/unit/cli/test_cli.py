@@ -81,7 +81,9 @@ def test_help_of_a_command_opens_with_its_docstring(use_command, capsys):
     assert "Only a test." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError("no such file: model.pt"), ValueError("K = 9 is outside 0..8")])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("no such file: model.pt"), ValueError("K = 9 is outside 0..8")]
+)
 def test_bad_input_is_one_line_on_stderr(use_command, capsys, error):
     def fail(args):
         raise error
@@ -111,16 +113,25 @@ def test_prune_of_a_transformers_folder_says_where_the_pruned_model_is(tmp_path,
     assert "is a folder: name a checkpoint (.pt) in it" in refusal()
     (tmp_path / "config.json").write_text("{}")
     said = refusal()
-    assert "is a Transformers model folder" in said and "--num_of_heads K" in said and "is it without" not in said
+    assert (
+        "is a Transformers model folder" in said
+        and "--num_of_heads K" in said
+        and "is it without" not in said
+    )
     (tmp_path / "pruned").mkdir()
     assert f"{tmp_path / 'pruned'} is it without the heads that were not kept" in refusal()
 
 
 @pytest.mark.parametrize(
     "error, said",
-    [(KeyError("model"), "an entry is missing: 'model'"), (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
-     (RecursionError(), "nested too deeply"), (MemoryError(), "out of memory"), (TypeError("a\nb"), "TypeError: a b")],
-)  # fmt: skip
+    [
+        (KeyError("model"), "an entry is missing: 'model'"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+        (RecursionError(), "nested too deeply"),
+        (MemoryError(), "out of memory"),
+        (TypeError("a\nb"), "TypeError: a b"),
+    ],
+)
 def test_what_a_library_raises_is_one_line_with_the_file(use_command, capsys, tmp_path, error, said):
     def fail(args):
         raise error
@@ -128,6 +139,8 @@ def test_what_a_library_raises_is_one_line_with_the_file(use_command, capsys, tm
     use_command(fail)
     (tmp_path / "x").touch()
     assert cli.main(["doctor", str(tmp_path / "x")]) == 1
-    assert capsys.readouterr().err == f"dsp doctor: error: {tmp_path / 'x'}: {said} (--traceback shows where)\n"
+    assert (
+        capsys.readouterr().err == f"dsp doctor: error: {tmp_path / 'x'}: {said} (--traceback shows where)\n"
+    )
     with pytest.raises(type(error)):
         cli.main(["doctor", str(tmp_path / "x"), "--traceback"])

@@ -35,7 +35,9 @@ def folder(request, tmp_path):
         save_file(state, folder / "model.safetensors", {"format": "pt"})
     else:
         names = sorted(state)
-        weight_map = {name: f"model-0000{1 + (place > 4)}-of-00002.safetensors" for place, name in enumerate(names)}
+        weight_map = {
+            name: f"model-0000{1 + (place > 4)}-of-00002.safetensors" for place, name in enumerate(names)
+        }
         for file in set(weight_map.values()):
             save_file({n: state[n] for n in names if weight_map[n] == file}, folder / file, {"format": "pt"})
         index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
@@ -51,7 +53,9 @@ def checkpoint(tmp_path):
     path = tmp_path / "checkpoint.pt"
     state = {n: t for n, t in snapshot(SmallModel()).items() if not n.startswith("classifier")}
     state["out.weight"] = state["body.words.weight"]
-    torch.save({"model": state, "cfg": {"model": 1}, "last_optimizer_state": {"a": 1}, "optimizer_history": []}, path)
+    torch.save(
+        {"model": state, "cfg": {"model": 1}, "last_optimizer_state": {"a": 1}, "optimizer_history": []}, path
+    )
     return path
 
 
@@ -63,7 +67,9 @@ def pack(tmp_path):
 
 
 def weights(folder) -> dict:
-    return {name: t for file in sorted(folder.glob("model*.safetensors")) for name, t in load_file(file).items()}
+    return {
+        name: t for file in sorted(folder.glob("model*.safetensors")) for name, t in load_file(file).items()
+    }
 
 
 def expected(labels: int = 3) -> dict:
@@ -73,7 +79,11 @@ def expected(labels: int = 3) -> dict:
 
 
 def content(folder) -> dict:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".safetensors"}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix != ".safetensors"
+    }
 
 
 def everything(folder) -> dict:
@@ -94,7 +104,9 @@ def test_apply_and_revert_a_folder(folder, pack, capsys):
     if (folder / "model.safetensors.index.json").exists():
         index = json.loads((folder / "model.safetensors.index.json").read_text())
         assert set(index["weight_map"]) == set(expected())
-        assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in expected().values())
+        assert index["metadata"]["total_size"] == sum(
+            t.numel() * t.element_size() for t in expected().values()
+        )
     assert run("revert", folder) == 0
     assert "is its base again" in capsys.readouterr().out
     assert same(weights(folder), before)
@@ -113,10 +125,15 @@ def test_a_pack_is_not_applied_twice(folder, pack, capsys):
 @pytest.mark.parametrize("action", ["apply", "revert"])
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("folder", ["shards"], indirect=True)
-def test_a_kill_anywhere_leaves_the_old_model_or_the_new_one(folder, pack, action, inside, tmp_path, monkeypatch):
+def test_a_kill_anywhere_leaves_the_old_model_or_the_new_one(
+    folder, pack, action, inside, tmp_path, monkeypatch
+):
     """The working folder cannot be replaced as a whole: there `revert` mends what a kill leaves."""
     seal_folder(folder)
-    base, words = content(folder)["config.json"], {"apply": ["apply", pack, folder], "revert": ["revert", folder]}
+    base, words = (
+        content(folder)["config.json"],
+        {"apply": ["apply", pack, folder], "revert": ["revert", folder]},
+    )
     run("apply", pack, folder) if action == "revert" else None
     before, after = shutil.copytree(folder, tmp_path / "before"), tmp_path / "after"
     run(*words[action])
@@ -162,7 +179,10 @@ def test_revert_by_base_and_pack(folder, pack, tmp_path, capsys):
 def test_revert_by_a_bare_base_leaves_the_head_of_a_model_around_it(folder, pack, tmp_path, capsys):
     before = {**weights(folder), "classifier.weight": torch.ones(3, 16), "classifier.bias": torch.ones(3)}
     whole, bare = tmp_path / "whole", tmp_path / "bare"
-    for path, state in ((whole, before), (bare, {name.removeprefix("body."): tensor for name, tensor in weights(folder).items()})):
+    for path, state in (
+        (whole, before),
+        (bare, {name.removeprefix("body."): tensor for name, tensor in weights(folder).items()}),
+    ):
         path.mkdir()
         save_file(state, path / "model.safetensors", {"format": "pt"})
         (path / "config.json").write_text(json.dumps({"model_type": path.name}))
@@ -170,7 +190,10 @@ def test_revert_by_a_bare_base_leaves_the_head_of_a_model_around_it(folder, pack
     after, config = weights(whole), (whole / "config.json").read_text()
     (whole / "diff-undo.safetensors").unlink()
     assert run("revert", whole, "--base", bare, "--pack", pack) == 0
-    assert f"{bare} has no head: that of {whole} stays as it is (classifier.bias, classifier.weight)" in capsys.readouterr().out
+    assert (
+        f"{bare} has no head: that of {whole} stays as it is (classifier.bias, classifier.weight)"
+        in capsys.readouterr().out
+    )
     heads = {name: tensor for name, tensor in after.items() if name.startswith("classifier")}
     assert same(weights(whole), {**before, **heads}) and not same(heads, before)
     assert (whole / "config.json").read_text() == config
@@ -197,7 +220,9 @@ def test_a_damaged_configuration_is_seen_before_weights_are_written(folder, pack
     for arguments in (["apply", pack, folder], ["merge", pack, folder, "--out", tmp_path / "merged"]):
         assert run(*arguments) == 1
         assert "config.json is damaged" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files and not (tmp_path / "merged").exists()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files and not (
+        tmp_path / "merged"
+    ).exists()
 
 
 def test_revert_writes_no_other_configuration_than_the_one_before(folder, pack, capsys):
@@ -212,7 +237,9 @@ def test_revert_writes_no_other_configuration_than_the_one_before(folder, pack, 
         assert "cannot revert: config.json and the undo record differ in '" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == planted
     record.save(folder / "diff-undo.safetensors")
-    assert run("revert", folder) == 0 and json.loads((folder / "config.json").read_text()) == {"model_type": "small"}
+    assert run("revert", folder) == 0 and json.loads((folder / "config.json").read_text()) == {
+        "model_type": "small"
+    }
 
 
 def test_revert_refuses_a_model_that_was_trained_on(folder, pack, capsys):
@@ -235,8 +262,18 @@ def test_merge_a_folder(folder, pack, tmp_path):
         (folder / name).write_text("{}")
     assert run("merge", pack, folder, "--out", tmp_path / "merged") == 0
     assert same(weights(tmp_path / "merged"), expected())
-    names = sorted(str(path.relative_to(tmp_path / "merged")) for path in (tmp_path / "merged").rglob("*") if path.is_file())
-    assert names == ["1_Pooling/config.json", "checksums.json", "config.json", "model.safetensors", "vocab.txt"]
+    names = sorted(
+        str(path.relative_to(tmp_path / "merged"))
+        for path in (tmp_path / "merged").rglob("*")
+        if path.is_file()
+    )
+    assert names == [
+        "1_Pooling/config.json",
+        "checksums.json",
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+    ]
     assert run("merge", pack, folder, "--out", folder / "1_Pooling" / "merged") == 0
     assert not (folder / "1_Pooling" / "merged" / "1_Pooling").exists()
     shutil.rmtree(folder / "1_Pooling")
@@ -308,7 +345,9 @@ def test_compare(pack, tmp_path, capsys):
     assert "Jaccard" in shown and "body.1" in shown
     assert run("compare", pack, second, third, "--json") == 0
     pairs = json.loads(capsys.readouterr().out)
-    assert [pair["packs"] for pair in pairs] == [[str(a), str(b)] for a, b in ((pack, second), (pack, third), (second, third))]
+    assert [pair["packs"] for pair in pairs] == [
+        [str(a), str(b)] for a, b in ((pack, second), (pack, third), (second, third))
+    ]
     assert all(0 < pair["jaccard"] < 1 and pair["layers"]["body.0"]["both"] <= pair["both"] for pair in pairs)
     assert run("compare", pack) == 1
     assert "two packs or more" in capsys.readouterr().err

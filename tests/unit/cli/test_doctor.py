@@ -134,7 +134,9 @@ def test_a_compiler_that_cannot_compile_is_none(monkeypatch, tmp_path):
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     monkeypatch.setenv("CXX", str(broken))
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: str(broken) if name in (str(broken), "c++") else None)
+    monkeypatch.setattr(
+        doctor.shutil, "which", lambda name: str(broken) if name in (str(broken), "c++") else None
+    )
     assert doctor.check_compiler(needed=True).status == "missing"
 
 

@@ -1,4 +1,6 @@
-"""Archives in data-prep: more than the data set's files can be, names outside and links are refused before anything is unpacked."""
+"""Archives in data-prep: more than the data set's files can be, names outside and links are refused before
+anything is unpacked.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +83,12 @@ TARS = {
     "a device": (GOOD + (special("d", tarfile.CHRTYPE),), "is a link, a device"),
     "a fifo": (GOOD + (special("d", tarfile.FIFOTYPE),), "is a link, a device"),
     "a sparse file": (GOOD[1:] + (special("a.txt", tarfile.GNUTYPE_SPARSE),), "sparse"),
-    "many files": (GOOD + tuple((f"f{number}", b"") for number in range(archives.MEMBERS)), "more than 2000 files"),
+    "many files": (
+        GOOD + tuple((f"f{number}", b"") for number in range(archives.MEMBERS)),
+        "more than 2000 files",
+    ),
     "a bomb beside": (GOOD + (("c", bytes(40 * MEGABYTE)),), "unpacks to more than"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TARS)
@@ -126,7 +131,8 @@ def header_of(size: int, kind: bytes = tarfile.REGTYPE, name: str = "a.txt") -> 
         b"garbage" * 999,
         b"",
     ],
-    ids="huge huge-beside long-name long-attributes attributes-of-attributes names-of-names cut garbage empty".split(),
+    ids="huge huge-beside long-name long-attributes attributes-of-attributes names-of-names cut garbage "
+    "empty".split(),
 )
 def test_tars_that_announce_more_than_there_is_or_hide_it(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(gzip.compress(content, 1))
@@ -135,8 +141,16 @@ def test_tars_that_announce_more_than_there_is_or_hide_it(tmp_path, content):
 
 def test_a_zip_is_unpacked(tmp_path):
     (tmp_path / "out").mkdir()
-    unpack_zip(zip_of(tmp_path / "a.zip", *GOOD, ("original/a.txt", b"no"), ("T/Icon\r", b"")), tmp_path / "out", SIZES, "original")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"a.txt": b"A" * 9, "b.txt": b"B" * 2000}
+    unpack_zip(
+        zip_of(tmp_path / "a.zip", *GOOD, ("original/a.txt", b"no"), ("T/Icon\r", b"")),
+        tmp_path / "out",
+        SIZES,
+        "original",
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        "a.txt": b"A" * 9,
+        "b.txt": b"B" * 2000,
+    }
 
 
 ZIPS = {
@@ -149,7 +163,10 @@ ZIPS = {
     "a link": (GOOD + (zip_link("l", "/etc/passwd"),), "is a link"),
     "a wanted link": (GOOD[1:] + (zip_link("x/a.txt", "/etc/passwd"),), "is a link"),
     "a device": (GOOD + (zip_link("l", "", stat.S_IFCHR),), "is a link or a device"),
-    "many files": (GOOD + tuple((f"f{number}", b"") for number in range(archives.MEMBERS)), "more than 2000 files"),
+    "many files": (
+        GOOD + tuple((f"f{number}", b"") for number in range(archives.MEMBERS)),
+        "more than 2000 files",
+    ),
     "a bomb": (GOOD[1:] + (("a.txt", bytes(40 * MEGABYTE)),), "a.txt has 40 MB"),
 }
 
@@ -168,7 +185,13 @@ def test_a_zip_that_lies_of_a_size_or_a_checksum_is_refused_and_nothing_unpacked
     raw = zip_of(tmp_path / "a.zip", ("a.txt", bytes(30 * MEGABYTE)), ("b.txt", b"B")).read_bytes()
     small = raw.replace(struct.pack("<I", 30 * MEGABYTE), struct.pack("<I", 900))
     stored = zip_of(tmp_path / "b.zip", *GOOD, packing=zipfile.ZIP_STORED).read_bytes()
-    for bad in (small, stored.replace(b"BBBB", b"CBBB", 1), stored[:-30], b"PK", stored.replace(b"a.txt", b"c.txt")):
+    for bad in (
+        small,
+        stored.replace(b"BBBB", b"CBBB", 1),
+        stored[:-30],
+        b"PK",
+        stored.replace(b"a.txt", b"c.txt"),
+    ):
         (tmp_path / "a.zip").write_bytes(bad)
         bounded(unpack_zip, tmp_path / "a.zip", tmp_path / "out", {**SIZES, "b.txt": 2000}, "original")
         assert not list((tmp_path / "out").iterdir())
@@ -191,7 +214,9 @@ def test_a_gz_of_text_is_read_and_a_bomb_is_not(tmp_path):
 
 
 def test_the_data_sets_own_programs_are_bounded(tmp_path):
-    bomb = tar_of(tmp_path / "de-en.tgz", *((f"de-en/{name}", bytes(65 * MEGABYTE)) for name in iwslt14_archive.TRAIN))
+    bomb = tar_of(
+        tmp_path / "de-en.tgz", *((f"de-en/{name}", bytes(65 * MEGABYTE)) for name in iwslt14_archive.TRAIN)
+    )
     bounded(iwslt14_archive.members, bomb, memory=20 * MEGABYTE)
     folder = tmp_path / "RTE"
     folder.mkdir()

@@ -46,8 +46,13 @@ def noun(singular):
 
 
 def verb(infinitive):
-    tables = (embedded_corpus.INTRANSITIVE, embedded_corpus.TAKES_BEING, embedded_corpus.TAKES_THING,
-              embedded_corpus.TAKES_DATIVE, embedded_corpus.TAKES_BOTH)  # fmt: skip
+    tables = (
+        embedded_corpus.INTRANSITIVE,
+        embedded_corpus.TAKES_BEING,
+        embedded_corpus.TAKES_THING,
+        embedded_corpus.TAKES_DATIVE,
+        embedded_corpus.TAKES_BOTH,
+    )
     return next(verb for table in tables for verb in table if verb.infinitive == infinitive)
 
 
@@ -120,7 +125,11 @@ def test_commas_and_marks(many):
 )
 def test_declension(singular, determiner, plural, nominative, accusative, dative):
     noun_phrase = phrase(singular, determiner, plural, ("alt", "old"))
-    assert [" ".join(noun_phrase.german(case)) for case in ("nom", "acc", "dat")] == [nominative, accusative, dative]
+    assert [" ".join(noun_phrase.german(case)) for case in ("nom", "acc", "dat")] == [
+        nominative,
+        accusative,
+        dative,
+    ]
 
 
 def test_agreement_in_the_whole_corpus(many):
@@ -138,7 +147,8 @@ def test_agreement_in_the_whole_corpus(many):
         assert (found := re.search(rf"(?<!, )(?:{pattern})", text)) is None, found.group()
 
 
-# -- word order -----------------------------------------------------------------------------------------------
+# -- word order
+# -----------------------------------------------------------------------------------------------
 
 
 def both_orders(clause, fronted="subject"):
@@ -175,7 +185,9 @@ def test_perfect_with_sein():
 
 
 def test_modal_and_two_objects():
-    clause = Clause(phrase("kind"), verb("zeigen"), "can", accusative=phrase("bild", "a"), dative=phrase("gast"))
+    clause = Clause(
+        phrase("kind"), verb("zeigen"), "can", accusative=phrase("bild", "a"), dative=phrase("gast")
+    )
     assert both_orders(clause) == (
         "das kind kann dem gast ein bild zeigen",
         "das kind dem gast ein bild zeigen kann",
@@ -224,11 +236,20 @@ def test_questions(tense, english):
 
 
 def finite_forms():
-    tables = (embedded_words.INTRANSITIVE, embedded_words.TAKES_BEING, embedded_words.TAKES_THING,
-              embedded_words.TAKES_DATIVE, embedded_words.TAKES_BOTH)  # fmt: skip
+    tables = (
+        embedded_words.INTRANSITIVE,
+        embedded_words.TAKES_BEING,
+        embedded_words.TAKES_THING,
+        embedded_words.TAKES_DATIVE,
+        embedded_words.TAKES_BOTH,
+    )
     verbs = [verb for table in tables for verb in embedded_words.verbs(table)]
     forms = {verb.prefix + form for verb in verbs for form in verb.present.values()}
-    auxiliaries = [embedded_words.HABEN, embedded_words.SEIN, *(modal[0] for modal in embedded_words.MODALS.values())]
+    auxiliaries = [
+        embedded_words.HABEN,
+        embedded_words.SEIN,
+        *(modal[0] for modal in embedded_words.MODALS.values()),
+    ]
     return forms | {form for auxiliary in auxiliaries for form in auxiliary.values()}
 
 
@@ -237,7 +258,11 @@ def test_subordinate_clauses_end_with_their_finite_verb(many):
     clauses = [
         match.group(1)
         for german, _ in many
-        if (match := re.search(r" , (?:weil|obwohl|wenn|während|bevor|nachdem|sobald|dass|ob) ([^,]*) \.$", german))
+        if (
+            match := re.search(
+                r" , (?:weil|obwohl|wenn|während|bevor|nachdem|sobald|dass|ob) ([^,]*) \.$", german
+            )
+        )
     ]
     assert len(clauses) > 1000
     assert all(clause.split()[-1] in finite for clause in clauses)
@@ -252,8 +277,15 @@ def test_a_subordinate_clause_in_front_inverts_the_main_clause(many):
         and german.count(",") == 1
     ]
     # A separable verb shows its bare stem here.
-    bare = {form for verb in embedded_corpus.INTRANSITIVE + embedded_corpus.TAKES_BEING + embedded_corpus.TAKES_THING
-            + embedded_corpus.TAKES_DATIVE + embedded_corpus.TAKES_BOTH for form in verb.present.values()}  # fmt: skip
+    bare = {
+        form
+        for verb in embedded_corpus.INTRANSITIVE
+        + embedded_corpus.TAKES_BEING
+        + embedded_corpus.TAKES_THING
+        + embedded_corpus.TAKES_DATIVE
+        + embedded_corpus.TAKES_BOTH
+        for form in verb.present.values()
+    }
     assert len(fronts) > 300
     assert all(word in finite | bare for word in fronts)
 
@@ -283,7 +315,9 @@ def test_command_writes_aligned_files(tmp_path):
     assert done.returncode == 0, done.stderr
     expected = embedded_corpus.corpus({"test": 5, "valid": 7, "train": 40}, seed=9)
     for split, pairs in expected.items():
-        german, english = ((tmp_path / f"{split}.{lang}").read_text("utf-8").splitlines() for lang in ("de", "en"))
+        german, english = (
+            (tmp_path / f"{split}.{lang}").read_text("utf-8").splitlines() for lang in ("de", "en")
+        )
         assert list(zip(german, english, strict=True)) == pairs
     assert len(list(tmp_path.iterdir())) == 6
 

@@ -7,8 +7,8 @@ import torch
 from diff_packs import SmallModel, random_pack, same, snapshot, take_way
 from torch import nn
 
-from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.packs.pack import DiffPack
+from dsp_plugin.diffs.serving.bank import DiffBank
 
 LABELS = {"a": 2, "b": 3, "c": 1, "d": 2}
 
@@ -57,7 +57,9 @@ def test_switching_gives_each_tasks_weights_and_the_base_bit_for_bit(dtype):
 
 
 @pytest.mark.parametrize("way", ["whole", "sparse", "compiled"])
-@pytest.mark.parametrize("tasks", [["a", "b", "c", "d"], list("bbaadd"), list("cabacabd"), ["b"], ["d", "d", "d"]])
+@pytest.mark.parametrize(
+    "tasks", [["a", "b", "c", "d"], list("bbaadd"), list("cabacabd"), ["b"], ["d", "d", "d"]]
+)
 def test_a_mixed_batch_gives_the_answers_one_by_one(model, tasks, way, monkeypatch):
     take_way(way, monkeypatch)
     bank = bank_of(model)
@@ -66,7 +68,12 @@ def test_a_mixed_batch_gives_the_answers_one_by_one(model, tasks, way, monkeypat
     expected = one_by_one(bank, tasks, **batch)
     with bank.mixed(tasks):
         mixed = model(**batch)
-    for found in (mixed, bank.run(tasks, **batch), bank.grouped(tasks, **batch), bank.run(tasks, batch["ids"])):
+    for found in (
+        mixed,
+        bank.run(tasks, **batch),
+        bank.grouped(tasks, **batch),
+        bank.run(tasks, batch["ids"]),
+    ):
         for row, (name, answer) in enumerate(zip(tasks, expected)):
             assert torch.allclose(found["words"][row], answer["words"][0], atol=1e-12)
             logits = found["logits"][row]
@@ -96,7 +103,9 @@ def test_an_error_inside_a_mixed_forward_leaves_the_base(model):
 
 
 class Awkward(nn.Module):
-    """Modules of kinds that nobody planned for: a parameter beside children, an RMS norm, a scaled embedding."""
+    """Modules of kinds that nobody planned for: a parameter beside children, an RMS norm, a scaled
+    embedding.
+    """
 
     class Scale(nn.Module):
         def __init__(self):
@@ -154,7 +163,8 @@ class Flat(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "bypass, reason", [(True, "layer changed, but was not called"), (False, r"layer \(Linear\) gets \[15, 8\]")]
+    "bypass, reason",
+    [(True, "layer changed, but was not called"), (False, r"layer \(Linear\) gets \[15, 8\]")],
 )
 def test_what_cannot_be_mixed_is_refused_by_name_and_grouped_serves_it(bypass, reason):
     model = Flat(bypass).eval()
@@ -170,7 +180,9 @@ def test_what_cannot_be_mixed_is_refused_by_name_and_grouped_serves_it(bypass, r
 
 
 class TimeMajor(nn.Module):
-    """[rows, length] ids, turned to [length, rows, 8] inside, as fairseq's models do; `longer` adds tokens inside."""
+    """[rows, length] ids, turned to [length, rows, 8] inside, as fairseq's models do; `longer` adds tokens
+    inside.
+    """
 
     def __init__(self, longer: int = 0):
         super().__init__()
@@ -191,22 +203,34 @@ def bank_of_two(model: nn.Module, **options) -> DiffBank:
 
 
 def test_a_batch_as_long_as_it_has_rows_is_not_taken_for_its_transpose():
-    """Of a model whose rows come second inside, every length is refused; of others, every length is served."""
+    """Of a model whose rows come second inside, every length is refused; of others, every length is
+    served.
+    """
     tasks = list("ababb")
-    for model, length in [(TimeMajor(), 5), (TimeMajor(), 6), (TimeMajor(longer=1), 4), (TimeMajor(longer=1), 5)]:
+    for model, length in [
+        (TimeMajor(), 5),
+        (TimeMajor(), 6),
+        (TimeMajor(longer=1), 4),
+        (TimeMajor(longer=1), 5),
+    ]:
         bank = bank_of_two(model)
         with pytest.raises(ValueError, match="tasks cannot be mixed.*use grouped"):
             bank.run(tasks, ids(5, length))
     model = SmallModel(dtype=torch.float64)
     bank, batch = bank_of_two(model), {"ids": ids(5, 5)}
     calls = []
-    hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append(len(kwargs["ids"])), with_kwargs=True)
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(len(kwargs["ids"])), with_kwargs=True
+    )
     found = bank.run(tasks, **batch)
     hook.remove()
     for row, answer in enumerate(one_by_one(bank, tasks, **batch)):
         assert torch.allclose(found["logits"][row], answer["logits"][0], atol=1e-12)
     assert calls == [6] and len(found["logits"]) == len(found["words"]) == 5
-    with pytest.raises(ValueError, match="5 rows that has another size of 5.*use run or grouped"), bank.mixed(tasks):
+    with (
+        pytest.raises(ValueError, match="5 rows that has another size of 5.*use run or grouped"),
+        bank.mixed(tasks),
+    ):
         model(**batch)
     assert not model._forward_pre_hooks
     vouched = bank_of_two(SmallModel(dtype=torch.float64), rows_first=True)
@@ -226,7 +250,12 @@ def test_an_output_that_counts_a_repeated_row_in_is_refused():
 
 def test_an_unknown_task_is_refused_by_name(model):
     bank = bank_of(model)
-    for call in (bank.switch, bank.remove, lambda name: bank.run([name], ids(1)), lambda name: bank.grouped([name], ids(1))):
+    for call in (
+        bank.switch,
+        bank.remove,
+        lambda name: bank.run([name], ids(1)),
+        lambda name: bank.grouped([name], ids(1)),
+    ):
         with pytest.raises(ValueError, match="no task 'x'; it has a, b, c, d"):
             call("x")
 

@@ -13,7 +13,9 @@ import pytest
 
 from dsp_plugin.diffs import compiled
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
 
 PROGRAM = """
 import sys, warnings
@@ -51,7 +53,10 @@ def another(path: Path) -> bytes:
     """A library that answers 13, under the name of the one that answers 42."""
     other = path.parent.parent / "other.cpp"
     other.write_text('extern "C" int answer() { return 13; }\n')
-    subprocess.run([shutil.which("g++") or "clang++", "-fPIC", "-shared", str(other), "-o", str(other) + ".so"], check=True)
+    subprocess.run(
+        [shutil.which("g++") or "clang++", "-fPIC", "-shared", str(other), "-o", str(other) + ".so"],
+        check=True,
+    )
     return Path(str(other) + ".so").read_bytes()
 
 
@@ -81,11 +86,14 @@ def test_it_is_compiled_once(source, tmp_path, monkeypatch):
         lambda path: path.chmod(0o702),
         lambda path: (path.rename(path.with_name("x")), path.symlink_to(path.with_name("x"))),
         lambda path: path.rename(path.with_name(path.name[:23] + ".so")),
-        lambda path: path.rename(path.with_name(path.name.replace(path.name[30], "0" if path.name[30] != "0" else "1", 1))),
+        lambda path: path.rename(
+            path.with_name(path.name.replace(path.name[30], "0" if path.name[30] != "0" else "1", 1))
+        ),
         lambda path: (path.unlink(), os.mkfifo(path)),
         lambda path: (path.unlink(), path.symlink_to(path.with_name("nothing"))),
     ],
-    ids="empty cut longer another group-may-write others-may-write link no-checksum another-checksum fifo dangling".split(),
+    ids="empty cut longer another group-may-write others-may-write link no-checksum another-checksum fifo "
+    "dangling".split(),
 )
 def test_a_file_that_is_not_what_was_compiled_is_compiled_anew(source, tmp_path, change):
     assert answer(source) == 42
@@ -103,11 +111,15 @@ def test_a_file_that_is_not_what_was_compiled_is_compiled_anew(source, tmp_path,
         lambda root: root.chmod(0o770),
         lambda root: (root / "dsp_plugin").chmod(0o770),
         lambda root: (root / "dsp_plugin").chmod(0o1777),
-        lambda root: ((root / "dsp_plugin").rename(root / "mine"), (root / "dsp_plugin").symlink_to(root / "mine")),
+        lambda root: (
+            (root / "dsp_plugin").rename(root / "mine"),
+            (root / "dsp_plugin").symlink_to(root / "mine"),
+        ),
         lambda root: (shutil.rmtree(root / "dsp_plugin"), (root / "dsp_plugin").write_text("")),
         lambda root: (shutil.rmtree(root), root.write_text("")),
     ],
-    ids="root-others root-group folder-group folder-sticky folder-link folder-is-a-file root-is-a-file".split(),
+    ids="root-others root-group folder-group folder-sticky folder-link folder-is-a-file "
+    "root-is-a-file".split(),
 )
 def test_nothing_is_loaded_from_or_kept_in_a_folder_that_others_may_write(source, tmp_path, change):
     assert answer(source) == 42
@@ -130,7 +142,8 @@ def test_nothing_of_another_user_is_loaded(source, tmp_path, monkeypatch):
     me = os.geteuid()
     monkeypatch.setattr(compiled.os, "geteuid", lambda: me + 1)
     assert answer(source, "is not this user's alone") == 42
-    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path / "cache" / "dsp_plugin")  # ours, and the file is not
+    # ours, and the file is not
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path / "cache" / "dsp_plugin")
     (path,) = kept(tmp_path)
     assert compiled.find(path.parent, path.name[7:23]) is None
 
@@ -191,7 +204,9 @@ def test_a_relative_cache_is_as_none(source, tmp_path, monkeypatch, relative):
 )
 def test_a_compiler_that_fails(source, tmp_path, monkeypatch, does, said):
     compiler = tmp_path / "c++"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) for made; do :; done;; *) exit 0;; esac\n{does}\n')
+    compiler.write_text(
+        f'#!/bin/sh\ncase "$*" in *-shared*) for made; do :; done;; *) exit 0;; esac\n{does}\n'
+    )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(compiled, "SECONDS", 1)
@@ -204,7 +219,8 @@ def test_a_compiler_that_fails(source, tmp_path, monkeypatch, does, said):
 
 def test_many_processes_at_once(source, tmp_path):
     runs = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM, str(source)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(source)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     assert [run.communicate()[0] for run in runs] == ["42\n"] * 2
     assert [path.suffix for path in kept(tmp_path)] == [".so"]

@@ -1,4 +1,6 @@
-"""What packs, undo records and vectors hold is checked, too, where the checksum fits: any program can compute one."""
+"""What packs, undo records and vectors hold is checked, too, where the checksum fits: any program can
+compute one.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dsp_plugin.cli.main import main
-from dsp_plugin.diffs.packs import pack_file
-from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
+from dsp_plugin.diffs.packs import pack_file
+from dsp_plugin.diffs.packs.arithmetic import add_packs
 from dsp_plugin.diffs.packs.checksum import seal
 from dsp_plugin.diffs.packs.content import MAX_DEPTH
 from dsp_plugin.diffs.packs.pack import DiffPack
-from dsp_plugin.diffs.packs.arithmetic import add_packs
-from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.packs.undo_file import UndoRecord
+from dsp_plugin.diffs.serving.bank import DiffBank
+from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.vector import DiffVector
 from dsp_plugin.diffs.training.vector_file import read_vector, save_vector
 from dsp_plugin.options.terminal import printable
 
-RAW = random_pack(SmallModel(), 1, config={"task": "cola", "model_config": {"id2label": {"0": "no", "1": "yes"}}}).to_bytes()
+RAW = random_pack(
+    SmallModel(), 1, config={"task": "cola", "model_config": {"id2label": {"0": "no", "1": "yes"}}}
+).to_bytes()
 ABOUT, INDEX, TENSORS = opened(RAW)
 NAN, INF = float("nan"), float("inf")
 
@@ -71,7 +75,10 @@ CASES = {
     "a value is nan": (with_value(NAN), "not finite"),
     "a value is inf": (with_value(-INF), "not finite"),
     "values of another dtype": (dict(about={"value_dtype": "float32"}), "float16"),
-    "values are integers": (dict(about={"value_dtype": "int16"}, tensors={"values": TENSORS["values"].view(torch.int16)}), "int16"),
+    "values are integers": (
+        dict(about={"value_dtype": "int16"}, tensors={"values": TENSORS["values"].view(torch.int16)}),
+        "int16",
+    ),
     "head is nan": (with_head(torch.tensor([NAN, 0])), "classifier.bias.*not finite"),
     "head of integers": (with_head(torch.tensor([1, 0])), "classifier.bias.*not finite"),
     "head without elements": (with_head(torch.zeros(0)), "shape"),
@@ -86,7 +93,10 @@ CASES = {
     "a parameter's name clears the screen": (dict(index=at(("parameters", 0, 0), "a\x1b[2J")), "no name"),
     "a parameter's name changes direction": (dict(index=at(("parameters", 0, 0), "a\u202eb")), "no name"),
     "a parameter of no type": (dict(index=at(("parameters", 0, 1), "Tensor")), "no known type"),
-    "a changed parameter is an integer": (dict(index=lambda i: [p.__setitem__(1, "int64") for p in i["parameters"]]), "int64"),
+    "a changed parameter is an integer": (
+        dict(index=lambda i: [p.__setitem__(1, "int64") for p in i["parameters"]]),
+        "int64",
+    ),
     "a size below zero": (dict(index=at(("parameters", 0, 2), [-4, -4])), "whole numbers"),
     "a size that is true": (dict(index=at(("parameters", 0, 2), [True])), "whole numbers"),
     "a size that is a fraction": (dict(index=at(("parameters", 0, 2), [4.0])), "whole numbers"),
@@ -110,15 +120,21 @@ CASES = {
     "config is deep": (with_config(a=deep(MAX_DEPTH + 5)), "too deeply"),
     "method is a list": (with_config(method=[1]), "method"),
     "model_config is a text": (with_config(model_config="x"), "model_config"),
-    "model_config runs code": (with_config(model_config={"auto_map": {"AutoModel": "evil--x.Y"}}), "auto_map"),
-    "model_config fetches code": (with_config(model_config={"attn_implementation": "a/b"}), "attn_implementation"),
+    "model_config runs code": (
+        with_config(model_config={"auto_map": {"AutoModel": "evil--x.Y"}}),
+        "auto_map",
+    ),
+    "model_config fetches code": (
+        with_config(model_config={"attn_implementation": "a/b"}),
+        "attn_implementation",
+    ),
     "model_config changes the base": (with_config(model_config={"hidden_act": "relu"}), "hidden_act"),
     "architectures are paths": (with_config(model_config={"architectures": ["../x"]}), "classes"),
     "architectures are numbers": (with_config(model_config={"architectures": [1]}), "classes"),
     "labels are no numbers": (with_config(model_config={"id2label": {"x": "y"}}), "id2label"),
     "labels are lists": (with_config(model_config={"label2id": {"x": [1]}}), "label2id"),
     "num_labels is nan": (with_config(model_config={"num_labels": NAN}), "num_labels"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -129,7 +145,9 @@ def test_content_that_makes_no_sense_is_refused_with_a_fitting_checksum(case):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("index", [b"[]", b"3", b"null", b"{}", b'{"parameters": 1}', b"[" * 10**5, b'{"a":' * 10**5, b"\xff"])
+@pytest.mark.parametrize(
+    "index", [b"[]", b"3", b"null", b"{}", b'{"parameters": 1}', b"[" * 10**5, b'{"a":' * 10**5, b"\xff"]
+)
 def test_an_index_that_is_none(index):
     with pytest.raises(ValueError, match="^a.diff is not a valid diff pack"):
         pack_file.unpack(closed(ABOUT, index, TENSORS), "a.diff")
@@ -137,12 +155,23 @@ def test_an_index_that_is_none(index):
 
 @pytest.mark.parametrize(
     "piece, times",
-    [(b"[],", 10**7), (b"{},", 10**7), (b'"ab",', 10**7), (b"[" * 900 + b"]" * 900 + b",", 10**4), (b" ", 10**8), (b"9", 10**7)],
+    [
+        (b"[],", 10**7),
+        (b"{},", 10**7),
+        (b'"ab",', 10**7),
+        (b"[" * 900 + b"]" * 900 + b",", 10**4),
+        (b" ", 10**8),
+        (b"9", 10**7),
+    ],
 )
 def test_an_index_that_grows_takes_no_time_and_no_memory(piece, times):
     """Files of a few kB that unpack to 30 MB and more."""
     packer = zlib.compressobj(9)
-    parts = [packer.compress(b'{"parameters":[')] + [packer.compress(piece * (times // 100)) for _ in range(100)] + [packer.flush()]
+    parts = (
+        [packer.compress(b'{"parameters":[')]
+        + [packer.compress(piece * (times // 100)) for _ in range(100)]
+        + [packer.flush()]
+    )
     index = torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
     assert _within(closed(ABOUT, INDEX, {**TENSORS, "index": index}), seconds=2, memory=64 << 20) is None
 
@@ -162,7 +191,11 @@ def test_many_tensors_take_no_longer_than_they_are_many():
 
 def mutated(chance: random.Random) -> bytes:
     """A pack with a few random changes of its content, and a checksum that fits."""
-    about, index, tensors = copy.deepcopy(ABOUT), copy.deepcopy(INDEX), {name: t.clone() for name, t in TENSORS.items()}
+    about, index, tensors = (
+        copy.deepcopy(ABOUT),
+        copy.deepcopy(INDEX),
+        {name: t.clone() for name, t in TENSORS.items()},
+    )
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
         kind = chance.randrange(4)
         if kind == 0:
@@ -172,7 +205,13 @@ def mutated(chance: random.Random) -> bytes:
         elif kind == 1:
             name = chance.choice(sorted(tensors))
             tensor = tensors.pop(name)
-            replaced = [None, tensor[: len(tensor) // 2], tensor.repeat(2, *[1] * (tensor.dim() - 1)), tensor.float(), tensor.reshape(1, -1)]
+            replaced = [
+                None,
+                tensor[: len(tensor) // 2],
+                tensor.repeat(2, *[1] * (tensor.dim() - 1)),
+                tensor.float(),
+                tensor.reshape(1, -1),
+            ]
             if (other := chance.choice(replaced)) is not None:
                 tensors[name] = other.contiguous()
         else:
@@ -189,7 +228,28 @@ def _mutate(chance: random.Random, tree) -> None:
             break
         tree = inner
     near = [inner + 1, inner - 1, inner * 2, -inner, 2**31 - inner] if type(inner) is int else []
-    odd = [None, True, 0, -1, 3, 2**31, 2**48, 2**63, 10**30, 0.5, NAN, INF, "", "x", "\x1b[2J", [], {}, [[]], deep(200), "a" * 5000]
+    odd = [
+        None,
+        True,
+        0,
+        -1,
+        3,
+        2**31,
+        2**48,
+        2**63,
+        10**30,
+        0.5,
+        NAN,
+        INF,
+        "",
+        "x",
+        "\x1b[2J",
+        [],
+        {},
+        [[]],
+        deep(200),
+        "a" * 5000,
+    ]
     if isinstance(tree, list) and chance.random() < 0.2:
         tree.insert(key, copy.deepcopy(chance.choice(tree)))
     else:
@@ -221,7 +281,9 @@ def test_random_content_is_refused_or_makes_sense():
         diff, base, head, config = loaded
         for name, (positions, values) in diff.entries.items():
             size = torch.Size(base.parameters[name][1]).numel()
-            assert set(positions.tolist()) <= set(range(size)) and positions.tolist() == sorted({*positions.tolist()})
+            assert set(positions.tolist()) <= set(range(size)) and positions.tolist() == sorted(
+                {*positions.tolist()}
+            )
             assert all(abs(value) < INF for value in values.tolist())
         assert all(abs(value) < INF for tensor in head.values() for value in tensor.reshape(-1).tolist())
         model = SmallModel()
@@ -251,7 +313,10 @@ class TestWhatTheModelCannotHold:
         dense = {"classifier.bias": torch.tensor([head, 0.0]), "classifier.weight": torch.zeros(2, 16)}
         return model, DiffPack.create(SparseDiff(entries, {"body.0.bias": (24,)}), base, dense)
 
-    @pytest.mark.parametrize("head, reason", [(0.0, "body.0.bias and the diff add up to what float16 cannot"), (1e6, "classifier.bias")])
+    @pytest.mark.parametrize(
+        "head, reason",
+        [(0.0, "body.0.bias and the diff add up to what float16 cannot"), (1e6, "classifier.bias")],
+    )
     def test_apply_merge_and_the_bank(self, head, reason):
         model, pack = self.large(head)
         before = snapshot(model)
@@ -296,8 +361,14 @@ class TestUndoRecords:
             told = json.loads(file.metadata()["dsp_diff_undo"])
             content = {name: file.get_tensor(name) for name in file.keys()}
         told.update({"checksum": "0" * 64, **(about or {})})
-        content = {name: tensor for name, tensor in {**content, **(tensors or {})}.items() if tensor is not None}
-        save_file(content, path, {"dsp_diff_undo": json.dumps({key: value for key, value in told.items() if key not in without})})
+        content = {
+            name: tensor for name, tensor in {**content, **(tensors or {})}.items() if tensor is not None
+        }
+        save_file(
+            content,
+            path,
+            {"dsp_diff_undo": json.dumps({key: value for key, value in told.items() if key not in without})},
+        )
         if "checksum" not in without:
             seal(path)
 
@@ -316,8 +387,18 @@ class TestUndoRecords:
             (dict(tensors={"more": torch.zeros(1)}), "no name"),
             (dict(tensors={"old.body.0.weight": None}), "tensor 'positions.body.0.weight'"),
             (dict(tensors={"old.body.0.bias": torch.zeros(3, dtype=torch.int64)}), "body.0.bias"),
-            (dict(tensors={"positions.body.0.bias": torch.tensor([5, 3]), "old.body.0.bias": torch.zeros(2)}), "rise strictly"),
-            (dict(tensors={"positions.body.0.bias": torch.tensor([-1]), "old.body.0.bias": torch.zeros(1)}), "leave a tensor"),
+            (
+                dict(
+                    tensors={"positions.body.0.bias": torch.tensor([5, 3]), "old.body.0.bias": torch.zeros(2)}
+                ),
+                "rise strictly",
+            ),
+            (
+                dict(
+                    tensors={"positions.body.0.bias": torch.tensor([-1]), "old.body.0.bias": torch.zeros(1)}
+                ),
+                "leave a tensor",
+            ),
         ],
     )
     def test_records_that_make_no_sense(self, state, tmp_path, how, reason):
@@ -354,13 +435,23 @@ class TestVectors:
     @pytest.mark.parametrize(
         "entry, value, reason",
         [
-            ("names", "abc", "list of different names"), ("names", ["a", "a"], "list of different names"),
-            ("names", ["a\x1b[2J"], "no name"), ("names", [3], "no name"), ("steps", -1, "whole"), ("steps", 0.5, "whole"),
-            ("seed", "x", "another kind"), ("seed", 2**70, "another kind"), ("base", 3, "another kind"),
-            ("config", [], "another kind"), ("config", {"a": deep(200)}, "too deeply"), ("concrete", [NAN, 2], "concrete_lower"),
-            ("concrete", [-1], "stretched"), ("concrete", ["a", "b"], "stretched"), ("format", "x", "format"),
+            ("names", "abc", "list of different names"),
+            ("names", ["a", "a"], "list of different names"),
+            ("names", ["a\x1b[2J"], "no name"),
+            ("names", [3], "no name"),
+            ("steps", -1, "whole"),
+            ("steps", 0.5, "whole"),
+            ("seed", "x", "another kind"),
+            ("seed", 2**70, "another kind"),
+            ("base", 3, "another kind"),
+            ("config", [], "another kind"),
+            ("config", {"a": deep(200)}, "too deeply"),
+            ("concrete", [NAN, 2], "concrete_lower"),
+            ("concrete", [-1], "stretched"),
+            ("concrete", ["a", "b"], "stretched"),
+            ("format", "x", "format"),
         ],
-    )  # fmt: skip
+    )
     def test_headers_that_make_no_sense(self, whole, tmp_path, entry, value, reason):
         with pytest.raises(ValueError, match=reason):
             read_vector(self.rewritten(whole, tmp_path / "v", {entry: value}))
@@ -385,7 +476,11 @@ class TestVectors:
         with safe_open(whole, "pt") as file:
             told = json.loads(file.metadata()["dsp_diff_vector"])
             content = {name: file.get_tensor(name) for name in file.keys()}
-        told = {name: value for name, value in {**told, "checksum": "0" * 64, **entries}.items() if value is not None}
+        told = {
+            name: value
+            for name, value in {**told, "checksum": "0" * 64, **entries}.items()
+            if value is not None
+        }
         content.update({name: how(content[name]).contiguous() for name, how in change.items()})
         save_file(content, path, {"dsp_diff_vector": json.dumps(told)})
         if "checksum" in told:
@@ -394,11 +489,16 @@ class TestVectors:
 
 
 def test_what_acts_on_a_terminal_is_written_out(tmp_path, capsys):
-    assert printable("plain ä 日本 \n\t", ) == "plain ä 日本 \n\t"
-    assert printable("a\x1b[2J\r\x9b1m\u202e\u2028\ud800\x7f\0") == "a\\x1b[2J\\r\\x9b1m\\u202e\\u2028\\ud800\\x7f\\x00"
+    assert printable("plain ä 日本 \n\t") == "plain ä 日本 \n\t"
+    assert (
+        printable("a\x1b[2J\r\x9b1m\u202e\u2028\ud800\x7f\0")
+        == "a\\x1b[2J\\r\\x9b1m\\u202e\\u2028\\ud800\\x7f\\x00"
+    )
     assert printable("a\nb", keep="") == "a\\nb"
     pack = tmp_path / "task.diff"
-    random_pack(SmallModel(), 1, config={"task": "\x1b[2Jbase: SHA-256 0", "x\x07": "a\nbase: SHA-256 1"}).save(pack)
+    random_pack(
+        SmallModel(), 1, config={"task": "\x1b[2Jbase: SHA-256 0", "x\x07": "a\nbase: SHA-256 1"}
+    ).save(pack)
     assert main(["diff", "inspect", str(pack)]) == 0
     shown = capsys.readouterr().out
     assert printable(shown) == shown and shown.count("\nbase: SHA-256") == 1

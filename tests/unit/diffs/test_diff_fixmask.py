@@ -11,9 +11,9 @@ from diff_models import HEAD, batch, tiny, train_step
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.fixmask import FixMaskAdamW
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
-from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.vector import DiffVector
 
 
@@ -67,7 +67,8 @@ def test_the_state_is_as_large_as_the_mask_and_untouched_tensors_ask_for_no_grad
 def test_sparse_gradients_of_embeddings_are_as_good_as_dense_ones():
     def run(sparse):
         model = tiny()
-        model.output.weight = torch.nn.Parameter(model.output.weight.detach().clone())  # tied weights get dense ones
+        # tied weights get dense ones
+        model.output.weight = torch.nn.Parameter(model.output.weight.detach().clone())
         model.embeddings.sparse = sparse
         optimizer = FixMaskAdamW(model, mask(), head=HEAD)
         train_step(model, optimizer, 0)
@@ -162,9 +163,15 @@ def test_masks_of_another_model_are_refused_before_a_weight_changes():
     one = torch.ones(1)
     for diff, message in [
         (SparseDiff({"layer.7.bias": (torch.tensor([0]), one)}, {"layer.7.bias": (6,)}), "no parameter"),
-        (SparseDiff({"layer.0.bias": (torch.tensor([0]), one)}, {"layer.0.bias": (8,)}), r"shape \[8\] there"),
+        (
+            SparseDiff({"layer.0.bias": (torch.tensor([0]), one)}, {"layer.0.bias": (8,)}),
+            r"shape \[8\] there",
+        ),
         (SparseDiff({"layer.0.bias": (torch.tensor([0]), one / 0)}, {"layer.0.bias": (6,)}), "finite"),
-        (SparseDiff({"classifier.bias": (torch.tensor([0]), one)}, {"classifier.bias": (2,)}), "no parameter"),
+        (
+            SparseDiff({"classifier.bias": (torch.tensor([0]), one)}, {"classifier.bias": (2,)}),
+            "no parameter",
+        ),
         (SparseDiff({}), "no position"),
     ]:
         model = tiny()

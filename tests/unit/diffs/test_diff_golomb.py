@@ -38,7 +38,9 @@ def bits_one_by_one(gaps: np.ndarray, divisor: int) -> int:
 def test_random_positions_come_back(seed):
     rng = np.random.default_rng(seed)
     tensors = [
-        random_positions(int(rng.integers(1, 3000)), float(rng.choice([0.001, 0.01, 0.2, 0.7, 1.0])), seed + number)
+        random_positions(
+            int(rng.integers(1, 3000)), float(rng.choice([0.001, 0.01, 0.2, 0.7, 1.0])), seed + number
+        )
         for number in range(6)
     ]
     tensors.append(np.zeros(0, np.int64))
@@ -49,7 +51,9 @@ def test_random_positions_come_back(seed):
         np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("positions", [[0], [7], [0, 1, 2, 3], [2**40], [0, 2**40], [5, 6, 2**31, 2**31 + 1], list(range(100))])
+@pytest.mark.parametrize(
+    "positions", [[0], [7], [0, 1, 2, 3], [2**40], [0, 2**40], [5, 6, 2**31, 2**31 + 1], list(range(100))]
+)
 def test_positions_at_the_edges(positions):
     (decoded,) = decode_positions(encode_positions([np.array(positions, np.int64)]), [positions[-1] + 1])
     assert decoded.tolist() == positions
@@ -90,7 +94,9 @@ def test_clustered_positions_take_less_than_random_ones():
 
 @pytest.mark.parametrize("count, size", [(0, 5), (2, 7), (7, 7), (3, 9)])
 def test_floor_counts_the_choices(count, size):
-    assert floor_bits(count, size) == pytest.approx(math.log2(len(list(combinations(range(size), count)))), abs=1e-9)
+    assert floor_bits(count, size) == pytest.approx(
+        math.log2(len(list(combinations(range(size), count)))), abs=1e-9
+    )
 
 
 def test_floor_refuses_more_positions_than_weights():
@@ -132,7 +138,9 @@ def test_gaps_that_wrap_round_64_bits_are_refused():
     """Each gap is inside the tensor, their sum is 2 ** 64 and what follows."""
     size, count = 2**48, 2**16 + 5
     ones = np.packbits(np.tile(np.array([0, 1], np.uint8), count), bitorder="little")  # quotient 1 each
-    coded = CodedPositions((count,), (size,), ones, np.zeros((count * 48 + 7) // 8, np.uint8), np.zeros(0, np.uint8))
+    coded = CodedPositions(
+        (count,), (size,), ones, np.zeros((count * 48 + 7) // 8, np.uint8), np.zeros(0, np.uint8)
+    )
     with pytest.raises(ValueError, match="leave a tensor|more bits"):
         decode_positions(coded, [size])
 
@@ -149,4 +157,9 @@ def test_damaged_streams_are_refused_or_positions_in_their_tensors(seed):
     except ValueError:
         return
     for positions, size, count in zip(decoded, SIZES, CODED.counts):
-        assert len(positions) == count and 0 <= positions[0] and positions[-1] < size and (np.diff(positions) > 0).all()
+        assert (
+            len(positions) == count
+            and 0 <= positions[0]
+            and positions[-1] < size
+            and (np.diff(positions) > 0).all()
+        )

@@ -34,7 +34,9 @@ def test_a_switch_is_0_or_1():
 
 
 def test_groups_of_each():
-    """The tiny classifier's body: an embedding of 7 rows (layer 0), a 6 x 6 matrix and its bias (layer 1), a norm (layer 2)."""
+    """The tiny classifier's body: an embedding of 7 rows (layer 0), a 6 x 6 matrix and its bias (layer 1),
+    a norm (layer 2).
+    """
 
     def groups(grouping):
         model = tiny()

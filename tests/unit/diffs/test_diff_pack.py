@@ -11,15 +11,17 @@ import torch
 from diff_packs import SmallModel, random_diff, random_pack, same, sealed
 from safetensors.torch import save_file
 
-from dsp_plugin.diffs.packs import pack_file
 from dsp_plugin.diffs.base import Base
+from dsp_plugin.diffs.packs import pack_file
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.packs.summary import layer_of, mask_fingerprint, summarise
 from dsp_plugin.diffs.sparse import SparseDiff
 
 
 def tensors_of_pack(pack: DiffPack) -> dict:
-    entries = {f"{name}/{part}": t for name, entry in pack.diff.entries.items() for part, t in zip("pv", entry)}
+    entries = {
+        f"{name}/{part}": t for name, entry in pack.diff.entries.items() for part, t in zip("pv", entry)
+    }
     return {**entries, **{f"head/{name}": tensor for name, tensor in pack.head.items()}}
 
 
@@ -37,7 +39,9 @@ def raw(pack) -> bytes:
 def test_random_packs_come_back(seed, tmp_path):
     chance = random.Random(seed)
     dtype = chance.choice(["float16", "bfloat16", "float32"])
-    model = SmallModel(labels=chance.randint(1, 5), dtype=chance.choice([torch.float32, torch.bfloat16, torch.float64]))
+    model = SmallModel(
+        labels=chance.randint(1, 5), dtype=chance.choice([torch.float32, torch.bfloat16, torch.float64])
+    )
     pack = random_pack(model, seed, labels=3, density=chance.choice([0.001, 0.05, 0.6, 1.0]), dtype=dtype)
     size = pack.save(tmp_path / "task.diff")
     assert size == (tmp_path / "task.diff").stat().st_size
@@ -78,7 +82,9 @@ def test_values_are_rounded_to_the_packs_dtype():
 def test_a_value_that_underflows_keeps_its_position_and_counts_as_zero():
     model = SmallModel()
     base = Base.of(model, ["classifier"])
-    diff = SparseDiff({"body.norm.bias": (torch.tensor([1, 4]), torch.tensor([1e-12, 0.5]))}, {"body.norm.bias": (16,)})
+    diff = SparseDiff(
+        {"body.norm.bias": (torch.tensor([1, 4]), torch.tensor([1e-12, 0.5]))}, {"body.norm.bias": (16,)}
+    )
     made = DiffPack.create(diff, base)
     assert (made.count, made.nonzeros) == (2, 1)
     assert made.density == 2 / base.total
@@ -95,10 +101,25 @@ def test_a_head_alone_can_be_packed(tmp_path):
 @pytest.mark.parametrize(
     "entries, head, dtype, reason",
     [
-        ({"body.9.weight": (torch.tensor([0]), torch.ones(1))}, {}, "float16", "'body.9.weight', which the base does not have"),
+        (
+            {"body.9.weight": (torch.tensor([0]), torch.ones(1))},
+            {},
+            "float16",
+            "'body.9.weight', which the base does not have",
+        ),
         ({"classifier.bias": (torch.tensor([0]), torch.ones(1))}, {}, "float16", "'classifier.bias'"),
-        ({"body.norm.bias": (torch.tensor([0]), torch.tensor([torch.nan]))}, {}, "float16", "body.norm.bias.*not finite"),
-        ({"body.norm.bias": (torch.tensor([0]), torch.tensor([1e6]))}, {}, "float16", "1e\\+06, too large for torch.float16"),
+        (
+            {"body.norm.bias": (torch.tensor([0]), torch.tensor([torch.nan]))},
+            {},
+            "float16",
+            "body.norm.bias.*not finite",
+        ),
+        (
+            {"body.norm.bias": (torch.tensor([0]), torch.tensor([1e6]))},
+            {},
+            "float16",
+            "1e\\+06, too large for torch.float16",
+        ),
         ({}, {"classifier.bias": torch.tensor([torch.inf])}, "float16", "classifier.bias.*not finite"),
         ({}, {"body.norm.bias": torch.ones(16)}, "float16", "in the head and in the base"),
         ({}, {}, "float16", "nothing to pack"),
@@ -129,7 +150,11 @@ def test_every_flipped_bit_is_noticed(raw):
     header = 8 + int.from_bytes(raw[:8], "little")
     chance = random.Random(0)
     # all of the size and of the header's first part, then some of everything
-    for bit in [*range(64), *chance.sample(range(64, 8 * header), 500), *chance.sample(range(8 * header, 8 * len(raw)), 500)]:
+    for bit in [
+        *range(64),
+        *chance.sample(range(64, 8 * header), 500),
+        *chance.sample(range(8 * header, 8 * len(raw)), 500),
+    ]:
         flipped = bytearray(raw)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(ValueError, match="a.diff"):
@@ -186,7 +211,9 @@ def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.diff"):
         DiffPack.load(tmp_path / "none.diff")
     save_file({"a": torch.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="model.safetensors is not a diff pack, but another safetensors file"):
+    with pytest.raises(
+        ValueError, match="model.safetensors is not a diff pack, but another safetensors file"
+    ):
         DiffPack.load(tmp_path / "model.safetensors")
     for content in (b"", b"not a pack", b"PK\x03\x04" * 20, b"\x02" + bytes(7) + b"[]"):
         (tmp_path / "other").write_bytes(content)
@@ -248,7 +275,10 @@ def test_summary(pack):
     assert figures.value_bytes == 2 * pack.count and figures.head_parameters == 2 * 16 + 2
     parts = figures.position_bytes + figures.value_bytes + figures.head_bytes + figures.other_bytes
     assert parts == figures.file_bytes == len(pack.to_bytes())
-    values = pack.diff.entries["body.norm.bias"][1].double(), pack.diff.entries["body.norm.weight"][1].double()
+    values = (
+        pack.diff.entries["body.norm.bias"][1].double(),
+        pack.diff.entries["body.norm.weight"][1].double(),
+    )
     layer = next(layer for layer in figures.layers if layer.layer == "body")
     words = pack.diff.entries["body.words.weight"][1].double()
     assert layer.norm == pytest.approx(torch.cat([*values, words]).norm().item())

@@ -1,4 +1,6 @@
-"""Packs in models: applied in the base's dtype, reverted bit for bit, merged, and refused on any other base."""
+"""Packs in models: applied in the base's dtype, reverted bit for bit, merged, and refused on any other
+base.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from torch import nn
 
 from dsp_plugin.diffs.base import Base, base_hash, find_names
 from dsp_plugin.diffs.packs.pack import DiffPack
-from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.packs.undo_file import UndoRecord
+from dsp_plugin.diffs.sparse import SparseDiff
 
 IDS = torch.arange(12).view(2, 6)
 
@@ -125,8 +127,14 @@ def untied(model):
         (renamed, "wrong base: it lacks 2 of the diff's 7 parameters: body.1.bias"),
         (untied, "out.weight and body.words.weight differ"),
         (lambda model: model.half(), "wrong base: .* is float16, the diff was made on float32"),
-        (lambda model: delattr(model, "classifier"), "no place for the pack's head: it lacks classifier.bias"),
-        (lambda model: setattr(model, "classifier", nn.Linear(16, 3)), "classifier.bias has the shape .3.*as many labels"),
+        (
+            lambda model: delattr(model, "classifier"),
+            "no place for the pack's head: it lacks classifier.bias",
+        ),
+        (
+            lambda model: setattr(model, "classifier", nn.Linear(16, 3)),
+            "classifier.bias has the shape .3.*as many labels",
+        ),
     ],
 )
 def test_a_wrong_base_is_refused_before_any_weight_changes(spoil, reason):
@@ -161,7 +169,9 @@ def test_weights_that_are_not_contiguous():
 
 
 class TestDictionaries:
-    """Weights that were read from a file, where tied weights are one tensor, two equal ones, or under one name only."""
+    """Weights that were read from a file, where tied weights are one tensor, two equal ones, or under one
+    name only.
+    """
 
     @pytest.fixture(params=["shared", "copied", "first name", "second name"])
     def state(self, request):
@@ -182,7 +192,9 @@ class TestDictionaries:
         before = {name: tensor.clone() for name, tensor in state.items()}
         undo = pack.apply(state)
         expected = snapshot(model)
-        assert same(state, {name: expected[name] for name in [*before, "classifier.weight", "classifier.bias"]})
+        assert same(
+            state, {name: expected[name] for name in [*before, "classifier.weight", "classifier.bias"]}
+        )
         undo.revert(state)
         assert same(state, before)
 
@@ -192,8 +204,11 @@ class TestDictionaries:
         merged = pack.merge(state)
         assert same(state, before)
         model = SmallModel()
-        model.load_state_dict({"body.words.weight": merged.get("out.weight"), "out.weight": merged.get("body.words.weight")}
-                              | merged, strict=True)  # fmt: skip
+        model.load_state_dict(
+            {"body.words.weight": merged.get("out.weight"), "out.weight": merged.get("body.words.weight")}
+            | merged,
+            strict=True,
+        )
         reference = SmallModel()
         pack.apply(reference)
         assert torch.equal(model(IDS)["logits"], reference(IDS)["logits"])
@@ -241,7 +256,11 @@ class TestLeadingNames:
     def test_merged_weights_have_the_packs_names(self):
         whole = SmallModel()
         pack = random_pack(whole, 3)
-        bare = {name[len("body.") :]: tensor for name, tensor in snapshot(whole).items() if name.startswith("body.")}
+        bare = {
+            name[len("body.") :]: tensor
+            for name, tensor in snapshot(whole).items()
+            if name.startswith("body.")
+        }
         pack = without_output(pack)
         merged = pack.merge(bare)
         assert set(merged) == {f"body.{name}" for name in bare} | {"classifier.weight", "classifier.bias"}
@@ -289,7 +308,9 @@ class TestBase:
 
     def test_a_module_and_its_file_are_the_same_base(self, tmp_path):
         model = SmallModel()
-        save_file({n: t for n, t in snapshot(model).items() if n not in ("out.weight", "steps")}, tmp_path / "model")
+        save_file(
+            {n: t for n, t in snapshot(model).items() if n not in ("out.weight", "steps")}, tmp_path / "model"
+        )
         here, there = Base.of(model, ["classifier"]), Base.of(load_file(tmp_path / "model"), ["classifier"])
         assert (here.hash, here.parameters) == (there.hash, there.parameters)
         assert here.tied == {"body.words.weight": ("out.weight",)} and there.tied == {}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diff_packs import SmallModel, random_pack
 
-from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.packs.arithmetic import add_packs, overlap
+from dsp_plugin.diffs.packs.pack import DiffPack
 
 
 @pytest.fixture(scope="module")

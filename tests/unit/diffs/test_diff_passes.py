@@ -1,4 +1,6 @@
-"""The elementwise passes: fused and eager alike, noise that is noise, gates and Adam's eps by their formulas."""
+"""The elementwise passes: fused and eager alike, noise that is noise, gates and Adam's eps by their
+formulas.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from dsp_plugin.diffs.training.passes import WINDOW, Moments, NextTheta, Rates, 
 from dsp_plugin.diffs.training.vector import DiffVector
 
 # longer than a piece, of odd lengths, a vector, a single number
-KEYS, FIRST = (-1232057522, -1230961157), [0.581328272819519, 0.7769865989685059, 0.5579514503479004, 0.8733431100845337]
+KEYS, FIRST = (
+    (-1232057522, -1230961157),
+    [0.581328272819519, 0.7769865989685059, 0.5579514503479004, 0.8733431100845337],
+)
 SHAPES = [(3, PIECE // 2 + 7), (5, 33), (19,), (1,), (2, 3, 4)]
 
 
@@ -62,7 +67,12 @@ def everything(passes, base, grads, w, alpha, moments, gate, price):
     passes.update(grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99))
     results += [w.clone(), alpha.clone(), *(part.clone() for part in moments)]
     following = NextTheta(base, gate.flip(0), (7, 8))
-    passes.update(grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99), following), note()
+    (
+        passes.update(
+            grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99), following
+        ),
+        note(),
+    )
     return [*results, w, alpha, *moments]
 
 
@@ -84,7 +94,9 @@ def test_fused_passes_do_what_the_eager_ones_do(dtype, grouping):
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 def test_compiled_passes_do_what_the_eager_ones_do_and_are_compiled_once(monkeypatch):
-    """What a GPU runs, on the CPU: noise, formulas and updates through torch.compile, over several windows and steps."""
+    """What a GPU runs, on the CPU: noise, formulas and updates through torch.compile, over several windows
+    and steps.
+    """
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -102,7 +114,9 @@ def test_compiled_passes_do_what_the_eager_ones_do_and_are_compiled_once(monkeyp
         passes.write(base, w, alpha, gate, step_keys(1, step))
         w_rates = Rates(torch.tensor(0.1 * step), 1e-2 / step, 1 + 1 / step, 1e-8)
         alpha_rates = Rates(1.0, 0.1, 1 + 1 / step, 1e-6)
-        passes.update(grads, w, alpha, moments, gate, price, step_keys(1, step), w_rates, alpha_rates, (0.9, 0.99))
+        passes.update(
+            grads, w, alpha, moments, gate, price, step_keys(1, step), w_rates, alpha_rates, (0.9, 0.99)
+        )
     assert graphs <= counters["stats"]["unique_graphs"] <= graphs + 1
 
 
@@ -132,7 +146,9 @@ def test_threads_do_not_change_a_bit():
             passes = native.NativePasses(layout, StretchedConcrete())
             results.append(everything(passes, *rest))
             bounds = passes._shares(threads)
-            assert bounds == sorted(bounds) and bounds[-1] == layout.flat.numel() and len(bounds) == threads + 1
+            assert (
+                bounds == sorted(bounds) and bounds[-1] == layout.flat.numel() and len(bounds) == threads + 1
+            )
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for many in results[1:] for one, other in zip(results[0], many))
@@ -152,8 +168,11 @@ def test_noise_is_uniform_and_unrelated_between_positions_steps_and_seeds():
     for u in draws:
         assert 0.99e-4 < u.min() and u.max() < 1 - 0.99e-4
         counts = torch.histc(u.float(), bins=64, min=0, max=1).double()
-        assert ((counts - size / 64) ** 2 / (size / 64)).sum() < 64 + 5 * math.sqrt(2 * 64)  # chi-square, five sigmas
-    pairs = [(draws[0], draws[1]), (draws[0], draws[2])] + [(draws[0][lag:], draws[0][:-lag]) for lag in (1, 2, 256, 1024)]
+        # chi-square, five sigmas
+        assert ((counts - size / 64) ** 2 / (size / 64)).sum() < 64 + 5 * math.sqrt(2 * 64)
+    pairs = [(draws[0], draws[1]), (draws[0], draws[2])] + [
+        (draws[0][lag:], draws[0][:-lag]) for lag in (1, 2, 256, 1024)
+    ]
     for one, other in pairs:
         correlation = torch.corrcoef(torch.stack([one, other]))[0, 1]
         assert abs(correlation) < 5 / math.sqrt(one.numel())
@@ -195,12 +214,23 @@ def test_at_the_start_gates_are_shut_and_open_as_often_as_the_paper_says():
 
 @pytest.mark.parametrize(
     "uncorrected, expected",
-    [(False, {100: 3.8, 250: -4.1, 500: -5.5, 1000: -6.5}), (True, {100: 4.8, 250: 4.0, 500: -4.2, 1000: -5.9})],
+    [
+        (False, {100: 3.8, 250: -4.1, 500: -5.5, 1000: -6.5}),
+        (True, {100: 4.8, 250: 4.0, 500: -4.2, 1000: -5.9}),
+    ],
 )
 def test_alpha_under_the_penalty_alone_falls_as_fast_as_eps_lets_it(uncorrected, expected):
     """The figures for torch's AdamW and for Transformers' former one at lambda 1.25e-7."""
     vector = DiffVector(nn.Linear(2, 2), grouping=None, penalty=1.25e-7)
-    optimizer = DiffAdamW(vector, lr=0.0, alpha_lr=0.1, eps=1e-8, eps_uncorrected=uncorrected, max_norm=None, alpha_max_norm=None)
+    optimizer = DiffAdamW(
+        vector,
+        lr=0.0,
+        alpha_lr=0.1,
+        eps=1e-8,
+        eps_uncorrected=uncorrected,
+        max_norm=None,
+        alpha_max_norm=None,
+    )
     for step in range(1, 1001):
         vector.sample()
         for parameter in vector.layout.parameters:
@@ -232,10 +262,14 @@ def test_groups_by_tensor_by_neuron_and_by_a_function():
 def test_columns_of_a_large_matrix_are_refused_as_groups_and_rows_are_not():
     def layout(size, rows):
         numbers = torch.arange(size).view((-1, 1) if rows else (1, -1))
-        return FlatLayout(["small", "large"], [torch.zeros(4, 4), torch.zeros(size, size)], lambda name, shape: (
-            numbers if name == "large" else name
-        ))  # fmt: skip
+        return FlatLayout(
+            ["small", "large"],
+            [torch.zeros(4, 4), torch.zeros(size, size)],
+            lambda name, shape: numbers if name == "large" else name,
+        )
 
     assert layout(64, rows=False).groups == 65 and layout(1024, rows=True).groups == 1025
-    with pytest.raises(ValueError, match=r"'large' \[1024, 1024\].*1048576 stretches of fewer than 8.*rows, not columns"):
+    with pytest.raises(
+        ValueError, match=r"'large' \[1024, 1024\].*1048576 stretches of fewer than 8.*rows, not columns"
+    ):
         layout(1024, rows=False)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diff_models import HEAD, tiny
 
-from dsp_plugin.diffs.training.layers import frozen_names, layer_numbers, penalties_by_layer
 from dsp_plugin.diffs.projection import Difference, count_of, project
 from dsp_plugin.diffs.sparse import SparseDiff
+from dsp_plugin.diffs.training.layers import frozen_names, layer_numbers, penalties_by_layer
 from dsp_plugin.diffs.training.vector import DiffVector
 
 
@@ -32,7 +32,9 @@ def test_the_largest_are_kept_in_exactly_the_number_asked_for(ties):
     for count, diff in zip(counts, project(deltas, counts)):
         assert diff.count == count and diff.total == 78
         for name, kept in by_sorting(deltas, count).items():
-            positions, values = diff.entries.get(name, (torch.tensor([], dtype=torch.int64), torch.tensor([])))
+            positions, values = diff.entries.get(
+                name, (torch.tensor([], dtype=torch.int64), torch.tensor([]))
+            )
             assert torch.equal(positions, kept.nonzero().squeeze(1)), (name, count)
             assert torch.equal(values, deltas[name].reshape(-1)[positions])
 
@@ -40,7 +42,11 @@ def test_the_largest_are_kept_in_exactly_the_number_asked_for(ties):
 def test_values_that_only_float64_tells_apart():
     generator = torch.Generator().manual_seed(1)
     close = 1 + 1e-12 * torch.randperm(30, generator=generator).double()
-    deltas = {"a": -close.view(5, 6), "b": torch.tensor([0.0, 1e-300, -1e-310, 0.0], dtype=torch.float64), "c": torch.ones(2)}
+    deltas = {
+        "a": -close.view(5, 6),
+        "b": torch.tensor([0.0, 1e-300, -1e-310, 0.0], dtype=torch.float64),
+        "c": torch.ones(2),
+    }
     for count, diff in zip([1, 7, 31, 33, 34], project(deltas, [1, 7, 31, 33, 34])):
         for name, kept in by_sorting({name: delta.double() for name, delta in deltas.items()}, count).items():
             positions = diff.entries[name][0] if name in diff.entries else torch.tensor([], dtype=torch.int64)
@@ -51,7 +57,9 @@ def test_values_that_only_float64_tells_apart():
 
 def test_a_count_by_layer_shares_out_exactly():
     generator = torch.Generator().manual_seed(1)
-    deltas = {name: torch.randn(size, generator=generator) for name, size in {"x": 10, "y": 21, "z": 5}.items()}
+    deltas = {
+        name: torch.randn(size, generator=generator) for name, size in {"x": 10, "y": 21, "z": 5}.items()
+    }
     (diff,) = project(deltas, [11], layers={"x": 0, "y": 1, "z": 0})  # 15 and 21 of 36: 4.58 and 6.42
     assert diff.count == 11 and diff.entries["y"][0].numel() == 6
     (diff,) = project(deltas, [11], layers={"x": 1, "y": 0, "z": 1})  # not to the first in order
@@ -100,8 +108,9 @@ def test_the_non_adaptive_diff_is_a_difference():
     deltas = Difference(finetuned, base, list(finetuned))
     (diff,) = project(deltas, [2])
     assert [(name, at.tolist(), values.tolist()) for name, (at, values) in diff.entries.items()] == [
-        ("bert.encoder.a", [1], [0.5]), ("bert.encoder.b", [1], [-2.0])
-    ]  # fmt: skip
+        ("bert.encoder.a", [1], [0.5]),
+        ("bert.encoder.b", [1], [-2.0]),
+    ]
     with pytest.raises(ValueError, match="wrong base"):
         Difference(finetuned, {"c": torch.ones(3)}, list(finetuned))
 
@@ -127,14 +136,29 @@ def test_a_sparse_diff_holds_together():
 
 
 def test_layers_by_name():
-    bert = ["bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.attention.self.query.weight",
-            "bert.encoder.layer.10.output.dense.bias", "bert.encoder.layer.2.output.dense.bias", "bert.pooler.dense.weight"]  # fmt: skip
+    bert = [
+        "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.0.attention.self.query.weight",
+        "bert.encoder.layer.10.output.dense.bias",
+        "bert.encoder.layer.2.output.dense.bias",
+        "bert.pooler.dense.weight",
+    ]
     layers, count = layer_numbers(bert)
     assert count == 3 and list(layers.values()) == [0, 1, 3, 2, 4]
-    fairseq = ["encoder.embed_tokens.weight", "encoder.layers.0.fc1.weight", "encoder.layers.1.fc1.weight",
-               "decoder.embed_tokens.weight", "decoder.layers.0.fc1.weight", "decoder.output_projection.weight"]  # fmt: skip
+    fairseq = [
+        "encoder.embed_tokens.weight",
+        "encoder.layers.0.fc1.weight",
+        "encoder.layers.1.fc1.weight",
+        "decoder.embed_tokens.weight",
+        "decoder.layers.0.fc1.weight",
+        "decoder.output_projection.weight",
+    ]
     assert list(layer_numbers(fairseq)[0].values()) == [0, 1, 2, 0, 3, 4]
-    assert frozen_names(bert, -1) == [] and frozen_names(bert, 0) == bert[:1] and frozen_names(bert, 2) == [*bert[:2], bert[3]]
+    assert (
+        frozen_names(bert, -1) == []
+        and frozen_names(bert, 0) == bert[:1]
+        and frozen_names(bert, 2) == [*bert[:2], bert[3]]
+    )
     assert penalties_by_layer(bert, [5, 1, 2, 3, 4]) == dict(zip(bert, [5.0, 1.0, 3.0, 2.0, 4.0]))
     with pytest.raises(ValueError, match=r"number of layers \(3\), got 4"):
         frozen_names(bert, 4)

@@ -29,7 +29,9 @@ def started(base, seed=5, **options):
 
 @pytest.mark.parametrize("fused", [False, None])
 def test_resumed_is_uninterrupted_bit_for_bit(fused):
-    """Through a file, weights only, into a process that has loaded the checkpoint's theta and another seed."""
+    """Through a file, weights only, into a process that has loaded the checkpoint's theta and another
+    seed.
+    """
     base = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
     model, optimizer, scheduler = started(base, fused=fused)
     for number in range(4):
@@ -61,7 +63,9 @@ def test_a_state_handed_straight_back_changes_nothing():
     """As accelerate does when it prepares an optimizer."""
     model, optimizer, _ = started(tiny().state_dict())
     train_step(model, optimizer, 0)
-    before = [tensor.clone() for tensor in (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)]
+    before = [
+        tensor.clone() for tensor in (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)
+    ]
     optimizer.load_state_dict(optimizer.state_dict())
     after = (optimizer.vector.w, optimizer.vector.alpha, optimizer._moments.w_square)
     assert all(torch.equal(one, other) for one, other in zip(before, after))
@@ -100,7 +104,9 @@ def test_states_that_do_not_belong_are_refused():
 
 
 def saved_with(base, given, **options):
-    """(optimizer, its state) after a step, on a model that holds `base`; `given` is what the diff is told of the base."""
+    """(optimizer, its state) after a step, on a model that holds `base`; `given` is what the diff is told
+    of the base.
+    """
     model = tiny()
     model.load_state_dict(base)
     optimizer = DiffAdamW(DiffVector(model, base=given, head=HEAD, **options))
@@ -173,7 +179,9 @@ def test_a_damaged_file_is_refused_by_name_and_one_without_checksum_is_read(tmp_
 
     rewritten(lambda told: None)  # as files were written before
     saved = read_vector(old)
-    assert saved.config == {"task": "cola"} and torch.equal(saved.restore(tiny(), "tensor").alpha, optimizer.vector.alpha)
+    assert saved.config == {"task": "cola"} and torch.equal(
+        saved.restore(tiny(), "tensor").alpha, optimizer.vector.alpha
+    )
     rewritten(lambda told: told.pop("seed"))
     with pytest.raises(ValueError, match="old.pt is damaged.*'seed' is missing"):
         read_vector(old)

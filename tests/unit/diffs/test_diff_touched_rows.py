@@ -34,7 +34,9 @@ def test_positions_come_back(seed):
 
 
 def test_a_fifth_of_the_rows_costs_what_it_must():
-    """The choice of rows, then of positions in them; log2(5) = 2.3 bits a position less, but for naming the rows."""
+    """The choice of rows, then of positions in them; log2(5) = 2.3 bits a position less, but for naming
+    the rows.
+    """
     shape = (5000, 384)
     positions = matrix(shape, 0.2, 0.02, 1)
     rows = len(np.unique(positions // 384))
@@ -44,7 +46,9 @@ def test_a_fifth_of_the_rows_costs_what_it_must():
     assert bits < floor_bits(len(positions), 5000 * 384) / len(positions) - 1.8
 
 
-@pytest.mark.parametrize("shape, touched, density", [((300, 40), 1.0, 0.3), ((12000,), 1.0, 0.01), ((300, 40), 1.0, 0.002)])
+@pytest.mark.parametrize(
+    "shape, touched, density", [((300, 40), 1.0, 0.3), ((12000,), 1.0, 0.01), ((300, 40), 1.0, 0.002)]
+)
 def test_where_rows_do_not_help_they_are_not_used(shape, touched, density):
     assert split_rows(matrix(shape, touched, density, 2), shape) is None
 

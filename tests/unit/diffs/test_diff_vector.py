@@ -14,14 +14,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.in_training import attached_to
+from dsp_plugin.diffs.packs.pack import DiffPack
+from dsp_plugin.diffs.serving.bank import DiffBank
+from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.concrete import StretchedConcrete
 from dsp_plugin.diffs.training.noise import step_keys, uniform
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
-from dsp_plugin.diffs.packs.pack import DiffPack
-from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.vector import DiffVector
 
 LOW, HIGH = -1.5, 1.5
@@ -41,7 +41,9 @@ def plain_group_of(grouping, shapes):
 
 
 class Naive:
-    """The paper's formulas with autograd through the mask, one leaf a tensor, stock AdamW and clipping; float64."""
+    """The paper's formulas with autograd through the mask, one leaf a tensor, stock AdamW and clipping;
+    float64.
+    """
 
     def __init__(self, model, grouping, form, seed, lr, max_norm):
         self.model, self.grouping, self.form, self.seed, self.max_norm = model, grouping, form, seed, max_norm
@@ -52,7 +54,9 @@ class Naive:
         self.group_alpha = torch.full((groups,), 5.0, dtype=torch.float64, requires_grad=True)
         self.head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
         self.adam_w = torch.optim.AdamW([*self.w.values(), *self.head], lr=lr, weight_decay=0.0)
-        self.adam_alpha = torch.optim.AdamW([*self.alpha.values(), self.group_alpha], lr=0.1, weight_decay=0.0)
+        self.adam_alpha = torch.optim.AdamW(
+            [*self.alpha.values(), self.group_alpha], lr=0.1, weight_decay=0.0
+        )
         self.steps = 0
 
     def gate(self, alpha, u):
@@ -78,7 +82,12 @@ class Naive:
         total = 0.0
         for name in BODY:
             each = torch.sigmoid(self.alpha[name] - shift)
-            total = total + (each * opened[self.group_of[name]] if self.grouping and self.form == "paper" else each).sum()
+            total = (
+                total
+                + (
+                    each * opened[self.group_of[name]] if self.grouping and self.form == "paper" else each
+                ).sum()
+            )
         return total + opened.sum() if self.grouping and self.form == "additive" else total
 
     def step(self, number):
@@ -100,7 +109,9 @@ class Naive:
     [("tensor", "paper", 0.02), ("neuron", "paper", 1e9), ("tensor", "additive", 1e9), (None, "paper", 0.02)],
 )
 def test_training_is_autograd_through_the_formula_and_two_stock_optimizers(grouping, form, max_norm):
-    """w, alpha, the groups' alpha, the head and the penalty after six steps, with clipping at work and without."""
+    """w, alpha, the groups' alpha, the head and the penalty after six steps, with clipping at work and
+    without.
+    """
     model = tiny(torch.float64)
     naive = Naive(copy.deepcopy(model), grouping, form, seed=11, lr=0.05, max_norm=max_norm)
     vector = DiffVector(model, head=HEAD, grouping=grouping, penalty=PENALTY, penalty_form=form, seed=11)
@@ -109,7 +120,9 @@ def test_training_is_autograd_through_the_formula_and_two_stock_optimizers(group
         naive.step(number)
         train_step(model, optimizer, number)
     for mine, theirs in ((vector.w, naive.w), (vector.alpha, naive.alpha)):
-        torch.testing.assert_close(mine, torch.cat([theirs[name].detach().view(-1) for name in BODY]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            mine, torch.cat([theirs[name].detach().view(-1) for name in BODY]), rtol=1e-9, atol=1e-9
+        )
     if grouping:
         torch.testing.assert_close(vector.group_alpha, naive.group_alpha.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(list(vector.head.values()), naive.head, rtol=1e-9, atol=1e-9)
@@ -143,7 +156,9 @@ def test_statistics_that_training_changes_are_told_of_by_name(recwarn):
             if still:
                 read()
             else:
-                with pytest.warns(UserWarning, match=r"2 of the model.s buffers changed .*1.running_mean, 1.running_var"):
+                with pytest.warns(
+                    UserWarning, match=r"2 of the model.s buffers changed .*1.running_mean, 1.running_var"
+                ):
                     read()
     assert not [warning for warning in recwarn if "buffers" in str(warning.message)]
 
@@ -159,9 +174,9 @@ def test_evaluation_and_saving_see_the_deterministic_theta_and_training_a_sample
     vector.mark("nothing")
 
     def expected():
-        z = (torch.sigmoid(vector.alpha) * 3 - 1.5).clamp(0, 1) * (torch.sigmoid(vector.group_alpha) * 3 - 1.5).clamp(0, 1)[
-            torch.repeat_interleave(torch.arange(5), torch.tensor([42, 36, 6, 6, 6]))
-        ]
+        z = (torch.sigmoid(vector.alpha) * 3 - 1.5).clamp(0, 1) * (
+            torch.sigmoid(vector.group_alpha) * 3 - 1.5
+        ).clamp(0, 1)[torch.repeat_interleave(torch.arange(5), torch.tensor([42, 36, 6, 6, 6]))]
         return torch.cat([base[name].view(-1) for name in BODY]) + z * vector.w
 
     def live():
@@ -252,7 +267,8 @@ def test_bfloat16_parameters_have_float32_diffs():
     optimizer = DiffAdamW(vector, lr=1e-5)
     for number in range(3):
         train_step(model, optimizer, number)
-    assert vector.w.dtype == torch.float32 and vector.w.abs().max() > 0  # steps bfloat16 could not hold beside theta
+    # steps bfloat16 could not hold beside theta
+    assert vector.w.dtype == torch.float32 and vector.w.abs().max() > 0
     assert model.embeddings.weight.dtype == torch.bfloat16
 
 
@@ -403,14 +419,20 @@ def test_a_copy_of_a_model_that_carries_a_vector_is_refused():
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     base = Base.of(model, HEAD)
     name, weight = "layer.0.weight", model.layer[0].weight
-    pack = DiffPack.create(SparseDiff({name: (torch.tensor([3]), torch.tensor([0.5]))}, {name: tuple(weight.shape)}), base)
+    pack = DiffPack.create(
+        SparseDiff({name: (torch.tensor([3]), torch.tensor([0.5]))}, {name: tuple(weight.shape)}), base
+    )
     vector = DiffVector(model, head=HEAD)
     train_step(model, DiffAdamW(vector, lr=0.1), 0)
     copied = copy.deepcopy(model)
     for use in (lambda: copied(batch(0)[0]), copied.state_dict, copied.eval().layer.state_dict):
         with pytest.raises(RuntimeError, match="a copy of a model that a DiffVector is attached to"):
             use()
-    for use in (lambda: DiffVector(copied, base=weights, head=HEAD), lambda: pack.apply(copied), lambda: DiffBank(copied)):
+    for use in (
+        lambda: DiffVector(copied, base=weights, head=HEAD),
+        lambda: pack.apply(copied),
+        lambda: DiffBank(copied),
+    ):
         with pytest.raises(ValueError, match="a copy of a model that a DiffVector is attached to"):
             use()
     for use in (lambda: pack.apply(model), lambda: DiffBank(model)):

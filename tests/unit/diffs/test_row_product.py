@@ -6,17 +6,19 @@ import pytest
 import torch
 from diff_packs import SmallModel, random_pack, take_way
 
+from dsp_plugin.diffs.packs.undo import Change
 from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.serving.row_product import LinearDiff, put_vectors
 from dsp_plugin.diffs.serving.row_tasks import RowTasks
-from dsp_plugin.diffs.packs.undo import Change
 
 
 def change(shape, density: float, seed: int, dtype=torch.float64) -> tuple:
     """A change of random positions, and the dense difference."""
     generator = torch.Generator().manual_seed(seed)
     positions = (torch.rand(shape, generator=generator).reshape(-1) < density).nonzero().squeeze(1)
-    old, new = (torch.randn(len(positions), generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    old, new = (
+        torch.randn(len(positions), generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)
+    )
     dense = torch.zeros(torch.Size(shape).numel(), dtype=torch.float64)
     dense[positions] = new.double() - old.double()
     return Change(positions, old, new), dense.view(shape)
@@ -30,10 +32,14 @@ ROWS = [slice(0, 5), slice(1, 2), slice(2, 4), torch.tensor([3, 0]), torch.tenso
 @pytest.mark.parametrize("inner", [(), (1,), (3,), (8,), (2, 5)], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("changed", ["weight", "bias", "both", "nothing"])
-def test_a_linear_layers_changes_are_added_to_its_rows_alone(way, rows, inner, transposed, changed, monkeypatch):
+def test_a_linear_layers_changes_are_added_to_its_rows_alone(
+    way, rows, inner, transposed, changed, monkeypatch
+):
     take_way(way, monkeypatch)
     inputs, outputs = 7, 11
-    weight, dense = change((inputs, outputs) if transposed else (outputs, inputs), 0.0 if changed == "nothing" else 0.3, 1)
+    weight, dense = change(
+        (inputs, outputs) if transposed else (outputs, inputs), 0.0 if changed == "nothing" else 0.3, 1
+    )
     bias, added = change((outputs,), 0.4, 2)
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(5, *inner, inputs, generator=generator, dtype=torch.float64)
@@ -54,7 +60,9 @@ def test_a_linear_layers_changes_are_added_to_its_rows_alone(way, rows, inner, t
     assert torch.allclose(y, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.1), (torch.float16, 0.02)]
+)
 @pytest.mark.parametrize("way", ["sparse", "compiled"])
 def test_in_other_dtypes(dtype, tolerance, way, monkeypatch):
     take_way(way, monkeypatch)
@@ -84,13 +92,17 @@ def test_an_embeddings_changes_are_put_into_its_rows_alone(way, rows, density, k
 
 
 @pytest.mark.parametrize("density, whole", [(0.01, False), (0.5, True)])
-def test_with_many_tokens_a_compiled_loop_serves_few_changes_and_whole_products_serve_many(density, whole, monkeypatch):
+def test_with_many_tokens_a_compiled_loop_serves_few_changes_and_whole_products_serve_many(
+    density, whole, monkeypatch
+):
     take_way("compiled", monkeypatch)
     monkeypatch.undo()
     bank = DiffBank(SmallModel())
     for seed, name in enumerate("ab"):
         bank.add(name, random_pack(bank.model, seed, density=density))
     seen, stock = [], RowTasks._whole
-    monkeypatch.setattr(RowTasks, "_whole", lambda self, name, *rest: (seen.append(name), stock(self, name, *rest))[1])
+    monkeypatch.setattr(
+        RowTasks, "_whole", lambda self, name, *rest: (seen.append(name), stock(self, name, *rest))[1]
+    )
     bank.run(["a", "b"], torch.randint(40, (2, 100)))
     assert ("body.0" in seen) == whole and "classifier" in seen

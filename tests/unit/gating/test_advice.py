@@ -13,7 +13,9 @@ from dsp_plugin.gating.advice import frozen_scores, unfinished_cooldown
 @pytest.mark.parametrize("temperature, warned", [(1e-8, True), (9e-4, True), (1e-3, False), (0.1, False)])
 def test_a_sampler_without_gradient(temperature, warned):
     said = frozen_scores(temperature)
-    assert bool(said) == warned and (not warned or f"the temperature is {temperature:g} throughout" in said[0])
+    assert bool(said) == warned and (
+        not warned or f"the temperature is {temperature:g} throughout" in said[0]
+    )
 
 
 def test_a_cooldown_that_the_training_has_room_for():

@@ -1,4 +1,6 @@
-"""Budgets: exactly K, by kind, with a minimum a block; the relaxed sampler keeps to them and hardens into them."""
+"""Budgets: exactly K, by kind, with a minimum a block; the relaxed sampler keeps to them and hardens into
+them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,14 @@ import itertools
 import pytest
 import torch
 
-from dsp_plugin.gating import AttentionBlock, HeadBudget, HeadMap, gumbel_noise, parse_heads_per_kind
-from dsp_plugin.gating import relaxed_topk
+from dsp_plugin.gating import (
+    AttentionBlock,
+    HeadBudget,
+    HeadMap,
+    gumbel_noise,
+    parse_heads_per_kind,
+    relaxed_topk,
+)
 
 HEADS = HeadMap(
     [
@@ -33,7 +41,10 @@ def allowed(budget_per_kind, total, minimum):
             sum(f for f, k in zip(flags, KIND) if k == kind) != n for kind, n in budget_per_kind.items()
         ):
             continue
-        if all(sum(f for f, b in zip(flags, BLOCK) if b == name) >= min(minimum, size) for name, size in SIZE.items()):
+        if all(
+            sum(f for f, b in zip(flags, BLOCK) if b == name) >= min(minimum, size)
+            for name, size in SIZE.items()
+        ):
             yield flags
 
 
@@ -55,7 +66,9 @@ def test_it_selects_the_best_mask_of_all_that_are_allowed(total, per_kind, minim
     for seed in range(20):
         scores = torch.randn(N, generator=torch.Generator().manual_seed(seed))
         keep = budget.select(scores)
-        best = max(allowed(per_kind, total, minimum), key=lambda flags: float(scores[torch.tensor(flags)].sum()))
+        best = max(
+            allowed(per_kind, total, minimum), key=lambda flags: float(scores[torch.tensor(flags)].sum())
+        )
         assert keep.tolist() == list(best)
         assert int(keep.sum()) == budget.total
 
@@ -110,7 +123,16 @@ def test_straight_through(total, per_kind, minimum):
 
 
 def test_ties_go_to_the_lower_index_within_the_budget():
-    assert HeadBudget(HEADS, 4, minimum=1).select(torch.zeros(N)).tolist() == [True, True, False, True, False, True, False, False]
+    assert HeadBudget(HEADS, 4, minimum=1).select(torch.zeros(N)).tolist() == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
     scores = torch.full((N,), float("inf"))
     assert int(HeadBudget(HEADS, 4, minimum=1).select(scores).sum()) == 4
 
@@ -122,11 +144,17 @@ def test_ties_go_to_the_lower_index_within_the_budget():
         ((-1,), r"--num-of-heads.*0\.\.8"),
         ((None,), "--num-of-heads"),
         ((3, {"encoder-self": 2, "decoder-cross": 2}), "adds up to 4 heads, --num-of-heads says 3"),
-        ((None, {"encoder-self": 2}), "--heads-per-kind must give a number for each of encoder-self, decoder-cross"),
+        (
+            (None, {"encoder-self": 2}),
+            "--heads-per-kind must give a number for each of encoder-self, decoder-cross",
+        ),
         ((None, {"encoder-self": 6, "decoder-cross": 2}), r"--heads-per-kind encoder-self.*0\.\.5"),
         ((2, None, 1), "--min-heads-per-block 1 needs 3 heads"),
         ((2, None, -1), "--min-heads-per-block"),
-        ((None, {"encoder-self": 1, "decoder-cross": 2}, 1), "--min-heads-per-block 1 needs 2 heads in 2 blocks.*encoder-self"),
+        (
+            (None, {"encoder-self": 1, "decoder-cross": 2}, 1),
+            "--min-heads-per-block 1 needs 2 heads in 2 blocks.*encoder-self",
+        ),
     ],
 )
 def test_budgets_that_cannot_be(arguments, message):

@@ -36,7 +36,9 @@ def by_hand(log_a: float, u: float) -> float:
 
 @pytest.mark.parametrize("log_a", [-3.0, -0.8, 0.0, 0.5, 2.0])
 def test_how_gates_are_distributed(log_a):
-    """Of s the distribution is known: P(s <= x) = sigmoid(BETA logit(x) - log_a); a gate is 0 or 1 where s <= 1/12, >= 11/12."""
+    """Of s the distribution is known: P(s <= x) = sigmoid(BETA logit(x) - log_a); a gate is 0 or 1 where s
+    <= 1/12, >= 11/12.
+    """
     torch.manual_seed(1)
     drawn = gates_with([log_a] * 100_000).sample().detach()
 
@@ -44,7 +46,8 @@ def test_how_gates_are_distributed(log_a):
         x = (gate + 0.1) / 1.2
         return sigmoid(BETA * math.log(x / (1 - x)) - log_a)
 
-    assert float((drawn == 0).double().mean()) == pytest.approx(below(0.0), abs=0.006)  # 4 standard errors at most
+    # 4 standard errors at most
+    assert float((drawn == 0).double().mean()) == pytest.approx(below(0.0), abs=0.006)
     assert float((drawn <= 0.25).double().mean()) == pytest.approx(below(0.25), abs=0.006)
     assert float((drawn <= 0.5).double().mean()) == pytest.approx(below(0.5), abs=0.006)
     assert float((drawn == 1).double().mean()) == pytest.approx(1 - below(1.0), abs=0.006)
@@ -107,7 +110,9 @@ def test_the_penalty_is_the_expected_number_of_open_heads():
 def test_the_penalty_agrees_with_the_samples():
     torch.manual_seed(3)
     gates = gates_with([0.4] * 100_000)
-    assert float((gates.sample() > 0).double().mean()) == pytest.approx(float(open_probability(torch.tensor(0.4))), abs=0.006)
+    assert float((gates.sample() > 0).double().mean()) == pytest.approx(
+        float(open_probability(torch.tensor(0.4))), abs=0.006
+    )
 
 
 @pytest.mark.parametrize("penalty", [-1.0, -1e-9, float("nan"), float("inf")])

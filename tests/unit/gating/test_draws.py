@@ -1,4 +1,6 @@
-"""A draw belongs to the forward pass that made it, whatever is computed again, in whichever order gradients come back."""
+"""A draw belongs to the forward pass that made it, whatever is computed again, in whichever order
+gradients come back.
+"""
 
 from __future__ import annotations
 

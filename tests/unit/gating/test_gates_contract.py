@@ -23,8 +23,8 @@ from dsp_plugin.gating import (
     constant_temperature,
     gumbel_noise,
     hard_topk,
+    relaxed_topk,
 )
-from dsp_plugin.gating import relaxed_topk
 
 HEADS = HeadMap(
     [
@@ -59,7 +59,8 @@ METHODS = {
 }
 LEARNING = [name for name in METHODS if name not in ("fixed", "ranked")]
 EXACT = [name for name in METHODS if name != "concrete-no-budget"]  # those that keep K heads
-SUBSETS = [name for name in EXACT if name != "concrete"]  # those whose training sample keeps to the budget too
+# those whose training sample keeps to the budget too
+SUBSETS = [name for name in EXACT if name != "concrete"]
 WITH_BUDGET = [name for name in EXACT if name != "fixed"]  # those that are told K and check it
 
 every_method = pytest.mark.parametrize("build", METHODS.values(), ids=METHODS.keys())
@@ -143,7 +144,10 @@ def test_evaluation_uses_keep_and_nothing_random(build):
     board.eval()
     board.draw()
     state = torch.get_rng_state()
-    seen = [g if g is not None else torch.ones(b.num_heads) for b, g in zip(HEADS.blocks, map(board.block_gates, range(3)))]
+    seen = [
+        g if g is not None else torch.ones(b.num_heads)
+        for b, g in zip(HEADS.blocks, map(board.block_gates, range(3)))
+    ]
     assert torch.equal(torch.cat(seen), gates.keep().float())
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -255,7 +259,9 @@ def test_annealing_changes_the_sample_from_soft_to_hard():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gate_too_small_to_matter_is_an_exact_zero(method):
-    """Its gradients would be such that their squares, in Adam, are denormal numbers, which a CPU is slow with."""
+    """Its gradients would be such that their squares, in Adam, are denormal numbers, which a CPU is slow
+    with.
+    """
     torch.manual_seed(3)
     gates = METHODS[method](3)
     gates.set_num_updates(60)

@@ -92,7 +92,11 @@ def test_a_forward_pass_that_knows_of_no_gates(name):
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"lr": 0.1}, "want a learning rate of 0.2 and a weight decay of 0, and the optimizer gives them a learning rate of 0.1"),
+        (
+            {"lr": 0.1},
+            "want a learning rate of 0.2 and a weight decay of 0, and the optimizer gives them a "
+            "learning rate of 0.1",
+        ),
         ({"lr": 0.2, "weight_decay": 0.3}, "gives them a learning rate of 0.2 and a weight decay of 0.3"),
     ],
 )
@@ -106,7 +110,10 @@ def test_a_rate_or_a_decay_that_is_not_the_declared_one(options, match):
 def test_a_rate_that_somebody_has_written_is_put_back_in_an_optimizer_that_was_made_so():
     model = Tiny(METHODS["constant"]())
     optimizer = torch.optim.AdamW(
-        [{"params": model.weights(), "lr": 0.01}, {"params": model.gating.parameters(), "lr": 0.2, "weight_decay": 0.0}]
+        [
+            {"params": model.weights(), "lr": 0.01},
+            {"params": model.gating.parameters(), "lr": 0.2, "weight_decay": 0.0},
+        ]
     )
     model.gating.handshake.wants(lr=0.2, weight_decay=0.0, keep=optimizer)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)

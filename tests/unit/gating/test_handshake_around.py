@@ -1,4 +1,6 @@
-"""Weights around a gated model, scores that stand still, blocks that no forward pass reaches: seen, and not too soon."""
+"""Weights around a gated model, scores that stand still, blocks that no forward pass reaches: seen, and
+not too soon.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ class Around(nn.Module):
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
         self.made += 1
         self.inner.gating.set_num_updates(self.made)
-        loss = self.own_head(self.inner(torch.randn(5, 6) + self.prompt)).square().sum() + self.inner.gating.penalty()
+        loss = (
+            self.own_head(self.inner(torch.randn(5, 6) + self.prompt)).square().sum()
+            + self.inner.gating.penalty()
+        )
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -48,7 +53,9 @@ def test_only_weights_outside_the_gated_model_train(name, part, frozen):
     optimizer = adam(trained)
     model.step(optimizer)
     before = [p.detach().clone() for p in trained]
-    with pytest.raises(HandshakeError, match="frozen, and nothing has trained them" if frozen else "in no optimizer"):
+    with pytest.raises(
+        HandshakeError, match="frozen, and nothing has trained them" if frozen else "in no optimizer"
+    ):
         model.step(optimizer)
     assert all(torch.equal(p, old) for p, old in zip(trained, before))
     assert not any(p._post_accumulate_grad_hooks for p in trained)
@@ -103,7 +110,9 @@ def test_an_optimizer_of_another_model_beside_one_whose_updates_are_rare():
 @every_learner
 @pytest.mark.parametrize("before", [0, 1])
 def test_scores_that_are_frozen_before_they_have_learnt(name, before):
-    """As by PEFT, which freezes all that is not its own; here during the warm-up, in which they have stepped and learnt nothing."""
+    """As by PEFT, which freezes all that is not its own; here during the warm-up, in which they have
+    stepped and learnt nothing.
+    """
     model = Tiny(METHODS[name](), warmup_updates=5)
     optimizer = adam(model.parameters())
     train(model, optimizer, updates=before)
@@ -118,7 +127,9 @@ def test_only_scores_in_the_optimizer_and_they_are_frozen(name):
     model = Tiny(METHODS[name]())
     for p in model.parameters():
         p.requires_grad_(False)
-    refused(model, adam(model.gating.parameters()), match="frozen, and nothing has trained them", penalty=False)
+    refused(
+        model, adam(model.gating.parameters()), match="frozen, and nothing has trained them", penalty=False
+    )
 
 
 @every_learner
@@ -127,7 +138,11 @@ def test_scores_that_never_move(name, alone):
     model = Tiny(METHODS[name]())
     groups = [{"params": list(model.gating.parameters()), "lr": 0.0}]
     groups += [] if alone else [{"params": model.weights()}]
-    refused(model, torch.optim.Adam(groups, lr=0.1), match="learning rate of 0 for 2 updates.*learning rate of its own")
+    refused(
+        model,
+        torch.optim.Adam(groups, lr=0.1),
+        match="learning rate of 0 for 2 updates.*learning rate of its own",
+    )
     assert model.gating.gates.decided is False
 
 
@@ -168,7 +183,9 @@ def test_a_block_that_is_never_asked_for_is_refused_late(loaded):
     if loaded:  # its scores are no chance's
         train(model, optimizer, updates=2)
         return
-    with pytest.raises(HandshakeError, match="in 100 updates no forward pass has asked for the gates of c, .*at random"):
+    with pytest.raises(
+        HandshakeError, match="in 100 updates no forward pass has asked for the gates of c, .*at random"
+    ):
         train(model, optimizer, updates=1)
 
 

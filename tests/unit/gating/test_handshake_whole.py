@@ -25,7 +25,8 @@ def seed():
 
 @every_method
 @pytest.mark.parametrize("micro", [1, 3], ids=["alone", "accumulated"])
-@pytest.mark.parametrize("recompute", [None, False], ids=["plain", "recomputed"])  # torch cannot do it reentrantly
+# torch cannot do it reentrantly
+@pytest.mark.parametrize("recompute", [None, False], ids=["plain", "recomputed"])
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_a_whole_method_is_not_refused(name, recompute, micro, warmup):
     model = Tiny(METHODS[name](), warmup, recompute)
@@ -92,7 +93,9 @@ def test_float32_copies_as_fairseq_makes_them(name):
             if hasattr(p, mark):
                 setattr(copied, mark, getattr(p, mark))
     scores = [copies[p] for p in model.gating.parameters()]
-    optimizer = torch.optim.Adam([{"params": [copies[p] for p in model.weights()]}, {"params": scores, "lr": 0.2}])
+    optimizer = torch.optim.Adam(
+        [{"params": [copies[p] for p in model.weights()]}, {"params": scores, "lr": 0.2}]
+    )
     for update in range(4):
         model.gating.set_num_updates(update)
         loss_of(model).backward()

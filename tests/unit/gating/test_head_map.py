@@ -15,7 +15,13 @@ BLOCKS = [
     AttentionBlock("decoder.0.cross", 0, "decoder-cross"),
     AttentionBlock("decoder.0.self", 3, "decoder-self"),
 ]
-FLAT = [("encoder.0", 0), ("encoder.0", 1), ("decoder.0.self", 0), ("decoder.0.self", 1), ("decoder.0.self", 2)]
+FLAT = [
+    ("encoder.0", 0),
+    ("encoder.0", 1),
+    ("decoder.0.self", 0),
+    ("decoder.0.self", 1),
+    ("decoder.0.self", 2),
+]
 
 
 @pytest.fixture
@@ -30,7 +36,9 @@ def test_the_numbering_follows_the_blocks(heads):
     assert [heads.range(block.name) for block in BLOCKS] == [(0, 2), (2, 2), (2, 5)]
 
 
-@pytest.mark.parametrize("name, head", [("encoder.0", 2), ("encoder.0", -1), ("decoder.0.cross", 0), ("nowhere", 0)])
+@pytest.mark.parametrize(
+    "name, head", [("encoder.0", 2), ("encoder.0", -1), ("decoder.0.cross", 0), ("nowhere", 0)]
+)
 def test_a_head_that_does_not_exist(heads, name, head):
     with pytest.raises(KeyError):
         heads.index(name, head)

@@ -1,4 +1,6 @@
-"""Importance from gradients, its normalisations, and the order in which heads go; against formulas and by hand."""
+"""Importance from gradients, its normalisations, and the order in which heads go; against formulas and by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,10 @@ def test_it_goes_on_from_its_state():
         HeadImportance(2).load_state_dict(start.state_dict())
 
 
-@pytest.mark.parametrize("bad", [torch.ones(N), torch.ones(2, N + 1), torch.tensor([[math.nan] * N]), torch.tensor([[math.inf] * N])])
+@pytest.mark.parametrize(
+    "bad",
+    [torch.ones(N), torch.ones(2, N + 1), torch.tensor([[math.nan] * N]), torch.tensor([[math.inf] * N])],
+)
 def test_gradients_that_cannot_be(bad):
     with pytest.raises(ValueError, match="expected gradients|not finite"):
         HeadImportance(N).add(bad, 1)
@@ -99,7 +104,12 @@ def scaled(values):
 
 @pytest.mark.parametrize(
     "by_block, overall, expected",
-    [(False, False, RAW.tolist()), (True, False, BY_BLOCK), (False, True, scaled(RAW.tolist())), (True, True, scaled(BY_BLOCK))],
+    [
+        (False, False, RAW.tolist()),
+        (True, False, BY_BLOCK),
+        (False, True, scaled(RAW.tolist())),
+        (True, True, scaled(BY_BLOCK)),
+    ],
 )
 def test_normalisations(by_block, overall, expected):
     assert normalised(RAW, HEADS, None, by_block, overall).tolist() == pytest.approx(expected, rel=1e-12)
@@ -165,7 +175,9 @@ def test_stops():
 
 
 def sinking(keep):
-    """Importance that a removal changes: head i is worth i + 1, and 10 more once its left neighbour is gone."""
+    """Importance that a removal changes: head i is worth i + 1, and 10 more once its left neighbour is
+    gone.
+    """
     return torch.tensor([i + 1.0 + 10 * (i > 0 and not keep[i - 1]) for i in range(N)])
 
 
@@ -199,7 +211,8 @@ def test_the_ranking_gives_the_mask_of_every_step(k):
     assert sorted(ranking.tolist()) == list(range(N))
     keep = RankedGates(HEADS, k, ranking).keep()
     left = set(range(N)) - set(removed[: N - k])
-    expected = sorted(left, key=lambda h: float(last.importance[h]))[-k:] if k else []  # below 3 by the last importance
+    # below 3 by the last importance
+    expected = sorted(left, key=lambda h: float(last.importance[h]))[-k:] if k else []
     assert keep.nonzero().flatten().tolist() == sorted(expected)
 
 

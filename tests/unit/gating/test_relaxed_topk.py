@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from dsp_plugin.gating import gumbel_noise, hard_topk, straight_through_topk
-from dsp_plugin.gating import relaxed_topk
+from dsp_plugin.gating import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 
-module = importlib.import_module("dsp_plugin.gating.methods.relaxed_topk")  # the package exports a function of that name
+# the package exports a function of that name
+module = importlib.import_module("dsp_plugin.gating.methods.relaxed_topk")
 EPS = 2.2250738585072014e-308
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -30,7 +30,9 @@ def plain_topk(r: list[float], k: int, temperature: float) -> list[float]:
     return z
 
 
-def differentiable_topk(scores: torch.Tensor, k: int, temperature: float, noise: torch.Tensor) -> torch.Tensor:
+def differentiable_topk(
+    scores: torch.Tensor, k: int, temperature: float, noise: torch.Tensor
+) -> torch.Tensor:
     """The same with torch's own autograd through every round."""
     r = scores.double() + noise
     z = torch.zeros_like(r)
@@ -69,7 +71,9 @@ def test_gumbel_noise_has_the_gumbel_distribution():
 
 
 def test_gumbel_noise_follows_its_generator():
-    first, second = (gumbel_noise((9,), device="cpu", generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (
+        gumbel_noise((9,), device="cpu", generator=torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -125,7 +129,8 @@ def test_the_limit_of_zero_temperature_is_the_hard_top_k():
 
 def test_cold_gates_with_gumbel_noise_sample_without_replacement():
     weights = [math.exp(w) for w in (0.0, 0.7, -0.4, 1.1)]
-    probability = {}  # of a set: over its orders, each head drawn in proportion to its weight among those left
+    # of a set: over its orders, each head drawn in proportion to its weight among those left
+    probability = {}
     for order in itertools.permutations(range(4), 2):
         left, chance = sum(weights), 1.0
         for head in order:
@@ -147,7 +152,9 @@ def test_cold_gates_with_gumbel_noise_sample_without_replacement():
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 10.0, 1000.0])
-@pytest.mark.parametrize("n,k", [(1, 1), (6, 0), (6, 1), (6, 3), (6, 6), (72, 4), (72, 36), (72, 68), (72, 72)])
+@pytest.mark.parametrize(
+    "n,k", [(1, 1), (6, 0), (6, 1), (6, 3), (6, 6), (72, 4), (72, 36), (72, 68), (72, 72)]
+)
 def test_gradient_is_autograds_through_the_rounds(n, k, temperature):
     scores, noise, grad = draw(n, seed=3 * n + k)
     gates, slope = gates_and_grad(relaxed_topk, scores, k, temperature, noise, grad)
@@ -261,7 +268,9 @@ def test_the_gpu_breaks_ties_and_draws_noise_as_the_cpu_does():
 # Hard and straight-through top-K
 
 
-@pytest.mark.parametrize("values", [[1, 1, 1, 1, 1], [0, 2, 2, 0, 2, 1], [3, 1, 2], [-0.0, 0.0, -0.0], [5], []])
+@pytest.mark.parametrize(
+    "values", [[1, 1, 1, 1, 1], [0, 2, 2, 0, 2, 1], [3, 1, 2], [-0.0, 0.0, -0.0], [5], []]
+)
 def test_hard_topk_keeps_exactly_k_and_breaks_ties_by_position(values):
     scores = torch.tensor(values, dtype=torch.float32)
     for k in range(len(values) + 1):

@@ -9,7 +9,9 @@ import pytest
 from dsp_plugin.gating import ExponentialCooling, constant_temperature
 
 
-@pytest.mark.parametrize("initial, final, steps", [(0.1, 1e-8, 15000), (1000.0, 1e-8, 25000), (2.0, 0.5, 3), (0.1, 1.0, 7)])
+@pytest.mark.parametrize(
+    "initial, final, steps", [(0.1, 1e-8, 15000), (1000.0, 1e-8, 25000), (2.0, 0.5, 3), (0.1, 1.0, 7)]
+)
 def test_the_published_formula(initial, final, steps):
     cooling = ExponentialCooling(initial, final, steps)
     for step in {0, 1, steps // 3, steps // 2, steps - 1}:

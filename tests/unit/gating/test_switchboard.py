@@ -35,7 +35,9 @@ def set_scores(board: Switchboard, values) -> None:
 def in_eval(board: Switchboard):
     """The mask as the blocks see it, [N]; a block with all heads open is handed None."""
     parts = [board.block_gates(i) for i in range(len(HEADS.blocks))]
-    return torch.cat([torch.ones(b.num_heads) if g is None else g for g, b in zip(parts, HEADS.blocks)]).tolist()
+    return torch.cat(
+        [torch.ones(b.num_heads) if g is None else g for g, b in zip(parts, HEADS.blocks)]
+    ).tolist()
 
 
 def test_it_refuses_gates_of_another_model():

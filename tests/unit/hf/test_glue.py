@@ -59,13 +59,25 @@ def test_mnli_matched_and_mismatched_apart():
     task = find_task("mnli")
     assert task.dev_splits == ("dev_matched", "dev_mismatched")
     assert [task.split(split).suffix for split in task.dev_splits] == ["", "_mm"]
-    assert [task.split(split).submission for split in task.test_splits] == ["MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"]
+    assert [task.split(split).submission for split in task.test_splits] == [
+        "MNLI-m.tsv",
+        "MNLI-mm.tsv",
+        "AX.tsv",
+    ]
     assert task.labels == ("entailment", "neutral", "contradiction")
 
 
 @pytest.mark.parametrize(
     ("asked", "name"),
-    [("CoLA", "cola"), ("SST-2", "sst2"), ("sst2", "sst2"), ("STS_B", "stsb"), ("sts-b", "stsb"), ("MNLI", "mnli"), ("SST", "sst2")],
+    [
+        ("CoLA", "cola"),
+        ("SST-2", "sst2"),
+        ("sst2", "sst2"),
+        ("STS_B", "stsb"),
+        ("sts-b", "stsb"),
+        ("MNLI", "mnli"),
+        ("SST", "sst2"),
+    ],
 )
 def test_names_of_tasks(asked, name):
     assert find_task(asked).name == name
@@ -91,7 +103,11 @@ def damaged(tmp_path: Path, name: str, line: int, change) -> str:
 
 def test_a_label_outside_the_set_is_named_with_file_and_line(tmp_path):
     said = damaged(tmp_path, "RTE", 4, lambda row: row.rsplit("\t", 1)[0] + "\tneutral")
-    assert f"{tmp_path}/train.tsv, line 4" in said and "'neutral'" in said and "entailment, not_entailment" in said
+    assert (
+        f"{tmp_path}/train.tsv, line 4" in said
+        and "'neutral'" in said
+        and "entailment, not_entailment" in said
+    )
     said = damaged(tmp_path, "CoLA", 1, lambda row: row.replace("\t0\t", "\t2\t"))
     assert "train.tsv, line 1" in said and "'2'" in said
     for score in ("5.1", "nan", "high"):
@@ -104,7 +120,9 @@ def test_a_malformed_row_is_named_with_file_and_line(tmp_path):
     assert f"{tmp_path}/train.tsv, line 5: 1 tab-separated cells, 2 belong there" in said
     assert "line 6: 13" in damaged(tmp_path, "MNLI", 6, lambda row: row + "\textra")
     assert "line 2: there is no text" in damaged(tmp_path, "SST-2", 2, lambda row: " \t1")
-    assert "line 1: no column 'sentence2'" in damaged(tmp_path, "WNLI", 1, lambda row: row.replace("sentence2", "other"))
+    assert "line 1: no column 'sentence2'" in damaged(
+        tmp_path, "WNLI", 1, lambda row: row.replace("sentence2", "other")
+    )
 
 
 def test_a_missing_row_of_a_test_set_is_named(tmp_path):
@@ -131,7 +149,9 @@ def test_missing_empty_and_damaged_files(tmp_path):
     (tmp_path / "dev.tsv").write_text("")
     with pytest.raises(DataError, match="dev.tsv, line 1: no column"):
         load_split(task, "dev", tmp_path)
-    (tmp_path / "dev.tsv").write_bytes("index\tsentence1\tsentence2\tlabel\n0\tfür\tb\tentailment\n".encode("latin-1"))
+    (tmp_path / "dev.tsv").write_bytes(
+        "index\tsentence1\tsentence2\tlabel\n0\tfür\tb\tentailment\n".encode("latin-1")
+    )
     with pytest.raises(DataError, match="dev.tsv, line 2: not UTF-8"):
         load_split(task, "dev", tmp_path)
 
@@ -159,7 +179,10 @@ def test_ragged_rows_of_qqp_are_skipped_and_said(tmp_path, caplog):
 def test_line_ends_within_text_end_no_line(tmp_path):
     write(tmp_path / "dev.tsv", ["sentence\tlabel\r", "one\u2028two\x85three\t1\r", "four\t0\r"])
     examples = load_split(find_task("sst2"), "dev", tmp_path)
-    assert [(example.first, example.label) for example in examples] == [("one\u2028two\x85three", 1), ("four", 0)]
+    assert [(example.first, example.label) for example in examples] == [
+        ("one\u2028two\x85three", 1),
+        ("four", 0),
+    ]
 
 
 def test_another_number_of_rows_than_the_official_is_said(tmp_path, caplog):
@@ -213,7 +236,12 @@ def test_through_the_datasets_library(monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
     names = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
     features = datasets.Features(
-        {"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"), "label": names, "idx": datasets.Value("int32")}
+        {
+            "premise": datasets.Value("string"),
+            "hypothesis": datasets.Value("string"),
+            "label": names,
+            "idx": datasets.Value("int32"),
+        }
     )
     rows = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [2, 0], "idx": [0, 1]}
     asked = []
@@ -241,7 +269,9 @@ def test_through_the_datasets_library(monkeypatch, tmp_path):
 def test_rows_of_the_hub_are_checked_too():
     task = find_task("cola")
     with pytest.raises(DataError, match="cola train, row 1: label 2 is none of 0..1"):
-        examples_of_hub(task, task.split("train"), [{"sentence": "a", "label": 1}, {"sentence": "b", "label": 2}])
+        examples_of_hub(
+            task, task.split("train"), [{"sentence": "a", "label": 1}, {"sentence": "b", "label": 2}]
+        )
     with pytest.raises(DataError, match="no column sentence"):
         examples_of_hub(task, task.split("train"), [{"text": "a", "label": 1}])
     assert examples_of_hub(task, task.split("test"), [{"sentence": "a", "label": -1}])[0].label is None
@@ -249,7 +279,13 @@ def test_rows_of_the_hub_are_checked_too():
 
 @pytest.mark.parametrize(
     ("name", "splits"),
-    [("CoLA", "train dev test"), ("SST-2", "train dev test"), ("MRPC", "train dev test"), ("STS-B", "train dev"), ("QNLI", "dev")],
+    [
+        ("CoLA", "train dev test"),
+        ("SST-2", "train dev test"),
+        ("MRPC", "train dev test"),
+        ("STS-B", "train dev"),
+        ("QNLI", "dev"),
+    ],
 )
 def test_the_real_files(data_dir, name, splits, caplog):
     folder = data_dir / "glue" / name
@@ -260,7 +296,9 @@ def test_the_real_files(data_dir, name, splits, caplog):
         for split in splits.split():
             examples = load_split(task, split, folder)
             assert len(examples) == task.split(split).rows
-            assert {example.label for example in examples} <= {None} | (set(range(task.num_labels)) if task.labels else {e.label for e in examples})
+            assert {example.label for example in examples} <= {None} | (
+                set(range(task.num_labels)) if task.labels else {e.label for e in examples}
+            )
     assert not caplog.records
 
 

@@ -27,12 +27,18 @@ def counts(predictions, labels):
 
 def pearson(a, b):
     a, b = np.asarray(a, float), np.asarray(b, float)
-    return float(((a - a.mean()) * (b - b.mean())).sum() / math.sqrt(((a - a.mean()) ** 2).sum() * ((b - b.mean()) ** 2).sum()))
+    return float(
+        ((a - a.mean()) * (b - b.mean())).sum()
+        / math.sqrt(((a - a.mean()) ** 2).sum() * ((b - b.mean()) ** 2).sum())
+    )
 
 
 def ranks(values):
     """Mean rank of equal values."""
-    return [(sum(other < value for other in values) + sum(other <= value for other in values) + 1) / 2 for value in values]
+    return [
+        (sum(other < value for other in values) + sum(other <= value for other in values) + 1) / 2
+        for value in values
+    ]
 
 
 def test_accuracy_f1_matthews():
@@ -41,7 +47,10 @@ def test_accuracy_f1_matthews():
     matthews = (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     assert score(find_task("cola"), PREDICTIONS, LABELS) == {"matthews_correlation": pytest.approx(matthews)}
     for name in ("mrpc", "qqp"):
-        assert score(find_task(name), PREDICTIONS, LABELS) == {"accuracy": pytest.approx(accuracy), "f1": pytest.approx(f1)}
+        assert score(find_task(name), PREDICTIONS, LABELS) == {
+            "accuracy": pytest.approx(accuracy),
+            "f1": pytest.approx(f1),
+        }
     for name in ("sst2", "mnli", "qnli", "rte", "wnli"):
         assert score(find_task(name), PREDICTIONS, LABELS) == {"accuracy": pytest.approx(accuracy)}
 
@@ -100,7 +109,9 @@ def test_outputs_that_cannot_be_scored():
     ],
 )
 def test_prediction_files(tmp_path, name, split, file, predictions, lines):
-    write_predictions(tmp_path / "out", find_task(name), split, predictions, [str(i) for i in range(len(predictions))])
+    write_predictions(
+        tmp_path / "out", find_task(name), split, predictions, [str(i) for i in range(len(predictions))]
+    )
     assert (tmp_path / "out" / file).read_text() == "\n".join(["index\tprediction", *lines]) + "\n"
 
 

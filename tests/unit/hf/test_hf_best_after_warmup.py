@@ -1,9 +1,7 @@
-"""The best checkpoint of a training with gates is never one of the warm-up, whose heads are random; nor is one resumed
-without its optimizer."""
+"""The best checkpoint of a training with gates is never one of the warm-up, whose heads are random; nor is
+one resumed without its optimizer."""
 
 from __future__ import annotations
-
-import hf_models  # first: see there  isort: skip
 
 import json
 import logging
@@ -16,8 +14,8 @@ from hf_training import DATA, METHODS
 from transformers import EarlyStoppingCallback
 
 from dsp_plugin.hf import gate_heads, head_map_of
-from dsp_plugin.hf.trainer.epoch_order import EpochOrder
 from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
+from dsp_plugin.hf.trainer.epoch_order import EpochOrder
 
 
 def prepared(folder, qualities, warmup, method="relaxed", joint=True, more=(), first=(), **options):
@@ -27,22 +25,41 @@ def prepared(folder, qualities, warmup, method="relaxed", joint=True, more=(), f
     gate_heads(model, METHODS[method](head_map_of(model)), warmup)
     values = iter(qualities)
     given = dict(
-        max_steps=6, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
-        metric_for_best_model="quality", greater_is_better=True,
-    )  # fmt: skip
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="quality",
+        greater_is_better=True,
+    )
     args = arguments(folder, **{**given, **options})
     optimizers = pruning_optimizers(model, args, 6, 0.3, joint)
     return trainer(
-        model, args, DATA, [*first, HeadGatesCallback(model), *more], optimizers, eval_dataset=DATA[:4],
+        model,
+        args,
+        DATA,
+        [*first, HeadGatesCallback(model), *more],
+        optimizers,
+        eval_dataset=DATA[:4],
         compute_metrics=lambda found: {"quality": next(values)},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
     "warmup, best, method, joint",
-    [(0, 1, "relaxed", True), (1, 3, "relaxed", False), (2, 3, "concrete", True), (3, 5, "straight-through", True), (4, 5, "concrete", False),
-     (5, 6, "straight-through", False), (6, None, "relaxed", True), (9, None, "concrete", True)],
-)  # fmt: skip
+    [
+        (0, 1, "relaxed", True),
+        (1, 3, "relaxed", False),
+        (2, 3, "concrete", True),
+        (3, 5, "straight-through", True),
+        (4, 5, "concrete", False),
+        (5, 6, "straight-through", False),
+        (6, None, "relaxed", True),
+        (9, None, "concrete", True),
+    ],
+)
 def test_the_best_is_the_best_of_after_the_warmup(tmp_path, method, joint, warmup, best, caplog):
     run = prepared(tmp_path, [0.9, 0.2, 0.7, 0.1, 0.5, 0.4], warmup, method, joint)
     with caplog.at_level(logging.WARNING, "dsp_plugin"):
@@ -85,11 +102,15 @@ def test_the_note_of_a_checkpoint_that_another_program_wrote_is_not_taken_over(t
 
 
 @pytest.mark.parametrize(
-    "gated, options", [(True, {}), (True, {"lr_scheduler_type": "constant"}), (False, {}), (False, {"optim": "sgd"})], ids=str
+    "gated, options",
+    [(True, {}), (True, {"lr_scheduler_type": "constant"}), (False, {}), (False, {"optim": "sgd"})],
+    ids=str,
 )
 def test_a_training_does_not_go_on_without_its_optimizer(tmp_path, gated, options):
     def started(**more):
-        args = arguments(tmp_path, **{**dict(max_steps=4, save_strategy="steps", save_steps=2), **options, **more})
+        args = arguments(
+            tmp_path, **{**dict(max_steps=4, save_strategy="steps", save_steps=2), **options, **more}
+        )
         model = tiny_model("bert")
         if not gated:
             return trainer(model, args, DATA, [EpochOrder()])
@@ -100,7 +121,8 @@ def test_a_training_does_not_go_on_without_its_optimizer(tmp_path, gated, option
     started(save_only_model=True).train()
     with pytest.raises(ValueError, match="no optimizer.pt .--save_only_model"):
         started().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert started().train(resume_from_checkpoint=str(tmp_path / "checkpoint-4")).global_step == 4  # nothing is left to do
+    # nothing is left to do
+    assert started().train(resume_from_checkpoint=str(tmp_path / "checkpoint-4")).global_step == 4
     started().train()
     run = started()
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))

@@ -19,22 +19,40 @@ _SIZES = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, interm
 
 
 def vit():
-    return transformers.ViTForImageClassification(transformers.ViTConfig(**_SIZES, image_size=8, patch_size=4, num_channels=3))
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(**_SIZES, image_size=8, patch_size=4, num_channels=3)
+    )
 
 
 def whisper():
     config = transformers.WhisperConfig(
-        vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=20, decoder_ffn_dim=20, num_mel_bins=8, max_source_positions=12, max_target_positions=20,
-        pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=3,
-    )  # fmt: skip
+        vocab_size=40,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=20,
+        decoder_ffn_dim=20,
+        num_mel_bins=8,
+        max_source_positions=12,
+        max_target_positions=20,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+    )
     return transformers.WhisperForConditionalGeneration(config)
 
 
 def clip():
-    text = dict(_SIZES, vocab_size=40, max_position_embeddings=20, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    text = dict(
+        _SIZES, vocab_size=40, max_position_embeddings=20, bos_token_id=0, eos_token_id=2, pad_token_id=1
+    )
     vision = dict(_SIZES, image_size=8, patch_size=4)
-    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    )
 
 
 def detector():
@@ -47,9 +65,19 @@ def detector():
 KINDS = {
     "images": (vit, 6, 6, ["logits"]),
     "speech": (whisper, 3 * 12 + 5 + 2, 6, ["logits", "encoder_last_hidden_state"]),
-    "text and images": (clip, None, 6, ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]),
+    "text and images": (
+        clip,
+        None,
+        6,
+        ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"],
+    ),
     "boxes": (detector, 6 * 3, 6, ["logits", "pred_boxes", "last_hidden_state"]),
-    "text": (lambda: tiny_model("bert").bert, 12 + 11 + 10 + 5 + 2, 6, ["last_hidden_state", "pooler_output"]),
+    "text": (
+        lambda: tiny_model("bert").bert,
+        12 + 11 + 10 + 5 + 2,
+        6,
+        ["last_hidden_state", "pooler_output"],
+    ),
 }
 
 
@@ -61,13 +89,25 @@ def test_models_of_any_inputs_are_compared(kind):
     other = copy.deepcopy(model)
     batches = sample_batches(model)
     same = compare(model, other, batches)
-    assert same.equal and same.largest_difference == 0 < same.largest_output and sorted(same.outputs) == sorted(outputs)
+    assert (
+        same.equal
+        and same.largest_difference == 0 < same.largest_output
+        and sorted(same.outputs) == sorted(outputs)
+    )
     assert same.sequences == sequences and tokens in (None, same.tokens)
     with torch.no_grad():
-        [weight for name, weight in other.named_parameters() if "layernorm" in name.lower() or "layer_norm" in name][-1].add_(0.5)
+        [
+            weight
+            for name, weight in other.named_parameters()
+            if "layernorm" in name.lower() or "layer_norm" in name
+        ][-1].add_(0.5)
     assert not compare(model, other, batches).equal
     again = [*random_batches(model, 2, 2, 6)]
-    assert all(torch.equal(one[name], two[name]) for one, two in zip(again, random_batches(model, 2, 2, 6)) for name in one)
+    assert all(
+        torch.equal(one[name], two[name])
+        for one, two in zip(again, random_batches(model, 2, 2, 6))
+        for name in one
+    )
 
 
 def test_embeddings_in_the_place_of_ids():
@@ -77,7 +117,9 @@ def test_embeddings_in_the_place_of_ids():
     found = compare(model, copy.deepcopy(model), [{"inputs_embeds": embeds, "attention_mask": mask}])
     assert (found.tokens, found.sequences, found.largest_difference) == (6, 2, 0.0)
     by_ids = compare(model.bert, copy.deepcopy(model.bert), [{"input_ids": ids, "attention_mask": mask}])
-    by_embeds = compare(model.bert, copy.deepcopy(model.bert), [{"inputs_embeds": embeds, "attention_mask": mask}])
+    by_embeds = compare(
+        model.bert, copy.deepcopy(model.bert), [{"inputs_embeds": embeds, "attention_mask": mask}]
+    )
     assert by_ids == by_embeds
 
 
@@ -116,9 +158,14 @@ def test_a_users_own_module_in_several_forms(form, names):
 def test_what_cannot_be_compared_is_refused():
     batch = next(random_batches(tiny_model("bert"), 1))
     one, two = Own(lambda x: {"scores": x[:, :1, 0]}), Own(lambda x: {"scores": x[:, :2, 0]})
-    with pytest.raises(ValueError, match=r"scores cannot be compared: they are of the shapes \[3, 1\] and \[3, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"scores cannot be compared: they are of the shapes \[3, 1\] and \[3, 2\]"
+    ):
         compare(one, two, [batch])  # which would broadcast
-    with pytest.raises(ValueError, match="have none of the outputs logits, .* in common, nor another: Own gives scores, Own none"):
+    with pytest.raises(
+        ValueError,
+        match="have none of the outputs logits, .* in common, nor another: Own gives scores, Own none",
+    ):
         compare(one, Own(lambda x: {"loss": x.sum()}), [batch])
     torch.manual_seed(1)
     with pytest.raises(ValueError, match="CLIPModel does not take text alone"):

@@ -1,4 +1,6 @@
-"""Copies of gated and of pruned models, and of parts of them: each is whole, and does not touch what it was copied from."""
+"""Copies of gated and of pruned models, and of parts of them: each is whole, and does not touch what it
+was copied from.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from dsp_plugin.hf import (
     save_pruned,
     switchboard_of,
     ungate_heads,
-)  # fmt: skip
+)
 from dsp_plugin.hf.heads.gating import boards_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +43,11 @@ def by_torch(model):
     return torch.load(file, weights_only=False)
 
 
-WAYS = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model)), "torch.save": by_torch}
+WAYS = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "torch.save": by_torch,
+}
 OF_ALL = [*FAMILIES, *MODULES]
 
 
@@ -128,9 +134,13 @@ def test_a_shallow_copy_is_the_same_model():
     """`copy.copy` shares all modules: it sees the gates, and what is taken from one is taken from both."""
     model = gated("bert")
     twin = copy.copy(model)
-    assert torch.equal(run(twin, "bert"), run(model, "bert")) and switchboard_of(twin) is switchboard_of(model)
+    assert torch.equal(run(twin, "bert"), run(model, "bert")) and switchboard_of(twin) is switchboard_of(
+        model
+    )
     small = pruned("bert")
-    assert torch.equal(run(copy.copy(small), "bert"), run(small, "bert")) and record_of(copy.copy(small)) == record_of(small)
+    assert torch.equal(run(copy.copy(small), "bert"), run(small, "bert")) and record_of(
+        copy.copy(small)
+    ) == record_of(small)
 
 
 PARTS = {
@@ -196,9 +206,17 @@ def test_a_fresh_process_reads_a_pickle(tmp_path):
         "    with torch.no_grad():\n"
         "        print(float((run(model, batches[name]) - expected[name, state]).abs().max()))\n"
     )
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "models.pt")], capture_output=True, text=True, env=env, timeout=120
+        [sys.executable, "-c", program, str(tmp_path / "models.pt")],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     differences = list(map(float, done.stdout.splitlines()))

@@ -6,16 +6,15 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from hf_models import batch_of, tiny_model  # first: it imports dsp_plugin.hf
-
 import torch
 from diff_packs import random_diff, random_pack, same, snapshot, take_way
+from hf_models import batch_of, tiny_model  # first: it imports dsp_plugin.hf
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from dsp_plugin.cli.main import main
-from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
+from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.hf.diffs.hub import PACK_FILE, from_hub, push_to_hub
 
 TASKS = ["b", "a", "c", "a", "b"]
@@ -39,7 +38,9 @@ def test_a_mixed_batch_gives_the_answers_one_by_one(family, way, monkeypatch):
     for row, name in enumerate(TASKS):
         bank.switch(name)
         with torch.no_grad():
-            single = {key: value[row : row + 1] if torch.is_tensor(value) else value for key, value in batch.items()}
+            single = {
+                key: value[row : row + 1] if torch.is_tensor(value) else value for key, value in batch.items()
+            }
             expected.append(model(**single).logits[0])
     bank.switch(None)
     mixed = bank.run(TASKS, **batch).logits
@@ -69,12 +70,29 @@ def test_a_pack_made_with_a_head_is_merged_into_the_bare_base(tmp_path):
     """The base is saved as `BertModel`; the merged folder loads with stock Transformers as a classifier."""
     model = tiny_model("bert", dtype=torch.float32)
     model.bert.save_pretrained(tmp_path / "base")
-    settings = {"architectures": ["BertForSequenceClassification"], "id2label": {str(n): str(n) for n in range(3)},
-                "label2id": {str(n): n for n in range(3)}}  # fmt: skip
+    settings = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {str(n): str(n) for n in range(3)},
+        "label2id": {str(n): n for n in range(3)},
+    }
     pack = random_pack(model, 4, labels=3, config={"model_config": settings})
     pack.save(tmp_path / "task.diff")
-    assert main(["diff", "merge", str(tmp_path / "task.diff"), str(tmp_path / "base"), "--out", str(tmp_path / "out")]) == 0
-    merged, loading = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert (
+        main(
+            [
+                "diff",
+                "merge",
+                str(tmp_path / "task.diff"),
+                str(tmp_path / "base"),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
+    merged, loading = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
     assert not loading["missing_keys"] and not loading["unexpected_keys"] and merged.num_labels == 3
     assert torch.equal(merged.classifier.weight, pack.head["classifier.weight"])
     pack.apply(model.bert, head=False)
@@ -121,12 +139,17 @@ class FakeHub:
 def test_to_the_hub_and_back(tmp_path, monkeypatch):
     hub = FakeHub(tmp_path, monkeypatch)
     pack = random_pack(tiny_model("bert"), 4)
-    assert push_to_hub(pack, "me/cola", base_model="bert-base-cased", private=True) == "https://hub/me/cola/commit/1"
+    assert (
+        push_to_hub(pack, "me/cola", base_model="bert-base-cased", private=True)
+        == "https://hub/me/cola/commit/1"
+    )
     assert hub.created == [("me/cola", True, True)]
     assert from_hub("me/cola").to_bytes() == pack.to_bytes()
     assert from_hub("me/cola", revision="v2").to_bytes() == pack.to_bytes() and hub.revisions == [None, "v2"]
     card = (tmp_path / "me" / "cola" / "README.md").read_text()
-    assert "base_model: bert-base-cased\n" in card and pack.base.hash in card and 'from_hub("me/cola")' in card
+    assert (
+        "base_model: bert-base-cased\n" in card and pack.base.hash in card and 'from_hub("me/cola")' in card
+    )
     pack = random_pack(tiny_model("bert"), 4, config={"base_model": "model"})  # a folder it was loaded from
     push_to_hub(pack, "me/local")
     card = (tmp_path / "me" / "local" / "README.md").read_text()

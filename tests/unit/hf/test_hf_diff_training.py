@@ -1,4 +1,6 @@
-"""A diff in the stock Trainer: resuming, the best checkpoint, accumulation, clipping, mixed precision, what is refused."""
+"""A diff in the stock Trainer: resuming, the best checkpoint, accumulation, clipping, mixed precision,
+what is refused.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,15 @@ def second_is_best() -> dict:
 
 
 BEST = dict(
-    max_steps=4, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True,
-    metric_for_best_model="turn", greater_is_better=True,
-)  # fmt: skip
+    max_steps=4,
+    save_strategy="steps",
+    save_steps=1,
+    eval_strategy="steps",
+    eval_steps=1,
+    load_best_model_at_end=True,
+    metric_for_best_model="turn",
+    greater_is_better=True,
+)
 
 
 def test_the_diff_is_that_of_the_selected_checkpoint(tmp_path):
@@ -75,7 +83,9 @@ def test_the_kept_values_are_those_of_the_selected_checkpoint_and_resume_to_the_
     run.train()
     again, other = with_mask(tmp_path / "3", diff, **options)
     again.train(resume_from_checkpoint=str(tmp_path / "3" / "checkpoint-2"))
-    assert torch.equal(other.values, optimizer.values) and same(again.model.state_dict(), run.model.state_dict())
+    assert torch.equal(other.values, optimizer.values) and same(
+        again.model.state_dict(), run.model.state_dict()
+    )
     best, selected = with_mask(tmp_path / "best", diff, second_is_best(), **BEST)
     best.train()
     assert selected.steps == 2
@@ -96,9 +106,14 @@ def test_evaluation_and_saving_see_the_deterministic_theta_and_accumulation_one_
         seen["train" if model.training else "eval"].append(body(model))
 
     run, optimizer = in_diff(
-        tmp_path, model=model, max_steps=2, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=1,
+        tmp_path,
+        model=model,
+        max_steps=2,
+        gradient_accumulation_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
         more={"eval_dataset": DATA[:8]},
-    )  # fmt: skip
+    )
     model.bert.encoder.register_forward_hook(note)
     run.train()
     first, second, third, fourth = seen["train"]
@@ -131,7 +146,12 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
     found = []
     for steps, batch in ((1, 8), (2, 4)):
         model = without_dropout(base_model())
-        options = dict(max_steps=1, gradient_accumulation_steps=steps, per_device_train_batch_size=batch, max_grad_norm=0.0)
+        options = dict(
+            max_steps=1,
+            gradient_accumulation_steps=steps,
+            per_device_train_batch_size=batch,
+            max_grad_norm=0.0,
+        )
         run, optimizer = in_diff(tmp_path, model=model, **options)
         run.train()
         found.append(optimizer.metrics()["w_norm"])
@@ -139,13 +159,17 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
 
 
 def test_figures_are_logged_and_the_schedule_leaves_alpha_alone(tmp_path):
-    run, optimizer = in_diff(tmp_path, max_steps=3, logging_strategy="steps", logging_steps=1, max_grad_norm=0.5)
+    run, optimizer = in_diff(
+        tmp_path, max_steps=3, logging_strategy="steps", logging_steps=1, max_grad_norm=0.5
+    )
     assert run.args.max_grad_norm == 0
     group = optimizer.param_groups[0]
     assert group["max_norm"] == group["alpha_max_norm"] == 0.5 and group["lr"] == 1e-2
     run.train()
     logged = [entry for entry in run.state.log_history if "loss" in entry]
-    assert all({"w_norm", "alpha_norm", "expected_count", "expected_density"} <= set(entry) for entry in logged)
+    assert all(
+        {"w_norm", "alpha_norm", "expected_count", "expected_density"} <= set(entry) for entry in logged
+    )
     assert logged[-1]["expected_density"] < logged[0]["expected_density"] <= 1
     assert group["lr"] < 1e-2 and group["alpha_lr"] == 0.1
 
@@ -163,7 +187,11 @@ def test_stage_three_after_stage_one_in_one_process(tmp_path):
     optimizer, _ = fixmask_optimizers(model, args, diff, base=base, head=HEAD)
     assert optimizer.param_groups[0]["max_norm"] == 0.5 and args.max_grad_norm == 0
     trainer(model, args, DATA, [DiffCallback(optimizer)], (optimizer, None)).train()
-    changed = sum(int((p != base[name]).sum()) for name, p in model.named_parameters() if not name.startswith("classifier"))
+    changed = sum(
+        int((p != base[name]).sum())
+        for name, p in model.named_parameters()
+        if not name.startswith("classifier")
+    )
     assert changed == 5
 
 
@@ -174,7 +202,9 @@ def test_bf16_on_the_cpu(tmp_path):
 
 
 class Overflow(TrainerCallback):
-    """The gradients of one update become infinite, as they do where a loss scale is too large; notes what is trained at."""
+    """The gradients of one update become infinite, as they do where a loss scale is too large; notes what
+    is trained at.
+    """
 
     def __init__(self, update):
         self.update, self.samples = update, []
@@ -182,13 +212,15 @@ class Overflow(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.samples.append(body(model))
         if state.global_step == self.update:
-            next(weight.grad for weight in model.bert.parameters() if weight.grad is not None).fill_(torch.inf)
+            next(weight.grad for weight in model.bert.parameters() if weight.grad is not None).fill_(
+                torch.inf
+            )
 
 
 @pytest.mark.parametrize("stage", ["diff", "mask"])
 def test_loss_scaling_and_a_step_that_it_skips(stage, tmp_path):
-    """The Trainer's fp16 path but for the autocast's dtype: accelerate does nothing for --fp16 on a CPU, so the scaler is
-    put in, beside bfloat16's autocast. Scales are powers of two: they change no bit."""
+    """The Trainer's fp16 path but for the autocast's dtype: accelerate does nothing for --fp16 on a CPU, so
+    the scaler is put in, beside bfloat16's autocast. Scales are powers of two: they change no bit."""
 
     def run(name, scale, updates, overflow=None):
         if stage == "diff":
@@ -213,9 +245,13 @@ def test_loss_scaling_and_a_step_that_it_skips(stage, tmp_path):
     scaled, theirs, _ = run("scaled", 2.0**10, 2)
     assert same(state(ours), state(theirs)) and same(plain.model.state_dict(), scaled.model.state_dict())
     skipped, optimizer, samples = run("skipped", 2.0**10, 3, overflow=1)
-    assert skipped.state.global_step == 3 and (optimizer.vector.steps if stage == "diff" else optimizer.steps) == 2
+    assert (
+        skipped.state.global_step == 3
+        and (optimizer.vector.steps if stage == "diff" else optimizer.steps) == 2
+    )
     assert skipped.accelerator.scaler.get_scale() == 2.0**9
-    assert torch.equal(samples[1], samples[2]) and not torch.equal(samples[0], samples[1])  # drawn again, nothing has moved
+    # drawn again, nothing has moved
+    assert torch.equal(samples[1], samples[2]) and not torch.equal(samples[0], samples[1])
     assert all(bool(torch.isfinite(value).all()) for value in skipped.model.state_dict().values())
 
 
@@ -242,7 +278,9 @@ def test_a_vector_comes_back_from_its_file(tmp_path):
     for step in (None, 2):
         first, second = optimizer.vector.deltas(step), restored.deltas(step)
         assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
-    assert all(torch.equal(tensor, dict(run.model.named_parameters())[name]) for name, tensor in saved.head.items())
+    assert all(
+        torch.equal(tensor, dict(run.model.named_parameters())[name]) for name, tensor in saved.head.items()
+    )
     assert set(saved.head) == {"classifier.weight", "classifier.bias"}
 
 
@@ -296,10 +334,18 @@ def test_settings_that_a_diff_cannot_have(tmp_path):
     with pytest.raises(ValueError, match="--max_grad_norm 1.0: the Trainer must not clip"):
         trainer(model, arguments(tmp_path), DATA, [DiffCallback(optimizer)], (optimizer, None))
     args = arguments(
-        tmp_path, max_grad_norm=0.0, load_best_model_at_end=True, save_only_model=True, save_strategy="steps", save_steps=1,
-        eval_strategy="steps", eval_steps=1,
-    )  # fmt: skip
+        tmp_path,
+        max_grad_norm=0.0,
+        load_best_model_at_end=True,
+        save_only_model=True,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
     with pytest.raises(ValueError, match="--save_only_model"):
         trainer(model, args, DATA, [DiffCallback(optimizer)], (optimizer, None), eval_dataset=DATA)
     with pytest.raises(ValueError, match="lr must be 0 or more"):
-        fixmask_optimizers(model, arguments(tmp_path, learning_rate=-1.0), project(vector.deltas(), [3])[0], head=HEAD)
+        fixmask_optimizers(
+            model, arguments(tmp_path, learning_rate=-1.0), project(vector.deltas(), [3])[0], head=HEAD
+        )

@@ -19,7 +19,9 @@ def without_first_block(family):
     whole = tiny_model(family)
     heads = head_map_of(whole)
     keep = torch.ones(heads.num_heads, dtype=torch.bool)
-    keep[slice(*heads.range(next(block.name for block in heads.blocks if block.kind == "decoder-self")))] = False
+    keep[slice(*heads.range(next(block.name for block in heads.blocks if block.kind == "decoder-self")))] = (
+        False
+    )
     pruned = copy.deepcopy(whole)
     prune_heads(pruned, keep)
     return whole, pruned
@@ -59,4 +61,7 @@ def test_steps_with_a_cache_are_those_of_one_pass(family):
 def test_a_model_that_is_filled_again_has_no_trace_of_it():
     _, pruned = without_first_block("bart")
     fill_heads(pruned)
-    assert not any(module._forward_hooks or module._forward_hooks_with_kwargs for module in pruned.model.decoder.modules())
+    assert not any(
+        module._forward_hooks or module._forward_hooks_with_kwargs
+        for module in pruned.model.decoder.modules()
+    )

@@ -1,4 +1,6 @@
-"""Runs that are stopped inside a later epoch and resumed: every strategy of sampling, one process and several."""
+"""Runs that are stopped inside a later epoch and resumed: every strategy of sampling, one process and
+several.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from dsp_plugin.hf.trainer.epoch_order import EpochOrder
 from dsp_plugin.hf.heads.gating import switchboard_of
+from dsp_plugin.hf.trainer.epoch_order import EpochOrder
 
 ROWS = sentences(18)  # 5 updates an epoch, the last of 2 rows
 
@@ -27,7 +29,9 @@ class Batches:
         self.seen = []
 
     def __call__(self, rows):
-        self.seen.append([next(i for i, row in enumerate(ROWS) if row["input_ids"] is one["input_ids"]) for one in rows])
+        self.seen.append(
+            [next(i for i, row in enumerate(ROWS) if row["input_ids"] is one["input_ids"]) for one in rows]
+        )
         return padded(rows)
 
 
@@ -57,9 +61,11 @@ def test_resumed_in_the_second_epoch_is_uninterrupted(strategy, method, tmp_path
         assert torch.equal(one, models[1][name]), name
 
 
-# Without its seedable sampler Accelerate sends one process's random numbers to the others, which takes processes.
+# Without its seedable sampler Accelerate sends one process's random numbers to the others, which takes
+# processes.
 @pytest.mark.parametrize(
-    "sampler_class, seedable", [(LengthGroupedSampler, True), (LengthGroupedSampler, False), (RandomSampler, True)]
+    "sampler_class, seedable",
+    [(LengthGroupedSampler, True), (LengthGroupedSampler, False), (RandomSampler, True)],
 )
 def test_all_processes_draw_one_order_and_a_resumed_one_the_same(sampler_class, seedable, tmp_path):
     args, state = arguments(tmp_path), TrainerState(epoch=2.4)
@@ -67,11 +73,18 @@ def test_all_processes_draw_one_order_and_a_resumed_one_the_same(sampler_class, 
     def batches(rank, skip=0, epoch=2):
         torch.manual_seed(1000 + rank + 7 * skip)
         lengths = [len(row["input_ids"]) for row in ROWS]
-        sampler = LengthGroupedSampler(2, lengths=lengths) if sampler_class is LengthGroupedSampler else sampler_class(ROWS)
+        sampler = (
+            LengthGroupedSampler(2, lengths=lengths)
+            if sampler_class is LengthGroupedSampler
+            else sampler_class(ROWS)
+        )
         loader = prepare_data_loader(
-            DataLoader(range(len(ROWS)), batch_size=2, sampler=sampler), num_processes=2, process_index=rank,
-            use_seedable_sampler=seedable, data_seed=args.seed,
-        )  # fmt: skip
+            DataLoader(range(len(ROWS)), batch_size=2, sampler=sampler),
+            num_processes=2,
+            process_index=rank,
+            use_seedable_sampler=seedable,
+            data_seed=args.seed,
+        )
         state.epoch = epoch + 0.4
         EpochOrder().on_epoch_begin(args, state, None, train_dataloader=loader)
         loader = skip_first_batches(loader, skip) if skip else loader

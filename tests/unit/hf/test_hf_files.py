@@ -15,7 +15,12 @@ pytest.importorskip("transformers")
 from hf_models import TOLERANCE, batch_of, logits, tiny_model  # isort: skip
 from killed_everywhere import killed_everywhere
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from dsp_plugin.hf import (
     compare,
@@ -26,7 +31,7 @@ from dsp_plugin.hf import (
     record_of,
     save_pruned,
     write_certificate,
-)  # fmt: skip
+)
 from dsp_plugin.records.files.sealed_folder import check_sealed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,13 +74,18 @@ def test_a_fresh_process_reads_it(tmp_path):
         "folder = sys.argv[1]\n"
         "for family, (auto, batch, logits) in torch.load(folder + '/expected.pt').items():\n"
         "    pruned = dsp_plugin.hf.load_pruned(f'{folder}/{family}', dtype=torch.float64).eval()\n"
-        "    dense = getattr(transformers, auto).from_pretrained(f'{folder}/{family}-dense', dtype=torch.float64).eval()\n"
+        "    dense = getattr(transformers, auto).from_pretrained(f'{folder}/{family}-dense', "
+        "dtype=torch.float64).eval()\n"
         "    print(*(float((model(**batch).logits - logits).abs().max()) for model in (pruned, dense)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     bert, t5 = (list(map(float, line.split())) for line in done.stdout.splitlines()[-2:])
     assert max(bert) <= 1e-10 and max(t5) <= TOLERANCE["t5"]
@@ -116,7 +126,9 @@ def test_other_classes_and_another_task_head(folder):
     assert type(base).__name__ == "BertModel" and record_of(base) == record_of(model)
     batch = batch_of(model)
     assert torch.equal(base(**batch).last_hidden_state, model.bert(**batch).last_hidden_state)
-    with pytest.raises(ValueError, match="BertForTokenClassification wants of classifier.bias.*ignore_mismatched_sizes"):
+    with pytest.raises(
+        ValueError, match="BertForTokenClassification wants of classifier.bias.*ignore_mismatched_sizes"
+    ):
         load_pruned(folder, AutoModelForTokenClassification, num_labels=5)
     tagger = load_pruned(folder, AutoModelForTokenClassification, num_labels=5, ignore_mismatched_sizes=True)
     assert type(tagger).__name__ == "BertForTokenClassification" and tagger.classifier.out_features == 5
@@ -159,30 +171,52 @@ def truncate(path):
 DAMAGE = {
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, "no config.json"),
     "half a config": (lambda f: truncate(f / "config.json"), ValueError, "config.json is damaged"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "model.safetensors is missing"),
-    "truncated weights": (lambda f: truncate(f / "model.safetensors"), ValueError, "model.safetensors is damaged"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        FileNotFoundError,
+        "model.safetensors is missing",
+    ),
+    "truncated weights": (
+        lambda f: truncate(f / "model.safetensors"),
+        ValueError,
+        "model.safetensors is damaged",
+    ),
     "a tensor missing": (drop_tensor, ValueError, "lack .*layer.0.attention.self.query.weight"),
     "no record": (lambda f: edit_config(f, kept_heads=None), ValueError, "no record of kept heads"),
     "another model's record": (
-        lambda f: edit_config(f, kept_heads={"encoder.layer.7.attention": [0]}), ValueError, "record of kept heads is of another",
+        lambda f: edit_config(f, kept_heads={"encoder.layer.7.attention": [0]}),
+        ValueError,
+        "record of kept heads is of another",
     ),
     "heads that never were": (
-        lambda f: edit_config(f, kept_heads={"encoder.layer.0.attention": [0, 1, 9], "encoder.layer.1.attention": []}),
-        ValueError, "which had 4 heads",
+        lambda f: edit_config(
+            f, kept_heads={"encoder.layer.0.attention": [0, 1, 9], "encoder.layer.1.attention": []}
+        ),
+        ValueError,
+        "which had 4 heads",
     ),
     "another number of heads": (
-        lambda f: edit_config(f, kept_heads={"encoder.layer.0.attention": [0, 1], "encoder.layer.1.attention": []}),
-        ValueError, "does not fit its own record",
+        lambda f: edit_config(
+            f, kept_heads={"encoder.layer.0.attention": [0, 1], "encoder.layer.1.attention": []}
+        ),
+        ValueError,
+        "does not fit its own record",
     ),
-    "an unknown class": (lambda f: edit_config(f, architectures=["NoSuchModel"]), ValueError, "NoSuchModel.*give model_class"),
-}  # fmt: skip
+    "an unknown class": (
+        lambda f: edit_config(f, architectures=["NoSuchModel"]),
+        ValueError,
+        "NoSuchModel.*give model_class",
+    ),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_folder_is_refused(damage, folder):
     harm, error, message = DAMAGE[damage]
     harm(folder)
-    with pytest.raises((ValueError, FileNotFoundError), match="is damaged: (its content does|.*is missing)|no config.json"):
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match="is damaged: (its content does|.*is missing)|no config.json"
+    ):
         load_pruned(folder)
     (folder / "checksums.json").unlink()  # as of earlier versions
     for options in ({}, {"ignore_mismatched_sizes": True}):
@@ -234,7 +268,9 @@ def test_a_torchaudio_that_cannot_be_loaded_stops_nobody(first, tmp_path):
     (tmp_path / "torchaudio" / "inner.py").write_text("raise OSError('built for another torch')\n")
     program = f"import {first}, dsp_plugin.hf\nfrom transformers import BertModel\n"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -243,9 +279,16 @@ def test_a_class_that_is_not_at_the_top_of_transformers(tmp_path):
     from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder
 
     config = MusicgenDecoderConfig(
-        vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, ffn_dim=40, num_codebooks=2,
-        max_position_embeddings=40, pad_token_id=1, bos_token_id=0,
-    )  # fmt: skip
+        vocab_size=40,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=40,
+        num_codebooks=2,
+        max_position_embeddings=40,
+        pad_token_id=1,
+        bos_token_id=0,
+    )
     model = MusicgenDecoder(config).eval()
     prune_heads(model, [True, False] * 8, check=False)
     save_pruned(model, tmp_path, check=False)

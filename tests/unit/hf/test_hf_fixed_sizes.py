@@ -1,4 +1,6 @@
-"""Integers that a forward reads: they follow the heads where their role is certain, else the model is refused."""
+"""Integers that a forward reads: they follow the heads where their role is certain, else the model is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def projected(self, hidden_states):
 
 def attended(self, query, key, value, attention_mask):
     """[B, H, L, d] -> [B, L, H, d]"""
-    interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+    interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+        self.config._attn_implementation, eager_attention_forward
+    )
     return interface(self, query, key, value, attention_mask, scaling=self.scaling)[0]
 
 
@@ -42,7 +46,10 @@ class Counts(Based):
         size, length, _ = hidden_states.shape
         query, key, value = projected(self, hidden_states)
         query = query.view(size, length, self.num_heads, self.head_dim).transpose(1, 2)
-        key, value = (x.view(size, length, self.num_key_value_heads, self.head_dim).transpose(1, 2) for x in (key, value))
+        key, value = (
+            x.view(size, length, self.num_key_value_heads, self.head_dim).transpose(1, 2)
+            for x in (key, value)
+        )
         context = attended(self, query, key, value, attention_mask)
         context = context.reshape(size, length, self.embed_dim)
         return self.o_proj(context), None
@@ -139,9 +146,15 @@ class OfOne(LlamaModel):
 
 def built(attention):
     config = LlamaConfig(
-        vocab_size=9, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=GROUPS,
-        head_dim=SIZE, intermediate_size=8, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        num_key_value_heads=GROUPS,
+        head_dim=SIZE,
+        intermediate_size=8,
+        initializer_range=0.3,
+    )
     torch.manual_seed(0)
     return type("OfOneAttention", (OfOne,), {"attention": attention})(config).eval()
 
@@ -174,7 +187,9 @@ def test_sizes_follow_the_heads(attention, sizes):
     prune_heads(model, keep)
     left = attentions_of(model)
     assert [a.block.num_heads for a in left] == [2, 0]
-    assert {size.name: getattr(size.module, size.name) for size in left[0].sizes} == {n: 2 * unit for n, unit in sizes.items()}
+    assert {size.name: getattr(size.module, size.name) for size in left[0].sizes} == {
+        n: 2 * unit for n, unit in sizes.items()
+    }
     torch.testing.assert_close(model(ids).last_hidden_state, masked, rtol=0, atol=1e-5)
     assert not torch.allclose(masked, stock, atol=1e-2)
     fill_heads(model)
@@ -193,7 +208,9 @@ def test_sizes_follow_the_heads(attention, sizes):
     ],
 )
 def test_what_cannot_follow_the_heads_is_refused(attention, reason):
-    with pytest.raises(ValueError, match=f"OfOneAttention is not supported: .*{attention.__name__}. {reason}"):
+    with pytest.raises(
+        ValueError, match=f"OfOneAttention is not supported: .*{attention.__name__}. {reason}"
+    ):
         head_map_of(built(attention))
 
 

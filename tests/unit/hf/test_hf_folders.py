@@ -1,4 +1,6 @@
-"""The output folder of a training: with which options the program goes on in it, and with which it does not."""
+"""The output folder of a training: with which options the program goes on in it, and with which it does
+not.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from transformers import TrainingArguments
 
 from dsp_plugin.hf.programs.chassis.output_folder import SETTINGS, begin, starting_point, training_settings
 
-OPTIONS = dict(learning_rate=2e-5, per_device_train_batch_size=8, num_train_epochs=3, report_to="none", use_cpu=True)
+OPTIONS = dict(
+    learning_rate=2e-5, per_device_train_batch_size=8, num_train_epochs=3, report_to="none", use_cpu=True
+)
 
 
 def go(folder, later=(), **options):
@@ -52,26 +56,38 @@ def stopped(tmp_path):
 )
 def test_another_value_is_refused(stopped, options, told):
     noted = (stopped / SETTINGS).read_text()
-    with pytest.raises(ValueError, match=rf"other settings \({told}\): choose another folder, or --overwrite_output_dir"):
+    with pytest.raises(
+        ValueError, match=rf"other settings \({told}\): choose another folder, or --overwrite_output_dir"
+    ):
         go(stopped, **{"later": {"mask": "a"}, **options})
     assert (stopped / SETTINGS).read_text() == noted
 
 
 def test_the_same_batch_in_other_parts_goes_on(stopped):
     parts = dict(per_device_train_batch_size=2, gradient_accumulation_steps=4)
-    assert go(stopped, {"mask": "a"}, **parts, save_steps=1, eval_strategy="epoch") == str(stopped / "checkpoint-2")
+    assert go(stopped, {"mask": "a"}, **parts, save_steps=1, eval_strategy="epoch") == str(
+        stopped / "checkpoint-2"
+    )
 
 
 def test_what_earlier_versions_did_not_note_is_not_compared_and_not_made_up(stopped):
     (stopped / SETTINGS).write_text('{"task": "CoLA"}')
     assert go(stopped, {"mask": "b"}, learning_rate=9e-3, max_steps=9) == str(stopped / "checkpoint-2")
     assert json.loads((stopped / SETTINGS).read_text()) == {"task": "CoLA"}
-    with pytest.raises(ValueError, match=r"other settings \(fix_layer: None there, 1 here\)"):  # absent means not given
+    # absent means not given
+    with pytest.raises(ValueError, match=r"other settings \(fix_layer: None there, 1 here\)"):
         go(stopped, {"fix_layer": 1})
 
 
 def test_a_training_that_begins_anew_leaves_no_record_of_the_one_before(stopped):
-    for name in ("results.json", "mask.json", "dev/results.json", "dev/predictions.txt", "3rd/results.json", "3rd/settings.json"):
+    for name in (
+        "results.json",
+        "mask.json",
+        "dev/results.json",
+        "dev/predictions.txt",
+        "3rd/results.json",
+        "3rd/settings.json",
+    ):
         (stopped / name).parent.mkdir(exist_ok=True)
         (stopped / name).write_text("{}")
     args = TrainingArguments(str(stopped), **OPTIONS)
@@ -82,9 +98,16 @@ def test_a_training_that_begins_anew_leaves_no_record_of_the_one_before(stopped)
 
 @pytest.mark.parametrize(
     "files, step, refused",
-    [((), 2, True), (("scheduler.pt",), 2, True), (("optimizer.pt",), 2, True), ((), 6, False), (("optimizer.pt", "scheduler.pt"), 2, False),
-     (("optimizer_0/", "scheduler.pt"), 2, False), (("latest", "global_step2/"), 2, False)],
-)  # fmt: skip
+    [
+        ((), 2, True),
+        (("scheduler.pt",), 2, True),
+        (("optimizer.pt",), 2, True),
+        ((), 6, False),
+        (("optimizer.pt", "scheduler.pt"), 2, False),
+        (("optimizer_0/", "scheduler.pt"), 2, False),
+        (("latest", "global_step2/"), 2, False),
+    ],
+)
 @pytest.mark.parametrize("named", [False, True])
 def test_a_checkpoint_without_its_optimizer_is_none_to_go_on_from(stopped, files, step, refused, named):
     checkpoint = stopped / "checkpoint-2"
@@ -93,7 +116,9 @@ def test_a_checkpoint_without_its_optimizer_is_none_to_go_on_from(stopped, files
         (checkpoint / name).mkdir() if name.endswith("/") else torch.save({}, checkpoint / name)
     options = {"resume_from_checkpoint": str(checkpoint)} if named else {}
     if refused:
-        with pytest.raises(ValueError, match="checkpoint-2: the checkpoint has no optimizer.pt .--save_only_model"):
+        with pytest.raises(
+            ValueError, match="checkpoint-2: the checkpoint has no optimizer.pt .--save_only_model"
+        ):
             go(stopped, {"mask": "a"}, **options)
     else:
         assert go(stopped, {"mask": "a"}, **options) == str(checkpoint)

@@ -1,4 +1,6 @@
-"""Gates that cannot be lost: parts and wholes, a user's own module, adapters, configurations that models share."""
+"""Gates that cannot be lost: parts and wholes, a user's own module, adapters, configurations that models
+share.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,16 @@ KEEP = torch.tensor([True, False, False, True, True, True, False, True])
 
 def config(**more):
     return BertConfig(
-        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        initializer_range=0.3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **more,
-    )  # fmt: skip
+        vocab_size=40,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        initializer_range=0.3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **more,
+    )
 
 
 class Pair(nn.Module):
@@ -38,7 +47,10 @@ class Pair(nn.Module):
         self.head = nn.Linear(64, 2)
 
     def forward(self, one, two):
-        pooled = [self.encoders[i % len(self.encoders)](ids).last_hidden_state.mean(1) for i, ids in enumerate((one, two))]
+        pooled = [
+            self.encoders[i % len(self.encoders)](ids).last_hidden_state.mean(1)
+            for i, ids in enumerate((one, two))
+        ]
         return self.head(torch.cat(pooled, -1))
 
 
@@ -68,7 +80,9 @@ def test_a_module_of_a_users_own(encoders):
     gate_heads(model, FixedGates(keep))
     torch.testing.assert_close(model(IDS, IDS.flip(1)), expected, rtol=0, atol=1e-5)
     ungate_heads(model)
-    assert not boards_of(model) and not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    assert not boards_of(model) and not any(
+        module._forward_pre_hooks or module._forward_hooks for module in model.modules()
+    )
 
 
 def test_one_draw_serves_both_calls_of_one_forward_and_all_weights_learn():
@@ -202,13 +216,18 @@ def test_a_copy_of_a_part_is_gated_too():
     assert switchboard_of(part) is not switchboard_of(model)
     assert torch.equal(part(IDS).last_hidden_state, expected)
     ungate_heads(part)
-    assert not torch.equal(part(IDS).last_hidden_state, expected) and torch.equal(model.bert(IDS).last_hidden_state, expected)
+    assert not torch.equal(part(IDS).last_hidden_state, expected) and torch.equal(
+        model.bert(IDS).last_hidden_state, expected
+    )
 
 
 def test_rows_of_gates_need_rows():
     model = tiny_model("bert")
     board = gate_heads(model, FixedGates(torch.ones(8)))
-    with board.override(torch.ones(2, 8)), pytest.raises(ValueError, match="no row for each of the 2 examples"):
+    with (
+        board.override(torch.ones(2, 8)),
+        pytest.raises(ValueError, match="no row for each of the 2 examples"),
+    ):
         model(**batch_of(model))
 
 
@@ -224,7 +243,9 @@ def test_an_adapter_on_the_output_projection_after_gating_is_refused_at_the_firs
     gate_heads(model, FixedGates(KEEP))
     adapted = peft.get_peft_model(model, lora("attention.output.dense"))
     for mode in (True, False):
-        with pytest.raises(ValueError, match="output projection of encoder.layer.0.attention is another module"):
+        with pytest.raises(
+            ValueError, match="output projection of encoder.layer.0.attention is another module"
+        ):
             adapted.train(mode)(IDS)
 
 

@@ -41,10 +41,17 @@ def test_a_model_with_and_without_task_head_names_its_heads_alike():
 
 def test_cross_attention_of_bert_and_gpt2_as_decoders():
     bert = transformers.BertConfig(
-        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        is_decoder=True, add_cross_attention=True,
-    )  # fmt: skip
-    gpt2 = transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=9, add_cross_attention=True)
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        is_decoder=True,
+        add_cross_attention=True,
+    )
+    gpt2 = transformers.GPT2Config(
+        vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=9, add_cross_attention=True
+    )
     source, ids = torch.randn(2, 3, 8), torch.tensor([[1, 2, 3], [3, 2, 1]])
     for masked in (transformers.BertLMHeadModel(bert).eval(), transformers.GPT2LMHeadModel(gpt2).eval()):
         assert [block.kind for block in head_map_of(masked).blocks] == ["decoder-cross", "decoder-self"]
@@ -82,7 +89,9 @@ def test_padding_is_not_attended_to(family):
     gate_heads(model, FixedGates(uneven_mask(HEADS.get(family, 8), [2, 2])))
     other = {**batch, "input_ids": torch.where(batch["attention_mask"].bool(), batch["input_ids"], 7)}
     with torch.no_grad():
-        torch.testing.assert_close(logits(model, other), logits(model, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10))
+        torch.testing.assert_close(
+            logits(model, other), logits(model, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10)
+        )
         unmasked = {**other, "attention_mask": torch.ones_like(batch["attention_mask"])}
         real = batch["attention_mask"].bool()
         seen = model(**unmasked).logits
@@ -95,15 +104,23 @@ def test_gates_of_every_example_equal_runs_one_by_one(family):
     model = tiny_model(family)
     batch = batch_of(model)
     board = gate_heads(model, FixedGates(torch.ones(HEADS.get(family, 8))))
-    gates = torch.rand(3, board.head_map.num_heads, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gates = torch.rand(
+        3, board.head_map.num_heads, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
         with board.override(gates):
             together = model(**batch).logits
         for row in range(3):
             with board.override(gates[row]):
                 alone = model(**{name: value[row : row + 1] for name, value in batch.items()}).logits
-            mask = batch["attention_mask"][row].bool() if together.shape[:2] == batch["attention_mask"].shape else slice(None)
-            torch.testing.assert_close(together[row][mask], alone[0][mask], rtol=0, atol=TOLERANCE.get(family, 1e-9))
+            mask = (
+                batch["attention_mask"][row].bool()
+                if together.shape[:2] == batch["attention_mask"].shape
+                else slice(None)
+            )
+            torch.testing.assert_close(
+                together[row][mask], alone[0][mask], rtol=0, atol=TOLERANCE.get(family, 1e-9)
+            )
 
 
 @families
@@ -133,7 +150,9 @@ def test_the_gradient_of_a_gate(family):
 @families
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_gates_do_the_same_without_gradients(family, implementation):
-    """There they multiply in place, which may change nothing but the context, also where it has one position only."""
+    """There they multiply in place, which may change nothing but the context, also where it has one
+    position only.
+    """
     model = tiny_model(family, implementation)
     board = gate_heads(model, FixedGates(torch.ones(HEADS.get(family, 8))))
     with board.override(torch.linspace(0.3, 1.1, board.head_map.num_heads, dtype=torch.float64)):
@@ -141,10 +160,13 @@ def test_gates_do_the_same_without_gradients(family, implementation):
             batch = batch_of(model, length=length, padding=False)
             with torch.no_grad():
                 found = model(**batch).logits
-            torch.testing.assert_close(found, model(**batch).logits, rtol=0, atol=TOLERANCE.get(family, 1e-10))
+            torch.testing.assert_close(
+                found, model(**batch).logits, rtol=0, atol=TOLERANCE.get(family, 1e-10)
+            )
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])  # which knows no checkpointing
+# which knows no checkpointing
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])
 def test_training_draws_once_a_pass_also_under_gradient_checkpointing(family):
     gradients = []
     for checkpointing in (False, True):
@@ -157,7 +179,8 @@ def test_training_draws_once_a_pass_also_under_gradient_checkpointing(family):
         if checkpointing:
             model.activation_checkpointing_enable()
         for part in model.modules():
-            for name in ("p", "dropout", "attention_dropout", "activation_dropout"):  # BART and T5 keep numbers
+            # BART and T5 keep numbers
+            for name in ("p", "dropout", "attention_dropout", "activation_dropout"):
                 if isinstance(getattr(part, name, None), float):
                     setattr(part, name, 0.0)
         model.train()
@@ -284,7 +307,9 @@ def test_attention_weights_of_eager_attention():
 
 @families
 def test_a_masked_model_shows_the_attention_weights_of_the_pruned_one(family):
-    """Those of its open heads; a block with none shows none. In training, where no head is open or closed, all."""
+    """Those of its open heads; a block with none shows none. In training, where no head is open or closed,
+    all.
+    """
     masked = tiny_model(family, "eager")
     head_map = head_map_of(masked)
     keep = uneven_mask(head_map.num_heads, [block.num_heads for block in head_map.blocks])
@@ -301,11 +326,15 @@ def test_a_masked_model_shows_the_attention_weights_of_the_pruned_one(family):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE.get(family, 1e-9), equal_nan=True)
     masked.train()
     (first, *_) = masked(**batch, output_attentions=True)[names[0]]
-    assert first.shape[1] == tiny_model(family, "eager")(**batch, output_attentions=True)[names[0]][0].shape[1]
+    assert (
+        first.shape[1] == tiny_model(family, "eager")(**batch, output_attentions=True)[names[0]][0].shape[1]
+    )
 
 
 def test_attention_weights_of_rows_of_gates():
-    """Under a mask of its own for every example no head is left out for all; under one for all those closed are."""
+    """Under a mask of its own for every example no head is left out for all; under one for all those
+    closed are.
+    """
     model = tiny_model("bert", "eager")
     switchboard = gate_heads(model, FixedGates(torch.ones(8)))
     rows = torch.ones(3, 8)
@@ -324,7 +353,11 @@ def small(config, **kwargs):
 UNSUPPORTED = {
     "XLNetModel": lambda: small(transformers.XLNetConfig, d_model=8, n_layer=1, n_head=2, d_inner=8),
     "Olmo2Model": lambda: small(
-        transformers.Olmo2Config, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+        transformers.Olmo2Config,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
     ),
 }
 

@@ -1,4 +1,6 @@
-"""The stock Trainer with half of a method: refused by name on the second update at the latest, and whole ones are not."""
+"""The stock Trainer with half of a method: refused by name on the second update at the latest, and whole
+ones are not.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def refused(run, words) -> None:
 
 
 @pytest.mark.parametrize("joint", [True, False])
-@pytest.mark.parametrize("method, words", [("relaxed", "number of updates"), ("concrete", "penalty was in no loss")])
+@pytest.mark.parametrize(
+    "method, words", [("relaxed", "number of updates"), ("concrete", "penalty was in no loss")]
+)
 def test_without_the_callback(tmp_path, method, words, joint):
     model, args = gated(method), arguments(tmp_path, max_steps=6)
     optimizers = pruning_optimizers(model, args, 6, 0.3, joint)
@@ -46,7 +50,9 @@ def test_a_straight_through_choice_needs_no_callback(tmp_path):
 
 def test_an_optimizer_without_the_scores(tmp_path):
     model, args = gated("relaxed"), arguments(tmp_path, max_steps=6)
-    optimizer = torch.optim.AdamW([p for name, p in model.named_parameters() if not name.startswith("gating.")], lr=1e-3)
+    optimizer = torch.optim.AdamW(
+        [p for name, p in model.named_parameters() if not name.startswith("gating.")], lr=1e-3
+    )
     refused(trainer(model, args, DATA, [HeadGatesCallback(model)], (optimizer, None)), "are in no optimizer")
 
 
@@ -70,13 +76,19 @@ def test_another_attention_set_afterwards(tmp_path, implementation):
 def test_a_schedule_that_writes_into_the_groups_is_refused_before_training(tmp_path, schedule):
     model = gated("relaxed")
     with pytest.raises(ValueError, match="not a function of the number of updates|lr_scheduler_type"):
-        args = arguments(tmp_path, max_steps=6, lr_scheduler_type=schedule, eval_strategy="steps", eval_steps=2)
+        args = arguments(
+            tmp_path, max_steps=6, lr_scheduler_type=schedule, eval_strategy="steps", eval_steps=2
+        )
         pruning_optimizers(model, args, 6, 0.3, True)
 
 
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("method", ["relaxed", "straight-through", "concrete"])
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}, {"bf16": True}],
+    ids=str,
+)
 def test_a_whole_method_trains(tmp_path, method, options, joint):
     run = prepared(gated(method), tmp_path, joint=joint, max_steps=4, **options)
     before = scores_of(run.model).detach().clone()

@@ -1,4 +1,6 @@
-"""Pruned models by their names on the hub: from a cache as the hub's own library keeps it, without a network."""
+"""Pruned models by their names on the hub: from a cache as the hub's own library keeps it, without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def pruned(first):
 
 @pytest.fixture
 def cache(tmp_path):
-    """Two versions of a pruned model; the tokenizer and the card that were saved with them have not been downloaded."""
+    """Two versions of a pruned model; the tokenizer and the card that were saved with them have not been
+    downloaded.
+    """
     for first, (revision, commit) in zip((3, 5), COMMITS.items()):
         snapshot = tmp_path / "cache" / "models--me--small" / "snapshots" / commit
         save_pruned(pruned(first), tmp_path / "made", tokenizer=Tokenizer())
@@ -68,16 +72,36 @@ def test_what_is_asked_of_the_hub(cache, tmp_path, monkeypatch):
         return str(cache / "models--me--small" / "snapshots" / COMMITS["main"])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    load_pruned(NAME, revision="v1", token="secret", cache_dir="c", local_files_only=False, force_download=True)
+    load_pruned(
+        NAME, revision="v1", token="secret", cache_dir="c", local_files_only=False, force_download=True
+    )
     ((name, options),) = asked
     patterns = options.pop("allow_patterns")
     assert name == NAME
-    assert options == dict(revision="v1", token="secret", cache_dir="c", local_files_only=False, force_download=True)
-    files = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "checksums.json"]
-    wanted = list(huggingface_hub.utils.filter_repo_objects(
-        [*files, "pytorch_model.bin", "model.onnx", "tf_model.h5", "tokenizer.json", "README.md", "optimizer.pt"],
-        allow_patterns=patterns,
-    ))  # fmt: skip
+    assert options == dict(
+        revision="v1", token="secret", cache_dir="c", local_files_only=False, force_download=True
+    )
+    files = [
+        "config.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "checksums.json",
+    ]
+    wanted = list(
+        huggingface_hub.utils.filter_repo_objects(
+            [
+                *files,
+                "pytorch_model.bin",
+                "model.onnx",
+                "tf_model.h5",
+                "tokenizer.json",
+                "README.md",
+                "optimizer.pt",
+            ],
+            allow_patterns=patterns,
+        )
+    )
     assert wanted == files
     export_dense(NAME, tmp_path / "dense")
     assert (tmp_path / "dense" / "model.safetensors").is_file() and len(asked) == 2
@@ -98,11 +122,15 @@ def test_a_part_of_a_repository(cache, tmp_path, monkeypatch):
 
 def test_a_folder_that_is_there_wins(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked")
+    )
     save_pruned(pruned(7), NAME)
     assert heads(load_pruned(NAME, cache_dir=cache, revision="v1")) == 7
     os.remove(f"{NAME}/config.json")
-    with pytest.raises(FileNotFoundError, match="me/small is not the folder of a model: there is no config.json in it"):
+    with pytest.raises(
+        FileNotFoundError, match="me/small is not the folder of a model: there is no config.json in it"
+    ):
         load_pruned(NAME)
 
 
@@ -118,7 +146,8 @@ def test_a_name_that_is_neither(call, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as caught:
         call("me/smal", local_files_only=True)
     assert str(caught.value) == (
-        f"me/smal is neither a folder ({tmp_path}/me/smal) nor, as far as can be seen from here, a model of the hub "
+        f"me/smal is neither a folder ({tmp_path}/me/smal) nor, as far as can be seen from here, a model of "
+        "the hub "
         "(LocalEntryNotFoundError: no me/smal in the cache)"
     )
     for path in (tmp_path / "nothing", "./nothing", "a/b/c"):  # no names of the hub: it is not asked

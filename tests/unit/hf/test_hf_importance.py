@@ -33,14 +33,23 @@ def with_task(name, **options):
 
 def tagged(count):
     """Two labels of three a sequence are there."""
-    return [{**row, "labels": torch.where(torch.arange(len(row["input_ids"])) % 3 > 0, row["input_ids"] % 2, IGNORED)} for row in sentences(count)]
+    return [
+        {
+            **row,
+            "labels": torch.where(torch.arange(len(row["input_ids"])) % 3 > 0, row["input_ids"] % 2, IGNORED),
+        }
+        for row in sentences(count)
+    ]
 
 
 def spans(count):
     """The third answer lies outside the text, the fourth ends where a shorter one has its padding."""
     rows = [{"input_ids": row["input_ids"]} for row in sentences(count)]
     ends = [40 if i == 2 else len(row["input_ids"]) if i == 3 else i % 3 for i, row in enumerate(rows)]
-    return [{**row, "start_positions": 40 if i == 2 else 1, "end_positions": ends[i]} for i, row in enumerate(rows)]
+    return [
+        {**row, "start_positions": 40 if i == 2 else 1, "end_positions": ends[i]}
+        for i, row in enumerate(rows)
+    ]
 
 
 def words(count):
@@ -76,7 +85,9 @@ CASES = {
         lambda data: sum(len(row["input_ids"]) for row in data),
     ),
     "yes-or-no": (
-        lambda: with_task("BertForSequenceClassification", num_labels=3, problem_type="multi_label_classification"),
+        lambda: with_task(
+            "BertForSequenceClassification", num_labels=3, problem_type="multi_label_classification"
+        ),
         lambda: [{**row, "labels": [1.0, 0.0, float(i % 2)]} for i, row in enumerate(sentences(5))],
         lambda output, row: bce(output.logits, row),
         lambda data: sum(len(row["input_ids"]) for row in data),
@@ -90,19 +101,30 @@ CASES = {
     "tags": (
         lambda: with_task("BertForTokenClassification"),
         lambda: tagged(5),
-        lambda output, row: -sum(
-            output.logits.log_softmax(-1)[0, t, y] for t, y in enumerate(row["labels"].tolist()) if y != IGNORED
+        lambda output, row: (
+            -sum(
+                output.logits.log_softmax(-1)[0, t, y]
+                for t, y in enumerate(row["labels"].tolist())
+                if y != IGNORED
+            )
         ),
         lambda data: sum(int((row["labels"] != IGNORED).sum()) for row in data),
     ),
-    "next-words": (lambda: tiny_model("gpt2"), lambda: words(4), next_words, lambda data: sum(len(r["labels"]) - 1 for r in data)),
+    "next-words": (
+        lambda: tiny_model("gpt2"),
+        lambda: words(4),
+        next_words,
+        lambda data: sum(len(r["labels"]) - 1 for r in data),
+    ),
     "translation": (
         lambda: tiny_model("bart"),
         lambda: words(3),
-        lambda output, row: -sum(output.logits.log_softmax(-1)[0, t, y] for t, y in enumerate(row["labels"].tolist())),
+        lambda output, row: (
+            -sum(output.logits.log_softmax(-1)[0, t, y] for t, y in enumerate(row["labels"].tolist()))
+        ),
         lambda data: sum(len(row["labels"]) for row in data),
     ),
-}  # fmt: skip
+}
 
 
 @torch.no_grad()
@@ -144,10 +166,14 @@ def test_importance_under_a_mask():
     found = head_importance(model, data, padded, 2, progress=False, keep=keep)
     expected = differences(model, data, loss_of, keep).abs().sum(0) / tokens(data)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
-    assert not torch.allclose(found[keep], head_importance(model, data, padded, 2, progress=False)[keep], rtol=1e-2)
+    assert not torch.allclose(
+        found[keep], head_importance(model, data, padded, 2, progress=False)[keep], rtol=1e-2
+    )
     # so it is that of the model without those heads
     prune_heads(model, keep)
-    torch.testing.assert_close(head_importance(model, data, padded, 2, progress=False), found[keep], rtol=1e-6, atol=1e-10)
+    torch.testing.assert_close(
+        head_importance(model, data, padded, 2, progress=False), found[keep], rtol=1e-6, atol=1e-10
+    )
 
 
 def test_importance_by_batch_is_another_figure():
@@ -167,7 +193,9 @@ def padded_left(examples):
     lengths = batch["attention_mask"].sum(1)
     for name, value in turned.items():
         if value.dim() == 2:
-            turned[name] = torch.stack([torch.cat([row[:-n], row[-n:].flip(0)]) for row, n in zip(value, lengths)])
+            turned[name] = torch.stack(
+                [torch.cat([row[:-n], row[-n:].flip(0)]) for row, n in zip(value, lengths)]
+            )
     return turned
 
 
@@ -190,7 +218,9 @@ def test_the_batch_size_does_not_matter(padding):
     # of one that takes the distance of words, and not their places from the left
     build, examples = CASES[task][:2] if task in CASES else (lambda: tiny_model("llama"), lambda: words(5))
     model, data = build(), examples()
-    one, all_of_them = (head_importance(model, data, collate, size, progress=False) for size in (1, len(data)))
+    one, all_of_them = (
+        head_importance(model, data, collate, size, progress=False) for size in (1, len(data))
+    )
     # Llama computes its norms in single precision
     close = dict(rtol=1e-4, atol=1e-6) if task == "llama" else dict(rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(one, all_of_them, **close)
@@ -199,7 +229,9 @@ def test_the_batch_size_does_not_matter(padding):
 def test_padding_that_cannot_be_told_is_refused():
     model = with_task("BertForQuestionAnswering")
     stock = model.forward
-    model.forward = lambda **given: type(out := stock(**given))(start_logits=out.start_logits[:, 1:], end_logits=out.end_logits[:, 1:])
+    model.forward = lambda **given: type(out := stock(**given))(
+        start_logits=out.start_logits[:, 1:], end_logits=out.end_logits[:, 1:]
+    )
     with pytest.raises(ValueError, match="does not tell which of .* positions are padding"):
         example_losses(model, padded(spans(4)))
 
@@ -247,7 +279,10 @@ def test_the_losses_of_a_users_own_module(kind):
 def test_what_is_refused_of_a_users_own_module():
     batch = padded(sentences(4))
     for model, said in (
-        (Own(lambda x, y: 2 * torch.nn.functional.cross_entropy(x, y), 2), "Own works out its loss in a way not known here"),
+        (
+            Own(lambda x, y: 2 * torch.nn.functional.cross_entropy(x, y), 2),
+            "Own works out its loss in a way not known here",
+        ),
         (Own(torch.nn.functional.cross_entropy, 2, named="cost"), "Own gives no `loss` to check by"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -262,7 +297,10 @@ def test_what_is_refused_of_a_users_own_module():
 def test_gates_of_the_model_play_no_part():
     data = sentences(4)
     expected = head_importance(tiny_model("bert"), data, padded, 4, progress=False)
-    for gates in (lambda m: FixedGates(torch.arange(8) < 3), lambda m: RelaxedSubset(head_map_of(m), 4, constant_temperature(1.0))):
+    for gates in (
+        lambda m: FixedGates(torch.arange(8) < 3),
+        lambda m: RelaxedSubset(head_map_of(m), 4, constant_temperature(1.0)),
+    ):
         model = tiny_model("bert")
         board = gate_heads(model, gates(model))
         model.train()
@@ -279,7 +317,9 @@ def test_the_example_losses_of_every_family_are_what_the_model_trains_on(family)
     losses, tokens = example_losses(model, batch)
     assert losses.shape == (4,)
     own = float(model(**batch).loss.detach())
-    assert float(losses.detach().sum()) / (tokens if batch["labels"].dim() == 2 else 4) == pytest.approx(own, rel=1e-5)
+    assert float(losses.detach().sum()) / (tokens if batch["labels"].dim() == 2 else 4) == pytest.approx(
+        own, rel=1e-5
+    )
 
 
 def test_a_loss_that_is_not_known_is_refused(monkeypatch):
@@ -287,8 +327,12 @@ def test_a_loss_that_is_not_known_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="no labels"):
         example_losses(model, {name: value for name, value in batch.items() if name != "labels"})
     stock = model.forward
-    monkeypatch.setattr(model, "forward", lambda **given: type(out := stock(**given))(loss=2 * out.loss, logits=out.logits))
-    with pytest.raises(ValueError, match="BertForSequenceClassification works out its loss in a way not known here"):
+    monkeypatch.setattr(
+        model, "forward", lambda **given: type(out := stock(**given))(loss=2 * out.loss, logits=out.logits)
+    )
+    with pytest.raises(
+        ValueError, match="BertForSequenceClassification works out its loss in a way not known here"
+    ):
         example_losses(model, batch)
 
 
@@ -301,7 +345,9 @@ def test_rankings():
     plain = Ranking(by_block=False, overall=False).source(model, data, padded, progress=False)(keep)
     torch.testing.assert_close(plain, raw * keep)
     chosen = Ranking(samples=2, seed=3).sample(6)
-    few = Ranking(samples=2, seed=3, by_block=False, overall=False).source(model, data, padded, progress=False)(keep)
+    few = Ranking(samples=2, seed=3, by_block=False, overall=False).source(
+        model, data, padded, progress=False
+    )(keep)
     expected = head_importance(model, [data[i] for i in chosen], padded, 2, progress=False, keep=keep)
     torch.testing.assert_close(few, expected * keep)
     one, other = (Ranking("random", seed=seed).source(model, None, None)(keep) for seed in (1, 2))

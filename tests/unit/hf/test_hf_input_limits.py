@@ -12,18 +12,60 @@ from dsp_plugin.hf.data.input_limits import check_inputs, longest_input
 from dsp_plugin.hf.data.tokenised import PackedDataset
 
 SMALL = dict(
-    vocab_size=40, hidden_size=16, d_model=16, num_hidden_layers=1, n_layers=1, num_layers=1, n_layer=1, encoder_layers=1,
-    decoder_layers=1, num_attention_heads=2, n_heads=2, num_heads=2, encoder_attention_heads=2, decoder_attention_heads=2,
-    intermediate_size=16, hidden_dim=16, dim=16, d_ff=16, d_kv=8, encoder_ffn_dim=16, decoder_ffn_dim=16, emb_dim=16,
-    embedding_size=16, max_position_embeddings=24, pad_token_id=1, n_embd=16, n_head=2, d_inner=16,
-    num_key_value_heads=2, head_dim=8, d_head=8,
-)  # fmt: skip
+    vocab_size=40,
+    hidden_size=16,
+    d_model=16,
+    num_hidden_layers=1,
+    n_layers=1,
+    num_layers=1,
+    n_layer=1,
+    encoder_layers=1,
+    decoder_layers=1,
+    num_attention_heads=2,
+    n_heads=2,
+    num_heads=2,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    intermediate_size=16,
+    hidden_dim=16,
+    dim=16,
+    d_ff=16,
+    d_kv=8,
+    encoder_ffn_dim=16,
+    decoder_ffn_dim=16,
+    emb_dim=16,
+    embedding_size=16,
+    max_position_embeddings=24,
+    pad_token_id=1,
+    n_embd=16,
+    n_head=2,
+    d_inner=16,
+    num_key_value_heads=2,
+    head_dim=8,
+    d_head=8,
+)
 # model_type -> positions of the 24 rows, None where there is no end
 LIMITS = {
-    "bert": 24, "distilbert": 24, "albert": 24, "electra": 24, "xlm": 24, "roberta": 22, "xlm-roberta": 22, "camembert": 22,
-    "mpnet": 22, "bart": 24, "gpt2": 24, "opt": 24, "roformer": 24, "nystromformer": 24, "deberta-v2": 24, "t5": None,
-    "xlnet": None, "llama": None, "m2m_100": None,
-}  # fmt: skip
+    "bert": 24,
+    "distilbert": 24,
+    "albert": 24,
+    "electra": 24,
+    "xlm": 24,
+    "roberta": 22,
+    "xlm-roberta": 22,
+    "camembert": 22,
+    "mpnet": 22,
+    "bart": 24,
+    "gpt2": 24,
+    "opt": 24,
+    "roformer": 24,
+    "nystromformer": 24,
+    "deberta-v2": 24,
+    "t5": None,
+    "xlnet": None,
+    "llama": None,
+    "m2m_100": None,
+}
 
 
 @pytest.mark.parametrize("kind", LIMITS)
@@ -49,7 +91,15 @@ def _run(model, length):
     model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
 
 
-@pytest.mark.parametrize("column, largest, said", [("input_ids", 39, None), ("input_ids", 40, "token 40"), ("token_type_ids", 1, None), ("token_type_ids", 2, "segment 2")])  # fmt: skip
+@pytest.mark.parametrize(
+    "column, largest, said",
+    [
+        ("input_ids", 39, None),
+        ("input_ids", 40, "token 40"),
+        ("token_type_ids", 1, None),
+        ("token_type_ids", 2, "segment 2"),
+    ],
+)
 def test_numbers_beyond_a_table_are_refused(column, largest, said):
     data = PackedDataset()
     rows = {"input_ids": [[3, 4], [5]], "token_type_ids": [[0, 1], [0]]}

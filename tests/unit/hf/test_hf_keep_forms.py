@@ -1,4 +1,6 @@
-"""In which forms one may say which heads stay, and which are refused because they would mean something else."""
+"""In which forms one may say which heads stay, and which are refused because they would mean something
+else.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +65,14 @@ REFUSED = {
     "words": (["yes"] * 8, "holds 'yes'"),
     "none inside": ([None] * 8, "holds None"),
     "a number": (3, "is a int"),
-    "block names": ({FIRST: [0]}, rf"has the key '{FIRST}': a mapping names the heads to remove by layer number"),
-    "layer numbers as text": ({"0": [1]}, "has the key '0': a mapping names the heads to remove by layer number"),
+    "block names": (
+        {FIRST: [0]},
+        rf"has the key '{FIRST}': a mapping names the heads to remove by layer number",
+    ),
+    "layer numbers as text": (
+        {"0": [1]},
+        "has the key '0': a mapping names the heads to remove by layer number",
+    ),
     "bool keys": ({True: [1]}, "has the key True"),
     "float keys": ({0.0: [1]}, r"has the key 0\.0"),
     "another layer": ({2: [0]}, "there is no layer 2: the model has the layers 0 to 1"),
@@ -99,10 +107,15 @@ def test_layers_are_counted_in_the_original_heads_and_what_is_gone_stays_gone():
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_layers_of_several_kinds_have_no_numbers(family):
-    with pytest.raises(ValueError, match="several kinds .decoder-cross, decoder-self, encoder-self.*give one flag a head"):
+    with pytest.raises(
+        ValueError, match="several kinds .decoder-cross, decoder-self, encoder-self.*give one flag a head"
+    ):
         prune_heads(tiny_model(family), {0: [1]})
 
 
 def test_layers_of_an_inner_model_of_one_kind_have():
     model = tiny_model("bart")
-    assert prune_heads(model.model.encoder, {1: [0, 3]}).kept_heads == {"layers.0.self_attn": [0, 1, 2, 3], "layers.1.self_attn": [1, 2]}
+    assert prune_heads(model.model.encoder, {1: [0, 3]}).kept_heads == {
+        "layers.0.self_attn": [0, 1, 2, 3],
+        "layers.1.self_attn": [1, 2],
+    }

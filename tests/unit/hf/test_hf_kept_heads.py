@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 from hf_models import FAMILIES, batch_of, logits, tiny_model  # isort: skip
 from torch import nn
-from transformers import AutoConfig, BartForConditionalGeneration, BertForSequenceClassification, BertModel, CLIPConfig, CLIPModel
+from transformers import BertForSequenceClassification, BertModel, CLIPConfig, CLIPModel
 
 from dsp_plugin.gating import FixedGates
 from dsp_plugin.hf import (
@@ -74,7 +74,8 @@ def test_an_inner_model_that_was_pruned_is_known_outside_and_saved(tmp_path):
     assert record_of(model) == record_of(model.bert) == HALF and model.config is outside
     prune_heads(model.bert, [True, True, False] * 2)
     save_pruned(model, tmp_path)
-    assert model.config is outside and not hasattr(outside, "kept_heads")  # not said of what may be others', too
+    # not said of what may be others', too
+    assert model.config is outside and not hasattr(outside, "kept_heads")
     again = load_pruned(tmp_path, dtype=torch.float64)
     assert record_of(again) == {name: [0, 2] for name in HALF}
     batch = batch_of(model)
@@ -88,28 +89,42 @@ def test_names_are_those_of_the_model_that_is_asked():
     assert inner == {"layers.0.self_attn": [0, 2, 3], "layers.1.self_attn": [0, 2, 3]}
     assert outer["encoder.layers.0.self_attn"] == [0, 2, 3] and outer["decoder.layers.1.self_attn"] == [0, 1]
     assert whole["0.model.encoder.layers.1.self_attn"] == [0, 2, 3]
-    assert all(list(record) == [b.name for b in head_map_of(m).blocks] for record, m in ((inner, model.model.encoder), (outer, model)))
+    assert all(
+        list(record) == [b.name for b in head_map_of(m).blocks]
+        for record, m in ((inner, model.model.encoder), (outer, model))
+    )
 
 
 def clip():
     torch.manual_seed(0)
-    size = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, projection_dim=16)
-    text = dict(size, vocab_size=40, max_position_embeddings=20, bos_token_id=0, eos_token_id=2, pad_token_id=1)
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=dict(size, image_size=8, patch_size=4), projection_dim=16)).double()
+    size = dict(
+        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, projection_dim=16
+    )
+    text = dict(
+        size, vocab_size=40, max_position_embeddings=20, bos_token_id=0, eos_token_id=2, pad_token_id=1
+    )
+    return CLIPModel(
+        CLIPConfig(text_config=text, vision_config=dict(size, image_size=8, patch_size=4), projection_dim=16)
+    ).double()
 
 
 def test_configurations_of_parts_hold_the_records_of_these_parts(tmp_path):
     model = clip()
     keep = [True, False, True, True] * 4
     prune_heads(model, keep)
-    assert model.config.text_config is model.text_model.config and model.config.vision_config is model.vision_model.config
+    assert (
+        model.config.text_config is model.text_model.config
+        and model.config.vision_config is model.vision_model.config
+    )
     for part in (model, model.text_model, model.vision_model):
         assert part.config.kept_heads == record_of(part)
     save_pruned(model, tmp_path)
     again = load_pruned(tmp_path, dtype=torch.float64)
     assert record_of(again) == record_of(model)
     fill_heads(again)
-    assert not any(hasattr(part.config, "kept_heads") for part in (again, again.text_model, again.vision_model))
+    assert not any(
+        hasattr(part.config, "kept_heads") for part in (again, again.text_model, again.vision_model)
+    )
 
 
 def test_gates_of_parts_say_which_heads_of_the_whole_stay():
@@ -127,7 +142,9 @@ def test_gates_of_a_larger_model_are_not_cut_off_by_a_part():
     model = tiny_model("bert")
     gate_heads(model, FixedGates(torch.tensor(KEEP)))
     for keep in (None, KEEP):
-        with pytest.raises(ValueError, match="BertModel were put on a larger model.*BertForSequenceClassification"):
+        with pytest.raises(
+            ValueError, match="BertModel were put on a larger model.*BertForSequenceClassification"
+        ):
             prune_heads(model.bert, keep)
     assert record_of(model) is None and prune_heads(model).heads_after == 6
 

@@ -13,15 +13,17 @@ from torch import nn
 from transformers import BertConfig, BertLMHeadModel, BertModel
 
 from dsp_plugin.hf import fill_heads, head_map_of, prune_heads, record_of
-from dsp_plugin.hf.heads.surgery import pruning
 from dsp_plugin.hf.heads.layouts.locate import attentions_of
+from dsp_plugin.hf.heads.surgery import pruning
 from dsp_plugin.hf.heads.surgery.pruning import check_pruned, check_surgery
 
 IDS = torch.arange(3, 11)[None]
 
 
 def initial_model(family, dtype):
-    """As a class makes it: attention of such small weights is near the mean, and hardly counts in the outputs."""
+    """As a class makes it: attention of such small weights is near the mean, and hardly counts in the
+    outputs.
+    """
     torch.manual_seed(0)
     return FAMILIES[family]().to(dtype).eval()
 
@@ -32,7 +34,9 @@ def mask_of(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("make", [initial_model, lambda family, dtype: tiny_model(family, dtype=dtype)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "make", [initial_model, lambda family, dtype: tiny_model(family, dtype=dtype)], ids=["small", "large"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_right_surgery_passes(family, make, dtype):
     model = make(family, dtype)
@@ -47,7 +51,9 @@ def swap_two_heads(attention, index):
     weight, unit = projection.module.weight, projection.unit
     transposed = type(projection.module).__name__ == "Conv1D"
     view = weight.T if projection.out == transposed else weight  # heads along the rows
-    rows = torch.cat([torch.arange(unit, 2 * unit), torch.arange(unit), torch.arange(2 * unit, view.shape[0])])
+    rows = torch.cat(
+        [torch.arange(unit, 2 * unit), torch.arange(unit), torch.arange(2 * unit, view.shape[0])]
+    )
     view.copy_(view[rows].clone())
 
 
@@ -99,11 +105,16 @@ def test_check_false_runs_nothing_and_inputs_are_those_given():
 def test_inputs_that_do_not_suit_are_the_users_to_mend():
     model = tiny_model("bert")
     before = model.state_dict()
-    with pytest.raises(ValueError, match=r"cannot run BertForSequenceClassification .*check=inputs .*check=False"):
+    with pytest.raises(
+        ValueError, match=r"cannot run BertForSequenceClassification .*check=inputs .*check=False"
+    ):
         prune_heads(model, [True] * 7 + [False], check={"input_ids": IDS + VOCABULARY})
     with pytest.raises(ValueError, match=r"cannot run BertForSequenceClassification .*check=False"):
         check_surgery(model, inputs={"pixels": IDS})
-    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items()) and record_of(model) is None
+    assert (
+        all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+        and record_of(model) is None
+    )
 
 
 class Pair(nn.Module):
@@ -121,10 +132,16 @@ class Pair(nn.Module):
 def test_models_in_a_users_module_are_looked_at_one_by_one_or_with_inputs_of_the_whole():
     model = Pair().double()
     keep = [True, False] * 8
-    with pytest.raises(ValueError, match="does not reach second.transformer.layer.0.attention.* of Pair: give check=inputs"):
+    with pytest.raises(
+        ValueError, match="does not reach second.transformer.layer.0.attention.* of Pair: give check=inputs"
+    ):
         prune_heads(model, keep, check={"question": IDS})
     whole = copy.deepcopy(model)
-    assert prune_heads(model, keep).heads_after == prune_heads(whole, keep, check={"question": IDS, "answer": IDS}).heads_after == 8
+    assert (
+        prune_heads(model, keep).heads_after
+        == prune_heads(whole, keep, check={"question": IDS, "answer": IDS}).heads_after
+        == 8
+    )
     assert torch.equal(model(IDS, IDS), whole(IDS, IDS))
     assert list(record_of(model)) == [block.name for block in head_map_of(model).blocks]
     fill_heads(model)
@@ -133,9 +150,16 @@ def test_models_in_a_users_module_are_looked_at_one_by_one_or_with_inputs_of_the
 
 def test_a_decoder_by_itself_is_given_something_to_look_at():
     config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, is_decoder=True,
-        add_cross_attention=True, bos_token_id=0, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=40,
+        is_decoder=True,
+        add_cross_attention=True,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
     model = BertLMHeadModel(config)
     assert prune_heads(model, [True, False] * 8).heads_after == 8
 
@@ -175,7 +199,11 @@ def test_weights_without_values_are_not_cut():
 
 @pytest.mark.parametrize("family", ["bloom", "mpt"])
 def test_rows_of_padding_that_are_not_a_number_are_no_difference(family):
-    """In double precision: their softmax is in single precision, where the lowest number is minus infinity."""
+    """In double precision: their softmax is in single precision, where the lowest number is minus
+    infinity.
+    """
     model = tiny_model(family)
     heads = head_map_of(model).num_heads
-    assert prune_heads(model, [head % 2 == 1 and head > heads // 2 for head in range(heads)]).heads_after < heads
+    assert (
+        prune_heads(model, [head % 2 == 1 and head > heads // 2 for head in range(heads)]).heads_after < heads
+    )

@@ -46,9 +46,15 @@ class LlamaPlus(LlamaModel):
 
 def coinciding(**more):
     return LlamaConfig(
-        vocab_size=9, hidden_size=SIZE, num_hidden_layers=1, num_attention_heads=SIZE, num_key_value_heads=SIZE, head_dim=SIZE,
-        intermediate_size=SIZE, **more,
-    )  # fmt: skip
+        vocab_size=9,
+        hidden_size=SIZE,
+        num_hidden_layers=1,
+        num_attention_heads=SIZE,
+        num_key_value_heads=SIZE,
+        head_dim=SIZE,
+        intermediate_size=SIZE,
+        **more,
+    )
 
 
 def built(make, attention=Plus, config=None):
@@ -76,7 +82,10 @@ ROLES = {
     "a table of relative positions a head": (lambda c: nn.Embedding(SIZE, c.num_attention_heads), False),
     "a mixture of heads": (lambda c: nn.Linear(c.num_attention_heads, c.num_attention_heads), False),
     "a norm over all heads": (lambda c: nn.LayerNorm(c.num_attention_heads * c.head_dim), False),
-    "norms, one a head": (lambda c: nn.ModuleList([nn.LayerNorm(c.head_dim) for _ in range(c.num_attention_heads)]), False),
+    "norms, one a head": (
+        lambda c: nn.ModuleList([nn.LayerNorm(c.head_dim) for _ in range(c.num_attention_heads)]),
+        False,
+    ),
 }
 
 
@@ -87,7 +96,10 @@ def test_sizes_are_not_roles(role):
     if nobodys:
         assert head_map_of(model).num_heads == SIZE
     else:
-        with pytest.raises(ValueError, match="MadeUpModel is not supported: .*MadeUpAttention. has weights that may belong.*more"):
+        with pytest.raises(
+            ValueError,
+            match="MadeUpModel is not supported: .*MadeUpAttention. has weights that may belong.*more",
+        ):
             head_map_of(model)
 
 
@@ -149,18 +161,28 @@ def bert_config():
     )
 
 
-@pytest.mark.parametrize("make", [Beside, lambda width: nn.MultiheadAttention(width, 2)], ids=["by its source", "MultiheadAttention"])
+@pytest.mark.parametrize(
+    "make",
+    [Beside, lambda width: nn.MultiheadAttention(width, 2)],
+    ids=["by its source", "MultiheadAttention"],
+)
 def test_attention_of_another_kind_is_not_overlooked(make):
     model = type("PooledBert", (Pooled,), {"head": staticmethod(make)})(bert_config())
-    with pytest.raises(ValueError, match="PooledBert is not supported: its module pool .* works out attention by itself"):
+    with pytest.raises(
+        ValueError, match="PooledBert is not supported: its module pool .* works out attention by itself"
+    ):
         head_map_of(model)
     model = Around(transformers.BertModel(bert_config()), make(SIZE))  # what a user has beside it is a user's
-    assert [block.name for block in head_map_of(model).blocks] == [f"encoder.encoder.layer.{i}.attention" for i in (0, 1)]
+    assert [block.name for block in head_map_of(model).blocks] == [
+        f"encoder.encoder.layer.{i}.attention" for i in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("make", [Router, lambda width: nn.Linear(width, width)])
 def test_what_is_no_attention_is_left_alone(make):
-    assert head_map_of(type("PooledBert", (Pooled,), {"head": staticmethod(make)})(bert_config())).num_heads == 4
+    assert (
+        head_map_of(type("PooledBert", (Pooled,), {"head": staticmethod(make)})(bert_config())).num_heads == 4
+    )
 
 
 def test_attention_in_a_task_head_is_counted():
@@ -172,9 +194,14 @@ def test_attention_in_a_task_head_is_counted():
 
 def test_a_mixture_of_experts_is_taken():
     config = transformers.MixtralConfig(
-        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=8,
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=8,
         num_local_experts=2,
-    )  # fmt: skip
+    )
     assert head_map_of(transformers.MixtralModel(config)).num_heads == 2
 
 
@@ -182,7 +209,9 @@ def test_one_output_projection_of_two_blocks_is_refused():
     model = tiny_model("bert")
     first, second = (layer.attention.output for layer in model.bert.encoder.layer)
     second.dense = first.dense
-    with pytest.raises(ValueError, match="the output projection of encoder.layer.0.attention is another block's, too"):
+    with pytest.raises(
+        ValueError, match="the output projection of encoder.layer.0.attention is another block's, too"
+    ):
         head_map_of(model)
 
 
@@ -205,20 +234,32 @@ def test_a_projection_that_is_not_called_is_refused():
         (lambda: nn.Linear(2, 2), "Linear is not a Transformers model, and holds none"),
         (
             lambda: transformers.DiffLlamaModel(
-                transformers.DiffLlamaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=4,
-                                             num_key_value_heads=4, intermediate_size=8)
+                transformers.DiffLlamaConfig(
+                    vocab_size=9,
+                    hidden_size=8,
+                    num_hidden_layers=1,
+                    num_attention_heads=4,
+                    num_key_value_heads=4,
+                    intermediate_size=8,
+                )
             ),
             "DiffLlamaAttention. splits or repeats its heads by their places",
         ),
         (
             lambda: transformers.SiglipVisionModel(
-                transformers.SiglipVisionConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                                                image_size=8, patch_size=4)
+                transformers.SiglipVisionConfig(
+                    hidden_size=8,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=8,
+                    image_size=8,
+                    patch_size=4,
+                )
             ),
             "head.attention .MultiheadAttention. works out attention by itself",
         ),
     ],
-)  # fmt: skip
+)
 def test_models_that_are_refused(model, reason):
     with pytest.raises(ValueError, match=reason):
         head_map_of(model())

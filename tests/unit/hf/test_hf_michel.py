@@ -44,7 +44,9 @@ def by_hand(model, exact: bool):
     keep, found, raw = torch.ones(N, dtype=torch.bool), [], None
     for count in (3, 3, 2):
         if exact or raw is None:
-            raw = normalised(head_importance(model, DATA, padded, 9, progress=False, keep=keep), head_map_of(model), keep)
+            raw = normalised(
+                head_importance(model, DATA, padded, 9, progress=False, keep=keep), head_map_of(model), keep
+            )
         keep = keep.clone()
         keep[next_removals(raw, keep, count)] = False
         found.append(keep.tolist())
@@ -62,9 +64,15 @@ def test_every_step_is_the_model_without_those_heads(exact, tmp_path):
         prune_heads(pruned, torch.tensor(step["keep"]))
         assert step["scores"]["eval"]["value"] == pytest.approx(loss_of(pruned), rel=1e-9)
         assert step["scores"]["eval"]["metrics"]["other"] == 1
-    assert model.training and all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert model.training and all(
+        torch.equal(weight, before[name]) for name, weight in model.state_dict().items()
+    )
     assert [read_json(path) for path in sorted(tmp_path.glob("step-*.json"))] == steps
-    assert sorted(path.name for path in tmp_path.glob("mask-*")) == ["mask-K0.json", "mask-K2.json", "mask-K5.json"]
+    assert sorted(path.name for path in tmp_path.glob("mask-*")) == [
+        "mask-K0.json",
+        "mask-K2.json",
+        "mask-K5.json",
+    ]
 
 
 def test_exact_and_one_shot_differ_here():
@@ -86,7 +94,9 @@ def test_it_goes_on_where_it_stopped(tmp_path):
 
 def test_it_does_not_go_on_from_another_sweep(tmp_path):
     sweep(tiny_model("bert"), tmp_path)
-    with pytest.raises(ValueError, match="other settings .exact: False there, True here.*another --output_dir"):
+    with pytest.raises(
+        ValueError, match="other settings .exact: False there, True here.*another --output_dir"
+    ):
         sweep(tiny_model("bert"), tmp_path, exact=True)
     other = tiny_model("bert")
     with torch.no_grad():
@@ -110,9 +120,18 @@ def test_gates_on_the_model_play_no_part(tmp_path):
 @pytest.mark.parametrize("rank_by", ["random", "magnitude"])
 def test_baselines_need_no_data(rank_by, tmp_path):
     steps = prune_by_importance(
-        tiny_model("bert"), None, None, tmp_path, 3, lambda subset: {}, exact=True, subsets=[], budgets=[4],
-        ranking=Ranking(rank_by), say=lambda line: None,
-    )  # fmt: skip
+        tiny_model("bert"),
+        None,
+        None,
+        tmp_path,
+        3,
+        lambda subset: {},
+        exact=True,
+        subsets=[],
+        budgets=[4],
+        ranking=Ranking(rank_by),
+        say=lambda line: None,
+    )
     assert [step["kept"] for step in steps] == [8, 5, 4] and all(step["scores"] == {} for step in steps)
     assert [path.name for path in tmp_path.glob("mask-*")] == ["mask-K4.json"]
 
@@ -120,7 +139,9 @@ def test_baselines_need_no_data(rank_by, tmp_path):
 def test_budgets_are_landed_on(tmp_path):
     model = tiny_model("bert")
     budget = HeadBudget(head_map_of(model), 3, minimum=1)
-    steps, asked = sweep(model, tmp_path, budgets=[6], budget=budget, score_only_budgets=True, subsets=["a", "b"])
+    steps, asked = sweep(
+        model, tmp_path, budgets=[6], budget=budget, score_only_budgets=True, subsets=["a", "b"]
+    )
     assert [step["kept"] for step in steps] == [8, 6, 5, 3] and asked == ["a", "b"] * 3
     assert all(sum(steps[-1]["keep"][block : block + 4]) >= 1 for block in (0, 4))
 

@@ -31,7 +31,7 @@ from dsp_plugin.hf import (
     prune_heads,
     record_of,
     save_pruned,
-)  # fmt: skip
+)
 from dsp_plugin.hf.folders.pruned_folders import load_model as load_transformers_model
 from dsp_plugin.records.files.sealed_folder import check_sealed
 
@@ -92,22 +92,45 @@ def test_a_fresh_process_reads_them(tmp_path):
         "    model = dsp_plugin.hf.load_pruned(f'{sys.argv[1]}/{name}', model=cls().double())\n"
         "    print(float((outputs(model, batch) - expected).abs().max()))\n"
     )
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])}
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=env, timeout=120)
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=env, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert max(map(float, done.stdout.splitlines()[-len(MODULES) :])) <= 1e-10
 
 
 def test_what_is_in_the_folder(folder):
-    assert sorted(os.listdir(folder)) == ["README.md", "checksums.json", "model.safetensors", "pruned_module.json"]
+    assert sorted(os.listdir(folder)) == [
+        "README.md",
+        "checksums.json",
+        "model.safetensors",
+        "pruned_module.json",
+    ]
     told = json.loads((folder / "pruned_module.json").read_text())
-    assert told["kept_heads"] == {"encoder.encoder.layer.0.attention": [1, 2], "encoder.encoder.layer.1.attention": [0, 1, 3]}
-    assert told["class"] == "hf_modules.SentencePair" and told["configurations"]["encoder"]["hidden_act"] == "gelu"
+    assert told["kept_heads"] == {
+        "encoder.encoder.layer.0.attention": [1, 2],
+        "encoder.encoder.layer.1.attention": [0, 1, 3],
+    }
+    assert (
+        told["class"] == "hf_modules.SentencePair"
+        and told["configurations"]["encoder"]["hidden_act"] == "gelu"
+    )
     tensors = load_file(folder / "model.safetensors")
-    assert tensors["encoder.encoder.layer.0.attention.self.query.weight"].shape == (16, 32) and "scale" in tensors
+    assert (
+        tensors["encoder.encoder.layer.0.attention.self.query.weight"].shape == (16, 32)
+        and "scale" in tensors
+    )
     card = (folder / "README.md").read_text()
-    assert "load_pruned(\"FOLDER\", model=SentencePair(...))" in card and "5 of 8 attention heads" in card
-    assert set(json.loads((folder / "checksums.json").read_text())["files"]) == {"model.safetensors", "pruned_module.json"}
+    assert 'load_pruned("FOLDER", model=SentencePair(...))' in card and "5 of 8 attention heads" in card
+    assert set(json.loads((folder / "checksums.json").read_text())["files"]) == {
+        "model.safetensors",
+        "pruned_module.json",
+    }
 
 
 def test_inner_models_have_their_own_records(tmp_path):
@@ -116,7 +139,10 @@ def test_inner_models_have_their_own_records(tmp_path):
     save_pruned(module, tmp_path / "twins")
     again = load_pruned(tmp_path / "twins", model=fresh("Twins"))
     for whole in (module, again):
-        for part, batch in ((whole.left, ("input_ids", "attention_mask")), (whole.right, ("other_ids", "other_mask"))):
+        for part, batch in (
+            (whole.left, ("input_ids", "attention_mask")),
+            (whole.right, ("other_ids", "other_mask")),
+        ):
             part.save_pretrained(tmp_path / "part")
             alone = load_pruned(tmp_path / "part", AutoModel, dtype=torch.float64)
             given = dict(zip(("input_ids", "attention_mask"), (pair_batch()[name] for name in batch)))
@@ -140,7 +166,9 @@ def test_pruned_again_and_trained_after_loading(name, tmp_path):
     found = module(**pair_batch())
     found = found["logits"] if isinstance(found, dict) else found
     sum(part.sum() for part in (found if isinstance(found, tuple) else (found,))).backward()
-    assert all(weight.grad is not None for path, weight in module.named_parameters() if "layer.0.attention" in path)
+    assert all(
+        weight.grad is not None for path, weight in module.named_parameters() if "layer.0.attention" in path
+    )
     module.eval()
     prune_heads(module, torch.arange(head_map_of(module).num_heads) % 2 == 0)
     save_pruned(module, tmp_path / "two")
@@ -158,7 +186,9 @@ def test_gates_on_a_pruned_module_are_saved_with_it(folder, tmp_path):
 def test_types_that_would_be_rounded_are_refused_and_others_taken(folder, tmp_path):
     model = SentencePair()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"in float64, which the module's float32 would round: call .to\(torch.float64\)"):
+    with pytest.raises(
+        ValueError, match=r"in float64, which the module's float32 would round: call .to\(torch.float64\)"
+    ):
         load_pruned(folder, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     half = pruned("SentencePair").half()
@@ -210,13 +240,25 @@ class FewerHeads(SentencePair):
 
 
 MISFITS = {
-    "another head": (lambda: Wider().double(), r"of other shapes are head.bias \(\[2\] there, \[3\] here\), head.weight"),
-    "other names": (lambda: Renamed().double(), "it lacks classifier.bias, classifier.weight; the module has no head.bias"),
+    "another head": (
+        lambda: Wider().double(),
+        r"of other shapes are head.bias \(\[2\] there, \[3\] here\), head.weight",
+    ),
+    "other names": (
+        lambda: Renamed().double(),
+        "it lacks classifier.bias, classifier.weight; the module has no head.bias",
+    ),
     "another module": (lambda: fresh("Twins"), "record of kept heads is of another"),
     "one of its models": (lambda: fresh("SentencePair").encoder, "record of kept heads is of another"),
-    "another activation": (lambda: Relu().double(), "configuration of encoder .*: hidden_act is 'gelu' there, 'relu' here"),
+    "another activation": (
+        lambda: Relu().double(),
+        "configuration of encoder .*: hidden_act is 'gelu' there, 'relu' here",
+    ),
     "heads of another size": (lambda: FewerHeads().double(), "which had 2 heads"),
-    "a gated one": (lambda: (m := fresh("SentencePair"), gate_heads(m, FixedGates(torch.ones(8))))[0], "is gated: build it without"),
+    "a gated one": (
+        lambda: (m := fresh("SentencePair"), gate_heads(m, FixedGates(torch.ones(8))))[0],
+        "is gated: build it without",
+    ),
     "a pruned one": (lambda: pruned("SentencePair"), "has been pruned already"),
     "one without values": (lambda: fresh("SentencePair").to("meta"), "on the device `meta`"),
 }
@@ -232,7 +274,9 @@ def test_a_module_that_does_not_fit_is_refused_and_stays(misfit, folder):
         load_pruned(folder, model=module)
     assert str(folder) in str(caught.value)
     after = module.state_dict()
-    assert after.keys() == before.keys() and all(after[name].shape == shape for name, (_, shape) in before.items())
+    assert after.keys() == before.keys() and all(
+        after[name].shape == shape for name, (_, shape) in before.items()
+    )
     assert all(value.is_meta or torch.equal(value, before[name][0]) for name, value in after.items())
     assert [part.config.to_dict() for part in module.modules() if hasattr(part, "config")] == configs
 
@@ -253,13 +297,18 @@ def test_tied_weights(tmp_path):
     with torch.no_grad():
         loose.same_head.weight.mul_(2)
     save_pruned(loose, tmp_path / "loose")
-    with pytest.raises(ValueError, match="other values for same_head.weight than for head.weight, which the module ties"):
+    with pytest.raises(
+        ValueError, match="other values for same_head.weight than for head.weight, which the module ties"
+    ):
         load_pruned(tmp_path / "loose", model=fresh("TwoEncoders"))
 
 
 def test_the_wrong_kind_of_folder_says_which_call_to_use(folder, tmp_path):
     for call in (load_pruned, load_transformers_model, lambda name: export_dense(name, tmp_path / "out")):
-        with pytest.raises(ValueError, match=r"a user's own \(hf_modules.SentencePair\).*load_pruned\(folder, model=my_module\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"a user's own \(hf_modules.SentencePair\).*load_pruned\(folder, model=my_module\)",
+        ):
             call(folder)
     with pytest.raises(ValueError, match="model_class cannot be given beside `model`"):
         load_pruned(folder, AutoModel, model=fresh("SentencePair"))
@@ -268,7 +317,9 @@ def test_the_wrong_kind_of_folder_says_which_call_to_use(folder, tmp_path):
     bert = tiny_model("bert")
     prune_heads(bert, torch.arange(8) < 3)
     save_pruned(bert, tmp_path / "bert")
-    with pytest.raises(ValueError, match=r"saved from a Transformers model.*load_pruned\(folder\), without `model`"):
+    with pytest.raises(
+        ValueError, match=r"saved from a Transformers model.*load_pruned\(folder\), without `model`"
+    ):
         load_pruned(tmp_path / "bert", model=fresh("SentencePair"))
     with pytest.raises(ValueError, match="model_class must be a class of Transformers models"):
         load_pruned(tmp_path / "bert", SentencePair)
@@ -287,7 +338,9 @@ def test_one_kind_takes_the_place_of_the_other(folder):
     bert = tiny_model("bert")
     prune_heads(bert, torch.arange(8) < 3)
     save_pruned(bert, folder)
-    assert record_of(load_pruned(folder)) == record_of(bert) and "pruned_module.json" not in os.listdir(folder)
+    assert record_of(load_pruned(folder)) == record_of(bert) and "pruned_module.json" not in os.listdir(
+        folder
+    )
     save_pruned(pruned("SentencePair"), folder)
     load_pruned(folder, model=fresh("SentencePair"))
     assert "config.json" not in os.listdir(folder)
@@ -307,7 +360,9 @@ def test_a_kill_while_it_is_written_over_another_leaves_one_of_both(folder):
 def rewrite(folder, change):
     told = json.loads((folder / "pruned_module.json").read_text())
     change(told)
-    (folder / "pruned_module.json").write_text(json.dumps({key: value for key, value in told.items() if key != "checksum"}))
+    (folder / "pruned_module.json").write_text(
+        json.dumps({key: value for key, value in told.items() if key != "checksum"})
+    )
 
 
 def drop(folder):
@@ -317,18 +372,30 @@ def drop(folder):
 
 
 DAMAGE = {
-    "half the weights": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "damaged"),
+    "half the weights": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+        "damaged",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "no record": (lambda f: (f / "pruned_module.json").unlink(), "no pruned_module.json"),
-    "half the record": (lambda f: (f / "pruned_module.json").write_text('{"format": 1'), "pruned_module.json is damaged"),
+    "half the record": (
+        lambda f: (f / "pruned_module.json").write_text('{"format": 1'),
+        "pruned_module.json is damaged",
+    ),
     "a tensor missing": (drop, "it lacks head.bias"),
     "another format": (lambda f: rewrite(f, lambda told: told.update(format=2)), "of a later version"),
     "no heads": (lambda f: rewrite(f, lambda told: told.pop("kept_heads")), "is not the record"),
     "heads of text": (
-        lambda f: rewrite(f, lambda told: told["kept_heads"].update({"encoder.encoder.layer.0.attention": "12"})), "is not the record",
+        lambda f: rewrite(
+            f, lambda told: told["kept_heads"].update({"encoder.encoder.layer.0.attention": "12"})
+        ),
+        "is not the record",
     ),
-    "ties to nothing": (lambda f: rewrite(f, lambda told: told["tied"].update(more="nowhere")), "nowhere, which more is tied to, is"),
-}  # fmt: skip
+    "ties to nothing": (
+        lambda f: rewrite(f, lambda told: told["tied"].update(more="nowhere")),
+        "nowhere, which more is tied to, is",
+    ),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -1,4 +1,6 @@
-"""Families of other layouts: heads closed by hand, gated, removed and read from a file are the same, to rounding."""
+"""Families of other layouts: heads closed by hand, gated, removed and read from a file are the same, to
+rounding.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def model_of(family):
 
 
 def outputs(model):
-    """The model's outputs for padded sequences, and for one token more of each, with a cache, where it has one."""
+    """The model's outputs for padded sequences, and for one token more of each, with a cache, where it has
+    one.
+    """
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(3, 40, (3, 7), generator=generator)
     mask = torch.ones_like(ids)

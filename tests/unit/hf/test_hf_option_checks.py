@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hf_programs  # first: see there  isort: skip
-
 import ast
 import json
 import math
@@ -19,11 +17,11 @@ from dsp_plugin.hf.programs.chassis.arguments import (
     ResultArguments,
     SquadArguments,
 )
+from dsp_plugin.hf.programs.chassis.option_checks import meaning_of, number_options
+from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
-from dsp_plugin.hf.programs.chassis.option_checks import meaning_of, number_options
-from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.options.numbers import check_number
 
 # program -> its groups of options, without those of data
@@ -32,10 +30,20 @@ PROGRAMS = {
     "run_dsp": [ModelArguments, DSPArguments, ResultArguments, TrainingArguments],
     "run_voita": [ModelArguments, VoitaArguments, ResultArguments, TrainingArguments],
     "run_michel": [ModelArguments, MichelArguments],
-    "diff": [ModelArguments, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments],
-}  # fmt: skip
+    "diff": [
+        ModelArguments,
+        DiffArguments,
+        ProjectionArguments,
+        FixMaskArguments,
+        ResultArguments,
+        TrainingArguments,
+    ],
+}
 GIVEN = ["--model_name_or_path", "m", "--output_dir", "out"]
-GROUPS = {group: None for groups in PROGRAMS.values() for group in groups} | {GlueArguments: None, SquadArguments: None}
+GROUPS = {group: None for groups in PROGRAMS.values() for group in groups} | {
+    GlueArguments: None,
+    SquadArguments: None,
+}
 EVERY = [(group, name) for group in GROUPS for name in number_options(group)]
 ODD = ["nan", "inf", "-inf", "much", "", "1e999"]
 
@@ -48,7 +56,9 @@ def refused(groups, words):
 
 
 def groups_with(group):
-    found = [groups for groups in PROGRAMS.values() if group in groups] or [[ModelArguments, group, TrainingArguments]]
+    found = [groups for groups in PROGRAMS.values() if group in groups] or [
+        [ModelArguments, group, TrainingArguments]
+    ]
     return found[0]
 
 
@@ -57,7 +67,11 @@ def test_every_number_of_every_program_has_a_meaning_and_takes_no_other_number(g
     meaning = meaning_of(group, name)  # KeyError: a new option without an entry in the table
     kind = number_options(group)[name]
     numbers = [-1e30, -7, -1, -0.5, 0, 0.5, 1, 2, 3.5, 2**70, 1e308]
-    wrong = [number for number in numbers if check_number(number, meaning) and (kind is float or number == int(number))]
+    wrong = [
+        number
+        for number in numbers
+        if check_number(number, meaning) and (kind is float or number == int(number))
+    ]
     assert all(check_number(number, meaning) for number in (math.nan, math.inf, -math.inf))
     words = [str(int(number)) if kind is int else repr(float(number)) for number in wrong]
     for word in [*ODD, *words]:
@@ -69,13 +83,38 @@ def test_every_number_of_every_program_has_a_meaning_and_takes_no_other_number(g
 
 @pytest.mark.parametrize(
     "words",
-    ["--learning_rate -1", "--weight_decay -1", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps -1",
-     "--num_train_epochs -1", "--num_train_epochs 0", "--max_steps 0", "--max_steps -2", "--per_device_train_batch_size 0",
-     "--per_device_eval_batch_size 0", "--warmup_steps -1", "--warmup_steps 1.5", "--max_grad_norm -1", "--adam_beta1 2",
-     "--adam_beta2 1", "--adam_epsilon 0", "--label_smoothing_factor 2", "--label_smoothing_factor 1", "--seed -1",
-     "--seed 4294967296", "--save_steps 0", "--save_steps 1.5", "--logging_steps 0", "--eval_steps -3", "--save_total_limit 0",
-     "--dataloader_num_workers -1", "--max_seq_length 0", "--max_seq_length -5", "--max_train_samples 0"],
-)  # fmt: skip
+    [
+        "--learning_rate -1",
+        "--weight_decay -1",
+        "--gradient_accumulation_steps 0",
+        "--gradient_accumulation_steps -1",
+        "--num_train_epochs -1",
+        "--num_train_epochs 0",
+        "--max_steps 0",
+        "--max_steps -2",
+        "--per_device_train_batch_size 0",
+        "--per_device_eval_batch_size 0",
+        "--warmup_steps -1",
+        "--warmup_steps 1.5",
+        "--max_grad_norm -1",
+        "--adam_beta1 2",
+        "--adam_beta2 1",
+        "--adam_epsilon 0",
+        "--label_smoothing_factor 2",
+        "--label_smoothing_factor 1",
+        "--seed -1",
+        "--seed 4294967296",
+        "--save_steps 0",
+        "--save_steps 1.5",
+        "--logging_steps 0",
+        "--eval_steps -3",
+        "--save_total_limit 0",
+        "--dataloader_num_workers -1",
+        "--max_seq_length 0",
+        "--max_seq_length -5",
+        "--max_train_samples 0",
+    ],
+)
 def test_the_trainers_numbers(words):
     option, value = words.split()
     for data in (GlueArguments, SquadArguments):
@@ -83,8 +122,20 @@ def test_the_trainers_numbers(words):
         assert said.startswith(f"{option} {value}") and said.endswith("belongs there")
 
 
-@pytest.mark.parametrize("words", ["--learning_rate 0", "--warmup_steps 0.1", "--warmup_steps 100", "--save_steps 0.25", "--max_steps -1",
-                                   "--max_grad_norm 0", "--num_train_epochs 0.5", "--seed 0", "--gradient_accumulation_steps 3"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--learning_rate 0",
+        "--warmup_steps 0.1",
+        "--warmup_steps 100",
+        "--save_steps 0.25",
+        "--max_steps -1",
+        "--max_grad_norm 0",
+        "--num_train_epochs 0.5",
+        "--seed 0",
+        "--gradient_accumulation_steps 3",
+    ],
+)
 def test_numbers_that_mean_something_are_taken(words):
     option, value = words.split()
     *_, args = parse("", PROGRAMS["run_glue"], [*GIVEN, option, value])
@@ -110,14 +161,18 @@ FILES = [
     ([1], "names of options with their values belong there"),
     ("[" * 100_000, "nested too deeply"),
     ("{", "Expecting property name"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("content, said", FILES)
 def test_a_file_of_options_is_looked_at_likewise(tmp_path, content, said):
     path = tmp_path / "options.json"
     given = {"model_name_or_path": "m", "output_dir": "out"}
-    path.write_text(content if isinstance(content, str) else json.dumps({**given, **content} if isinstance(content, dict) else content))
+    path.write_text(
+        content
+        if isinstance(content, str)
+        else json.dumps({**given, **content} if isinstance(content, dict) else content)
+    )
     if said is None:
         with pytest.raises(ValueError):
             parse("", PROGRAMS["diff"], [str(path)])
@@ -128,30 +183,56 @@ def test_a_file_of_options_is_looked_at_likewise(tmp_path, content, said):
 
 
 def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path):
-    (tmp_path / "o.yaml").write_text("model_name_or_path: m\noutput_dir: out\nlearning_rate: 1e-5\nmax_steps: 7.0\n")
+    (tmp_path / "o.yaml").write_text(
+        "model_name_or_path: m\noutput_dir: out\nlearning_rate: 1e-5\nmax_steps: 7.0\n"
+    )
     *_, args = parse("", PROGRAMS["run_glue"], [str(tmp_path / "o.yaml")])
     assert (args.learning_rate, args.max_steps) == (1e-5, 7)
 
 
-PLACES = ("dsp_plugin/cli", "dsp_plugin/hf", "scripts/glue", "scripts/squad", "scripts/diff", "scripts/hf", "benchmarks")
-FILES_OF_PROGRAMS = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py")) + [ROOT / "scripts" / "grids.py", ROOT / "scripts" / "demo.py"]
+PLACES = (
+    "dsp_plugin/cli",
+    "dsp_plugin/hf",
+    "scripts/glue",
+    "scripts/squad",
+    "scripts/diff",
+    "scripts/hf",
+    "benchmarks",
+)
+FILES_OF_PROGRAMS = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py")) + [
+    ROOT / "scripts" / "grids.py",
+    ROOT / "scripts" / "demo.py",
+]
 
 
 @pytest.mark.parametrize("path", FILES_OF_PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_option_of_a_program_is_a_bare_number(path):
-    """`type=int` takes -1 and `type=float` NaN: `type=number(MEANING)` (dsp_plugin/options/numbers.py) does not."""
+    """`type=int` takes -1 and `type=float` NaN: `type=number(MEANING)` (dsp_plugin/options/numbers.py)
+    does not.
+    """
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.keyword) and node.arg == "type" and isinstance(node.value, ast.Name):
             assert node.value.id not in ("int", "float"), f"{path}:{node.value.lineno}"
 
 
-@pytest.mark.parametrize("script, words", [("glue/grid", "--budgets -1"), ("glue/grid", "--seeds -1"), ("diff/grid", "--densities nan"),
-                                           ("diff/grid", "--densities 0"), ("diff/grid", "--quick -3"), ("diff/serve_tasks", "--examples 0")])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("glue/grid", "--budgets -1"),
+        ("glue/grid", "--seeds -1"),
+        ("diff/grid", "--densities nan"),
+        ("diff/grid", "--densities 0"),
+        ("diff/grid", "--quick -3"),
+        ("diff/serve_tasks", "--examples 0"),
+    ],
+)
 def test_numbers_of_scripts_are_refused(script, words, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
         module = program(script)
-        module.options_of(words.split()) if hasattr(module, "options_of") else _serve(module, words, monkeypatch)
+        module.options_of(words.split()) if hasattr(module, "options_of") else _serve(
+            module, words, monkeypatch
+        )
     assert end.value.code == 2 and "belongs there" in capsys.readouterr().err
 
 

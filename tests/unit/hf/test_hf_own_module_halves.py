@@ -1,4 +1,6 @@
-"""The stock Trainer with half of a method, on a user's own module around one or two encoders: refused by name, soon."""
+"""The stock Trainer with half of a method, on a user's own module around one or two encoders: refused by
+name, soon.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,19 @@ class TwoEncoders(nn.Module):
         self.head = nn.Linear(self.left.config.hidden_size, 2)
 
     def forward(self, first, second, labels):
-        pooled = [part(ids).last_hidden_state.mean(1) for part, ids in ((self.left, first % 20), (self.right, second % 20))]
+        pooled = [
+            part(ids).last_hidden_state.mean(1)
+            for part, ids in ((self.left, first % 20), (self.right, second % 20))
+        ]
         logits = self.head(pooled[0] * pooled[1])
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
 KINDS = {"pair": SentencePair, "two encoders": TwoEncoders}
-METHODS = {"relaxed": lambda heads: RelaxedSubset(heads, 3, COOLING), "concrete": lambda heads: ConcreteGates(heads, 3, 0.01)}
+METHODS = {
+    "relaxed": lambda heads: RelaxedSubset(heads, 3, COOLING),
+    "concrete": lambda heads: ConcreteGates(heads, 3, 0.01),
+}
 SAID = {"relaxed": "number of updates", "concrete": "penalty was in no loss"}
 
 
@@ -80,7 +88,9 @@ def test_two_encoders_without_the_callback(tmp_path, method, joint):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trainers_own_optimizer(tmp_path, kind):
-    """It gives the scores the model's learning rate: with the callback that is a training, without it none."""
+    """It gives the scores the model's learning rate: with the callback that is a training, without it
+    none.
+    """
     run = prepared(gated(kind, "relaxed"), tmp_path / "without", [], (None, None))
     with pytest.raises(HandshakeError, match=SAID["relaxed"]):
         run.train()

@@ -1,4 +1,6 @@
-"""The stock Trainer on a user's own module around Transformers models: outer weights, frozen weights, and the mean loss."""
+"""The stock Trainer on a user's own module around Transformers models: outer weights, frozen weights, and
+the mean loss.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from torch import nn
 
 from dsp_plugin.gating import ConcreteGates, RelaxedSubset, StraightThroughSubset
 from dsp_plugin.hf import gate_heads, head_map_of, switchboard_of
-from dsp_plugin.hf.trainer.mean_loss import declare_mean_loss, takes_mean
 from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
+from dsp_plugin.hf.trainer.mean_loss import declare_mean_loss, takes_mean
 
 METHODS = {
     "relaxed": lambda heads: RelaxedSubset(heads, 3, COOLING),
@@ -52,7 +54,9 @@ def stacked(rows):
     return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
-def prepared(folder, method="relaxed", joint=True, inner=False, of=None, dropout=True, recorder=False, **options):
+def prepared(
+    folder, method="relaxed", joint=True, inner=False, of=None, dropout=True, recorder=False, **options
+):
     """A Trainer of a Pair; `inner`: the gates hang at the encoder. `of`: what the optimizer is made of."""
     model = Pair()
     if not dropout:
@@ -93,7 +97,9 @@ def test_an_optimizer_of_a_part_is_refused(tmp_path, joint):
     with pytest.raises(ValueError, match="were put on a larger model"):
         prepared(tmp_path, joint=joint, of=lambda model: model.encoder)
     run = prepared(tmp_path, joint=joint, inner=True, of=lambda model: model.encoder)
-    with pytest.raises(ValueError, match=r"2 parameters of the model.*\(head.weight, head.bias\): give pruning_optimizers"):
+    with pytest.raises(
+        ValueError, match=r"2 parameters of the model.*\(head.weight, head.bias\): give pruning_optimizers"
+    ):
         run.train()
 
 
@@ -101,9 +107,15 @@ def test_the_gradient_is_that_of_the_mean_whatever_the_accumulation(tmp_path):
     found = []
     for batch, parts in ((8, 1), (4, 2), (2, 4)):
         run = prepared(
-            tmp_path, "straight-through", dropout=False, recorder=True, max_steps=1, max_grad_norm=0.0, per_device_train_batch_size=batch,
+            tmp_path,
+            "straight-through",
+            dropout=False,
+            recorder=True,
+            max_steps=1,
+            max_grad_norm=0.0,
+            per_device_train_batch_size=batch,
             gradient_accumulation_steps=parts,
-        )  # fmt: skip
+        )
         run.train()
         found.append(next(c for c in run.callback_handler.callbacks if isinstance(c, Recorder)).gradients[0])
     for other in found[1:]:
@@ -154,14 +166,23 @@ class Peft(nn.Module):
 
 @pytest.mark.parametrize(
     "make, mean",
-    [(Plain, True), (Pair, True), (Counts, False), (Says, False), (lambda: HandsOn("bert"), True), (lambda: HandsOn("gpt2"), False)],
+    [
+        (Plain, True),
+        (Pair, True),
+        (Counts, False),
+        (Says, False),
+        (lambda: HandsOn("bert"), True),
+        (lambda: HandsOn("gpt2"), False),
+    ],
     ids=["plain", "own head", "counts items", "says so", "hands on to a mean", "hands on to a count"],
 )
 def test_a_mean_is_told_from_a_loss_that_knows_the_count(make, mean):
     model = make()
     assert takes_mean(model) is mean
     declare_mean_loss(model)
-    assert getattr(model, "accepts_loss_kwargs", None) is (False if mean else True if isinstance(model, Says) else None)
+    assert getattr(model, "accepts_loss_kwargs", None) is (
+        False if mean else True if isinstance(model, Says) else None
+    )
 
 
 def test_an_adapters_model_is_looked_through():

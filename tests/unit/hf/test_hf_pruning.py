@@ -25,7 +25,7 @@ from dsp_plugin.hf import (
     record_of,
     save_pruned,
     switchboard_of,
-)  # fmt: skip
+)
 
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -42,7 +42,11 @@ def masked_and_pruned(family, implementation="sdpa", dtype=torch.float64):
 def auto_class(model):
     if model.config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return AutoModelForCausalLM if type(model).__name__.endswith(("CausalLM", "LMHeadModel")) else AutoModelForSequenceClassification
+    return (
+        AutoModelForCausalLM
+        if type(model).__name__.endswith(("CausalLM", "LMHeadModel"))
+        else AutoModelForSequenceClassification
+    )
 
 
 @families
@@ -63,20 +67,31 @@ def test_masked_is_pruned_is_reloaded_is_dense(family, tmp_path):
     assert removal.heads_after == int(keep.sum()) == sum(map(len, record_of(reloaded).values()))
     assert head_map_of(reloaded) == head_map_of(pruned)
     assert original_head_map(reloaded) == head_map_of(masked)
-    assert count_parameters(reloaded) == removal.parameters_after < removal.parameters_before == count_parameters(dense)
+    assert (
+        count_parameters(reloaded)
+        == removal.parameters_after
+        < removal.parameters_before
+        == count_parameters(dense)
+    )
 
 
 @families
 def test_eager_attention_too(family):
     # Llama's eager softmax is in single precision, where double precision's lowest number is minus infinity
-    masked, pruned, _, _ = masked_and_pruned(family, "eager", torch.float32 if family == "llama" else torch.float64)
+    masked, pruned, _, _ = masked_and_pruned(
+        family, "eager", torch.float32 if family == "llama" else torch.float64
+    )
     batch = batch_of(masked)
     with torch.no_grad():
-        torch.testing.assert_close(logits(pruned, batch), logits(masked, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10))
+        torch.testing.assert_close(
+            logits(pruned, batch), logits(masked, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10)
+        )
 
 
 @pytest.mark.parametrize("family", DECODERS)
-@pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 1}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str
+)
 def test_generation_with_a_cache(family, options):
     masked, pruned, _, _ = masked_and_pruned(family)
     batch = {name: value for name, value in batch_of(masked).items() if not name.startswith("decoder")}
@@ -95,7 +110,9 @@ def test_no_head_at_all_leaves_the_output_bias(family):
     gate_heads(model, FixedGates(torch.zeros(num_heads)))
     removal = prune_heads(pruned, [False] * num_heads)
     with torch.no_grad():
-        torch.testing.assert_close(logits(pruned, batch), logits(model, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10))
+        torch.testing.assert_close(
+            logits(pruned, batch), logits(model, batch), rtol=0, atol=TOLERANCE.get(family, 1e-10)
+        )
     assert removal.heads_after == head_map_of(pruned).num_heads == 0
 
 
@@ -131,7 +148,9 @@ def test_a_pruned_model_learns_and_filling_up_makes_it_stock(family):
         fill_heads(model)
         torch.testing.assert_close(logits(model, batch), after, rtol=0, atol=TOLERANCE.get(family, 1e-10))
     stock = tiny_model(family)
-    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in stock.named_parameters()}
+    assert {n: p.shape for n, p in model.named_parameters()} == {
+        n: p.shape for n, p in stock.named_parameters()
+    }
     assert record_of(model) is None and model.config._attn_implementation == "sdpa"
 
 
@@ -175,7 +194,9 @@ def test_an_adapter_or_a_quantised_projection_is_refused():
         prune_heads(model, [True] * 8)
 
 
-@pytest.mark.parametrize("keep, message", [(None, "which heads to keep was not said"), ([True] * 7, "expected 8 flags")])
+@pytest.mark.parametrize(
+    "keep, message", [(None, "which heads to keep was not said"), ([True] * 7, "expected 8 flags")]
+)
 def test_a_mask_that_does_not_fit_is_refused(keep, message):
     with pytest.raises(ValueError, match=message):
         prune_heads(tiny_model("bert"), keep)
@@ -189,7 +210,8 @@ def test_scores_that_nothing_has_trained_choose_no_heads():
         prune_heads(model)
     assert switchboard_of(model) is board  # as it was
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
-    board.load_state_dict(board.state_dict())  # scores out of a file were somebody's choice, as far as one can know
+    # scores out of a file were somebody's choice, as far as one can know
+    board.load_state_dict(board.state_dict())
     assert prune_heads(model).heads_after == 3
 
 

@@ -1,10 +1,12 @@
-"""Random inputs for models of many kinds: they run, are the same for one seed, and leave model and random states alone."""
+"""Random inputs for models of many kinds: they run, are the same for one seed, and leave model and random
+states alone.
+"""
 
 from __future__ import annotations
 
 import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
 
-from typing import Callable, Dict, Tuple
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,16 +23,30 @@ PIXELS = dict(image_size=32, patch_size=16)
 
 def whisper() -> T.PreTrainedModel:
     config = T.WhisperConfig(
-        vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=20, decoder_ffn_dim=20, num_mel_bins=8, max_source_positions=16, max_target_positions=32,
-        pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=3,
-    )  # fmt: skip
+        vocab_size=40,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=20,
+        decoder_ffn_dim=20,
+        num_mel_bins=8,
+        max_source_positions=16,
+        max_target_positions=32,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+    )
     return T.WhisperForConditionalGeneration(config)
 
 
 def wav2vec2() -> T.PreTrainedModel:
     convolutions = dict(conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2)
-    return T.Wav2Vec2Model(T.Wav2Vec2Config(**SMALL, **convolutions, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=4))
+    return T.Wav2Vec2Model(
+        T.Wav2Vec2Config(**SMALL, **convolutions, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=4)
+    )
 
 
 def clip() -> T.PreTrainedModel:
@@ -41,29 +57,46 @@ def clip() -> T.PreTrainedModel:
 def llava() -> T.PreTrainedModel:
     vision = T.CLIPVisionConfig(**SMALL, **PIXELS, projection_dim=8)
     text = T.LlamaConfig(**SMALL, vocab_size=40, num_key_value_heads=1, pad_token_id=1, eos_token_id=2)
-    return T.LlavaForConditionalGeneration(T.LlavaConfig(vision_config=vision, text_config=text, image_token_index=7))
+    return T.LlavaForConditionalGeneration(
+        T.LlavaConfig(vision_config=vision, text_config=text, image_token_index=7)
+    )
 
 
 def informer() -> T.PreTrainedModel:
     return T.TimeSeriesTransformerModel(
         T.TimeSeriesTransformerConfig(
-            prediction_length=3, context_length=6, lags_sequence=[1, 2], num_time_features=2, d_model=16, encoder_layers=1,
-            decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=20, decoder_ffn_dim=20,
+            prediction_length=3,
+            context_length=6,
+            lags_sequence=[1, 2],
+            num_time_features=2,
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=20,
+            decoder_ffn_dim=20,
         )
-    )  # fmt: skip
+    )
 
 
-KINDS: Dict[str, Tuple[Callable[[], T.PreTrainedModel], Tuple[str, ...]]] = {
+KINDS: dict[str, tuple[Callable[[], T.PreTrainedModel], tuple[str, ...]]] = {
     "encoder": (lambda: tiny_model("bert"), ("input_ids", "attention_mask", "token_type_ids")),
     "decoder": (lambda: tiny_model("llama"), ("input_ids", "attention_mask")),
     "encoder and decoder": (lambda: tiny_model("t5"), ("input_ids", "attention_mask", "decoder_input_ids")),
-    "boxes": (lambda: T.LayoutLMModel(T.LayoutLMConfig(**SMALL, vocab_size=40)), ("input_ids", "attention_mask", "bbox")),
+    "boxes": (
+        lambda: T.LayoutLMModel(T.LayoutLMConfig(**SMALL, vocab_size=40)),
+        ("input_ids", "attention_mask", "bbox"),
+    ),
     "images": (lambda: T.ViTModel(T.ViTConfig(**SMALL, **PIXELS)), ("pixel_values",)),
     "waves": (wav2vec2, ("input_values", "attention_mask")),
     "spectra": (whisper, ("input_features", "decoder_input_ids")),
     "images and text": (clip, ("input_ids", "attention_mask", "pixel_values")),
     "images within text": (llava, ("input_ids", "attention_mask", "pixel_values")),
-    "series": (informer, ("past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features")),
+    "series": (
+        informer,
+        ("past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"),
+    ),
 }
 
 
@@ -82,7 +115,10 @@ def test_every_kind_of_model_runs_with_them(kind):
     model.eval()(**inputs)
     again, other = random_inputs(model, seed=5), random_inputs(model, seed=6)
     assert all(torch.equal(again[name], inputs[name]) for name in inputs)
-    assert any(other[name].shape != inputs[name].shape or not torch.equal(other[name], inputs[name]) for name in inputs)
+    assert any(
+        other[name].shape != inputs[name].shape or not torch.equal(other[name], inputs[name])
+        for name in inputs
+    )
 
 
 def test_text_has_no_special_tokens_but_the_end_of_each_sequence():
@@ -101,7 +137,9 @@ def test_an_image_within_text_has_a_place_for_each_of_its_features():
 
 
 def test_one_example_where_a_model_takes_no_more():
-    model = T.GPT2ForSequenceClassification(T.GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, pad_token_id=None))
+    model = T.GPT2ForSequenceClassification(
+        T.GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, pad_token_id=None)
+    )
     assert random_inputs(model)["input_ids"].shape[0] == 1
 
 

@@ -1,8 +1,11 @@
-"""Two forward passes before one backward pass, as of sentence pairs, have the same gradients under checkpoints."""
+"""Two forward passes before one backward pass, as of sentence pairs, have the same gradients under
+checkpoints.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,14 +24,15 @@ def checkpointed(function: Callable[..., Any], reentrant: bool) -> Callable[...,
     return run
 
 
-def gradients(family: str, reentrant: Optional[bool]) -> Dict[str, Tensor]:
+def gradients(family: str, reentrant: bool | None) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = tiny_model(family)
     heads = head_map_of(model)
     gate_heads(model, RelaxedSubset(heads, heads.num_heads // 2, constant_temperature(1.0)))
     model.double().train()
     model.enable_input_require_grads()  # a reentrant checkpoint needs it
-    if reentrant is not None and family == "albert":  # which knows no checkpoints: somebody's own, around shared layers
+    # which knows no checkpoints: somebody's own, around shared layers
+    if reentrant is not None and family == "albert":
         for group in model.albert.encoder.albert_layer_groups:
             group.forward = checkpointed(group.forward, reentrant)
     elif reentrant is not None:
@@ -53,4 +57,6 @@ def test_two_passes_before_a_backward_pass(family, reentrant):
     plain, recomputed = gradients(family, None), gradients(family, reentrant)
     assert plain.keys() == recomputed.keys() and any(name.endswith("scores") for name in plain)
     for name, gradient in plain.items():
-        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-6, atol=1e-9, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            recomputed[name], gradient, rtol=1e-6, atol=1e-9, msg=lambda text: f"{name}: {text}"
+        )

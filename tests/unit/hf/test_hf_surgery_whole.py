@@ -20,7 +20,16 @@ from dsp_plugin.hf.heads.surgery.pruning import check_pruned, check_surgery
 
 FOLDER = str(Path(dsp_plugin.hf.__file__).parent)
 # a failure is put before every line of these; the lines that put things back are not among them
-FILES = {"pruning.py", "slices.py", "kept_heads.py", "gating.py", "frames.py", "heads_link.py", "empty_cache.py", "interface.py"}
+FILES = {
+    "pruning.py",
+    "slices.py",
+    "kept_heads.py",
+    "gating.py",
+    "frames.py",
+    "heads_link.py",
+    "empty_cache.py",
+    "interface.py",
+}
 
 
 def with_failure(step, run):
@@ -64,7 +73,9 @@ def pruned(family):
     return model
 
 
-@pytest.mark.parametrize("family, make", [("bert", gated), ("gpt2", gated), ("t5", gated), ("gpt2", tiny_model), ("bart", pruned)])
+@pytest.mark.parametrize(
+    "family, make", [("bert", gated), ("gpt2", gated), ("t5", gated), ("gpt2", tiny_model), ("bart", pruned)]
+)
 def test_an_interruption_at_any_step_leaves_the_model_as_it_was(family, make):
     other = make(family)
     keep = None if make is gated else [head % 2 == 0 for head in range(head_map_of(other).num_heads)]
@@ -111,7 +122,9 @@ def test_a_look_leaves_no_trace(family, make):
 
 
 def test_a_pruned_model_that_differs_is_put_back(monkeypatch):
-    """The rows of one head are taken for those of another: the look sees it, and gates and all are as before."""
+    """The rows of one head are taken for those of another: the look sees it, and gates and all are as
+    before.
+    """
     from dsp_plugin.hf.heads.surgery import pruning, slices
 
     def wrong(attentions, kept):
@@ -122,7 +135,9 @@ def test_a_pruned_model_that_differs_is_put_back(monkeypatch):
     batch = batch_of(model)
     expected, before = logits(model, batch), picture(model)
     monkeypatch.setattr(pruning, "cut", wrong)
-    with pytest.raises(ValueError, match="BertForSequenceClassification .*encoder.layer.0.attention differs by"):
+    with pytest.raises(
+        ValueError, match="BertForSequenceClassification .*encoder.layer.0.attention differs by"
+    ):
         prune_heads(model)
     assert same(picture(model), before)
     assert torch.equal(logits(model, batch), expected)
@@ -130,8 +145,11 @@ def test_a_pruned_model_that_differs_is_put_back(monkeypatch):
 
 def test_a_model_that_fails_after_the_cut_is_put_back(monkeypatch):
     model = tiny_model("gpt2")
-    monkeypatch.setattr("dsp_plugin.hf.heads.surgery.slices._set_sizes", lambda attention, heads: None)  # GPT-2 splits by an integer of its own
+    # GPT-2 splits by an integer of its own
+    monkeypatch.setattr("dsp_plugin.hf.heads.surgery.slices._set_sizes", lambda attention, heads: None)
     before = picture(model)
-    with pytest.raises(ValueError, match=r"GPT2LMHeadModel does not run without .* fails at h\.0\.attn \(RuntimeError"):
+    with pytest.raises(
+        ValueError, match=r"GPT2LMHeadModel does not run without .* fails at h\.0\.attn \(RuntimeError"
+    ):
         prune_heads(model, [True, True, True, False] * 2)
     assert same(picture(model), before)

@@ -1,8 +1,8 @@
-"""Options of the Trainer that a package, another option or a task speaks against: refused by name before anything is loaded."""
+"""Options of the Trainer that a package, another option or a task speaks against: refused by name before
+anything is loaded.
+"""
 
 from __future__ import annotations
-
-import hf_programs  # first: see there  isort: skip
 
 import dataclasses
 import shlex
@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+from dsp_plugin.hf.heads.training import training_steps
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments, SquadArguments
 from dsp_plugin.hf.programs.chassis.glue_work import GlueWork
 from dsp_plugin.hf.programs.chassis.parsing import _is_users, parse
 from dsp_plugin.hf.programs.chassis.squad_work import SquadWork
 from dsp_plugin.hf.programs.chassis.trainer_checks import check_trainer
-from dsp_plugin.hf.heads.training import training_steps
 
 GIVEN = "--model_name_or_path m --output_dir out --use_cpu --do_train --do_eval "
 
@@ -34,12 +34,18 @@ REFUSED = [
     ("--eval_do_concat_batches False", "--eval_do_concat_batches False: scores"),
     ("--batch_eval_metrics", "--batch_eval_metrics: scores"),
     ("--prediction_loss_only", "--prediction_loss_only leaves no predictions"),
-    ("--prediction_loss_only --do_eval False --metric_for_best_model f1", "--prediction_loss_only leaves no f1"),
+    (
+        "--prediction_loss_only --do_eval False --metric_for_best_model f1",
+        "--prediction_loss_only leaves no f1",
+    ),
     ("--metric_for_best_model accurcy", "--metric_for_best_model accurcy: MRPC has loss, accuracy, f1"),
     ("--metric_for_best_model F1", "--metric_for_best_model F1: MRPC has loss"),
     ("--metric_for_best_model ''", "--metric_for_best_model : MRPC has loss"),
     ("--metric_for_best_model eval_eval_f1", "--metric_for_best_model eval_eval_f1: MRPC has loss"),
-    ("--save_strategy best", "--save_strategy best needs --metric_for_best_model (one of loss, accuracy, f1) and --eval_strategy"),
+    (
+        "--save_strategy best",
+        "--save_strategy best needs --metric_for_best_model (one of loss, accuracy, f1) and --eval_strategy",
+    ),
     ("--save_strategy best --metric_for_best_model f1", "--save_strategy best needs"),
     ("--label_names odd", "--label_names odd: those of MRPC are labels"),
     ("--label_names labels odd", "--label_names labels odd: those"),
@@ -50,19 +56,31 @@ REFUSED = [
     ("--optim sgd --optim_args momentum=0.9,odd=1", "--optim_args odd=1 does nothing under --optim sgd"),
     ("--optim sgd --optim_args momentum=x", "--optim sgd --optim_args momentum=x: could not convert"),
     ("--optim_target_modules all-linear", "--optim_target_modules does nothing under --optim adamw_torch"),
-    ("--lr_scheduler_type warmup_stable_decay", "--lr_scheduler_type warmup_stable_decay: get_wsd_schedule() missing"),
+    (
+        "--lr_scheduler_type warmup_stable_decay",
+        "--lr_scheduler_type warmup_stable_decay: get_wsd_schedule() missing",
+    ),
     ("--lr_scheduler_type cosine_with_min_lr", "--lr_scheduler_type cosine_with_min_lr: One of"),
     ("--lr_scheduler_type polynomial --learning_rate 1e-8", "--lr_scheduler_type polynomial: lr_end"),
-    ('--lr_scheduler_kwargs \'{"a": 1}\'', "--lr_scheduler_type linear --lr_scheduler_kwargs {'a': 1}: "),
-    ('--gradient_checkpointing_kwargs \'{"a": 1}\'', "--gradient_checkpointing_kwargs a: there are context_fn"),
+    ("--lr_scheduler_kwargs '{\"a\": 1}'", "--lr_scheduler_type linear --lr_scheduler_kwargs {'a': 1}: "),
+    (
+        "--gradient_checkpointing_kwargs '{\"a\": 1}'",
+        "--gradient_checkpointing_kwargs a: there are context_fn",
+    ),
     ("--torch_compile_backend odd", "--torch_compile_backend odd: there are"),
     ("--torch_compile_mode odd", "--torch_compile_mode odd: there are default"),
     ("--dataloader_persistent_workers", "--dataloader_persistent_workers True is about worker processes"),
-    ("--dataloader_multiprocessing_context spawn", "--dataloader_multiprocessing_context spawn is about worker"),
+    (
+        "--dataloader_multiprocessing_context spawn",
+        "--dataloader_multiprocessing_context spawn is about worker",
+    ),
     ("--dataloader_prefetch_factor 2", "--dataloader_prefetch_factor"),
-    ('--accelerator_config \'{"gradient_accumulation_kwargs": {"num_steps": 4}}\'', "give --gradient_accumulation_steps 4"),
+    (
+        '--accelerator_config \'{"gradient_accumulation_kwargs": {"num_steps": 4}}\'',
+        "give --gradient_accumulation_steps 4",
+    ),
     ("--fsdp full_shard", "--fsdp"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("words, said", REFUSED, ids=[words for words, _ in REFUSED])
@@ -72,7 +90,9 @@ def test_what_cannot_be_is_refused_by_name(words, said):
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "codecarbon", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", ["wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "codecarbon", "tensorboard"]
+)
 def test_a_report_to_a_package_that_is_not_here(name, monkeypatch):
     import transformers.integrations.integration_utils as integrations
 
@@ -83,7 +103,10 @@ def test_a_report_to_a_package_that_is_not_here(name, monkeypatch):
         checked(f"--report_to {name}")
 
 
-@pytest.mark.parametrize("task, refused", [("STS-B", "STS-B's answers are numbers"), ("SQuAD", "SQuAD's answers are spans"), ("MNLI", None)])
+@pytest.mark.parametrize(
+    "task, refused",
+    [("STS-B", "STS-B's answers are numbers"), ("SQuAD", "SQuAD's answers are spans"), ("MNLI", None)],
+)
 def test_labels_that_are_none_are_not_smoothed(task, refused):
     if refused is None:
         assert checked("--label_smoothing_factor 0.1", task).label_smoothing_factor == 0.1
@@ -93,15 +116,29 @@ def test_labels_that_are_none_are_not_smoothed(task, refused):
 
 
 TAKEN = [
-    "", "--report_to none", "--report_to all", "--metric_for_best_model eval_f1", "--metric_for_best_model loss",
-    "--save_strategy best --metric_for_best_model f1 --eval_strategy epoch", "--prediction_loss_only --do_eval False",
-    "--label_names labels", "--optim sgd --optim_args momentum=0.9", "--optim adafactor", "--optim adagrad --optim_args lr_decay=0.1",
-    '--lr_scheduler_type warmup_stable_decay --lr_scheduler_kwargs \'{"num_decay_steps": 10}\'', "--warmup_steps 0.1",
-    "--lr_scheduler_type constant_with_warmup --warmup_steps 10", "--eval_strategy epoch --lr_scheduler_type reduce_lr_on_plateau",
-    '--gradient_checkpointing True --gradient_checkpointing_kwargs \'{"use_reentrant": false}\'', "--torch_compile_backend inductor",
-    "--torch_compile_mode reduce-overhead", "--dataloader_num_workers 1 --dataloader_persistent_workers --dataloader_prefetch_factor 2",
-    "--train_sampling_strategy group_by_length", "--bf16", "--full_determinism",
-]  # fmt: skip
+    "",
+    "--report_to none",
+    "--report_to all",
+    "--metric_for_best_model eval_f1",
+    "--metric_for_best_model loss",
+    "--save_strategy best --metric_for_best_model f1 --eval_strategy epoch",
+    "--prediction_loss_only --do_eval False",
+    "--label_names labels",
+    "--optim sgd --optim_args momentum=0.9",
+    "--optim adafactor",
+    "--optim adagrad --optim_args lr_decay=0.1",
+    "--lr_scheduler_type warmup_stable_decay --lr_scheduler_kwargs '{\"num_decay_steps\": 10}'",
+    "--warmup_steps 0.1",
+    "--lr_scheduler_type constant_with_warmup --warmup_steps 10",
+    "--eval_strategy epoch --lr_scheduler_type reduce_lr_on_plateau",
+    "--gradient_checkpointing True --gradient_checkpointing_kwargs '{\"use_reentrant\": false}'",
+    "--torch_compile_backend inductor",
+    "--torch_compile_mode reduce-overhead",
+    "--dataloader_num_workers 1 --dataloader_persistent_workers --dataloader_prefetch_factor 2",
+    "--train_sampling_strategy group_by_length",
+    "--bf16",
+    "--full_determinism",
+]
 
 
 @pytest.mark.parametrize("words", TAKEN)
@@ -110,10 +147,14 @@ def test_what_can_be_is_taken(words):
 
 
 def test_no_batch_is_no_training(tmp_path):
-    args = TrainingArguments(str(tmp_path), use_cpu=True, dataloader_drop_last=True, per_device_train_batch_size=8)
+    args = TrainingArguments(
+        str(tmp_path), use_cpu=True, dataloader_drop_last=True, per_device_train_batch_size=8
+    )
     for steps in (-1, 4):
         args.max_steps = steps
-        with pytest.raises(ValueError, match="--dataloader_drop_last leaves no batch: 7 examples are less than 8"):
+        with pytest.raises(
+            ValueError, match="--dataloader_drop_last leaves no batch: 7 examples are less than 8"
+        ):
             training_steps(args, 7)
         assert training_steps(args, 8) == (3 if steps < 0 else 4)
     assert training_steps(args, 0) == 4  # a stream says nothing of its length
@@ -141,9 +182,14 @@ def test_what_the_first_step_cannot_use_is_told_in_one_line(tmp_path, fails_at, 
 
 @pytest.mark.parametrize(
     "options, said",
-    [(dict(auto_find_batch_size=True), "--auto_find_batch_size changes the number of updates"),
-     (dict(activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True}), "use_reentrant true goes back")],
-)  # fmt: skip
+    [
+        (dict(auto_find_batch_size=True), "--auto_find_batch_size changes the number of updates"),
+        (
+            dict(activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True}),
+            "use_reentrant true goes back",
+        ),
+    ],
+)
 def test_what_gates_cannot_be_trained_under(tmp_path, options, said):
     from hf_training import gated, prepared
 

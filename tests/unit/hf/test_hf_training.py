@@ -1,4 +1,6 @@
-"""What the optimizer gets from the stock Trainer with gates: gradients, penalty, clipping, groups; against plain autograd."""
+"""What the optimizer gets from the stock Trainer with gates: gradients, penalty, clipping, groups; against
+plain autograd.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,17 @@ import torch
 pytest.importorskip("transformers")
 from hf_models import tiny_model  # isort: skip
 from hf_data import arguments, sentences, trainer
-from hf_training import DATA, LAMBDA, K, QuietConcrete, Recorder, expected_gradients, gated, prepared, scores_of
+from hf_training import (
+    DATA,
+    LAMBDA,
+    K,
+    QuietConcrete,
+    Recorder,
+    expected_gradients,
+    gated,
+    prepared,
+    scores_of,
+)
 
 from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers, training_steps
 
@@ -24,19 +36,29 @@ class Loud(QuietConcrete):
 # ---- the gradient
 
 
-@pytest.mark.parametrize("accumulation, scale", [(1, None), (4, None), (2, 1024.0)], ids=["plain", "accumulated", "scaled"])
+@pytest.mark.parametrize(
+    "accumulation, scale", [(1, None), (4, None), (2, 1024.0)], ids=["plain", "accumulated", "scaled"]
+)
 def test_the_penalty_counts_once_an_update_beside_the_mean_loss(accumulation, scale, tmp_path):
     model = gated(lambda heads: QuietConcrete(heads, K, LAMBDA), dropout=False)
     rows = DATA[:8]
     expected = expected_gradients(model, rows)
     recorder = Recorder(model)
     run = prepared(
-        model, tmp_path, rows, recorder=recorder, max_grad_norm=0.0, max_steps=1,
-        gradient_accumulation_steps=accumulation, per_device_train_batch_size=8 // accumulation,
-    )  # fmt: skip
+        model,
+        tmp_path,
+        rows,
+        recorder=recorder,
+        max_grad_norm=0.0,
+        max_steps=1,
+        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=8 // accumulation,
+    )
     if scale is not None:  # as --fp16 has it on a GPU
         run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        run.accelerator.unscale_gradients = lambda optimizer=None: run.accelerator.scaler.unscale_(run.optimizer.optimizer)
+        run.accelerator.unscale_gradients = lambda optimizer=None: run.accelerator.scaler.unscale_(
+            run.optimizer.optimizer
+        )
     run.train()
     (found,) = recorder.gradients
     assert found.keys() == expected.keys()
@@ -63,7 +85,11 @@ def test_the_gradient_is_that_of_the_mean_loss_whatever_the_accumulation(task, a
     expected = expected_gradients(model, rows)
     recorder = Recorder(model)
     args = arguments(
-        tmp_path, max_grad_norm=0.0, max_steps=1, gradient_accumulation_steps=accumulation, per_device_train_batch_size=8 // accumulation
+        tmp_path,
+        max_grad_norm=0.0,
+        max_steps=1,
+        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=8 // accumulation,
     )
     trainer(model, args, rows, [recorder], pruning_optimizers(model, args, 1, None, True)).train()
     for name in expected:
@@ -83,7 +109,16 @@ def test_scores_are_clipped_apart(gates, tmp_path):
     own, limit = norm(expected.values()), 0.5
     assert own > 2 * limit  # so that clipping is at work
     recorder = Recorder(model)
-    run = prepared(model, tmp_path, DATA[:4], recorder=recorder, max_grad_norm=limit, max_steps=1, logging_strategy="steps", logging_steps=1)
+    run = prepared(
+        model,
+        tmp_path,
+        DATA[:4],
+        recorder=recorder,
+        max_grad_norm=limit,
+        max_steps=1,
+        logging_strategy="steps",
+        logging_steps=1,
+    )
     run.train()
     (found,) = recorder.gradients
     coefficient = limit / (own + 1e-6)
@@ -138,10 +173,18 @@ def test_without_gates_it_is_the_trainers_own_optimizer(tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(models[0].parameters(), models[1].parameters()))
 
 
-@pytest.mark.parametrize("examples, options", [
-    (16, {}), (17, {"num_train_epochs": 2.5}), (17, {"gradient_accumulation_steps": 3}), (3, {"gradient_accumulation_steps": 4}),
-    (18, {"dataloader_drop_last": True}), (18, {"max_steps": 7}), (33, {"per_device_train_batch_size": 5, "num_train_epochs": 3}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "examples, options",
+    [
+        (16, {}),
+        (17, {"num_train_epochs": 2.5}),
+        (17, {"gradient_accumulation_steps": 3}),
+        (3, {"gradient_accumulation_steps": 4}),
+        (18, {"dataloader_drop_last": True}),
+        (18, {"max_steps": 7}),
+        (33, {"per_device_train_batch_size": 5, "num_train_epochs": 3}),
+    ],
+)
 def test_training_steps_are_the_trainers(examples, options, tmp_path):
     args = arguments(tmp_path, **options)
     run = trainer(tiny_model("bert", dtype=torch.float32), args, sentences(examples))
@@ -149,12 +192,27 @@ def test_training_steps_are_the_trainers(examples, options, tmp_path):
     assert training_steps(args, examples) == steps
 
 
-@pytest.mark.parametrize("method, joint, options, rate, said", [
-    ("relaxed", True, {"optim": "adafactor"}, 0.1, "--optim must be adamw_torch or adamw_torch_fused.*adafactor"),
-    ("relaxed", True, {}, 0.0, "--pruning_lr must be above 0 and finite, got 0.0"),
-    ("relaxed", True, {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}, 0.1, "not a function of the number of updates"),
-    ("ranked", False, {}, 0.1, "nothing is left to train"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, joint, options, rate, said",
+    [
+        (
+            "relaxed",
+            True,
+            {"optim": "adafactor"},
+            0.1,
+            "--optim must be adamw_torch or adamw_torch_fused.*adafactor",
+        ),
+        ("relaxed", True, {}, 0.0, "--pruning_lr must be above 0 and finite, got 0.0"),
+        (
+            "relaxed",
+            True,
+            {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"},
+            0.1,
+            "not a function of the number of updates",
+        ),
+        ("ranked", False, {}, 0.1, "nothing is left to train"),
+    ],
+)
 def test_what_the_optimizer_refuses(method, joint, options, rate, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         pruning_optimizers(gated(method), arguments(tmp_path, **options), 4, rate, joint)

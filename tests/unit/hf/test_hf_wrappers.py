@@ -90,18 +90,27 @@ def other_forward():
 
 PROJECTIONS = {
     "weight_norm": (lambda: weight_norm(nn.Linear(4, 4)), "remove_weight_norm"),
-    "weight_norm, parametrized": (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), "remove_parametrizations"),
+    "weight_norm, parametrized": (
+        lambda: parametrizations.weight_norm(nn.Linear(4, 4)),
+        "remove_parametrizations",
+    ),
     "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(4, 4)), "remove_parametrizations"),
     "spectral_norm": (lambda: spectral_norm(nn.Linear(4, 4)), "remove_spectral_norm"),
     "torch prune": (lambda: prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5), r"prune\.remove"),
-    "torch prune of the bias": (lambda: prune.random_unstructured(nn.Linear(4, 4), "bias", 0.5), r"prune\.remove"),
+    "torch prune of the bias": (
+        lambda: prune.random_unstructured(nn.Linear(4, 4), "bias", 0.5),
+        r"prune\.remove",
+    ),
     "another module": (lambda: nn.Conv1d(4, 4, 1), "is a Conv1d.*merge"),
     "integers": (lambda: _integer_weights(), "quantisation"),
     "another forward": (Scaled, "is a Scaled, which computes something else"),
     "tensors of its own": (Extra, "factor"),
     "forward of the instance": (other_forward, "put in place of its own"),
     "a hook with weights": (adapter_hook, "forward hook with weights"),
-    "a partial with weights": (lambda: with_hook(functools.partial(_add, nn.Parameter(torch.ones(4)))), "forward hook"),
+    "a partial with weights": (
+        lambda: with_hook(functools.partial(_add, nn.Parameter(torch.ones(4)))),
+        "forward hook",
+    ),
 }
 
 
@@ -141,7 +150,13 @@ def test_plain_projections_pass():
         def watch(self, module, args, output):
             self.seen = output
 
-    for module in (nn.Linear(4, 4), nn.Linear(4, 4, bias=False), Quiet(4, 4), with_hook(lambda *_: None), Watcher().inner):
+    for module in (
+        nn.Linear(4, 4),
+        nn.Linear(4, 4, bias=False),
+        Quiet(4, 4),
+        with_hook(lambda *_: None),
+        Watcher().inner,
+    ):
         check_projection("layer.3", module)
     for part in tiny_model("gpt2").modules():
         if type(part).__name__ == "Conv1D":
@@ -157,7 +172,12 @@ def test_weights_without_values_are_refused_by_name():
 def test_a_quantised_model_is_refused_by_what_is_in_the_way():
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    config = BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     model = torch.ao.quantization.quantize_dynamic(BertModel(config), {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(ValueError, match="BertModel is not supported: .*layer.0.attention.self.*plain weights only.*quantisation"):
+    with pytest.raises(
+        ValueError,
+        match="BertModel is not supported: .*layer.0.attention.self.*plain weights only.*quantisation",
+    ):
         head_map_of(model)

@@ -38,9 +38,16 @@ def test_what_has_a_successor_is_renamed(old, new):
 
 
 def test_what_lost_its_meaning_is_left_out_and_named():
-    words, notes = modern("--model_type bert --overwrite_cache --output_dir out --fp16_opt_level O1 --save-safetensors")
+    words, notes = modern(
+        "--model_type bert --overwrite_cache --output_dir out --fp16_opt_level O1 --save-safetensors"
+    )
     assert words == ["--output_dir", "out"]
-    assert [note.split()[0] for note in notes] == ["--model_type", "--overwrite_cache", "--fp16_opt_level", "--save-safetensors"]
+    assert [note.split()[0] for note in notes] == [
+        "--model_type",
+        "--overwrite_cache",
+        "--fp16_opt_level",
+        "--save-safetensors",
+    ]
     assert all(" is ignored: " in note for note in notes)
 
 
@@ -56,7 +63,9 @@ def test_flags_of_the_program_itself_are_not_touched():
     assert modern(others) == (others.split(), [])
 
 
-@pytest.mark.parametrize("words", ["--per_gpu_train_batch_size", "--model_type --seed 1", "--no_cuda --model_type"])
+@pytest.mark.parametrize(
+    "words", ["--per_gpu_train_batch_size", "--model_type --seed 1", "--no_cuda --model_type"]
+)
 def test_an_old_flag_without_its_value_is_named(words):
     with pytest.raises(ValueError, match=r"--(per_gpu_train_batch_size|model_type) needs a value"):
         modern(words)

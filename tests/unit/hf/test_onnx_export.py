@@ -12,7 +12,9 @@ import torch
 
 pytest.importorskip("transformers")
 for _package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(_package, reason="ONNX export needs onnx, onnxscript and onnxruntime: `make venv` installs them")
+    pytest.importorskip(
+        _package, reason="ONNX export needs onnx, onnxscript and onnxruntime: `make venv` installs them"
+    )
 
 import onnx
 import onnxruntime
@@ -34,7 +36,9 @@ TOKENS = 6
 
 @pytest.fixture(scope="module")
 def exported(request, tmp_path_factory):
-    """One family: the masked and the pruned model, the folder, the certificate. The second block has no head."""
+    """One family: the masked and the pruned model, the folder, the certificate. The second block has no
+    head.
+    """
     masked = tiny_model(request.param, dtype=torch.float32)
     blocks = [block.num_heads for block in head_map_of(masked).blocks]
     pruned = copy.deepcopy(masked)
@@ -60,7 +64,11 @@ def session(folder, name="model.onnx"):
 
 
 def past(outputs):
-    return {name.replace("present", "past_key_values"): value for name, value in outputs.items() if "present" in name}
+    return {
+        name.replace("present", "past_key_values"): value
+        for name, value in outputs.items()
+        if "present" in name
+    }
 
 
 @of_all
@@ -85,7 +93,9 @@ def test_the_graph_is_as_small_as_the_pruned_model(exported):
         if tensor.data_type == onnx.TensorProto.FLOAT
     )
     # an embedding matrix that is shared may be in both graphs, and once more transposed
-    copies = {"bert": 0, "gpt2": 1, "bart": 2}[exported.family] * exported.pruned.get_input_embeddings().weight.numel()
+    copies = {"bert": 0, "gpt2": 1, "bart": 2}[
+        exported.family
+    ] * exported.pruned.get_input_embeddings().weight.numel()
     small, whole = (count_parameters(model) for model in (exported.pruned, exported.masked))
     assert weights <= small + copies < whole + copies - 1000
 
@@ -145,7 +155,9 @@ def test_blocks_without_heads_have_no_cache(exported):
         of_kind = [b for b in blocks if b.kind == ("decoder-cross" if kind == ".encoder" else "decoder-self")]
         for layer, block in enumerate(of_kind):
             if block.num_heads:
-                expected |= {f"past_key_values.{layer}{kind}.{part}": block.num_heads for part in ("key", "value")}
+                expected |= {
+                    f"past_key_values.{layer}{kind}.{part}": block.num_heads for part in ("key", "value")
+                }
     assert heads == expected
     assert [o for o in step.outputs if "encoder" in o] == []
 
@@ -185,8 +197,12 @@ def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 def test_an_encoder_decoder_that_does_not_generate_is_refused(tmp_path):
-    sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
-    config = BartConfig(vocab_size=VOCABULARY, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=16, **sizes)
+    sizes = dict(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2
+    )
+    config = BartConfig(
+        vocab_size=VOCABULARY, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=16, **sizes
+    )
     with pytest.raises(ValueError, match="BartForSequenceClassification cannot be exported to ONNX.*dense"):
         export_onnx(BartForSequenceClassification(config), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -195,7 +211,9 @@ def test_an_encoder_decoder_that_does_not_generate_is_refused(tmp_path):
 def test_a_decoder_whose_layers_are_not_numbered_is_refused(tmp_path):
     model = tiny_model("gpt-neo")
     gate_heads(model, FixedGates(torch.ones(head_map_of(model).num_heads)))
-    with pytest.raises(ValueError, match="GPTNeoForCausalLM cannot be exported to ONNX: .* which layer of a cache"):
+    with pytest.raises(
+        ValueError, match="GPTNeoForCausalLM cannot be exported to ONNX: .* which layer of a cache"
+    ):
         export_onnx(model, tmp_path / "onnx", [batch_of(model)], "random ids")
 
 

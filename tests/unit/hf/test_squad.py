@@ -82,7 +82,9 @@ def test_bad_input_is_named_with_its_place(tmp_path):
     assert damage(tmp_path, lambda p: p.pop("context")) == f"{at}: no 'context'"
     assert f"{at}.qas[2]: no 'question'" in damage(tmp_path, lambda p: p["qas"][2].pop("question"))
     assert f"{at}.qas: str where list belongs" in damage(tmp_path, lambda p: p.update(qas="none"))
-    assert f"{at}.qas[0]: int where an object belongs" in damage(tmp_path, lambda p: p["qas"].__setitem__(0, 3))
+    assert f"{at}.qas[0]: int where an object belongs" in damage(
+        tmp_path, lambda p: p["qas"].__setitem__(0, 3)
+    )
     said = damage(tmp_path, lambda p: p["qas"][1]["answers"][0].update(answer_start="4"))
     assert f"{at}.qas[1].answers[0].answer_start: str where int belongs" in said
     assert "has no answers" in damage(tmp_path, lambda p: p["qas"][0].update(answers=[]))
@@ -125,7 +127,8 @@ def test_windows_overlap_as_the_stride_says(tokenizer):
     assert windows[-1][-1] == "war"
     assert {data[i]["input_ids"][0] for i in range(len(data))} == {tokenizer.cls_token_id}
     assert data.lengths().max() == 20
-    # the answer is words 18 and 19: whole in the windows that start at 6, 12 and 18, after 5 tokens of other things
+    # the answer is words 18 and 19: whole in the windows that start at 6, 12 and 18, after 5 tokens of other
+    # things
     assert spans(data) == [(0, 0), (17, 18), (11, 12), (5, 6), (0, 0), (0, 0)]
 
 
@@ -143,7 +146,11 @@ def test_an_answer_that_a_window_cuts_is_not_in_it(tokenizer):
 
 def test_spaces_around_an_answer_and_words_of_several_tokens(tokenizer):
     context = "The  photosynthesizers  of Zürich (1999) were rare."
-    for answer, span in ((" photosynthesizers ", "photosynthesizers"), ("Zürich (1999", "Zürich (1999"), ("1999", "1999")):
+    for answer, span in (
+        (" photosynthesizers ", "photosynthesizers"),
+        ("Zürich (1999", "Zürich (1999"),
+        ("1999", "1999"),
+    ):
         data = SquadDataset([ask(answer, context=context)], tokenizer, max_seq_length=64)
         (start, end), (first, offsets) = spans(data)[0], data.context_of(0)
         assert context[offsets[start - first, 0] : offsets[end - first, 1]] == span
@@ -170,7 +177,9 @@ def test_xlnets_windows_end_with_cls_and_places_still_count_from_the_left():
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A [SEP] [CLS]", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=special
     )
-    data = SquadDataset([ask("fish horse"), ask("red", context="the red")], tokenizer, max_seq_length=20, doc_stride=6)
+    data = SquadDataset(
+        [ask("fish horse"), ask("red", context="the red")], tokenizer, max_seq_length=20, doc_stride=6
+    )
     assert words_of(data, 2, tokenizer) == WORDS[12:26]
     assert spans(data)[:4] == [(19, 19), (16, 17), (10, 11), (4, 5)]
     batch = DataCollatorWithPadding(tokenizer)([data[i] for i in range(len(data))])
@@ -195,7 +204,9 @@ def test_answers_of_labels_are_the_answers(tmp_path, tokenizer):
 
 
 def test_longest_first_gives_the_same_answers(tokenizer, tmp_path):
-    """The same windows with the same random logits, each where it is: the same candidates of every question."""
+    """The same windows with the same random logits, each where it is: the same candidates of every
+    question.
+    """
     write_squad(tmp_path / "dev.json", paragraphs=3)
     questions = read_squad(tmp_path / "dev.json")
     given = SquadDataset(questions, tokenizer, max_seq_length=24, doc_stride=6)
@@ -335,10 +346,18 @@ def test_the_best_answer_counts_and_missing_predictions_count_nothing():
 def against_torchmetrics(questions, predictions):
     torchmetrics = pytest.importorskip("torchmetrics.functional.text")
     target = [
-        {"id": q.id, "answers": {"text": [a.text for a in q.answers], "answer_start": [a.start for a in q.answers]}} for q in questions
+        {
+            "id": q.id,
+            "answers": {"text": [a.text for a in q.answers], "answer_start": [a.start for a in q.answers]},
+        }
+        for q in questions
     ]
-    found = torchmetrics.squad([{"id": identity, "prediction_text": text} for identity, text in predictions.items()], target)
-    assert score(questions, predictions) == pytest.approx({name: value.item() for name, value in found.items()}, abs=1e-3)
+    found = torchmetrics.squad(
+        [{"id": identity, "prediction_text": text} for identity, text in predictions.items()], target
+    )
+    assert score(questions, predictions) == pytest.approx(
+        {name: value.item() for name, value in found.items()}, abs=1e-3
+    )
 
 
 def test_scores_against_torchmetrics():
@@ -346,7 +365,8 @@ def test_scores_against_torchmetrics():
     words = ["the", "cat", "Dog,", "a", "bird's", "1,000"]
 
     def text():
-        return "x " + " ".join(rng.choice(words, rng.integers(1, 5)))  # with x, neither side normalises to nothing
+        # with x, neither side normalises to nothing
+        return "x " + " ".join(rng.choice(words, rng.integers(1, 5)))
 
     questions = [Question(str(i), "", "", tuple(Answer(text(), 0) for _ in range(3))) for i in range(60)]
     against_torchmetrics(questions, {question.id: text() for question in questions})
@@ -359,7 +379,11 @@ def test_prediction_files(tmp_path, tokenizer):
     assert json.loads((tmp_path / "out/predictions.json").read_text()) == predictions
     assert list(predictions) == ["q", "r"]
     nbest = json.loads((tmp_path / "out/nbest_predictions.json").read_text())
-    assert nbest["q"][0]["text"] == predictions["q"] and set(nbest["q"][0]) == {"text", "score", "probability"}
+    assert nbest["q"][0]["text"] == predictions["q"] and set(nbest["q"][0]) == {
+        "text",
+        "score",
+        "probability",
+    }
 
 
 def test_the_real_files(data_dir, tokenizer):

@@ -1,4 +1,6 @@
-"""--print-alignment, `alignment_layer` and `alignment_heads`: a masked model's are those of the model without its dead heads."""
+"""--print-alignment, `alignment_layer` and `alignment_heads`: a masked model's are those of the model
+without its dead heads.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from dsp_plugin.mt.surgery.pruning import prepare, remove_heads
 
 @pytest.fixture(scope="module")
 def pair(tiny_data):
-    """(task, masked, pruned) with 7 of 24 heads; the last decoder layer has two in its cross-attention, layer 0 none."""
+    """(task, masked, pruned) with 7 of 24 heads; the last decoder layer has two in its cross-attention,
+    layer 0 none.
+    """
     keep = torch.zeros(24, dtype=torch.bool)
     keep[[0, 3, 5, 12, 15, 17, 22]] = True  # encoder-self 0-7, decoder-cross 8-15, decoder-self 16-23
     task, masked = build_dsp(tiny_data, num_of_heads=7)
@@ -26,14 +30,21 @@ def pair(tiny_data):
         masked.gating.gates.scores.copy_(keep.float() + 0.1 * torch.arange(24) / 24)
     record = encode_kept_heads(head_map_of(masked).kept_by_block(keep))
     _, pruned = build_dsp(tiny_data, kept_heads=record)
-    state = {"model": masked.state_dict(), "cfg": {"model": {**model_options(masked), "_name": "dsp_transformer"}}}
+    state = {
+        "model": masked.state_dict(),
+        "cfg": {"model": {**model_options(masked), "_name": "dsp_transformer"}},
+    }
     pruned.load_state_dict(remove_heads(prepare(state), keep).state["model"])
     return task, masked.double().eval(), pruned.double().eval()
 
 
 def model_options(model) -> dict:
     names = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
-    sizes = {f"{side}_{name}": getattr(model.encoder.cfg, f"{side}_{name}") for side in ("encoder", "decoder") for name in names}
+    sizes = {
+        f"{side}_{name}": getattr(model.encoder.cfg, f"{side}_{name}")
+        for side in ("encoder", "decoder")
+        for name in names
+    }
     return {**sizes, "num_of_heads": 7, "joint_pruning": True, "share_all_embeddings": True}
 
 
@@ -45,7 +56,8 @@ def test_alignment_layer_and_heads(pair, layer, heads):
     for model in (masked, pruned):
         model.decoder.make_generation_fast_(need_attn=True)
     found, expected = (
-        model(**sample, alignment_layer=layer, alignment_heads=heads)[1]["attn"][0] for model in (masked, pruned)
+        model(**sample, alignment_layer=layer, alignment_heads=heads)[1]["attn"][0]
+        for model in (masked, pruned)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     even = bool((found == found[0, 0]).all(-1)[0].all())
@@ -59,7 +71,9 @@ def test_print_alignment(pair, kind):
     told = []
     for model in (masked, pruned):
         model.make_generation_fast_(beamable_mm_beam_size=None, need_attn=kind)
-        generator = task.build_generator([model], Namespace(beam=3, print_alignment=kind, max_len_a=1, max_len_b=4))
+        generator = task.build_generator(
+            [model], Namespace(beam=3, print_alignment=kind, max_len_a=1, max_len_b=4)
+        )
         hypotheses = generator.generate([model], sample)
         told.append([(best["tokens"].tolist(), best["alignment"]) for best, *_ in hypotheses])
     for (tokens, alignment), (expected_tokens, expected) in zip(*told):
@@ -67,6 +81,8 @@ def test_print_alignment(pair, kind):
         if kind == "hard":
             assert torch.equal(torch.as_tensor(alignment), torch.as_tensor(expected))
         else:
-            both = (torch.tensor([[float(p) for p in word] for word in words]) for words in (alignment, expected))
+            both = (
+                torch.tensor([[float(p) for p in word] for word in words]) for words in (alignment, expected)
+            )
             torch.testing.assert_close(*both, rtol=0, atol=2e-6)
     assert any(len(alignment) for _, alignment in told[0])

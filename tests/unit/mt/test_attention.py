@@ -1,4 +1,6 @@
-"""Gated attention beside fairseq's own module with the same weights. Shapes are those of `attention_twins`."""
+"""Gated attention beside fairseq's own module with the same weights. Shapes are those of
+`attention_twins`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_same_parameters_and_names_as_stock():
 def test_self_attention(pad, mask):
     stock, gated = twins("self")
     x = torch.randn(T, B, C)
-    key_padding_mask = None if pad is None else padding(B, T).to(torch.bool if pad == "bool" else torch.float64)
+    key_padding_mask = (
+        None if pad is None else padding(B, T).to(torch.bool if pad == "bool" else torch.float64)
+    )
     attn_mask = None if mask is None else causal(T) if mask == "float" else causal(T).bool()
     options = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "need_weights": False}
     expected, none = stock(x, x, x, **options)
@@ -37,7 +41,9 @@ def test_self_attention(pad, mask):
     assert weights is None
 
 
-@pytest.mark.parametrize("options", [{}, {"kdim": 8, "vdim": 8}], ids=["same-size", "encoder-of-another-size"])
+@pytest.mark.parametrize(
+    "options", [{}, {"kdim": 8, "vdim": 8}], ids=["same-size", "encoder-of-another-size"]
+)
 @pytest.mark.parametrize("pad", [False, True])
 def test_cross_attention(options, pad):
     stock, gated = twins("cross", **options)
@@ -58,7 +64,9 @@ def test_gradients(kind):
         q, m = query.clone().requires_grad_(), memory.clone().requires_grad_()
         attn_mask = causal(T) if kind == "self" else None
         k = q if kind == "self" else m
-        output, _ = module(q, k, k, key_padding_mask=key_padding_mask, attn_mask=attn_mask, need_weights=False)
+        output, _ = module(
+            q, k, k, key_padding_mask=key_padding_mask, attn_mask=attn_mask, need_weights=False
+        )
         (output * probe).sum().backward()
         inputs = {"query": q.grad, "memory": m.grad} if kind == "cross" else {"query": q.grad}
         gradients.append({**inputs, **{name: p.grad for name, p in module.named_parameters()}})
@@ -182,14 +190,21 @@ def test_the_cross_attention_cache_of_a_beam_search(beam, weights):
     modules = twins("cross")
     modules[1].make_generation_fast_(need_attn=weights)
     memory, pad = torch.randn(S, sentences, C), padding(sentences, S)
-    spread = torch.arange(sentences).repeat_interleave(beam)  # what fairseq's search does to the encoder output
+    # what fairseq's search does to the encoder output
+    spread = torch.arange(sentences).repeat_interleave(beam)
     queries = torch.randn(6, sentences * beam, C)
     inside = (torch.arange(sentences)[:, None] * beam + torch.randint(beam, (sentences, beam))).view(-1)
     shrunk = torch.arange(beam, sentences * beam)  # sentence 0 has finished
     results = []
     for module in modules:
         module.set_beam_size(beam)
-        state, key, key_pad, rows, out = {}, memory[:, spread], pad[spread], torch.arange(sentences * beam), []
+        state, key, key_pad, rows, out = (
+            {},
+            memory[:, spread],
+            pad[spread],
+            torch.arange(sentences * beam),
+            [],
+        )
         for t, query in enumerate(queries):
             if t in (2, 4):
                 order = inside if t == 2 else shrunk
@@ -197,7 +212,13 @@ def test_the_cross_attention_cache_of_a_beam_search(beam, weights):
                 key, key_pad, rows = key[:, order], key_pad[order], rows[order] if t == 4 else rows
             step = query[None, rows]
             output, attention = module(
-                step, key, key, key_padding_mask=key_pad, incremental_state=state, static_kv=True, need_weights=weights
+                step,
+                key,
+                key,
+                key_padding_mask=key_pad,
+                incremental_state=state,
+                static_kv=True,
+                need_weights=weights,
             )
             out.append((output, attention))
         results.append(out)
@@ -212,19 +233,29 @@ def test_the_cross_attention_cache_of_a_beam_search(beam, weights):
     # and it is the cross-attention of the whole: nothing is lost in the cache
     module = modules[1]
     module.set_beam_size(1)
-    direct = module(queries[:1, :beam], memory[:, :1].expand(S, beam, C), memory[:, :1].expand(S, beam, C), static_kv=True)[0]
+    direct = module(
+        queries[:1, :beam], memory[:, :1].expand(S, beam, C), memory[:, :1].expand(S, beam, C), static_kv=True
+    )[0]
     close(results[1][0][0][:, :beam], direct)
 
 
 def test_hypotheses_that_share_a_source_with_an_attention_mask():
-    """Several queries a hypothesis, as with a forced prefix: equal to a source repeated for every hypothesis."""
+    """Several queries a hypothesis, as with a forced prefix: equal to a source repeated for every
+    hypothesis.
+    """
     _, gated = twins("cross")
     sentences, beam = 2, 3
-    query, memory, pad = torch.randn(T, sentences * beam, C), torch.randn(S, sentences, C), padding(sentences, S)
+    query, memory, pad = (
+        torch.randn(T, sentences * beam, C),
+        torch.randn(S, sentences, C),
+        padding(sentences, S),
+    )
     spread = torch.arange(sentences).repeat_interleave(beam)
     attn_mask = torch.zeros(T, S).masked_fill_(torch.rand(T, S) < 0.3, float("-inf"))
     attn_mask[:, 0] = 0
-    expected, _ = gated(query, memory[:, spread], memory[:, spread], key_padding_mask=pad[spread], attn_mask=attn_mask)
+    expected, _ = gated(
+        query, memory[:, spread], memory[:, spread], key_padding_mask=pad[spread], attn_mask=attn_mask
+    )
     output, _ = gated(query, memory, memory, key_padding_mask=pad, attn_mask=attn_mask)
     close(output, expected)
 
@@ -266,7 +297,9 @@ def test_dropout_kept_at_inference_where_fairseq_is_told_so():
     assert not torch.equal(gated(x, x, x)[0], gated(x, x, x)[0])
 
 
-@pytest.mark.parametrize("option", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"xformers_att_config": "{}"}])
+@pytest.mark.parametrize(
+    "option", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"xformers_att_config": "{}"}]
+)
 def test_options_that_gates_do_not_cover(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         GatedMultiheadAttention(C, H, **option)

@@ -29,7 +29,11 @@ def by_hand(module, query, key, gates, attn_mask=None):
             def project(layer, x):
                 return x @ layer.weight[rows].T + layer.bias[rows]
 
-            q, k, v = project(module.q_proj, query[:, b]), project(module.k_proj, key[:, b]), project(module.v_proj, key[:, b])
+            q, k, v = (
+                project(module.q_proj, query[:, b]),
+                project(module.k_proj, key[:, b]),
+                project(module.v_proj, key[:, b]),
+            )
             logits = q @ k.T / D**0.5
             if attn_mask is not None:
                 logits = logits + attn_mask
@@ -97,12 +101,18 @@ def test_full_precision_gates_on_a_half_precision_block(dtype):
 def test_fewer_heads_equal_closed_gates(kind, kept):
     _, full = twins(kind)
     full.read_gates = lambda: torch.tensor([float(head in kept) for head in range(H)])
-    small = GatedMultiheadAttention(C, H, **({"self_attention": True} if kind == "self" else {"encoder_decoder_attention": True}))
+    small = GatedMultiheadAttention(
+        C, H, **({"self_attention": True} if kind == "self" else {"encoder_decoder_attention": True})
+    )
     small.resize(len(kept))
     assert small.num_heads == len(kept) and small.head_dim == D
     rows = torch.tensor([head * D + i for head in kept for i in range(D)])
     state = {
-        name: value[:, rows] if name == "out_proj.weight" else value if name == "out_proj.bias" else value[rows]
+        name: value[:, rows]
+        if name == "out_proj.weight"
+        else value
+        if name == "out_proj.bias"
+        else value[rows]
         for name, value in full.state_dict().items()
     }
     small.load_state_dict(state)
@@ -120,7 +130,10 @@ def test_an_encoder_of_another_size_keeps_its_size_when_resized():
     module.resize(1)
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if name.endswith("weight")}
     assert shapes == {
-        "k_proj.weight": (D, 8), "v_proj.weight": (D, 10), "q_proj.weight": (D, C), "out_proj.weight": (C, D)
+        "k_proj.weight": (D, 8),
+        "v_proj.weight": (D, 10),
+        "q_proj.weight": (D, C),
+        "out_proj.weight": (C, D),
     }
 
 
@@ -148,7 +161,9 @@ class TestNoHeads:
     def test_it_equals_the_module_with_every_gate_closed(self, kind):
         stock, closed = twins(kind)
         closed.read_gates = lambda: torch.zeros(H)
-        block = GatedMultiheadAttention(C, H, self_attention=kind == "self", encoder_decoder_attention=kind == "cross")
+        block = GatedMultiheadAttention(
+            C, H, self_attention=kind == "self", encoder_decoder_attention=kind == "cross"
+        )
         block.resize(0)
         block.load_state_dict({"out_proj.bias": stock.out_proj.bias})
         query = torch.randn(T, B, C)

@@ -106,7 +106,10 @@ class TestEncoderOutput:
     def outputs(self, data):
         task, stock, ours = twins(data)
         sample = batch(task, 3)["net_input"]
-        return [(m.encoder, m.encoder(sample["src_tokens"], src_lengths=sample["src_lengths"])) for m in (stock, ours)]
+        return [
+            (m.encoder, m.encoder(sample["src_tokens"], src_lengths=sample["src_lengths"]))
+            for m in (stock, ours)
+        ]
 
     def test_a_beam_search_copies_nothing_until_a_sentence_ends(self, tiny_data):
         _, (encoder, out) = self.outputs(tiny_data)

@@ -173,15 +173,22 @@ class TestFairseqsOwnCopies:
             (self.last.parent / name).symlink_to(self.new)
         checkpoint_utils.torch_persistent_save({"model": {"weight": torch.ones(2)}}, str(self.last))
         PathManager.copy(str(self.last), str(self.last.with_name("checkpoint_best.pt")), overwrite=True)
-        assert load_checkpoint(str(self.last.with_name("checkpoint_best.pt")))["model"]["weight"].tolist() == [1, 1]
+        assert load_checkpoint(str(self.last.with_name("checkpoint_best.pt")))["model"][
+            "weight"
+        ].tolist() == [1, 1]
         assert self.new.read_bytes() == b"new" * 100
         assert len(list(self.last.parent.iterdir())) == 5
 
     def test_a_kill_in_the_middle_of_a_save(self):
-        killed = "import dsp_plugin, os, signal, sys\nfrom fairseq import checkpoint_utils\ndsp_plugin.register()\n"
+        killed = (
+            "import dsp_plugin, os, signal, sys\nfrom fairseq import "
+            "checkpoint_utils\ndsp_plugin.register()\n"
+        )
         killed += "class Half:\n    def __reduce__(self):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         killed += "checkpoint_utils.torch_persistent_save({'a': 1, 'half': Half()}, sys.argv[1])"
-        done = subprocess.run([sys.executable, "-c", killed, str(self.last)], cwd=Path(dsp_plugin.__file__).parents[1])
+        done = subprocess.run(
+            [sys.executable, "-c", killed, str(self.last)], cwd=Path(dsp_plugin.__file__).parents[1]
+        )
         assert done.returncode == -signal.SIGKILL
         assert self.last.read_bytes() == b"old" * 50
 
@@ -210,7 +217,11 @@ def test_options_of_old_and_new_checkpoints():
 
 
 def test_models_of_one_size():
-    check_same_sizes("a.pt", {"encoder_layers": 3, "dropout": 0.1}, {"encoder_layers": 3, "dropout": 0.3, "decoder_layers": 1})
+    check_same_sizes(
+        "a.pt",
+        {"encoder_layers": 3, "dropout": 0.1},
+        {"encoder_layers": 3, "dropout": 0.3, "decoder_layers": 1},
+    )
 
 
 @pytest.mark.parametrize("name", ["encoder_layers", "decoder_attention_heads", "encoder_ffn_embed_dim"])
@@ -225,4 +236,6 @@ def test_torch_is_never_told_to_trust_a_file():
     for file in [*package.rglob("*.py"), *package.parent.glob("scripts/**/*.py")]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "weights_only":
-                assert isinstance(node.value, ast.Constant) and node.value.value is True, f"{file}:{node.value.lineno}"
+                assert isinstance(node.value, ast.Constant) and node.value.value is True, (
+                    f"{file}:{node.value.lineno}"
+                )

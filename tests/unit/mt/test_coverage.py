@@ -33,7 +33,9 @@ def sentences(iterator) -> list:
 @pytest.mark.parametrize("batch_size", [1, 7, 8, 100, 200])
 def test_every_sentence_is_evaluated_whatever_the_set_is_called(tiny_data, subset, batch_size):
     task = task_of(tiny_data, subset)
-    iterator = task.get_batch_iterator(task.dataset(subset), max_sentences=batch_size, required_batch_size_multiple=8)
+    iterator = task.get_batch_iterator(
+        task.dataset(subset), max_sentences=batch_size, required_batch_size_multiple=8
+    )
     assert sentences(iterator) == list(range(SIZES[subset]))
     assert coverage_of(iterator).whole and COVERAGE in task.state_dict() and not task.state_dict()[COVERAGE]
 
@@ -41,10 +43,14 @@ def test_every_sentence_is_evaluated_whatever_the_set_is_called(tiny_data, subse
 def test_evaluating_the_training_set_leaves_the_training_its_own_batches(tiny_data):
     task = task_of(tiny_data, "train")
     data = task.dataset("train")
-    training = task.get_batch_iterator(data, max_sentences=50, required_batch_size_multiple=8, grouped_shuffling=False)
+    training = task.get_batch_iterator(
+        data, max_sentences=50, required_batch_size_multiple=8, grouped_shuffling=False
+    )
     evaluation = task.get_batch_iterator(data, max_sentences=50, required_batch_size_multiple=8)
     assert len(sentences(evaluation)) == 120
-    again = task.get_batch_iterator(data, max_sentences=50, required_batch_size_multiple=8, grouped_shuffling=False)
+    again = task.get_batch_iterator(
+        data, max_sentences=50, required_batch_size_multiple=8, grouped_shuffling=False
+    )
     assert again is training and training is not evaluation
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("fairseq")
 ctranslate2 = pytest.importorskip("ctranslate2", reason="needs ctranslate2: `make venv` installs it")
 
 import tiny_models
-from tiny_models import N, SIZES, TASK, build, checkpoint, options
+from tiny_models import SIZES, TASK, N, build, checkpoint, options
 
 from dsp_plugin.mt.surgery import ctranslate2_export
 from dsp_plugin.mt.surgery.ctranslate2_export import even_heads, export_ctranslate2
@@ -20,7 +20,9 @@ from dsp_plugin.mt.surgery.pruning import prepare, remove_heads
 from dsp_plugin.records.certificate import ExportError
 
 # encoder blocks keep 1 and 0 heads; the decoder's 3, 1 (cross) and 0, 2 (self)
-KEEP = torch.tensor([False, True, False, False] + [True] * 3 + [False, True, False] + [False] * 3 + [True, False, True])
+KEEP = torch.tensor(
+    [False, True, False, False] + [True] * 3 + [False, True, False] + [False] * 3 + [True, False, True]
+)
 
 
 @pytest.fixture
@@ -44,7 +46,10 @@ def test_every_block_gets_the_heads_of_the_fullest_of_its_stack():
             assert tensor.shape[1] == (8 if name.startswith("encoder") else 12), name
     second = "decoder.layers.1.encoder_attn."
     assert state["model"][second + "q_proj.weight"][:4].abs().min() > 0
-    assert not state["model"][second + "q_proj.weight"][4:].any() and not state["model"][second + "v_proj.bias"][4:].any()
+    assert (
+        not state["model"][second + "q_proj.weight"][4:].any()
+        and not state["model"][second + "v_proj.bias"][4:].any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,9 @@ def test_it_scores_as_the_masked_model(keep, changes, no_data, tmp_path):
     model = patient(**changes)
     _, certificate = export_ctranslate2(model, keep, str(tmp_path / "out"))
     assert certificate.largest_difference < 1e-4 < certificate.largest_output
-    assert certificate.tokens == sum(len(pair.target) for pair in no_data) and certificate.sequences == len(no_data)
+    assert certificate.tokens == sum(len(pair.target) for pair in no_data) and certificate.sequences == len(
+        no_data
+    )
     written = json.loads((tmp_path / "out/certificate.json").read_text())
     assert written["equal"] is True and list(written["sha256"]) == ["model.bin"]
     assert written["extra"]["stacks"]["encoder"]["head_dim"] == 8
@@ -72,7 +79,10 @@ def test_it_scores_as_the_masked_model(keep, changes, no_data, tmp_path):
 
 def test_the_scores_depend_on_the_mask(no_data):
     """Else the comparison above could not tell one mask from another."""
-    one, two = (torch.cat(target_log_probs(masked_model(patient(), keep, TASK), TASK, no_data)) for keep in (KEEP, ~KEEP))
+    one, two = (
+        torch.cat(target_log_probs(masked_model(patient(), keep, TASK), TASK, no_data))
+        for keep in (KEEP, ~KEEP)
+    )
     assert (one - two).abs().max() > 0.1
 
 
@@ -81,7 +91,9 @@ def test_other_scores_are_noticed(no_data, tmp_path, monkeypatch):
 
     def spoiled(pruned):
         state, counts = wrong(pruned)
-        state["model"]["encoder.layers.0.fc2.bias"] = state["model"]["encoder.layers.0.fc2.bias"] + torch.arange(16) / 8
+        state["model"]["encoder.layers.0.fc2.bias"] = (
+            state["model"]["encoder.layers.0.fc2.bias"] + torch.arange(16) / 8
+        )
         return state, counts
 
     monkeypatch.setattr(ctranslate2_export, "even_heads", spoiled)

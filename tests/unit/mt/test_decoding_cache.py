@@ -17,7 +17,15 @@ def test_appending_and_reordering_equal_plain_copies():
     torch.manual_seed(0)
     cache, keys, values = DecodingCache(), torch.empty(0, B, W), torch.empty(0, B, W)
     # None: no reordering before this step. The batch shrinks, and hypotheses are taken twice.
-    for steps, order in ((1, None), (1, [1, 0, 0, 3]), (1, None), (2, [3, 2, 1, 0]), (1, [2, 2]), (1, [1, 0]), (3, None)):
+    for steps, order in (
+        (1, None),
+        (1, [1, 0, 0, 3]),
+        (1, None),
+        (2, [3, 2, 1, 0]),
+        (1, [2, 2]),
+        (1, [1, 0]),
+        (3, None),
+    ):
         if order is not None:
             cache.reorder(torch.tensor(order))
             keys, values = keys[:, order], values[:, order]
@@ -46,4 +54,6 @@ def test_gradients_reach_every_step():
     (keys.sum() + 2 * values.sum()).backward()
     times_taken = torch.tensor([2.0, 1.0, 1.0, 0.0])[None, :, None].expand(1, B, W)
     assert torch.equal(first[0].grad, times_taken) and torch.equal(first[1].grad, 2 * times_taken)
-    assert torch.equal(second[0].grad, torch.ones(1, B, W)) and torch.equal(second[1].grad, torch.full((1, B, W), 2.0))
+    assert torch.equal(second[0].grad, torch.ones(1, B, W)) and torch.equal(
+        second[1].grad, torch.full((1, B, W), 2.0)
+    )

@@ -28,7 +28,11 @@ LR, LAMBDA = 1e-2, 1e-3
 
 
 def options(config=DiffAdamConfig, **values):
-    given = {"_name": "diff_adam" if config is DiffAdamConfig else "fixmask_adam", "adam_betas": "(0.9, 0.98)", **values}
+    given = {
+        "_name": "diff_adam" if config is DiffAdamConfig else "fixmask_adam",
+        "adam_betas": "(0.9, 0.98)",
+        **values,
+    }
     cfg = OmegaConf.structured(FairseqConfig())
     OmegaConf.set_struct(cfg, False)
     if config is DiffAdamConfig:
@@ -45,7 +49,9 @@ def in_fairseq(model, **values) -> DiffAdam:
 
 def mask_of(model) -> SparseDiff:
     name, parameter = "layer.0.weight", model.layer[0].weight
-    return SparseDiff({name: (torch.tensor([1, 8]), torch.tensor([0.1, -0.2]))}, {name: tuple(parameter.shape)})
+    return SparseDiff(
+        {name: (torch.tensor([1, 8]), torch.tensor([0.1, -0.2]))}, {name: tuple(parameter.shape)}
+    )
 
 
 def losses(model, numbers):
@@ -92,7 +98,9 @@ def learnt(vector):
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
 def test_accumulated_scaled_and_clipped_it_is_the_plain_optimizer(max_norm):
-    """Gradients of two micro-batches, summed and multiplied, as one batch's mean; --clip-norm is the step's own clipping."""
+    """Gradients of two micro-batches, summed and multiplied, as one batch's mean; --clip-norm is the
+    step's own clipping.
+    """
     model, twin = tiny(), tiny()
     optimizer = in_fairseq(model)
     vector = DiffVector(twin, alpha_init=1.0, penalty=LAMBDA, seed=1)
@@ -112,7 +120,9 @@ def test_accumulated_scaled_and_clipped_it_is_the_plain_optimizer(max_norm):
 
 @pytest.mark.parametrize("config", [DiffAdamConfig, FixMaskAdamConfig])
 def test_a_loss_scale_changes_nothing(config):
-    """fairseq's AMPOptimizer around it, with a gradient scaler that works on a CPU; scales are powers of two: no bit moves."""
+    """fairseq's AMPOptimizer around it, with a gradient scaler that works on a CPU; scales are powers of
+    two: no bit moves.
+    """
 
     def trained(scale):
         model = tiny()
@@ -120,7 +130,9 @@ def test_a_loss_scale_changes_nothing(config):
         optimizer = optim.build_optimizer(options(config), [p for p in model.parameters() if p.requires_grad])
         step = fairseq_step
         if scale:
-            cfg = OmegaConf.create({"optimizer": {}, "common": {"fp16_init_scale": 1, "min_loss_scale": 1e-4}})
+            cfg = OmegaConf.create(
+                {"optimizer": {}, "common": {"fp16_init_scale": 1, "min_loss_scale": 1e-4}}
+            )
             optimizer, step = optim.AMPOptimizer(cfg, None, optimizer), amp_step
             optimizer._grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         norms = [step(model, optimizer, (number, number + 1), 0.05) for number in (0, 2, 4)]
@@ -140,7 +152,9 @@ def test_the_schedule_reaches_w_and_not_alpha():
     before = learnt(vector)
     fairseq_step(vector.model, optimizer, (0, 1))
     assert optimizer.get_lr() == 0 and torch.equal(vector.w, before["w"])
-    torch.testing.assert_close((vector.alpha - before["alpha"]).abs().max(), torch.tensor(0.3), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        (vector.alpha - before["alpha"]).abs().max(), torch.tensor(0.3), rtol=1e-3, atol=0
+    )
 
 
 def test_a_state_goes_on_bit_for_bit_under_todays_options():
@@ -181,7 +195,9 @@ def test_built_again_as_fairseq_does_there_is_one_vector():
 def test_options_reach_the_diff():
     model = tiny()
     start_from(model)
-    cfg = options(per_neuron_alpha=1, fix_layer=0, penalty_form="additive", concrete_lower=-0.2, concrete_upper=1.2)
+    cfg = options(
+        per_neuron_alpha=1, fix_layer=0, penalty_form="additive", concrete_lower=-0.2, concrete_upper=1.2
+    )
     vector = vector_of(model, None, cfg)
     assert vector.penalty_form == "additive" and (vector.concrete.low, vector.concrete.high) == (-0.2, 1.2)
     assert "embeddings.weight" not in vector.layout.names and vector.layout.groups > len(vector.layout.names)
@@ -203,7 +219,9 @@ def test_the_fixed_mask_is_the_plain_optimizers():
         fairseq_step(model, optimizer, (number, number + 1), max_norm=0.01)
         plain_step(twin, plain, (number, number + 1))
     torch.testing.assert_close(optimizer.optimizer.values, plain.values)
-    assert all(torch.equal(a, b) or torch.allclose(a, b) for a, b in zip(model.parameters(), twin.parameters()))
+    assert all(
+        torch.equal(a, b) or torch.allclose(a, b) for a, b in zip(model.parameters(), twin.parameters())
+    )
     assert not torch.allclose(plain.values, torch.tensor([0.1, -0.2]))
 
 
@@ -211,7 +229,9 @@ def test_the_fixed_masks_state_goes_on_bit_for_bit():
     def started():
         model = tiny()
         start_from(model, mask_of(model))
-        return model, optim.build_optimizer(options(FixMaskAdamConfig), [p for p in model.parameters() if p.requires_grad])
+        return model, optim.build_optimizer(
+            options(FixMaskAdamConfig), [p for p in model.parameters() if p.requires_grad]
+        )
 
     model, optimizer = started()
     for number in range(2):

@@ -19,7 +19,10 @@ def test_the_rate_falls_linearly_where_the_updates_are_known_and_else_it_says_so
     assert _schedule(["--max-update", "7", "--max-update", "5"]) == [*falling, "5"]
     assert _schedule(["--max-epoch", "3", "--lr-scheduler", "fixed"]) == [] and not capsys.readouterr().out
     for words in (["--max-epoch", "3"], ["--max-epoch", "3", "--max-update", "0"]):
-        assert _schedule(words) == [] and "without --max-update the rate does not fall" in capsys.readouterr().out
+        assert (
+            _schedule(words) == []
+            and "without --max-update the rate does not fall" in capsys.readouterr().out
+        )
 
 
 def test_what_a_resume_may_change():

@@ -27,7 +27,9 @@ PRUNING_LR, LR = 0.2, 1e-3
 def configuration(**common):
     cfg = OmegaConf.structured(FairseqConfig())
     with open_dict(cfg):
-        cfg.optimizer = OmegaConf.structured(DSPAdamConfig(_name="dsp_adam", weight_decay=0.1, adam_betas="(0.9, 0.98)"))
+        cfg.optimizer = OmegaConf.structured(
+            DSPAdamConfig(_name="dsp_adam", weight_decay=0.1, adam_betas="(0.9, 0.98)")
+        )
         cfg.optimizer.lr = [LR]
         cfg.lr_scheduler = OmegaConf.create(
             {"_name": "inverse_sqrt", "warmup_updates": 4, "warmup_init_lr": -1, "lr": [LR]}
@@ -55,7 +57,10 @@ def step(optimizer, params, loss=lambda p: (p.float() ** 2).sum()) -> None:
 
 def groups(optimizer):
     """{number of parameters: (learning rate, weight decay)}"""
-    return {sum(p.numel() for p in g["params"]): (g["lr"], g["weight_decay"]) for g in optimizer.optimizer.param_groups}
+    return {
+        sum(p.numel() for p in g["params"]): (g["lr"], g["weight_decay"])
+        for g in optimizer.optimizer.param_groups
+    }
 
 
 def test_scores_have_a_group_of_their_own():
@@ -153,7 +158,9 @@ def test_scores_without_a_rate_of_their_own_follow_the_schedule():
     assert groups(scheduled) == {10: (0.3, 0.1), 5: (0.3, 0.0)}
 
 
-@pytest.mark.parametrize("then, now", [("joint", "pipelined"), ("pipelined", "joint"), ("unpruned", "pipelined")])
+@pytest.mark.parametrize(
+    "then, now", [("joint", "pipelined"), ("pipelined", "joint"), ("unpruned", "pipelined")]
+)
 def test_state_of_another_kind_of_training(then, now):
     def build(kind):
         weight, scores, bias = parameters()
@@ -185,8 +192,12 @@ def test_float32_master_copies_know_which_are_scores(kind):
     optimizer.clip_grad_norm(0)
     optimizer.step()
     assert [p.dtype for p in params] == [dtype, torch.float32, dtype]
-    torch.testing.assert_close(params[1].detach(), before[1] - PRUNING_LR * before[1].sign(), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(params[0].detach().float(), before[0] - LR / 2 * before[0].sign(), atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        params[1].detach(), before[1] - PRUNING_LR * before[1].sign(), atol=1e-4, rtol=1e-3
+    )
+    torch.testing.assert_close(
+        params[0].detach().float(), before[0] - LR / 2 * before[0].sign(), atol=2e-2, rtol=1e-2
+    )
 
 
 def test_memory_efficient_half_precision():
@@ -205,7 +216,9 @@ def test_memory_efficient_half_precision():
 
 
 def test_one_flat_parameter_is_not_offered():
-    """fairseq refuses --fp16 then and names --fp16-no-flatten-grads; one flat tensor could not tell scores apart."""
+    """fairseq refuses --fp16 then and names --fp16-no-flatten-grads; one flat tensor could not tell scores
+    apart.
+    """
     assert not optim.build_optimizer(configuration().optimizer, parameters()).supports_flat_params
 
 
@@ -225,7 +238,9 @@ def test_clipping_takes_model_and_scores_apart():
 
 
 def test_second_moments_do_not_stay_denormal_and_weights_are_as_under_stock_adam():
-    """Of a weight that gets no gradient any more, as a closed head's; denormal numbers make a CPU several times slower."""
+    """Of a weight that gets no gradient any more, as a closed head's; denormal numbers make a CPU several
+    times slower.
+    """
     tiny = torch.finfo(torch.float32).tiny
     found = {}
     for name, config in (("adam", FairseqAdamConfig), ("dsp_adam", DSPAdamConfig)):

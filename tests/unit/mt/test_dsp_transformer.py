@@ -37,9 +37,13 @@ every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIAN
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """Stock's decoding works softmaxes out in single precision; let both sides be exact, so that they can be compared."""
+    """Stock's decoding works softmaxes out in single precision; let both sides be exact, so that they can
+    be compared.
+    """
     monkeypatch.setattr(fairseq.utils, "softmax", lambda x, dim, onnx_trace=False: torch.softmax(x, dim))
-    monkeypatch.setattr(fairseq.utils, "log_softmax", lambda x, dim, onnx_trace=False: torch.log_softmax(x, dim))
+    monkeypatch.setattr(
+        fairseq.utils, "log_softmax", lambda x, dim, onnx_trace=False: torch.log_softmax(x, dim)
+    )
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -48,7 +52,9 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 def translate(task, model, beam: int = 5, generator=SequenceGenerator, **settings):
     """[(tokens, score, hypothesis)] of every hypothesis of every sentence of a batch."""
-    search = generator([model], task.target_dictionary, beam_size=beam, max_len_a=1.2, max_len_b=10, **settings)
+    search = generator(
+        [model], task.target_dictionary, beam_size=beam, max_len_a=1.2, max_len_b=10, **settings
+    )
     found = search.generate([model], batch(task))
     return [(h["tokens"].tolist(), float(h["score"]), h) for sentence in found for h in sentence]
 
@@ -116,11 +122,15 @@ def test_ensembles_and_forced_prefixes_as_stock(tiny_data, beam):
     for model in (stock, dsp):
         other = copy.deepcopy(model)
         liven(other)
-        search = SequenceGenerator([model, other], task.target_dictionary, beam_size=beam, max_len_a=1.2, max_len_b=10)
+        search = SequenceGenerator(
+            [model, other], task.target_dictionary, beam_size=beam, max_len_a=1.2, max_len_b=10
+        )
         found.append(search.generate([model, other], sample, prefix_tokens=sample["target"][:, :2]))
     for theirs, ours in zip(*found):
         assert [h["tokens"].tolist() for h in ours] == [h["tokens"].tolist() for h in theirs]
-        assert [float(h["score"]) for h in ours] == pytest.approx([float(h["score"]) for h in theirs], rel=1e-9)
+        assert [float(h["score"]) for h in ours] == pytest.approx(
+            [float(h["score"]) for h in theirs], rel=1e-9
+        )
     assert [h[0]["tokens"][:2].tolist() for h in found[1]] == sample["target"][:, :2].tolist()
 
 
@@ -150,7 +160,9 @@ def test_alignments_where_the_last_block_has_no_head(tiny_data):
     cfg = parse(tiny_data, arch="transformer")
     cfg.generation.print_alignment = "hard"
     model.prepare_for_inference_(cfg)
-    assert all(len(h["alignment"]) for *_, h in translate(task, model, generator=SequenceGeneratorWithAlignment))
+    assert all(
+        len(h["alignment"]) for *_, h in translate(task, model, generator=SequenceGeneratorWithAlignment)
+    )
 
 
 def test_an_encoder_and_a_decoder_of_different_sizes(tiny_data):
@@ -224,7 +236,9 @@ def test_every_block_reads_its_own_gates(tiny_data, position):
 
 
 def test_every_example_has_gates_and_gradients_of_its_own(tiny_data):
-    """What importance scores need: gates [B, N] of ones in evaluation mode, one gradient an example and a head."""
+    """What importance scores need: gates [B, N] of ones in evaluation mode, one gradient an example and a
+    head.
+    """
     task, _, dsp = twins(tiny_data, num_of_heads=24)
     sample = batch(task, sentences=4)
 

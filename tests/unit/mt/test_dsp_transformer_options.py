@@ -1,4 +1,6 @@
-"""Options of `dsp_transformer`: which exclude each other, the sizes of its architectures, the record of head removal."""
+"""Options of `dsp_transformer`: which exclude each other, the sizes of its architectures, the record of
+head removal.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ from dsp_plugin.tasks.dsp_translation import DSPTranslationTask
         ({"annealing": True}, "--annealing needs --num-of-heads"),
         ({"pruning_warmup_updates": 5}, "--pruning-warmup-updates needs --num-of-heads"),
         ({"num_of_heads": 6, "pruning_warmup_updates": -1}, "--pruning-warmup-updates -1: .*0 or more"),
-        ({"heads_per_kind": "encoder-self=2", "joint_pruning": True}, "--heads-per-kind must give a number for each of"),
+        (
+            {"heads_per_kind": "encoder-self=2", "joint_pruning": True},
+            "--heads-per-kind must give a number for each of",
+        ),
         ({"heads_per_kind": "four"}, "--heads-per-kind must look like"),
         ({"num_of_heads": 2, "min_heads_per_block": 1}, "--min-heads-per-block 1 needs 6 heads"),
         ({"num_of_heads": 6, "pruning_lr": 0.0}, "--pruning-lr .*above 0"),
@@ -53,7 +58,8 @@ def test_pipelined_needs_a_trained_model(tiny_data):
 
 
 @pytest.mark.parametrize(
-    "changes, gates", [({"use_ste": True}, StraightThroughSubset), ({"annealing": True}, RelaxedSubset), ({}, RelaxedSubset)]
+    "changes, gates",
+    [({"use_ste": True}, StraightThroughSubset), ({"annealing": True}, RelaxedSubset), ({}, RelaxedSubset)],
 )
 def test_which_gates_the_options_choose(tiny_data, changes, gates):
     _, model = build_dsp(tiny_data, num_of_heads=6, **changes)
@@ -74,14 +80,30 @@ def test_every_option_of_the_stock_model_is_there():
     differing = {flag: (stock[flag], ours[flag]) for flag in stock if ours[flag] != stock[flag]}
     assert not differing
     own = {
-        "--num-of-heads", "--joint-pruning", "--pruning-lr", "--use-ste", "--annealing", "--initial-temperature",
-        "--final-temperature", "--cooldown-steps", "--kept-heads", "--heads-per-kind", "--min-heads-per-block",
+        "--num-of-heads",
+        "--joint-pruning",
+        "--pruning-lr",
+        "--use-ste",
+        "--annealing",
+        "--initial-temperature",
+        "--final-temperature",
+        "--cooldown-steps",
+        "--kept-heads",
+        "--heads-per-kind",
+        "--min-heads-per-block",
         "--pruning-warmup-updates",
     }
     assert {flag for flag in ours if flag not in stock} == own
 
 
-SOME_FLAGS = ["--activation-fn", "gelu", "--max-source-positions", 77, "--adaptive-input", "--share-all-embeddings"]
+SOME_FLAGS = [
+    "--activation-fn",
+    "gelu",
+    "--max-source-positions",
+    77,
+    "--adaptive-input",
+    "--share-all-embeddings",
+]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +120,15 @@ def test_an_architecture_has_all_sizes_of_the_stock_one(tiny_data, arch, flags):
     def sizes(name: str):
         model = parse(tiny_data, *flags, arch=name).model
         values = vars(model) if isinstance(model, Namespace) else OmegaConf.to_container(model, resolve=True)
-        return TransformerConfig.from_namespace(Namespace(**{k: v for k, v in values.items() if k != "_name"}))
+        return TransformerConfig.from_namespace(
+            Namespace(**{k: v for k, v in values.items() if k != "_name"})
+        )
 
     ours = sizes(f"dsp_{arch}")
     expected = sizes(arch)
-    assert OmegaConf.to_container(OmegaConf.structured(ours)) == OmegaConf.to_container(OmegaConf.structured(expected))
+    assert OmegaConf.to_container(OmegaConf.structured(ours)) == OmegaConf.to_container(
+        OmegaConf.structured(expected)
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,16 +141,24 @@ def test_an_architecture_has_all_sizes_of_the_stock_one(tiny_data, arch, flags):
     ],
 )
 def test_numbers_of_heads(tiny_data, arch, heads):
-    narrow = {f"{side}_{size}": 16 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim")}
+    narrow = {
+        f"{side}_{size}": 16 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim")
+    }
     _, model = build(tiny_data, arch=arch, task="dsp_translation", **narrow)
     assert head_map_of(model).num_heads == heads
 
 
-@pytest.mark.parametrize("arch, layers, dim", [("dsp_transformer_multi30k", 3, 256), ("dsp_transformer_multi30k_small", 2, 128)])
+@pytest.mark.parametrize(
+    "arch, layers, dim", [("dsp_transformer_multi30k", 3, 256), ("dsp_transformer_multi30k_small", 2, 128)]
+)
 def test_sizes_of_the_multi30k_models(tiny_data, arch, layers, dim):
     model = parse(tiny_data, arch=arch, task="dsp_translation").model
     for side in ("encoder", "decoder"):
-        assert (model[f"{side}_layers"], model[f"{side}_embed_dim"], model[f"{side}_ffn_embed_dim"]) == (layers, dim, 2 * dim)
+        assert (model[f"{side}_layers"], model[f"{side}_embed_dim"], model[f"{side}_ffn_embed_dim"]) == (
+            layers,
+            dim,
+            2 * dim,
+        )
         assert model[f"{side}_attention_heads"] == 4
 
 
@@ -186,4 +220,9 @@ def test_epochs_before_a_reset_do_not_count_for_the_cooldown(caplog, reset, warn
 def test_layers_to_keep_are_refused_by_name(tiny_data, side):
     """fairseq declares a list and splits a text: its own error names nothing."""
     with pytest.raises(ValueError, match=f"--{side}-layers-to-keep"):
-        build(tiny_data, arch="dsp_transformer_multi30k_small", task="dsp_translation", **{f"{side}_layers_to_keep": [0, 1]})
+        build(
+            tiny_data,
+            arch="dsp_transformer_multi30k_small",
+            task="dsp_translation",
+            **{f"{side}_layers_to_keep": [0, 1]},
+        )

@@ -28,10 +28,14 @@ def dataset():
     sides = []
     for _ in range(2):
         lengths = torch.randint(2, 9, (7,), generator=generator).tolist()
-        sides.append([torch.cat([torch.randint(4, 15, (n,), generator=generator), torch.tensor([2])]) for n in lengths])
+        sides.append(
+            [torch.cat([torch.randint(4, 15, (n,), generator=generator), torch.tensor([2])]) for n in lengths]
+        )
     words = tiny_models.dictionary()
     lists = [ListDataset(side, [len(line) for line in side]) for side in sides]
-    return LanguagePairDataset(lists[0], lists[0].sizes, words, lists[1], lists[1].sizes, words, shuffle=False)
+    return LanguagePairDataset(
+        lists[0], lists[0].sizes, words, lists[1], lists[1].sizes, words, shuffle=False
+    )
 
 
 @pytest.fixture
@@ -69,7 +73,9 @@ def tokens(dataset) -> int:
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_importance_is_the_mean_absolute_derivative_of_every_example(model, dataset, batch_size):
     model.train()
-    found = head_importance(model, dataset, batches_of(dataset, TASK, Ranking(batch_size=batch_size)), log_format="none")
+    found = head_importance(
+        model, dataset, batches_of(dataset, TASK, Ranking(batch_size=batch_size)), log_format="none"
+    )
     assert model.training  # as it was, though dropout was off meanwhile
     expected = differences(model.eval(), dataset)
     torch.testing.assert_close(found.value(), expected.abs().sum(0) / tokens(dataset), rtol=1e-6, atol=1e-9)
@@ -101,7 +107,8 @@ def test_importance_under_a_mask(model, dataset):
 def test_gates_of_the_model_play_no_part(model, dataset):
     batches = batches_of(dataset, TASK, Ranking())
     expected = head_importance(model, dataset, batches, log_format="none").value()
-    assert all(block.read_gates is None for block in attention_blocks(model).values())  # none were left behind
+    # none were left behind
+    assert all(block.read_gates is None for block in attention_blocks(model).values())
     heads = head_map_of(model)
     for gates in (FixedGates(torch.arange(N) < 3), RelaxedSubset(heads, 4, constant_temperature(1.0))):
         twin = tiny_models.build(tiny_models.options())
@@ -127,17 +134,24 @@ def test_a_sample_is_drawn_by_the_seed(dataset):
 def test_rankings(model, dataset):
     keep = torch.arange(N) != 5
     found = Ranking(batch_size=2).source(model, dataset, TASK, log_format="none")(keep)
-    raw = head_importance(model, dataset, batches_of(dataset, TASK, Ranking()), keep, log_format="none").value()
+    raw = head_importance(
+        model, dataset, batches_of(dataset, TASK, Ranking()), keep, log_format="none"
+    ).value()
     torch.testing.assert_close(found, normalised(raw, head_map_of(model), keep))
     by_weight = Ranking("magnitude").source(model, None, None)(keep)
-    block = attention_blocks(model)["decoder.layers.1.encoder_attn"]  # heads of size 4; the third block but one of 4, 6, 6
+    # heads of size 4; the third block but one of 4, 6, 6
+    block = attention_blocks(model)["decoder.layers.1.encoder_attn"]
     start = head_map_of(model).range("decoder.layers.1.encoder_attn")[0]
-    own = [getattr(block, f"{name}_proj").weight[4:8].flatten() for name in "qkv"] + [block.out_proj.weight[:, 4:8].flatten()]
+    own = [getattr(block, f"{name}_proj").weight[4:8].flatten() for name in "qkv"] + [
+        block.out_proj.weight[:, 4:8].flatten()
+    ]
     assert float(by_weight[start + 1]) == pytest.approx(float(torch.cat(own).detach().norm()))
     assert torch.equal(by_weight, magnitudes(model)) and by_weight.shape == (N,)
 
 
-@pytest.mark.parametrize("bad, message", [({"rank_by": "luck"}, "--rank-by"), ({"samples": 0}, "--importance-samples")])
+@pytest.mark.parametrize(
+    "bad, message", [({"rank_by": "luck"}, "--rank-by"), ({"samples": 0}, "--importance-samples")]
+)
 def test_rankings_that_cannot_be(bad, message):
     with pytest.raises(ValueError, match=message):
         Ranking(**bad).check()

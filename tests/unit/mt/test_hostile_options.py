@@ -1,4 +1,6 @@
-"""Options in a checkpoint are data: none is run, resolved, opened or believed beyond what its class declares."""
+"""Options in a checkpoint are data: none is run, resolved, opened or believed beyond what its class
+declares.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ from omegaconf import OmegaConf
 
 import dsp_plugin
 from dsp_plugin.mt.checkpoints import options as checkpoint_options
-from dsp_plugin.mt.checkpoints.options import check_options
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
 from dsp_plugin.mt.checkpoints.option_types import is_literal
+from dsp_plugin.mt.checkpoints.options import check_options
 from dsp_plugin.mt.patches import TorchOfCheckpoints
 
 dsp_plugin.register()
@@ -57,7 +59,13 @@ def changed(state, section=None, **options):
 def flat(state, **options):
     """The same as a checkpoint of before fairseq 0.10.1."""
     cfg = {**state["cfg"], "model": vars(state["cfg"]["model"])}
-    every = {name: value for part in cfg.values() if isinstance(part, dict) for name, value in part.items() if name != "_name"}
+    every = {
+        name: value
+        for part in cfg.values()
+        if isinstance(part, dict)
+        for name, value in part.items()
+        if name != "_name"
+    }
     names = {"arch": "transformer", "task": "translation", "criterion": "cross_entropy", "optimizer": "adam"}
     return {**state, "cfg": None, "args": Namespace(**{**every, **names, "lr_scheduler": "fixed", **options})}
 
@@ -85,9 +93,13 @@ def test_what_fairseq_saved_is_read(saved, tmp_path, arch, caplog):
     torch.save(saved[arch], tmp_path / "saved.pt")
     model, task = through_fairseq(tmp_path / "saved.pt")
     assert all(torch.equal(value, saved[arch]["model"][name]) for name, value in model.state_dict().items())
-    assert type(task).__name__ == "TranslationTask" and not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert type(task).__name__ == "TranslationTask" and not [
+        r for r in caplog.records if r.levelno >= logging.WARNING
+    ]
     found = load_checkpoint(str(tmp_path / "saved.pt"))["cfg"]
-    assert found["task"] == saved[arch]["cfg"]["task"] and found["criterion"] == saved[arch]["cfg"]["criterion"]
+    assert (
+        found["task"] == saved[arch]["cfg"]["task"] and found["criterion"] == saved[arch]["cfg"]["criterion"]
+    )
 
 
 def test_what_fairseq_saved_before_there_was_a_cfg_is_read(saved, read):
@@ -210,10 +222,14 @@ def test_unknown_options_are_left_out_with_one_warning(saved, tmp_path, caplog):
     for _ in range(2):
         model, _ = through_fairseq(tmp_path / "other.pt")
     warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(warned) == 1 and all(name in warned[0] for name in ("other_plugins_option", "another", "their_section"))
+    assert len(warned) == 1 and all(
+        name in warned[0] for name in ("other_plugins_option", "another", "their_section")
+    )
 
 
-@pytest.mark.parametrize("section, name", [("criterion", "ctc"), ("task", "multilingual_translation"), ("criterion", CODE)])
+@pytest.mark.parametrize(
+    "section, name", [("criterion", "ctc"), ("task", "multilingual_translation"), ("criterion", CODE)]
+)
 def test_tasks_and_criterions_that_are_not_built_from_a_file(saved, tmp_path, caplog, section, name):
     state = changed(saved["dsp_transformer"])
     state["cfg"][section] = {"_name": name, "wer_args": CODE, "left_pad_source": CODE}
@@ -226,7 +242,9 @@ def test_files_that_options_name_are_not_opened(saved, tmp_path):
     for name in ("encoder_embed_path", "decoder_embed_path"):
         torch.save(changed(saved["dsp_transformer"], **{name: "/no/such/file"}), tmp_path / "saved.pt")
         through_fairseq(tmp_path / "saved.pt")
-    state = changed(saved["dsp_transformer"], "generation", replace_unk="/no/such/file", lm_path="/no/such/file")
+    state = changed(
+        saved["dsp_transformer"], "generation", replace_unk="/no/such/file", lm_path="/no/such/file"
+    )
     torch.save(state, tmp_path / "saved.pt")
     generation = load_checkpoint(str(tmp_path / "saved.pt"))["cfg"]["generation"]
     assert generation["replace_unk"] is None and generation["lm_path"] is None
@@ -252,7 +270,10 @@ class TestModelsThatTheUserAllows:
         found = self.check(saved, self.options())
         assert found.encoder_layers == "[(4, 3)] * 2" and not hasattr(found, "odd_one")
 
-    @pytest.mark.parametrize("code", [CODE, "[0] * 10**9", "[(1, 2)] * 99999999", "(lambda: 0)()", "[x for x in 'a']", "1 if a else 2"])
+    @pytest.mark.parametrize(
+        "code",
+        [CODE, "[0] * 10**9", "[(1, 2)] * 99999999", "(lambda: 0)()", "[x for x in 'a']", "1 if a else 2"],
+    )
     def test_and_yet_none_is_a_program(self, saved, monkeypatch, code):
         monkeypatch.setenv("DSP_ALLOW_MODELS", "fconv")
         with pytest.raises(ValueError, match="encoder_layers: fairseq runs its value as a program"):
@@ -260,8 +281,14 @@ class TestModelsThatTheUserAllows:
 
 
 def test_literals():
-    assert all(is_literal(text) for text in ("[(512, 3)] * 20 + [(1024, 1)]", "True", "1,2,3", "{'a': [1, -2.5]}", "None", "'x'"))
-    assert not any(is_literal(text) for text in (CODE, "a", "a.b", "f()", "2**9", "[1]*9*9*9*9*9*9", "1 +", "(" * 5000, "x" * 10**6))
+    assert all(
+        is_literal(text)
+        for text in ("[(512, 3)] * 20 + [(1024, 1)]", "True", "1,2,3", "{'a': [1, -2.5]}", "None", "'x'")
+    )
+    assert not any(
+        is_literal(text)
+        for text in (CODE, "a", "a.b", "f()", "2**9", "[1]*9*9*9*9*9*9", "1 +", "(" * 5000, "x" * 10**6)
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,7 +313,9 @@ def test_fairseqs_own_loader_is_the_one_that_is_guarded(tmp_path):
     """A newer fairseq that reads checkpoints elsewhere needs another patch."""
     source = Path(checkpoint_utils.__file__).read_text("utf-8")
     assert isinstance(checkpoint_utils.torch, TorchOfCheckpoints)
-    assert source.count("torch.load(") == 2 and "import torch\n" in source and "from torch import" not in source
+    assert (
+        source.count("torch.load(") == 2 and "import torch\n" in source and "from torch import" not in source
+    )
     assert checkpoint_utils.torch.HalfTensor is torch.HalfTensor
     trainer = Path(checkpoint_utils.__file__).with_name("trainer.py").read_text("utf-8")
     assert "torch.load(" not in trainer and "checkpoint_utils.load_checkpoint_to_cpu(" in trainer

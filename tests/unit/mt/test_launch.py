@@ -17,7 +17,13 @@ START = ["data", "--restore-file", "trained.pt", "--reset-optimizer"]
 PIPELINED = START + ["--num-of-heads", "4"]
 
 
-def checkpoint(folder, scores: bool, joint: bool = False, restored: str = "checkpoint_last.pt", model: str = "dsp_transformer"):
+def checkpoint(
+    folder,
+    scores: bool,
+    joint: bool = False,
+    restored: str = "checkpoint_last.pt",
+    model: str = "dsp_transformer",
+):
     cfg = {"model": {"_name": model, "joint_pruning": joint}, "checkpoint": {"restore_file": restored}}
     model = {"gating.gates.scores": torch.zeros(8)} if scores else {"w": torch.zeros(1)}
     save_checkpoint({"model": model, "cfg": cfg}, str(folder / "checkpoint_last.pt"))
@@ -30,7 +36,14 @@ def restored(argv, folder, method: str = "dsp"):
 
 
 def test_stock_names_become_ours():
-    given = ["data", "-a", "transformer_iwslt_de_en", "--optimizer", "adam", "--criterion=label_smoothed_cross_entropy"]
+    given = [
+        "data",
+        "-a",
+        "transformer_iwslt_de_en",
+        "--optimizer",
+        "adam",
+        "--criterion=label_smoothed_cross_entropy",
+    ]
     arguments = training_arguments(given)
     assert option(arguments, "--arch") == "dsp_transformer_iwslt_de_en"
     assert option(arguments, "--optimizer") == "dsp_adam"
@@ -39,9 +52,13 @@ def test_stock_names_become_ours():
     assert option(training_arguments(["data", "--optimizer", "sgd"]), "--optimizer") == "sgd"
 
 
-@pytest.mark.parametrize("given", ["transformer_multi30k", "dsp_transformer_multi30k", "voita_transformer_multi30k"])
+@pytest.mark.parametrize(
+    "given", ["transformer_multi30k", "dsp_transformer_multi30k", "voita_transformer_multi30k"]
+)
 def test_another_methods_names(given):
-    arguments = training_arguments(["data", "-a", given, "--criterion", "label_smoothed_cross_entropy"], "voita")
+    arguments = training_arguments(
+        ["data", "-a", given, "--criterion", "label_smoothed_cross_entropy"], "voita"
+    )
     assert option(arguments, "--arch") == "voita_transformer_multi30k"
     assert option(arguments, "--criterion") == "voita_label_smoothed_cross_entropy"
     assert option(arguments, "--task") == "voita_translation"
@@ -93,13 +110,18 @@ def test_a_run_is_its_own_from_any_folder(tmp_path, monkeypatch):
         up = os.path.relpath(tmp_path)
         for start in (f"{up}/trained.pt", str(tmp_path / "trained.pt"), f"{up}/./run/../trained.pt"):
             for save_dir in (f"{up}/run", f"{up}/run/", str(run), f"{run}//"):
-                again = training_arguments(["data", f"--restore-file={start}", "--reset-optimizer", "--save-dir", save_dir])
+                again = training_arguments(
+                    ["data", f"--restore-file={start}", "--reset-optimizer", "--save-dir", save_dir]
+                )
                 assert option(again, "--restore-file") == str(run / "checkpoint_last.pt")
                 assert "--reset-optimizer" not in again
     other = training_arguments(["data", "--restore-file", str(tmp_path / "other.pt"), "--save-dir", str(run)])
     assert option(other, "--restore-file") == str(tmp_path / "other.pt")
     # fairseq's name for the last checkpoint in --save-dir is no path
-    assert option(training_arguments(["data", "--restore-file", "checkpoint_last.pt"]), "--restore-file") == "checkpoint_last.pt"
+    assert (
+        option(training_arguments(["data", "--restore-file", "checkpoint_last.pt"]), "--restore-file")
+        == "checkpoint_last.pt"
+    )
 
 
 # ---- what is said of a training comes from the checkpoints that it wrote
@@ -109,20 +131,41 @@ def checkpoint_file(folder, name: str, best, task_state=None, **options) -> None
     state = {
         "args": None,
         "cfg": {
-            "model": {"_name": "dsp_transformer", "encoder_embed_dim": 4, "decoder_embed_dim": 4, "encoder_attention_heads": 2,
-                      "decoder_attention_heads": 2, "num_of_heads": None, "heads_per_kind": None, **options},
+            "model": {
+                "_name": "dsp_transformer",
+                "encoder_embed_dim": 4,
+                "decoder_embed_dim": 4,
+                "encoder_attention_heads": 2,
+                "decoder_attention_heads": 2,
+                "num_of_heads": None,
+                "heads_per_kind": None,
+                **options,
+            },
             "dataset": {"valid_subset": "dev,other"},
             "checkpoint": {"best_checkpoint_metric": "bleu"},
         },
         "model": {
-            **{f"encoder.layers.0.self_attn.{p}_proj.{w}": torch.zeros(4, 4) if w == "weight" else torch.zeros(4)
-               for p in ("q", "k", "v", "out") for w in ("weight", "bias")},
-            **({"gating.gates.scores": torch.tensor([1.0, 0.0])} if options.get("num_of_heads") is not None else {}),
+            **{
+                f"encoder.layers.0.self_attn.{p}_proj.{w}": torch.zeros(4, 4)
+                if w == "weight"
+                else torch.zeros(4)
+                for p in ("q", "k", "v", "out")
+                for w in ("weight", "bias")
+            },
+            **(
+                {"gating.gates.scores": torch.tensor([1.0, 0.0])}
+                if options.get("num_of_heads") is not None
+                else {}
+            ),
         },
         "optimizer_history": [{"num_updates": 7}],
         "task_state": task_state or {},
-        "extra_state": {"previous_training_time": 33.0, "val_loss": 12.0, **({} if best is None else {"best": best})},
-    }  # fmt: skip
+        "extra_state": {
+            "previous_training_time": 33.0,
+            "val_loss": 12.0,
+            **({} if best is None else {"best": best}),
+        },
+    }
     torch.save(state, folder / f"checkpoint_{name}.pt")
 
 
@@ -144,7 +187,10 @@ def test_a_best_checkpoint_of_the_training_before_is_no_result(tmp_path):
         ({"num_of_heads": 1}, "dsp-pipelined"),
         ({"num_of_heads": 1, "joint_pruning": True}, "dsp-joint"),
         ({"num_of_heads": 1, "joint_pruning": True, "use_ste": True}, "dsp-ste"),
-        ({"num_of_heads": 1, "joint_pruning": True, "_name": "voita_transformer", "l0_penalty": 2.0}, "voita-joint"),
+        (
+            {"num_of_heads": 1, "joint_pruning": True, "_name": "voita_transformer", "l0_penalty": 2.0},
+            "voita-joint",
+        ),
         ({"num_of_heads": 1, "_name": "michel_transformer"}, "michel"),
     ],
 )

@@ -95,7 +95,10 @@ def test_damage_is_told_by_the_file(tiny_data, tmp_path, case):
         ({"source_lang": "xx"}, "--source-lang xx: .*de-en"),
         ({"source_lang": "en"}, "--source-lang en: .*de-en"),  # fairseq would take de without a word
         ({"target_lang": "de"}, "--target-lang de: .*de-en"),
-        ({"source_lang": "xx", "target_lang": "en"}, r"--source-lang xx: .*no dict\.xx\.txt; its languages are de-en"),
+        (
+            {"source_lang": "xx", "target_lang": "en"},
+            r"--source-lang xx: .*no dict\.xx\.txt; its languages are de-en",
+        ),
         ({"data": ""}, "is not a folder"),
     ],
 )
@@ -104,7 +107,9 @@ def test_languages_that_the_data_do_not_have(tiny_data, changes, told):
         opened(tiny_data, **changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"source_lang": "de"}, {"target_lang": "en"}, {"source_lang": "en", "target_lang": "de"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"source_lang": "de"}, {"target_lang": "en"}, {"source_lang": "en", "target_lang": "de"}]
+)
 def test_whole_data(tiny_data, changes):
     assert len(opened(tiny_data, **changes).dataset("train")) == 120
 
@@ -121,5 +126,7 @@ def test_the_shortest_sentence_must_be_allowed_as_many_words_as_it_needs(tiny_da
     search = Namespace(beam=1, max_len_a=1, max_len_b=2, min_len=shortest + 2)
     task.build_generator([torch.nn.Linear(1, 1)], Namespace(**{**vars(search), "score_reference": True}))
     search.min_len += 1
-    with pytest.raises(ValueError, match=f"--min-len {shortest + 3}: .* the shortest sentence {shortest + 2} tokens"):
+    with pytest.raises(
+        ValueError, match=f"--min-len {shortest + 3}: .* the shortest sentence {shortest + 2} tokens"
+    ):
         task.build_generator([], search)

@@ -1,4 +1,6 @@
-"""Numbers of fairseq's configuration, and of our own options, are refused by what they mean, before anything is loaded."""
+"""Numbers of fairseq's configuration, and of our own options, are refused by what they mean, before
+anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,15 @@ REFUSED = {
     "eval_bleu_detok": ["nope"],
     "log_interval": [0],
     "best_checkpoint_metric": ["nope", "bleu"],
-    "eval_bleu_args": ["{bad", "[1]", '{"beam": 0}', '{"beem": 4}', '{"beam": "4"}', '{"nbest": 7, "beam": 2}', "[" * 100000],
+    "eval_bleu_args": [
+        "{bad",
+        "[1]",
+        '{"beam": 0}',
+        '{"beem": 4}',
+        '{"beam": "4"}',
+        '{"nbest": 7, "beam": 2}',
+        "[" * 100000,
+    ],
     "pruning_lr": [-1, 0, float("inf")],
     "initial_temperature": [0, float("nan")],
     "cooldown_steps": [-1],
@@ -82,8 +92,17 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def training(tiny_data):
     """The whole configuration of a training."""
-    flags = ("--optimizer", "dsp_adam", "--lr-scheduler", "inverse_sqrt", "--criterion", "dsp_label_smoothed_cross_entropy")
-    return parse(tiny_data, *flags, *OURS, "--share-all-embeddings", arch="dsp_transformer", task="dsp_translation")
+    flags = (
+        "--optimizer",
+        "dsp_adam",
+        "--lr-scheduler",
+        "inverse_sqrt",
+        "--criterion",
+        "dsp_label_smoothed_cross_entropy",
+    )
+    return parse(
+        tiny_data, *flags, *OURS, "--share-all-embeddings", arch="dsp_transformer", task="dsp_translation"
+    )
 
 
 def test_options_as_they_are_by_default_pass(training):
@@ -115,14 +134,23 @@ def test_fairseqs_own_programs_refuse_them_before_the_data_are_read(training):
 
 
 def test_options_of_a_parser_and_of_a_section_are_looked_at_too():
-    for options in (Namespace(beam=0), {"beam": 0}, {"generation": {"beam": 0}}, OmegaConf.create({"a": {"b": {"beam": 0}}})):
+    for options in (
+        Namespace(beam=0),
+        {"beam": 0},
+        {"generation": {"beam": 0}},
+        OmegaConf.create({"a": {"b": {"beam": 0}}}),
+    ):
         with pytest.raises(ValueError, match="--beam 0: a whole number, 1 or more,? belongs there"):
             check_options(options)
 
 
 def configs():
     """(where, config) of all that a training or a translation with this plugin may have."""
-    yield from ((name, field.type) for name, field in FairseqConfig.__dataclass_fields__.items() if dataclasses.is_dataclass(field.type))
+    yield from (
+        (name, field.type)
+        for name, field in FairseqConfig.__dataclass_fields__.items()
+        if dataclasses.is_dataclass(field.type)
+    )
     for registry in (MODEL_DATACLASS_REGISTRY, TASK_DATACLASS_REGISTRY):
         yield from ((name, config) for name, config in registry.items() if name.split("_")[0] in METHODS)
     yield "translation", TASK_DATACLASS_REGISTRY["translation"]
@@ -131,13 +159,21 @@ def configs():
         yield from ((name, found[name]) for name in found if kind != "criterion" or "cross_entropy" in name)
 
 
-@pytest.mark.parametrize("where, config", list(configs()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "where, config", list(configs()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_every_number_has_a_meaning_and_its_default_is_one(where, config):
     for option in dataclasses.fields(config):
         type_name = str(option.type)
-        if option.name.startswith("_") or not ("int" in type_name or "float" in type_name) or "Choice" in type_name:
+        if (
+            option.name.startswith("_")
+            or not ("int" in type_name or "float" in type_name)
+            or "Choice" in type_name
+        ):
             continue
-        assert option.name in NUMBERS, f"{where}: say in option_checks.py what --{option.name.replace('_', '-')} means"
+        assert option.name in NUMBERS, (
+            f"{where}: say in option_checks.py what --{option.name.replace('_', '-')} means"
+        )
         default = option.default if option.default is not dataclasses.MISSING else None
         if option.default_factory is not dataclasses.MISSING:
             default = option.default_factory()

@@ -1,4 +1,6 @@
-"""Whatever a library raises about the input becomes one line; errors of the work itself keep their traceback."""
+"""Whatever a library raises about the input becomes one line; errors of the work itself keep their
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ def nested_json(argv):
     "main, line",
     [
         (raised(ValueError("--lr nope:\n  a number belongs there")), "--lr nope: a number belongs there"),
-        (raised(FileNotFoundError(2, "No such file or directory", "a.pt")), "a.pt: No such file or directory"),
+        (
+            raised(FileNotFoundError(2, "No such file or directory", "a.pt")),
+            "a.pt: No such file or directory",
+        ),
         (raised(Exception("Could not infer language pair")), "Could not infer language pair"),
         (raised(ImportError("please install sacremoses")), "please install sacremoses"),
         (raised(MemoryError()), "not enough memory"),
@@ -55,14 +60,26 @@ def nested_json(argv):
         (raised(ZeroDivisionError("division by zero")), "ZeroDivisionError: division by zero; --traceback"),
         (raised(TypeError("argument must be int\nor None")), "TypeError: argument must be int or None"),
         (raised(SafetensorError("header too large")), "SafetensorError: header too large"),
-        (raised(ConfigCompositionException("Error merging override lr_scheduler.total_num_update=null")), "--total-num-update is needed"),
-        (raised(ConfigCompositionException("Error merging override task.left_pad_source=maybe")), "--left-pad-source maybe: "),
-        (raised(MissingMandatoryValue("Missing mandatory value: bpe_codes\n    full_key: bpe_codes")), "--bpe-codes is needed with"),
-        (raised(ProcessRaisedException("-- Process 1:\nTraceback\nValueError: --lr -1: above 0")), "--lr -1: above 0"),
+        (
+            raised(ConfigCompositionException("Error merging override lr_scheduler.total_num_update=null")),
+            "--total-num-update is needed",
+        ),
+        (
+            raised(ConfigCompositionException("Error merging override task.left_pad_source=maybe")),
+            "--left-pad-source maybe: ",
+        ),
+        (
+            raised(MissingMandatoryValue("Missing mandatory value: bpe_codes\n    full_key: bpe_codes")),
+            "--bpe-codes is needed with",
+        ),
+        (
+            raised(ProcessRaisedException("-- Process 1:\nTraceback\nValueError: --lr -1: above 0")),
+            "--lr -1: above 0",
+        ),
         (raised(ValueError("\x1b[2J")), "\\x1b[2J"),
         (lambda argv: translate(None, None, "test"), "AttributeError"),
     ],
-)  # fmt: skip
+)
 def test_one_line(monkeypatch, main, line):
     monkeypatch.setattr(sys, "argv", ["/somewhere/run_dsp.py"])
     at_work = line == "AttributeError"  # in the midst of a translation
@@ -83,7 +100,9 @@ def test_a_method_that_is_not_whole_says_so_in_one_line_in_the_midst_of_the_work
         raise HandshakeError("the penalty was in no loss")
 
     with pytest.raises(SystemExit, match="run_dsp.py: error: the penalty was in no loss"):
-        run_program(lambda argv: translate(SimpleNamespace(make_generation_fast_=half), None, "test"), ["data"])
+        run_program(
+            lambda argv: translate(SimpleNamespace(make_generation_fast_=half), None, "test"), ["data"]
+        )
 
 
 def test_the_place_of_an_assertion_of_fairseqs_is_told():
@@ -106,7 +125,8 @@ def test_the_program_does_not_see_the_switch():
         (["--lr", "abc"], "argument --lr: a number"),
         (["--update-freq", "1.5"], "argument --update-freq: a number"),
         (["--max-tokens", "x"], "argument --max-tokens: invalid int value: 'x'"),
-        (["--num-of-head", "3"], "unrecognized arguments: --num-of-head 3"),  # no abbreviations: half of us would not see them
+        # no abbreviations: half of us would not see them
+        (["--num-of-head", "3"], "unrecognized arguments: --num-of-head 3"),
         (["--joint"], "unrecognized arguments: --joint"),
         (["--l0-penalty", "3"], "unrecognized arguments: --l0-penalty 3"),  # another method's
         (["--joint-pruning=1"], "argument --joint-pruning: ignored explicit argument '1'"),
@@ -118,7 +138,17 @@ def test_the_program_does_not_see_the_switch():
     ],
 )
 def test_the_line_of_an_option_that_cannot_be(words, told):
-    start = ["data", "--arch", "transformer", "--optimizer", "adam", "--max-tokens", "9", "--criterion", "label_smoothed_cross_entropy"]
+    start = [
+        "data",
+        "--arch",
+        "transformer",
+        "--optimizer",
+        "adam",
+        "--max-tokens",
+        "9",
+        "--criterion",
+        "label_smoothed_cross_entropy",
+    ]
     with pytest.raises(ValueError) as refused:
         launch.training_options(launch.training_arguments([*start, *words]))
     assert str(refused.value).startswith(told)
@@ -129,4 +159,6 @@ def test_lists_that_can_be():
     parser.add_argument("--lr", type=lambda text: options.eval_str_list(text, float))
     raise_errors(parser)
     raise_errors(parser)  # fairseq lets a parser be changed twice
-    assert parser.parse_args(["--lr", "0.1,1"]).lr == [0.1, 1.0] and parser.parse_args(["--lr", "1e-3"]).lr == [0.001]
+    assert parser.parse_args(["--lr", "0.1,1"]).lr == [0.1, 1.0] and parser.parse_args(
+        ["--lr", "1e-3"]
+    ).lr == [0.001]

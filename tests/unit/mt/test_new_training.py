@@ -25,13 +25,22 @@ from dsp_plugin.mt.heads.new_training import _check_criterion, _check_optimizer
 OURS = "--optimizer dsp_adam --criterion {0}_label_smoothed_cross_entropy --task {0}_translation"
 DSP = ["--arch", "dsp_transformer", *OURS.format("dsp").split(), "--num-of-heads", "6", "--joint-pruning"]
 VOITA = ["--arch", "voita_transformer", *OURS.format("voita").split(), "--l0-penalty", "5", "--joint-pruning"]
-MICHEL = ["--arch", "michel_transformer", *OURS.format("dsp").split()[:-1], "michel_translation", "--num-of-heads", "6"]
+MICHEL = [
+    "--arch",
+    "michel_transformer",
+    *OURS.format("dsp").split()[:-1],
+    "michel_translation",
+    "--num-of-heads",
+    "6",
+]
 DIFF = ["--arch", "diff_transformer", "--optimizer", "adam", "--criterion", "label_smoothed_cross_entropy"]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def parsed(*arguments):
-    parser = options.get_training_parser(arguments[arguments.index("--task") + 1] if "--task" in arguments else "translation")
+    parser = options.get_training_parser(
+        arguments[arguments.index("--task") + 1] if "--task" in arguments else "translation"
+    )
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, list(arguments)))
 
 
@@ -41,7 +50,9 @@ def build(data, folder, *flags):
     return cfg, tasks.setup_task(cfg.task).build_model(cfg.model)
 
 
-@pytest.mark.parametrize("task", ["translation", "translation_multi_simple_epoch", "translation_lev", "voita_translation"])
+@pytest.mark.parametrize(
+    "task", ["translation", "translation_multi_simple_epoch", "translation_lev", "voita_translation"]
+)
 def test_the_optimizer_under_any_task(tiny_data, tmp_path, task):
     more = ["--langs", "de,en", "--lang-pairs", "de-en"] if task.endswith("epoch") else []
     with pytest.raises(ValueError, match="--optimizer adam .*--optimizer dsp_adam"):
@@ -74,7 +85,9 @@ def test_heads_that_nothing_would_rank(tiny_data, tmp_path, task):
 
 @pytest.mark.parametrize("task", ["translation", "dsp_translation"])
 def test_a_diff_without_a_base(tiny_data, tmp_path, task):
-    with pytest.raises(ValueError, match=f"--task {task} has no base .*--task diff_translation and --base-checkpoint"):
+    with pytest.raises(
+        ValueError, match=f"--task {task} has no base .*--task diff_translation and --base-checkpoint"
+    ):
         build(tiny_data, tmp_path, *DIFF, "--task", task)
 
 
@@ -90,7 +103,9 @@ def stock_criterions():
 
 @pytest.mark.parametrize("name", stock_criterions())
 def test_no_stock_criterion_takes_the_penalty_in(name):
-    with pytest.raises(ValueError, match=f"--criterion {name} .*--criterion voita_label_smoothed_cross_entropy"):
+    with pytest.raises(
+        ValueError, match=f"--criterion {name} .*--criterion voita_label_smoothed_cross_entropy"
+    ):
         _check_criterion(name, "voita")
 
 
@@ -106,7 +121,9 @@ def test_criterions_that_do_or_may(monkeypatch):
         _check_criterion(name, "voita")
 
 
-@pytest.mark.parametrize("flags", [[], ["--num-of-heads", "6"], ["--sentence-avg"]], ids=["lambda", "budget", "sentence-avg"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--num-of-heads", "6"], ["--sentence-avg"]], ids=["lambda", "budget", "sentence-avg"]
+)
 @pytest.mark.parametrize("criterion", ["cross_entropy", "label_smoothed_cross_entropy", "adaptive_loss"])
 def test_a_penalty_that_no_loss_takes_in(tiny_data, tmp_path, criterion, flags):
     with pytest.raises(ValueError, match=f"--criterion {criterion} leaves the penalty"):
@@ -117,7 +134,9 @@ def test_a_lambda_of_nothing_needs_no_criterion(tiny_data, tmp_path):
     build(tiny_data, tmp_path, *VOITA, "--criterion", "cross_entropy", "--l0-penalty", "0")
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "nag", "adagrad", "adafactor", "composite", "diff_adam", "fixmask_adam"])
+@pytest.mark.parametrize(
+    "name", ["adam", "sgd", "nag", "adagrad", "adafactor", "composite", "diff_adam", "fixmask_adam"]
+)
 def test_optimizers_without_a_rate_for_scores(name):
     with pytest.raises(ValueError, match=f"--optimizer {name} "):
         _check_optimizer(name)
@@ -129,7 +148,9 @@ def test_a_checkpoint_is_loaded_whatever_it_was_trained_with(tiny_data, tmp_path
     half = ["--task", "translation", "--criterion", "cross_entropy", "--optimizer", "adam"]
     cfg = parsed(str(tiny_data), *TINY, "--save-dir", str(tmp_path), *VOITA, *half)
     state = {"cfg": cfg, "model": model.state_dict(), "args": None}
-    monkeypatch.setattr(checkpoint_utils, "load_checkpoint_to_cpu", lambda *args, **kwargs: copy.deepcopy(state))
+    monkeypatch.setattr(
+        checkpoint_utils, "load_checkpoint_to_cpu", lambda *args, **kwargs: copy.deepcopy(state)
+    )
     (tmp_path / "old.pt").touch()
     (loaded,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "old.pt")])
     assert loaded.gating is not None

@@ -1,4 +1,6 @@
-"""Surgery on tiny translation models: masked == pruned == exported, in float64, and the bookkeeping around it."""
+"""Surgery on tiny translation models: masked == pruned == exported, in float64, and the bookkeeping around
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ import torch
 fairseq = pytest.importorskip("fairseq")
 
 import tiny_models as tiny
-from dsp_plugin.mt.surgery.stock_export import export_fairseq
-from dsp_plugin.mt.heads.gated_transformer import head_map_of
-from dsp_plugin.mt.heads.checkpoint_heads import random_scores
+
 from dsp_plugin.mt.checkpoints.plain_python import plain
+from dsp_plugin.mt.heads.checkpoint_heads import random_scores
+from dsp_plugin.mt.heads.gated_transformer import head_map_of
 from dsp_plugin.mt.surgery.pruning import prepare, prune_state
+from dsp_plugin.mt.surgery.stock_export import export_fairseq
 from dsp_plugin.surgery import read_mask
 
 N = tiny.N
@@ -38,7 +41,14 @@ def first(k: int) -> list[bool]:
     return [head in order[:k] for head in range(N)]
 
 
-MASKS = {"K=0": first(0), "K=1": first(1), "K=N/4": first(4), "K=N/2": first(8), "K=N": first(N), "uneven": UNEVEN}
+MASKS = {
+    "K=0": first(0),
+    "K=1": first(1),
+    "K=N/4": first(4),
+    "K=N/2": first(8),
+    "K=N": first(N),
+    "uneven": UNEVEN,
+}
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
@@ -63,7 +73,9 @@ def test_exported_is_stock_and_computes_what_masked_does(mask):
     assert type(stock).__module__.startswith("fairseq.")
     tiny.assert_same(stock, tiny.masked(mask))
     again = export_fairseq(prune_state(state, mask=mask).state)
-    assert all(torch.equal(again.state["model"][name], tensor) for name, tensor in exported.state["model"].items())
+    assert all(
+        torch.equal(again.state["model"][name], tensor) for name, tensor in exported.state["model"].items()
+    )
     assert again.state["cfg"] == exported.state["cfg"]
 
 
@@ -127,7 +139,9 @@ def test_dead_heads_of_the_exported_model_stay_dead_in_training():
 def flat_namespace(**changes) -> argparse.Namespace:
     """Options as fairseq before 0.10.1 saved them."""
     settings = {**tiny.SIZES, "arch": "transformer", "task": "translation", "criterion": "cross_entropy"}
-    settings.update(optimizer="adam", adam_betas="(0.9, 0.98)", lr=[0.1], lr_scheduler="fixed", data="data-bin")
+    settings.update(
+        optimizer="adam", adam_betas="(0.9, 0.98)", lr=[0.1], lr_scheduler="fixed", data="data-bin"
+    )
     return argparse.Namespace(**{**settings, **changes})
 
 
@@ -154,8 +168,11 @@ def test_exported_checkpoints_are_stock_and_plain(tmp_path):
     exported = export_fairseq(tiny.checkpoint(tiny.build(settings), settings)).state
     cfg = exported["cfg"]
     assert [cfg[s]["_name"] for s in ("model", "task", "criterion", "optimizer")] == [
-        "transformer", "translation", "label_smoothed_cross_entropy", "adam"
-    ]  # fmt: skip
+        "transformer",
+        "translation",
+        "label_smoothed_cross_entropy",
+        "adam",
+    ]
     assert not set(cfg["model"]) & {"num_of_heads", "kept_heads", "pruning_lr", "use_ste"}
     assert "restore_file" not in cfg["task"] and cfg["common"]["user_dir"] is None
     assert "dsp" not in repr(cfg).lower() and "DSP" not in repr(exported["optimizer_history"])
@@ -200,7 +217,9 @@ def test_bad_input():
     refused("give --num-of-heads, 0..16", {**state, "cfg": {"model": tiny.options()}})
     refused("no options", {**state, "cfg": None})
     refused("model is 'lstm'", {**state, "cfg": {"model": {"_name": "lstm"}}})
-    refused("scores for 3 heads", {**state, "model": {**state["model"], "gating.gates.scores": torch.zeros(3)}})
+    refused(
+        "scores for 3 heads", {**state, "model": {**state["model"], "gating.gates.scores": torch.zeros(3)}}
+    )
     nan = torch.full((N,), float("nan"))
     refused("NaN", {**state, "model": {**state["model"], "gating.gates.scores": nan}})
     unranked = {**state["model"], "gating.gates.chosen": torch.tensor(False)}
@@ -209,7 +228,10 @@ def test_bad_input():
     refused("random start: no update was made", {**state, "optimizer_history": [{"num_updates": 0}]})
     warm = {"model": {**settings, "pruning_warmup_updates": 7}}
     refused("random start: 7 updates were made, 7 of them with all heads open", {**state, "cfg": warm})
-    for known in ({**state, "model": {**unranked, "gating.gates.chosen": torch.tensor(True)}}, {**state, "optimizer_history": []}):
+    for known in (
+        {**state, "model": {**unranked, "gating.gates.chosen": torch.tensor(True)}},
+        {**state, "optimizer_history": []},
+    ):
         assert int(prepare(known).head_map.num_heads) == N and random_scores(known) is None
 
     plain_state = tiny.checkpoint(tiny.build(tiny.options()), tiny.options())
@@ -218,7 +240,10 @@ def test_bad_input():
     pruned = prune_state(state).state
     refused(r"no head scores \(heads were removed from it before\)", pruned)
     for record in ("{", '{"encoder.layers.0.self_attn": [0]}'):
-        refused("record of kept heads", {**pruned, "cfg": {"model": {**pruned["cfg"]["model"], "kept_heads": record}}})
+        refused(
+            "record of kept heads",
+            {**pruned, "cfg": {"model": {**pruned["cfg"]["model"], "kept_heads": record}}},
+        )
     refused("no record", {**pruned, "cfg": {"model": {**pruned["cfg"]["model"], "kept_heads": None}}})
     broken = {**state["model"], "encoder.layers.1.self_attn.v_proj.weight": torch.zeros(3, 3)}
     refused("encoder.layers.1.self_attn: ", {**state, "model": broken})
@@ -233,8 +258,17 @@ def test_mask_files(tmp_path):
         path.write_text(json.dumps(content))
         assert read_mask(str(path), head_map) == flags
     other = head_map.to_dict()["blocks"][::-1]
-    wrong = [("{", "JSON"), ([1, 2], "expected"), ({"mask": []}, "expected"), ([True] * 3, "3 entries, the model 16")]
-    wrong += [([{"keep": flags}] * 2, "several models"), ({"keep": flags, "blocks": other}, "another model"), (3, "expected")]
+    wrong = [
+        ("{", "JSON"),
+        ([1, 2], "expected"),
+        ({"mask": []}, "expected"),
+        ([True] * 3, "3 entries, the model 16"),
+    ]
+    wrong += [
+        ([{"keep": flags}] * 2, "several models"),
+        ({"keep": flags, "blocks": other}, "another model"),
+        (3, "expected"),
+    ]
     for content, named in wrong:
         path.write_text(content if content == "{" else json.dumps(content))
         with pytest.raises(ValueError, match=named) as error:

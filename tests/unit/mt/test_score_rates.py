@@ -1,4 +1,6 @@
-"""The scores' rate and decay are what they were declared to be at every step, whoever writes into the groups."""
+"""The scores' rate and decay are what they were declared to be at every step, whoever writes into the
+groups.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ import torch
 pytest.importorskip("fairseq")
 
 from fairseq import optim
-from fairseq.dataclass.configs import FairseqConfig
-from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY, LR_SCHEDULER_REGISTRY, build_lr_scheduler
+from fairseq.optim.lr_scheduler import (
+    LR_SCHEDULER_DATACLASS_REGISTRY,
+    LR_SCHEDULER_REGISTRY,
+    build_lr_scheduler,
+)
 from omegaconf import OmegaConf, open_dict
 
 import dsp_plugin
@@ -37,7 +42,12 @@ SCHEDULES = {
 
 
 def scheduler_config(name):
-    options = {**SCHEDULES[name], "_name": name, "lr": [LR], "max_update": SCHEDULES[name].get("max_update", 12)}
+    options = {
+        **SCHEDULES[name],
+        "_name": name,
+        "lr": [LR],
+        "max_update": SCHEDULES[name].get("max_update", 12),
+    }
     if name not in LR_SCHEDULER_DATACLASS_REGISTRY:
         return Namespace(**options, lr_scheduler=name)
     known = LR_SCHEDULER_DATACLASS_REGISTRY[name]
@@ -45,7 +55,13 @@ def scheduler_config(name):
         options["maximize_best_checkpoint_metric"] = False
     cfg = OmegaConf.structured(known())
     with open_dict(cfg):
-        cfg.update({key: value for key, value in options.items() if key == "_name" or key in known.__dataclass_fields__})
+        cfg.update(
+            {
+                key: value
+                for key, value in options.items()
+                if key == "_name" or key in known.__dataclass_fields__
+            }
+        )
     return cfg
 
 
@@ -65,7 +81,9 @@ def build(schedule, pruning_lr, kind="joint"):
 
 
 def run(params, optimizer, scheduler, updates):
-    """These updates, as fairseq's Trainer makes them; (rate, decay) of every group as each step found them."""
+    """These updates, as fairseq's Trainer makes them; (rate, decay) of every group as each step found
+    them.
+    """
     seen = []
     watch = optimizer.optimizer.register_step_pre_hook(
         lambda opt, *_: seen.append([(group["lr"], group["weight_decay"]) for group in opt.param_groups])

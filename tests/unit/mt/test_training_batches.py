@@ -15,7 +15,9 @@ def iterator(data, epoch: int, **options):
     task = tasks.setup_task(parse(data, arch="dsp_transformer", task="dsp_translation").task)
     task.load_dataset("train")
     data = task.dataset("train")
-    return task.get_batch_iterator(data, max_sentences=30, epoch=epoch, seed=1, grouped_shuffling=False, **options)
+    return task.get_batch_iterator(
+        data, max_sentences=30, epoch=epoch, seed=1, grouped_shuffling=False, **options
+    )
 
 
 def test_a_run_resumed_in_a_later_epoch_has_the_batches_of_the_first(tiny_data):

@@ -1,4 +1,6 @@
-"""`voita_transformer` in the test process: its options, its loss, what it says at the end, another K at generation."""
+"""`voita_transformer` in the test process: its options, its loss, what it says at the end, another K at
+generation.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def voita(data, **changes):
     "changes, message",
     [
         ({"num_of_heads": 6}, "--num-of-heads.* need --l0-penalty"),
-        ({"heads_per_kind": "encoder-self=2,decoder-cross=2,decoder-self=2"}, "--heads-per-kind need --l0-penalty"),
+        (
+            {"heads_per_kind": "encoder-self=2,decoder-cross=2,decoder-self=2"},
+            "--heads-per-kind need --l0-penalty",
+        ),
         ({"joint_pruning": True}, "--joint-pruning needs --l0-penalty"),
         ({"l0_penalty": -1.0}, "--l0-penalty -1.*: .*0 or more"),
         ({"l0_penalty": float("nan")}, "--l0-penalty nan.*: .*0 or more"),
@@ -76,7 +81,8 @@ def test_the_penalty_is_added_once_to_the_summed_loss_in_training_alone(tiny_dat
 
     loss, logged = loss_of(True)
     penalty = gates.penalty()
-    assert loss.item() - float(logged["loss"]) == pytest.approx(penalty.item(), rel=1e-4)  # the log leaves it out
+    # the log leaves it out
+    assert loss.item() - float(logged["loss"]) == pytest.approx(penalty.item(), rel=1e-4)
     assert int(logged["gates_heads_open"]) == int((gates.scores > 0).sum())
     gates.l0_penalty = 0.0
     torch.testing.assert_close(loss - loss_of(True)[0], penalty)
@@ -87,7 +93,9 @@ def test_the_penalty_is_added_once_to_the_summed_loss_in_training_alone(tiny_dat
 
 @pytest.mark.parametrize("changes, rates", [({}, None), ({"pruning_lr": 0.05}, [0.05])])
 def test_the_learning_rate_of_the_gates(tiny_data, changes, rates):
-    """By default none of their own: the recipes of the reference program, which had no other, depend on it."""
+    """By default none of their own: the recipes of the reference program, which had no other, depend on
+    it.
+    """
     _, model = voita(tiny_data, l0_penalty=1.0, **changes)
     assert model.gating.gates.scores.optim_overrides["optimizer"].get("lr") == rates
 
@@ -106,7 +114,9 @@ def test_how_many_heads_the_penalty_has_kept():
     assert said([1.0, -1.0, 2.0, -3.0]) == "--l0-penalty 200 kept 2 of 4 heads (log_a above 0)"
 
 
-@pytest.mark.parametrize("log_a, what, change", [(-1.0, "EVERY HEAD IS CLOSED", "lower"), (1.0, "NO HEAD IS CLOSED", "raise")])
+@pytest.mark.parametrize(
+    "log_a, what, change", [(-1.0, "EVERY HEAD IS CLOSED", "lower"), (1.0, "NO HEAD IS CLOSED", "raise")]
+)
 def test_a_penalty_that_closes_all_heads_or_none(log_a, what, change):
     text = said([log_a] * 4)
     assert f"kept {0 if log_a < 0 else 4} of 4 heads" in text

@@ -29,7 +29,10 @@ CASES = [
     (lambda: bytes(1 << 62), "out of memory"),
     (_deep, "nested too deeply"),
     (lambda: int("x\ny"), "invalid literal for int() with base 10: 'x\\ny'"),
-    (lambda: b"\xff".decode("utf-8"), "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+    (
+        lambda: b"\xff".decode("utf-8"),
+        "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+    ),
     (lambda: torch.zeros(2) + torch.zeros(3), "RuntimeError: The size of tensor a (2)"),
 ]
 

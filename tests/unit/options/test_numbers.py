@@ -51,14 +51,25 @@ def test_a_number_of_its_own_meaning_is_taken_beside_the_range():
 def test_one_of_several_meanings_will_do():
     steps = ("count", "share")
     assert [check_number(value, steps) for value in (3, 0.25, 1.0)] == [None] * 3
-    assert check_number(1.5, steps) == "a whole number, 1 or more, or a share, above 0 and at most 1 belongs there"
+    assert (
+        check_number(1.5, steps)
+        == "a whole number, 1 or more, or a share, above 0 and at most 1 belongs there"
+    )
 
 
 @pytest.mark.parametrize(
     "meanings, text, value",
-    [(["count"], "3", 3), (["positive"], "1e-5", 1e-5), (["count", "share"], "0.5", 0.5), (["count"], "3.0", None),
-     (["count"], "0", None), (["positive"], "nan", None), (["positive"], "much", None), (["count"], "9" * 5000, None)],
-)  # fmt: skip
+    [
+        (["count"], "3", 3),
+        (["positive"], "1e-5", 1e-5),
+        (["count", "share"], "0.5", 0.5),
+        (["count"], "3.0", None),
+        (["count"], "0", None),
+        (["positive"], "nan", None),
+        (["positive"], "much", None),
+        (["count"], "9" * 5000, None),
+    ],
+)
 def test_a_word_of_a_command_line_as_a_number(meanings, text, value):
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--n", type=number(*meanings))

@@ -16,9 +16,14 @@ from claims import at_work
 from dsp_plugin.records.files.claim import LOCK, claim, claimed, give_back
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
 def test_another_program_is_refused_by_name_until_the_first_ends(tmp_path):
     with at_work(tmp_path / "runs") as other:
-        with pytest.raises(ValueError, match=rf"^--output_dir .*runs is in use by process {other.pid} on .*: wait for its end, or"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^--output_dir .*runs is in use by process {other.pid} on .*: wait for its end, or",
+        ):
             claim("--output_dir", tmp_path / "runs")
         assert os.listdir(tmp_path / "runs") == [LOCK]
     with claimed("--output_dir", tmp_path / "runs"):  # killed: what it left is no claim
@@ -44,7 +49,9 @@ def test_a_program_may_claim_its_folder_again(tmp_path):
     with claimed("--save-dir", tmp_path):
         with claimed("--save-dir", tmp_path):
             pass
-        assert "is in use by process" in subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stderr
+        assert (
+            "is in use by process" in subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stderr
+        )
     assert subprocess.run(words, cwd=ROOT).returncode == 0
 
 

@@ -1,4 +1,6 @@
-"""Of every kind of file that we write: with flipped bits and cuts it reads as what was written, or is refused by name."""
+"""Of every kind of file that we write: with flipped bits and cuts it reads as what was written, or is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,20 @@ FLIPS, CUTS = 40, 10  # of each file
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         as_bytes = lambda tensor: tensor.contiguous().reshape(-1).view(torch.uint8)  # noqa: E731
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.shape == other.shape and torch.equal(
-            as_bytes(one), as_bytes(other)
-        )  # fmt: skip
+        return (
+            isinstance(other, torch.Tensor)
+            and one.dtype == other.dtype
+            and one.shape == other.shape
+            and torch.equal(as_bytes(one), as_bytes(other))
+        )
     if isinstance(one, np.ndarray):
         return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, dict):
-        return isinstance(other, dict) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return (
+            isinstance(other, dict)
+            and list(one) == list(other)
+            and all(same(one[key], other[key]) for key in one)
+        )
     if isinstance(one, (list, tuple)):
         return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
     return type(one) is type(other) and (one == other or (one != one and other != other))
@@ -32,7 +41,10 @@ def same(one: Any, other: Any) -> bool:
 def damaged(content: bytes, rng: random.Random):
     for _ in range(FLIPS):
         place = rng.randrange(len(content))
-        yield f"bit flipped at {place}", content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        yield (
+            f"bit flipped at {place}",
+            content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :],
+        )
     for _ in range(CUTS):
         end = rng.randrange(len(content))
         yield f"cut at {end}", content[:end]

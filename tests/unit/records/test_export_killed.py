@@ -28,7 +28,9 @@ def test_an_export_has_its_certificate_wherever_it_is_killed(earlier, tmp_path):
     if earlier:
         assert main(["export", str(source), "--mask", str(masks[3]), "--out", str(out)]) == 0
     before, kills = out.read_bytes() if earlier else None, 0
-    for _ in killed_everywhere(lambda: main(["export", str(source), "--mask", str(masks[8]), "--out", str(out)]), every=2):
+    for _ in killed_everywhere(
+        lambda: main(["export", str(source), "--mask", str(masks[8]), "--out", str(out)]), every=2
+    ):
         kills += 1
         if out.exists() and out.read_bytes() != before:
             assert read_certificate(out).equal
@@ -39,4 +41,10 @@ def test_an_export_has_its_certificate_wherever_it_is_killed(earlier, tmp_path):
             except ValueError as error:
                 assert "not the export that" in str(error)
     assert kills >= 3 and read_certificate(out).equal
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.json", "8.json", "checkpoint.pt", "out.pt", "out.pt.certificate.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "3.json",
+        "8.json",
+        "checkpoint.pt",
+        "out.pt",
+        "out.pt.certificate.json",
+    ]

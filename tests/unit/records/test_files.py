@@ -1,4 +1,6 @@
-"""Files are written whole or not at all, only where a file can be, and whatever else writes there at the same time."""
+"""Files are written whole or not at all, only where a file can be, and whatever else writes there at the
+same time.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dsp_plugin.records.files.scratch import recover, scratch
 from dsp_plugin.records.files.whole import (
     check_folder,
     check_new_folder,
@@ -20,7 +23,6 @@ from dsp_plugin.records.files.whole import (
     replacing,
     write_text,
 )
-from dsp_plugin.records.files.scratch import recover, scratch
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -147,7 +149,9 @@ for _ in range(20):
 
 def test_two_processes_with_one_output_never_show_half_a_file(tmp_path):
     path = tmp_path / "out"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), letter], cwd=ROOT) for letter in "ab"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), letter], cwd=ROOT) for letter in "ab"
+    ]
     seen = set()
     while any(writer.poll() is None for writer in writers):
         if path.exists():

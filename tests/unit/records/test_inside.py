@@ -20,7 +20,11 @@ def places(tmp_path):
     """A folder in two files, somebody else's file of weights, and a pack."""
     folder, victim = tmp_path / "model", tmp_path / "elsewhere" / "victim.safetensors"
     folder.mkdir(), victim.parent.mkdir()
-    state = {n: t for n, t in snapshot(SmallModel()).items() if n != "out.weight" and not n.startswith("classifier")}
+    state = {
+        n: t
+        for n, t in snapshot(SmallModel()).items()
+        if n != "out.weight" and not n.startswith("classifier")
+    }
     names = sorted(state)
     save_file({name: state[name] for name in names[:3]}, victim, {"format": "pt"})
     save_file({name: state[name] for name in names[:3]}, folder / FIRST, {"format": "pt"})
@@ -33,18 +37,36 @@ def places(tmp_path):
 
 
 def write_index(folder, first):
-    kept = [name for name in sorted(snapshot(SmallModel())) if name != "out.weight" and not name.startswith("classifier")]
+    kept = [
+        name
+        for name in sorted(snapshot(SmallModel()))
+        if name != "out.weight" and not name.startswith("classifier")
+    ]
     weight_map = {name: first if place < 3 else "rest.safetensors" for place, name in enumerate(kept)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
 def everything(folder):
-    return {str(path): (os.readlink(path) if path.is_symlink() else path.read_bytes()) for path in sorted(folder.rglob("*"))
-            if path.is_symlink() or path.is_file()}  # fmt: skip
+    return {
+        str(path): (os.readlink(path) if path.is_symlink() else path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
 
 
-NAMES = ["../elsewhere/victim.safetensors", "{victim}", "./../elsewhere/victim.safetensors", "..\\victim", "", ".", "..",
-         "a\0b", 3, None, ["rest.safetensors"]]  # fmt: skip
+NAMES = [
+    "../elsewhere/victim.safetensors",
+    "{victim}",
+    "./../elsewhere/victim.safetensors",
+    "..\\victim",
+    "",
+    ".",
+    "..",
+    "a\0b",
+    3,
+    None,
+    ["rest.safetensors"],
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,13 +75,19 @@ def test_a_file_outside_that_the_index_names(name, action, places, tmp_path, cap
     folder, victim, pack = places
     write_index(folder, name.format(victim=victim) if isinstance(name, str) else name)
     before = everything(tmp_path)
-    words = {"apply": ["apply", pack, folder], "merge": ["merge", pack, folder, "--out", tmp_path / "out"], "revert": ["revert", folder]}
+    words = {
+        "apply": ["apply", pack, folder],
+        "merge": ["merge", pack, folder, "--out", tmp_path / "out"],
+        "revert": ["revert", folder],
+    }
     assert main(["diff", *map(str, words[action])]) == 1
     assert "model.safetensors.index.json" in capsys.readouterr().err
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("link", [FIRST, "model.safetensors.index.json", "config.json", "diff-undo.safetensors", "checksums.json"])
+@pytest.mark.parametrize(
+    "link", [FIRST, "model.safetensors.index.json", "config.json", "diff-undo.safetensors", "checksums.json"]
+)
 @pytest.mark.parametrize("inside", [False, True])
 def test_apply_writes_through_no_link_that_leads_out(link, inside, places, tmp_path, monkeypatch, capsys):
     """Also where the folder is the working folder, which cannot be replaced as a whole."""
@@ -80,11 +108,20 @@ def test_apply_writes_through_no_link_that_leads_out(link, inside, places, tmp_p
 LINKS = {
     "a file": lambda folder, secret: (folder / "notes.txt").symlink_to(secret),
     "a file by a relative path": lambda folder, secret: (folder / "notes.txt").symlink_to("../secret/key"),
-    "a file in a folder": lambda folder, secret: ((folder / "more").mkdir(), (folder / "more" / "notes.txt").symlink_to(secret)),
+    "a file in a folder": lambda folder, secret: (
+        (folder / "more").mkdir(),
+        (folder / "more" / "notes.txt").symlink_to(secret),
+    ),
     "a folder": lambda folder, secret: (folder / "more").symlink_to(secret.parent),
-    "a folder in a folder": lambda folder, secret: ((folder / "a").mkdir(), (folder / "a" / "more").symlink_to(secret.parent)),
+    "a folder in a folder": lambda folder, secret: (
+        (folder / "a").mkdir(),
+        (folder / "a" / "more").symlink_to(secret.parent),
+    ),
     "itself": lambda folder, secret: (folder / "more").symlink_to(folder),
-    "weights": lambda folder, secret: (os.replace(folder / FIRST, secret), (folder / FIRST).symlink_to(secret)),
+    "weights": lambda folder, secret: (
+        os.replace(folder / FIRST, secret),
+        (folder / FIRST).symlink_to(secret),
+    ),
 }
 
 
@@ -108,7 +145,14 @@ def test_the_hubs_cache_is_read(places, tmp_path):
         path.symlink_to(f"../../blobs/blob-{path.name}")
     (tmp_path / "cache" / "snapshots").mkdir()
     os.replace(folder, tmp_path / "cache" / "snapshots" / "1234")
-    words = ["diff", "merge", str(pack), str(tmp_path / "cache" / "snapshots" / "1234"), "--out", str(tmp_path / "out")]
+    words = [
+        "diff",
+        "merge",
+        str(pack),
+        str(tmp_path / "cache" / "snapshots" / "1234"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 0
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
 

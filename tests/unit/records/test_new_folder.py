@@ -73,13 +73,17 @@ def test_other_things_are_kept_where_asked_for(tmp_path):
     with new_folder(tmp_path / "out", None, other_files) as folder:
         (folder / "weights").write_text("new")
     assert contents(tmp_path) == {"out": "new"}
-    assert (tmp_path / "out" / "notes" / "thesis.tex").read_text() == "mine" and (tmp_path / "out" / "link").is_symlink()
+    assert (tmp_path / "out" / "notes" / "thesis.tex").read_text() == "mine" and (
+        tmp_path / "out" / "link"
+    ).is_symlink()
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [MARK, "link", "notes", "weights"]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_reader_sees_the_old_folder_or_the_new_one(at_once, tmp_path, monkeypatch):
-    """Every rename and exchange is looked at: whole before, whole after; where the system knows no exchange, never half."""
+    """Every rename and exchange is looked at: whole before, whole after; where the system knows no
+    exchange, never half.
+    """
     if not at_once:
         monkeypatch.setattr(scratch, "_exchange", lambda one, other: False)
     write(tmp_path / "out", "old")

@@ -16,6 +16,7 @@ import torch
 
 import dsp_plugin.records.files.whole as files
 from dsp_plugin.records.environment import command_line, device_name, portable_path, versions
+from dsp_plugin.records.files.sealed import seal_text
 from dsp_plugin.records.record import (
     Metric,
     Record,
@@ -27,8 +28,7 @@ from dsp_plugin.records.record import (
     mask_of,
     new_record,
     save_record,
-)  # fmt: skip
-from dsp_plugin.records.files.sealed import seal_text
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAD_MAP = {
@@ -68,7 +68,11 @@ def test_numbers_of_numpy_and_torch_become_plain(tmp_path):
     record = a_record(updates=np.int64(7), extra={"score": torch.tensor(0.5), "k": np.float32(2)})
     record.metrics[0].value = np.float32(31.5)
     fields = json.loads(save_record(record, tmp_path).read_text("utf-8"))
-    assert (fields["updates"], fields["extra"], fields["metrics"][0]["value"]) == (7, {"score": 0.5, "k": 2.0}, 31.5)
+    assert (fields["updates"], fields["extra"], fields["metrics"][0]["value"]) == (
+        7,
+        {"score": 0.5, "k": 2.0},
+        31.5,
+    )
 
 
 def test_kept_heads_and_back():
@@ -117,15 +121,34 @@ def test_no_machine_path_in_the_command(tmp_path, monkeypatch, argument, expecte
 
 @pytest.mark.parametrize("folder", [".", "scripts", "scripts/glue", None])
 @pytest.mark.parametrize("spelling", ["relative", "absolute"])
-def test_a_command_can_be_run_again_from_the_root_wherever_it_was_started(tmp_path, monkeypatch, folder, spelling):
+def test_a_command_can_be_run_again_from_the_root_wherever_it_was_started(
+    tmp_path, monkeypatch, folder, spelling
+):
     """Its program answers, and its paths in the repository are there."""
     monkeypatch.chdir(tmp_path if folder is None else ROOT / folder)
     spelt = os.path.abspath if spelling == "absolute" else os.path.relpath
-    argv = [spelt(ROOT / "scripts" / "glue" / "grid.py"), f"--data={spelt(ROOT / 'docs')}", "--only", "a 'b' $c", spelt(ROOT / "README.md"), "CoLA"]
+    argv = [
+        spelt(ROOT / "scripts" / "glue" / "grid.py"),
+        f"--data={spelt(ROOT / 'docs')}",
+        "--only",
+        "a 'b' $c",
+        spelt(ROOT / "README.md"),
+        "CoLA",
+    ]
     words = shlex.split(command_line(argv))
-    assert words == ["python", "scripts/glue/grid.py", "--data=docs", "--only", "a 'b' $c", "README.md", "CoLA"]
+    assert words == [
+        "python",
+        "scripts/glue/grid.py",
+        "--data=docs",
+        "--only",
+        "a 'b' $c",
+        "README.md",
+        "CoLA",
+    ]
     if folder is None and spelling == "relative":
-        found = subprocess.run(f"{sys.executable} {shlex.join(words[1:2])} --help", shell=True, cwd=ROOT, capture_output=True)
+        found = subprocess.run(
+            f"{sys.executable} {shlex.join(words[1:2])} --help", shell=True, cwd=ROOT, capture_output=True
+        )
         assert found.returncode == 0
 
 

@@ -14,7 +14,9 @@ REFERENCES = ["the black cat is on the mat .", "there is a small dog in here"]
 
 
 def bleu_by_definition(hypotheses, references) -> float:
-    """Papineni et al. (2002): brevity penalty times the geometric mean of clipped n-gram precisions, n = 1..4."""
+    """Papineni et al. (2002): brevity penalty times the geometric mean of clipped n-gram precisions, n =
+    1..4.
+    """
     log_precision, lengths = 0.0, [0, 0]
     for n in range(1, 5):
         matched = total = 0

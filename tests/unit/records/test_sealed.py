@@ -1,4 +1,6 @@
-"""Checksums: what is read is what was written, or is refused by name; files of before are read with one warning."""
+"""Checksums: what is read is what was written, or is refused by name; files of before are read with one
+warning.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ CONTENT = {"name": "größer", "numbers": [1, 2.5, -0.0, 1e-300], "empty": {}, "
 ENTRIES = [{"updates": count, "keep": [count % 2, 1]} for count in (2, 4, 6)]
 
 
-@pytest.mark.parametrize("layout", [{}, {"indent": 1}, {"indent": 2, "ensure_ascii": False}, {"separators": (",", ":")}])
+@pytest.mark.parametrize(
+    "layout", [{}, {"indent": 1}, {"indent": 2, "ensure_ascii": False}, {"separators": (",", ":")}]
+)
 def test_the_checksum_is_the_first_entry_and_the_layout_stays(tmp_path, layout):
     text = json.dumps(CONTENT, **layout) + "\n"
     write_json(tmp_path / "a.json", text)
@@ -48,15 +52,23 @@ def test_an_empty_object_can_be_sealed(tmp_path):
 
 @pytest.mark.parametrize(
     "old, new",
-    [('"flag": true', '"flag": false'), ("2.5", "2.6"), ("1e-300", "1e-301"), ("-0.0", "0.0"), ("sha256:", "sha257:"),
-     ('"checksum"', '"chucksum"')],
-)  # fmt: skip
+    [
+        ('"flag": true', '"flag": false'),
+        ("2.5", "2.6"),
+        ("1e-300", "1e-301"),
+        ("-0.0", "0.0"),
+        ("sha256:", "sha257:"),
+        ('"checksum"', '"chucksum"'),
+    ],
+)
 def test_a_change_is_refused_and_the_message_says_how_to_seal_it(tmp_path, old, new):
     write_json(tmp_path / "a.json", json.dumps(CONTENT))
     text = (tmp_path / "a.json").read_text()
     assert text.count(old) == 1
     (tmp_path / "a.json").write_text(text.replace(old, new))
-    with pytest.raises(DamagedError, match=r"a.json is damaged: its content does not fit its checksum .*: dsp seal .*a.json"):
+    with pytest.raises(
+        DamagedError, match=r"a.json is damaged: its content does not fit its checksum .*: dsp seal .*a.json"
+    ):
         read_json(tmp_path / "a.json")
 
 
@@ -87,13 +99,17 @@ def test_a_text_of_a_gigabyte_is_refused_before_it_is_read(tmp_path):
 
 def test_a_file_of_before_is_read_with_one_warning(tmp_path, caplog):
     (tmp_path / "a.json").write_text(json.dumps(CONTENT))
-    (tmp_path / "h.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in ENTRIES) + '{"updates": 8, "ke')
+    (tmp_path / "h.jsonl").write_text(
+        "".join(json.dumps(entry) + "\n" for entry in ENTRIES) + '{"updates": 8, "ke'
+    )
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert read_json(tmp_path / "a.json") == CONTENT
             assert read_lines(tmp_path / "h.jsonl") == ENTRIES  # its last line was cut off by a kill
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2 and all(f"`dsp seal {tmp_path / name}`" in line for name, line in zip(("a.json", "h.jsonl"), told))
+    assert len(told) == 2 and all(
+        f"`dsp seal {tmp_path / name}`" in line for name, line in zip(("a.json", "h.jsonl"), told)
+    )
 
 
 def test_the_lines_of_a_history_hold_together(tmp_path):
@@ -102,9 +118,17 @@ def test_the_lines_of_a_history_hold_together(tmp_path):
     assert read_lines(path) == ENTRIES
     lines = path.read_text().splitlines(keepends=True)
     assert [json.loads(line)["updates"] for line in lines] == [2, 4, 6]
-    for others in (lines[:2], lines[1:], [lines[0], lines[2], lines[1]], [*lines, lines[2]], [lines[0], lines[2]]):
+    for others in (
+        lines[:2],
+        lines[1:],
+        [lines[0], lines[2], lines[1]],
+        [*lines, lines[2]],
+        [lines[0], lines[2]],
+    ):
         path.write_text("".join(others))
-        with pytest.raises(DamagedError, match="h.jsonl is damaged: its content does not fit its checksum.*delete"):
+        with pytest.raises(
+            DamagedError, match="h.jsonl is damaged: its content does not fit its checksum.*delete"
+        ):
             read_lines(path)
 
 
@@ -117,7 +141,11 @@ def folder(tmp_path):
 
 
 def test_a_folder_knows_its_model_and_not_its_card(folder):
-    assert check_sealed(folder) and list(read_json(folder / LIST)["files"]) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert check_sealed(folder) and list(read_json(folder / LIST)["files"]) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     (folder / "README.md").write_text("another")
     (folder / "notes.txt").write_text("new")
     assert check_sealed(folder)
@@ -126,12 +154,21 @@ def test_a_folder_knows_its_model_and_not_its_card(folder):
 @pytest.mark.parametrize(
     "damage, told",
     [
-        (lambda f: (f / "config.json").write_text("content of config.jsom"), "config.json is damaged: its content does not fit"),
-        (lambda f: (f / "model.safetensors").write_text("content"), "model.safetensors is damaged: its content does not fit"),
+        (
+            lambda f: (f / "config.json").write_text("content of config.jsom"),
+            "config.json is damaged: its content does not fit",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_text("content"),
+            "model.safetensors is damaged: its content does not fit",
+        ),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json is of another model"),
         (lambda f: (f / "pytorch_model.bin").write_text(""), "pytorch_model.bin is of another model"),
-        (lambda f: (f / LIST).write_text((f / LIST).read_text().replace("config.json", "canfig.json")), f"{LIST} is damaged"),
+        (
+            lambda f: (f / LIST).write_text((f / LIST).read_text().replace("config.json", "canfig.json")),
+            f"{LIST} is damaged",
+        ),
         (lambda f: write_json(f / LIST, '{"files": {"../x": {}}}'), "no name of a file in this folder"),
         (lambda f: write_json(f / LIST, '{"files": 3}'), "lists no files"),
         (lambda f: (f / LIST).write_text("[3]"), "lists no files"),
@@ -155,7 +192,10 @@ def test_no_flipped_bit_and_no_cut_reads_as_something_else(tmp_path):
     rng = random.Random(7)
     write_json(tmp_path / "a.json", json.dumps(CONTENT, indent=1))
     write_lines(tmp_path / "h.jsonl", ENTRIES)
-    for path, read, value in ((tmp_path / "a.json", read_json, CONTENT), (tmp_path / "h.jsonl", read_lines, ENTRIES)):
+    for path, read, value in (
+        (tmp_path / "a.json", read_json, CONTENT),
+        (tmp_path / "h.jsonl", read_lines, ENTRIES),
+    ):
         whole = path.read_bytes()
         flips = [(place, 1 << bit) for place in range(len(whole)) for bit in range(8)]
         variants = [whole[:p] + bytes([whole[p] ^ bit]) + whole[p + 1 :] for p, bit in rng.sample(flips, 400)]

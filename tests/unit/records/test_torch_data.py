@@ -1,4 +1,6 @@
-"""Files of `torch.save` that are no data, or more in memory than on the disk: refused before anything is made of them."""
+"""Files of `torch.save` that are no data, or more in memory than on the disk: refused before anything is
+made of them.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def storage(numel: int, key: str = "0", kind: str = "FloatStorage") -> bytes:
 
 def tensor(numel: int = 4, offset: int = 0, size=(4,), stride=(1,), hooks: bytes = ORDERED) -> bytes:
     shape, steps = (tup(*map(number, values)) for values in (size, stride))
-    return call(name("torch._utils", "_rebuild_tensor_v2"), storage(numel), number(offset), shape, steps, FALSE, hooks)
+    return call(
+        name("torch._utils", "_rebuild_tensor_v2"), storage(numel), number(offset), shape, steps, FALSE, hooks
+    )
 
 
 def write(path, content: bytes, **entries: bytes) -> None:
@@ -142,12 +146,18 @@ REFUSED = {
     # NumPy
     "object dtype": dtype("O8"),
     "object dtype, flags cleared": array(
-        dtype("O8", number(3), text("|"), NONE, NONE, NONE, number(-1), number(-1), number(0)), tup(number(1)), raw(b"A" * 8)
+        dtype("O8", number(3), text("|"), NONE, NONE, NONE, number(-1), number(-1), number(0)),
+        tup(number(1)),
+        raw(b"A" * 8),
     ),
     "object scalar": call(SCALAR, dtype("O"), raw(b"A" * 8)),
-    "long elements": dtype("f8", number(3), text("<"), NONE, NONE, NONE, number(1 << 20), number(8), number(0)),
+    "long elements": dtype(
+        "f8", number(3), text("<"), NONE, NONE, NONE, number(1 << 20), number(8), number(0)
+    ),
     "other flags": dtype("f8", number(3), text("<"), NONE, NONE, NONE, number(-1), number(-1), number(63)),
-    "fields": dtype("f8", number(3), text("<"), NONE, tup(text("a")), b"}", number(-1), number(-1), number(0)),
+    "fields": dtype(
+        "f8", number(3), text("<"), NONE, tup(text("a")), b"}", number(-1), number(-1), number(0)
+    ),
     "texts": dtype("U1000000000"),
     "void": dtype("V8"),
     "sub-arrays": call(name("numpy", "dtype"), tup(text("f8"), tup(number(10**9))), FALSE, TRUE),
@@ -177,17 +187,28 @@ REFUSED = {
     "more sizes than strides": tensor(size=(2, 2)),
     "many dimensions": tensor(size=(1,) * 1000, stride=(1,) * 1000),
     "hooks": tensor(hooks=ORDERED + text("x") + NONE + b"s"),
-    "a storage that is no storage": tup(text("module"), name("torch", "FloatStorage"), text("0"), text("cpu"), number(4)) + b"Q",
+    "a storage that is no storage": tup(
+        text("module"), name("torch", "FloatStorage"), text("0"), text("cpu"), number(4)
+    )
+    + b"Q",
     "a number for a storage": number(3) + b"Q",
     # references, depth, copies
     "references to references": references(NONE, TEN, 12),
-    "tables of references": references(NONE, b"}(" + b"".join(number(i) + b"h\x00" for i in range(10)) + b"u", 12),
+    "tables of references": references(
+        NONE, b"}(" + b"".join(number(i) + b"h\x00" for i in range(10)) + b"u", 12
+    ),
     "a key of references": b"}" + references(NONE, b"h\x00h\x00\x86", 60) + NONE + b"s",
     "a list that holds itself": b"]q\x00h\x00a",
     "great depth": b"(" * 5000 + b"t" * 5000,
     "deep lists": b"]" * 5000 + b"a" * 4999,
-    "copies of bytes": LONG + b"](" + (name("_codecs", "encode") + b"h\x01" + text("latin1") + b"\x86R") * 2000 + b"e\x86",
-    "copies of a Namespace": SHARED_STATE + b"](" + (name("argparse", "Namespace") + b")\x81h\x01b") * 2000 + b"e\x86",
+    "copies of bytes": LONG
+    + b"]("
+    + (name("_codecs", "encode") + b"h\x01" + text("latin1") + b"\x86R") * 2000
+    + b"e\x86",
+    "copies of a Namespace": SHARED_STATE
+    + b"]("
+    + (name("argparse", "Namespace") + b")\x81h\x01b") * 2000
+    + b"e\x86",
     "another code": call(name("_codecs", "encode"), text("x"), text("utf-32")),
     "compressing code": call(name("_codecs", "encode"), text("x"), text("zip")),
     # things in the wrong place
@@ -221,11 +242,18 @@ def test_refused(tmp_path, monkeypatch, content, little_memory):
 def test_the_assembler_makes_what_is_read(tmp_path):
     """Each part of what is refused above, as it is right."""
     parts = [
-        tensor(), tensor(size=(2, 2), stride=(1, 2)), call(SCALAR, dtype("f8"), raw(struct.pack("<d", 1.5))),
-        array(dtype("i4"), tup(number(2)), raw(struct.pack("<2i", 3, 4))), raw(b"abc"), references(NONE, TEN, 3),
-        name("argparse", "Namespace") + b")\x81" + table(x=number(1)) + b"b", ORDERED + table(_metadata=b"}") + b"b",
-        call(name("torch", "device"), text("cpu")), call(name("torch", "Size"), tup(number(2))), name("torch", "float16"),
-    ]  # fmt: skip
+        tensor(),
+        tensor(size=(2, 2), stride=(1, 2)),
+        call(SCALAR, dtype("f8"), raw(struct.pack("<d", 1.5))),
+        array(dtype("i4"), tup(number(2)), raw(struct.pack("<2i", 3, 4))),
+        raw(b"abc"),
+        references(NONE, TEN, 3),
+        name("argparse", "Namespace") + b")\x81" + table(x=number(1)) + b"b",
+        ORDERED + table(_metadata=b"}") + b"b",
+        call(name("torch", "device"), text("cpu")),
+        call(name("torch", "Size"), tup(number(2))),
+        name("torch", "float16"),
+    ]
     write(tmp_path / "a.pt", b"](" + b"".join(parts) + b"e")
     found = load(tmp_path / "a.pt")
     assert found[0].tolist() == [0, 1, 2, 3] and found[1].tolist() == [[0, 2], [1, 3]] and found[2] == 1.5
@@ -234,7 +262,8 @@ def test_the_assembler_makes_what_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entries", [{"constants__pkl": b"x"}, {"code/x__py": b"x"}, {"byteorder": b"middle"}, {"byteorder": b"l" * 1000}]
+    "entries",
+    [{"constants__pkl": b"x"}, {"code/x__py": b"x"}, {"byteorder": b"middle"}, {"byteorder": b"l" * 1000}],
 )
 def test_archives_of_another_kind(tmp_path, entries):
     write(tmp_path / "a.pt", b"}", **entries)
@@ -244,7 +273,14 @@ def test_archives_of_another_kind(tmp_path, entries):
 
 def test_many_tensors_of_one_storage(tmp_path):
     shape = tup(number(1 << 18)), tup(number(1))
-    large = call(name("torch._utils", "_rebuild_tensor_v2"), storage(1 << 18, key="1"), number(0), *shape, FALSE, ORDERED)
+    large = call(
+        name("torch._utils", "_rebuild_tensor_v2"),
+        storage(1 << 18, key="1"),
+        number(0),
+        *shape,
+        FALSE,
+        ORDERED,
+    )
     write(tmp_path / "a.pt", large + b"q\x00](" + b"h\x00" * 1000 + b"e\x86", **{"data/1": bytes(1 << 20)})
     with pytest.raises(ValueError, match="on storages of far fewer"):
         load(tmp_path / "a.pt")
@@ -261,7 +297,19 @@ def test_a_long_pickle(tmp_path, little_memory):
 STATE = {
     "model": OrderedDict(a=torch.arange(12.0).view(3, 4), b=torch.ones(3, dtype=torch.half)),
     "args": argparse.Namespace(lr=[0.5], name="x"),
-    "numbers": [np.float64(1.5), np.int32(3), np.bool_(True), 7, 2**70, -1.5, None, True, b"bytes", "text", (1, (2,))],
+    "numbers": [
+        np.float64(1.5),
+        np.int32(3),
+        np.bool_(True),
+        7,
+        2**70,
+        -1.5,
+        None,
+        True,
+        b"bytes",
+        "text",
+        (1, (2,)),
+    ],
     "arrays": [np.arange(6.0).reshape(2, 3), np.array([True, False]), np.ones((2, 2), order="F")],
     "views": [torch.arange(12.0).view(3, 4).t(), torch.arange(5)[1:3], torch.tensor(3), torch.zeros(0)],
 }
@@ -340,7 +388,9 @@ class TestFilesOfBeforeTheZipFormat:
 
     def test_a_program(self, tmp_path, whole, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        head = b"".join(
+            pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+        )
         for content in (call(name("os", "mkdir"), text("it ran")), references(NONE, TEN, 12)):
             self.refused(tmp_path / "a.pt", head + b"\x80\x02" + content + b"." + pickle.dumps([], 2))
         self.refused(tmp_path / "a.pt", pickle.dumps(STATE["args"], 2))

@@ -1,4 +1,6 @@
-"""Files of `torch.save` are compared with their own checksums: any damage is found, and nothing else is refused."""
+"""Files of `torch.save` are compared with their own checksums: any damage is found, and nothing else is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from dsp_plugin.records.files.torch_zip import check_torch_zip, entries_of_torch
 
 def state():
     generator = torch.Generator().manual_seed(1)
-    return {"weight": torch.randn(40, 30, generator=generator), "empty": torch.zeros(0), "steps": 7, "name": "a" * 300}
+    return {
+        "weight": torch.randn(40, 30, generator=generator),
+        "empty": torch.zeros(0),
+        "steps": 7,
+        "name": "a" * 300,
+    }
 
 
 @pytest.fixture
@@ -28,7 +35,8 @@ def path(tmp_path):
 def same(found) -> bool:
     whole = state()
     return found.keys() == whole.keys() and all(
-        torch.equal(found[key], whole[key]) if torch.is_tensor(whole[key]) else found[key] == whole[key] for key in whole
+        torch.equal(found[key], whole[key]) if torch.is_tensor(whole[key]) else found[key] == whole[key]
+        for key in whole
     )
 
 
@@ -68,7 +76,8 @@ def test_what_is_taken_torch_can_read(tmp_path):
     """Every bit of a small file: what is not refused has the same content."""
     torch.save({"numbers": torch.arange(4.0)}, tmp_path / "small.pt")
     whole = (tmp_path / "small.pt").read_bytes()
-    for place in range(whole.index(b"PK\x01\x02"), len(whole)):  # the directory; the entries have a checksum each
+    # the directory; the entries have a checksum each
+    for place in range(whole.index(b"PK\x01\x02"), len(whole)):
         for bit in range(8):
             path = tmp_path / "damaged.pt"
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
@@ -76,7 +85,10 @@ def test_what_is_taken_torch_can_read(tmp_path):
                 check_torch_zip(path)
             except ValueError:
                 continue
-            assert torch.equal(torch.load(path, weights_only=True)["numbers"], torch.arange(4.0)), (place, bit)
+            assert torch.equal(torch.load(path, weights_only=True)["numbers"], torch.arange(4.0)), (
+                place,
+                bit,
+            )
 
 
 def test_every_cut_and_every_tail_is_refused(path):

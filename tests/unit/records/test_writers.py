@@ -1,25 +1,54 @@
-"""Nothing in this repository writes a file in place: a kill, a full disk or a second process would leave half of one.
+"""Nothing in this repository writes a file in place: a kill, a full disk or a second process would leave half
+of one.
 
-Every file goes through `records.files.whole`: `write_text`, or a library's own writer inside `replacing` or `new_folder`.
+Every file goes through `records.files.whole`: `write_text`, or a library's own writer inside `replacing` or
+`new_folder`.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = sorted(path for room in ("dsp_plugin", "scripts", "data-prep", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+FILES = sorted(
+    path
+    for room in ("dsp_plugin", "scripts", "data-prep", "benchmarks")
+    for path in (ROOT / room).rglob("*.py")
+)
 
 WRITERS = {
-    "save", "save_file", "savefig", "save_pretrained", "to_csv", "to_json", "tofile", "savetxt", "savez", "copyfile", "copy", "copy2",
-    "copytree", "move", "write_text", "write_bytes",
-}  # fmt: skip
+    "save",
+    "save_file",
+    "savefig",
+    "save_pretrained",
+    "to_csv",
+    "to_json",
+    "tofile",
+    "savetxt",
+    "savez",
+    "copyfile",
+    "copy",
+    "copy2",
+    "copytree",
+    "move",
+    "write_text",
+    "write_bytes",
+}
 # in their bodies what is written has no final name yet
-WHOLE = {"replacing", "new_folder", "scratch", "in_one_step", "TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile", "whole_file"}
+WHOLE = {
+    "replacing",
+    "new_folder",
+    "scratch",
+    "in_one_step",
+    "TemporaryDirectory",
+    "TemporaryFile",
+    "NamedTemporaryFile",
+    "whole_file",
+}
 MODULES = {"save": {"torch", "np", "numpy"}, "copy": {"shutil"}, "copy2": {"shutil"}, "move": {"shutil"}}
 
 # (file, name of the function): why it may write directly
@@ -33,7 +62,7 @@ ALLOWED = {
 }
 
 
-def writers(source: str) -> Iterator[Tuple[str, str, int]]:
+def writers(source: str) -> Iterator[tuple[str, str, int]]:
     """(name of the function, of the call, line) of what writes a file under its final name."""
     tree = ast.parse(source)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
@@ -42,12 +71,20 @@ def writers(source: str) -> Iterator[Tuple[str, str, int]]:
             yield function_of(node, parents), name, node.lineno
 
 
-def writes(call: ast.Call) -> Optional[str]:
+def writes(call: ast.Call) -> str | None:
     name, owner = called(call), owner_of(call)
     if name == "open" and owner != "os":  # os.open takes flags
-        modes = [a for a in [*call.args, *(k.value for k in call.keywords if k.arg == "mode")] if isinstance(a, ast.Constant)]
+        modes = [
+            a
+            for a in [*call.args, *(k.value for k in call.keywords if k.arg == "mode")]
+            if isinstance(a, ast.Constant)
+        ]
         # "a" is for logs, to which nothing but lines is added
-        return "open" if any(isinstance(m.value, str) and set(m.value) & set("wx+") and len(m.value) < 4 for m in modes) else None
+        return (
+            "open"
+            if any(isinstance(m.value, str) and set(m.value) & set("wx+") and len(m.value) < 4 for m in modes)
+            else None
+        )
     if name == "dump" and owner in ("json", "pickle"):
         return f"{owner}.dump"
     if name not in WRITERS or (name in MODULES and owner not in MODULES[name]):
@@ -63,7 +100,12 @@ def is_whole(call: ast.Call, parents: dict) -> bool:
     while node in parents:
         node = parents[node]
         if isinstance(node, (ast.With, ast.AsyncWith)):
-            if any(called(inner) in WHOLE for item in node.items for inner in ast.walk(item) if isinstance(inner, ast.Call)):
+            if any(
+                called(inner) in WHOLE
+                for item in node.items
+                for inner in ast.walk(item)
+                if isinstance(inner, ast.Call)
+            ):
                 return True
     return False
 
@@ -72,7 +114,7 @@ def called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def owner_of(call: ast.Call) -> Optional[str]:
+def owner_of(call: ast.Call) -> str | None:
     """What a method is called on, "" for a function."""
     if isinstance(call.func, ast.Name):
         return ""
@@ -90,22 +132,59 @@ def function_of(node: ast.AST, parents: dict) -> str:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_writes_nothing_in_place(path):
     name = path.relative_to(ROOT).as_posix()
-    found = [(place, call, line) for place, call, line in writers(path.read_text("utf-8")) if (name, place) not in ALLOWED]
+    found = [
+        (place, call, line)
+        for place, call, line in writers(path.read_text("utf-8"))
+        if (name, place) not in ALLOWED
+    ]
     assert not found, f"{name} writes in place: {found}"
 
 
-@pytest.mark.parametrize("line", [
-    "open(path, 'w')", "open(path, mode='wb')", "path.open('w')", "gzip.open(path, 'wt')", "open(path, 'x')", "open(path, 'r+b')",
-    "torch.save(state, path)", "np.save(path, x)", "save_file(tensors, path)", "json.dump(x, file)", "figure.savefig(path)",
-    "path.write_text('a')", "path.write_bytes(b'a')", "shutil.copyfile(a, b)", "shutil.copytree(a, b)", "shutil.move(a, b)",
-    "tokenizer.save_pretrained(folder)", "frame.to_csv(path)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path, 'w')",
+        "open(path, mode='wb')",
+        "path.open('w')",
+        "gzip.open(path, 'wt')",
+        "open(path, 'x')",
+        "open(path, 'r+b')",
+        "torch.save(state, path)",
+        "np.save(path, x)",
+        "save_file(tensors, path)",
+        "json.dump(x, file)",
+        "figure.savefig(path)",
+        "path.write_text('a')",
+        "path.write_bytes(b'a')",
+        "shutil.copyfile(a, b)",
+        "shutil.copytree(a, b)",
+        "shutil.move(a, b)",
+        "tokenizer.save_pretrained(folder)",
+        "frame.to_csv(path)",
+    ],
+)
 def test_what_is_found(line):
-    assert list(writers(f"def f():\n    {line}\n")) and list(writers(f"with suppress(OSError):\n    {line}\n"))
-    for whole in ("replacing(path) as path", "new_folder(path, None) as path", "tempfile.TemporaryDirectory() as folder"):
+    assert list(writers(f"def f():\n    {line}\n")) and list(
+        writers(f"with suppress(OSError):\n    {line}\n")
+    )
+    for whole in (
+        "replacing(path) as path",
+        "new_folder(path, None) as path",
+        "tempfile.TemporaryDirectory() as folder",
+    ):
         assert not list(writers(f"with {whole}:\n    if True:\n        {line}\n"))
 
 
-@pytest.mark.parametrize("line", ["open(path)", "open(path, 'rb')", "open(log, 'a')", "write_text(path, 'a')", "x.copy()", "pack.save(path)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path)",
+        "open(path, 'rb')",
+        "open(log, 'a')",
+        "write_text(path, 'a')",
+        "x.copy()",
+        "pack.save(path)",
+    ],
+)
 def test_what_is_no_writing_in_place(line):
     assert not list(writers(line))

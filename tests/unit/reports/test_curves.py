@@ -6,11 +6,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from dsp_plugin.records.kept_heads import kept_heads
+from dsp_plugin.records.record import Metric, Record
 from dsp_plugin.reports.pictures.curves import curve_png, curve_points
 from dsp_plugin.reports.pictures.head_grids import block_labels, head_grid_png
 from dsp_plugin.reports.pictures.history import check_history, head_history_png
-from dsp_plugin.records.kept_heads import kept_heads
-from dsp_plugin.records.record import Metric, Record
 
 BLUE, VERMILLION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 HEAD_MAP = {
@@ -28,7 +28,9 @@ def keep(*numbers: int) -> list[int]:
 
 def run(method: str, kept: int, value: float, seed: int = 1, subset: str = "test") -> Record:
     heads = {"total": 24, "kept": kept, "blocks": []}
-    return Record("mt-bleu", "small", method, seed=seed, metrics=[Metric("BLEU", value, "", "", subset)], heads=heads)
+    return Record(
+        "mt-bleu", "small", method, seed=seed, metrics=[Metric("BLEU", value, "", "", subset)], heads=heads
+    )
 
 
 def pixels(path) -> np.ndarray:
@@ -40,8 +42,17 @@ def count(path, colour) -> int:
 
 
 def test_points_of_a_setting():
-    records = [run("dsp", 6, 20.0), run("dsp", 6, 22.0, seed=2), run("dsp", 12, 30.0), run("unpruned", 24, 35.0)]
-    records += [run("dsp", 6, 20.0), run("dsp", 6, 1.0, subset="valid"), Record("mt-train", "small", "dsp", seed=1)]
+    records = [
+        run("dsp", 6, 20.0),
+        run("dsp", 6, 22.0, seed=2),
+        run("dsp", 12, 30.0),
+        run("unpruned", 24, 35.0),
+    ]
+    records += [
+        run("dsp", 6, 20.0),
+        run("dsp", 6, 1.0, subset="valid"),
+        Record("mt-train", "small", "dsp", seed=1),
+    ]
     records.append(Record("mt-bleu", "small", "headless", metrics=[Metric("BLEU", 3.0, subset="test")]))
     points, total = curve_points(records, "BLEU", "test")
     assert points == {"dsp": {6: [20.0, 22.0], 12: [30.0]}, "unpruned": {24: [35.0]}}
@@ -49,7 +60,11 @@ def test_points_of_a_setting():
 
 
 def test_curves_show_each_method_and_the_baseline_across(tmp_path):
-    points = {"dsp": {6: [20.0, 22.0], 12: [30.0, 30.5]}, "voita": {6: [18.0]}, "unpruned": {24: [35.0, 36.0]}}
+    points = {
+        "dsp": {6: [20.0, 22.0], 12: [30.0, 30.5]},
+        "voita": {6: [18.0]},
+        "unpruned": {24: [35.0, 36.0]},
+    }
     path = tmp_path / "curve.png"
     curve_png(points, 24, path, "BLEU", "small: BLEU on test")
     assert count(path, BLUE) > 500 and count(path, VERMILLION) > 50
@@ -83,7 +98,9 @@ def test_curves_refuse(tmp_path, points, message):
 
 def test_a_grid_has_a_blue_square_for_each_head_kept(tmp_path):
     def blue(*masks) -> int:
-        head_grid_png([(f"run {n}", kept_heads(HEAD_MAP, mask)) for n, mask in enumerate(masks)], tmp_path / "g.png")
+        head_grid_png(
+            [(f"run {n}", kept_heads(HEAD_MAP, mask)) for n, mask in enumerate(masks)], tmp_path / "g.png"
+        )
         return count(tmp_path / "g.png", BLUE)
 
     none = blue(keep(), keep())  # the legend's own patch
@@ -99,7 +116,9 @@ def test_a_grid_has_its_squares_in_their_places(tmp_path):
         return pixels(tmp_path / "g.png")
 
     def box(mask) -> list[float]:
-        """Where the picture differs from that of no head: top, bottom, left, right, as shares of all the heads."""
+        """Where the picture differs from that of no head: top, bottom, left, right, as shares of all the
+        heads.
+        """
         rows, columns = np.nonzero((picture(mask) != empty).any(axis=-1))
         ends = np.array([rows.min(), rows.max(), columns.min(), columns.max()], dtype=float)
         return ((ends - start) / (stop - start)).tolist()
@@ -116,7 +135,9 @@ def test_a_grid_has_its_squares_in_their_places(tmp_path):
 def test_grids_refuse_other_models_and_nothing(tmp_path):
     small = {"blocks": HEAD_MAP["blocks"][:1]}
     with pytest.raises(ValueError, match="different models"):
-        head_grid_png([("a", kept_heads(HEAD_MAP, keep(1))), ("b", kept_heads(small, [1, 0, 0, 0]))], tmp_path / "g.png")
+        head_grid_png(
+            [("a", kept_heads(HEAD_MAP, keep(1))), ("b", kept_heads(small, [1, 0, 0, 0]))], tmp_path / "g.png"
+        )
     with pytest.raises(ValueError, match="no head"):
         head_grid_png([], tmp_path / "g.png")
 
@@ -128,7 +149,10 @@ def test_blocks_are_named_by_kind_and_layer():
 
 
 def test_training_goes_from_left_to_right(tmp_path):
-    history = [{"updates": 200, "keep": keep(), "scores": [0.5] * 12}, {"updates": 0, "keep": keep(*range(12))}]
+    history = [
+        {"updates": 200, "keep": keep(), "scores": [0.5] * 12},
+        {"updates": 0, "keep": keep(*range(12))},
+    ]
     assert [updates for updates, _ in check_history(HEAD_MAP, history)] == [0, 200]
     head_history_png(HEAD_MAP, history, tmp_path / "h.png", "dsp")
     blue = (pixels(tmp_path / "h.png") == BLUE).all(axis=-1)

@@ -6,10 +6,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dsp_plugin.reports.pictures.diffs import density_png, share_png, short_names
-from dsp_plugin.reports.diff_tables import DiffMethod, across_rows, diff_rows, method_label, read_method
 from dsp_plugin.records.kept_heads import kept_heads
 from dsp_plugin.records.record import Metric, Record, save_record
+from dsp_plugin.reports.diff_tables import DiffMethod, across_rows, diff_rows, method_label, read_method
+from dsp_plugin.reports.pictures.diffs import density_png, share_png, short_names
 from dsp_plugin.reports.report import make_report
 from dsp_plugin.reports.tables import Spread, markdown_table
 
@@ -19,13 +19,23 @@ SCORE = "f1 dev (%)"
 
 
 def told(method: str, nonzeros: int) -> dict:
-    layers = [("bert.embeddings", 6000, nonzeros // 4, 2), ("bert.encoder.layer.0", 4000, nonzeros - nonzeros // 4, 8)]
+    layers = [
+        ("bert.embeddings", 6000, nonzeros // 4, 2),
+        ("bert.encoder.layer.0", 4000, nonzeros - nonzeros // 4, 8),
+    ]
     keys = ("layer", "weights", "nonzeros", "tensors")
     return {
-        "method": method, "total": TOTAL, "density": nonzeros / TOTAL, "nonzeros": nonzeros, "positions": nonzeros,
-        "bytes": 100 + 4 * nonzeros, "full_bytes": 40_000, "tensors": 10, "untouched": 3 if nonzeros else 10,
+        "method": method,
+        "total": TOTAL,
+        "density": nonzeros / TOTAL,
+        "nonzeros": nonzeros,
+        "positions": nonzeros,
+        "bytes": 100 + 4 * nonzeros,
+        "full_bytes": 40_000,
+        "tensors": 10,
+        "untouched": 3 if nonzeros else 10,
         "layers": [dict(zip(keys, layer)) for layer in layers],
-    }  # fmt: skip
+    }
 
 
 def record(label: str, value: float, seed: int = 1, name: str = "MRPC", diff: dict | None = None) -> Record:
@@ -33,7 +43,16 @@ def record(label: str, value: float, seed: int = 1, name: str = "MRPC", diff: di
     diff = diff or told(kind.method, round((kind.percent or 0) / 100 * TOTAL))
     extra = {"main_metric": "f1", "diff": diff}
     metrics = [Metric("f1", value, "%", subset="dev"), Metric("accuracy", value - 10, "%", subset="dev")]
-    return Record("glue-score", name, label, seed=seed, metrics=metrics, heads=HEADS, command=f"run {label}", extra=extra)
+    return Record(
+        "glue-score",
+        name,
+        label,
+        seed=seed,
+        metrics=metrics,
+        heads=HEADS,
+        command=f"run {label}",
+        extra=extra,
+    )
 
 
 FULL = {"method": "full", "total": TOTAL, "density": 1.0, "bytes": 40_000, "full_bytes": 40_000}
@@ -45,11 +64,23 @@ def records(name: str = "MRPC", more: float = 0.0) -> list[Record]:
         record("diff-structured-0.5%", 90 + more, seed=2, name=name),
         record("diff-structured-0.5%-projected", 80 + more, name=name),
         record("diff-structured-10%", 91 + more, name=name),
-        record("diff-structured-unprojected", 92 + more, name=name, diff={"method": "diff-structured", "total": TOTAL, "density": 0.62}),
+        record(
+            "diff-structured-unprojected",
+            92 + more,
+            name=name,
+            diff={"method": "diff-structured", "total": TOTAL, "density": 0.62},
+        ),
         record("last-layer", 70 + more, name=name),
         record("non-adaptive-0.5%", 84 + more, name=name),
         record("full", 89.5 + more, name=name, diff=FULL),
-        Record("glue-score", name, "dsp-joint", seed=1, metrics=[Metric("f1", 60.0, "%", subset="dev")], heads=HEADS),
+        Record(
+            "glue-score",
+            name,
+            "dsp-joint",
+            seed=1,
+            metrics=[Metric("f1", 60.0, "%", subset="dev")],
+            heads=HEADS,
+        ),
     ]
 
 
@@ -70,26 +101,46 @@ def test_what_a_method_says(label, method):
 
 def test_a_label_is_that_of_the_programs():
     assert [method_label("diff-structured", density) for density in (0.005, 0.0025, 0.01, 1)] == [
-        "diff-structured-0.5%", "diff-structured-0.25%", "diff-structured-1%", "diff-structured-100%",
-    ]  # fmt: skip
+        "diff-structured-0.5%",
+        "diff-structured-0.25%",
+        "diff-structured-1%",
+        "diff-structured-100%",
+    ]
 
 
 def test_rows():
     expected = ["full", "diff-structured-0.5%", "diff-unstructured-0.5%"]
     rows, columns = diff_rows(records(), "f1", expected, ["dev"], seeds=2)
     assert [(row["method"], row["density"]) for row in rows] == [
-        ("full", "100%"), ("last-layer", "0%"), ("non-adaptive", "0.5%"), ("diff-unstructured", "0.5%"),
-        ("diff-structured", "10%"), ("diff-structured", "0.5%"), ("diff-structured, unprojected", "62%"),
-    ]  # fmt: skip
+        ("full", "100%"),
+        ("last-layer", "0%"),
+        ("non-adaptive", "0.5%"),
+        ("diff-unstructured", "0.5%"),
+        ("diff-structured", "10%"),
+        ("diff-structured", "0.5%"),
+        ("diff-structured, unprojected", "62%"),
+    ]
     assert columns[:5] == ["method", "density", SCORE, "accuracy dev (%)", "difference to full"]
     by_name = {(row["method"], row["density"]): row for row in rows}
     structured = by_name["diff-structured", "0.5%"]
-    assert structured[SCORE] == Spread(89.0, pytest.approx(2**0.5), 2) and structured["difference to full"] == -0.5
+    assert (
+        structured[SCORE] == Spread(89.0, pytest.approx(2**0.5), 2)
+        and structured["difference to full"] == -0.5
+    )
     assert structured["before stage 3"] == 80 and structured["runs"] == "2 of 2"
-    assert structured["non-zeros"] == 50 and structured["bytes"] == 300 and structured["untouched tensors of 10"] == 3
+    assert (
+        structured["non-zeros"] == 50
+        and structured["bytes"] == 300
+        and structured["untouched tensors of 10"] == 3
+    )
     assert structured["% of a full copy"] == Spread(0.75, 0.0, 2)
     full, missing = by_name["full", "100%"], by_name["diff-unstructured", "0.5%"]
-    assert (full["non-zeros"], full["untouched tensors of 10"], full["% of a full copy"], full["before stage 3"]) == (TOTAL, 0, 100, "")
+    assert (
+        full["non-zeros"],
+        full["untouched tensors of 10"],
+        full["% of a full copy"],
+        full["before stage 3"],
+    ) == (TOTAL, 0, 100, "")
     assert {missing[column] for column in columns[2:-1]} == {None} and missing["runs"] == "0 of 2"
     assert by_name["diff-structured, unprojected", "62%"]["bytes"] == ""
     assert markdown_table(rows, columns).count("not measured") >= 8
@@ -97,7 +148,11 @@ def test_rows():
 
 def test_a_table_without_any_record():
     rows, columns = diff_rows([], "f1", ["full", "diff-structured-0.5%"], ["dev"], seeds=1)
-    assert [row["runs"] for row in rows] == ["0 of 1"] * 2 and {row["f1 dev"] for row in rows} == {None} and "bytes" in columns
+    assert (
+        [row["runs"] for row in rows] == ["0 of 1"] * 2
+        and {row["f1 dev"] for row in rows} == {None}
+        and "bytes" in columns
+    )
     assert diff_rows(records()[-1:], "f1") == ([], ["method", "density"])
 
 
@@ -107,9 +162,15 @@ def test_settings_side_by_side():
     rows, columns = across_rows(tables, dict.fromkeys(tables, SCORE), ["MRPC", "RTE"])
     assert columns == ["method", "density", "MRPC", "RTE", "SQuAD", "average of 2", "difference to full"]
     by_name = {(row["method"], row["density"]): row for row in rows}
-    assert by_name["diff-structured", "0.5%"]["average of 2"] == 84 and by_name["full", "100%"]["average of 2"] == 84.5
+    assert (
+        by_name["diff-structured", "0.5%"]["average of 2"] == 84
+        and by_name["full", "100%"]["average of 2"] == 84.5
+    )
     assert by_name["diff-structured", "0.5%"]["difference to full"] == -0.5
-    assert by_name["diff-structured", "1%"]["SQuAD"] == 60 and by_name["diff-structured", "1%"]["average of 2"] is None
+    assert (
+        by_name["diff-structured", "1%"]["SQuAD"] == 60
+        and by_name["diff-structured", "1%"]["average of 2"] is None
+    )
     assert not [method for method, _ in by_name if "unprojected" in method]
     rows, columns = across_rows(tables, dict.fromkeys(tables, "untouched tensors of 10"))
     assert columns == ["method", "density", "MRPC", "RTE", "SQuAD"] and rows[-1]["MRPC"] == 3
@@ -145,7 +206,10 @@ def test_a_higher_score_stands_higher_and_a_higher_density_to_the_right(tmp_path
 
 def test_the_darkest_cell_has_the_largest_share(tmp_path):
     path = tmp_path / "share.png"
-    layers = [{"layer": f"bert.encoder.layer.{n}", "weights": 100, "nonzeros": nonzeros} for n, nonzeros in enumerate((1, 0, 99))]
+    layers = [
+        {"layer": f"bert.encoder.layer.{n}", "weights": 100, "nonzeros": nonzeros}
+        for n, nonzeros in enumerate((1, 0, 99))
+    ]
     share_png([("a pack", layers)], path)
     image = pixels(path).sum(axis=-1)
     dark = np.argwhere(pixels(path)[..., 2] - pixels(path)[..., 0] > 90)  # blue, no shade of grey
@@ -154,7 +218,12 @@ def test_the_darkest_cell_has_the_largest_share(tmp_path):
 
 @pytest.mark.parametrize(
     "points, message",
-    [({}, "nothing"), ({"full": {1.0: [3.0]}}, "nothing"), ({"a": {0.0: [1.0]}}, r"\(0, 1\]"), ({"a": {0.1: [np.nan]}}, "finite")],
+    [
+        ({}, "nothing"),
+        ({"full": {1.0: [3.0]}}, "nothing"),
+        ({"a": {0.0: [1.0]}}, r"\(0, 1\]"),
+        ({"a": {0.1: [np.nan]}}, "finite"),
+    ],
 )
 def test_a_curve_refuses(tmp_path, points, message):
     with pytest.raises(ValueError, match=message):
@@ -175,7 +244,11 @@ def test_a_map_of_layers_refuses(tmp_path):
 
 
 def test_short_names_stay_apart():
-    assert short_names(["bert.embeddings", "bert.encoder.layer.0", "bert.pooler"]) == ["embeddings", "layer 0", "pooler"]
+    assert short_names(["bert.embeddings", "bert.encoder.layer.0", "bert.pooler"]) == [
+        "embeddings",
+        "layer 0",
+        "pooler",
+    ]
     assert short_names(["encoder.layers.0", "decoder.layers.0"]) == ["encoder 0", "decoder 0"]
     assert short_names(["a.h.0", "b.h.0"]) == ["a.h 0", "b.h 0"]
     assert short_names(["a.x", "b.x"]) == ["a.x", "b.x"]
@@ -199,10 +272,26 @@ def test_the_page_has_each_setting_and_all_side_by_side(page):
     for heading in ("Sparse diffs</h3>", "Sparse diffs: MRPC, RTE</h2>"):
         assert heading in text
     names = {path.name for path in page.glob("pictures/*.png")}
-    assert names >= {"MRPC-density.png", "MRPC-sizes.png", "MRPC-layers.png", "RTE-layers.png", "diffs-density.png"}
-    assert names >= {"diffs-layers-diff-structured-0.5.png", "diffs-storage.png"} and "diffs-layers-non-adaptive-0.5.png" not in names
-    assert {path.name for path in page.glob("tables/*diffs*.md")} == {"MRPC-diffs.md", "RTE-diffs.md", "diffs.md", "diffs-untouched.md"}
-    assert "average: of MRPC, RTE" in text and "89.00 ± 1.41" in (page / "tables" / "MRPC-diffs.md").read_text()
+    assert names >= {
+        "MRPC-density.png",
+        "MRPC-sizes.png",
+        "MRPC-layers.png",
+        "RTE-layers.png",
+        "diffs-density.png",
+    }
+    assert (
+        names >= {"diffs-layers-diff-structured-0.5.png", "diffs-storage.png"}
+        and "diffs-layers-non-adaptive-0.5.png" not in names
+    )
+    assert {path.name for path in page.glob("tables/*diffs*.md")} == {
+        "MRPC-diffs.md",
+        "RTE-diffs.md",
+        "diffs.md",
+        "diffs-untouched.md",
+    }
+    assert (
+        "average: of MRPC, RTE" in text and "89.00 ± 1.41" in (page / "tables" / "MRPC-diffs.md").read_text()
+    )
 
 
 def test_bases_are_kept_apart_and_a_pack_of_two_test_sets_counts_once(tmp_path):
@@ -214,7 +303,11 @@ def test_bases_are_kept_apart_and_a_pack_of_two_test_sets_counts_once(tmp_path):
         save_record(record("diff-structured-0.5%", 30.0, name=name, diff=other), tmp_path / "results" / name)
     report = make_report(tmp_path / "results", tmp_path / "report")
     text = (tmp_path / "report" / "index.html").read_text()
-    assert report.problems == [] and "Sparse diffs: MRPC, RTE</h2>" in text and "Sparse diffs: captions, talks</h2>" in text
+    assert (
+        report.problems == []
+        and "Sparse diffs: MRPC, RTE</h2>" in text
+        and "Sparse diffs: captions, talks</h2>" in text
+    )
     names = {path.name for path in tmp_path.glob("report/pictures/*.png")}
     assert "diffs-storage.png" in names and not [name for name in names if name.startswith("diffs-2")]
     assert "captions" not in (tmp_path / "report" / "tables" / "diffs.md").read_text()
@@ -229,10 +322,19 @@ def test_what_is_about_heads_has_no_diffs_in_it(page):
 def test_diffs_without_details_make_a_table_still(tmp_path):
     for label, value in (("base", 30.0), ("diff-structured-0.5%", 33.0)):
         told = {"method": label, "total": TOTAL, "density": 0.005}
-        one = Record("mt-bleu", "iwslt", label, seed=1, metrics=[Metric("BLEU", value, subset="test")], extra={"diff": told})
+        one = Record(
+            "mt-bleu",
+            "iwslt",
+            label,
+            seed=1,
+            metrics=[Metric("BLEU", value, subset="test")],
+            extra={"diff": told},
+        )
         save_record(one, tmp_path / "results" / label.rstrip("%"))
     report = make_report(tmp_path / "results", tmp_path / "report")
-    assert report.problems == [] and "33.00" in (tmp_path / "report" / "tables" / "iwslt-diffs.md").read_text()
+    assert (
+        report.problems == [] and "33.00" in (tmp_path / "report" / "tables" / "iwslt-diffs.md").read_text()
+    )
 
 
 def test_records_that_contradict_each_other_leave_the_rest(tmp_path):

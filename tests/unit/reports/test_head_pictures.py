@@ -76,7 +76,9 @@ def test_png_has_one_blue_square_a_kept_head(tmp_path):
 
 def test_png_of_scores_and_bars(tmp_path):
     head_map_png(HEAD_MAP, torch.randn(10, requires_grad=True), tmp_path / "scores.png")
-    comparison_png(["unpruned", "dsp"], {"BLEU": [30.0, None], "speed (1/s)": [10, 20]}, tmp_path / "bars.png", "t")
+    comparison_png(
+        ["unpruned", "dsp"], {"BLEU": [30.0, None], "speed (1/s)": [10, 20]}, tmp_path / "bars.png", "t"
+    )
     for name in ("scores.png", "bars.png"):
         assert matplotlib.image.imread(tmp_path / name).std() > 0.01
     with pytest.raises(ValueError, match="BLEU has 1 numbers for 2 runs"):

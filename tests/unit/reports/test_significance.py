@@ -1,4 +1,6 @@
-"""Sentence statistics beside records, and the paired bootstrap from them against sacreBLEU's test on the texts."""
+"""Sentence statistics beside records, and the paired bootstrap from them against sacreBLEU's test on the
+texts.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from dsp_plugin.records.record import Metric, Record, find_records, save_record
 from dsp_plugin.records.bleu import bleu, bleu_statistics
 from dsp_plugin.records.files.sealed import read_json, write_json
+from dsp_plugin.records.record import Metric, Record, find_records, save_record
 from dsp_plugin.records.sentences import load_statistics, save_sentences
 from dsp_plugin.reports.significance import Comparison, compare_with_baseline, largest_p, paired_bootstrap
 from dsp_plugin.reports.tables import Setting
@@ -33,18 +35,25 @@ def worse(share: float, seed: int) -> list[str]:
     """The references with that share of the words replaced."""
     rng = random.Random(seed)
     return [
-        " ".join(rng.choice(WORDS) if rng.random() < share else word for word in line.split()) for line in REFERENCES
+        " ".join(rng.choice(WORDS) if rng.random() < share else word for word in line.split())
+        for line in REFERENCES
     ]
 
 
 GOOD, SIMILAR, BAD = worse(0.2, 1), worse(0.21, 2), worse(0.6, 3)
 
 
-def put(folder: Path, method: str, lines: list[str], kept: int = 6, seed: int = 1, subset: str = "test", **fields):
+def put(
+    folder: Path, method: str, lines: list[str], kept: int = 6, seed: int = 1, subset: str = "test", **fields
+):
     """A record of these translations with its sentences.json."""
     score = bleu(lines, REFERENCES)
     metric = Metric("BLEU", score["value"], "", score["signature"], subset)
-    heads = {"total": 24, "kept": kept, "blocks": [{"name": "a", "kind": "b", "num_heads": 24, "kept": [*range(kept)]}]}
+    heads = {
+        "total": 24,
+        "kept": kept,
+        "blocks": [{"name": "a", "kind": "b", "num_heads": 24, "kept": [*range(kept)]}],
+    }
     place = folder / f"{method}-{kept}-{seed}-{subset}"
     save_record(Record("mt-bleu", "small", method, seed=seed, metrics=[metric], heads=heads, **fields), place)
     statistics = bleu_statistics(lines, REFERENCES)
@@ -81,7 +90,10 @@ def test_runs_are_compared_with_the_baseline_of_their_seed(tmp_path):
     assert set(by_seed) == {1, 3}
     difference = bleu(BAD, REFERENCES)["value"] - bleu(GOOD, REFERENCES)["value"]
     assert by_seed[1].delta == pytest.approx(difference) and difference < 0
-    assert by_seed[1].p == paired_bootstrap(bleu_statistics(GOOD, REFERENCES), [bleu_statistics(BAD, REFERENCES)])[0]
+    assert (
+        by_seed[1].p
+        == paired_bootstrap(bleu_statistics(GOOD, REFERENCES), [bleu_statistics(BAD, REFERENCES)])[0]
+    )
     assert (by_seed[3].p, by_seed[3].delta, by_seed[3].why) == (None, None, "no unpruned run of this seed")
 
 
@@ -144,10 +156,15 @@ def test_generate_writes_the_statistics_of_what_it_scored(tmp_path):
     from dsp_plugin.mt.programs.generate import score, write_results
 
     args = SimpleNamespace(tokenizer=None, target_lang="en", gen_subset="test")
-    hypotheses, references = ["don &apos;t go , she said", "two dogs run ."], ["do n&apos;t go , she says", "two dogs run ."]
+    hypotheses, references = (
+        ["don &apos;t go , she said", "two dogs run ."],
+        ["do n&apos;t go , she says", "two dogs run ."],
+    )
     metrics, sentences = score(hypotheses, references, args, False, {}, "test")
     record = Record("mt-bleu", "small", "dsp", metrics=metrics)
-    write_results(str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses, sentences)
+    write_results(
+        str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses, sentences
+    )
     assert load_statistics(tmp_path, metrics[0]) == sentences["statistics"]
     assert sentences["statistics"][1] == [4, 4, 4, 3, 2, 1, 4, 3, 2, 1]
     assert len((tmp_path / "sentences.json").read_text().splitlines()) == 2  # a line a sentence

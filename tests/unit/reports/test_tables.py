@@ -19,7 +19,7 @@ from dsp_plugin.reports.tables import (
     markdown_table,
     signature_notes,
     table_rows,
-)  # fmt: skip
+)
 
 SIGNATURE = "nrefs:1|case:lc|tok:13a|version:2.6.0"
 
@@ -48,7 +48,14 @@ def test_records_of_one_run_are_joined():
     parameters = {"before": 2000000, "after": 1500000}
     records = [
         run("dsp", 6, updates=300, seconds={"train": 60.0}, parameters=parameters),
-        run("dsp", 6, bleu={"test_2016": 30.5}, speed=120.0, updates=280, seconds={"train": 60.0, "generate": 8.0}),
+        run(
+            "dsp",
+            6,
+            bleu={"test_2016": 30.5},
+            speed=120.0,
+            updates=280,
+            seconds={"train": 60.0, "generate": 8.0},
+        ),
         run("dsp", 6, bleu={"test_2017": 25.5}, seconds={"generate": 7.0}),
     ]
     rows, columns = table_rows(records)
@@ -68,7 +75,11 @@ def test_records_of_one_run_are_joined():
 
 
 def test_what_was_not_measured_is_said():
-    expected = [Setting("small", "unpruned", 24, 24), Setting("small", "dsp", 12, 24), Setting("small", "dsp", 6, 24)]
+    expected = [
+        Setting("small", "unpruned", 24, 24),
+        Setting("small", "dsp", 12, 24),
+        Setting("small", "dsp", 6, 24),
+    ]
     records = [run("extra", 3, bleu={"test_2016": 20.0}), run("dsp", 6, bleu={"test_2016": 30.0})]
     rows, columns = table_rows(records, expected, subsets=["test_2017", "test_2016"], seeds=3)
     assert [(row["method"], row["K"], row["runs"]) for row in rows] == [
@@ -79,13 +90,25 @@ def test_what_was_not_measured_is_said():
     ]
     assert columns[2:4] == ["BLEU test_2017", "BLEU test_2016"]
     table = markdown_table(rows, columns[:4]).splitlines()
-    assert [cell.strip() for cell in table[2].strip("|").split("|")] == ["unpruned", "24/24"] + ["not measured"] * 2
-    assert [cell.strip() for cell in table[4].strip("|").split("|")] == ["dsp", "6/24", "not measured", "30.00"]
+    assert [cell.strip() for cell in table[2].strip("|").split("|")] == ["unpruned", "24/24"] + [
+        "not measured"
+    ] * 2
+    assert [cell.strip() for cell in table[4].strip("|").split("|")] == [
+        "dsp",
+        "6/24",
+        "not measured",
+        "30.00",
+    ]
     assert "not measured" in csv_table(rows, columns)
 
 
 def test_another_metric_than_bleu_can_be_the_one_that_is_expected():
-    record = Record("glue", "CoLA", "dsp", metrics=[Metric("accuracy", 80.0, subset="dev"), Metric("matthews", 40.0, subset="dev")])
+    record = Record(
+        "glue",
+        "CoLA",
+        "dsp",
+        metrics=[Metric("accuracy", 80.0, subset="dev"), Metric("matthews", 40.0, subset="dev")],
+    )
     rows, columns = table_rows([record], [Setting("CoLA", "unpruned", 24, 24)], ["dev"], metric="matthews")
     assert [column for column in columns if "dev" in column] == ["matthews dev", "accuracy dev"]
     assert [row["matthews dev"] for row in rows] == [None, 40.0]
@@ -97,22 +120,26 @@ def test_settings_are_ordered_and_named_where_there_are_several():
     rows, columns = table_rows(records)
     assert columns[0] == "setting"
     assert [(row["setting"], row["K"]) for row in rows] == [
-        ("big", "9/36"), ("big", "-"), ("small", "24/24"), ("small", "12/24"), ("small", "6/24"),
-    ]  # fmt: skip
+        ("big", "9/36"),
+        ("big", "-"),
+        ("small", "24/24"),
+        ("small", "12/24"),
+        ("small", "6/24"),
+    ]
     assert table_rows([]) == ([], [])
     assert markdown_table([], ["method"]) != ""
 
 
 def test_csv_reads_back_unrounded():
-    records = [run("a, \"b\" | c", 6, seed, {"t": value}) for seed, value in ((1, 1 / 3), (2, 2 / 3))]
+    records = [run('a, "b" | c', 6, seed, {"t": value}) for seed, value in ((1, 1 / 3), (2, 2 / 3))]
     records.append(run("single", 3, bleu={"t": 0.1}))
     rows, columns = table_rows(records)
     back = list(csv.DictReader(io.StringIO(csv_table(rows, columns))))
-    assert back[0]["method"] == "a, \"b\" | c"
+    assert back[0]["method"] == 'a, "b" | c'
     assert float(back[0]["BLEU t"]) == pytest.approx(0.5, abs=1e-12)
     assert float(back[0]["BLEU t sd"]) == pytest.approx(math.sqrt(2) / 6, abs=1e-12)
     assert (back[1]["BLEU t"], back[1]["BLEU t sd"]) == ("0.1", "")
-    assert r"a, "'"b"'r" \| c" in markdown_table(rows, columns)
+    assert r"a, " '"b"' r" \| c" in markdown_table(rows, columns)
 
 
 @pytest.mark.parametrize(
@@ -163,4 +190,9 @@ def test_latex_is_escaped():
 
 
 def test_small_numbers_are_not_shown_as_zero():
-    assert [cell_text(value) for value in (1.2e-7, 0.0, 0.25, -0.001)] == ["1.2e-07", "0.00", "0.25", "-0.001"]
+    assert [cell_text(value) for value in (1.2e-7, 0.0, 0.25, -0.001)] == [
+        "1.2e-07",
+        "0.00",
+        "0.25",
+        "-0.001",
+    ]

@@ -22,7 +22,15 @@ def work(tmp_path):
     spec.loader.exec_module(module)
 
     def make(home="iwslt14", **changes):
-        options = dict(home=home, base=None, runs=tmp_path / "runs", results=tmp_path / "results", seed=1, flags="", quick=False)
+        options = dict(
+            home=home,
+            base=None,
+            runs=tmp_path / "runs",
+            results=tmp_path / "results",
+            seed=1,
+            flags="",
+            quick=False,
+        )
         return module.Work(argparse.Namespace(**{**options, **changes}))
 
     return make

@@ -66,7 +66,10 @@ def test_a_run_that_another_grid_is_at_work_on_fails_at_once(grid, tmp_path, mon
     with at_work(tmp_path / folder, name=".grid.lock") as other:
         with pytest.raises(SystemExit, match=r"1 run\(s\) failed"):
             start(grid, monkeypatch, "--only", "small/unpruned")
-    assert f"FAILED small/unpruned-seed1   the folder {folder} is in use by process {other.pid}" in capsys.readouterr().out
+    assert (
+        f"FAILED small/unpruned-seed1   the folder {folder} is in use by process {other.pid}"
+        in capsys.readouterr().out
+    )
     assert grid.calls == []
 
 

@@ -60,14 +60,18 @@ def test_a_sliced_block_computes_what_the_masked_one_does(kept):
     tensors = block()
     gates = [float(head in kept) for head in range(H)]
     sliced = slice_block(tensors, kept, D)
-    torch.testing.assert_close(attention(sliced, [1.0] * len(kept)), attention(tensors, gates), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        attention(sliced, [1.0] * len(kept)), attention(tensors, gates), rtol=0, atol=1e-12
+    )
     assert sum(t.numel() for t in sliced.values()) == C + len(kept) * (4 * C * D + 3 * D)
 
 
 def test_without_heads_only_the_output_bias_is_left():
     tensors = block()
     assert list(slice_block(tensors, [], D)) == ["out_proj.bias"]
-    torch.testing.assert_close(slice_block(tensors, [], D)["out_proj.bias"], tensors["out_proj.bias"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        slice_block(tensors, [], D)["out_proj.bias"], tensors["out_proj.bias"], rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("kept", KEPT)
@@ -80,17 +84,25 @@ def test_filling_puts_heads_back_in_their_places(kept):
             if name == "out_proj.bias":
                 assert torch.equal(tensor, tensors[name])
                 continue
-            part, old = (t[:, rows] if name == "out_proj.weight" else t[rows] for t in (tensor, tensors[name]))
+            part, old = (
+                t[:, rows] if name == "out_proj.weight" else t[rows] for t in (tensor, tensors[name])
+            )
             assert torch.equal(part, old if head in kept else torch.zeros_like(old)), (name, head)
     assert torch.equal(dense["k_proj.weight"].count_nonzero(), torch.tensor(len(kept) * D * 7))
 
 
 def test_other_names_and_no_biases():
-    tensors = {"query.weight": torch.ones(6, 4), "dense.weight": torch.ones(4, 6), "norm.weight": torch.ones(4)}
+    tensors = {
+        "query.weight": torch.ones(6, 4),
+        "dense.weight": torch.ones(4, 6),
+        "norm.weight": torch.ones(4),
+    }
     sliced = slice_block(tensors, [1], 2, Projections(inputs=("query",), output="dense"))
     assert {name: list(t.shape) for name, t in sliced.items()} == {
-        "query.weight": [2, 4], "dense.weight": [4, 2], "norm.weight": [4]
-    }  # fmt: skip
+        "query.weight": [2, 4],
+        "dense.weight": [4, 2],
+        "norm.weight": [4],
+    }
 
 
 def test_the_cut_tensors_do_not_hold_on_to_the_old_storage():
@@ -116,7 +128,9 @@ def test_tensors_that_do_not_belong_together():
 
 
 def uneven(a: int, b: int) -> HeadMap:
-    return HeadMap([AttentionBlock("encoder.a", a, "encoder-self"), AttentionBlock("decoder.b", b, "decoder-self")])
+    return HeadMap(
+        [AttentionBlock("encoder.a", a, "encoder-self"), AttentionBlock("decoder.b", b, "decoder-self")]
+    )
 
 
 def test_records_compose_in_the_numbers_of_the_original_model():

@@ -1,27 +1,30 @@
-"""Layouts of attention by family: names of projections, and the classes that work out their attention by themselves.
+"""Layouts of attention by family: names of projections, and the classes that work out their attention by
+themselves.
 
 Notation: d size of a head, G query heads that share one key/value head, H query heads, B examples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Dict, FrozenSet, Optional, Tuple
 
 from torch import nn
 
 from .projections import Bias
 
 TESTED = (
-    "BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, DeBERTa-v2, MPNet, ModernBERT, GPT-2, GPT-NeoX, GPT-J, GPT-Neo, OPT, BLOOM, "
+    "BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, DeBERTa-v2, MPNet, ModernBERT, GPT-2, GPT-NeoX, GPT-J, "
+    "GPT-Neo, OPT, BLOOM, "
     "Falcon, MPT, Phi, StableLM, Llama, BART, Marian, T5, Whisper"
 )
 
 HEAD_DIM = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")
 CROSS = {"encoder_attn", "crossattention", "cross_attn", "EncDecAttention"}
 
-# (query, key, value), then the names the output projection may have; `..` is the module around the attention module
-SEPARATE: Tuple[Tuple[Tuple[str, str, str], Tuple[str, ...]], ...] = (
+# (query, key, value), then the names the output projection may have; `..` is the module around the attention
+# module
+SEPARATE: tuple[tuple[tuple[str, str, str], tuple[str, ...]], ...] = (
     # BART, Marian, OPT; Llama and its kin; Phi; ModernBERT's decoder
     (("q_proj", "k_proj", "v_proj"), ("out_proj", "o_proj", "dense", "Wo", "projection_layer")),
     (("query", "key", "value"), ("dense", "../output.dense")),  # ALBERT; BERT, RoBERTa, ELECTRA
@@ -41,14 +44,15 @@ class Joint:
 
     Attributes:
         input, output: names of the projections.
-        interleaved: the rows of one key/value head, G queries, key and value, lie together; else three sections.
+        interleaved: the rows of one key/value head, G queries, key and value, lie together; else three
+            sections.
         classes: the classes (the part of the module path after `models.`, without the file) that order it so.
     """
 
     input: str
     output: str
     interleaved: bool
-    classes: FrozenSet[str]
+    classes: frozenset[str]
 
 
 JOINT = (
@@ -58,7 +62,14 @@ JOINT = (
         "query_key_value",
         "dense",
         True,
-        frozenset({"gpt_neox.GPTNeoXAttention", "bloom.BloomAttention", "falcon.FalconAttention", "persimmon.PersimmonAttention"}),
+        frozenset(
+            {
+                "gpt_neox.GPTNeoXAttention",
+                "bloom.BloomAttention",
+                "falcon.FalconAttention",
+                "persimmon.PersimmonAttention",
+            }
+        ),
     ),
 )
 
@@ -74,19 +85,19 @@ class OwnForward:
         unless: module -> why this one cannot be served after all; None: it can.
     """
 
-    biases: Tuple[Bias, ...] = ()
+    biases: tuple[Bias, ...] = ()
     causal: bool = False
-    no_sizes: FrozenSet[str] = frozenset()
-    unless: Callable[[nn.Module], Optional[str]] = lambda module: None
+    no_sizes: frozenset[str] = frozenset()
+    unless: Callable[[nn.Module], str | None] = lambda module: None
 
 
-def _sliced_weights(module: nn.Module) -> Optional[str]:
+def _sliced_weights(module: nn.Module) -> str | None:
     if module.pretraining_tp > 1 and module.slow_but_exact:
         return "slices the weight of its output projection (set config.slow_but_exact to False)"
     return None
 
 
-OWN_FORWARD: Dict[str, OwnForward] = {
+OWN_FORWARD: dict[str, OwnForward] = {
     "deberta_v2.DisentangledSelfAttention": OwnForward(),
     "mpnet.MPNetSelfAttention": OwnForward(biases=(Bias("position_bias", 1),)),
     "bloom.BloomAttention": OwnForward(
@@ -108,7 +119,9 @@ OWN_FORWARD: Dict[str, OwnForward] = {
 
 
 def family_of(module_class: type) -> str:
-    """"bloom.BloomAttention" for the class in the file of that family that defines this class's forward; else ""."""
+    """ "bloom.BloomAttention" for the class in the file of that family that defines this class's forward;
+    else "".
+    """
     for base in module_class.__mro__:
         if "forward" in base.__dict__:
             head, _, rest = base.__module__.partition("transformers.models.")

@@ -1,7 +1,9 @@
-"""Integers that a forward reads and that must follow the number of heads; what cannot be made to follow is refused.
+"""Integers that a forward reads and that must follow the number of heads; what cannot be made to follow is
+refused.
 
-Roles are told by name and checked by value: a number of heads, of key/value heads, or the width of all heads. A width that
-may also be the model's own is taken for the heads' only where the source uses it for the context alone.
+Roles are told by name and checked by value: a number of heads, of key/value heads, or the width of all heads.
+A width that may also be the model's own is taken for the heads' only where the source uses it for the context
+alone.
 
 Notation: H query heads, K key/value heads, d size of a head, G = H / K.
 """
@@ -9,7 +11,7 @@ Notation: H query heads, K key/value heads, d size of a head, G = H / K.
 from __future__ import annotations
 
 import re
-from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -23,8 +25,10 @@ _CONTEXT_WIDTH = ("all_head_size", "inner_dim")
 _WIDTHS = ("embed_dim", "hidden_size", "d_model", "dim", "hidden_dim", "width")
 # integers that are no sizes of all heads together, whatever their value happens to be
 _OTHERS = frozenset(
-    "layer_idx layer_id head_dim head_size attention_head_size key_value_proj_dim num_key_value_groups rotary_ndims rotary_dim "
-    "sliding_window relative_attention_num_buckets relative_attention_max_distance position_buckets max_relative_positions "
+    "layer_idx layer_id head_dim head_size attention_head_size key_value_proj_dim num_key_value_groups "
+    "rotary_ndims rotary_dim "
+    "sliding_window relative_attention_num_buckets relative_attention_max_distance position_buckets "
+    "max_relative_positions "
     "pos_ebd_size max_position_embeddings".split()
 )
 _NO_VALUES = ("dtype", "device", "shape", "size", "ndim", "dim", "is_cuda")
@@ -36,12 +40,12 @@ class NotKnown(ValueError):
 
 def sizes_of(
     module: nn.Module,
-    projections: Tuple[Projection, ...],
+    projections: tuple[Projection, ...],
     group: int,
     head_dim: int,
-    no_sizes: FrozenSet[str],
-    probe: Callable[[], Optional[Probe]],
-) -> Tuple[Size, ...]:
+    no_sizes: frozenset[str],
+    probe: Callable[[], Probe | None],
+) -> tuple[Size, ...]:
     """The sizes of one attention module and of the parts of it that are no projections.
 
     Args:
@@ -54,11 +58,12 @@ def sizes_of(
     heads = next(p for p in projections if p.out).num_heads
     output = _name_in(module, next(p.module for p in projections if not p.out))
     owned = {id(projection.module) for projection in projections}
-    found: List[Size] = []
+    found: list[Size] = []
     for path, part, source in _read_parts(module, owned):
         for chain in sorted(source.reads):
             where = ".".join(filter(None, (path, *chain)))
-            if chain[0] in no_sizes or chain == ("split_size",) and projections[0].parts > 1:  # surgery sets GPT-2's
+            # surgery sets GPT-2's
+            if chain[0] in no_sizes or chain == ("split_size",) and projections[0].parts > 1:
                 continue
             _check_weight(part, chain, owned, where)
             if chain[0] == "config":
@@ -68,28 +73,40 @@ def sizes_of(
             if len(chain) > 1 or isinstance(value, bool) or not isinstance(value, int) or chain[0] in _OTHERS:
                 continue
             if _QUERY_HEADS.search(chain[0]) and hands_on_bias(type(part)):
-                if read_only_for_zeros(type(part), chain[0]):  # of a bias for all heads, sliced by the attention function
+                # of a bias for all heads, sliced by the attention function
+                if read_only_for_zeros(type(part), chain[0]):
                     continue
                 raise NotKnown(f"reads {where} in its forward for its own heads and for a bias of all heads")
             unit = _unit(type(part), chain[0], value, group, head_dim, output)
             if unit is not None and value in (unit * heads, unit if heads == 0 else -1):
                 found.append(Size(part, chain[0], unit))
-            elif unit is not None or _may_follow(value, heads) and not _same(probe(), (*filter(None, path.split(".")), *chain)):
-                raise NotKnown(f"reads {where} = {value} in its forward, which may follow the number of heads in a way not known here")
+            elif (
+                unit is not None
+                or _may_follow(value, heads)
+                and not _same(probe(), (*filter(None, path.split(".")), *chain))
+            ):
+                raise NotKnown(
+                    f"reads {where} = {value} in its forward, which may follow the number of "
+                    "heads in a way not known here"
+                )
     return tuple(found)
 
 
-def _read_parts(module: nn.Module, owned: set) -> Iterator[Tuple[str, nn.Module, Source]]:
+def _read_parts(module: nn.Module, owned: set) -> Iterator[tuple[str, nn.Module, Source]]:
     for path, part in module.named_modules():
         if id(part) in owned or type(part).__module__.startswith("torch."):
             continue
         source = source_of(type(part))
         if source is None:
-            raise NotKnown(f"has no source that can be read ({type(part).__name__}), and so no known use of its sizes")
+            raise NotKnown(
+                f"has no source that can be read ({type(part).__name__}), and so no known use of its sizes"
+            )
         yield path, part, source
 
 
-def _unit(part_class: type, name: str, value: int, group: int, head_dim: int, output: Optional[str]) -> Optional[int]:
+def _unit(
+    part_class: type, name: str, value: int, group: int, head_dim: int, output: str | None
+) -> int | None:
     """What one head of the HeadMap adds to the integer of this name; None: nothing that is known."""
     if _QUERY_HEADS.search(name):
         return group
@@ -106,11 +123,11 @@ def _may_follow(value: int, heads: int) -> bool:
     return value > 1 and (heads < 2 or value % heads == 0)
 
 
-def _same(found: Optional[Probe], path: Tuple[str, ...]) -> bool:
+def _same(found: Probe | None, path: tuple[str, ...]) -> bool:
     return found is not None and found.same_number(path)
 
 
-def _check_config(chain: Tuple[str, ...], part: nn.Module, where: str) -> None:
+def _check_config(chain: tuple[str, ...], part: nn.Module, where: str) -> None:
     name = chain[-1]
     if len(chain) < 2 or not (_QUERY_HEADS.search(name) or _KEY_HEADS.search(name) or name in _WIDTHS):
         return
@@ -119,15 +136,18 @@ def _check_config(chain: Tuple[str, ...], part: nn.Module, where: str) -> None:
     except Exception:  # a number that differs from layer to layer has no value for all
         value = None
     if isinstance(value, int):
-        raise NotKnown(f"reads {where} in its forward, which is the same for all blocks, however many heads each of them has")
+        raise NotKnown(
+            f"reads {where} in its forward, which is the same for all blocks, however many heads "
+            "each of them has"
+        )
 
 
-def _check_weight(part: nn.Module, chain: Tuple[str, ...], owned: set, where: str) -> None:
+def _check_weight(part: nn.Module, chain: tuple[str, ...], owned: set, where: str) -> None:
     if len(chain) < 2 or id(getattr(part, chain[0], None)) not in owned:
         return
     if chain[1] in ("weight", "bias") and (len(chain) == 2 or chain[2] not in _NO_VALUES):
         raise NotKnown(f"uses {where} without calling the projection, so that no gate is asked")
 
 
-def _name_in(module: nn.Module, part: nn.Module) -> Optional[str]:
+def _name_in(module: nn.Module, part: nn.Module) -> str | None:
     return next((name for name, found in module.named_children() if found is part), None)

@@ -1,8 +1,10 @@
-"""Tensors of an attention module that are no projections: taken for nobody's only where their role is certain."""
+"""Tensors of an attention module that are no projections: taken for nobody's only where their role is
+certain.
+"""
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Tuple
+from collections.abc import Callable
 
 from torch import nn
 
@@ -12,8 +14,11 @@ from .size_probe import Probe, named_tensors
 from .sources import called_after, hands_on_bias
 
 
-def check_foreign_weights(module: nn.Module, projections: Tuple[Projection, ...], probe: Callable[[], Optional[Probe]]) -> None:
-    """See that no head has a share in a weight, buffer or plain tensor of the module that is not a projection's.
+def check_foreign_weights(
+    module: nn.Module, projections: tuple[Projection, ...], probe: Callable[[], Probe | None]
+) -> None:
+    """See that no head has a share in a weight, buffer or plain tensor of the module that is not a
+    projection's.
 
     Args:
         probe: called only where sizes leave it open.
@@ -25,7 +30,7 @@ def check_foreign_weights(module: nn.Module, projections: Tuple[Projection, ...]
     heads = projections[0].num_heads
     output = next(p.module for p in projections if not p.out)
     output_name = next((name for name, part in module.named_children() if part is output), None)
-    foreign: List[str] = []
+    foreign: list[str] = []
     for name, tensor in named_tensors(module):
         if id(tensor) in known or not _may_be_of_heads(tuple(tensor.shape), heads):
             continue
@@ -41,7 +46,6 @@ def check_foreign_weights(module: nn.Module, projections: Tuple[Projection, ...]
         raise NotKnown(f"has weights that may belong to heads in a way not known here: {', '.join(foreign)}")
 
 
-def _may_be_of_heads(shape: Tuple[int, ...], heads: int) -> bool:
+def _may_be_of_heads(shape: tuple[int, ...], heads: int) -> bool:
     """A tensor with a share for each head has a dimension that its number divides."""
     return heads < 2 or any(size % heads == 0 for size in shape)
-

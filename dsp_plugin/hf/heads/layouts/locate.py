@@ -1,14 +1,16 @@
-"""Where a Transformers model keeps its attention heads: found by the structure of its modules and the source of its forwards.
+"""Where a Transformers model keeps its attention heads: found by the structure of its modules and the source
+of its forwards.
 
-Every module that works out attention must have one of the layouts of `families`; else the model is refused, because a
-module that was overlooked would keep heads that are counted as gone. Nothing is taken for what it is by its size alone.
+Every module that works out attention must have one of the layouts of `families`; else the model is refused,
+because a module that was overlooked would keep heads that are counted as gone. Nothing is taken for what it
+is by its size alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
-from typing import Iterator, List, Optional, Tuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -29,9 +31,9 @@ KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 def head_map_of(model: nn.Module) -> HeadMap:
     """The heads of a model as they are now: encoder-self, then decoder-cross, then decoder-self blocks.
 
-    Names are module paths inside the base model, so that a model with a task head and one without have the same;
-    in a module of a user's own around Transformers models, paths inside that module. A layer that is used several
-    times (ALBERT) is one block.
+    Names are module paths inside the base model, so that a model with a task head and one without have the
+    same; in a module of a user's own around Transformers models, paths inside that module. A layer that is
+    used several times (ALBERT) is one block.
 
     Raises:
         ValueError: the model is not supported; names it and the reason.
@@ -39,11 +41,12 @@ def head_map_of(model: nn.Module) -> HeadMap:
     return HeadMap([attention.block for attention in attentions_of(model)])
 
 
-def attentions_of(root: nn.Module) -> List[Attention]:
+def attentions_of(root: nn.Module) -> list[Attention]:
     """The attention blocks in the order of `head_map_of`.
 
     Args:
-        root: a Transformers model, or any module with Transformers models in it. Only what lies in those is counted.
+        root: a Transformers model, or any module with Transformers models in it. Only what lies in those is
+            counted.
 
     Raises:
         ValueError: see `head_map_of`.
@@ -66,14 +69,16 @@ def attentions_of(root: nn.Module) -> List[Attention]:
             raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {reason}") from error
     overlooked = overlooked_attention(models, [attention.module for attention in found])
     if overlooked is not None:
-        raise _refusal(root, f"its module {overlooked} works out attention by itself, in a way not known here")
+        raise _refusal(
+            root, f"its module {overlooked} works out attention by itself, in a way not known here"
+        )
     if not found:
         raise _refusal(root, "none of its modules calls the attention interface")
     _check_alone(root, found)
     return [attention for kind in KINDS for attention in found if attention.block.kind == kind]
 
 
-def transformers_models(root: nn.Module) -> List[PreTrainedModel]:
+def transformers_models(root: nn.Module) -> list[PreTrainedModel]:
     """The outermost Transformers models in `root`: itself, or the ones a module of a user's own holds."""
     if isinstance(root, PreTrainedModel):
         return [root]
@@ -82,7 +87,9 @@ def transformers_models(root: nn.Module) -> List[PreTrainedModel]:
 
 
 def model_parts(root: nn.Module) -> Iterator[nn.Module]:
-    """Every module with a configuration that chooses an attention implementation: not those of models without the interface."""
+    """Every module with a configuration that chooses an attention implementation: not those of models
+    without the interface.
+    """
     own = {
         id(part.config)
         for part in root.modules()
@@ -94,8 +101,10 @@ def model_parts(root: nn.Module) -> Iterator[nn.Module]:
             yield part
 
 
-def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnForward]) -> Attention:
-    head_dim = next((getattr(module, name) for name in HEAD_DIM if isinstance(getattr(module, name, None), int)), None)
+def _attention(root: nn.Module, path: str, module: nn.Module, own: OwnForward | None) -> Attention:
+    head_dim = next(
+        (getattr(module, name) for name in HEAD_DIM if isinstance(getattr(module, name, None), int)), None
+    )
     group = _group(module)
     name, projections = path, None if head_dim is None else _joint(module, head_dim, group)
     if projections is None and head_dim is not None:
@@ -103,9 +112,13 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnF
     if projections is None:
         raise NotKnown("has projections of a layout that is not known here")
     for projection in projections:
-        if not isinstance(getattr(projection.module, "weight", None), Tensor):  # quantised by torch.ao: a method is called so
+        # quantised by torch.ao: a method is called so
+        if not isinstance(getattr(projection.module, "weight", None), Tensor):
             raise NotKnown(f"has a projection that {projection_reason(projection.module)}")
-    if any(p.features % (p.unit * p.parts) for p in projections) or len({p.num_heads for p in projections}) != 1:
+    if (
+        any(p.features % (p.unit * p.parts) for p in projections)
+        or len({p.num_heads for p in projections}) != 1
+    ):
         raise NotKnown(f"has projections that do not have the shapes of heads of size {head_dim}")
     reason = None if own is None else own.unless(module)
     if reason is not None:
@@ -117,17 +130,19 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: Optional[OwnF
         raise NotKnown("splits or repeats its heads by their places, so that none can go without the others")
     sizes = sizes_of(module, projections, group, head_dim, frozenset() if own is None else own.no_sizes, look)
     check_foreign_weights(module, projections, look)
-    block = AttentionBlock(name=_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own))
+    block = AttentionBlock(
+        name=_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own)
+    )
     return Attention(block, module, group, projections, sizes, () if own is None else own.biases, own is None)
 
 
 class _Look:
     """The probe of one attention module, made when it is asked for."""
 
-    def __init__(self, root: nn.Module, path: str, projections: Tuple[Projection, ...]):
+    def __init__(self, root: nn.Module, path: str, projections: tuple[Projection, ...]):
         self._root, self._path, self._projections = root, path, projections
 
-    def __call__(self) -> Optional[Probe]:
+    def __call__(self) -> Probe | None:
         around, steps = [], self._path.split(".")
         for count in range(len(steps)):
             part = self._root.get_submodule(".".join(steps[:count]))
@@ -142,20 +157,23 @@ class _Look:
         return None
 
 
-def _has_twice(projections: Tuple[Projection, ...], names: List[Optional[str]], once: nn.Module, twice: nn.Module) -> bool:
+def _has_twice(
+    projections: tuple[Projection, ...], names: list[str | None], once: nn.Module, twice: nn.Module
+) -> bool:
     """Whether all projections inside the attention module have twice the heads, of the size they had."""
     for projection, name in zip(projections, names):
         if name is None:  # in the module around
             continue
         old, new = (
-            Projection(module.get_submodule(name), projection.out, projection.unit, projection.parts) for module in (once, twice)
+            Projection(module.get_submodule(name), projection.out, projection.unit, projection.parts)
+            for module in (once, twice)
         )
         if new.features != 2 * old.features or old.features % (projection.unit * projection.parts):
             return False
     return True
 
 
-def _relative(root: nn.Module, path: str, part: nn.Module) -> Optional[str]:
+def _relative(root: nn.Module, path: str, part: nn.Module) -> str | None:
     return next((name for name, found in root.get_submodule(path).named_modules() if found is part), None)
 
 
@@ -165,7 +183,7 @@ def _group(module: nn.Module) -> int:
     return int(getattr(module, "num_key_value_groups", 1))
 
 
-def _joint(module: nn.Module, head_dim: int, group: int) -> Optional[Tuple[Projection, ...]]:
+def _joint(module: nn.Module, head_dim: int, group: int) -> tuple[Projection, ...] | None:
     """Query, key and value in one matrix."""
     family = family_of(type(module))
     for joint in JOINT:
@@ -184,7 +202,7 @@ def _joint(module: nn.Module, head_dim: int, group: int) -> Optional[Tuple[Proje
 
 def _separate(
     root: nn.Module, path: str, module: nn.Module, head_dim: int, group: int
-) -> Tuple[str, Optional[Tuple[Projection, ...]]]:
+) -> tuple[str, tuple[Projection, ...] | None]:
     parent = path.rpartition(".")[0]
     for inputs, outputs in SEPARATE:
         if not all(isinstance(getattr(module, name, None), nn.Module) for name in inputs):
@@ -196,12 +214,16 @@ def _separate(
                 query, key, value = (getattr(module, name) for name in inputs)
                 wide = head_dim * group
                 shared = [Projection(key, True, head_dim), Projection(value, True, head_dim)]
-                shared += [Projection(getattr(module, more), True, head_dim) for more in FURTHER if hasattr(module, more)]
+                shared += [
+                    Projection(getattr(module, more), True, head_dim)
+                    for more in FURTHER
+                    if hasattr(module, more)
+                ]
                 return name, (Projection(query, True, wide), *shared, Projection(found, False, wide))
     return path, None
 
 
-def _submodule(root: nn.Module, path: str) -> Optional[nn.Module]:
+def _submodule(root: nn.Module, path: str) -> nn.Module | None:
     try:
         found = root.get_submodule(path)
     except AttributeError:
@@ -209,7 +231,7 @@ def _submodule(root: nn.Module, path: str) -> Optional[nn.Module]:
     return found if getattr(found, "weight", None) is not None else None
 
 
-def _check_alone(root: nn.Module, found: List[Attention]) -> None:
+def _check_alone(root: nn.Module, found: list[Attention]) -> None:
     """Every block has a name and an output projection of its own.
 
     Raises:
@@ -220,19 +242,27 @@ def _check_alone(root: nn.Module, found: List[Attention]) -> None:
     for attention in found:
         name = attention.block.name
         if names[name] > 1:
-            raise _refusal(root, f"several of its attention blocks are called {name}, in its base model or outside")
+            raise _refusal(
+                root, f"several of its attention blocks are called {name}, in its base model or outside"
+            )
         if outputs[id(attention.output.module)] > 1:
-            raise _refusal(root, f"the output projection of {name} is another block's, too, and cannot tell whose heads it is given")
+            raise _refusal(
+                root,
+                f"the output projection of {name} is another block's, too, and cannot tell "
+                "whose heads it is given",
+            )
 
 
 def _name(root: nn.Module, path: str) -> str:
-    """A path from `root` as the HeadMap has it: inside the base model of a Transformers model without its name."""
+    """A path from `root` as the HeadMap has it: inside the base model of a Transformers model without its
+    name.
+    """
     prefix = getattr(root, "base_model_prefix", "") + "."
     inside = isinstance(root, PreTrainedModel) and root.base_model is not root and path.startswith(prefix)
     return path[len(prefix) :] if inside else path
 
 
-def _kind(path: str, module: nn.Module, own: Optional[OwnForward]) -> str:
+def _kind(path: str, module: nn.Module, own: OwnForward | None) -> str:
     if getattr(module, "is_cross_attention", False) or CROSS & set(path.split(".")):
         return "decoder-cross"
     if own is not None and (own.causal or getattr(module, "is_decoder", False)):

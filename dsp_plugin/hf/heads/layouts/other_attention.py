@@ -1,13 +1,15 @@
-"""Attention that is not among the blocks that were found: a model is refused for it, because its heads would be overlooked.
+"""Attention that is not among the blocks that were found: a model is refused for it, because its heads would
+be overlooked.
 
-Told by what a module does (its forward, or a function of its own, makes scores of products and sums with them) or by its
-name, where it has weights of its own. Routers to experts and mixers of the state-space kind (Mamba and its kin) have no
-heads and are left alone, and so is whatever a user's own module has beside the Transformers models in it.
+Told by what a module does (its forward, or a function of its own, makes scores of products and sums with
+them) or by its name, where it has weights of its own. Routers to experts and mixers of the state-space kind
+(Mamba and its kin) have no heads and are left alone, and so is whatever a user's own module has beside the
+Transformers models in it.
 """
 
 from __future__ import annotations
 
-from typing import Iterable, List, Optional, Set
+from collections.abc import Iterable
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,8 +17,9 @@ from transformers import PreTrainedModel
 from .sources import works_out_attention
 
 
-def overlooked_attention(models: Iterable[PreTrainedModel], found: Iterable[nn.Module]) -> Optional[str]:
-    """The first module that does attention and is not in `found`, nor around or inside one of those; None: there is none.
+def overlooked_attention(models: Iterable[PreTrainedModel], found: Iterable[nn.Module]) -> str | None:
+    """The first module that does attention and is not in `found`, nor around or inside one of those; None:
+    there is none.
 
     Args:
         models: the outermost Transformers models.
@@ -34,17 +37,23 @@ def overlooked_attention(models: Iterable[PreTrainedModel], found: Iterable[nn.M
     return None
 
 
-def _outside(module: nn.Module, known: Set[int], path: str = "") -> List[tuple]:
-    """All modules but the known ones and what is inside them; innermost first, so that what does the work is named."""
+def _outside(module: nn.Module, known: set[int], path: str = "") -> list[tuple]:
+    """All modules but the known ones and what is inside them; innermost first, so that what does the work
+    is named.
+    """
     if id(module) in known:
         return []
-    inside = [found for name, child in module.named_children() for found in _outside(child, known, f"{path}.{name}".lstrip("."))]
+    inside = [
+        found
+        for name, child in module.named_children()
+        for found in _outside(child, known, f"{path}.{name}".lstrip("."))
+    ]
     return [*inside, (path, module)]
 
 
-def _around(module: nn.Module, known: Set[int]) -> Set[int]:
+def _around(module: nn.Module, known: set[int]) -> set[int]:
     """Modules that hold a known one."""
-    found: Set[int] = set()
+    found: set[int] = set()
     for child in module.children():
         found |= _around(child, known)
         if id(child) in known or id(child) in found:

@@ -1,13 +1,13 @@
 """What heads have a share in: the matrices, the sizes and the arguments of one attention block.
 
-Notation: C width of the model, d size of a head, G query heads that share one key/value head (1 without grouped
+Notation: C width of the model, d size of a head, G query heads that share one key/value head (1 without
+    grouped
 queries). With G > 1 one "head" of the HeadMap is such a group: a key/value head and all its query heads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -21,7 +21,8 @@ class Projection:
 
     Attributes:
         module: an `nn.Linear` or a `Conv1D`.
-        out: its output features belong to heads (query, key, value); else its input features (output projection).
+        out: its output features belong to heads (query, key, value); else its input features (output
+            projection).
         unit: features a head has: d, or G * d; of query, key and value interleaved head by head (G + 2) * d.
         parts: equal sections side by side (query, key and value in one matrix: 3).
     """
@@ -88,9 +89,9 @@ class Attention:
     block: AttentionBlock
     module: nn.Module
     group: int
-    projections: Tuple[Projection, ...]
-    sizes: Tuple[Size, ...] = ()
-    biases: Tuple[Bias, ...] = ()
+    projections: tuple[Projection, ...]
+    sizes: tuple[Size, ...] = ()
+    biases: tuple[Bias, ...] = ()
     dispatches: bool = True
 
     @property

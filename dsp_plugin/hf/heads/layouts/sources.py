@@ -1,4 +1,5 @@
-"""What the source of a module's `forward` says: which attributes it reads, and whether it works out attention.
+"""What the source of a module's `forward` says: which attributes it reads, and whether it works out
+attention.
 
 A forward is its own text and that of the methods and functions it hands `self` to, looked up along the method
 resolution order. Only the text is read: nothing is run.
@@ -11,15 +12,17 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import FrozenSet, Iterator, List, Optional, Set, Tuple
+from functools import cache
 
 from torch import nn
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
-_SCORES = re.compile(r"softmax|scaled_dot_product_attention|_flash_attention_forward|multi_head_attention_forward")
+_SCORES = re.compile(
+    r"softmax|scaled_dot_product_attention|_flash_attention_forward|multi_head_attention_forward"
+)
 _PRODUCT = re.compile(
     r"\bmatmul\b|\bbmm\b|baddbmm|einsum|[\w)\]] @ [\w(]|scaled_dot_product_attention|_flash_attention_forward"
     r"|multi_head_attention_forward"
@@ -38,19 +41,19 @@ class Source:
         functions: their syntax trees with the name that stands for the module, `forward` first.
     """
 
-    reads: FrozenSet[Tuple[str, ...]]
+    reads: frozenset[tuple[str, ...]]
     text: str
-    functions: Tuple[Tuple[ast.FunctionDef, str], ...]
+    functions: tuple[tuple[ast.FunctionDef, str], ...]
 
 
-@lru_cache(maxsize=None)
-def source_of(module_class: type) -> Optional[Source]:
+@cache
+def source_of(module_class: type) -> Source | None:
     """The source of a class's forward; None where there is no text to read (a notebook, a compiled file)."""
     forward = _tree(getattr(module_class, "forward", None))
     if forward is None:
         return None
-    found: List[Tuple[ast.FunctionDef, str]] = []
-    seen: Set[str] = set()
+    found: list[tuple[ast.FunctionDef, str]] = []
+    seen: set[str] = set()
     waiting = [(forward, _first(forward))]
     while waiting:
         function, name = waiting.pop(0)
@@ -68,12 +71,14 @@ def source_of(module_class: type) -> Optional[Source]:
 
 
 def dispatches(module_class: type) -> bool:
-    """Whether this class calls the attention interface. Transformers itself can only tell by the source, too."""
+    """Whether this class calls the attention interface. Transformers itself can only tell by the source,
+    too.
+    """
     source = source_of(module_class)
     return source is not None and INTERFACE in source.text
 
 
-@lru_cache(maxsize=None)
+@cache
 def works_out_attention(module_class: type) -> bool:
     """Whether a forward makes weights of products, and a sum with them, by itself: attention of any kind.
 
@@ -90,7 +95,9 @@ def works_out_attention(module_class: type) -> bool:
 
 
 def called_after(module_class: type, name: str, output: str) -> bool:
-    """Whether the submodule `name` is called, and only in statements behind the last call of the submodule `output`."""
+    """Whether the submodule `name` is called, and only in statements behind the last call of the submodule
+    `output`.
+    """
     source = source_of(module_class)
     if source is None:
         return False
@@ -111,9 +118,12 @@ def reshapes_only_context(module_class: type, name: str, output: str) -> bool:
         good = {
             id(read)
             for statement in ast.walk(function)
-            if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id in fed for t in statement.targets)
+            if isinstance(statement, ast.Assign)
+            and any(isinstance(t, ast.Name) and t.id in fed for t in statement.targets)
             for call in ast.walk(statement.value)
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in ("view", "reshape")
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr in ("view", "reshape")
             for argument in call.args
             for read in ast.walk(argument)
         }
@@ -124,13 +134,17 @@ def reshapes_only_context(module_class: type, name: str, output: str) -> bool:
 
 
 def hands_on_bias(module_class: type) -> bool:
-    """Whether a forward hands the attention interface a bias for all heads, which our function slices (T5)."""
+    """Whether a forward hands the attention interface a bias for all heads, which our function slices
+    (T5).
+    """
     source = source_of(module_class)
     return source is not None and INTERFACE in source.text and "position_bias=position_bias" in source.text
 
 
 def pairs_heads(module_class: type) -> bool:
-    """Whether a forward splits or repeats along the dimension of heads, so that one head's place says what it does."""
+    """Whether a forward splits or repeats along the dimension of heads, so that one head's place says what
+    it does.
+    """
     source = source_of(module_class)
     return source is not None and bool(_PAIRS.search(source.text))
 
@@ -138,14 +152,18 @@ def pairs_heads(module_class: type) -> bool:
 def read_only_for_zeros(module_class: type, name: str) -> bool:
     """Whether the integer `name` is read only as a size of `torch.zeros`."""
     for function, self_name in source_of(module_class).functions:
-        calls = (node for node in ast.walk(function) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.zeros")
+        calls = (
+            node
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.zeros"
+        )
         good = {id(read) for call in calls for read in ast.walk(call)}
         if any(_chain(node, self_name) == (name,) and id(node) not in good for node in ast.walk(function)):
             return False
     return True
 
 
-def _names_fed_to(function: ast.FunctionDef, self_name: str, output: str) -> Set[str]:
+def _names_fed_to(function: ast.FunctionDef, self_name: str, output: str) -> set[str]:
     return {
         argument.id
         for call in ast.walk(function)
@@ -155,12 +173,12 @@ def _names_fed_to(function: ast.FunctionDef, self_name: str, output: str) -> Set
     }
 
 
-def _call_lines(function: ast.FunctionDef, self_name: str, part: str) -> List[int]:
+def _call_lines(function: ast.FunctionDef, self_name: str, part: str) -> list[int]:
     calls = (node for node in ast.walk(function) if isinstance(node, ast.Call))
     return [call.lineno for call in calls if (_chain(call.func, self_name) or ("",))[0] == part]
 
 
-def _tree(function: object) -> Optional[ast.FunctionDef]:
+def _tree(function: object) -> ast.FunctionDef | None:
     try:
         text = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
         tree = ast.parse(text).body[0]
@@ -171,7 +189,10 @@ def _tree(function: object) -> Optional[ast.FunctionDef]:
 
 def _eager_function(module_class: type) -> object:
     modules = (sys.modules.get(base.__module__) for base in module_class.__mro__)
-    return next((module.eager_attention_forward for module in modules if hasattr(module, "eager_attention_forward")), None)
+    return next(
+        (module.eager_attention_forward for module in modules if hasattr(module, "eager_attention_forward")),
+        None,
+    )
 
 
 def _first(function: ast.FunctionDef) -> str:
@@ -179,7 +200,9 @@ def _first(function: ast.FunctionDef) -> str:
     return arguments[0].arg if arguments else ""
 
 
-def _called(module_class: type, function: ast.FunctionDef, name: str) -> Iterator[Tuple[ast.FunctionDef, str]]:
+def _called(
+    module_class: type, function: ast.FunctionDef, name: str
+) -> Iterator[tuple[ast.FunctionDef, str]]:
     """The methods of the module, and functions beside its class, that `function` uses with the module."""
     for node in ast.walk(function):
         chain = _chain(node, name)
@@ -200,7 +223,7 @@ def _called(module_class: type, function: ast.FunctionDef, name: str) -> Iterato
                         yield tree, tree.args.args[position].arg
 
 
-def _method(module_class: type, name: str) -> Iterator[Tuple[ast.FunctionDef, str]]:
+def _method(module_class: type, name: str) -> Iterator[tuple[ast.FunctionDef, str]]:
     if hasattr(nn.Module, name):
         return
     found = inspect.getattr_static(module_class, name, None)
@@ -210,7 +233,7 @@ def _method(module_class: type, name: str) -> Iterator[Tuple[ast.FunctionDef, st
         yield tree, _first(tree)
 
 
-def _reads(function: ast.FunctionDef, name: str) -> Iterator[Tuple[str, ...]]:
+def _reads(function: ast.FunctionDef, name: str) -> Iterator[tuple[str, ...]]:
     aliases = {}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -226,15 +249,24 @@ def _reads(function: ast.FunctionDef, name: str) -> Iterator[Tuple[str, ...]]:
                 rest = _chain(node, alias)
                 if rest is not None:
                     yield start + rest
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) > 1:
-            owner = () if isinstance(node.args[0], ast.Name) and node.args[0].id == name else _chain(node.args[0], name)
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "getattr"
+            and len(node.args) > 1
+        ):
+            owner = (
+                ()
+                if isinstance(node.args[0], ast.Name) and node.args[0].id == name
+                else _chain(node.args[0], name)
+            )
             if owner is not None and isinstance(node.args[1], ast.Constant):
                 yield (*owner, str(node.args[1].value))
 
 
-def _chain(node: ast.AST, name: str) -> Optional[Tuple[str, ...]]:
+def _chain(node: ast.AST, name: str) -> tuple[str, ...] | None:
     """("config", "hidden_size") for `self.config.hidden_size` with `name` "self"; None for anything else."""
-    parts: List[str] = []
+    parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
         node = node.value

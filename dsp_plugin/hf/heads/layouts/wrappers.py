@@ -1,4 +1,5 @@
-"""What a model or a projection may be wrapped in so that its heads cannot be reached, and what to do about it.
+"""What a model or a projection may be wrapped in so that its heads cannot be reached, and what to do about
+it.
 
 Classes of other packages are told by name, so that none of these packages is imported for it.
 """
@@ -6,7 +7,8 @@ Classes of other packages are told by name, so that none of these packages is im
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -16,7 +18,7 @@ from .families import PLAIN_LINEAR, family_of
 
 _INSIDE = "work on the model inside ({}), and wrap it afterwards"
 # (first word of the package, class): what to do
-_WRAPPERS: Dict[Tuple[str, str], str] = {
+_WRAPPERS: dict[tuple[str, str], str] = {
     ("torch", "DataParallel"): _INSIDE.format("`.module`"),
     ("torch", "DistributedDataParallel"): _INSIDE.format("`.module`"),
     ("torch", "FullyShardedDataParallel"): "work on the model before it is sharded",
@@ -44,7 +46,9 @@ def check_root(model: nn.Module) -> None:
             if advice is not None:
                 raise ValueError(f"{where} is a {base.__name__}, a wrapper around a model: {advice}")
         if getattr(part, "_compiled_call_impl", None) is not None:
-            raise ValueError(f"{where} has been compiled in place: work on the model first, and call .compile() afterwards")
+            raise ValueError(
+                f"{where} has been compiled in place: work on the model first, and call .compile() afterwards"
+            )
 
 
 def check_projection(where: str, module: nn.Module) -> None:
@@ -61,7 +65,7 @@ def check_projection(where: str, module: nn.Module) -> None:
         raise ValueError(f"a projection of {where} {reason}")
 
 
-def projection_reason(module: nn.Module) -> Optional[str]:
+def projection_reason(module: nn.Module) -> str | None:
     """Why the heads of a projection cannot be cut, and what to do; None where they can."""
     kind = type(module).__name__
     plain = "heads can be removed from plain weights only"
@@ -74,53 +78,81 @@ def projection_reason(module: nn.Module) -> Optional[str]:
             f"torch.nn.utils.parametrize.remove_parametrizations on it"
         )
     if hasattr(module, "weight_mask") and hasattr(module, "weight_orig") or hasattr(module, "bias_mask"):
-        return f"is pruned by torch.nn.utils.prune: {plain}; first make that lasting with torch.nn.utils.prune.remove"
+        return (
+            f"is pruned by torch.nn.utils.prune: {plain}; first make that lasting with "
+            "torch.nn.utils.prune.remove"
+        )
     if hasattr(module, "weight_g") and hasattr(module, "weight_v"):
         return f"has a normed weight: {plain}; first call torch.nn.utils.remove_weight_norm on it"
     if hasattr(module, "weight_orig"):
-        return f"has a spectrally normed weight: {plain}; first call torch.nn.utils.remove_spectral_norm on it"
+        return (
+            f"has a spectrally normed weight: {plain}; first call torch.nn.utils.remove_spectral_norm on it"
+        )
     weight = getattr(module, "weight", None)
     if not isinstance(module, (nn.Linear, Conv1D)):
-        return f"is a {kind}: {plain}; merge adapters into them, or load the model without quantisation, first"
+        return (
+            f"is a {kind}: {plain}; merge adapters into them, or load the model without quantisation, first"
+        )
     reason = _tensor_reason(weight) or _tensor_reason(module.bias)
     if reason is not None:
         return reason
-    others = [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in ("weight", "bias")]
+    others = [
+        name
+        for name, _ in (*module.named_parameters(), *module.named_buffers())
+        if name not in ("weight", "bias")
+    ]
     if others:
-        return f"is a {kind} with tensors of its own ({', '.join(others[:3])}): {plain}; merge them into it first"
+        return (
+            f"is a {kind} with tensors of its own ({', '.join(others[:3])}): {plain}; merge them into it "
+            "first"
+        )
     return _forward_reason(module, kind) or _hook_reason(module)
 
 
-def _tensor_reason(tensor: Optional[Tensor]) -> Optional[str]:
+def _tensor_reason(tensor: Tensor | None) -> str | None:
     if tensor is None:
         return None
     data = tensor.data if isinstance(tensor, Tensor) else tensor
     if type(data).__name__ == "DTensor":
         return "is spread over several devices (DTensor): remove heads before the model is sharded"
-    if type(tensor) not in (nn.Parameter, Tensor) or type(data) is not Tensor or not tensor.is_floating_point():
+    if (
+        type(tensor) not in (nn.Parameter, Tensor)
+        or type(data) is not Tensor
+        or not tensor.is_floating_point()
+    ):
         return (
-            f"has weights of type {type(data).__name__} ({str(tensor.dtype).removeprefix('torch.')}), not plain ones: "
+            f"has weights of type {type(data).__name__} ({str(tensor.dtype).removeprefix('torch.')}), not "
+            "plain ones: "
             "load the model without quantisation first"
         )
     return None
 
 
-def _forward_reason(module: nn.Module, kind: str) -> Optional[str]:
+def _forward_reason(module: nn.Module, kind: str) -> str | None:
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:
         offloads = [getattr(one, "offload", False) for one in (hook, *getattr(hook, "hooks", ()))]
-        return "is offloaded by accelerate: load the whole model on devices first (no offload)" if any(offloads) else None
+        return (
+            "is offloaded by accelerate: load the whole model on devices first (no offload)"
+            if any(offloads)
+            else None
+        )
     if "forward" in vars(module):
         return "has a forward that was put in place of its own: undo that first"
     # the class of a Conv1D without input features is one of ours
     ours = type(module).__module__.startswith(__name__.partition(".")[0] + ".")
-    plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) or family_of(type(module)) in PLAIN_LINEAR
+    plain = (
+        type(module).forward in (nn.Linear.forward, Conv1D.forward) or family_of(type(module)) in PLAIN_LINEAR
+    )
     if not ours and not plain:
-        return f"is a {kind}, which computes something else than its weights say: use a plain Linear or Conv1D there"
+        return (
+            f"is a {kind}, which computes something else than its weights say: use a plain Linear or "
+            "Conv1D there"
+        )
     return None
 
 
-def _hook_reason(module: nn.Module) -> Optional[str]:
+def _hook_reason(module: nn.Module) -> str | None:
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for hook in hooks.values():
             if any(_has_weights(value, module) for value in _carried(hook)):
@@ -130,7 +162,9 @@ def _hook_reason(module: nn.Module) -> Optional[str]:
 
 
 def _carried(hook: Callable) -> Iterator[Any]:
-    """What a hook brings along: of a partial its arguments, of a closure its cells, of an object its attributes."""
+    """What a hook brings along: of a partial its arguments, of a closure its cells, of an object its
+    attributes.
+    """
     if isinstance(hook, functools.partial):
         yield from (*hook.args, *hook.keywords.values())
         yield from _carried(hook.func)
@@ -148,13 +182,15 @@ def _carried(hook: Callable) -> Iterator[Any]:
 
 
 def _has_weights(value: Any, module: nn.Module) -> bool:
-    if isinstance(value, nn.Module):  # a model whose hook only watches its own projection brings nothing along
+    # a model whose hook only watches its own projection brings nothing along
+    if isinstance(value, nn.Module):
         return any(True for _ in value.parameters()) and all(part is not module for part in value.modules())
     return isinstance(value, nn.Parameter)
 
 
 def check_values(model: nn.Module) -> None:
-    """Refuse a model that has weights without values (on the meta device): they are offloaded, or were never loaded.
+    """Refuse a model that has weights without values (on the meta device): they are offloaded, or were never
+    loaded.
 
     Raises:
         ValueError: names the first one.
@@ -162,6 +198,7 @@ def check_values(model: nn.Module) -> None:
     for name, tensor in model.named_parameters():
         if tensor.is_meta:
             raise ValueError(
-                f"{name} of {type(model).__name__} has no values (it is on the meta device): load the whole model on "
+                f"{name} of {type(model).__name__} has no values (it is on the meta device): load the whole "
+                "model on "
                 "devices first (no offload)"
             )

@@ -1,10 +1,13 @@
-"""Biases of the scores that are made for all heads and handed to a block that has fewer: its part of them is taken."""
+"""Biases of the scores that are made for all heads and handed to a block that has fewer: its part of them
+is taken.
+"""
 
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
-from typing import Any, Dict, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +31,9 @@ def forget_biases(module: nn.Module) -> None:
     module.__dict__.pop(_BIASES, None)
 
 
-def _slice(module: nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
+def _slice(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     positions, args = _positions(type(module)), list(args)
     for bias in module.__dict__[_BIASES]:
         position = positions[bias.argument]
@@ -44,7 +49,10 @@ def _part(module: nn.Module, bias: Bias, value: Tensor) -> Tensor:
     size = value.shape[bias.dim]
     if link.kept is None or size == 1 and not bias.batched:  # one for all heads
         return value
-    index = link.kept_index(value.device) if link.kept else torch.zeros(1, dtype=torch.long, device=value.device)  # a stand-in's
+    # a stand-in's
+    index = (
+        link.kept_index(value.device) if link.kept else torch.zeros(1, dtype=torch.long, device=value.device)
+    )
     index = index if link.group == 1 else _queries(index, link.group)
     heads = link.original * link.group
     if bias.batched and size % heads == 0:  # [B * H, ...] -> [B, H, ...] and back
@@ -53,7 +61,8 @@ def _part(module: nn.Module, bias: Bias, value: Tensor) -> Tensor:
     if not bias.batched and size == heads:
         return value.index_select(bias.dim, index)
     raise ValueError(
-        f"{type(module).__name__} gets a {bias.argument} of shape {list(value.shape)}, which has no part for each of {heads} heads"
+        f"{type(module).__name__} gets a {bias.argument} of shape {list(value.shape)}, which has no part for "
+        f"each of {heads} heads"
     )
 
 
@@ -62,7 +71,10 @@ def _queries(heads: Tensor, group: int) -> Tensor:
     return (heads[:, None] * group + heads.new_tensor(range(group))).flatten()
 
 
-@lru_cache(maxsize=None)
-def _positions(module_class: type) -> Dict[str, Optional[int]]:
+@cache
+def _positions(module_class: type) -> dict[str, int | None]:
     """{argument: its position in a call}"""
-    return {name: position for position, name in enumerate(list(inspect.signature(module_class.forward).parameters)[1:])}
+    return {
+        name: position
+        for position, name in enumerate(list(inspect.signature(module_class.forward).parameters)[1:])
+    }

@@ -1,20 +1,22 @@
 """The cache of a decoder block that has lost all its heads.
 
-Transformers asks a cache how long it is, its first layer above all, and a stock layer whose keys have no elements
-answers 0: positions would start again at every step. Such a block's layer is made to answer by the shape of its keys,
-[B, 0, L, d], instead.
+Transformers asks a cache how long it is, its first layer above all, and a stock layer whose keys have no
+elements answers 0: positions would start again at every step. Such a block's layer is made to answer by the
+shape of its keys, [B, 0, L, d], instead.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
+from typing import Any
 
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 
 class ShapedLayer(DynamicLayer):
-    """A `DynamicLayer` that tells its length from the shape of its keys, whether they have elements or not."""
+    """A `DynamicLayer` that tells its length from the shape of its keys, whether they have elements or
+    not.
+    """
 
     def get_seq_length(self) -> int:
         if not self.is_initialized or self.keys.dim() < 2:  # what a lazily made layer begins with is [0]
@@ -23,7 +25,9 @@ class ShapedLayer(DynamicLayer):
 
 
 def count_steps_without_heads(module: nn.Module) -> None:
-    """Let the cache of this self-attention module, which has no head left, know its length. Safe to call again."""
+    """Let the cache of this self-attention module, which has no head left, know its length. Safe to call
+    again.
+    """
     forget(module)
     module.register_forward_hook(_reshape_layer, with_kwargs=True)
 
@@ -35,7 +39,7 @@ def forget(module: nn.Module) -> None:
         module._forward_hooks_with_kwargs.pop(key, None)
 
 
-def _reshape_layer(module: nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any], output: Any) -> None:
+def _reshape_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     # afterwards, because a lazily made cache has the layer only then
     cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
     if isinstance(cache, EncoderDecoderCache):

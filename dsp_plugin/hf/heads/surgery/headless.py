@@ -1,13 +1,14 @@
 """A block that has lost all its heads, in a class whose forward cannot view a tensor without heads.
 
-Such a block runs its stock forward with one head of zeros: the query, key and value projections, which have no rows left,
-put out zeros for one head, and the output projection, which has no columns left, takes none of them, so that the block
-gives what its output bias gives. Caches, biases and shapes all go on as in any other block.
+Such a block runs its stock forward with one head of zeros: the query, key and value projections, which have
+no rows left, put out zeros for one head, and the output projection, which has no columns left, takes none of
+them, so that the block gives what its output bias gives. Caches, biases and shapes all go on as in any other
+block.
 """
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ _WIDTH = "dsp_stand_in"  # features that a projection without rows puts out
 
 
 def run_without_heads(attention: Attention) -> None:
-    """Let a block whose projections have no head left run. Nothing to do for one whose forward takes no heads as they are.
+    """Let a block whose projections have no head left run. Nothing to do for one whose forward takes no heads
+    as they are.
 
     To be called after the block's sizes are set: they become those of one head. Safe to call again.
     """
@@ -46,15 +48,17 @@ def run_with_heads(attention: Attention) -> None:
 
 
 def needs_a_head(attention: Attention) -> bool:
-    """Whether the block's forward must be given a head in order to run: it reads its number, or does not dispatch."""
+    """Whether the block's forward must be given a head in order to run: it reads its number, or does not
+    dispatch.
+    """
     return bool(attention.sizes) or not attention.dispatches
 
 
-def _put_out(projection: nn.Module, args: Tuple[Any, ...], output: Tensor) -> Tensor:
+def _put_out(projection: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     return output.new_zeros(*output.shape[:-1], projection.__dict__[_WIDTH])
 
 
-def _take_nothing(projection: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+def _take_nothing(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args[0][..., :0], *args[1:]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,16 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 
 class Snapshot:
-    """What every module of a model holds at one moment: attributes, parameters, buffers, hooks, classes, configurations.
+    """What every module of a model holds at one moment: attributes, parameters, buffers, hooks, classes,
+    configurations.
 
     Tensors are noted, not copied, but for buffers, which a forward pass may write into.
     """
 
     def __init__(self, root: nn.Module):
-        self._objects: List[Tuple[Any, type, Dict[str, Any]]] = []
-        self._containers: List[Tuple[Any, Any]] = []
-        self._buffers: List[Tuple[Tensor, Tensor]] = []
+        self._objects: list[tuple[Any, type, dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._buffers: list[tuple[Tensor, Tensor]] = []
         self._seen: set = set()
         for module in root.modules():
             self._note(module)
@@ -63,7 +65,9 @@ class Snapshot:
 
 @contextmanager
 def all_or_nothing(root: nn.Module) -> Iterator[None]:
-    """Around changes to a model: whatever is raised among them, an interruption too, leaves it as it was before."""
+    """Around changes to a model: whatever is raised among them, an interruption too, leaves it as it was
+    before.
+    """
     snapshot = Snapshot(root)
     try:
         yield

@@ -1,9 +1,11 @@
-"""The record of what a model has kept of its heads: read off its modules, and written into configurations for saving."""
+"""The record of what a model has kept of its heads: read off its modules, and written into configurations
+for saving.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Dict, Optional
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -15,7 +17,7 @@ from ..layouts.locate import attentions_of, transformers_models
 KEPT_HEADS = "kept_heads"  # the attribute of a configuration that holds the record
 
 
-def record_of(model: nn.Module) -> Optional[KeptHeads]:
+def record_of(model: nn.Module) -> KeptHeads | None:
     """What is left of each block's heads, by their original numbers; None for a model that has them all.
 
     It is read off the modules, not off the configuration, which other models may share. Names are those of
@@ -35,7 +37,8 @@ def record_of(model: nn.Module) -> Optional[KeptHeads]:
 def write_record(model: nn.Module) -> None:
     """Let the configurations of a model, and of Transformers models in it, say what is left of their heads.
 
-    Parts that have a configuration of their own get their own record in it; parts that share the one of the whole do not.
+    Parts that have a configuration of their own get their own record in it; parts that share the one of the
+    whole do not.
     """
     seen = set()
     for part in model.modules():
@@ -49,14 +52,15 @@ def write_record(model: nn.Module) -> None:
 
 
 def own_configs(model: nn.Module) -> None:
-    """Give a model a copy of its configuration in every place that holds it, so that other models keep theirs.
+    """Give a model a copy of its configuration in every place that holds it, so that other models keep
+    theirs.
 
     In a module of a user's own every Transformers model gets one of its own, because each has its own record.
     """
-    around: Dict[int, Any] = {}
+    around: dict[int, Any] = {}
     owned = set()
     for inner in transformers_models(model):
-        copies: Dict[int, Any] = {}
+        copies: dict[int, Any] = {}
         for part in inner.modules():
             owned.add(id(part))
             _copy_configs(part, copies)  # one memo: what parts of a model shared they share again
@@ -66,7 +70,7 @@ def own_configs(model: nn.Module) -> None:
             _copy_configs(part, around)
 
 
-def _copy_configs(part: nn.Module, copies: Dict[int, Any]) -> None:
+def _copy_configs(part: nn.Module, copies: dict[int, Any]) -> None:
     for name, value in vars(part).items():
         if isinstance(value, PreTrainedConfig):
             vars(part)[name] = copy.deepcopy(value, copies)

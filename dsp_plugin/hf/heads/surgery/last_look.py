@@ -1,27 +1,29 @@
 """A last look before an answer: a masked and a pruned model beside each other on a small random batch.
 
-Block by block, what each output projection puts out is compared, and at the end the outputs. Each is taken relative to its
-own size, because attention of small weights hardly counts in the outputs. Heads are masked by zeros on the input columns of
-the output projections, here and now: nothing of the gates has a part in it.
+Block by block, what each output projection puts out is compared, and at the end the outputs. Each is taken
+relative to its own size, because attention of small weights hardly counts in the outputs. Heads are masked by
+zeros on the input columns of the output projections, here and now: nothing of the gates has a part in it.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .journal import left_as_it_was
 from ...probes.model_runs import same_noise, with_cache
+from ...probes.random_inputs import random_inputs
 from ..layouts.locate import transformers_models
 from ..layouts.projections import Attention
-from ...probes.random_inputs import random_inputs
+from .journal import left_as_it_was
 
-# largest difference, relative to the largest value; norms are in single precision in many models of double precision, too
+# largest difference, relative to the largest value; norms are in single precision in many models of double
+# precision, too
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 HALF_TOLERANCE = 5e-2
 _OTHERWISE = "give check=inputs (a mapping of the model's keyword arguments), or check=False for no look"
@@ -31,21 +33,28 @@ class LastLook:
     """Two runs of a model on the same inputs, the second after a change that should change nothing.
 
     Args:
-        root: the model, or a user's own module around Transformers models: each of these is then run by itself.
+        root: the model, or a user's own module around Transformers models: each of these is then run by
+            itself.
         attentions: of `root`; the output projections stay the same modules between the two runs.
         changed: names of the blocks that are to be seen: those that lose heads.
         inputs: keyword arguments of `root`; None for random ones.
     """
 
     def __init__(
-        self, root: nn.Module, attentions: Sequence[Attention], changed: Sequence[str], inputs: Optional[Mapping[str, Any]] = None
+        self,
+        root: nn.Module,
+        attentions: Sequence[Attention],
+        changed: Sequence[str],
+        inputs: Mapping[str, Any] | None = None,
     ):
         self.root = root
         self.inputs = inputs
         self._changed = set(changed)
-        self._blocks: Dict[int, str] = {id(attention.output.module): attention.block.name for attention in attentions}
+        self._blocks: dict[int, str] = {
+            id(attention.output.module): attention.block.name for attention in attentions
+        }
         self._projections = [attention.output.module for attention in attentions]
-        self._runs: List[_Run] = []
+        self._runs: list[_Run] = []
         # of what cross-attention may look at
         inward = [p for a in attentions if a.block.kind == "decoder-cross" for p in a.projections if p.out]
         self._widths = sorted({sum(p.module.weight.shape) - p.features for p in inward})
@@ -54,7 +63,8 @@ class LastLook:
         """Run the masked model.
 
         Args:
-            columns: {block: bool [F]}, False for the input columns of its output projection that are to be zero.
+            columns: {block: bool [F]}, False for the input columns of its output projection that are to be
+                zero.
 
         Raises:
             ValueError: no inputs can be made, the model does not run with them, or they do not reach a block.
@@ -70,7 +80,9 @@ class LastLook:
                 except ValueError:
                     continue
         if self._unseen():
-            raise ValueError(f"the last look does not reach {', '.join(self._unseen()[:3])} of {self._name}: {_OTHERWISE}")
+            raise ValueError(
+                f"the last look does not reach {', '.join(self._unseen()[:3])} of {self._name}: {_OTHERWISE}"
+            )
 
     def second(self) -> None:
         """Run the pruned model, and compare.
@@ -91,56 +103,70 @@ class LastLook:
                 ) from error
             self._compare(expected, found)
 
-    def _random(self, model: PreTrainedModel) -> Dict[str, Any]:
+    def _random(self, model: PreTrainedModel) -> dict[str, Any]:
         try:
             with left_as_it_was(self.root), same_noise(self.root):
                 return random_inputs(model, size=2, length=8, seed=0)
         except ValueError as error:
-            raise ValueError(f"the last look has nothing to run {type(model).__name__} with ({error}): {_OTHERWISE}") from error
+            raise ValueError(
+                f"the last look has nothing to run {type(model).__name__} with ({error}): {_OTHERWISE}"
+            ) from error
 
-    def _further(self) -> Iterator[Tuple[nn.Module, Dict[str, Any]]]:
+    def _further(self) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
         """More models and inputs, as long as there are blocks that have not been reached."""
         for run in list(self._runs):
-            if "encoder_hidden_states" in inspect.signature(run.model.forward).parameters:  # a decoder by itself
+            # a decoder by itself
+            if "encoder_hidden_states" in inspect.signature(run.model.forward).parameters:
                 batch = next(value.shape[0] for value in run.inputs.values() if isinstance(value, Tensor))
                 for width in self._widths:
                     if self._unseen():
                         states = torch.randn(batch, 6, width, generator=torch.Generator().manual_seed(0))
                         weight = next(run.model.parameters())
-                        yield run.model, {**run.inputs, "encoder_hidden_states": states.to(weight.device, weight.dtype)}
+                        yield (
+                            run.model,
+                            {**run.inputs, "encoder_hidden_states": states.to(weight.device, weight.dtype)},
+                        )
         # parts that the whole leaves out (images without text, text without images) may run by themselves
         for part in self.root.modules():
-            if isinstance(part, PreTrainedModel) and all(part is not run.model for run in self._runs) and self._holds_unseen(part):
+            if (
+                isinstance(part, PreTrainedModel)
+                and all(part is not run.model for run in self._runs)
+                and self._holds_unseen(part)
+            ):
                 try:
                     yield part, self._random(part)
                 except ValueError:
                     continue
 
-    def _first_random(self, model: PreTrainedModel, columns: Mapping[str, Tensor]) -> "_Run":
+    def _first_random(self, model: PreTrainedModel, columns: Mapping[str, Tensor]) -> _Run:
         inputs = self._random(model)
         run = self._first(model, columns, inputs)
         nothing = any(value.isnan().any() for values in run.blocks.values() for value in values)
         if nothing and isinstance(inputs.get("attention_mask"), Tensor):
             # a softmax in single precision makes rows of padding NaN in a model of double precision
-            return self._first(model, columns, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])})
+            return self._first(
+                model, columns, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
+            )
         return run
 
-    def _first(self, model: nn.Module, columns: Mapping[str, Tensor], inputs: Dict[str, Any]) -> "_Run":
+    def _first(self, model: nn.Module, columns: Mapping[str, Tensor], inputs: dict[str, Any]) -> _Run:
         run = _Run(model, inputs)
         try:
             self._run(run, columns)
         except Exception as error:
-            raise ValueError(f"the last look cannot run {type(model).__name__} ({_line(error)}): {_OTHERWISE}") from error
+            raise ValueError(
+                f"the last look cannot run {type(model).__name__} ({_line(error)}): {_OTHERWISE}"
+            ) from error
         return run
 
-    def _run(self, run: "_Run", columns: Mapping[str, Tensor], cached: Optional[bool] = None) -> None:
+    def _run(self, run: _Run, columns: Mapping[str, Tensor], cached: bool | None = None) -> None:
         """Run and record.
 
         Args:
             cached: whether to go on with a cache after; None for where the model can.
         """
 
-        def mask(module: nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, Any]:
+        def mask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             keep = columns.get(self._blocks[id(module)])
             if keep is None:
                 return args, kwargs
@@ -173,9 +199,11 @@ class LastLook:
             run.cached = bool(steps)
             if not steps:
                 run.forget(calls)
-            run.outputs += [(f"{name} with a cache", value) for step in steps for name, value in _tensors(step)]
+            run.outputs += [
+                (f"{name} with a cache", value) for step in steps for name, value in _tensors(step)
+            ]
 
-    def _compare(self, expected: "_Run", found: "_Run") -> None:
+    def _compare(self, expected: _Run, found: _Run) -> None:
         tolerance = _tolerance(expected.model)
         epsilon = torch.finfo(_dtype(expected.model)).eps
         for key, values in expected.blocks.items():
@@ -199,11 +227,12 @@ class LastLook:
 
     def _differ(self, name: str, how: str, tolerance: float) -> None:
         raise ValueError(
-            f"{self._name} without the heads that are to go is not what it is with these heads masked: {name} {how} "
+            f"{self._name} without the heads that are to go is not what it is with these heads masked: "
+            f"{name} {how} "
             f"(rounding is up to {tolerance:g} of them): its heads cannot be removed"
         )
 
-    def _unseen(self) -> List[str]:
+    def _unseen(self) -> list[str]:
         seen = {self._blocks[key] for run in self._runs for key in run.blocks}
         return [name for name in self._blocks.values() if name in self._changed - seen]
 
@@ -217,27 +246,34 @@ class LastLook:
 
 
 class _Run:
-    """A model, its inputs, and what was seen: outputs, and of each output projection (by its id) what it put out."""
+    """A model, its inputs, and what was seen: outputs, and of each output projection (by its id) what it
+    put out.
+    """
 
-    def __init__(self, model: nn.Module, inputs: Dict[str, Any]):
+    def __init__(self, model: nn.Module, inputs: dict[str, Any]):
         self.model = model
         self.inputs = inputs
-        self.outputs: List[Tuple[str, Tensor]] = []
-        self.blocks: Dict[int, List[Tensor]] = defaultdict(list)  # without the bias, which would hide small heads
-        self.largest: Dict[int, float] = defaultdict(float)
-        self.order: List[int] = []
+        self.outputs: list[tuple[str, Tensor]] = []
+        # without the bias, which would hide small heads
+        self.blocks: dict[int, list[Tensor]] = defaultdict(list)
+        self.largest: dict[int, float] = defaultdict(float)
+        self.order: list[int] = []
         self.cached = False
 
     def forget(self, calls: int) -> None:
-        """Keep only the first calls of output projections: a pass that came to nothing is not seen, either."""
+        """Keep only the first calls of output projections: a pass that came to nothing is not seen,
+        either.
+        """
         for key in self.order[calls:]:
             self.blocks[key].pop()
         self.blocks = defaultdict(list, {key: values for key, values in self.blocks.items() if values})
         del self.order[calls:]
 
 
-def _tensors(output: Any, name: str = "") -> List[Tuple[str, Tensor]]:
-    """The floating-point tensors of an output; not attention maps and caches, which have a dimension of heads."""
+def _tensors(output: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """The floating-point tensors of an output; not attention maps and caches, which have a dimension of
+    heads.
+    """
     if isinstance(output, Tensor):
         return [(name or "0", _values(output))] if output.is_floating_point() else []
     if isinstance(output, Mapping):

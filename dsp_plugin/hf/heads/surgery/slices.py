@@ -1,8 +1,10 @@
-"""The rows and columns of a block's projections that belong to heads: taken out, and filled up again with zeros."""
+"""The rows and columns of a block's projections that belong to heads: taken out, and filled up again with
+zeros.
+"""
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, Mapping, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +23,13 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], kept: Heads) 
         kept: heads that each block is to keep, of those it has now.
 
     Raises:
-        ValueError: two blocks share a weight and keep different heads, or a module that is no projection of a block has it.
+        ValueError: two blocks share a weight and keep different heads, or a module that is no projection of a
+            block has it.
     """
-    wanted: Dict[int, Tuple[str, Tuple]] = {}
+    wanted: dict[int, tuple[str, tuple]] = {}
     holders = set()
     changed = {a.block.name for a in attentions if len(kept[a.block.name]) < a.block.num_heads}
-    lost: Dict[int, str] = {}
+    lost: dict[int, str] = {}
     for attention in attentions:
         block = attention.block.name
         for projection in attention.projections:
@@ -36,7 +39,8 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], kept: Heads) 
                 other, others = wanted.setdefault(id(weight), (block, rows))
                 if rows != others and changed & {block, other}:
                     raise ValueError(
-                        f"{other} and {block} share one weight, of which they would keep different heads: keep the same heads "
+                        f"{other} and {block} share one weight, of which they would keep different heads: "
+                        "keep the same heads "
                         "in both, or give each a weight of its own first"
                     )
                 holders.add((id(projection.module), name))
@@ -47,7 +51,8 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], kept: Heads) 
             if id(weight) in lost and (id(module), name) not in holders:
                 where = f"{path}.{name}" if path else name
                 raise ValueError(
-                    f"a projection of {lost[id(weight)]} shares its weight with {where}, which would lose its rows, too: give it "
+                    f"a projection of {lost[id(weight)]} shares its weight with {where}, which would lose "
+                    "its rows, too: give it "
                     "a weight of its own first"
                 )
 
@@ -55,7 +60,7 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], kept: Heads) 
 @torch.no_grad()
 def cut(attentions: Sequence[Attention], kept: Heads) -> None:
     """Leave of every block the heads `kept`, numbers among those it has now."""
-    made: Dict[int, nn.Parameter] = {}
+    made: dict[int, nn.Parameter] = {}
     shapes = {attention.block.name: attention.block.num_heads for attention in attentions}
     for attention in attentions:
         heads = kept[attention.block.name]
@@ -81,7 +86,7 @@ def fill(attentions: Sequence[Attention], kept: Heads, original: Mapping[str, in
         kept: original numbers of the heads each block has now; blocks that are not named have all of theirs.
         original: heads each block had.
     """
-    made: Dict[int, nn.Parameter] = {}
+    made: dict[int, nn.Parameter] = {}
     for attention in attentions:
         block = attention.block.name
         if block not in kept:
@@ -113,8 +118,10 @@ def _rows(projection: Projection, kept: Sequence[int], num_heads: int) -> Tensor
     return torch.cat([rows + part * num_heads * projection.unit for part in range(projection.parts)])
 
 
-def _tensors(projection: Projection) -> Iterator[Tuple[str, int]]:
-    """(name, dimension of heads) of the tensors heads have a share in: an output projection's bias is nobody's."""
+def _tensors(projection: Projection) -> Iterator[tuple[str, int]]:
+    """(name, dimension of heads) of the tensors heads have a share in: an output projection's bias is
+    nobody's.
+    """
     transposed = isinstance(projection.module, Conv1D)  # [in, out]
     yield "weight", int(projection.out) if transposed else 1 - int(projection.out)
     if projection.out and projection.module.bias is not None:
@@ -136,7 +143,8 @@ def _set_features(projection: Projection) -> None:
         module.nf = size
     else:
         module.nx = size
-        # the class has no state of its own; changing it leaves the module, its weights and its hooks what they were
+        # the class has no state of its own; changing it leaves the module, its weights and its hooks what
+        # they were
         module.__class__ = Conv1D if size else _Conv1DWithoutInput
 
 

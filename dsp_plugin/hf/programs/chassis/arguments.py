@@ -1,12 +1,13 @@
 """What the programs take beside a method's options and Transformers' own `TrainingArguments`.
 
-A dataclass is a group of options; `HfArgumentParser` makes `--name` and, with dashes, `--na-me` of each field.
+A dataclass is a group of options; `HfArgumentParser` makes `--name` and, with dashes, `--na-me` of each
+field.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
@@ -25,14 +26,16 @@ class ModelArguments:
     model_name_or_path: str = required(
         "folder of a model (also a pruned one, or a checkpoint of a training), or its name on the hub"
     )
-    config_name: Optional[str] = option("configuration from another folder or name than the model's")
-    tokenizer_name: Optional[str] = option("tokenizer from another folder or name than the model's")
-    cache_dir: Optional[str] = option("where what is fetched from the hub is kept")
+    config_name: str | None = option("configuration from another folder or name than the model's")
+    tokenizer_name: str | None = option("tokenizer from another folder or name than the model's")
+    cache_dir: str | None = option("where what is fetched from the hub is kept")
     model_revision: str = option("branch, tag or commit on the hub", "main")
     use_fast_tokenizer: bool = option("the tokenizer written in Rust, where the model has one", True)
     do_lower_case: bool = option("lower-case the text even if the tokenizer's files do not say so", False)
-    attn_implementation: Optional[str] = option("sdpa, eager or flash_attention_2; default: the model's own")
-    ignore_mismatched_sizes: bool = option("begin with a new task head where the model's own has another size", False)
+    attn_implementation: str | None = option("sdpa, eager or flash_attention_2; default: the model's own")
+    ignore_mismatched_sizes: bool = option(
+        "begin with a new task head where the model's own has another size", False
+    )
 
 
 ModelArguments._argument_group_name = "Model"  # type: ignore[attr-defined]
@@ -42,12 +45,14 @@ ModelArguments._argument_group_name = "Model"  # type: ignore[attr-defined]
 class ResultArguments:
     """What is written."""
 
-    overwrite_output_dir: bool = option("train anew where --output_dir holds an earlier training, and remove its checkpoints", False)
+    overwrite_output_dir: bool = option(
+        "train anew where --output_dir holds an earlier training, and remove its checkpoints", False
+    )
     no_pruned: bool = option("do not write the model with its dead heads removed (output_dir/pruned)", False)
     intermediate_masks: bool = option("also write the mask every 1000 updates (output_dir/masks)", False)
-    record_dir: Optional[str] = option("folder of the records results.json; default: --output_dir")
-    record_name: Optional[str] = option("name of the setting in the records; default: the task")
-    method: Optional[str] = option("name of the method in the records; default: by the options")
+    record_dir: str | None = option("folder of the records results.json; default: --output_dir")
+    record_name: str | None = option("name of the setting in the records; default: the task")
+    method: str | None = option("name of the method in the records; default: by the options")
 
 
 ResultArguments._argument_group_name = "Results"  # type: ignore[attr-defined]
@@ -57,15 +62,17 @@ ResultArguments._argument_group_name = "Results"  # type: ignore[attr-defined]
 class LimitArguments:
     """Less data, for a trial."""
 
-    max_train_samples: Optional[int] = option("train on the first N examples only")
-    max_eval_samples: Optional[int] = option("score the first N examples only; the records say so")
-    max_predict_samples: Optional[int] = option("predict the first N examples only")
+    max_train_samples: int | None = option("train on the first N examples only")
+    max_eval_samples: int | None = option("score the first N examples only; the records say so")
+    max_predict_samples: int | None = option("predict the first N examples only")
 
 
 @dataclass
 class GlueArguments(LimitArguments):
     task_name: str = option("CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE or WNLI, in any spelling", "")
-    data_dir: Optional[str] = option("folder of the task's official TSV files; without it the `datasets` library fetches the task")
+    data_dir: str | None = option(
+        "folder of the task's official TSV files; without it the `datasets` library fetches the task"
+    )
     max_seq_length: int = option("tokens a text or a pair has at most; what is longer is cut", 128)
     pad_to_max_length: bool = option("pad every batch to --max_seq_length, not to its longest text", False)
 
@@ -75,13 +82,21 @@ GlueArguments._argument_group_name = "GLUE"  # type: ignore[attr-defined]
 
 @dataclass
 class SquadArguments(LimitArguments):
-    data_dir: Optional[str] = option("folder with train-v1.1.json and dev-v1.1.json")
-    train_file: Optional[str] = option("questions to train on, SQuAD v1.1; a name alone is looked for in --data_dir")
-    predict_file: Optional[str] = option("questions to answer and score, SQuAD v1.1; likewise", aliases=["--validation_file"])
+    data_dir: str | None = option("folder with train-v1.1.json and dev-v1.1.json")
+    train_file: str | None = option(
+        "questions to train on, SQuAD v1.1; a name alone is looked for in --data_dir"
+    )
+    predict_file: str | None = option(
+        "questions to answer and score, SQuAD v1.1; likewise", aliases=["--validation_file"]
+    )
     max_seq_length: int = option("tokens a window of question and text has at most", 384)
-    doc_stride: Optional[int] = option("a window starts so many tokens after the one before; default: 128, less where windows are short")
+    doc_stride: int | None = option(
+        "a window starts so many tokens after the one before; default: 128, less where windows are short"
+    )
     max_query_length: int = option("tokens a question has at most; what is longer is cut", 64)
-    n_best_size: int = option("starts and ends that answers are made of, and answers in nbest_predictions.json", 20)
+    n_best_size: int = option(
+        "starts and ends that answers are made of, and answers in nbest_predictions.json", 20
+    )
     max_answer_length: int = option("tokens an answer has at most", 30)
     pad_to_max_length: bool = option("pad every batch to --max_seq_length, not to its longest window", False)
 

@@ -1,10 +1,13 @@
-"""GLUE for the programs: a task's splits, its metrics and its prediction files behind the interface that SQuAD has, too."""
+"""GLUE for the programs: a task's splits, its metrics and its prediction files behind the interface that
+SQuAD has, too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
@@ -24,8 +27,10 @@ class GlueWork:
 
     Attributes:
         name: as in GLUE ("CoLA"). kind: first word of the records' kind.
-        metrics: names of the scores. main_metric: the one that curves show. scale: what metrics are multiplied by in records (percent).
-        train: the training set; dev, test: split -> data set, empty before `read` and `tokenise` and where not asked for.
+        metrics: names of the scores. main_metric: the one that curves show. scale: what metrics are
+            multiplied by in records (percent).
+        train: the training set; dev, test: split -> data set, empty before `read` and `tokenise` and where
+            not asked for.
 
     Raises:
         ValueError: no such task.
@@ -34,17 +39,17 @@ class GlueWork:
     kind, scale, label_columns = "glue", 100.0, ("labels",)
     model_class = AutoModelForSequenceClassification
 
-    def __init__(self, options: GlueArguments, cache_dir: Optional[str] = None):
+    def __init__(self, options: GlueArguments, cache_dir: str | None = None):
         self.options, self.cache_dir = options, cache_dir
         self.task: Task = find_task(options.task_name)
         self.name, self.metrics, self.main_metric = self.task.folder, self.task.metrics, self.task.main_metric
-        self.train: Optional[Dataset] = None
-        self.dev: Dict[str, Dataset] = {}
-        self.test: Dict[str, Dataset] = {}
-        self._examples: Dict[str, List[Example]] = {}
+        self.train: Dataset | None = None
+        self.dev: dict[str, Dataset] = {}
+        self.test: dict[str, Dataset] = {}
+        self._examples: dict[str, list[Example]] = {}
 
     @property
-    def labels(self) -> Tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         """In the order of the model's outputs; none of a regression."""
         return self.task.labels
 
@@ -53,13 +58,15 @@ class GlueWork:
         """Whether inputs are pairs of texts."""
         return len(self.task.columns) > 1
 
-    def config_entries(self) -> Dict[str, Any]:
+    def config_entries(self) -> dict[str, Any]:
         """What the model's config is to say of the task, whatever it said of another one."""
         unnamed = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}} if self.task.is_regression else {}
         return {**label_names(self.task), **unnamed}
 
     def adopt(self, config: PreTrainedConfig) -> None:
-        """Number the labels as a model does that was trained with the same ones in another order (MNLI models of the hub)."""
+        """Number the labels as a model does that was trained with the same ones in another order (MNLI
+        models of the hub).
+        """
         names = label_words(config)
         if names != self.task.labels and sorted(names) == sorted(self.task.labels):
             say(f"the model numbers the labels as {', '.join(names)}; so do we")
@@ -80,7 +87,10 @@ class GlueWork:
         for split, limit in wanted:
             examples = load_split(original, split, limits.data_dir, self.cache_dir, limit)
             if self.task.labels != original.labels:
-                examples = [example if example.label is None else example._replace(label=order[example.label]) for example in examples]
+                examples = [
+                    example if example.label is None else example._replace(label=order[example.label])
+                    for example in examples
+                ]
             self._examples[split] = examples
 
     def tokenise(self, tokenizer: Any) -> None:
@@ -92,10 +102,14 @@ class GlueWork:
             else:
                 (self.dev if self.task.split(split).is_labelled else self.test)[split] = data
         self._examples = {}
-        padding = {"padding": "max_length", "max_length": self.options.max_seq_length} if self.options.pad_to_max_length else {}
+        padding = (
+            {"padding": "max_length", "max_length": self.options.max_seq_length}
+            if self.options.pad_to_max_length
+            else {}
+        )
         self.collate = DataCollatorWithPadding(tokenizer, **padding)
 
-    def compute_metrics(self, split: str) -> Callable[[Any], Dict[str, float]]:
+    def compute_metrics(self, split: str) -> Callable[[Any], dict[str, float]]:
         return compute_metrics(self.task)
 
     def suffix(self, split: str) -> str:
@@ -110,7 +124,7 @@ class GlueWork:
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
         """Nothing: GLUE's development sets have no prediction files."""
 
-    def write_test(self, folder: str, split: str, predictions: Any) -> List[str]:
+    def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         """Write a prediction file; its name."""
         write_predictions(folder, self.task, split, answers(self.task, predictions), self.test[split].indices)
         return [self.task.split(split).submission]
@@ -125,7 +139,7 @@ class GlueWork:
         files = self._files(["train"])
         return fingerprint(files) if files else ""
 
-    def settings(self) -> Dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What must not change between the start of a training and its resume."""
         names = ("max_seq_length", "max_train_samples")
         return {"task": self.name, **{name: getattr(self.options, name) for name in names}}
@@ -137,7 +151,7 @@ class GlueWork:
             if not self.task.split(name).optional or not self.options.data_dir or self._files([name])
         ]
 
-    def _files(self, splits: Sequence[str]) -> Tuple[Path, ...]:
+    def _files(self, splits: Sequence[str]) -> tuple[Path, ...]:
         folder = self.options.data_dir
         paths = [Path(folder) / self.task.split(name).file for name in splits] if folder else []
         return tuple(path for path in paths if path.is_file())

@@ -1,9 +1,10 @@
-"""Which model, tokenizer and data a run is of: by their contents, so that another path to them is the same run."""
+"""Which model, tokenizer and data a run is of: by their contents, so that another path to them is the same
+run.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict
 
 from transformers import CONFIG_NAME
 
@@ -11,14 +12,23 @@ from ....records.record import fingerprint
 from .arguments import ModelArguments
 
 _WEIGHTS = (".safetensors", ".bin")
-# What Transformers' tokenizers are saved as, beside the configuration of the model, which names the class of some.
+# What Transformers' tokenizers are saved as, beside the configuration of the model, which names the class of
+# some.
 _TOKENIZER = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 
 
-def identity_of(options: ModelArguments) -> Dict[str, str]:
+def identity_of(options: ModelArguments) -> dict[str, str]:
     """Short hashes of the model's and of the tokenizer's files; of the hub their name and revision.
 
     Raises:
@@ -27,9 +37,13 @@ def identity_of(options: ModelArguments) -> Dict[str, str]:
     model, config = options.model_name_or_path, options.config_name or options.model_name_or_path
     tokenizer = options.tokenizer_name or options.model_name_or_path
     found = {"model_files": _identity(model, options, _model_files)}
-    found["config_files"] = "" if config == model else _identity(config, options, lambda folder: [folder / CONFIG_NAME])
+    found["config_files"] = (
+        "" if config == model else _identity(config, options, lambda folder: [folder / CONFIG_NAME])
+    )
     more = " lower-cased" if options.do_lower_case else ""
-    found["tokenizer_files"] = _identity(tokenizer, options, lambda folder: [folder / name for name in _TOKENIZER]) + more
+    found["tokenizer_files"] = (
+        _identity(tokenizer, options, lambda folder: [folder / name for name in _TOKENIZER]) + more
+    )
     return found
 
 

@@ -1,13 +1,13 @@
 """Flags of older Transformers programs, as the papers' command lines have them, in today's words.
 
-What has a successor is renamed; what lost its meaning is ignored, and said so. A flag that the program itself takes is
-never touched.
+What has a successor is renamed; what lost its meaning is ignored, and said so. A flag that the program itself
+takes is never touched.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Collection, List, Optional, Sequence, Tuple
 
 RENAMED = {
     "per_gpu_train_batch_size": "per_device_train_batch_size",
@@ -26,7 +26,8 @@ IGNORED = {
     "save_safetensors": "weights are always saved as safetensors",
     "server_ip": "a debugger is attached from outside today",
     "server_port": "a debugger is attached from outside today",
-    "eval_all_checkpoints": "--eval_strategy scores during training; name one checkpoint by --model_name_or_path",
+    "eval_all_checkpoints": "--eval_strategy scores during training; name one checkpoint by "
+    "--model_name_or_path",
     "use_legacy_prediction_loop": _GONE,
     "fp16_opt_level": "mixed precision is torch's own: --fp16 or --bf16",
     "fp16_backend": "mixed precision is torch's own: --fp16 or --bf16",
@@ -45,10 +46,21 @@ IGNORED = {
     "verbose_logging": "--log_level",
 }
 _SWITCHES = {
-    "overwrite_cache", "save_safetensors", "eval_all_checkpoints", "use_legacy_prediction_loop", "tpu_metrics_debug",
-    "jit_mode_eval", "use_ipex", "use_mps_device", "include_inputs_for_metrics", "verbose_logging", "no_cuda",
-    "evaluate_during_training", "adafactor", "group_by_length",
-}  # fmt: skip
+    "overwrite_cache",
+    "save_safetensors",
+    "eval_all_checkpoints",
+    "use_legacy_prediction_loop",
+    "tpu_metrics_debug",
+    "jit_mode_eval",
+    "use_ipex",
+    "use_mps_device",
+    "include_inputs_for_metrics",
+    "verbose_logging",
+    "no_cuda",
+    "evaluate_during_training",
+    "adafactor",
+    "group_by_length",
+}
 # switch -> what it stands for
 EXPANDED = {
     "evaluate_during_training": ("--eval_strategy", "steps"),
@@ -60,14 +72,16 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 @dataclass
 class _Flag:
-    """One flag of a command line: its name without dashes, as it was written, and its value if one follows."""
+    """One flag of a command line: its name without dashes, as it was written, and its value if one
+    follows.
+    """
 
     name: str
     written: str
-    value: Optional[str]
+    value: str | None
 
 
-def modern_arguments(argv: Sequence[str], known: Collection[str]) -> Tuple[List[str], List[str]]:
+def modern_arguments(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
     """A command line in today's words.
 
     Args:
@@ -80,13 +94,17 @@ def modern_arguments(argv: Sequence[str], known: Collection[str]) -> Tuple[List[
     Raises:
         ValueError: an old flag without its value, or with one that cannot be.
     """
-    arguments: List[str] = []
-    notes: List[str] = []
+    arguments: list[str] = []
+    notes: list[str] = []
     rest = list(argv)
     while rest:
         word = rest.pop(0)
         name = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
-        if not name or name in known or not (name in RENAMED or name in IGNORED or name in EXPANDED or name == "warmup_ratio"):
+        if (
+            not name
+            or name in known
+            or not (name in RENAMED or name in IGNORED or name in EXPANDED or name == "warmup_ratio")
+        ):
             arguments.append(word)
             continue
         flag = _take(word, name, rest)
@@ -101,7 +119,7 @@ def modern_arguments(argv: Sequence[str], known: Collection[str]) -> Tuple[List[
     return arguments, notes
 
 
-def _take(word: str, name: str, rest: List[str]) -> _Flag:
+def _take(word: str, name: str, rest: list[str]) -> _Flag:
     """The flag `word` with its value, which is removed from `rest`.
 
     Raises:
@@ -124,13 +142,17 @@ def _is_on(flag: _Flag) -> bool:
     return flag.value is None or flag.value.lower() in _TRUE
 
 
-def _warmup(flag: _Flag, argv: Sequence[str]) -> List[str]:
-    """--warmup_steps below 1 is a share of all steps today; a number of steps given beside the share wins, as it did."""
+def _warmup(flag: _Flag, argv: Sequence[str]) -> list[str]:
+    """--warmup_steps below 1 is a share of all steps today; a number of steps given beside the share wins,
+    as it did.
+    """
     try:
         share = float(flag.value or "")
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise ValueError(f"{flag.written} {flag.value}: a share of all steps, from 0 to below 1, belongs there")
+        raise ValueError(
+            f"{flag.written} {flag.value}: a share of all steps, from 0 to below 1, belongs there"
+        )
     given = {word.partition("=")[0].replace("-", "_") for word in argv}
     return [] if share == 0 or "__warmup_steps" in given else ["--warmup_steps", flag.value or "0"]

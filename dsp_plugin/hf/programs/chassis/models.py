@@ -1,35 +1,39 @@
-"""The model of a program: tokenizer, configuration and weights; its heads in the numbers of the model it once was."""
+"""The model of a program: tokenizer, configuration and weights; its heads in the numbers of the model it
+once was.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from ....options.faults import naming, one_line
-from ....records.record import kept_heads
 from ....records.files.sealed_folder import check_sealed
+from ....records.record import kept_heads
 from ....surgery import compose, mask_of_record
 from ...folders.pruned_folders import load_pruned
 from ...heads.gating import GATING, switchboard_of
-from ...heads.surgery.kept_heads import KEPT_HEADS, record_of
 from ...heads.layouts.locate import head_map_of
+from ...heads.surgery.kept_heads import KEPT_HEADS, record_of
 from ...heads.surgery.pruning import check_surgery, original_head_map
 from .arguments import ModelArguments
 from .origin import check_head
 from .parsing import say
 
 MOST_LAYERS = 10_000  # a damaged number of layers would fill the memory before anything else notices
-FEWEST_WORDS = 5  # a folder without a tokenizer's files gives one that knows [CLS], [SEP] ... and maps every text to [UNK]
+# a folder without a tokenizer's files gives one that knows [CLS], [SEP] ... and maps every text to [UNK]
+FEWEST_WORDS = 5
 
 
-def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List[str]]:
+def load(options: ModelArguments, work: Any) -> tuple[PreTrainedModel, Any, list[str]]:
     """Model and tokenizer for a task; and the names of the model's weights that are new and untrained.
 
     Args:
@@ -38,7 +42,10 @@ def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List
     Raises:
         ValueError, OSError: naming the option. Among them: damaged files, a task head of another task.
     """
-    for name, folder in (("model_name_or_path", options.model_name_or_path), ("tokenizer_name", options.tokenizer_name)):
+    for name, folder in (
+        ("model_name_or_path", options.model_name_or_path),
+        ("tokenizer_name", options.tokenizer_name),
+    ):
         if folder:
             with naming(f"--{name} {folder}"):
                 check_sealed(folder)
@@ -56,7 +63,7 @@ def load(options: ModelArguments, work: Any) -> Tuple[PreTrainedModel, Any, List
     return model, tokenizer, new
 
 
-def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedConfig:
+def load_config(options: ModelArguments, entries: dict[str, Any]) -> PreTrainedConfig:
     """The model's configuration with a task's entries (`num_labels`, ...).
 
     Raises:
@@ -64,10 +71,14 @@ def load_config(options: ModelArguments, entries: Dict[str, Any]) -> PreTrainedC
     """
     name = options.config_name or options.model_name_or_path
     try:
-        config = AutoConfig.from_pretrained(name, cache_dir=options.cache_dir, revision=options.model_revision, **entries)
+        config = AutoConfig.from_pretrained(
+            name, cache_dir=options.cache_dir, revision=options.model_revision, **entries
+        )
         for size in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
             value = getattr(config, size, None)
-            if isinstance(value, int) and not 0 < value < (MOST_LAYERS if size == "num_hidden_layers" else math.inf):
+            if isinstance(value, int) and not 0 < value < (
+                MOST_LAYERS if size == "num_hidden_layers" else math.inf
+            ):
                 raise ValueError(f"{size} of config.json is {value}, and no model has so many")
         return config
     except Exception as error:  # what a damaged or strange config.json raises is its library's affair
@@ -81,28 +92,41 @@ def load_tokenizer(options: ModelArguments) -> Any:
     more = {"do_lower_case": True} if options.do_lower_case else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            name, cache_dir=options.cache_dir, revision=options.model_revision, use_fast=options.use_fast_tokenizer, **more
+            name,
+            cache_dir=options.cache_dir,
+            revision=options.model_revision,
+            use_fast=options.use_fast_tokenizer,
+            **more,
         )
     except Exception as error:
-        raise ValueError(f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}") from error
+        raise ValueError(
+            f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}"
+        ) from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
-        raise ValueError(f"--tokenizer_name {name}: there is no vocabulary; name the tokenizer that the model was trained with")
+        raise ValueError(
+            f"--tokenizer_name {name}: there is no vocabulary; name the tokenizer that the "
+            "model was trained with"
+        )
     return tokenizer
 
 
-def load_model(options: ModelArguments, model_class: Type, config: PreTrainedConfig) -> Tuple[PreTrainedModel, List[str]]:
+def load_model(
+    options: ModelArguments, model_class: type, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, list[str]]:
     """The model, pruned where its folder says so, and the names of its weights that are new and untrained.
 
     Raises:
         ValueError, OSError: weights that are missing, damaged or of other shapes; names the option.
     """
     name = options.model_name_or_path
-    more: Dict[str, Any] = {"ignore_mismatched_sizes": options.ignore_mismatched_sizes}
+    more: dict[str, Any] = {"ignore_mismatched_sizes": options.ignore_mismatched_sizes}
     if options.attn_implementation:
         more["attn_implementation"] = options.attn_implementation
     if getattr(config, KEPT_HEADS, None) is not None:
         entries = ("num_labels", "problem_type", "id2label", "label2id")
-        labels = {entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None}
+        labels = {
+            entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None
+        }
         with naming(f"--model_name_or_path {name}"):
             model, loading = load_pruned(name, model_class, output_loading_info=True, **labels, **more)
         return model, _new(loading)
@@ -110,12 +134,20 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
     hf_logging.set_verbosity_error()  # we say ourselves which weights are new
     try:
         model, loading = model_class.from_pretrained(
-            name, config=config, cache_dir=options.cache_dir, revision=options.model_revision, output_loading_info=True, **more
+            name,
+            config=config,
+            cache_dir=options.cache_dir,
+            revision=options.model_revision,
+            output_loading_info=True,
+            **more,
         )
     except Exception as error:
         text = one_line(error)
         if "ignore_mismatched_sizes" in str(error):
-            text = "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes begins with a new task head"
+            text = (
+                "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes "
+                "begins with a new task head"
+            )
         raise ValueError(f"--model_name_or_path {name}: {text}{_not_here(name)}") from error
     finally:
         hf_logging.set_verbosity(level)
@@ -123,23 +155,28 @@ def load_model(options: ModelArguments, model_class: Type, config: PreTrainedCon
     if further:
         text = f"the weights have layers that the configuration has not ({further} ...), and would lose them"
         if not options.config_name:
-            raise ValueError(f"--model_name_or_path {name}: {text}; to begin with fewer layers, give that configuration by --config_name")
+            raise ValueError(
+                f"--model_name_or_path {name}: {text}; to begin with fewer layers, give that "
+                "configuration by --config_name"
+            )
         say(f"--config_name {options.config_name}: {text}")
     return model, _new(loading)
 
 
-def _further_layers(model: PreTrainedModel, unexpected: Sequence[str]) -> Optional[str]:
+def _further_layers(model: PreTrainedModel, unexpected: Sequence[str]) -> str | None:
     """The first weight of the files that is like one of the model's but for the number of its layer."""
     own = {re.sub(r"\.\d+\.", ".*.", name) for name in model.state_dict()}
     for name in sorted(unexpected):
         kind = re.sub(r"\.\d+\.", ".*.", name)
         # with the name of the base model before it, or without
-        if kind != name and any(f".{one}".endswith(f".{kind}") or f".{kind}".endswith(f".{one}") for one in own):
+        if kind != name and any(
+            f".{one}".endswith(f".{kind}") or f".{kind}".endswith(f".{one}") for one in own
+        ):
             return name
     return None
 
 
-def _new(loading: Dict[str, Any]) -> List[str]:
+def _new(loading: dict[str, Any]) -> list[str]:
     """Names of the weights that are new: not in the files, or there in another size."""
     other = (key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
     return sorted({*loading["missing_keys"], *other})
@@ -155,13 +192,16 @@ def check_prunable(model: PreTrainedModel, options: ModelArguments) -> None:
         check_surgery(model)
     except ValueError as error:
         raise ValueError(
-            f"--model_name_or_path {options.model_name_or_path}: its heads cannot be removed: {error} (--no_pruned chooses heads "
+            f"--model_name_or_path {options.model_name_or_path}: its heads cannot be removed: {error} "
+            "(--no_pruned chooses heads "
             "and removes none)"
         ) from error
 
 
 def has_scores(name: str) -> bool:
-    """Whether a folder holds a gated model, whose heads are all open wherever it is loaded without its gates."""
+    """Whether a folder holds a gated model, whose heads are all open wherever it is loaded without its
+    gates.
+    """
     path = Path(name) / "model.safetensors"
     if not path.is_file():
         return False
@@ -175,12 +215,16 @@ def has_scores(name: str) -> bool:
 def say_open_heads(name: str) -> None:
     """Where a gated model is about to be used without its gates."""
     if has_scores(name):
-        say(f"{name} holds scores of heads that are not looked at here: all its heads are open. Its choice of heads is in")
+        say(
+            f"{name} holds scores of heads that are not looked at here: all its heads are open. Its choice "
+            "of heads is in"
+        )
         say(f"{os.path.join(name, 'pruned')}: give that folder for the pruned model.")
 
 
-def heads_of(model: PreTrainedModel) -> Optional[Dict[str, Any]]:
-    """The `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the original numbers.
+def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
+    """The `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the original
+    numbers.
 
     None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
     """
@@ -207,4 +251,8 @@ def _first_line(error: Exception) -> str:
 
 def _not_here(name: str) -> str:
     """What to do about a name that is no folder."""
-    return "" if Path(name).is_dir() else " There is no such folder here: name one, or go online for a name on the hub."
+    return (
+        ""
+        if Path(name).is_dir()
+        else (" There is no such folder here: name one, or go online for a name on the hub.")
+    )

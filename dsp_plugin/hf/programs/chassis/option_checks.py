@@ -1,7 +1,8 @@
-"""Numbers on a command line or in a file of options are looked at by what they mean, before anything is loaded.
+"""Numbers on a command line or in a file of options are looked at by what they mean, before anything is
+loaded.
 
-One table for our options and the Trainer's. Transformers itself takes any number and finds out later, or never: a learning
-rate of NaN trains.
+One table for our options and the Trainer's. Transformers itself takes any number and finds out later, or
+never: a learning rate of NaN trains.
 """
 
 from __future__ import annotations
@@ -9,25 +10,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import reprlib
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ....options.numbers import MEANINGS, Meaning, check_number
 
-Meant = Union[str, Meaning, Tuple[Union[str, Meaning], ...]]
+Meant = Union[str, Meaning, tuple[str | Meaning, ...]]
 
 _TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/methods/limits.py
-_STEPS_OR_SHARE = ("count", Meaning("a share of all updates, above 0 and below 1", 0, 1, open_least=True, open_most=True))
+_STEPS_OR_SHARE = (
+    "count",
+    Meaning("a share of all updates, above 0 and below 1", 0, 1, open_least=True, open_most=True),
+)
 _WARMUP = ("amount", Meaning("a share of all updates, from 0 to below 1", 0, 1, open_most=True))
 _SWITCH = Meaning("0 or 1", 0, 1, whole=True)
 
 # meaning -> options; those that may be left out are None then, which is not looked at
-_TABLE: Sequence[Tuple[Meant, str]] = (
+_TABLE: Sequence[tuple[Meant, str]] = (
     # the Trainer's
     ("non-negative", "learning_rate weight_decay max_grad_norm eval_delay"),
     ("positive", "num_train_epochs adam_epsilon neftune_noise_alpha"),
     ("decay", "adam_beta1 adam_beta2 label_smoothing_factor"),
-    ("count", """per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit
-        eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout"""),
+    (
+        "count",
+        """per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit
+        eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout""",
+    ),
     ("amount", "dataloader_num_workers"),
     (MEANINGS["count"].or_else(-1, told="to go by --num_train_epochs"), "max_steps"),
     (_WARMUP, "warmup_steps"),
@@ -35,8 +43,11 @@ _TABLE: Sequence[Tuple[Meant, str]] = (
     ("seed", "seed data_seed"),
     (MEANINGS["amount"].or_else(-1, told="for one process"), "local_rank"),
     # data
-    ("count", """max_train_samples max_eval_samples max_predict_samples max_seq_length doc_stride max_query_length n_best_size
-        max_answer_length"""),
+    (
+        "count",
+        """max_train_samples max_eval_samples max_predict_samples max_seq_length doc_stride max_query_length n_best_size
+        max_answer_length""",
+    ),
     # head pruning
     ("amount", "num_of_heads min_heads_per_block pruning_warmup_updates budgets"),
     ("positive", "pruning_lr"),
@@ -56,11 +67,11 @@ _TABLE: Sequence[Tuple[Meant, str]] = (
     (MEANINGS["non-negative"].or_else(-1, told="for none"), "threshold"),
     # all three stages of it
     ("positive", "finetune_learning_rate finetune_num_train_epochs"),
-)  # fmt: skip
+)
 NUMBERS: Mapping[str, Meant] = {name: meaning for meaning, names in _TABLE for name in names.split()}
 
 
-def number_options(group: type) -> Dict[str, type]:
+def number_options(group: type) -> dict[str, type]:
     """The options of a dataclass that are numbers, or lists of them: name -> int or float."""
     hints = get_type_hints(group)
     kinds = {field.name: _kind(hints[field.name]) for field in dataclasses.fields(group) if field.init}
@@ -94,7 +105,7 @@ def check_numbers(groups: Iterable[type], values: Mapping[str, Any]) -> None:
             _check_inner(name, value)
 
 
-def check_file(groups: Iterable[type], values: Dict[str, Any]) -> Dict[str, Any]:
+def check_file(groups: Iterable[type], values: dict[str, Any]) -> dict[str, Any]:
     """The values of a .json or .yaml file in the types of the options, where these are plain ones.
 
     Numbers may be texts: YAML reads 1e-5 as one.
@@ -112,10 +123,16 @@ def check_file(groups: Iterable[type], values: Dict[str, Any]) -> Dict[str, Any]
             if kind is not None:
                 found[name] = _as_number(found[name], kind)
                 if isinstance(found[name], list) != _is_list(hints[name]):
-                    raise ValueError(f"{name}: {reprlib.repr(found[name])}: {'a list of numbers' if _is_list(hints[name]) else 'one number'} belongs there")
+                    raise ValueError(
+                        f"{name}: {reprlib.repr(found[name])}: "
+                        f"{'a list of numbers' if _is_list(hints[name]) else 'one number'} belongs there"
+                    )
             choices = field.metadata.get("choices")
             if choices and found[name] not in choices:
-                raise ValueError(f"{name}: {reprlib.repr(found[name])}: one of {', '.join(map(str, choices))} belongs there")
+                raise ValueError(
+                    f"{name}: {reprlib.repr(found[name])}: one of "
+                    f"{', '.join(map(str, choices))} belongs there"
+                )
             for plain, told in ((bool, "true or false"), (str, "a text")):
                 if _only(hints[name]) is plain and not isinstance(found[name], plain):
                     raise ValueError(f"{name}: {reprlib.repr(found[name])}: {told} belongs there")
@@ -155,7 +172,9 @@ def _as_number(value: Any, kind: type) -> Any:
 
 
 def _check_inner(name: str, value: Any) -> None:
-    """Numbers inside a JSON object, such as those of a schedule, are finite; what they mean is the schedule's affair."""
+    """Numbers inside a JSON object, such as those of a schedule, are finite; what they mean is the
+    schedule's affair.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -169,5 +188,5 @@ def _check_inner(name: str, value: Any) -> None:
 
 
 def _written(value: Any) -> str:
-    values: List[Any] = value if isinstance(value, (list, tuple)) else [value]
+    values: list[Any] = value if isinstance(value, (list, tuple)) else [value]
     return " ".join(one if isinstance(one, str) else reprlib.repr(one) for one in values[:9])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import torch
 from transformers import CONFIG_NAME, AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -19,14 +19,16 @@ from .parsing import say
 _NO_NAME = re.compile(r"label_?\d+|\d+")
 
 
-def label_words(config: PreTrainedConfig) -> Tuple[str, ...]:
+def label_words(config: PreTrainedConfig) -> tuple[str, ...]:
     """The names of a model's labels in the order of its outputs, in lower case, words joined by "_"."""
     names = getattr(config, "id2label", None) or {}
     return tuple(re.sub(r"[\s-]+", "_", str(names[number]).strip().lower()) for number in sorted(names))
 
 
 def check_lengths(model: PreTrainedModel, tokenizer: Any, work: Any) -> None:
-    """Raises: ValueError: a `--max_seq_length` that the tokenizer or the model's table of positions cannot take."""
+    """Raises: ValueError: a `--max_seq_length` that the tokenizer or the model's table of positions cannot
+    take.
+    """
     length = work.options.max_seq_length
     check_max_seq_length(length, tokenizer, work.pair)
     longest = longest_input(model)
@@ -34,8 +36,11 @@ def check_lengths(model: PreTrainedModel, tokenizer: Any, work: Any) -> None:
         raise ValueError(f"--max_seq_length {length}: the model has positions for {longest} tokens at most")
 
 
-def check_head(model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, work: Any) -> List[str]:
-    """A task head that the model brought along is this task's; with `--ignore_mismatched_sizes` it is begun anew where it is not.
+def check_head(
+    model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, work: Any
+) -> list[str]:
+    """A task head that the model brought along is this task's; with `--ignore_mismatched_sizes` it is begun
+    anew where it is not.
 
     Args:
         config: the model's own, before the task's entries. work: a `GlueWork` or `SquadWork`.
@@ -44,8 +49,8 @@ def check_head(model: PreTrainedModel, config: PreTrainedConfig, options: ModelA
         names of the weights that are new.
 
     Raises:
-        ValueError: the head is of another task, by the settings of its training, by its config's `finetuning_task` or by the
-            names of its labels.
+        ValueError: the head is of another task, by the settings of its training, by its config's
+            `finetuning_task` or by the names of its labels.
     """
     reason = _other_task(config, options, work)
     if reason is None:
@@ -53,7 +58,8 @@ def check_head(model: PreTrainedModel, config: PreTrainedConfig, options: ModelA
     name = options.model_name_or_path
     if not options.ignore_mismatched_sizes:
         raise ValueError(
-            f"--model_name_or_path {name}: its task head {reason}, and this task is {work.name}: --ignore_mismatched_sizes begins "
+            f"--model_name_or_path {name}: its task head {reason}, and this task is {work.name}: "
+            "--ignore_mismatched_sizes begins "
             "with a new task head"
         )
     say(f"{name}: its task head {reason}; a new one is begun")
@@ -61,7 +67,9 @@ def check_head(model: PreTrainedModel, config: PreTrainedConfig, options: ModelA
 
 
 def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
-    """Raises: ValueError: a checkpoint's config.json is of another kind of model or of other labels than the model that goes on."""
+    """Raises: ValueError: a checkpoint's config.json is of another kind of model or of other labels than
+    the model that goes on.
+    """
     path = Path(checkpoint) / CONFIG_NAME
     if not path.is_file():
         return
@@ -69,14 +77,20 @@ def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
         theirs = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    told = [(", ".join(theirs.architectures or ()), type(model).__name__), (str(theirs.num_labels), str(model.config.num_labels))]
+    told = [
+        (", ".join(theirs.architectures or ()), type(model).__name__),
+        (str(theirs.num_labels), str(model.config.num_labels)),
+    ]
     told.append((", ".join(label_words(theirs)), ", ".join(label_words(model.config))))
     for what, (there, here) in zip(("a", "number of labels:", "labels:"), told):
         if there and there != here:
-            raise ValueError(f"--resume_from_checkpoint {checkpoint} is of another training: {what} {there} there, {here} here")
+            raise ValueError(
+                f"--resume_from_checkpoint {checkpoint} is of another training: {what} {there} "
+                f"there, {here} here"
+            )
 
 
-def _other_task(config: PreTrainedConfig, options: ModelArguments, work: Any) -> Optional[str]:
+def _other_task(config: PreTrainedConfig, options: ModelArguments, work: Any) -> str | None:
     told = settings_of(options.model_name_or_path).get("task") or getattr(config, "finetuning_task", None)
     if isinstance(told, str):
         named = _task_name(told)
@@ -86,13 +100,15 @@ def _other_task(config: PreTrainedConfig, options: ModelArguments, work: Any) ->
     if not work.labels or all(map(_NO_NAME.fullmatch, theirs)) or sorted(theirs) == sorted(work.labels):
         return None
     # labels that are numbers in the task's files can have any names, but not those of another task
-    named = {tuple(sorted(task.labels)) for task in TASKS.values() if not all(map(_NO_NAME.fullmatch, task.labels))}
+    named = {
+        tuple(sorted(task.labels)) for task in TASKS.values() if not all(map(_NO_NAME.fullmatch, task.labels))
+    }
     if all(map(_NO_NAME.fullmatch, work.labels)) and tuple(sorted(theirs)) not in named:
         return None
     return f"has the labels {', '.join(theirs)}"
 
 
-def _task_name(told: str) -> Optional[str]:
+def _task_name(told: str) -> str | None:
     """As `work.name` has it; None of a task that is not ours."""
     if told.lower().startswith("squad"):
         return "SQuAD"
@@ -102,7 +118,7 @@ def _task_name(told: str) -> Optional[str]:
         return None
 
 
-def _begin_head(model: PreTrainedModel) -> List[str]:
+def _begin_head(model: PreTrainedModel) -> list[str]:
     """New random weights for what is not the model's body; their names."""
     body = model.base_model_prefix + "."
     head = [name for name, _ in model.named_parameters() if not name.startswith(body)]

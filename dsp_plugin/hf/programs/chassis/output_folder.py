@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -17,16 +17,30 @@ from .parsing import say
 SETTINGS = "settings.json"
 STATE = "trainer_state.json"
 _OF_TRAINING = (
-    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
-    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "max_steps",
-    "train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-)  # fmt: skip
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "max_steps",
+    "train_sampling_strategy",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+)
 _BY_CONTENT = ("model_files", "config_files", "tokenizer_files", "train_data")  # see `identity`
 # What settings.json did not say in earlier versions: only where it does, it is compared.
 _SAID_LATER = {*_OF_TRAINING, *_BY_CONTENT, "num_train_epochs", "examples_per_update", "mask"}
 
 
-def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite: bool) -> Optional[str]:
+def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite: bool) -> str | None:
     """The checkpoint that training goes on from; None to begin. Changes nothing: see `begin`.
 
     The same command, started again, goes on from the last whole checkpoint in `--output_dir`.
@@ -36,8 +50,9 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
         settings: what must be the same to go on; JSON.
 
     Raises:
-        ValueError: the folder, or the one of the named checkpoint, holds a training with other settings, a finished model
-            without checkpoints, or files of other programs; a checkpoint to resume from that is none, or damaged, or in the
+        ValueError: the folder, or the one of the named checkpoint, holds a training with other settings, a
+            finished model without checkpoints, or files of other programs; a checkpoint to resume from that
+            is none, or damaged, or in the
         middle of its training and without its optimizer.
     """
     folder = Path(args.output_dir)
@@ -47,45 +62,73 @@ def starting_point(args: TrainingArguments, settings: Dict[str, Any], overwrite:
     named = named if named and named.lower() not in ("auto", "true", "false") else None
     if overwrite:
         if named:
-            raise ValueError("--overwrite_output_dir trains anew and --resume_from_checkpoint goes on: give one of them")
+            raise ValueError(
+                "--overwrite_output_dir trains anew and --resume_from_checkpoint goes on: give one of them"
+            )
         return None
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    there = (
+        sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
     checkpoints = _checkpoints(folder)
     ours = json.loads(json.dumps(settings))
     if named:
         if not _is_whole(Path(named)):
-            raise ValueError(f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no {STATE} that is whole)")
-        checkpoint: Optional[str] = named
+            raise ValueError(
+                f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no {STATE} that is whole)"
+            )
+        checkpoint: str | None = named
         path = _settings_file(named)
         if path is None:
-            say(f"{named} does not say of which task and options it is: that it is of this command's is not checked")
+            say(
+                f"{named} does not say of which task and options it is: that it is of this command's is not "
+                "checked"
+            )
         elif path.parent.resolve() != folder.resolve():
-            _check_same(path, ours, f"--resume_from_checkpoint {named} is of", "name a checkpoint of this command's training")
+            _check_same(
+                path,
+                ours,
+                f"--resume_from_checkpoint {named} is of",
+                "name a checkpoint of this command's training",
+            )
     else:
         whole = [path for path in checkpoints if _is_whole(path)]
         checkpoint = str(whole[-1]) if whole else None
         if checkpoints and checkpoints[-1] not in whole:
             say(f"{checkpoints[-1]} is not whole: its training was stopped while it was saved")
-        if checkpoint is None and set(there) - {SETTINGS, "heads.jsonl", "runs", *(path.name for path in checkpoints)}:
+        if checkpoint is None and set(there) - {
+            SETTINGS,
+            "heads.jsonl",
+            "runs",
+            *(path.name for path in checkpoints),
+        }:
             raise ValueError(
-                f"--output_dir {folder} is not empty and has no checkpoint to go on from: give --overwrite_output_dir to "
+                f"--output_dir {folder} is not empty and has no checkpoint to go on from: give "
+                "--overwrite_output_dir to "
                 "train anew in it, or another folder"
             )
     if checkpoint is not None:
         check_checkpoint(checkpoint)
         if (folder / SETTINGS).is_file():  # the stock Trainer's checkpoints have none
-            _check_same(folder / SETTINGS, ours, f"--output_dir {folder} holds", "choose another folder, or --overwrite_output_dir")
+            _check_same(
+                folder / SETTINGS,
+                ours,
+                f"--output_dir {folder} holds",
+                "choose another folder, or --overwrite_output_dir",
+            )
         if not has_optimizer(checkpoint) and _is_unfinished(checkpoint):
             remedy = "" if named else "; --overwrite_output_dir trains anew"
             raise ValueError(f"--resume_from_checkpoint {checkpoint}: {NO_OPTIMIZER}{remedy}")
     return checkpoint
 
 
-def training_settings(args: TrainingArguments) -> Dict[str, Any]:
-    """What of the Trainer's options must be the same to go on: its checkpoints keep rates and schedule of their own.
+def training_settings(args: TrainingArguments) -> dict[str, Any]:
+    """What of the Trainer's options must be the same to go on: its checkpoints keep rates and schedule of
+    their own.
 
-    Of the batch it is the number of examples an update, however they are spread over processes and micro-batches; of
-    the length `max_steps` where it is given, else `num_train_epochs`.
+    Of the batch it is the number of examples an update, however they are spread over processes and
+    micro-batches; of the length `max_steps` where it is given, else `num_train_epochs`.
     """
     found = {name: getattr(args, name) for name in _OF_TRAINING}
     found["num_train_epochs"] = None if args.max_steps > 0 else args.num_train_epochs
@@ -94,7 +137,8 @@ def training_settings(args: TrainingArguments) -> Dict[str, Any]:
 
 
 def check_training(args: TrainingArguments, overwrite: bool) -> None:
-    """What is known of a later stage's training before its mask is: that its folder holds none with other rates or lengths.
+    """What is known of a later stage's training before its mask is: that its folder holds none with other
+    rates or lengths.
 
     Raises:
         ValueError: it does.
@@ -106,12 +150,13 @@ def check_training(args: TrainingArguments, overwrite: bool) -> None:
     differing = [f"{n}: {noted[n]} there, {ours[n]} here" for n in ours if n in noted and noted[n] != ours[n]]
     if differing:
         raise ValueError(
-            f"--output_dir: {folder} holds a training with other settings ({'; '.join(differing)}): choose another folder, or "
+            f"--output_dir: {folder} holds a training with other settings ({'; '.join(differing)}): choose "
+            "another folder, or "
             "--overwrite_output_dir"
         )
 
 
-def begin(args: TrainingArguments, settings: Dict[str, Any], checkpoint: Optional[str], overwrite: bool) -> None:
+def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
     """Called by the first process when nothing stands in the way of training any more.
 
     Notes the settings in the folder; removes the checkpoints that are to be overwritten.
@@ -136,8 +181,9 @@ def _is_unfinished(checkpoint: str) -> bool:
     return int(state["global_step"]) < int(state.get("max_steps") or 0)
 
 
-def settings_of(model: str) -> Dict[str, Any]:
-    """The settings that a model was trained with by one of these programs; of a checkpoint's folder, its training's.
+def settings_of(model: str) -> dict[str, Any]:
+    """The settings that a model was trained with by one of these programs; of a checkpoint's folder, its
+    training's.
 
     Empty where the folder does not say: of other programs, on the hub.
 
@@ -152,36 +198,46 @@ def settings_of(model: str) -> Dict[str, Any]:
 
 
 class NotedSettings(TrainerCallback):
-    """Puts the settings into every checkpoint as well: copied to another place it still says of what it is."""
+    """Puts the settings into every checkpoint as well: copied to another place it still says of what it
+    is.
+    """
 
-    def __init__(self, settings: Dict[str, Any]):
+    def __init__(self, settings: dict[str, Any]):
         self.settings = settings
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             _write(folder, self.settings)
 
 
-def _write(folder: Path, settings: Dict[str, Any]) -> None:
+def _write(folder: Path, settings: dict[str, Any]) -> None:
     write_json(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
-def _settings_file(model: str) -> Optional[Path]:
+def _settings_file(model: str) -> Path | None:
     """In the folder itself, or in that of the training whose checkpoint or pruned model it is."""
     folder = Path(model).resolve()
-    places = [folder] + ([folder.parent] if folder.name.startswith("checkpoint-") or folder.name == "pruned" else [])
+    places = [folder] + (
+        [folder.parent] if folder.name.startswith("checkpoint-") or folder.name == "pruned" else []
+    )
     return next((place / SETTINGS for place in places if (place / SETTINGS).is_file()), None)
 
 
-def _check_same(path: Path, settings: Dict[str, Any], whose: str, remedy: str) -> None:
+def _check_same(path: Path, settings: dict[str, Any], whose: str, remedy: str) -> None:
     """Raises: ValueError: the settings in a file are others, or it is damaged."""
     try:
         noted = read_json(path)
         names = [*settings, *(name for name in noted if name not in settings)]
         names = [name for name in names if name in noted or name not in _SAID_LATER]
         by_content = "model_files" in noted and "model_files" in settings
-        differing = [f"{n}: {noted.get(n)} there, {settings.get(n)} here" for n in names if not _same(n, noted, settings, by_content)]
+        differing = [
+            f"{n}: {noted.get(n)} there, {settings.get(n)} here"
+            for n in names
+            if not _same(n, noted, settings, by_content)
+        ]
     except (ValueError, TypeError, AttributeError) as error:
         reason = error if isinstance(error, ValueError) else f"{path} is damaged"
         raise ValueError(f"{reason}; delete it to go on with the settings of this command") from error
@@ -191,7 +247,7 @@ def _check_same(path: Path, settings: Dict[str, Any], whose: str, remedy: str) -
         say(f"{path} is of an earlier version: that the model is the same one is checked by its name only")
 
 
-def _same(name: str, noted: Dict[str, Any], settings: Dict[str, Any], by_content: bool) -> bool:
+def _same(name: str, noted: dict[str, Any], settings: dict[str, Any], by_content: bool) -> bool:
     one, other = noted.get(name), settings.get(name)
     if name == "model":  # how it was named, from this folder or from another one; its contents say more
         return by_content or Path(str(one)).name == Path(str(other)).name
@@ -202,22 +258,29 @@ def _remove_checkpoints(folder: Path) -> None:
     old = _checkpoints(folder)
     for path in old:
         shutil.rmtree(path)
-    scores = [path for path in folder.glob("*/results.json") if not (path.parent / SETTINGS).exists()]  # not another training's
+    # not another training's
+    scores = [path for path in folder.glob("*/results.json") if not (path.parent / SETTINGS).exists()]
     for path in [folder / "results.json", folder / "mask.json", *scores]:
-        path.unlink(missing_ok=True)  # else a kill would leave the earlier records beside the weights of this training
+        # else a kill would leave the earlier records beside the weights of this training
+        path.unlink(missing_ok=True)
     if old:
-        say(f"--overwrite_output_dir: {len(old)} checkpoint{'s' if len(old) > 1 else ''} of an earlier training removed")
+        say(
+            f"--overwrite_output_dir: {len(old)} checkpoint{'s' if len(old) > 1 else ''} of an earlier "
+            "training removed"
+        )
 
 
-def _checkpoints(folder: Path) -> List[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     """Folders of the Trainer's checkpoints, oldest first, whole or not."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()]
+    found = [
+        path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()
+    ]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether the last file is there: ours, or of before the Trainer's own. It writes model and optimizer before, and none of
-    them in one move."""
+    """Whether the last file is there: ours, or of before the Trainer's own. It writes model and optimizer
+    before, and none of them in one move."""
     if (checkpoint / LIST).is_file():
         return True
     try:

@@ -9,8 +9,9 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, Trainer
@@ -27,7 +28,8 @@ _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 
 # Within `Trainer.train`, but before it trains.
 _PREPARATIONS = {
-    method.__code__ for method in (Trainer.create_optimizer_and_scheduler, Trainer.create_optimizer, Trainer.create_scheduler)
+    method.__code__
+    for method in (Trainer.create_optimizer_and_scheduler, Trainer.create_optimizer, Trainer.create_scheduler)
 }
 
 
@@ -35,11 +37,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """The description as it is written, each option with its default."""
 
 
-def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, ...]:
+def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
     """One instance of each group from a command line, from a .json or from a .yaml file.
 
-    Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed. Every number is looked
-    at by what it means (`option_checks`). `--traceback` is every program's, see `run`.
+    Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed. Every
+    number is looked at by what it means (`option_checks`). `--traceback` is every program's, see `run`.
 
     Args:
         doc: the program's own help, shown above the options.
@@ -51,7 +53,12 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
     argv = ["--help" if word in HELP_ALL else word for word in argv if word != TRACEBACK]
     usage = "%(prog)s --NAME VALUE ..."
     parser = _Parser(groups, description=doc, usage=usage, formatter_class=_Help, allow_abbrev=False)
-    parser.add_argument(TRACEBACK, action="store_true", default=argparse.SUPPRESS, help="show where in the program an error was met")
+    parser.add_argument(
+        TRACEBACK,
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show where in the program an error was met",
+    )
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         path = Path(argv[0])
         if not path.is_file():
@@ -67,7 +74,9 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
     for note in notes:
         say(note)
     try:
-        *found, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+        *found, rest = parser.parse_args_into_dataclasses(
+            words, return_remaining_strings=True, look_for_args_file=False
+        )
     except Exception as error:
         line = one_line(error)
         raise ValueError(line if "--" in line else f"{parser.culprit(words)}{line}") from error
@@ -79,7 +88,8 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> Tuple[Any, .
 def run(program: Callable[[], Any]) -> Any:
     """Call a program; an error ends it with one line, `--traceback` on its command line shows the rest.
 
-    A fault of the program's own in the middle of training keeps its traceback: options and files have been checked by then.
+    A fault of the program's own in the middle of training keeps its traceback: options and files have been
+    checked by then.
 
     Raises:
         SystemExit: with that line; of an interrupt with the usual status.
@@ -96,7 +106,9 @@ def run(program: Callable[[], Any]) -> Any:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the error is one that its words alone explain: before the first update any, later a refusal of ours, a full disk."""
+    """Whether the error is one that its words alone explain: before the first update any, later a refusal
+    of ours, a full disk.
+    """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     codes = {frame.f_code for frame in frames}
     if Trainer.train.__code__ not in codes or codes & _PREPARATIONS:
@@ -121,7 +133,7 @@ def say(text: str) -> None:
         print(f"| {text}", flush=True)
 
 
-def _can_be(group: type, values: Dict[str, Any]) -> bool:
+def _can_be(group: type, values: dict[str, Any]) -> bool:
     try:
         group(**values)
     except Exception:
@@ -130,12 +142,14 @@ def _can_be(group: type, values: Dict[str, Any]) -> bool:
 
 
 class _Parser(HfArgumentParser):
-    """Raises where argparse would end the program, and looks at the numbers before a dataclass is made of them."""
+    """Raises where argparse would end the program, and looks at the numbers before a dataclass is made of
+    them.
+    """
 
     def error(self, message: str) -> None:
         raise ValueError(message)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Tuple[Any, Any]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, Any]:
         found, rest = super().parse_known_args(args, namespace)
         check_numbers(self.dataclass_types, vars(found))
         return found, rest
@@ -144,7 +158,9 @@ class _Parser(HfArgumentParser):
         """The option without which the dataclasses can be made; empty where there is no such one."""
         values = vars(super().parse_known_args(list(words))[0])
         for group in self.dataclass_types:
-            given = {field.name: values[field.name] for field in dataclasses.fields(group) if field.name in values}
+            given = {
+                field.name: values[field.name] for field in dataclasses.fields(group) if field.name in values
+            }
             if _can_be(group, given):
                 continue
             for name, value in given.items():
@@ -152,5 +168,5 @@ class _Parser(HfArgumentParser):
                     return f"--{name} {value}: "
         return ""
 
-    def parse_dict(self, args: Dict[str, Any], allow_extra_keys: bool = False) -> Tuple[Any, ...]:
+    def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
         return super().parse_dict(check_file(self.dataclass_types, args), allow_extra_keys)

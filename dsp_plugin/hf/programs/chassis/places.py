@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping, Optional
 
 from transformers import CONFIG_NAME, PreTrainedModel, TrainingArguments
 
@@ -13,7 +13,8 @@ from ....records.files.whole import check_output
 
 
 def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[str, ...] = ()) -> None:
-    """A run must not write over the model that it starts from, nor remove it with the checkpoints of its folder.
+    """A run must not write over the model that it starts from, nor remove it with the checkpoints of its
+    folder.
 
     Args:
         model: folder or name on the hub. output_dir: the run's. trains: whether a model is written there.
@@ -31,19 +32,21 @@ def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[
         shared = [path.name for path in source.iterdir() if _same(path, out / path.name) and _is_models(path)]
         if real == place or shared or _same(source, out):
             raise ValueError(
-                f"--output_dir {output_dir} is the folder of --model_name_or_path {model}, which would be written over: "
+                f"--output_dir {output_dir} is the folder of --model_name_or_path {model}, which would be "
+                "written over: "
                 "name another one"
             )
         written.append(place)
     for folder in written:
         if folder == real or folder in real.parents:
             raise ValueError(
-                f"--model_name_or_path {model} lies in --output_dir {output_dir}, whose checkpoints and models this run "
+                f"--model_name_or_path {model} lies in --output_dir {output_dir}, whose checkpoints and "
+                "models this run "
                 "replaces: name another --output_dir, or copy the model"
             )
 
 
-def check_written_file(option: str, path: str | os.PathLike, read: Mapping[str, Optional[str]]) -> None:
+def check_written_file(option: str, path: str | os.PathLike, read: Mapping[str, str | None]) -> None:
     """A file that a run writes is none of those that it reads.
 
     Args:
@@ -69,7 +72,9 @@ def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) ->
         ValueError: it has not; says how much is free.
     """
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    trained = sum(
+        weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad
+    )
     needed = weights
     if args.save_strategy != "no":
         needed += weights + (0 if args.save_only_model else 2 * trained)  # Adam's moments
@@ -79,7 +84,8 @@ def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) ->
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ValueError(
-            f"--output_dir {folder}: {free / 1e6:,.0f} MB are free there, and the model and a checkpoint need {needed / 1e6:,.0f} MB"
+            f"--output_dir {folder}: {free / 1e6:,.0f} MB are free there, and the model and a checkpoint "
+            f"need {needed / 1e6:,.0f} MB"
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import os
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ....reports.pictures.heads import head_map_text
-from ....records.record import Metric, Record, mask_of, new_record, save_record
 from ....records.files.sealed import write_json
+from ....records.record import Metric, Record, mask_of, new_record, save_record
+from ....reports.pictures.heads import head_map_text
 from ...folders.pruned_folders import save_pruned
 from ...heads.gating import switchboard_of, ungate_heads
 from ...heads.layouts.locate import head_map_of
@@ -22,7 +23,7 @@ from .parsing import say
 MASK_EVERY = 1000  # updates between two files of --intermediate_masks
 
 
-def write_mask(path: str, model: PreTrainedModel, updates: Optional[int] = None) -> None:
+def write_mask(path: str, model: PreTrainedModel, updates: int | None = None) -> None:
     """{"blocks", "keep", "scores"} of a gated model, in the order of its heads as they are now."""
     gates = switchboard_of(model).gates
     content = {
@@ -40,7 +41,9 @@ class IntermediateMasks(TrainerCallback):
     def __init__(self, model: PreTrainedModel):
         self.model = model
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step % MASK_EVERY == 0 and state.is_world_process_zero:
             path = os.path.join(args.output_dir, "masks", f"mask-{state.global_step:07d}.json")
             write_mask(path, self.model, state.global_step)
@@ -53,7 +56,7 @@ def pruned_copy(model: PreTrainedModel) -> PreTrainedModel:
     return smaller
 
 
-def parameters_of(model: PreTrainedModel) -> Dict[str, int]:
+def parameters_of(model: PreTrainedModel) -> dict[str, int]:
     """Weights of the model with all the heads it once had, and with the deployed ones alone."""
     dense = copy.deepcopy(model)
     ungate_heads(dense)
@@ -66,7 +69,9 @@ def parameters_of(model: PreTrainedModel) -> Dict[str, int]:
 
 
 def save_pruned_model(model: PreTrainedModel, tokenizer: Any, folder: str, before: int) -> None:
-    """The model without its dead heads, ready for `load_pruned` and, as --model_name_or_path, for these programs."""
+    """The model without its dead heads, ready for `load_pruned` and, as --model_name_or_path, for these
+    programs.
+    """
     smaller = pruned_copy(model)
     save_pruned(smaller, folder, before, tokenizer)
     say(f"pruned model: {folder}, {count_parameters(smaller):,} of {before:,} parameters")
@@ -89,7 +94,9 @@ class Records:
         save_record(record, os.path.join(self.folder, "results.json"))
         return record
 
-    def scoring(self, split: str, metrics: List[Metric], seconds: Optional[float], extra: Mapping[str, Any]) -> Record:
+    def scoring(
+        self, split: str, metrics: list[Metric], seconds: float | None, extra: Mapping[str, Any]
+    ) -> Record:
         took = {} if seconds is None else {"evaluate": seconds}
         record = self._new("score", metrics=metrics, seconds=took, extra=dict(extra))
         save_record(record, os.path.join(self.folder, split, "results.json"))

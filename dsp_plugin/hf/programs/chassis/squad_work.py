@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
 
@@ -29,27 +30,35 @@ class SquadWork:
     name, metrics, main_metric = "SQuAD", ("exact_match", "f1"), "f1"
     model_class = AutoModelForQuestionAnswering
 
-    def __init__(self, options: SquadArguments, cache_dir: Optional[str] = None):
+    def __init__(self, options: SquadArguments, cache_dir: str | None = None):
         if options.doc_stride is None:
             options.doc_stride = DOC_STRIDE  # longer than the room in a window, it is that room
         elif options.doc_stride >= options.max_seq_length:
             raise ValueError(
-                f"--doc_stride {options.doc_stride}: below --max_seq_length, which is {options.max_seq_length}; a window starts so "
+                f"--doc_stride {options.doc_stride}: below --max_seq_length, which is "
+                f"{options.max_seq_length}; a window starts so "
                 "many tokens after the one before, and would leave text out"
             )
         self.options = options
-        self.train: Optional[SquadDataset] = None
-        self.dev: Dict[str, SquadDataset] = {}
-        self.test: Dict[str, SquadDataset] = {}
-        self._questions: Dict[str, List[Question]] = {}
-        self._predict_file: Optional[Path] = None
+        self.train: SquadDataset | None = None
+        self.dev: dict[str, SquadDataset] = {}
+        self.test: dict[str, SquadDataset] = {}
+        self._questions: dict[str, list[Question]] = {}
+        self._predict_file: Path | None = None
 
     labels, pair = (), True  # as of a GLUE task
 
-    def config_entries(self) -> Dict[str, Any]:
-        """The outputs are where an answer starts and where it ends, however many labels the model had before."""
+    def config_entries(self) -> dict[str, Any]:
+        """The outputs are where an answer starts and where it ends, however many labels the model had
+        before.
+        """
         names = {0: "LABEL_0", 1: "LABEL_1"}
-        return {"num_labels": 2, "problem_type": None, "id2label": names, "label2id": {name: n for n, name in names.items()}}
+        return {
+            "num_labels": 2,
+            "problem_type": None,
+            "id2label": names,
+            "label2id": {name: n for n, name in names.items()},
+        }
 
     def adopt(self, config: PreTrainedConfig) -> None:
         pass
@@ -70,7 +79,9 @@ class SquadWork:
             self._questions["dev"] = read_squad(self._predict_file)[:limit]
 
     def tokenise(self, tokenizer: Any) -> None:
-        """Raises: ValueError: lengths that the tokenizer cannot have, or a tokenizer without places in the text."""
+        """Raises: ValueError: lengths that the tokenizer cannot have, or a tokenizer without places in the
+        text.
+        """
         options = self.options
         for split, questions in self._questions.items():
             trained = split == "train"
@@ -82,10 +93,14 @@ class SquadWork:
             else:
                 self.dev[split] = data
         self._questions = {}
-        padding = {"padding": "max_length", "max_length": options.max_seq_length} if options.pad_to_max_length else {}
+        padding = (
+            {"padding": "max_length", "max_length": options.max_seq_length}
+            if options.pad_to_max_length
+            else {}
+        )
         self.collate = DataCollatorWithPadding(tokenizer, **padding)
 
-    def compute_metrics(self, split: str) -> Callable[[Any], Dict[str, float]]:
+    def compute_metrics(self, split: str) -> Callable[[Any], dict[str, float]]:
         return compute_metrics(self.dev[split], self.options.n_best_size, self.options.max_answer_length)
 
     def suffix(self, split: str) -> str:
@@ -100,9 +115,12 @@ class SquadWork:
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
         """Write predictions.json and nbest_predictions.json."""
         options = self.options
-        write_predictions(folder, best_answers(self.dev[split], *predictions[:2], options.n_best_size, options.max_answer_length))
+        write_predictions(
+            folder,
+            best_answers(self.dev[split], *predictions[:2], options.n_best_size, options.max_answer_length),
+        )
 
-    def write_test(self, folder: str, split: str, predictions: Any) -> List[str]:
+    def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         raise NotImplementedError("SQuAD's scored set is the one that is predicted")
 
     def data_fingerprint(self) -> str:
@@ -113,7 +131,7 @@ class SquadWork:
         path = self._path("train_file", TRAIN_FILE)
         return fingerprint([path]) if path.is_file() else ""
 
-    def settings(self) -> Dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What must not change between the start of a training and its resume."""
         names = ("max_seq_length", "doc_stride", "max_query_length", "max_train_samples")
         return {"task": self.name, **{name: getattr(self.options, name) for name in names}}

@@ -1,12 +1,15 @@
-"""One program for finetuning with and without pruning, on GLUE and on SQuAD: parse, build, train, score, record."""
+"""One program for finetuning with and without pruning, on GLUE and on SQuAD: parse, build, train, score,
+record.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Type, Union
+from typing import Any, Union
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerState
@@ -14,13 +17,12 @@ from transformers.trainer_utils import enable_full_determinism
 from transformers.utils import logging as hf_logging
 
 from ....records.files.claim import claimed
+from ....records.files.sealed_folder import seal_folder
 from ....records.files.whole import check_folder
 from ....records.history import read_history
 from ....records.record import Metric, portable_path
-from ....records.files.sealed_folder import seal_folder
-from ...trainer.epoch_order import EpochOrder
-from ...heads.gating import gate_heads, load_gating, switchboard_of
 from ...data.input_limits import check_inputs
+from ...heads.gating import gate_heads, load_gating, switchboard_of
 from ...heads.layouts.locate import head_map_of
 from ...heads.surgery.kept_heads import record_of
 from ...heads.training import (
@@ -30,7 +32,14 @@ from ...heads.training import (
     pruning_optimizers,
     training_steps,
 )
+from ...trainer.epoch_order import EpochOrder
+from ...trainer.in_order import InOrderTrainer
+from ..heads.methods import Method
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
+from .glue_work import GlueWork
+from .identity import identity_of
+from .models import check_prunable, heads_of, load, say_open_heads
+from .origin import check_checkpoint, check_lengths
 from .output_folder import (
     STATE,
     NotedSettings,
@@ -40,15 +49,9 @@ from .output_folder import (
     training_settings,
     updates_of,
 )
-from .glue_work import GlueWork
-from .identity import identity_of
-from ...trainer.in_order import InOrderTrainer
-from ..heads.methods import Method
-from .models import check_prunable, heads_of, load, say_open_heads
-from .origin import check_checkpoint, check_lengths
 from .parsing import parse, say
 from .places import check_model_folder, check_space
-from .results import IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask  # fmt: skip
+from .results import IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask
 from .squad_work import SquadWork
 from .trainer_checks import check_trainer
 
@@ -57,7 +60,7 @@ WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
 NOTED_MOMENTS = 100  # the heads are noted about so often in a training
 
 
-def train(doc: str, data: type, method: Type[Method], argv: Sequence[str]) -> Dict[str, Any]:
+def train(doc: str, data: type, method: type[Method], argv: Sequence[str]) -> dict[str, Any]:
     """The whole of a program that trains.
 
     Args:
@@ -89,22 +92,30 @@ class Run:
 
     finished = False  # whether the training was over before
 
-    def __init__(self, method: Method, work: Work, options: ModelArguments, results: ResultArguments, args: TrainingArguments):
+    def __init__(
+        self,
+        method: Method,
+        work: Work,
+        options: ModelArguments,
+        results: ResultArguments,
+        args: TrainingArguments,
+    ):
         self.method, self.work, self.options, self.results, self.args = method, work, options, results, args
         self.main = args.process_index == 0
 
-    def go(self) -> Dict[str, Any]:
+    def go(self) -> dict[str, Any]:
         self._check_places()
         if self.results.record_dir:
             check_folder("--record_dir", self.results.record_dir)
         with claimed("--output_dir", self.args.output_dir) if self.main else contextlib.nullcontext():
             return self._go()
 
-    def _go(self) -> Dict[str, Any]:
+    def _go(self) -> dict[str, Any]:
         args, work = self.args, self.work
         enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
         overwrite = self.results.overwrite_output_dir
-        settings = self._settings()  # before the optimizers are made, which may take the clipping upon themselves
+        # before the optimizers are made, which may take the clipping upon themselves
+        settings = self._settings()
         if args.do_train:
             settings.update(identity_of(self.options), train_data=work.train_fingerprint())
         checkpoint = starting_point(args, settings, overwrite) if args.do_train else None
@@ -127,16 +138,23 @@ class Run:
             if self.main:
                 begin(args, settings, checkpoint, overwrite)
             if checkpoint is not None and updates_of(checkpoint) >= wanted:
-                # nothing is left to do; where the end is inside an epoch, the Trainer would make one more update
+                # nothing is left to do; where the end is inside an epoch, the Trainer would make one more
+                # update
                 self.finished, args.max_steps, args.num_train_epochs = True, -1, 0
             started = time.time()
             output = trainer.train(resume_from_checkpoint=checkpoint)
             seconds, updates = time.time() - started, trainer.state.global_step
             if self.finished:  # the state tells of the training, not of this start without one
                 done = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
-                trainer.state.max_steps, trainer.state.num_train_epochs = done.max_steps, done.num_train_epochs
+                trainer.state.max_steps, trainer.state.num_train_epochs = (
+                    done.max_steps,
+                    done.num_train_epochs,
+                )
             if args.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
-                say("--load_best_model_at_end: no checkpoint was scored that could be the best, and the model is the last one")
+                say(
+                    "--load_best_model_at_end: no checkpoint was scored that could be the best, and the "
+                    "model is the last one"
+                )
             self._save(trainer)
             trainer.save_state()
             if self.main and (Path(args.output_dir) / "config.json").is_file():
@@ -169,14 +187,20 @@ class Run:
         """A Trainer of the model that is scored after training."""
         return trainer
 
-    def _extra(self) -> Dict[str, Any]:
+    def _extra(self) -> dict[str, Any]:
         """More for every record."""
         return {}
 
-    def _settings(self) -> Dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         method = vars(self.method) if self.method.gated else {}
         model = portable_path(self.options.model_name_or_path.rstrip("/"))
-        own = {"method": self.method.label(), "model": model, "seed": self.args.seed, **self.work.settings(), **method}
+        own = {
+            "method": self.method.label(),
+            "model": model,
+            "seed": self.args.seed,
+            **self.work.settings(),
+            **method,
+        }
         return {**own, **training_settings(self.args)}
 
     def _model(self) -> PreTrainedModel:
@@ -186,8 +210,13 @@ class Run:
         trains = self.args.do_train
         if new and not (trains and method.joint):
             say(
-                f"{options.model_name_or_path} IS NO TRAINED MODEL OF {work.name}: {', '.join(new[:3])} are new"
-                + (" and stay random, because without --joint_pruning only the choice of heads is learned" if trains else "")
+                f"{options.model_name_or_path} IS NO TRAINED MODEL OF {work.name}: {', '.join(new[:3])} are "
+                "new"
+                + (
+                    " and stay random, because without --joint_pruning only the choice of heads is learned"
+                    if trains
+                    else ""
+                )
                 + ". Finetune it first."
             )
         if not method.gated:
@@ -204,7 +233,7 @@ class Run:
 
     def _trainer(self, model: PreTrainedModel) -> Trainer:
         args, method, work = self.args, self.method, self.work
-        more: Dict[str, Any] = {}
+        more: dict[str, Any] = {}
         declare_mean_loss(model)  # before the Trainer is made
         if method.gated:
             model.to(args.device)  # before the optimizer looks at its weights
@@ -241,7 +270,7 @@ class Run:
             return label
         return f"pruned-{label}" if self.method.gated else "pruned-tuned" if self.args.do_train else "pruned"
 
-    def _score(self, trainer: Trainer) -> Dict[str, Any]:
+    def _score(self, trainer: Trainer) -> dict[str, Any]:
         """split -> (metrics as the Trainer names them, seconds)"""
         found = {}
         for split, data in self.work.dev.items():
@@ -272,9 +301,13 @@ class Run:
                     say(f"predictions: {self.args.output_dir}/{name}")
 
     def _report(
-        self, model: PreTrainedModel, scores: Dict[str, Any], updates: Optional[int], seconds: Optional[float],
-        checkpoint: Optional[str],
-    ) -> None:  # fmt: skip
+        self,
+        model: PreTrainedModel,
+        scores: dict[str, Any],
+        updates: int | None,
+        seconds: float | None,
+        checkpoint: str | None,
+    ) -> None:
         args, work, folder = self.args, self.work, self.args.output_dir.rstrip("/") or "/"
         heads, parameters = heads_of(model), parameters_of(model)
         records = Records(
@@ -288,15 +321,24 @@ class Run:
             heads=heads,
             parameters=parameters,
         )
-        more = {"model": self.options.model_name_or_path.rstrip("/").split("/")[-1], "main_metric": work.main_metric}
+        more = {
+            "model": self.options.model_name_or_path.rstrip("/").split("/")[-1],
+            "main_metric": work.main_metric,
+        }
         more.update(self._extra())
         # the record of a training that was over before says how long it took
         if updates is not None and not (self.finished and Path(records.folder, "results.json").is_file()):
-            extra = {**more, "history": read_history(folder) if self.method.gated else [], "resumed": checkpoint is not None}
+            extra = {
+                **more,
+                "history": read_history(folder) if self.method.gated else [],
+                "resumed": checkpoint is not None,
+            }
             extra["train_examples"] = len(work.train)
             records.training(seconds, updates, extra)
         for split, (metrics, took) in scores.items():
-            records.scoring(split, _metrics(work, split, metrics), took, {**more, "examples": len(work.dev[split])})
+            records.scoring(
+                split, _metrics(work, split, metrics), took, {**more, "examples": len(work.dev[split])}
+            )
         if self.method.gated:
             write_mask(f"{folder}/mask.json", model)
             if not self.results.no_pruned:
@@ -312,26 +354,33 @@ class Run:
         say(f"records: {records.folder}")
 
 
-def _metrics(work: Work, split: str, metrics: Dict[str, float]) -> List[Metric]:
+def _metrics(work: Work, split: str, metrics: dict[str, float]) -> list[Metric]:
     """The task's own metrics, in percent, without those of speed and loss."""
     suffix = work.suffix(split)
     found = [(name, metrics.get(f"eval_{name}{suffix}")) for name in work.metrics]
     return [
-        Metric(name, work.scale * value, unit="%", subset=work.subset(split)) for name, value in found if value is not None
+        Metric(name, work.scale * value, unit="%", subset=work.subset(split))
+        for name, value in found
+        if value is not None
     ]
 
 
 def log_levels(args: TrainingArguments) -> None:
     """The Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
     ours = logging.getLogger("dsp_plugin")
-    if not ours.hasHandlers():  # none for all loggers: the hub's and datasets' have their own, and would print twice
+    # none for all loggers: the hub's and datasets' have their own, and would print twice
+    if not ours.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s | %(message)s"))
         ours.addHandler(handler)
     if args.device.type == "cpu":
-        args.dataloader_pin_memory = False  # the Trainer's default, which torch warns of where there is no GPU
+        # the Trainer's default, which torch warns of where there is no GPU
+        args.dataloader_pin_memory = False
         if args.fp16:
-            say("--fp16 is for GPUs: here is none, and this run is in single precision (--bf16 --use_cpu works on a CPU)")
+            say(
+                "--fp16 is for GPUs: here is none, and this run is in single precision (--bf16 --use_cpu "
+                "works on a CPU)"
+            )
     if args.log_level == "passive":
         hf_logging.set_verbosity_warning()
     else:

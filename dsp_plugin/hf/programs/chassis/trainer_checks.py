@@ -1,14 +1,15 @@
-"""What the Trainer would find out about its options in the middle of a run, or never, is said before anything is loaded.
+"""What the Trainer would find out about its options in the middle of a run, or never, is said before anything
+is loaded.
 
-Single numbers are `option_checks`'s affair; here are options that a package, a machine, another option or a task speaks
-against.
+Single numbers are `option_checks`'s affair; here are options that a package, a machine, another option or a
+task speaks against.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from typing import Any, List
+from typing import Any
 
 import torch
 from accelerate.utils import DynamoBackend
@@ -24,7 +25,8 @@ _COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no
 
 
 def check_trainer(args: TrainingArguments, work: Any) -> None:
-    """Raises: ValueError: options of the Trainer that cannot be, or would do nothing; names option and what is possible.
+    """Raises: ValueError: options of the Trainer that cannot be, or would do nothing; names option and what
+    is possible.
 
     Args:
         work: a `GlueWork` or `SquadWork`.
@@ -42,17 +44,21 @@ def check_metric(args: TrainingArguments, work: Any) -> None:
     """Raises: ValueError: `--metric_for_best_model` is none of the task's."""
     given = args.metric_for_best_model
     if given is not None and given.removeprefix("eval_") not in ("loss", *work.metrics):
-        raise ValueError(f"--metric_for_best_model {given}: {work.name} has {', '.join(['loss', *work.metrics])}")
+        raise ValueError(
+            f"--metric_for_best_model {given}: {work.name} has {', '.join(['loss', *work.metrics])}"
+        )
 
 
 def _check_reports(args: TrainingArguments) -> None:
     given = args.report_to
-    names: List[str] = [given] if isinstance(given, str) else list(given or [])
+    names: list[str] = [given] if isinstance(given, str) else list(given or [])
     for name in names:
         if name in ("none", "all"):
             continue
         if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(f"--report_to {name}: there are none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+            raise ValueError(
+                f"--report_to {name}: there are none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+            )
         without = "--report_to none does without"
         if not _is_here(name):
             raise ValueError(f"--report_to {name}: its package is not installed; {without}")
@@ -63,8 +69,13 @@ def _check_reports(args: TrainingArguments) -> None:
 
 
 def _is_here(name: str) -> bool:
-    """By Transformers' own question for the package of a reporting integration, where it has one by its name."""
-    asked = (getattr(integration_utils, f"is_{word}_available", None) for word in (name, name.replace("_", ""), name.removesuffix("_ml")))
+    """By Transformers' own question for the package of a reporting integration, where it has one by its
+    name.
+    """
+    asked = (
+        getattr(integration_utils, f"is_{word}_available", None)
+        for word in (name, name.replace("_", ""), name.removesuffix("_ml"))
+    )
     return all(available() for available in asked if available is not None)
 
 
@@ -73,7 +84,9 @@ def _check_optimizer(args: TrainingArguments) -> None:
     optim = str(getattr(args.optim, "value", args.optim))
     given = args.optim_args
     pairs = [pair.partition("=") for pair in (given or "").replace(" ", "").split(",") if pair]
-    if given and (not pairs or not all(name and equals and value and "=" not in value for name, equals, value in pairs)):
+    if given and (
+        not pairs or not all(name and equals and value and "=" not in value for name, equals, value in pairs)
+    ):
         raise ValueError(f"--optim_args {given}: name=value,name=value belongs there")
     if args.optim_target_modules is not None:
         if not any(word in optim for word in ("galore", "apollo")):
@@ -95,7 +108,9 @@ def _made_optimizer(args: TrainingArguments, optim: str) -> Any:
     except AttributeError:
         raise
     except Exception as error:  # of whatever package it is from
-        raise ValueError(f"--optim {optim}{f' --optim_args {given}' if given else ''}: {one_line(error)}") from error
+        raise ValueError(
+            f"--optim {optim}{f' --optim_args {given}' if given else ''}: {one_line(error)}"
+        ) from error
 
 
 def _optimizer_options(args: TrainingArguments, optim_args: Any) -> Any:
@@ -113,55 +128,81 @@ def _check_schedule(args: TrainingArguments) -> None:
     try:
         get_scheduler(kind, single, args.get_warmup_steps(_UPDATES), _UPDATES, args.lr_scheduler_kwargs)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"--lr_scheduler_type {' '.join([kind, *given])}: {one_line(ValueError(str(error)))}") from error
+        raise ValueError(
+            f"--lr_scheduler_type {' '.join([kind, *given])}: {one_line(ValueError(str(error)))}"
+        ) from error
 
 
 def _check_machinery(args: TrainingArguments) -> None:
     if args.use_liger_kernel and not is_liger_kernel_available():
-        raise ValueError("--use_liger_kernel needs a package that is not here: pip install liger-kernel, or leave it out")
+        raise ValueError(
+            "--use_liger_kernel needs a package that is not here: pip install liger-kernel, or leave it out"
+        )
     given = args.gradient_checkpointing_kwargs
     taken = [*list(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:], "preserve_rng_state"]
     taken = sorted({name for name in taken if name not in ("args", "kwargs")})
     for name in given or {}:
         if name not in taken:
             raise ValueError(f"--gradient_checkpointing_kwargs {name}: there are {', '.join(taken)}")
-    if args.torch_compile_backend and args.torch_compile_backend.upper() not in {backend.value for backend in DynamoBackend}:
+    if args.torch_compile_backend and args.torch_compile_backend.upper() not in {
+        backend.value for backend in DynamoBackend
+    }:
         known = ", ".join(sorted(backend.value.lower() for backend in DynamoBackend if backend.value != "NO"))
         raise ValueError(f"--torch_compile_backend {args.torch_compile_backend}: there are {known}")
     if args.torch_compile_mode and args.torch_compile_mode not in _COMPILE_MODES:
-        raise ValueError(f"--torch_compile_mode {args.torch_compile_mode}: there are {', '.join(_COMPILE_MODES)}")
+        raise ValueError(
+            f"--torch_compile_mode {args.torch_compile_mode}: there are {', '.join(_COMPILE_MODES)}"
+        )
     inner = getattr(args.accelerator_config, "gradient_accumulation_kwargs", None) or {}
     if "num_steps" in inner:
         raise ValueError(
-            f"--accelerator_config gradient_accumulation_kwargs num_steps: give --gradient_accumulation_steps {inner['num_steps']}, "
+            "--accelerator_config gradient_accumulation_kwargs num_steps: give "
+            f"--gradient_accumulation_steps {inner['num_steps']}, "
             "by which schedules are made, too"
         )
     if args.fsdp and args.world_size == 1:
-        raise ValueError("--fsdp spreads the model over several processes: start them with torchrun, or leave it out")
+        raise ValueError(
+            "--fsdp spreads the model over several processes: start them with torchrun, or leave it out"
+        )
 
 
 def _check_workers(args: TrainingArguments) -> None:
-    for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataloader_prefetch_factor"):
+    for name in (
+        "dataloader_persistent_workers",
+        "dataloader_multiprocessing_context",
+        "dataloader_prefetch_factor",
+    ):
         value = getattr(args, name)
         if value and not args.dataloader_num_workers:
-            raise ValueError(f"--{name} {value} is about worker processes: give --dataloader_num_workers 1 or more with it")
+            raise ValueError(
+                f"--{name} {value} is about worker processes: give --dataloader_num_workers 1 or more with it"
+            )
 
 
 def _check_task(args: TrainingArguments, work: Any) -> None:
     """What the task's scores are made of."""
     if not args.eval_do_concat_batches:
-        raise ValueError("--eval_do_concat_batches False: scores are made of all batches in one, so leave it out")
+        raise ValueError(
+            "--eval_do_concat_batches False: scores are made of all batches in one, so leave it out"
+        )
     if args.batch_eval_metrics:
         raise ValueError("--batch_eval_metrics: scores are made of all batches in one, so leave it out")
     if args.prediction_loss_only and (args.do_eval or args.do_predict):
-        raise ValueError("--prediction_loss_only leaves no predictions to score: leave it out, or --do_eval and --do_predict")
+        raise ValueError(
+            "--prediction_loss_only leaves no predictions to score: leave it out, or --do_eval "
+            "and --do_predict"
+        )
     labels = list(work.label_columns)
     if args.label_names is not None and sorted(args.label_names) != sorted(labels):
-        raise ValueError(f"--label_names {' '.join(args.label_names)}: those of {work.name} are {' '.join(labels)}; leave it out")
+        raise ValueError(
+            f"--label_names {' '.join(args.label_names)}: those of {work.name} are "
+            f"{' '.join(labels)}; leave it out"
+        )
     if args.label_smoothing_factor and not work.labels:
         why = "answers are numbers" if labels == ["labels"] else "answers are spans"
         raise ValueError(
-            f"--label_smoothing_factor {args.label_smoothing_factor}: {work.name}'s {why}, and there are no labels to smooth; "
+            f"--label_smoothing_factor {args.label_smoothing_factor}: {work.name}'s {why}, and there are no "
+            "labels to smooth; "
             "leave it out"
         )
 
@@ -174,7 +215,11 @@ def _check_best(args: TrainingArguments, work: Any) -> None:
     if strategy == "best" and not (evaluates and metric is not None):
         known = ", ".join(["loss", *work.metrics])
         raise ValueError(
-            f"--save_strategy best needs --metric_for_best_model (one of {known}) and --eval_strategy steps or epoch"
+            f"--save_strategy best needs --metric_for_best_model (one of {known}) and --eval_strategy steps "
+            "or epoch"
         )
     if args.prediction_loss_only and metric is not None and metric.removeprefix("eval_") != "loss":
-        raise ValueError(f"--prediction_loss_only leaves no {metric} for --metric_for_best_model: take loss, or leave it out")
+        raise ValueError(
+            f"--prediction_loss_only leaves no {metric} for --metric_for_best_model: take loss, "
+            "or leave it out"
+        )

@@ -6,22 +6,23 @@ import argparse
 import contextlib
 import io
 import os
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ....diffs import DiffPack
-from ....records.files.whole import check_folder
 from ....options.numbers import number
+from ....records.files.whole import check_folder
 from ...data.glue_tasks import find_task
 from ..chassis.arguments import GlueArguments
-from .fixmask import FixMaskRun
-from .project import ProjectRun
-from .prune import INFO, PruneRun
-from .run import PACK, run_stage, stage_options
 from ..chassis.output_folder import check_training
 from ..chassis.parsing import say
 from ..chassis.places import check_written_file
 from ..chassis.squad_work import SquadWork
 from ..chassis.train import WORK
+from .fixmask import FixMaskRun
+from .project import ProjectRun
+from .prune import INFO, PruneRun
+from .run import PACK, run_stage, stage_options
 
 # The paper's hyperparameters; what the command line says comes after and wins.
 PAPER = "--per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs".split()
@@ -39,7 +40,7 @@ _NOT_HERE = {
 }
 
 
-def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The whole of the program.
 
     Args:
@@ -55,7 +56,9 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     parser.add_argument("--output_dir", "--output-dir")
     parser.add_argument("--task_name", "--task-name")
     parser.add_argument("--target_sparsity", "--target-sparsity", nargs="+", default=["0.005"])
-    parser.add_argument("--finetune_learning_rate", "--finetune-learning-rate", type=number("positive"), default=5e-5)
+    parser.add_argument(
+        "--finetune_learning_rate", "--finetune-learning-rate", type=number("positive"), default=5e-5
+    )
     parser.add_argument("--finetune_num_train_epochs", "--finetune-num-train-epochs", type=number("positive"))
     parser.add_argument("--record_dir", "--record-dir")
     for name in _NOT_HERE:
@@ -65,9 +68,14 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
         return run_stage(PruneRun, doc, data, ["--help"])
     if not own.output_dir:
         raise ValueError("--output_dir: name a folder for the results")
-    named = [word for word in rest if word.startswith(("--resume_from_checkpoint", "--resume-from-checkpoint"))]
+    named = [
+        word for word in rest if word.startswith(("--resume_from_checkpoint", "--resume-from-checkpoint"))
+    ]
     if named:
-        raise ValueError(f"{named[0]}: each stage goes on from the last checkpoint in its own folder; start the same command again")
+        raise ValueError(
+            f"{named[0]}: each stage goes on from the last checkpoint in its own folder; start "
+            "the same command again"
+        )
     _refuse(own, "glue" if data is GlueArguments else "squad")
     densities = _densities(own.target_sparsity)
     first_epochs, epochs = "2", 2.0  # SQuAD
@@ -80,19 +88,29 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
     words = [*PAPER, first_epochs, *rest]
     out = own.output_dir
 
-    def line(more: List[str], folder: str = "") -> List[str]:
-        """The options of a stage; its records are in the same folders as its results where --record_dir is another place."""
+    def line(more: list[str], folder: str = "") -> list[str]:
+        """The options of a stage; its records are in the same folders as its results where --record_dir is
+        another place.
+        """
         places = ["--output_dir", f"{out}/{folder}".rstrip("/")]
         places += ["--record_dir", f"{own.record_dir}/{folder}".rstrip("/")] if own.record_dir else []
         return [*words, *more, *places]
 
-    def second(density: str) -> List[str]:
+    def second(density: str) -> list[str]:
         given = ["--eval_checkpoint", f"{out}/{INFO}", "--save_checkpoint", f"{out}/{density}/{MASK}"]
         return line([*given, "--target_sparsity", density], f"{density}/2nd")
 
-    def third(density: str) -> List[str]:
-        given = ["--mask_checkpoint", f"{out}/{density}/{MASK}", "--learning_rate", str(own.finetune_learning_rate)]
-        return line([*given, "--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)], f"{density}/3rd")
+    def third(density: str) -> list[str]:
+        given = [
+            "--mask_checkpoint",
+            f"{out}/{density}/{MASK}",
+            "--learning_rate",
+            str(own.finetune_learning_rate),
+        ]
+        return line(
+            [*given, "--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)],
+            f"{density}/3rd",
+        )
 
     for density in densities:  # nothing that a later stage will need is found missing after the first
         with contextlib.redirect_stdout(io.StringIO()):  # each stage will say its own
@@ -100,7 +118,7 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
             _check_later(stage_options(doc, data, third(density)), trains=True)
     say("stage 1: diff pruning")
     run_stage(PruneRun, doc, data, line([]))
-    found: Dict[str, Dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for density in densities:
         say(f"stage 2: projection to {density}")
         run_stage(ProjectRun, doc, data, second(density))
@@ -111,15 +129,25 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> Dict[str, Dict[str, An
         path = f"{out}/{density}/{PACK}"
         if os.path.isfile(path):  # without --do_train there is none
             pack = DiffPack.load(path)
-            say(f"{density}: {pack.count:,} of {pack.base.total:,} weights, {os.path.getsize(path):,} bytes in {path}")
+            say(
+                f"{density}: {pack.count:,} of {pack.base.total:,} weights, {os.path.getsize(path):,} bytes "
+                f"in {path}"
+            )
         for split, metrics in scores.items():
-            told = [f"{name} {WORK[data].scale * value:.2f}" for name in names for key, value in metrics.items() if f"eval_{name}" in key]
+            told = [
+                f"{name} {WORK[data].scale * value:.2f}"
+                for name in names
+                for key, value in metrics.items()
+                if f"eval_{name}" in key
+            ]
             say(f"{density}: {', '.join(told)} on {split}")
     return found
 
 
 def _check_later(options: Sequence[Any], trains: bool) -> None:
-    """Raises: ValueError: a stage that is still to come could not write its files, or has a training of other settings there."""
+    """Raises: ValueError: a stage that is still to come could not write its files, or has a training of
+    other settings there.
+    """
     projection, fixmask, results, args = options[-4:]
     check_folder("--output_dir", args.output_dir)
     if results.record_dir:
@@ -130,13 +158,13 @@ def _check_later(options: Sequence[Any], trains: bool) -> None:
         check_training(args, results.overwrite_output_dir)
 
 
-def _densities(words: Sequence[str]) -> List[str]:
+def _densities(words: Sequence[str]) -> list[str]:
     """The densities as they were written, each once.
 
     Raises:
         ValueError: one that is no share of the weights.
     """
-    found: Dict[float, str] = {}
+    found: dict[float, str] = {}
     for word in words:
         try:
             value = number("share")(word)
@@ -152,10 +180,14 @@ def _refuse(own: argparse.Namespace, room: str) -> None:
     """Raises:
     ValueError: options that cannot be, or are not of this program.
     """
-    programs = {"prune": f"scripts/{room}/run_{room}_diffpruning.py", "mag": f"scripts/{room}/run_{room}_mag.py"}
+    programs = {
+        "prune": f"scripts/{room}/run_{room}_diffpruning.py",
+        "mag": f"scripts/{room}/run_{room}_mag.py",
+    }
     for name, why in _NOT_HERE.items():
         value = getattr(own, name)
-        if value is not None and not (name == "threshold" and value in ("-1", "-1.0")):  # the published "none"
+        # the published "none"
+        if value is not None and not (name == "threshold" and value in ("-1", "-1.0")):
             raise ValueError(f"--{name} {value}: {why.format(**programs)}")
 
 

@@ -1,9 +1,11 @@
-"""The options of the diff-pruning programs. All of them take all of these: one set of flags serves the three stages."""
+"""The options of the diff-pruning programs. All of them take all of these: one set of flags serves the
+three stages.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from ....diffs.training.concrete import StretchedConcrete
 from ....diffs.training.named_groupings import grouping_name, method_name
@@ -19,7 +21,7 @@ class DiffArguments(Method):
     """Stage 1."""
 
     sparsity_pen: float = option("lambda, the price of a weight that may differ from the base", 1.25e-7)
-    sparsity_penalty_per_layer: Optional[List[float]] = option(
+    sparsity_penalty_per_layer: list[float] | None = option(
         "one lambda a layer: the embeddings, each layer, everything else", None
     )
     penalty_form: str = option(
@@ -30,12 +32,18 @@ class DiffArguments(Method):
     alpha_init: float = option("where alpha starts", 5.0)
     alpha_learning_rate: float = option("constant learning rate of alpha", 0.1)
     per_params_alpha: int = option("1: a gate a tensor, too (structured); 0: unstructured", 1, choices=[0, 1])
-    per_neuron_alpha: int = option("1: the groups are neurons (rows of matrices) instead of tensors", 0, choices=[0, 1])
+    per_neuron_alpha: int = option(
+        "1: the groups are neurons (rows of matrices) instead of tensors", 0, choices=[0, 1]
+    )
     per_layer_alpha: int = option("1: the groups are whole layers instead of tensors", 0, choices=[0, 1])
-    fix_layer: int = option("N: the embeddings and the N lowest layers stay at the base; -1: nothing does", -1)
-    task_head: Optional[List[str]] = option("modules or parameters of the task head; default: the weights that are new", None)
+    fix_layer: int = option(
+        "N: the embeddings and the N lowest layers stay at the base; -1: nothing does", -1
+    )
+    task_head: list[str] | None = option(
+        "modules or parameters of the task head; default: the weights that are new", None
+    )
 
-    baseline: Optional[str] = option(
+    baseline: str | None = option(
         "train no diff but, as its baseline, all weights (full) or the task head alone (last-layer)",
         None,
         choices=["full", "last-layer"],
@@ -63,13 +71,16 @@ class DiffArguments(Method):
 class ProjectionArguments:
     """Stage 2."""
 
-    eval_checkpoint: Optional[str] = option(
-        "what stage 1 wrote (checkpoint-last-info.pt), or the folder of a finetuned model (the non-adaptive baseline)"
+    eval_checkpoint: str | None = option(
+        "what stage 1 wrote (checkpoint-last-info.pt), or the folder of a finetuned model (the non-adaptive "
+        "baseline)"
     )
-    save_checkpoint: Optional[str] = option(
+    save_checkpoint: str | None = option(
         "the pack to write, a safetensors file; default: OUTPUT_DIR/projected.diff.safetensors"
     )
-    target_sparsity: float = option("share of the body's weights that may differ from the base, in (0, 1]", 0.01)
+    target_sparsity: float = option(
+        "share of the body's weights that may differ from the base, in (0, 1]", 0.01
+    )
     threshold: float = option("0 or more: keep all changes above this magnitude instead; -1: none", -1.0)
     per_layer_projection: bool = option("each layer keeps the same share", False)
     sampled_diff: bool = option("project one sample of the diff instead of the deterministic one", False)
@@ -79,9 +90,9 @@ class ProjectionArguments:
 class FixMaskArguments:
     """Stage 3."""
 
-    mask_checkpoint: Optional[str] = option("the pack of stage 2")
+    mask_checkpoint: str | None = option("the pack of stage 2")
     finetune: int = option("1: start at the values in the pack; 0: at the base", 1, choices=[0, 1])
-    save_pack: Optional[str] = option("the pack to write; default: OUTPUT_DIR/task.diff.safetensors")
+    save_pack: str | None = option("the pack to write; default: OUTPUT_DIR/task.diff.safetensors")
     value_dtype: str = option("dtype of the values in the pack", "float16", choices=VALUE_DTYPES)
 
 
@@ -90,6 +101,6 @@ ProjectionArguments._argument_group_name = "Diff pruning, stage 2"  # type: igno
 FixMaskArguments._argument_group_name = "Diff pruning, stage 3"  # type: ignore[attr-defined]
 
 
-def settings_of(options: DiffArguments) -> Dict[str, Any]:
+def settings_of(options: DiffArguments) -> dict[str, Any]:
     """What must not change between the start of a training and its resume."""
     return dict(vars(options))

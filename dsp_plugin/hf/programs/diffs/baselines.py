@@ -1,34 +1,38 @@
-"""What diff pruning is compared with, by its first stage's program: full finetuning, and the task head alone."""
+"""What diff pruning is compared with, by its first stage's program: full finetuning, and the task head
+alone.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
 from ....diffs import SparseDiff
 from ....diffs.base import Base
 from ...trainer.mean_loss import declare_mean_loss
-from .run import PACK, DiffRun
 from ..chassis.places import check_written_file
+from .run import PACK, DiffRun
 
 
 class BaselineRun(DiffRun):
-    """`--baseline full` leaves a model in --output_dir, which stage 2 takes as well (non-adaptive); `--baseline last-layer`
-    a pack without positions, and scores it reloaded."""
+    """`--baseline full` leaves a model in --output_dir, which stage 2 takes as well (non-adaptive);
+    `--baseline last-layer` a pack without positions, and scores it reloaded."""
 
     def prepare(self) -> None:
         if not self.args.do_train:
             raise ValueError("nothing to do: give --do_train")
         if not self._full:
-            check_written_file("--save_pack", self._path(), {"--model_name_or_path": self.options.model_name_or_path})
+            check_written_file(
+                "--save_pack", self._path(), {"--model_name_or_path": self.options.model_name_or_path}
+            )
 
     def _path(self) -> Path:
         """Of the pack to write."""
         return Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
 
-    def _settings(self) -> Dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         frozen = {} if self.method.fix_layer < 0 else {"fix_layer": self.method.fix_layer}
         return {**super()._settings(), "method": self.method.baseline, **frozen}
 
@@ -37,7 +41,9 @@ class BaselineRun(DiffRun):
 
     def _model(self) -> PreTrainedModel:
         model = self._base_model()
-        self.total = sum(weight.numel() for name, weight in model.named_parameters() if name not in set(self.head))
+        self.total = sum(
+            weight.numel() for name, weight in model.named_parameters() if name not in set(self.head)
+        )
         self.full_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         return model
 
@@ -59,12 +65,14 @@ class BaselineRun(DiffRun):
         model = trainer.model
         head = {name: weight for name, weight in model.named_parameters() if name in set(self.head)}
         base = Base.of(model, self.head)  # the body has not moved
-        self._write_pack(self._path(), model, SparseDiff({}, {}), base, head, "float16", {"method": "last-layer"})
+        self._write_pack(
+            self._path(), model, SparseDiff({}, {}), base, head, "float16", {"method": "last-layer"}
+        )
 
     def _deployed(self, trainer: Trainer) -> Trainer:
         return trainer if self._full else self._stock_trainer(self._packed_model().to(self.args.device))
 
-    def _extra(self) -> Dict[str, Any]:
+    def _extra(self) -> dict[str, Any]:
         if not self._full:
             return super()._extra()
         sizes = {"bytes": self.full_bytes, "full_bytes": self.full_bytes}

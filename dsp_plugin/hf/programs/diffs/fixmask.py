@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
@@ -11,12 +11,13 @@ from ....diffs import DiffPack
 from ....diffs.packs.summary import mask_fingerprint
 from ....options.faults import naming
 from ...diffs.training import DiffCallback, fixmask_optimizers
-from .run import PACK, DiffRun
 from ..chassis.places import check_written_file
+from .run import PACK, DiffRun
 
 
 class FixMaskRun(DiffRun):
-    """Finetunes a pack's positions and its head; writes and scores the pack of the selected checkpoint, reloaded.
+    """Finetunes a pack's positions and its head; writes and scores the pack of the selected checkpoint,
+    reloaded.
 
     Without --do_train the pack of --mask_checkpoint is scored.
     """
@@ -41,8 +42,12 @@ class FixMaskRun(DiffRun):
         """Of the pack to write."""
         return Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
 
-    def _settings(self) -> Dict[str, Any]:
-        ours = {"method": self._method_name(), "finetune": self.fixmask.finetune, "positions": self.pack.count}
+    def _settings(self) -> dict[str, Any]:
+        ours = {
+            "method": self._method_name(),
+            "finetune": self.fixmask.finetune,
+            "positions": self.pack.count,
+        }
         return {**super()._settings(), **ours, "mask": mask_fingerprint(self.pack.diff)}
 
     def _label(self, model: PreTrainedModel) -> str:
@@ -56,8 +61,12 @@ class FixMaskRun(DiffRun):
         try:
             undo = self.pack.apply(model)  # checks the base and the head
         except ValueError as error:
-            raise ValueError(f"--mask_checkpoint {self.pack_path} does not fit --model_name_or_path: {error}") from error
-        head = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in self.head}
+            raise ValueError(
+                f"--mask_checkpoint {self.pack_path} does not fit --model_name_or_path: {error}"
+            ) from error
+        head = {
+            name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in self.head
+        }
         undo.revert(model)
         state = dict(model.named_parameters())
         for name, tensor in head.items():
@@ -77,9 +86,13 @@ class FixMaskRun(DiffRun):
     def _save(self, trainer: Trainer) -> None:
         model = trainer.model
         head = {name: tensor for name, tensor in model.named_parameters() if name in set(self.head)}
-        told = {name: value for name, value in self.pack.config.items() if name not in ("model_config", "seed")}
+        told = {
+            name: value for name, value in self.pack.config.items() if name not in ("model_config", "seed")
+        }
         told["finetuned_updates"] = trainer.state.global_step
-        self._write_pack(self._path(), model, self.optimizer.diff(), self.pack.base, head, self.fixmask.value_dtype, told)
+        self._write_pack(
+            self._path(), model, self.optimizer.diff(), self.pack.base, head, self.fixmask.value_dtype, told
+        )
 
     def _deployed(self, trainer: Trainer) -> Trainer:
         return self._stock_trainer(self._packed_model().to(self.args.device))

@@ -1,10 +1,13 @@
-"""Stage 2 of diff pruning: the diff is cut down to exactly so many weights and written as a pack. Nothing is trained."""
+"""Stage 2 of diff pruning: the diff is cut down to exactly so many weights and written as a pack. Nothing
+is trained.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,22 +17,26 @@ from ....diffs.base import Base
 from ....diffs.training.named_groupings import group_function
 from ....diffs.training.vector_file import SavedVector, read_vector
 from ....options.faults import naming
-from .run import DiffRun
-from ..chassis.output_folder import settings_of
 from ..chassis.models import load
+from ..chassis.output_folder import settings_of
 from ..chassis.parsing import say
 from ..chassis.places import check_written_file
+from .run import DiffRun
 
 
 class ProjectRun(DiffRun):
-    """Projects what stage 1 wrote, or the change of a finetuned model (non-adaptive), and scores the reloaded pack."""
+    """Projects what stage 1 wrote, or the change of a finetuned model (non-adaptive), and scores the
+    reloaded pack.
+    """
 
-    saved: Optional[SavedVector] = None
+    saved: SavedVector | None = None
 
     def prepare(self) -> None:
         given = self.projection.eval_checkpoint
         if not given:
-            raise ValueError("--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model")
+            raise ValueError(
+                "--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model"
+            )
         read = {"--eval_checkpoint": given, "--model_name_or_path": self.options.model_name_or_path}
         check_written_file("--save_checkpoint", self._path(), read)
         if self.args.do_train:
@@ -43,11 +50,15 @@ class ProjectRun(DiffRun):
         low, high = self.saved.told["concrete"]
         if (self.method.concrete_lower, self.method.concrete_upper) != (low, high):
             raise ValueError(
-                f"--concrete_lower {self.method.concrete_lower} --concrete_upper {self.method.concrete_upper}: "
+                f"--concrete_lower {self.method.concrete_lower} --concrete_upper "
+                f"{self.method.concrete_upper}: "
                 f"the diff was trained with {low} and {high}"
             )
         if self.saved.config.get("task", self.work.name) != self.work.name:
-            raise ValueError(f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on {self.work.name}")
+            raise ValueError(
+                f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on "
+                f"{self.work.name}"
+            )
 
     def _path(self) -> Path:
         """Of the pack to write."""
@@ -55,13 +66,19 @@ class ProjectRun(DiffRun):
 
     def _check_origin(self, folder: str) -> None:
         """Raises:
-        ValueError: the model in the folder was finetuned on another task. Of another base, perhaps only by name, it says so.
+        ValueError: the model in the folder was finetuned on another task. Of another base, perhaps only by
+            name, it says so.
         """
         told, base = settings_of(folder), self.options.model_name_or_path.rstrip("/")
         if told.get("task", self.work.name) != self.work.name:
-            raise ValueError(f"--eval_checkpoint {folder} was trained on {told['task']}, not on {self.work.name}")
+            raise ValueError(
+                f"--eval_checkpoint {folder} was trained on {told['task']}, not on {self.work.name}"
+            )
         if Path(str(told.get("model", base))).name != Path(base).name:
-            say(f"--eval_checkpoint {folder} was finetuned from {told['model']}: --model_name_or_path should be the same weights")
+            say(
+                f"--eval_checkpoint {folder} was finetuned from {told['model']}: --model_name_or_path should "
+                "be the same weights"
+            )
 
     def _label(self, model: PreTrainedModel) -> str:
         return f"{self._method_name()}-projected"
@@ -81,7 +98,9 @@ class ProjectRun(DiffRun):
         self._write_pack(self._path(), model, diff, base, head, "float32", config)
         return self._packed_model()
 
-    def _trained(self, model: PreTrainedModel) -> Tuple[Mapping[str, Tensor], Dict[str, Tensor], Dict[str, Any]]:
+    def _trained(
+        self, model: PreTrainedModel
+    ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Changes, head and configuration out of stage 1's file."""
         saved, names = self.saved, [name for name, _ in model.named_parameters()]
         try:
@@ -91,23 +110,36 @@ class ProjectRun(DiffRun):
         if sorted(saved.head) != sorted(self.head):
             raise ValueError(f"--task_head: the diff was trained with the head {', '.join(saved.head)}")
         deltas = vector.deltas(vector.steps if self.projection.sampled_diff else None)
-        return deltas, dict(saved.head), {name: saved.config.get(name) for name in ("method", "grouping", "sparsity_pen")}
+        return (
+            deltas,
+            dict(saved.head),
+            {name: saved.config.get(name) for name in ("method", "grouping", "sparsity_pen")},
+        )
 
-    def _finetuned(self, model: PreTrainedModel) -> Tuple[Mapping[str, Tensor], Dict[str, Tensor], Dict[str, Any]]:
+    def _finetuned(
+        self, model: PreTrainedModel
+    ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Of a finetuned model in a folder, the baseline of the paper."""
         if self.projection.sampled_diff:
             raise ValueError("--sampled_diff: there is nothing to sample in a finetuned model")
         folder = self.projection.eval_checkpoint
-        finetuned, _, new = load(replace(self.options, model_name_or_path=folder, config_name=None), self.work)
+        finetuned, _, new = load(
+            replace(self.options, model_name_or_path=folder, config_name=None), self.work
+        )
         if new:
-            raise ValueError(f"--eval_checkpoint {folder} is no model of {self.work.name}: {', '.join(new[:3])} are missing in it")
+            raise ValueError(
+                f"--eval_checkpoint {folder} is no model of {self.work.name}: "
+                f"{', '.join(new[:3])} are missing in it"
+            )
         state = dict(finetuned.named_parameters())
         head = set(self.head)
-        body: List[str] = [name for name, _ in model.named_parameters() if name not in head]
+        body: list[str] = [name for name, _ in model.named_parameters() if name not in head]
         try:
             deltas = Difference(state, dict(model.named_parameters()), body)
         except ValueError as error:
-            raise ValueError(f"--eval_checkpoint {folder} is no finetuned --model_name_or_path: {error}") from error
+            raise ValueError(
+                f"--eval_checkpoint {folder} is no finetuned --model_name_or_path: {error}"
+            ) from error
         return deltas, {name: state[name].detach() for name in self.head}, {"method": "non-adaptive"}
 
     def _count(self, deltas: Mapping[str, Tensor], total: int) -> int:

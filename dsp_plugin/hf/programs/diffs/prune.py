@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Type
+from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
@@ -13,26 +13,30 @@ from ....diffs.training.vector_file import save_vector
 from ....options.faults import naming
 from ....records.record import portable_path
 from ...diffs.training import DiffCallback, diff_optimizers
+from ..chassis.parsing import say
 from .arguments import DiffArguments, settings_of
 from .baselines import BaselineRun
 from .run import DiffRun
-from ..chassis.parsing import say
 
 INFO = "checkpoint-last-info.pt"
 
 
 class PruneRun(DiffRun):
-    """Trains, and writes `checkpoint-last-info.pt`, from which stage 2 projects; scores the deterministic theta."""
+    """Trains, and writes `checkpoint-last-info.pt`, from which stage 2 projects; scores the deterministic
+    theta.
+    """
 
     @classmethod
-    def chosen(cls, method: DiffArguments) -> Type[DiffRun]:
+    def chosen(cls, method: DiffArguments) -> type[DiffRun]:
         return BaselineRun if method.baseline else cls
 
     def prepare(self) -> None:
         if not self.args.do_train:
-            raise ValueError("nothing to do: give --do_train (the second stage's program scores a diff that is trained)")
+            raise ValueError(
+                "nothing to do: give --do_train (the second stage's program scores a diff that is trained)"
+            )
 
-    def _settings(self) -> Dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), **settings_of(self.method)}
 
     def _model(self) -> PreTrainedModel:
@@ -57,7 +61,8 @@ class PruneRun(DiffRun):
                 penalty = penalties_by_layer(body, method.sparsity_penalty_per_layer)
             except ValueError as error:
                 raise ValueError(f"--sparsity_penalty_per_layer: {error}") from error
-        self.vector = DiffVector(  # the model holds the base now; a checkpoint's theta comes later, and with its hash
+        # the model holds the base now; a checkpoint's theta comes later, and with its hash
+        self.vector = DiffVector(
             model,
             head=self.head,
             frozen=frozen,
@@ -88,13 +93,16 @@ class PruneRun(DiffRun):
             )
             say(f"for the projection: {path}")
 
-    def _extra(self) -> Dict[str, Any]:
+    def _extra(self) -> dict[str, Any]:
         deltas = self.vector.deltas()
         nonzeros = sum(int(deltas[name].count_nonzero()) for name in deltas)
         total = self.vector.layout.total
         return {
             "diff": {
-                "nonzeros": nonzeros, "total": total, "density": nonzeros / total,
-                "expected_density": self.vector.expected_count() / total, "method": self.method.label(),
+                "nonzeros": nonzeros,
+                "total": total,
+                "density": nonzeros / total,
+                "expected_density": self.vector.expected_count() / total,
+                "method": self.method.label(),
             }
-        }  # fmt: skip
+        }

@@ -1,9 +1,12 @@
-"""What the three stages of diff pruning share: their command line, their base and its head, the pack they score."""
+"""What the three stages of diff pruning share: their command line, their base and its head, the pack they
+score.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
@@ -11,14 +14,14 @@ from transformers import PreTrainedModel, TrainingArguments
 from ....diffs import DiffPack, SparseDiff, frozen_names
 from ....diffs.base import Base
 from ....diffs.packs.summary import told_of_pack
-from ....reports.diff_tables import method_label
 from ....records.record import portable_path
+from ....reports.diff_tables import method_label
 from ...diffs.training import task_head
 from ..chassis.arguments import ModelArguments, ResultArguments
-from .arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 from ..chassis.models import load
 from ..chassis.parsing import parse, say
 from ..chassis.train import WORK, Run, Work, log_levels
+from .arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 
 PACK = "task.diff.safetensors"  # in --output_dir, what a task ends in
 # What a folder's config.json must say for the merged model to be the task's.
@@ -33,26 +36,34 @@ class DiffRun(Run):
         pack: the pack that is scored, once there is one.
     """
 
-    pack: Optional[DiffPack] = None
-    pack_path: Optional[Path] = None
+    pack: DiffPack | None = None
+    pack_path: Path | None = None
 
     def __init__(
-        self, method: DiffArguments, work: Work, options: ModelArguments, results: ResultArguments, args: TrainingArguments,
-        projection: ProjectionArguments, fixmask: FixMaskArguments,
-    ):  # fmt: skip
+        self,
+        method: DiffArguments,
+        work: Work,
+        options: ModelArguments,
+        results: ResultArguments,
+        args: TrainingArguments,
+        projection: ProjectionArguments,
+        fixmask: FixMaskArguments,
+    ):
         super().__init__(method, work, options, results, args)
         self.method: DiffArguments = method
         self.projection, self.fixmask = projection, fixmask
-        self.head: List[str] = []
+        self.head: list[str] = []
         self.prepare()
 
     @classmethod
-    def chosen(cls, method: DiffArguments) -> "Type[DiffRun]":
+    def chosen(cls, method: DiffArguments) -> type[DiffRun]:
         """The class that does the work with these options."""
         return cls
 
     def prepare(self) -> None:
-        """Raises: ValueError, OSError: options and files of this stage that cannot be, before anything is loaded."""
+        """Raises: ValueError, OSError: options and files of this stage that cannot be, before anything is
+        loaded.
+        """
 
     def _base_model(self) -> PreTrainedModel:
         """The base with the task's head, freshly loaded; sets `tokenizer` and `head`."""
@@ -60,7 +71,7 @@ class DiffRun(Run):
         self.head = task_head(model, new, self.method.task_head or ())
         return model
 
-    def _frozen(self, model: PreTrainedModel) -> List[str]:
+    def _frozen(self, model: PreTrainedModel) -> list[str]:
         """What --fix_layer keeps at the base.
 
         Raises:
@@ -68,14 +79,22 @@ class DiffRun(Run):
         """
         head = set(self.head)
         try:
-            return frozen_names([name for name, _ in model.named_parameters() if name not in head], self.method.fix_layer)
+            return frozen_names(
+                [name for name, _ in model.named_parameters() if name not in head], self.method.fix_layer
+            )
         except ValueError as error:
             raise ValueError(f"--fix_layer: {error}") from error
 
     def _write_pack(
-        self, path: Path, model: PreTrainedModel, diff: SparseDiff, base: Base, head: Dict[str, torch.Tensor], dtype: str,
-        config: Dict[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        model: PreTrainedModel,
+        diff: SparseDiff,
+        base: Base,
+        head: dict[str, torch.Tensor],
+        dtype: str,
+        config: dict[str, Any],
+    ) -> None:
         """The first process writes the pack, all read it back: `pack` is what the file says."""
         ours = model.config.to_dict()
         entries = {name: ours[name] for name in _CONFIG_ENTRIES if ours.get(name) is not None}
@@ -108,7 +127,8 @@ class DiffRun(Run):
     def _check_head(self) -> None:
         if sorted(self.pack.head) != sorted(self.head):
             raise ValueError(
-                f"{self.pack_path} has the head {', '.join(sorted(self.pack.head))}, --model_name_or_path lacks "
+                f"{self.pack_path} has the head {', '.join(sorted(self.pack.head))}, --model_name_or_path "
+                "lacks "
                 f"{', '.join(self.head)}: --task_head names it"
             )
 
@@ -116,19 +136,27 @@ class DiffRun(Run):
         """Of the pack, with its density: diff-structured-0.5%."""
         return method_label(self.pack.config.get("method") or "diff", self.pack.density)
 
-    def _extra(self) -> Dict[str, Any]:
+    def _extra(self) -> dict[str, Any]:
         if self.pack is None:
             return {}
         return {"diff": told_of_pack(self.pack, self.pack_path.stat().st_size)}
 
 
-def stage_options(doc: str, data: type, argv: Sequence[str]) -> Tuple[Any, ...]:
+def stage_options(doc: str, data: type, argv: Sequence[str]) -> tuple[Any, ...]:
     """The options of a stage, one instance of each group.
 
     Raises:
         ValueError: options that cannot be; named.
     """
-    groups = [ModelArguments, data, DiffArguments, ProjectionArguments, FixMaskArguments, ResultArguments, TrainingArguments]
+    groups = [
+        ModelArguments,
+        data,
+        DiffArguments,
+        ProjectionArguments,
+        FixMaskArguments,
+        ResultArguments,
+        TrainingArguments,
+    ]
     found = parse(doc, groups, argv)
     if not found[-1].output_dir:
         raise ValueError("--output_dir: name a folder for the results")
@@ -136,7 +164,7 @@ def stage_options(doc: str, data: type, argv: Sequence[str]) -> Tuple[Any, ...]:
     return found
 
 
-def run_stage(stage: Type[DiffRun], doc: str, data: type, argv: Sequence[str]) -> Dict[str, Any]:
+def run_stage(stage: type[DiffRun], doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
     """The whole of a program.
 
     Args:
@@ -151,4 +179,6 @@ def run_stage(stage: Type[DiffRun], doc: str, data: type, argv: Sequence[str]) -
     options, data_options, method, projection, fixmask, results, args = stage_options(doc, data, argv)
     log_levels(args)
     stage = stage.chosen(method)
-    return stage(method, WORK[data](data_options, options.cache_dir), options, results, args, projection, fixmask).go()
+    return stage(
+        method, WORK[data](data_options, options.cache_dir), options, results, args, projection, fixmask
+    ).go()

@@ -5,8 +5,9 @@ Defaults are those of the papers' BERT programs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, List, Mapping, Optional, Sequence
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -30,7 +31,7 @@ class Method:
     A method is also the dataclass of its options.
     """
 
-    pruning_lr: Optional[float] = None
+    pruning_lr: float | None = None
     pruning_warmup_updates = 0
 
     @property
@@ -47,20 +48,24 @@ class Method:
         return "unpruned"
 
     def check(self) -> None:
-        """Raises: ValueError: options that exclude each other, named; what a number may be is in `option_checks`."""
+        """Raises: ValueError: options that exclude each other, named; what a number may be is in
+        `option_checks`.
+        """
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
-        """Of a model that is only scored: take over from the settings of its training what names it and its figures."""
+        """Of a model that is only scored: take over from the settings of its training what names it and
+        its figures.
+        """
 
     def build(self, head_map: HeadMap) -> nn.Module:
         """The gates. Raises: ValueError: a budget that the model's heads cannot meet."""
         raise NotImplementedError
 
-    def warnings(self, updates: int) -> List[str]:
+    def warnings(self, updates: int) -> list[str]:
         """What to know before a training of so many updates."""
         return []
 
-    def remarks(self, gates: nn.Module) -> List[str]:
+    def remarks(self, gates: nn.Module) -> list[str]:
         """What to know after it."""
         return []
 
@@ -69,21 +74,25 @@ class Method:
 class GateArguments(Method):
     """What every method with learned gates takes."""
 
-    num_of_heads: Optional[int] = option("K: attention heads to keep, exactly, of all heads of the model")
+    num_of_heads: int | None = option("K: attention heads to keep, exactly, of all heads of the model")
     joint_pruning: bool = option(
-        "train the model and the choice of heads together; without it the weights stay as they are and only the choice is "
+        "train the model and the choice of heads together; without it the weights stay as they are and only "
+        "the choice is "
         "learned, on a model that was trained before (pipelined)",
         False,
     )
     pruning_warmup_updates: int = option(
-        "train with all heads open for so many updates before the choice of heads starts; a cool-down counts from there", 0
+        "train with all heads open for so many updates before the choice of heads starts; a cool-down counts "
+        "from there",
+        0,
     )
-    heads_per_kind: Optional[str] = option(
+    heads_per_kind: str | None = option(
         "heads to keep of each kind of attention instead of K in all: encoder-self=20,decoder-cross=10,..."
     )
     min_heads_per_block: int = option("heads that every attention block keeps at least, within the budget", 0)
 
-    _of_training: ClassVar[Sequence[str]] = ("joint_pruning",)  # options that a model's name in the records tells
+    # options that a model's name in the records tells
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning",)
 
     @property
     def gated(self) -> bool:
@@ -105,7 +114,7 @@ class GateArguments(Method):
     def check(self) -> None:
         parse_heads_per_kind(self.heads_per_kind)
 
-    def budget(self, head_map: HeadMap) -> Optional[HeadBudget]:
+    def budget(self, head_map: HeadMap) -> HeadBudget | None:
         """Exactly so many heads; None where no number was given."""
         if not self.has_budget:
             return None
@@ -119,9 +128,13 @@ class DSPArguments(GateArguments):
 
     pruning_lr: float = option("learning rate of the head scores, by the model's schedule", 0.5)
     use_ste: bool = option("straight-through: hard top-K forward, identity backward; no temperature", False)
-    annealing: bool = option("cool the sampler from --initial_temperature to --final_temperature over --cooldown_steps", False)
+    annealing: bool = option(
+        "cool the sampler from --initial_temperature to --final_temperature over --cooldown_steps", False
+    )
     initial_temperature: float = option("temperature of the sampler at the start", 1000.0)
-    final_temperature: float = option("temperature at the end of the cool-down, and throughout without --annealing", 1e-8)
+    final_temperature: float = option(
+        "temperature at the end of the cool-down, and throughout without --annealing", 1e-8
+    )
     cooldown_steps: int = option("updates of the cool-down", 25000)
 
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste")
@@ -141,12 +154,20 @@ class DSPArguments(GateArguments):
 
     def build(self, head_map: HeadMap) -> nn.Module:
         budget = self.budget(head_map)
-        return StraightThroughSubset(head_map, budget) if self.use_ste else RelaxedSubset(head_map, budget, self._temperature())
+        return (
+            StraightThroughSubset(head_map, budget)
+            if self.use_ste
+            else RelaxedSubset(head_map, budget, self._temperature())
+        )
 
-    def warnings(self, updates: int) -> List[str]:
+    def warnings(self, updates: int) -> list[str]:
         if self.use_ste:
             return []
-        return unfinished_cooldown(self._temperature(), updates) if self.annealing else frozen_scores(self.final_temperature)
+        return (
+            unfinished_cooldown(self._temperature(), updates)
+            if self.annealing
+            else frozen_scores(self.final_temperature)
+        )
 
     def _temperature(self) -> ExponentialCooling:
         if not self.annealing:
@@ -156,8 +177,9 @@ class DSPArguments(GateArguments):
         )
 
 
-# What all heads open cost under Voita's penalty where no lambda is given. A fixed lambda is dearer the more heads there are, and
-# with the published 0.0015 no gate of a small model (72 heads) stays open on a small task.
+# What all heads open cost under Voita's penalty where no lambda is given. A fixed lambda is dearer the more
+# heads there are, and with the published 0.0015 no gate of a small model (72 heads) stays open on a small
+# task.
 OPEN_COST = 0.02
 
 
@@ -165,12 +187,14 @@ OPEN_COST = 0.02
 class VoitaArguments(GateArguments):
     """Stretched concrete gates under an L0 penalty (Voita et al., 2019)."""
 
-    num_of_heads: Optional[int] = option(
-        "K: keep exactly the K heads with the largest log_a; without it the penalty alone decides how many stay"
+    num_of_heads: int | None = option(
+        "K: keep exactly the K heads with the largest log_a; without it the penalty alone decides how many "
+        "stay"
     )
     pruning_lr: float = option("learning rate of the gates, by the model's schedule", 0.1)
-    l0_penalty: Optional[float] = option(
-        "lambda, the price of an open head, added to the mean loss; default: 0.02 / N, so that all N heads of the model cost 0.02"
+    l0_penalty: float | None = option(
+        "lambda, the price of an open head, added to the mean loss; default: 0.02 / N, so that all N heads "
+        "of the model cost 0.02"
     )
 
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty")
@@ -188,7 +212,7 @@ class VoitaArguments(GateArguments):
             self.l0_penalty = OPEN_COST / max(1, head_map.num_heads)
         return ConcreteGates(head_map, self.budget(head_map), self.l0_penalty)
 
-    def remarks(self, gates: nn.Module) -> List[str]:
+    def remarks(self, gates: nn.Module) -> list[str]:
         return closed_heads(gates)
 
 

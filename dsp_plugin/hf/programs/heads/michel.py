@@ -1,4 +1,6 @@
-"""The programs `run_michel.py`: heads of a finetuned model by importance, one step after the other (Michel et al., 2019)."""
+"""The programs `run_michel.py`: heads of a finetuned model by importance, one step after the other (Michel
+et al., 2019).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
@@ -16,9 +19,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from ....gating import FixedGates, HeadBudget, Step, parse_heads_per_kind, stops
 from ....records.files.whole import check_folder
 from ....records.record import Metric, new_record, save_record
+from ...data.input_limits import check_inputs
 from ...heads.gating import gate_heads, ungate_heads
 from ...heads.importance import Ranking
-from ...data.input_limits import check_inputs
 from ...heads.layouts.locate import head_map_of
 from ...heads.sweep import prune_by_importance
 from ..chassis.arguments import ModelArguments, option, required
@@ -34,27 +37,47 @@ from ..chassis.train import WORK, Work, log_levels
 class MichelArguments:
     """Heads of a finetuned model by importance (Michel, Levy and Neubig, 2019)."""
 
-    output_dir: str = required("folder for the steps, masks, records and pruned models; a sweep goes on from there")
+    output_dir: str = required(
+        "folder for the steps, masks, records and pruned models; a sweep goes on from there"
+    )
     num_of_heads: int = option("heads to remove a step (a STEP here, not a budget)", 12)
-    exact_pruning: bool = option("work the importance out anew under the current mask before every step", False)
-    budgets: Optional[List[int]] = option("numbers of heads the sweep lands on exactly; it stops at the smallest; default: 0")
-    heads_per_kind: Optional[str] = option("the end: heads left of each kind of attention, encoder-self=20,...")
+    exact_pruning: bool = option(
+        "work the importance out anew under the current mask before every step", False
+    )
+    budgets: list[int] | None = option(
+        "numbers of heads the sweep lands on exactly; it stops at the smallest; default: 0"
+    )
+    heads_per_kind: str | None = option("the end: heads left of each kind of attention, encoder-self=20,...")
     min_heads_per_block: int = option("heads that every attention block keeps", 0)
-    rank_by: str = option("what heads go by: importance, magnitude (of their weights) or random", "importance")
-    importance_subset: str = option("what importance is worked out on: train, or a scored set (dev, dev_matched ...)", "train")
-    data_subset: int = option("work importance out on so many of its examples, drawn by --seed; below 1: on all", -1)
-    batch_importance: bool = option("take the absolute value of a batch's gradient, not of every example's", False)
-    dont_normalize_importance_by_layer: bool = option("do not divide by the L2 norm over a block's heads", False)
+    rank_by: str = option(
+        "what heads go by: importance, magnitude (of their weights) or random", "importance"
+    )
+    importance_subset: str = option(
+        "what importance is worked out on: train, or a scored set (dev, dev_matched ...)", "train"
+    )
+    data_subset: int = option(
+        "work importance out on so many of its examples, drawn by --seed; below 1: on all", -1
+    )
+    batch_importance: bool = option(
+        "take the absolute value of a batch's gradient, not of every example's", False
+    )
+    dont_normalize_importance_by_layer: bool = option(
+        "do not divide by the L2 norm over a block's heads", False
+    )
     dont_normalize_global_importance: bool = option("do not scale to 0..1 over all heads", False)
-    metric_name: Optional[str] = option("the score that is shown; default: the task's main one")
+    metric_name: str | None = option("the score that is shown; default: the task's main one")
     no_scores: bool = option("work masks out only", False)
     score_only_budgets: bool = option("score only the full model, the budgets and the end", False)
     batch_size: int = option("examples a batch, of importance and of scores", 32)
-    overwrite_output_dir: bool = option("remove the steps, masks and models of an earlier sweep in --output_dir, and begin", False)
-    no_pruned: bool = option("do not write the models with their dead heads removed (output_dir/pruned-K<k>, one a budget)", False)
-    record_dir: Optional[str] = option("folder of the records results.json; default: --output_dir")
-    record_name: Optional[str] = option("name of the setting in the records; default: the task")
-    method: Optional[str] = option("name of the method in the records; default: michel, magnitude or random")
+    overwrite_output_dir: bool = option(
+        "remove the steps, masks and models of an earlier sweep in --output_dir, and begin", False
+    )
+    no_pruned: bool = option(
+        "do not write the models with their dead heads removed (output_dir/pruned-K<k>, one a budget)", False
+    )
+    record_dir: str | None = option("folder of the records results.json; default: --output_dir")
+    record_name: str | None = option("name of the setting in the records; default: the task")
+    method: str | None = option("name of the method in the records; default: michel, magnitude or random")
     seed: int = option("of the sample, and of the ranking `random`", 42)
     use_cpu: bool = option("keep to the CPU", False)
 
@@ -65,16 +88,20 @@ class MichelArguments:
 
     def ranking(self) -> Ranking:
         return Ranking(
-            self.rank_by, self.batch_importance, not self.dont_normalize_importance_by_layer,
-            not self.dont_normalize_global_importance, self.data_subset if self.data_subset > 0 else None,
-            self.seed, self.batch_size,
-        )  # fmt: skip
+            self.rank_by,
+            self.batch_importance,
+            not self.dont_normalize_importance_by_layer,
+            not self.dont_normalize_global_importance,
+            self.data_subset if self.data_subset > 0 else None,
+            self.seed,
+            self.batch_size,
+        )
 
 
 MichelArguments._argument_group_name = "Importance of heads"  # type: ignore[attr-defined]
 
 
-def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
+def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     """The whole of `run_michel.py`.
 
     Args:
@@ -89,9 +116,13 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
     model_options, data_options, options = parse(doc, [ModelArguments, data, MichelArguments], argv)
     options.check()
     args = TrainingArguments(
-        output_dir=options.output_dir, per_device_eval_batch_size=options.batch_size, use_cpu=options.use_cpu,
-        seed=options.seed, disable_tqdm=True, report_to="none",
-    )  # fmt: skip
+        output_dir=options.output_dir,
+        per_device_eval_batch_size=options.batch_size,
+        use_cpu=options.use_cpu,
+        seed=options.seed,
+        disable_tqdm=True,
+        report_to="none",
+    )
     log_levels(args)
     for name in ("output_dir", "record_dir"):
         if getattr(options, name):
@@ -101,7 +132,9 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
     if shown not in work.metrics:
         raise ValueError(f"--metric_name {shown}: {work.name} has {', '.join(work.metrics)}")
     set_seed(options.seed)
-    models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {f"pruned-K{k}" for k in options.budgets or []}
+    models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {
+        f"pruned-K{k}" for k in options.budgets or []
+    }
     check_folder("--output_dir", options.output_dir)
     if options.record_dir:
         check_folder("--record_dir", options.record_dir)
@@ -123,7 +156,9 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
     work.tokenise(tokenizer)
     measured = work.train if options.importance_subset == "train" else work.dev.get(options.importance_subset)
     if by_importance and measured is None:
-        raise ValueError(f"--importance_subset {options.importance_subset}: there are train, {', '.join(work.dev)}")
+        raise ValueError(
+            f"--importance_subset {options.importance_subset}: there are train, {', '.join(work.dev)}"
+        )
 
     for scored in filter(None, [work.train, *work.dev.values()]):
         check_inputs(scored, model, model_options.tokenizer_name or model_options.model_name_or_path)
@@ -131,29 +166,60 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> List[Step]:
     model.to(args.device)
     trainer = Trainer(model=model, args=args, data_collator=work.collate, processing_class=tokenizer)
 
-    def evaluate(split: str) -> Dict[str, float]:
+    def evaluate(split: str) -> dict[str, float]:
         trainer.compute_metrics = work.compute_metrics(split)
         found = trainer.predict(work.dev[split], metric_key_prefix="eval").metrics
-        return {name: work.scale * found[f"eval_{name}"] for name in sorted(work.metrics, key=lambda name: name != shown)}
+        return {
+            name: work.scale * found[f"eval_{name}"]
+            for name in sorted(work.metrics, key=lambda name: name != shown)
+        }
 
     if options.overwrite_output_dir:
         _remove_steps(Path(options.output_dir))
     started = time.time()
     steps = prune_by_importance(
-        model, measured, work.collate, options.output_dir, options.num_of_heads, evaluate, options.exact_pruning,
-        options.ranking(), () if options.no_scores else tuple(work.dev), budgets, budget, options.score_only_budgets,
-        {**work.settings(), "importance_subset": options.importance_subset, "metric": shown, "data": work.data_fingerprint(),
-         "scored": [work.subset(split) for split in work.dev]},
-        progress=sys.stderr.isatty(), say=say,
-    )  # fmt: skip
+        model,
+        measured,
+        work.collate,
+        options.output_dir,
+        options.num_of_heads,
+        evaluate,
+        options.exact_pruning,
+        options.ranking(),
+        () if options.no_scores else tuple(work.dev),
+        budgets,
+        budget,
+        options.score_only_budgets,
+        {
+            **work.settings(),
+            "importance_subset": options.importance_subset,
+            "metric": shown,
+            "data": work.data_fingerprint(),
+            "scored": [work.subset(split) for split in work.dev],
+        },
+        progress=sys.stderr.isatty(),
+        say=say,
+    )
     if args.process_index == 0:
         examples = 0 if not by_importance else len(options.ranking().sample(len(measured)))
-        extra = {"importance_examples": examples, "importance_subset": options.importance_subset if by_importance else None}
-        _report(steps, model, tokenizer, work, options, args, shown, {**extra, "sweep_seconds": time.time() - started})
+        extra = {
+            "importance_examples": examples,
+            "importance_subset": options.importance_subset if by_importance else None,
+        }
+        _report(
+            steps,
+            model,
+            tokenizer,
+            work,
+            options,
+            args,
+            shown,
+            {**extra, "sweep_seconds": time.time() - started},
+        )
     return steps
 
 
-def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[Optional[HeadBudget], List[int]]:
+def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[HeadBudget | None, list[int]]:
     """What must hold at the end, None without a wish; and the numbers of heads to land on.
 
     Raises:
@@ -179,14 +245,24 @@ def _remove_steps(folder: Path) -> None:
 
 
 def _report(
-    steps: List[Step], model: PreTrainedModel, tokenizer: Any, work: Work, options: MichelArguments, args: TrainingArguments,
-    shown: str, extra: Dict[str, Any],
-) -> None:  # fmt: skip
+    steps: list[Step],
+    model: PreTrainedModel,
+    tokenizer: Any,
+    work: Work,
+    options: MichelArguments,
+    args: TrainingArguments,
+    shown: str,
+    extra: dict[str, Any],
+) -> None:
     """A record of the sweep and one of every scored step, the pruned models, the table."""
     folder = options.record_dir or options.output_dir
     method = options.method or ("michel" if options.rank_by == "importance" else options.rank_by)
     common = dict(
-        name=options.record_name or work.name, method=method, device=args.device, seed=options.seed, data=work.data_fingerprint()
+        name=options.record_name or work.name,
+        method=method,
+        device=args.device,
+        seed=options.seed,
+        data=work.data_fingerprint(),
     )
     budgets = {step["kept"] for step in steps} & set(options.budgets or [steps[-1]["kept"]])
     for step in steps:
@@ -196,31 +272,56 @@ def _report(
         gate_heads(model, FixedGates(torch.tensor(step["keep"], dtype=torch.bool)))
         heads, parameters = heads_of(model), parameters_of(model)
         if wanted:
-            save_pruned_model(model, tokenizer, os.path.join(options.output_dir, f"pruned-K{step['kept']}"), parameters["before"])
+            save_pruned_model(
+                model,
+                tokenizer,
+                os.path.join(options.output_dir, f"pruned-K{step['kept']}"),
+                parameters["before"],
+            )
         ungate_heads(model)
         records = Records(
             work.kind, os.path.join(folder, f"K{step['kept']}"), heads=heads, parameters=parameters, **common
-        )  # fmt: skip
+        )
         for split, found in step["scores"].items():
-            metrics = [Metric(name, value, unit="%", subset=work.subset(split)) for name, value in found["metrics"].items()]
-            records.scoring(split, metrics, None, {"main_metric": shown, "step": step["step"], "exact": options.exact_pruning})
+            metrics = [
+                Metric(name, value, unit="%", subset=work.subset(split))
+                for name, value in found["metrics"].items()
+            ]
+            records.scoring(
+                split,
+                metrics,
+                None,
+                {"main_metric": shown, "step": step["step"], "exact": options.exact_pruning},
+            )
         if step["kept"] in budgets and step["kept"]:
             say_heads(heads)
     seconds = extra.pop("sweep_seconds")
-    curve = [{"kept": s["kept"], shown: {split: found["value"] for split, found in s["scores"].items()}} for s in steps]
+    curve = [
+        {"kept": s["kept"], shown: {split: found["value"] for split, found in s["scores"].items()}}
+        for s in steps
+    ]
     summary = new_record(
-        f"{work.kind}-michel", **common, heads=heads, parameters=parameters, seconds={"sweep": seconds},
+        f"{work.kind}-michel",
+        **common,
+        heads=heads,
+        parameters=parameters,
+        seconds={"sweep": seconds},
         extra={
-            **extra, "main_metric": shown, "step": options.num_of_heads, "exact": options.exact_pruning, "curve": curve,
-            "removed": [head for step in steps for head in step["removed"]], "per_batch": options.batch_importance,
+            **extra,
+            "main_metric": shown,
+            "step": options.num_of_heads,
+            "exact": options.exact_pruning,
+            "curve": curve,
+            "removed": [head for step in steps for head in step["removed"]],
+            "per_batch": options.batch_importance,
         },
-    )  # fmt: skip
+    )
     written = save_record(summary, os.path.join(folder, "results.json"))
     _say_table(steps, shown)
     say(f"steps and masks: {options.output_dir}; record: {written}")
 
 
-def _say_table(steps: List[Step], shown: str) -> None:
+def _say_table(steps: list[Step], shown: str) -> None:
     splits = list(dict.fromkeys(split for step in steps for split in step["scores"]))
     say("  ".join(["   K", *(f"{shown} {split}" for split in splits)]))
     for step in steps:
