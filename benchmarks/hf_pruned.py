@@ -9,12 +9,10 @@ A pretrained BERT of 22.7 million parameters with a classification head, by SDPA
 masks, and some keep none.
 
 `speedup_K<K>_b<B>_l<L>` is the stock model's time over that of the model with K heads left, for B sequences
-of L
-tokens: the median over all rounds. `p50_...` and `p95_...` are the latencies themselves. `bound_...` is the
-    FLOPs of all
-matrix products of the stock model over those of the pruned one (torch's FlopCounterMode): the speed-up if
-time were FLOPs. It is low because most FLOPs of this model are in its feed-forward layers. The softmax is not
-in the count, but goes with the heads: long sequences may pass the bound.
+of L tokens: the median over all rounds. `p50_...` and `p95_...` are the latencies themselves. `bound_...` is
+the FLOPs of all matrix products of the stock model over those of the pruned one (torch's FlopCounterMode):
+the speed-up if time were FLOPs. It is low because most FLOPs of this model are in its feed-forward layers.
+The softmax is not in the count, but goes with the heads: long sequences may pass the bound.
 """
 
 from __future__ import annotations

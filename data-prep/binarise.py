@@ -1,7 +1,7 @@
 """fairseq-preprocess with the checks that it lacks: aligned input, whole output, no mixing of runs.
 
-    python data-prep/binarise.py --text data/multi30k --dest data-bin/multi30k --tests test test1
-    --joined-dictionary
+    python data-prep/binarise.py --text data/multi30k --dest data-bin/multi30k --tests test test1 \\
+      --joined-dictionary
 
 A folder with the final name is complete: fairseq writes into a temporary one, which is renamed at the
 end. `prepared.json` in it tells which text it was made from.

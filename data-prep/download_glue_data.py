@@ -1,7 +1,8 @@
 """The GLUE tasks in their official TSV files, one folder a task.
 
-    python data-prep/download_glue_data.py --data_dir data/ --task MNLI        # makes
-    data/MNLI/{train,dev_matched ...}.tsv python data-prep/download_glue_data.py --data_dir data/ --task all
+    # makes data/MNLI/{train,dev_matched ...}.tsv
+    python data-prep/download_glue_data.py --data_dir data/ --task MNLI
+    python data-prep/download_glue_data.py --data_dir data/ --task all
 
 A task that is in $DSP_DATA_DIR/glue/TASK is copied from there, the others are fetched from GLUE's official
 addresses. Those could only be tried online. A file gets its name only when it is whole and has its official

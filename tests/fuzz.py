@@ -7,9 +7,11 @@ of it.
 Every trial runs in a process of its own, forked from this one, with bounded memory and time. Its outcome is
 
     refused   an error that says in words what is wrong (ValueError, OSError, or the end of a program with a
-    message) equal     the file was read as if nothing had been done to it; the program went on to train as it
-    was asked to wrong     anything else: another value, another exception, a crash, memory or time without
-    end, code that ran
+              message)
+    equal     the file was read as if nothing had been done to it; the program went on to train as it was
+              asked to
+    wrong     anything else: another value, another exception, a crash, memory or time without end, code that
+              ran
 
 The last lines are the counts, `tried N`, `refused N`, `equal N`, `wrong N`; the exit status is 1 where one
 was wrong. The campaigns are in fuzz_damage.py, fuzz_hostile.py and fuzz_options.py.

@@ -5,8 +5,8 @@ Transformers folder (safetensors weights) or a fairseq checkpoint. Nothing is wr
 belong to the model, or either is damaged.
 
   dsp diff inspect PACK                           what is in it, its size, its share of every layer
-  dsp diff apply PACK MODEL                       write the task into MODEL itself, with an undo record beside
-  it dsp diff revert MODEL                           take it out again, bit for bit
+  dsp diff apply PACK MODEL                       write the task into MODEL itself, an undo record beside it
+  dsp diff revert MODEL                           take it out again, bit for bit
   dsp diff revert MODEL --pack PACK --base BASE   the same without the record
   dsp diff merge PACK BASE --out OUT              a model of its own, which needs no pack; BASE stays as it is
   dsp diff compare PACK PACK ...                  how much tasks overlap"""

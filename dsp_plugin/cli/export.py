@@ -2,16 +2,15 @@
 
 Of a fairseq checkpoint:
   fairseq      (default) stock fairseq's `transformer` with every head in its place; what belonged to the
-  heads that are
-               not kept is zero, so that the file is not smaller and no faster than the unpruned one
-               (`dsp prune` is for that). It holds plain values only, so that it loads where torch (2.6 and
+               heads that are not kept is zero, so that the file is not smaller and no faster than the
+               unpruned one (`dsp prune` is for that). It holds plain values only, so that it loads where torch (2.6 and
                later) refuses stock fairseq's own checkpoints.
-  ctranslate2  a folder for CTranslate2, as small as one head count a stack allows. The dictionaries are read
-  from --data.
+  ctranslate2  a folder for CTranslate2, as small as one head count a stack allows. The dictionaries
+               are read from --data.
 Of a Transformers folder, pruned or with --mask:
   dense        (default) a folder of the original sizes with zeros for the heads that are not kept, for stock
-  Transformers onnx         a folder for ONNX Runtime, as small as the pruned model. A decoder is one step
-  with its cache.
+               Transformers
+  onnx         a folder for ONNX Runtime, as small as the pruned model. A decoder is one step with its cache.
 
 A model without head scores keeps the heads it has. Every export is compared with the masked model: on real
 text where there is some (--data, --text), else on random tokens; the outcome is written beside it

@@ -12,8 +12,8 @@ this program names. In --output_dir: stage 1; in its folder DENSITY: task.diff.s
 stage 2 in 2nd, of stage 3 in 3rd. --record_dir has the same folders.
 Started again, the same command goes on where it was stopped.
 
-  python scripts/glue/run_diff.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA --do_train
-  --do_eval --target_sparsity 0.005 0.001 --output_dir out/
+  python scripts/glue/run_diff.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA \\
+    --do_train --do_eval --target_sparsity 0.005 0.001 --output_dir out/
 """
 
 import sys

@@ -5,12 +5,12 @@ Reads the official TSV files in --data_dir, or fetches the task by the `datasets
 every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the
 leaderboard takes them. Started again, the same command goes on from the last checkpoint in --output_dir. All
 of Transformers' TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
---evaluation_strategy ...) are understood.
-Records: results.json in --output_dir, and one in a folder for each scored set (`dsp report` reads them).
+--evaluation_strategy ...) are understood. Records: results.json in --output_dir, and one in a folder for each
+scored set (`dsp report` reads them).
 
-  python scripts/glue/run_glue.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC
-  --max_seq_length 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
+  python scripts/glue/run_glue.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC \\
+    --max_seq_length 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\
     --output_dir output/
 """
 

@@ -9,9 +9,9 @@ Started again, the same command goes on from the last checkpoint in --output_dir
 TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
 --evaluate_during_training ...) are understood. The three programs take the same flags.
 
-  python scripts/glue/run_glue_diffpruning.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA
-  --do_train --do_eval \\
-    --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 3 --sparsity_pen 1.25e-7
+  python scripts/glue/run_glue_diffpruning.py --model_name_or_path MODEL --task_name CoLA \\
+    --data_dir data/CoLA --do_train --do_eval \\
+    --per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs 3 --sparsity_pen 1.25e-7 \\
     --output_dir out/
 """
 

@@ -9,10 +9,10 @@ the `datasets` library. Started again, the same command goes on from the last ch
 of Transformers' TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
 --evaluate_during_training ...) are understood. The three programs take the same flags.
 
-  python scripts/glue/run_glue_fixmask_finetune.py --model_name_or_path MODEL --task_name CoLA --data_dir
-  data/CoLA --do_train --do_eval \\
-    --mask_checkpoint out/mag0.5p.pt --per_device_train_batch_size 8 --learning_rate 5e-5 --num_train_epochs 3
-    --output_dir out/3rd
+  python scripts/glue/run_glue_fixmask_finetune.py --model_name_or_path MODEL --task_name CoLA \\
+    --data_dir data/CoLA --do_train --do_eval \\
+    --mask_checkpoint out/mag0.5p.pt --per_device_train_batch_size 8 --learning_rate 5e-5 \\
+    --num_train_epochs 3 --output_dir out/3rd
 """
 
 import sys

@@ -7,10 +7,10 @@ pack goes to --save_checkpoint, a safetensors file whatever its name; --do_eval 
 --do_predict predicts. Reads the official TSV files in --data_dir, or fetches the task by the `datasets`
 library. One stage 1 serves all --target_sparsity. The three programs take the same flags.
 
-  python scripts/glue/run_glue_mag.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA
-  --do_eval \\
-    --eval_checkpoint out/checkpoint-last-info.pt --save_checkpoint out/mag0.5p.pt --target_sparsity 0.005
-    --output_dir out/2nd
+  python scripts/glue/run_glue_mag.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA \\
+    --do_eval \\
+    --eval_checkpoint out/checkpoint-last-info.pt --save_checkpoint out/mag0.5p.pt \\
+    --target_sparsity 0.005 --output_dir out/2nd
 """
 
 import sys

@@ -13,8 +13,8 @@ goes on from there when it is started again. mask-K<k>.json has the mask of a bu
 model, which these programs and `dsp_plugin.hf.load_pruned` take. No training; --model_name_or_path is a model
 of run_glue.py.
 
-  python scripts/glue/run_michel.py --model_name_or_path output/ --task_name MRPC --data_dir data/MRPC
-  --output_dir michel_output/ \\
+  python scripts/glue/run_michel.py --model_name_or_path output/ --task_name MRPC --data_dir data/MRPC \\
+    --output_dir michel_output/ \\
     --num_of_heads 6 --exact_pruning --budgets 36 18
 """
 

@@ -3,7 +3,8 @@
 
   joint              --l0_penalty LAMBDA --joint_pruning
   pipelined          --l0_penalty LAMBDA --model_name_or_path output/      (weights stay, only the gates are
-  learned) exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
+                     learned)
+  exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
 
 Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores
 every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the
@@ -12,10 +13,11 @@ output_dir/pruned the smaller model. Started again, the same command goes on fro
 --output_dir. All of Transformers' TrainingArguments are options, and older programs' flags
 (--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
 
-  python scripts/glue/run_voita.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC
-  --max_seq_length 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
-    --output_dir voita_output/ \\ --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
+  python scripts/glue/run_voita.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC \\
+    --max_seq_length 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\
+    --output_dir voita_output/ \\
+    --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
 """
 
 import sys

@@ -6,8 +6,8 @@ the translations must be the same, token by token: anything else is a fault, and
 float32 sums are rounded in another order, which can tip beam search where two hypotheses tie: the share of
 equal translations is told, and by how much the scores differ at most.
 
-    python scripts/mt/check_pruned.py data-bin/multi30k --path runs/dsp/checkpoint_best.pt --out
-    results/pruned.json
+    python scripts/mt/check_pruned.py data-bin/multi30k --path runs/dsp/checkpoint_best.pt \\
+      --out results/pruned.json
 """
 
 import argparse

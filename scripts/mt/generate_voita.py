@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Translate and score with a model of Voita et al.: fairseq-generate's options and output, plus
 
-sacreBLEU with its signature, the kept heads as a map, and in --record-dir (default
-dsp_results/<model>-<subset>/) results.json, mask.json and translations.txt.
+  sacreBLEU with its signature, the kept heads as a map, and in --record-dir (default
+  dsp_results/<model>-<subset>/) results.json, mask.json and translations.txt.
 
---num-of-heads K     deploy the K heads with the largest log_a instead of those that the penalty left open
---record-dir DIR     where the record goes         --record-name, --method   how it is labelled
---no-detok           score the text as it is (default: Moses-detokenised unless --tokenizer is given)
+  --num-of-heads K     deploy the K heads with the largest log_a instead of those that the penalty left open
+  --record-dir DIR     where the record goes         --record-name, --method   how it is labelled
+  --no-detok           score the text as it is (default: Moses-detokenised unless --tokenizer is given)
 
-python scripts/mt/generate_voita.py data-bin -s de -t en --path checkpoint_last.pt --quiet --batch-size 32
---beam 5 --remove-bpe
+  python scripts/mt/generate_voita.py data-bin -s de -t en --path checkpoint_last.pt --quiet \\
+    --batch-size 32 --beam 5 --remove-bpe
 """
 
 import os

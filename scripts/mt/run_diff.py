@@ -5,11 +5,11 @@ is kept.
 Takes fairseq-train's options for both trainings, and
 
   --base-checkpoint FILE    the trained model that the diff is against: any transformer of fairseq's or of
-  this plugin's,
-                            head-pruned ones too; DATA must be binarised with its dictionaries
+                            this plugin's, head-pruned ones too; DATA must be binarised with its dictionaries
   --target-sparsity T ...   shares of the weights that may differ from it (default 0.005); one first stage
-  serves all --finetune-lr, --finetune-max-update, --finetune-max-epoch     of the third stage (default: as in
-  the first) --per-layer-projection, --sampled-diff, --value-dtype          see docs/diff-pruning.md
+                            serves all
+  --finetune-lr, --finetune-max-update, --finetune-max-epoch     of the third stage (default: as in the first)
+  --per-layer-projection, --sampled-diff, --value-dtype          see docs/diff-pruning.md
   --sparsity-pen L --alpha-init A --per-params-alpha 0 ...       options of --optimizer diff_adam
 
 In --save-dir: 1st/ and T/3rd/ with the checkpoints and records of the trainings, T/mask.diff.safetensors, and
@@ -17,8 +17,8 @@ T/task.diff.safetensors, the pack. Sizes are the base's, --arch is not needed; t
 over --max-update unless --lr-scheduler says otherwise; --clip-norm is 1. Started again, the command goes on
 where it stood.
 
-  python scripts/mt/run_diff.py data-bin/domain --base-checkpoint base.pt --target-sparsity 0.005 --lr 1e-3
-  --max-update 1000 \\
+  python scripts/mt/run_diff.py data-bin/domain --base-checkpoint base.pt --target-sparsity 0.005 \\
+    --lr 1e-3 --max-update 1000 \\
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 4096 --save-dir runs/domain
 """
 

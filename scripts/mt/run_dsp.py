@@ -7,15 +7,15 @@ Takes fairseq-train's options and DSP's own:
                      --final-temperature 1e-8 --cooldown-steps 15000 --pruning-lr 0.2
   straight-through   --num-of-heads K --joint-pruning --use-ste
   pipelined          --num-of-heads K --annealing --cooldown-steps 250
-                     --restore-file trained.pt --reset-optimizer   (weights frozen, only the choice is
-                     learned)
+                     --restore-file trained.pt --reset-optimizer
+                     (weights frozen, only the choice is learned)
 
 `--arch transformer_iwslt_de_en` and other stock names are taken as the plugin's gated ones. Started
 again, the same command goes on from its own last checkpoint. At the end: the kept heads, and
 results.json in --save-dir.
 
-  python scripts/mt/run_dsp.py data-bin/ --arch transformer_iwslt_de_en ... --num-of-heads 4 --joint-pruning
-  --annealing
+  python scripts/mt/run_dsp.py data-bin/ --arch transformer_iwslt_de_en ... --num-of-heads 4 \\
+    --joint-pruning --annealing
 """
 
 import os

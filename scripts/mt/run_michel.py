@@ -11,9 +11,9 @@ Scores the validation set at every step (--eval-subset), saves every step at onc
 from there when it is started again. `dsp prune CHECKPOINT --mask mask-K<k>.json --out FILE` makes the smaller
 model. Takes fairseq's options of training and generation; says which of them have no meaning here.
 
-  python scripts/mt/run_michel.py data-bin -s de -t en -a transformer_iwslt_de_en --restore-file
-  checkpoints/checkpoint_last.pt
-      --batch-size 32 --beam 5 --remove-bpe --num-of-heads 4 --exact-pruning --budgets 36 18
+  python scripts/mt/run_michel.py data-bin -s de -t en -a transformer_iwslt_de_en \\
+    --restore-file checkpoints/checkpoint_last.pt \\
+    --batch-size 32 --beam 5 --remove-bpe --num-of-heads 4 --exact-pruning --budgets 36 18
 """
 
 import os

@@ -3,8 +3,8 @@
 
 Takes fairseq-train's options and Voita's own:
 
-  joint              --l0-penalty LAMBDA                     (the default where nothing to start from is
-  given) pipelined          --l0-penalty LAMBDA --restore-file trained.pt --reset-optimizer
+  joint              --l0-penalty LAMBDA        (the default where nothing to start from is given)
+  pipelined          --l0-penalty LAMBDA --restore-file trained.pt --reset-optimizer
                                                              (weights frozen, only the gates are learned)
   from a trained model, weights and gates   the same with --joint-pruning
   exactly K heads    --num-of-heads K in addition            (the K with the largest log_a)

@@ -12,8 +12,8 @@ In --output_dir: stage 1; in its folder DENSITY: task.diff.safetensors, the resu
 stage 3 in 3rd. --record_dir has the same folders.
 Started again, the same command goes on where it was stopped.
 
-  python scripts/squad/run_diff.py --model_name_or_path MODEL --data_dir data/squad --do_train --do_eval
-  --target_sparsity 0.005 0.001 --output_dir out/
+  python scripts/squad/run_diff.py --model_name_or_path MODEL --data_dir data/squad --do_train --do_eval \\
+    --target_sparsity 0.005 0.001 --output_dir out/
 """
 
 import sys

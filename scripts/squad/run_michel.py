@@ -13,8 +13,8 @@ from there when it is started again. mask-K<k>.json has the mask of a budget, pr
 which these programs and `dsp_plugin.hf.load_pruned` take. No training; --model_name_or_path is a model of
 run_squad.py.
 
-  python scripts/squad/run_michel.py --model_name_or_path output/ --data_dir data/squad --output_dir
-  michel_output/ \\
+  python scripts/squad/run_michel.py --model_name_or_path output/ --data_dir data/squad \\
+    --output_dir michel_output/ \\
     --num_of_heads 6 --exact_pruning --budgets 36 18
 """
 

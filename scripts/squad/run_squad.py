@@ -5,12 +5,12 @@ Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --pre
 the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
 Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
 TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
-...) are understood.
-Records: results.json in --output_dir, and one in a folder for each scored set (`dsp report` reads them).
+...) are understood. Records: results.json in --output_dir, and one in a folder for each scored set
+(`dsp report` reads them).
 
-  python scripts/squad/run_squad.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384
-  --doc_stride 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
+  python scripts/squad/run_squad.py --model_name_or_path MODEL --data_dir data/squad \\
+    --max_seq_length 384 --doc_stride 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\
     --output_dir output/
 """
 

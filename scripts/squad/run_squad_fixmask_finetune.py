@@ -10,10 +10,10 @@ the pack of --mask_checkpoint is scored. Reads train-v1.1.json and dev-v1.1.json
 (--per_gpu_train_batch_size, --evaluate_during_training ...) are understood. The three programs take the same
 flags.
 
-  python scripts/squad/run_squad_fixmask_finetune.py --model_name_or_path MODEL --data_dir data/squad
-  --do_train --do_eval \\
-    --mask_checkpoint out/mag0.5p.pt --per_device_train_batch_size 8 --learning_rate 5e-5 --num_train_epochs 3
-    --output_dir out/3rd
+  python scripts/squad/run_squad_fixmask_finetune.py --model_name_or_path MODEL --data_dir data/squad \\
+    --do_train --do_eval \\
+    --mask_checkpoint out/mag0.5p.pt --per_device_train_batch_size 8 --learning_rate 5e-5 \\
+    --num_train_epochs 3 --output_dir out/3rd
 """
 
 import sys

@@ -3,7 +3,8 @@
 
   joint              --l0_penalty LAMBDA --joint_pruning
   pipelined          --l0_penalty LAMBDA --model_name_or_path output/      (weights stay, only the gates are
-  learned) exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
+                     learned)
+  exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
 
 Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores
 the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
@@ -12,10 +13,11 @@ Started again, the same command goes on from the last checkpoint in --output_dir
 TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
 ...) are understood.
 
-  python scripts/squad/run_voita.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384
-  --doc_stride 128 \\
-    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3
-    --output_dir voita_output/ \\ --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
+  python scripts/squad/run_voita.py --model_name_or_path MODEL --data_dir data/squad \\
+    --max_seq_length 384 --doc_stride 128 \\
+    --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\
+    --output_dir voita_output/ \\
+    --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
 """
 
 import sys

@@ -2,10 +2,9 @@
 
     metadata "dsp_diff_pack"   JSON: format_version, checksum, base_hash, positions, value_dtype, config
     tensor   "index"           uint8, zlib-compressed JSON: parameters [[name, dtype, shape], ...] of the
-    base,
-                               tied {name: [names]}, changed [[number in parameters, positions, divisor],
-                               ...], where untouched rows are left out (touched_rows.py) with two more: rows,
-                               their divisor
+                               base, tied {name: [names]}, changed [[number in parameters, positions,
+                               divisor], ...], where untouched rows are left out (touched_rows.py) with two
+                               more: rows, their divisor
     tensors  "positions.unary", "positions.fixed", "positions.extra"    uint8, see golomb.py
     tensor   "values"          [positions], the tensors one after the other in the order of `changed`
     tensors  "head.NAME"       the dense task head

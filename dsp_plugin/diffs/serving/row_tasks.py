@@ -4,15 +4,14 @@ The model is cut into the smallest modules that are changed as wholes, its units
 each unit answers the rows of every task with that task's weights:
 
     whole     the changed positions are written, the task's rows go through, the old values are written back.
-    Serves
-              every module whose inputs and outputs have one row an example: what nobody has planned for, too.
+              Serves every module whose inputs and outputs have one row an example: what nobody has
+              planned for, too.
     sparse    a linear layer: all rows go through the base's weights in one product, then x @ δᵀ is added to
-    each
-              task's rows (row_product.py). The products of single tasks would be too small to be quick. Tasks
-              with many tokens and many changes are quicker as wholes.
+              each task's rows (row_product.py). The products of single tasks would be too small to be
+              quick. Tasks with many tokens and many changes are quicker as wholes.
     lookup    an embedding: all rows are looked up in the base, then the changed elements are written into the
-    rows. vectors   a layer norm: each task's rows with its own two vectors, of which the bank keeps whole
-    copies.
+              rows.
+    vectors   a layer norm: each task's rows with its own two vectors, of which the bank keeps whole copies.
 
 Notation: B rows, T tasks, n tokens of a task's rows, I and O input and output features of a linear layer.
 """

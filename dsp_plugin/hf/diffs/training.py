@@ -1,7 +1,8 @@
 """Training a sparse diff with the stock Trainer.
 
-    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)   # the model is the base
-    now optimizers = diff_optimizers(vector, args)
+    # from here on the model is the base
+    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)
+    optimizers = diff_optimizers(vector, args)
     trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
 
 The model's own calls choose what its parameters hold: the sample before a forward pass in training mode, the
