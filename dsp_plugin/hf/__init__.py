@@ -2,8 +2,10 @@
 interface.
 """
 
-# first: it decides whether Transformers can be imported
-from . import patches as without_torchaudio  # noqa: F401  isort: skip
+from .patches import hide_broken_torchaudio  # isort: skip
+
+hide_broken_torchaudio()  # first: it decides whether Transformers can be imported
+
 from .export.onnx_export import export_onnx
 from .folders.pruned_folders import export_dense, load_pruned, save_pruned
 from .heads.gating import gate_heads, load_gating, switchboard_of, ungate_heads
