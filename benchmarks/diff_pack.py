@@ -48,14 +48,14 @@ TARGETS = (1.3, 1.3, 1.5)
 # of a mixed batch, none within another
 PARTS = {
     (LinearDiff, "add_to"): "tasks' products in linear layers",
-    (RowTasks, "_whole"): "heads and whole modules",
+    (RowTasks, "_whole"): "task heads and whole modules",
     (RowTasks, "_layer_norm"): "layer norms a task",
     (RowTasks, "_embedding"): "embeddings with their changes",
     (bank_module, "take_rows"): "rows in order and back",
 }
 
 
-def random_pack(base: Base, seed: int, head: dict[str, Tensor]) -> DiffPack:
+def random_pack(base: Base, seed: int, task_head: dict[str, Tensor]) -> DiffPack:
     """As many positions as 0.5 % of the base, all sets of them equally likely; normal values."""
     generator = torch.Generator().manual_seed(seed)
     count = round(DENSITY * base.total)
@@ -69,7 +69,7 @@ def random_pack(base: Base, seed: int, head: dict[str, Tensor]) -> DiffPack:
         first, last = torch.searchsorted(positions, torch.tensor([begin, end])).tolist()
         entries[name] = (positions[first:last] - begin, values[first:last])
         begin = end
-    return DiffPack.create(SparseDiff(entries, shapes), base, head, {"task": seed})
+    return DiffPack.create(SparseDiff(entries, shapes), base, task_head, {"task": seed})
 
 
 def bert_base() -> nn.Module:
@@ -86,8 +86,8 @@ def bert_base() -> nn.Module:
 def pack_figures(args, clock: Clock) -> list[str]:
     model = bert_base()
     base = Base.of(model)
-    head = {"classifier.weight": torch.zeros(2, 768), "classifier.bias": torch.zeros(2)}
-    packs = [random_pack(base, seed, head) for seed in (1, 2)]
+    task_head = {"classifier.weight": torch.zeros(2, 768), "classifier.bias": torch.zeros(2)}
+    packs = [random_pack(base, seed, task_head) for seed in (1, 2)]
     pack, summary = packs[0], summarise(packs[0])
     print(
         f"BERT-base shape: {base.total:,} parameters, {pack.count:,} positions ({pack.density:.3%}), float16"
@@ -97,7 +97,7 @@ def pack_figures(args, clock: Clock) -> list[str]:
         size = pack.save(path)
         plain = {f"{name}.positions": positions.int() for name, (positions, _) in pack.diff.entries.items()}
         plain.update({f"{name}.values": values.float() for name, (_, values) in pack.diff.entries.items()})
-        save_file({**plain, **pack.head}, Path(folder) / "plain.safetensors")
+        save_file({**plain, **pack.task_head}, Path(folder) / "plain.safetensors")
         plain_size = (Path(folder) / "plain.safetensors").stat().st_size
         shira_size = shira_bytes_a_value(Path(folder)) * pack.count
         bank = DiffBank(model)
@@ -113,7 +113,7 @@ def pack_figures(args, clock: Clock) -> list[str]:
             "save": lambda _: pack.save(path),
             "load": lambda _: DiffPack.load(path),
             "verify": verify,
-            "apply": lambda _: undo.append(pack.apply(model, check=False, head=False)),
+            "apply": lambda _: undo.append(pack.apply(model, check=False, task_head=False)),
             "revert": lambda _: undo.pop().revert(model),
         }
         repeats = args.repeats or (2 if args.quick else 15)
@@ -156,11 +156,11 @@ def mixing_figures(args, clock: Clock) -> list[str]:
     model = load(args.model, classes=2).to(args.device)
     base = Base.of(model, ["classifier"])
     bank = DiffBank(model)
-    head = {
+    task_head = {
         name: weight.detach() for name, weight in model.named_parameters() if name.startswith("classifier")
     }
     for task in range(TASKS):
-        bank.add(str(task), random_pack(base, task, head))
+        bank.add(str(task), random_pack(base, task, task_head))
     figures = []
     for rows, length in QUICK_SHAPES if args.quick else SHAPES:
         batch = {k: v.to(args.device) for k, v in batch_of(model, TASKS * rows, length, padded=False).items()}

@@ -11,7 +11,7 @@ gradients cleared; all arms take the same batches in turn. The arms:
 - structured_fused, structured_eager, unstructured_fused: diff pruning, its sample of theta for the next step
 included,
   by the fused passes and in plain torch;
-- fixmask: 0.5 % of the positions, spread at random over all tensors, and the head.
+- fixmask: 0.5 % of the positions, spread at random over all tensors, and the task head.
 
 `..._ratio` is the time of an arm over full's: the median over all rounds. `pass_bytes_per_second` is what the
 fused passes of a step read and write (72 bytes a float32 parameter: 12 to measure the gradients' norms, 60 to
@@ -67,10 +67,10 @@ def optimizer_of(arm: str, model: nn.Module) -> torch.optim.Optimizer:
     if arm == "full":
         return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     if arm == "fixmask":
-        return FixMaskAdamW(model, random_mask(model), head=HEAD, lr=LEARNING_RATE)
+        return FixMaskAdamW(model, random_mask(model), task_head=HEAD, lr=LEARNING_RATE)
     structure, kind = arm.split("_")
     vector = DiffVector(
-        model, head=HEAD, grouping="tensor" if structure == "structured" else None, fused=kind == "fused"
+        model, task_head=HEAD, grouping="tensor" if structure == "structured" else None, fused=kind == "fused"
     )
     return DiffAdamW(vector, lr=LEARNING_RATE)
 
@@ -95,7 +95,7 @@ def training_step(
 
 def pass_arms(stock: nn.Module) -> dict[str, Callable[[int], object]]:
     """The two fused passes of a step and a plain copy, alone."""
-    vector = DiffVector(copy.deepcopy(stock), head=HEAD, fused=True)
+    vector = DiffVector(copy.deepcopy(stock), task_head=HEAD, fused=True)
     grads: list = [torch.randn_like(parameter) * 1e-3 for parameter in vector.layout.parameters]
     moments = Moments(*(torch.zeros_like(vector.w) for _ in range(4)))
     keys, target = vector.keys(0), torch.empty_like(vector.w)

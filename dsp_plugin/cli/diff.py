@@ -74,9 +74,9 @@ def apply(args: argparse.Namespace) -> int:
     config = model.configured(model_config) if model_config else None
     undo = pack.apply(state)
     record = UndoRecord.of(undo, pack.base, model.config_text() if model_config else None)
-    model.store(state, {*undo.changes, *undo.head}, config, record)
+    model.store(state, {*undo.changes, *undo.task_head}, config, record)
     print(
-        f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}"
+        f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_task_head_words(pack.task_head)}"
     )
     print(f"take it out again with: dsp diff revert {args.model}")
     return 0
@@ -96,8 +96,8 @@ def revert(args: argparse.Namespace) -> int:
         pack, base = DiffPack.load(args.pack), open_model(args.base)
         text = base.config_text() if pack.config.get("model_config") else None
         record = UndoRecord.from_base(pack, base.state(), state, text)
-        if kept := [name for name in pack.head if name not in record.head]:
-            print(f"{args.base} has no head: that of {args.model} stays as it is ({', '.join(kept)})")
+        if kept := [name for name in pack.task_head if name not in record.task_head]:
+            print(f"{args.base} has no task head: that of {args.model} stays as it is ({', '.join(kept)})")
     else:
         record = UndoRecord.load(model.undo_path)
         if record.config is not None:
@@ -130,7 +130,7 @@ def merge(args: argparse.Namespace) -> int:
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     model.copy_to(args.out, pack.merge(model.state()), pack.config.get("model_config"))
     print(
-        f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_head_words(pack.head)}"
+        f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_task_head_words(pack.task_head)}"
     )
     print(f"written: {args.out}")
     return 0
@@ -151,5 +151,5 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _head_words(head: dict) -> str:
-    return f" and the head ({', '.join(head)})" if head else ""
+def _task_head_words(task_head: dict) -> str:
+    return f" and the task head ({', '.join(task_head)})" if task_head else ""

@@ -54,24 +54,24 @@ class Base:
     tied: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module | Mapping[str, Tensor], head: Iterable[str] = ()) -> Base:
+    def of(cls, model: nn.Module | Mapping[str, Tensor], task_head: Iterable[str] = ()) -> Base:
         """The identity of a module or of a dictionary of weights.
 
         Args:
             model: of a module its parameters count, not its buffers; of a dictionary all floating tensors.
-            head: names of task-head parameters, or of the modules that hold them; left out.
+            task_head: names of its parameters, or of the modules that hold them; left out.
 
         Raises:
-            ValueError: a name in `head` is not in the model, or nothing is left without the head.
+            ValueError: a name in `task_head` is not in the model, or nothing is left without the task head.
         """
         tensors = tensors_of(model)
-        heads = set(head_names(tensors, head))
+        in_task_head = set(task_head_names(tensors, task_head))
         names: dict[object, list[str]] = {}
         for name, tensor in tensors.items():
-            if name not in heads and (isinstance(model, nn.Module) or tensor.is_floating_point()):
+            if name not in in_task_head and (isinstance(model, nn.Module) or tensor.is_floating_point()):
                 names.setdefault(_storage(tensor), []).append(name)
         if not names:
-            raise ValueError("the model has no parameters beside its head")
+            raise ValueError("the model has no parameters beside its task head")
         first = {same[0]: tensors[same[0]] for same in names.values()}
         parameters = {
             name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in sorted(first.items())
@@ -120,7 +120,7 @@ class Base:
 def base_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hexadecimal) over the names in sorted order, each with its dtype, shape and bytes.
 
-    Every tensor counts under every name it has in `state`: leave out the head and second names of tied
+    Every tensor counts under every name it has in `state`: leave out the task head and second names of tied
     weights.
     """
     digest = hashlib.sha256()
@@ -138,18 +138,18 @@ def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return model
 
 
-def head_names(names: Iterable[str], head: Iterable[str]) -> list[str]:
-    """The parameters among `names` that `head`, names of parameters or of modules, stands for.
+def task_head_names(names: Iterable[str], task_head: Iterable[str]) -> list[str]:
+    """The parameters among `names` that `task_head`, names of parameters or of modules, stands for.
 
     Raises:
-        ValueError: an entry of `head` stands for none.
+        ValueError: an entry of `task_head` stands for none.
     """
     names, found = list(names), []
-    for entry in head:
+    for entry in task_head:
         mine = [name for name in names if name == entry or name.startswith(entry + ".")]
         if not mine:
             raise ValueError(
-                f"the head cannot be found: the model has no parameter '{entry}' and no module of that name"
+                f"the task head cannot be found: the model has no parameter '{entry}' and no module of that name"
             )
         found += mine
     return sorted(set(found))
@@ -188,10 +188,10 @@ def dtype_name(tensor: Tensor) -> str:
 def _renamings(wanted: list[str], there: Mapping[str, object]) -> list[tuple[str, str]]:
     """(leading name here, leading name there), the most likely first."""
     first = wanted[0] if wanted else ""
-    head = first.split(".")[0] + "."
+    leading = first.split(".")[0] + "."
     tried = [("", "")]
-    if all(name.startswith(head) for name in wanted):
-        tried.append((head, ""))
+    if all(name.startswith(leading) for name in wanted):
+        tried.append((leading, ""))
     for spelt in _spellings(first):
         tried += [("", name[: -len(spelt)]) for name in there if name.endswith("." + spelt)]
     return tried

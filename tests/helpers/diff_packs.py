@@ -61,16 +61,16 @@ def random_diff(base: Base, seed: int, density: float = 0.1, size: float = 0.3) 
 
 
 def random_pack(
-    model: nn.Module, seed: int, labels: int = 2, head: Sequence[str] = ("classifier",), **kwargs
+    model: nn.Module, seed: int, labels: int = 2, task_head: Sequence[str] = ("classifier",), **kwargs
 ) -> DiffPack:
     """A pack for `model` with a random head; `kwargs` are those of `random_diff` and of `DiffPack.create`."""
-    base = Base.of(model, head)
+    base = Base.of(model, task_head)
     generator = torch.Generator().manual_seed(seed + 1000)
     parameters = dict(model.named_parameters())
     dense = {
         name: torch.randn((labels, *weight.shape[1:]), generator=generator).to(weight.dtype)
         for name, weight in parameters.items()
-        if name.split(".")[0] in head
+        if name.split(".")[0] in task_head
     }
     made = {key: kwargs.pop(key) for key in ("density", "size") if key in kwargs}
     return DiffPack.create(

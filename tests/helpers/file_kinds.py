@@ -273,7 +273,9 @@ def make_vector(folder: Path) -> list[Path]:
     from dsp_plugin.diffs import DiffVector
     from dsp_plugin.diffs.training.vector_file import save_vector
 
-    save_vector(folder / "checkpoint-last-info.pt", DiffVector(tiny(), head=HEAD, seed=1), {"method": "diff"})
+    save_vector(
+        folder / "checkpoint-last-info.pt", DiffVector(tiny(), task_head=HEAD, seed=1), {"method": "diff"}
+    )
     return [folder / "checkpoint-last-info.pt"]
 
 
@@ -306,7 +308,7 @@ def read_pack(folder: Path) -> Any:
     model = SmallModel()
     DiffPack.load(folder / "task.diff.safetensors").apply(model)
     undo = UndoRecord.load(folder / "diff-undo.safetensors")
-    return dict(model.state_dict()), undo.old, undo.head
+    return dict(model.state_dict()), undo.old, undo.task_head
 
 
 def make_checkpoint(folder: Path) -> list[Path]:

@@ -30,7 +30,9 @@ def in_diff(folder, base=None, model=None, data=DATA, more=None, alpha_init=1.0,
     """(Trainer, DiffAdamW) of a diff on the tiny model."""
     model = model or base_model()
     args = arguments(folder, **{"learning_rate": 1e-2, **options})
-    vector = DiffVector(model, base=base, head=HEAD, alpha_init=alpha_init, penalty=penalty, seed=args.seed)
+    vector = DiffVector(
+        model, base=base, task_head=HEAD, alpha_init=alpha_init, penalty=penalty, seed=args.seed
+    )
     optimizers = diff_optimizers(vector, args)
     return trainer(model, args, data, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[
         0
@@ -41,7 +43,7 @@ def with_mask(folder, diff, more=None, **options):
     """(Trainer, FixMaskAdamW) on the tiny model."""
     model = base_model()
     args = arguments(folder, **{"learning_rate": 1e-2, **options})
-    optimizers = fixmask_optimizers(model, args, diff, head=HEAD)
+    optimizers = fixmask_optimizers(model, args, diff, task_head=HEAD)
     return trainer(model, args, DATA, [DiffCallback(optimizers[0])], optimizers, **(more or {})), optimizers[
         0
     ]
@@ -52,4 +54,4 @@ def state_of(optimizer) -> dict:
     vector = optimizer.vector
     moments = {f"moments.{name}": value for name, value in optimizer._moments._asdict().items()}
     flat = {name: getattr(vector, name) for name in ("w", "alpha", "group_alpha")}
-    return {name: tensor.clone() for name, tensor in {**flat, **moments, **vector.head}.items()}
+    return {name: tensor.clone() for name, tensor in {**flat, **moments, **vector.task_head}.items()}

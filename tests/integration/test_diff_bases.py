@@ -93,7 +93,9 @@ def test_three_stages_a_pack_and_the_same_model_again(folder, family, tmp_path):
     found = start("glue/run_diff", *mrpc(folder, family, f"{family}-out"))
     path = folder / f"{family}-out" / "0.01" / "task.diff.safetensors"
     pack = DiffPack.load(path)
-    assert set(pack.head) == {f"{module}.{part}" for module in NEW[family] for part in ("weight", "bias")}
+    assert set(pack.task_head) == {
+        f"{module}.{part}" for module in NEW[family] for part in ("weight", "bias")
+    }
     assert pack.count == round(0.01 * pack.base.total)
     record = load_record(folder / f"{family}-out" / "0.01" / "3rd" / "dev" / "results.json")
     assert record.method == "diff-structured-1%" and (record.heads is None) == (family == "xlnet")
@@ -126,7 +128,7 @@ def test_xlnet_answers_questions(folder, tmp_path):
     words[words.index("--max_seq_length") + 1] = 48
     found = start("squad/run_diff", *words)
     pack = DiffPack.load(tmp_path / "out" / "0.01" / "task.diff.safetensors")
-    assert set(pack.head) == {"qa_outputs.weight", "qa_outputs.bias"}
+    assert set(pack.task_head) == {"qa_outputs.weight", "qa_outputs.bias"}
     assert 0 <= found["0.01"]["dev"]["eval_f1"] <= 100
 
 
@@ -140,7 +142,7 @@ def test_a_base_without_some_of_its_heads(folder, tmp_path):
     path = folder / "small-out" / "0.01" / "task.diff.safetensors"
     pack = DiffPack.load(path)
     total = sum(weight.numel() for weight in load_file(folder / "small" / "model.safetensors").values())
-    assert set(pack.head) == {"classifier.weight", "classifier.bias"}
+    assert set(pack.task_head) == {"classifier.weight", "classifier.bias"}
     assert pack.base.total == total and pack.count == round(0.01 * total)
     record = load_record(folder / "small-out" / "0.01" / "3rd" / "dev" / "results.json")
     assert (record.heads["kept"], record.heads["total"]) == (3, 8)
@@ -181,7 +183,7 @@ def test_a_pruned_classifier_with_another_number_of_labels_begins_with_a_new_hea
         "--save_checkpoint",
         folder / "mask.pt",
     )
-    assert set(DiffPack.load(folder / "mask.pt").head) == {"classifier.weight", "classifier.bias"}
+    assert set(DiffPack.load(folder / "mask.pt").task_head) == {"classifier.weight", "classifier.bias"}
 
 
 def test_the_serving_example_takes_the_packs_of_the_programs(folder, tmp_path, capsys):

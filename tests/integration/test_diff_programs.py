@@ -88,14 +88,14 @@ def test_exactly_the_wanted_share_is_kept(folder, stages):
         DiffPack.load(folder / "out" / name) for name in ("mag0.5p.pt", "3rd/task.diff.safetensors")
     )
     assert mask.count == task.count == round(0.005 * body_of(folder)) and mask.base.total == body_of(folder)
-    assert set(mask.head) == {"classifier.weight", "classifier.bias"}
+    assert set(mask.task_head) == {"classifier.weight", "classifier.bias"}
     for name, (positions, values) in mask.diff.entries.items():
         assert torch.equal(task.diff.entries[name][0], positions)
     assert any(
         not torch.equal(task.diff.entries[name][1], mask.diff.entries[name][1].half())
         for name in mask.diff.entries
     )
-    assert not torch.equal(mask.head["classifier.weight"], task.head["classifier.weight"])
+    assert not torch.equal(mask.task_head["classifier.weight"], task.task_head["classifier.weight"])
 
 
 def test_what_is_kept_is_the_largest_of_the_first_stage(folder, stages):
@@ -189,7 +189,7 @@ def test_another_mask_of_the_same_size_is_refused(folder, stages, tmp_path):
     free = next(at for at in range(mask.diff.size(name)) if at not in positions)
     moved = torch.cat([positions[1:], torch.tensor([free])]).sort().values
     diff = SparseDiff({**mask.diff.entries, name: (moved, values)}, mask.diff.shapes)
-    DiffPack.create(diff, mask.base, mask.head, mask.config, "float32").save(tmp_path / "moved.pt")
+    DiffPack.create(diff, mask.base, mask.task_head, mask.config, "float32").save(tmp_path / "moved.pt")
     words = [
         word
         for word in cola(folder, "--output_dir", folder / "out" / "3rd")
@@ -242,7 +242,7 @@ def test_a_finetuned_model_is_the_non_adaptive_baseline(folder, capsys):
     name, (positions, values) = next(iter(pack.diff.entries.items()))
     change = (after[name] - before[name.removeprefix("bert.")]).reshape(-1)
     torch.testing.assert_close(values, change[positions], rtol=0, atol=0)
-    assert torch.equal(pack.head["classifier.weight"], after["classifier.weight"])
+    assert torch.equal(pack.task_head["classifier.weight"], after["classifier.weight"])
     assert load_record(folder / "adaptive" / "dev" / "results.json").method == "non-adaptive-1%-projected"
     # --fix_layer 1: the embeddings and the lowest layer stay at the base
     moved = {name for name, weight in before.items() if not torch.equal(after[f"bert.{name}"], weight)}
@@ -275,7 +275,7 @@ def test_the_last_layer_is_a_pack_without_positions(folder, capsys):
     found = start("glue/run_glue_diffpruning", *cola(folder, *more))
     assert "--fp16 is for GPUs" in capsys.readouterr().out
     pack = DiffPack.load(folder / "last" / "task.diff.safetensors")
-    assert pack.count == 0 and set(pack.head) == {"classifier.weight", "classifier.bias"}
+    assert pack.count == 0 and set(pack.task_head) == {"classifier.weight", "classifier.bias"}
     record = load_record(folder / "last" / "dev" / "results.json")
     assert record.method == "last-layer" and record.extra["diff"]["nonzeros"] == 0
     assert record.metrics[0].value == pytest.approx(100 * found["dev"]["eval_matthews_correlation"])
@@ -394,7 +394,7 @@ def test_squad(tmp_path):
     assert record.method == "diff-structured-1%" and record.metric("f1", "dev-v1.1").value == pytest.approx(
         found["dev"]["eval_f1"]
     )
-    assert set(DiffPack.load(out / "3rd" / "task.diff.safetensors").head) == {
+    assert set(DiffPack.load(out / "3rd" / "task.diff.safetensors").task_head) == {
         "qa_outputs.weight",
         "qa_outputs.bias",
     }

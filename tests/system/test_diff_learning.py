@@ -34,14 +34,14 @@ def accuracy(model):
 def test_three_stages_learn_a_task_in_a_tenth_of_the_weights():
     model = tiny()
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    vector = DiffVector(model, base=base, head=HEAD, penalty=1e-3, seed=1)
-    train(model, DiffAdamW(vector, lr=0.02, head_lr=0.02), 150)
+    vector = DiffVector(model, base=base, task_head=HEAD, penalty=1e-3, seed=1)
+    train(model, DiffAdamW(vector, lr=0.02, task_head_lr=0.02), 150)
     expected = vector.expected_count() / vector.layout.total
     (diff,) = project(vector.deltas(), [count_of(0.1, vector.layout.total)])
     vector.detach()
     learnt = accuracy(model)
 
-    train(model, FixMaskAdamW(model, diff, base=base, head=HEAD, lr=0.02), 100)
+    train(model, FixMaskAdamW(model, diff, base=base, task_head=HEAD, lr=0.02), 100)
     kept = accuracy(model)
     changed = sum(
         int((p != base[name]).sum())
@@ -56,7 +56,7 @@ def test_three_stages_learn_a_task_in_a_tenth_of_the_weights():
 def test_a_larger_penalty_opens_fewer_gates():
     opened = []
     for penalty in (0.0, 1e-3, 1e-2):
-        vector = DiffVector(model := tiny(), head=HEAD, penalty=penalty, seed=1)
+        vector = DiffVector(model := tiny(), task_head=HEAD, penalty=penalty, seed=1)
         train(model, DiffAdamW(vector, lr=0.02), 80)
         opened.append(vector.expected_count())
     assert opened[0] > opened[1] > opened[2]

@@ -75,7 +75,7 @@ class _Sums:
 
 
 def overlap(first: DiffPack, second: DiffPack) -> tuple[Overlap, dict[str, Overlap]]:
-    """The overlap over the whole base, and by layer (the heads of the tasks do not count).
+    """The overlap over the whole base, and by layer (the task heads do not count).
 
     Raises:
         ValueError: the packs have different bases.
@@ -92,7 +92,7 @@ def overlap(first: DiffPack, second: DiffPack) -> tuple[Overlap, dict[str, Overl
 def add_packs(
     packs: Sequence[DiffPack],
     weights: Sequence[float] | None = None,
-    head: int | None = None,
+    task_head: int | None = None,
     dtype: str = "float32",
 ) -> DiffPack:
     """The pack of the weighted sum of diffs (task arithmetic), on the union of their positions.
@@ -100,11 +100,11 @@ def add_packs(
     Args:
         packs: of one base.
         weights: one a pack; default 1 each.
-        head: number of the pack whose head is taken; None for none, which only packs without heads allow.
+        task_head: number of the pack whose task head is taken; None for none, which only packs without allow.
         dtype: of the sum's values, which are added in float64.
 
     Raises:
-        ValueError: different bases, no packs, another number of weights or one that is not finite, heads and
+        ValueError: different bases, no packs, another number of weights or one that is not finite, task heads and
             no choice between them, or a sum that `dtype` cannot hold.
     """
     packs = list(packs)
@@ -116,12 +116,12 @@ def add_packs(
     if not all(map(math.isfinite, weights)):
         raise ValueError(f"weights must be finite, got {weights}")
     check_same_base(packs)
-    if head is None and any(pack.head for pack in packs):
+    if task_head is None and any(pack.task_head for pack in packs):
         raise ValueError(
-            f"the packs have task heads, which cannot be added: choose one by head=0 .. {len(packs) - 1}"
+            f"the packs have task heads, which cannot be added: choose one by task_head=0 .. {len(packs) - 1}"
         )
-    if head is not None and not 0 <= head < len(packs):
-        raise ValueError(f"head must be 0 .. {len(packs) - 1}, got {head}")
+    if task_head is not None and not 0 <= task_head < len(packs):
+        raise ValueError(f"task_head must be 0 .. {len(packs) - 1}, got {task_head}")
     entries = {}
     for name in packs[0].diff.shapes:
         parts = [
@@ -135,7 +135,9 @@ def add_packs(
         "sum_of": [{"weight": w, "config": pack.config} for pack, w in zip(packs, weights)]
     }
     diff = SparseDiff(entries, packs[0].diff.shapes)
-    return DiffPack.create(diff, packs[0].base, {} if head is None else packs[head].head, config, dtype)
+    return DiffPack.create(
+        diff, packs[0].base, {} if task_head is None else packs[task_head].task_head, config, dtype
+    )
 
 
 def check_same_base(packs: Sequence[DiffPack], names: Sequence[str] | None = None) -> Base:

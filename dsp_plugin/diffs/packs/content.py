@@ -117,19 +117,19 @@ def check_values(name: str, values: Tensor) -> None:
         raise ValueError(f"{name!r} holds values that are not finite")
 
 
-def check_head(head: Mapping[str, Tensor], base: Base) -> None:
-    """Raises ValueError for a head whose tensors are not finite floating numbers, are empty, or are the
+def check_task_head(task_head: Mapping[str, Tensor], base: Base) -> None:
+    """Raises ValueError for a task head whose tensors are not finite floating numbers, are empty, or are the
     base's own.
     """
     taken = {*base.parameters, *(other for others in base.tied.values() for other in others)}
-    for name, tensor in head.items():
+    for name, tensor in task_head.items():
         check_name(name)
         if name in taken:
-            raise ValueError(f"{name!r} is in the head and in the base")
+            raise ValueError(f"{name!r} is in the task head and in the base")
         if not tensor.dim() or not tensor.numel():
-            raise ValueError(f"the head's {name!r} has the shape {list(tensor.shape)}")
+            raise ValueError(f"the task head's {name!r} has the shape {list(tensor.shape)}")
         if not tensor.is_floating_point() or not all_finite(tensor):
-            raise ValueError(f"the head's {name!r} holds values that are not finite")
+            raise ValueError(f"the task head's {name!r} holds values that are not finite")
 
 
 def all_finite(values: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..base import Base, Names, dtype_name, find_names, tensors_of
 from ..in_training import require_detached
 from ..sparse import SparseDiff
-from .content import all_finite, check_changed, check_config, check_head
+from .content import all_finite, check_changed, check_config, check_task_head
 from .pack_file import VALUE_DTYPES, pack_bytes, read_pack, write_pack
 from .undo import Change, Undo
 
@@ -28,7 +28,7 @@ class DiffPack:
         diff: positions and values δ, by the base's parameter names; `shapes` lists all parameters of the
             base.
         base: names, dtypes, shapes and hash of the base.
-        head: dense task head, full tensors by name.
+        task_head: full tensors by name, trained dense.
         config: plain JSON; what made the pack. `model_config`, where it is there, is a dictionary of entries
             that merging writes into the config.json of a Transformers folder: `architectures`, `id2label`,
             `label2id`, `num_labels`, `problem_type`, `finetuning_task`, `pad_token_id`, and no others.
@@ -36,7 +36,7 @@ class DiffPack:
 
     diff: SparseDiff
     base: Base
-    head: dict[str, Tensor] = field(default_factory=dict)
+    task_head: dict[str, Tensor] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -44,17 +44,17 @@ class DiffPack:
         cls,
         diff: SparseDiff,
         base: Base,
-        head: Mapping[str, Tensor] = {},
+        task_head: Mapping[str, Tensor] = {},
         config: Mapping[str, Any] = {},
         dtype: str | torch.dtype = torch.float16,
     ) -> DiffPack:
         """A pack with its values in `dtype`: float16 (default), bfloat16 or float32.
 
-        The head keeps the dtypes it has. All tensors are copied, to the CPU.
+        The task head keeps the dtypes it has. All tensors are copied, to the CPU.
 
         Raises:
-            ValueError: a parameter that the base does not have or that the head has too, another shape,
-                values or head not finite, values that `dtype` cannot hold, a `config` that no reader takes
+            ValueError: a parameter that the base does not have or that the task head has too, another shape,
+                values or task head not finite, values that `dtype` cannot hold, a `config` that no reader takes
                 (content.py), or nothing to store at all.
         """
         dtype = VALUE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
@@ -76,18 +76,18 @@ class DiffPack:
                     _in_dtype(name, values.detach().cpu(), dtype),
                 )
             check_changed(base, name)
-        check_head(head, base)
+        check_task_head(task_head, base)
         check_config(dict(config))
-        if not entries and not head:
-            raise ValueError("there is nothing to pack: the diff has no position and there is no head")
+        if not entries and not task_head:
+            raise ValueError("there is nothing to pack: the diff has no position and there is no task head")
         shapes = {name: shape for name, (_, shape) in base.parameters.items()}
         ordered = {name: entries[name] for name in base.parameters if name in entries}
-        dense = {name: tensor.detach().cpu().clone() for name, tensor in sorted(head.items())}
+        dense = {name: tensor.detach().cpu().clone() for name, tensor in sorted(task_head.items())}
         return cls(SparseDiff(ordered, shapes), base, dense, dict(config))
 
     def save(self, path: str | os.PathLike) -> int:
         """Write the pack whole or not at all; returns the size of the file in bytes. See `write_pack`."""
-        return write_pack(path, self.diff, self.base, self.head, self.config)
+        return write_pack(path, self.diff, self.base, self.task_head, self.config)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> DiffPack:
@@ -96,14 +96,14 @@ class DiffPack:
 
     def to_bytes(self) -> bytes:
         """What `save` writes."""
-        return pack_bytes(self.diff, self.base, self.head, self.config)
+        return pack_bytes(self.diff, self.base, self.task_head, self.config)
 
     def __repr__(self) -> str:
         """In figures: with its tensors it would fill pages."""
-        head = sum(tensor.numel() for tensor in self.head.values())
+        task_head = sum(tensor.numel() for tensor in self.task_head.values())
         return (
             f"DiffPack({self.count:,} of {self.base.total:,} weights ({100 * self.density:.3g} %), "
-            f"head of {head:,} parameters, base {self.base.hash[:12]})"
+            f"task head of {task_head:,} parameters, base {self.base.hash[:12]})"
         )
 
     @property
@@ -122,24 +122,24 @@ class DiffPack:
         return sum(int(values.count_nonzero()) for _, values in self.diff.entries.values())
 
     def apply(
-        self, target: nn.Module | MutableMapping[str, Tensor], check: bool = True, head: bool = True
+        self, target: nn.Module | MutableMapping[str, Tensor], check: bool = True, task_head: bool = True
     ) -> Undo:
-        """Write θ0 + δ, in the base's dtype, and the head into a model, in place.
+        """Write θ0 + δ, in the base's dtype, and the task head into a model, in place.
 
         Everything is checked before the first weight changes.
 
         Args:
-            target: the base: a module, or a dictionary of its weights, which may lack the head.
+            target: the base: a module, or a dictionary of its weights, which may lack the task head.
             check: compare the hash. False serves where the base was checked already, or for a base in another
                 dtype; names and shapes are compared all the same.
-            head: False leaves the model's own head.
+            task_head: False leaves the model's own.
 
         Returns:
             What `revert` needs, bit for bit.
 
         Raises:
-            ValueError: the model is not the base of this pack, has no place for its head, or cannot hold a
-                sum or the head in its dtype; says why. A `DiffVector` is attached to it.
+            ValueError: the model is not the base of this pack, has no place for its task head, or cannot hold a
+                sum or the task head in its dtype; says why. A `DiffVector` is attached to it.
         """
         if isinstance(target, nn.Module):
             require_detached(target)
@@ -153,13 +153,13 @@ class DiffPack:
             change = change_of(name, weight, positions, values)
             for stored in self._stored(name, called, tensors):
                 changes[stored] = change
-        heads = self._place_head(target, tensors) if head else {}
-        undo = Undo(changes, heads)
+        placed = self._place_task_head(target, tensors) if task_head else {}
+        undo = Undo(changes, placed)
         undo.do(target)
         return undo
 
     def merge(self, state: Mapping[str, Tensor], check: bool = True) -> dict[str, Tensor]:
-        """A plain model's weights: θ0 + δ and the head, in a new dictionary; `state` stays as it is.
+        """A plain model's weights: θ0 + δ and the task head, in a new dictionary; `state` stays as it is.
 
         Names are the pack's where `state` is a bare base and the pack was made on a model around it
         (`bert.`).
@@ -175,9 +175,11 @@ class DiffPack:
                     # tied weights that share their memory go on sharing it
                     merged[stored] = copies.setdefault(state[stored].data_ptr(), state[stored].clone())
         self.apply(merged, check)
-        if not called.here or not self.head:
+        if not called.here or not self.task_head:
             return merged
-        return {name if name in self.head else called.here + name: tensor for name, tensor in merged.items()}
+        return {
+            name if name in self.task_head else called.here + name: tensor for name, tensor in merged.items()
+        }
 
     def _stored(self, name: str, called: Names, tensors: Mapping[str, Tensor]) -> list[str]:
         """The names under which a changed parameter is stored: one, but for tied weights that a file holds
@@ -197,26 +199,26 @@ class DiffPack:
             stored.append(other)
         return stored
 
-    def _place_head(self, target: object, tensors: Mapping[str, Tensor]) -> dict[str, tuple]:
-        if not self.head:
+    def _place_task_head(self, target: object, tensors: Mapping[str, Tensor]) -> dict[str, tuple]:
+        if not self.task_head:
             return {}
         if not isinstance(target, nn.Module):
-            return {name: (tensors.get(name), tensor) for name, tensor in self.head.items()}
+            return {name: (tensors.get(name), tensor) for name, tensor in self.task_head.items()}
         try:
-            called = find_names(self.head, tensors)
+            called = find_names(self.task_head, tensors)
         except ValueError:
-            missing = ", ".join(name for name in self.head if name not in tensors)
-            raise ValueError(f"the model has no place for the pack's head: it lacks {missing}") from None
-        for name, tensor in self.head.items():
+            missing = ", ".join(name for name in self.task_head if name not in tensors)
+            raise ValueError(f"the model has no place for the pack's task head: it lacks {missing}") from None
+        for name, tensor in self.task_head.items():
             if tensors[called[name]].shape != tensor.shape:
                 raise ValueError(
-                    f"the model's head {called[name]} has the shape {list(tensors[called[name]].shape)}, "
+                    f"the model's task head {called[name]} has the shape {list(tensors[called[name]].shape)}, "
                     f"the pack's {list(tensor.shape)}: build the model with as many labels"
                 )
             in_dtype(name, tensor, tensors[called[name]])
         return {
             called[name]: (tensors[called[name]].detach().clone(), tensor)
-            for name, tensor in self.head.items()
+            for name, tensor in self.task_head.items()
         }
 
 
@@ -243,14 +245,16 @@ def patched(old: Tensor, values: Tensor) -> Tensor:
 
 
 def in_dtype(name: str, tensor: Tensor, own: Tensor) -> Tensor:
-    """A copy of the head's tensor on the device and in the dtype of the model's own.
+    """A copy of a task head's tensor on the device and in the dtype of the model's own.
 
     Raises:
         ValueError: a value is not finite there.
     """
     copy = tensor.to(own.device, own.dtype, copy=True)
     if not all_finite(copy):
-        raise ValueError(f"the pack's head {name} holds values that the model's {dtype_name(own)} cannot")
+        raise ValueError(
+            f"the pack's task head {name} holds values that the model's {dtype_name(own)} cannot"
+        )
     return copy
 
 

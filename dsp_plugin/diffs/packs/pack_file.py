@@ -35,7 +35,15 @@ from ...records.files.whole import replacing
 from ..base import Base
 from ..sparse import SparseDiff
 from .checksum import NO_CHECKSUM
-from .content import base_of, check_changed, check_config, check_head, check_numbers, check_values, parse_json
+from .content import (
+    base_of,
+    check_changed,
+    check_config,
+    check_numbers,
+    check_task_head,
+    check_values,
+    parse_json,
+)
 from .golomb import CodedPositions
 from .touched_rows import decode_matrices, encode_matrices
 
@@ -56,7 +64,7 @@ def write_pack(
     path: str | os.PathLike,
     diff: SparseDiff,
     base: Base,
-    head: Mapping[str, Tensor],
+    task_head: Mapping[str, Tensor],
     config: Mapping[str, Any],
 ) -> int:
     """Write the file whole or not at all; returns its size in bytes.
@@ -65,13 +73,15 @@ def write_pack(
         OSError: it cannot be written; what was there before is still there.
         ValueError: the configuration is not JSON.
     """
-    raw = pack_bytes(diff, base, head, config)
+    raw = pack_bytes(diff, base, task_head, config)
     with replacing(path) as temporary:
         temporary.write_bytes(raw)
     return len(raw)
 
 
-def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config: Mapping[str, Any]) -> bytes:
+def pack_bytes(
+    diff: SparseDiff, base: Base, task_head: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> bytes:
     """The file's bytes; the same ones for the same pack."""
     names = [name for name in base.parameters if name in diff.entries and len(diff.entries[name][0])]
     coded, facts = _encode(diff, names)
@@ -82,7 +92,9 @@ def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config:
         "tied": {name: list(others) for name, others in base.tied.items()},
         "changed": [[number[name], *entry] for name, entry in zip(names, facts)],
     }
-    tensors = {f"head.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in head.items()}
+    tensors = {
+        f"head.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in task_head.items()
+    }
     tensors["index"] = _as_tensor(np.frombuffer(zlib.compress(json.dumps(index).encode(), 9), np.uint8))
     tensors.update({f"positions.{name}": _as_tensor(getattr(coded, name)) for name in _STREAMS})
     tensors["values"] = torch.cat(values) if values else torch.zeros(0)
@@ -104,7 +116,7 @@ def pack_bytes(diff: SparseDiff, base: Base, head: Mapping[str, Tensor], config:
 
 
 def read_pack(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
-    """The diff, its base, the head and the configuration.
+    """The diff, its base, the task head and the configuration.
 
     Raises:
         FileNotFoundError: no such file.
@@ -234,9 +246,9 @@ def _content(
         for name, where, what in zip(changed, positions, values.split(counts))
     }
     diff = SparseDiff(entries, {name: shape for name, (_, shape) in base.parameters.items()})
-    head = {name[len("head.") :]: tensors[name] for name in sorted(tensors) if name.startswith("head.")}
-    check_head(head, base)
-    return diff, base, head, dict(about["config"])
+    task_head = {name[len("head.") :]: tensors[name] for name in sorted(tensors) if name.startswith("head.")}
+    check_task_head(task_head, base)
+    return diff, base, task_head, dict(about["config"])
 
 
 def _unzip(packed: bytes) -> bytes:

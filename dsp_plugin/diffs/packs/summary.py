@@ -45,11 +45,11 @@ class PackSummary:
 
     Attributes:
         positions, nonzeros: positions stored, and those whose value is not zero.
-        weights: of the base, its head left out.
+        weights: of the base, its task head left out.
         bits_per_position: what a position takes in the file; 0 where there is none.
         floor: log2 of the number of ways to choose as many positions in the whole base, a position. No code
             takes less on average over all choices; positions that are unevenly spread can take less.
-        position_bytes, value_bytes, head_bytes, other_bytes, file_bytes: parts of the file (other: names and
+        position_bytes, value_bytes, task_head_bytes, other_bytes, file_bytes: parts of the file (other: names and
             shapes).
         tensors, untouched: tensors of the base, and those without a position.
     """
@@ -58,12 +58,12 @@ class PackSummary:
     nonzeros: int
     weights: int
     value_dtype: str
-    head_parameters: int
+    task_head_parameters: int
     bits_per_position: float
     floor: float
     position_bytes: int
     value_bytes: int
-    head_bytes: int
+    task_head_bytes: int
     other_bytes: int
     file_bytes: int
     tensors: int
@@ -77,8 +77,10 @@ class PackSummary:
         return self.positions / self.weights
 
     def to_dict(self) -> dict[str, Any]:
+        """The figures as `dsp diff inspect --json` prints them, the task head as `head`."""
         layers = [{**asdict(layer), "density": layer.density} for layer in self.layers]
-        return {**asdict(self), "density": self.density, "layers": layers}
+        figures = {name.removeprefix("task_"): value for name, value in asdict(self).items()}
+        return {**figures, "density": self.density, "layers": layers}
 
 
 def layer_summaries(pack: DiffPack) -> list[LayerSummary]:
@@ -114,7 +116,7 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
         file_bytes: of the file it was read from.
     """
     layers = layer_summaries(pack)
-    head = sum(tensor.numel() for tensor in pack.head.values())
+    task_head = sum(tensor.numel() for tensor in pack.task_head.values())
     weights = sum(
         torch.Size(shape).numel() * getattr(torch, dtype).itemsize
         for dtype, shape in pack.base.parameters.values()
@@ -125,11 +127,12 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
         "density": pack.density,
         "positions": pack.count,
         "nonzeros": pack.nonzeros,
-        "head": head,
+        "head": task_head,
         "bytes": file_bytes,
         "fingerprint": hashlib.sha256(pack.to_bytes()).hexdigest()[:16],
         # of a full copy of the model, which is what a task takes without packs
-        "full_bytes": weights + sum(tensor.numel() * tensor.element_size() for tensor in pack.head.values()),
+        "full_bytes": weights
+        + sum(tensor.numel() * tensor.element_size() for tensor in pack.task_head.values()),
         "tensors": sum(layer.tensors for layer in layers),
         "untouched": sum(layer.untouched for layer in layers),
         "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
@@ -154,20 +157,20 @@ def summarise(pack: DiffPack) -> PackSummary:
     values = [values for _, values in pack.diff.entries.values()]
     coded = position_bytes(pack.diff)
     value_bytes = sum(part.numel() * part.element_size() for part in values)
-    head_bytes = sum(tensor.numel() * tensor.element_size() for tensor in pack.head.values())
+    task_head_bytes = sum(tensor.numel() * tensor.element_size() for tensor in pack.task_head.values())
     file_bytes = len(pack.to_bytes())
     return PackSummary(
         positions=pack.count,
         nonzeros=pack.nonzeros,
         weights=pack.base.total,
         value_dtype=str(values[0].dtype).replace("torch.", "") if values else "none",
-        head_parameters=sum(tensor.numel() for tensor in pack.head.values()),
+        task_head_parameters=sum(tensor.numel() for tensor in pack.task_head.values()),
         bits_per_position=8 * coded / pack.count if pack.count else 0.0,
         floor=floor_bits(pack.count, pack.base.total) / pack.count if pack.count else 0.0,
         position_bytes=coded,
         value_bytes=value_bytes,
-        head_bytes=head_bytes,
-        other_bytes=file_bytes - coded - value_bytes - head_bytes,
+        task_head_bytes=task_head_bytes,
+        other_bytes=file_bytes - coded - value_bytes - task_head_bytes,
         file_bytes=file_bytes,
         tensors=len(pack.diff.shapes),
         untouched=sum(layer.untouched for layer in layers),

@@ -34,11 +34,11 @@ class Undo:
 
     Attributes:
         changes: by the model's own names.
-        head: name → (old tensor, None where there was none; new tensor).
+        task_head: name → (old tensor, None where there was none; new tensor).
     """
 
     changes: dict[str, Change]
-    head: dict[str, tuple[Tensor | None, Tensor]]
+    task_head: dict[str, tuple[Tensor | None, Tensor]]
 
     def do(self, target: nn.Module | MutableMapping[str, Tensor]) -> None:
         """Write the new values. Nothing is compared: `DiffPack.apply` has done so."""
@@ -46,7 +46,7 @@ class Undo:
         with torch.no_grad():
             for name, change in self.changes.items():
                 put(tensors[name], change.positions, change.new)
-            for name, (old, new) in self.head.items():
+            for name, (old, new) in self.task_head.items():
                 if isinstance(target, nn.Module):
                     tensors[name].copy_(new)
                 else:
@@ -63,13 +63,13 @@ class Undo:
         for name, change in self.changes.items():
             if name not in tensors or not _same_bits(_taken(tensors[name], change.positions), change.new):
                 raise ValueError(f"cannot revert: {name} is not as the diff left it")
-        for name, (_, new) in self.head.items():
+        for name, (_, new) in self.task_head.items():
             if name not in tensors or not _same_bits(tensors[name], new.to(tensors[name].dtype)):
-                raise ValueError(f"cannot revert: the head's {name} is not as the diff left it")
+                raise ValueError(f"cannot revert: the task head's {name} is not as the diff left it")
         with torch.no_grad():
             for name, change in self.changes.items():
                 put(tensors[name], change.positions, change.old)
-            for name, (old, _) in self.head.items():
+            for name, (old, _) in self.task_head.items():
                 if isinstance(target, nn.Module):
                     tensors[name].copy_(old)
                 elif old is None:
@@ -81,7 +81,7 @@ class Undo:
     def num_bytes(self) -> int:
         """Memory that the old values take."""
         kept = [change.old for change in self.changes.values()] + [
-            old for old, _ in self.head.values() if old is not None
+            old for old, _ in self.task_head.values() if old is not None
         ]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 

@@ -1,8 +1,8 @@
 """The undo record that lies beside a model file while a diff is applied to it.
 
-A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the head's tensors that were not
+A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the task head's tensors that were not
 there before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and
-"old.NAME" of every changed weight, "head.NAME" of every head tensor that was replaced. That the record fits
+"old.NAME" of every changed weight, "head.NAME" of every task-head tensor that was replaced. That the record fits
 is shown by what it leads to: the restored weights must have the base's hash before they are written.
 """
 
@@ -38,19 +38,19 @@ class UndoRecord:
     Attributes:
         base: whom the restored weights must be equal to.
         old: name → (positions [n], old values [n]).
-        head: name → old tensor, None where there was none.
+        task_head: name → old tensor, None where there was none.
         config: text of config.json before; None where it was not changed.
     """
 
     base: Base
     old: dict[str, tuple[Tensor, Tensor]]
-    head: dict[str, Tensor | None]
+    task_head: dict[str, Tensor | None]
     config: str | None = None
 
     @classmethod
     def of(cls, undo: Undo, base: Base, config: str | None = None) -> UndoRecord:
         old = {name: (change.positions, change.old) for name, change in undo.changes.items()}
-        return cls(base, old, {name: before for name, (before, _) in undo.head.items()}, config)
+        return cls(base, old, {name: before for name, (before, _) in undo.task_head.items()}, config)
 
     @classmethod
     def from_base(
@@ -62,8 +62,8 @@ class UndoRecord:
     ) -> UndoRecord:
         """The record for a model `state` to which `pack` was applied, from its base.
 
-        A bare base has no head. Where the model is one, too, the pack's head goes; where it is a model around
-        it, whose own head nobody knows any more, head and configuration stay as they are.
+        A bare base has no task head. Where the model is one, too, the pack's goes; where it is a model around
+        it, whose own one nobody knows any more, it and the configuration stay as they are.
 
         Args:
             config: text of the base's config.json.
@@ -80,8 +80,8 @@ class UndoRecord:
             for stored in {here[name], *map(here.translate, pack.base.tied.get(name, ()))} & set(state):
                 old[stored] = (positions, values)
         around = (called.here, called.there) != (here.here, here.there)
-        head = {name: base.get(name) for name in pack.head if name in base or not around}
-        return cls(pack.base, old, head, config if len(head) == len(pack.head) else None)
+        task_head = {name: base.get(name) for name in pack.task_head if name in base or not around}
+        return cls(pack.base, old, task_head, config if len(task_head) == len(pack.task_head) else None)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it whole or not at all.
@@ -89,7 +89,7 @@ class UndoRecord:
         Raises:
             OSError: it cannot be written.
         """
-        tensors = {f"head.{name}": tensor for name, tensor in self.head.items() if tensor is not None}
+        tensors = {f"head.{name}": tensor for name, tensor in self.task_head.items() if tensor is not None}
         for name, (positions, values) in self.old.items():
             tensors[f"positions.{name}"], tensors[f"old.{name}"] = positions, values
         about = {
@@ -100,7 +100,7 @@ class UndoRecord:
                 [name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()
             ],
             "tied": {name: list(others) for name, others in self.base.tied.items()},
-            "head_added": [name for name, tensor in self.head.items() if tensor is None],
+            "head_added": [name for name, tensor in self.task_head.items() if tensor is None],
             "config": self.config,
         }
         with replacing(path) as temporary:
@@ -150,7 +150,9 @@ class UndoRecord:
             if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < weight.numel():
                 raise ValueError(f"cannot revert: {name} has another shape than when it was changed")
         before = {name: state[name].reshape(-1)[positions] for name, (positions, _) in self.old.items()}
-        restored = {name: tensor for name, tensor in {**state, **self.head}.items() if tensor is not None}
+        restored = {
+            name: tensor for name, tensor in {**state, **self.task_head}.items() if tensor is not None
+        }
         for name, (positions, values) in self.old.items():
             put(state[name], positions, values)
         try:
@@ -161,10 +163,10 @@ class UndoRecord:
             raise ValueError(
                 f"cannot revert: the model was changed since the diff was applied ({error})"
             ) from None
-        for name in self.head:
+        for name in self.task_head:
             state.pop(name, None)
-        state.update((name, tensor) for name, tensor in self.head.items() if tensor is not None)
-        return {*self.old, *self.head}
+        state.update((name, tensor) for name, tensor in self.task_head.items() if tensor is not None)
+        return {*self.old, *self.task_head}
 
 
 def _content(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord:
@@ -178,20 +180,20 @@ def _content(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord
     if config is not None and not isinstance(parse_json(config, "the configuration"), dict):
         raise ValueError("the configuration is no JSON object")
     old: dict[str, tuple[Tensor, Tensor]] = {}
-    head: dict[str, Tensor | None] = dict.fromkeys(added)
+    task_head: dict[str, Tensor | None] = dict.fromkeys(added)
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         check_name(name)
-        if kind == "head" and name not in head:
-            head[name] = tensor
+        if kind == "head" and name not in task_head:
+            task_head[name] = tensor
         elif kind == "old" and f"positions.{name}" in tensors:
             old[name] = (tensors[f"positions.{name}"], tensor)
         elif kind != "positions" or f"old.{name}" not in tensors:
             raise ValueError(f"it has a tensor {key!r}")
     for name in added:
         check_name(name)
-    for name in {*old} & {*head}:
-        raise ValueError(f"{name!r} is in the head and among the changed weights")
+    for name in {*old} & {*task_head}:
+        raise ValueError(f"{name!r} is in the task head and among the changed weights")
     # positions that rise and are not below zero; which tensor they are in is seen where they are restored
     SparseDiff(old, dict.fromkeys(old, (MAX_ELEMENTS,)))
-    return UndoRecord(base, old, head, config)
+    return UndoRecord(base, old, task_head, config)

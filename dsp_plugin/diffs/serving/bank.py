@@ -25,13 +25,13 @@ class BankTask:
 
     Attributes:
         changes: old and new values at the changed positions.
-        head: full tensors; their first size, the number of labels, may differ from the model's.
+        task_head: full tensors; their first size, the number of labels, may differ from the model's.
         linear: what the changes add to linear layers, by the names of weight and bias. vectors: whole layer
             norms' weights and biases. Both are made when first needed.
     """
 
     changes: dict[str, Change]
-    head: dict[str, Tensor]
+    task_head: dict[str, Tensor]
     linear: dict[tuple[str | None, str | None], LinearDiff] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -41,10 +41,10 @@ class DiffBank:
     alone.
 
     Every task costs the memory of its positions, 8 bytes + 2 weights each (mixed, 8 bytes + 1 weight more),
-    and its head. One forward at a time.
+    and its task head. One forward at a time.
 
     Args:
-        model: the base, on its device and in its dtype, with a place for the heads (of any number of labels).
+        model: the base, on its device and in its dtype, with a place for the task heads (of any number of labels).
         rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a
             batch is never mixed at a size that could be taken for another one, such as as many tokens as rows
             (see `run`, `mixed`).
@@ -60,7 +60,7 @@ class DiffBank:
         self._parameters = tensors_of(model)
         self._tasks: dict[str, BankTask] = {}
         self._current: str | None = None
-        self._own_head: dict[str, Tensor] = {}
+        self._own_task_head: dict[str, Tensor] = {}
         self._checked: list[Base] = []  # what the model was found to be
         self._units: dict[frozenset[str], dict] = {}  # by the tasks that a batch has
 
@@ -81,8 +81,8 @@ class DiffBank:
                 dtype.
 
         Raises:
-            ValueError: the name is taken, the model is not the pack's base, has no place for its head, or
-                cannot hold a sum or the head in its dtype.
+            ValueError: the name is taken, the model is not the pack's base, has no place for its task head, or
+                cannot hold a sum or the task head in its dtype.
         """
         if name in self._tasks:
             raise ValueError(f"the bank has a task {name!r} already: remove it first")
@@ -91,11 +91,11 @@ class DiffBank:
         if check and pack.base not in self._checked:
             pack.base.check(self._parameters, called)
             self._checked.append(pack.base)
-        head = self._head_of(pack)
+        task_head = self._task_head_of(pack)
         changes: dict[str, Change] = {}
         for known, (positions, values) in pack.diff.entries.items():
             changes[called[known]] = change_of(known, self._parameters[called[known]], positions, values)
-        self._tasks[name] = BankTask(changes, head)
+        self._tasks[name] = BankTask(changes, task_head)
 
     def remove(self, name: str) -> None:
         """Forget a task; the model goes back to the base if it is the current one.
@@ -110,7 +110,7 @@ class DiffBank:
         self._units.clear()
 
     def switch(self, name: str | None) -> None:
-        """Bring a task's weights and head into the model, in place; None brings the base back, bit for bit.
+        """Bring a task's weights and its task head into the model, in place; None brings the base back, bit for bit.
 
         Only positions of the task that goes and of the one that comes are written.
 
@@ -127,9 +127,11 @@ class DiffBank:
                     put(self._parameters[parameter], change.positions, change.old)
             for parameter, change in ({} if coming is None else coming.changes).items():
                 put(self._parameters[parameter], change.positions, change.new)
-            for parameter, own in self._own_head.items():
+            for parameter, own in self._own_task_head.items():
                 # another tensor rather than other values: numbers of labels differ
-                self._parameters[parameter].data = own if coming is None else coming.head.get(parameter, own)
+                self._parameters[parameter].data = (
+                    own if coming is None else coming.task_head.get(parameter, own)
+                )
         self._current = name
 
     @contextlib.contextmanager
@@ -137,7 +139,7 @@ class DiffBank:
         """Inside, row i of a batch is answered for `tasks[i]`; gradients are off.
 
         Every module that a task changes must have one row an example as the first dimension of its input.
-        Logits of heads with different numbers of labels are filled up with -inf. Rows of one task are quicker
+        Logits of task heads with different numbers of labels are filled up with -inf. Rows of one task are quicker
         side by side (`run` sorts them).
 
         Raises:
@@ -152,7 +154,7 @@ class DiffBank:
         self.switch(None)
         units = self._units.get(frozenset(present))
         if units is None:
-            changed = {name for task in present.values() for name in {*task.changes, *task.head}}
+            changed = {name for task in present.values() for name in {*task.changes, *task.task_head}}
             units = self._units[frozenset(present)] = units_of(self.model, changed)
         unclear = not self.rows_first and len(present) > 1
         rows = RowTasks(
@@ -258,26 +260,26 @@ class DiffBank:
             raise ValueError(f"the bank has no task {name!r}; it has {', '.join(self._tasks) or 'none'}")
         return self._tasks[name]
 
-    def _head_of(self, pack: DiffPack) -> dict[str, Tensor]:
-        """The pack's head by the model's names, on its device and in its dtype."""
+    def _task_head_of(self, pack: DiffPack) -> dict[str, Tensor]:
+        """The pack's task head by the model's names, on its device and in its dtype."""
         try:
-            called = find_names(pack.head, self._parameters)
+            called = find_names(pack.task_head, self._parameters)
         except ValueError:
-            missing = ", ".join(name for name in pack.head if name not in self._parameters)
-            raise ValueError(f"the model has no place for the pack's head: it lacks {missing}") from None
-        head = {}
-        for name, tensor in pack.head.items():
-            own = self._own_head.get(called[name], self._parameters[called[name]].data)
+            missing = ", ".join(name for name in pack.task_head if name not in self._parameters)
+            raise ValueError(f"the model has no place for the pack's task head: it lacks {missing}") from None
+        task_head = {}
+        for name, tensor in pack.task_head.items():
+            own = self._own_task_head.get(called[name], self._parameters[called[name]].data)
             if own.shape[1:] != tensor.shape[1:] or own.dim() != tensor.dim():
                 raise ValueError(
-                    f"the pack's head {name} has the shape {list(tensor.shape)}, the model's "
+                    f"the pack's task head {name} has the shape {list(tensor.shape)}, the model's "
                     f"{list(own.shape)}: "
                     "only the number of labels may differ"
                 )
-            head[called[name]] = in_dtype(name, tensor, own)
-        for name in head:
-            self._own_head.setdefault(name, self._parameters[name].data)
-        return head
+            task_head[called[name]] = in_dtype(name, tensor, own)
+        for name in task_head:
+            self._own_task_head.setdefault(name, self._parameters[name].data)
+        return task_head
 
 
 def _numbers(tasks: Sequence[str], distinct: list[str]) -> tuple[int, ...]:

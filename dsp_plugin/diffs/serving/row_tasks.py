@@ -78,7 +78,7 @@ class RowTasks:
     Args:
         units: from `units_of`.
         parameters: the model's, by all their names; they hold the base's values.
-        tasks: the T tasks of the batch, with `changes` and `head` by the model's names.
+        tasks: the T tasks of the batch, with `changes` and `task_head` by the model's names.
         numbers: for each of the B rows the number of its task.
         unclear: whether rows may come second inside the model, so that a tensor [B, B, ...] must be refused.
     """
@@ -137,7 +137,7 @@ class RowTasks:
         own = module.forward
         kind, stock = self._whole, type(module).forward
         if "forward" in vars(module) or any(
-            parameter in task.head for task in self._tasks for parameter in names
+            parameter in task.task_head for task in self._tasks for parameter in names
         ):
             pass
         elif stock is nn.Linear.forward or _is_conv1d(module):
@@ -239,18 +239,18 @@ class RowTasks:
     @contextlib.contextmanager
     def _swapped(self, task: Any, names: list[str]) -> Iterator[None]:
         """The task's values of these parameters are in the model, inside."""
-        own_head = {name: self._parameters[name].data for name in names if name in task.head}
+        own_task_head = {name: self._parameters[name].data for name in names if name in task.task_head}
         changes = [(self._parameters[name], task.changes[name]) for name in names if name in task.changes]
         try:
             for weight, change in changes:
                 put(weight, change.positions, change.new)
-            for name in own_head:
-                self._parameters[name].data = task.head[name]
+            for name in own_task_head:
+                self._parameters[name].data = task.task_head[name]
             yield
         finally:
             for weight, change in changes:
                 put(weight, change.positions, change.old)
-            for name, own in own_head.items():
+            for name, own in own_task_head.items():
                 self._parameters[name].data = own
 
     def _require_rows(self, name: str, module: nn.Module, tensors: list[Tensor]) -> None:

@@ -21,7 +21,7 @@ from .buffers import BufferWatch
 from .foreign import ForeignSteps
 from .passes import Rates, adam
 from .placement import base_tensors, place
-from .task_head import HeadAdamW, clip_factor, dense, overwrite
+from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
 
 FORMAT = 1
 
@@ -32,7 +32,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     Its parameter groups hold the model's own parameters. A step gathers their gradients at the K positions,
     updates the K values and writes base + value there. Tensors without a position ask for no gradient any
-    more, which spares part of the backward pass. The host's own clipping must be off: values and head are
+    more, which spares part of the backward pass. The host's own clipping must be off: values and task head are
     clipped here, to a joint norm.
 
     Args:
@@ -40,9 +40,9 @@ class FixMaskAdamW(torch.optim.Optimizer):
         diff: positions and starting values; every name one of the model's, of its shape there.
         base: weights of the base by name; None: the model's own now (only right for a freshly loaded base,
             and refused where a diff was trained in the model before).
-        head: as for DiffVector.
+        task_head: as for DiffVector.
         from_zero: start at the base instead of at the diff's values (the reference's `finetune` 0).
-        lr, head_lr, betas, eps, max_norm, head_weight_decay: as for DiffAdamW.
+        lr, task_head_lr, betas, eps, max_norm, task_head_weight_decay: as for DiffAdamW.
 
     Raises:
         ValueError: see `placement`; a diff of other names or shapes, without positions, or with values that
@@ -55,28 +55,28 @@ class FixMaskAdamW(torch.optim.Optimizer):
         diff: SparseDiff,
         *,
         base: Mapping[str, Tensor] | None = None,
-        head: Iterable[str] = (),
+        task_head: Iterable[str] = (),
         from_zero: bool = False,
         lr: float = 5e-5,
-        head_lr: float | None = None,
+        task_head_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         max_norm: float | None = 1.0,
-        head_weight_decay: float = 0.0,
+        task_head_weight_decay: float = 0.0,
     ):
         for name, value in {
             "lr": lr,
-            "head_lr": head_lr or 0.0,
+            "task_head_lr": task_head_lr or 0.0,
             "eps": eps,
             "max_norm": max_norm or 0.0,
         }.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, got {value}")
         require_free(model, base)
-        placed = place(model, head, asking_only=False)  # another mask may have frozen some
+        placed = place(model, task_head, asking_only=False)  # another mask may have frozen some
         self._check(diff, placed.body)
         tensors = dict(zip(placed.body, base_tensors(placed.body, base)))
-        self.body, self.head = placed.body, placed.head
+        self.body, self.task_head = placed.body, placed.task_head
         self.touched = {
             name: p
             for name, p in placed.body.items()
@@ -115,13 +115,18 @@ class FixMaskAdamW(torch.optim.Optimizer):
                 "max_norm": max_norm or 0.0,
             }
         ]
-        if placed.head:
-            groups.append({"params": list(placed.head.values()), "lr": lr if head_lr is None else head_lr})
+        if placed.task_head:
+            groups.append(
+                {
+                    "params": list(placed.task_head.values()),
+                    "lr": lr if task_head_lr is None else task_head_lr,
+                }
+            )
         super().__init__(groups, {"lr": lr})
         for index, parameter in enumerate(self.touched.values()):
             flats = {"values": self.values, "mean": self._mean, "square": self._square}
             self.state[parameter] = {name: flat.split(self._counts)[index] for name, flat in flats.items()}
-        self._head = HeadAdamW(self, betas, eps, head_weight_decay)
+        self._task_head = TaskHeadAdamW(self, betas, eps, task_head_weight_decay)
         self._moved = False  # by somebody else, since the last step
         me = weakref.ref(self)
         self._foreign = ForeignSteps(
@@ -133,7 +138,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One AdamW step of the values and the head. A tensor without a gradient counts as one of zeros."""
+        """One AdamW step of the values and the task head. A tensor without a gradient counts as one of zeros."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -153,13 +158,13 @@ class FixMaskAdamW(torch.optim.Optimizer):
                 for grad, positions in zip(grads, self.positions)
             ]
         )
-        clip = clip_factor(grad.double().square().sum() + self._head.square(), group["max_norm"])
+        clip = clip_factor(grad.double().square().sum() + self._task_head.square(), group["max_norm"])
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in group["betas"])
         rates = Rates(clip, group["lr"] / first, 1 / math.sqrt(second), group["eps"])
         adam(self.values, self._mean, self._square, grad, rates, group["betas"])
         self._write()
-        self._head.step(clip)
+        self._task_head.step(clip)
         return loss
 
     def diff(self) -> SparseDiff:
@@ -188,7 +193,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         """Goes on from a state, and writes its values into the model.
 
         Raises:
-            ValueError: a state of another optimizer, base, mask or head. Nothing has been changed then.
+            ValueError: a state of another optimizer, base, mask or task head. Nothing has been changed then.
         """
         told = state_dict.get("diff")
         if not isinstance(told, dict) or told.get("format") != FORMAT or "positions" not in told:
@@ -201,11 +206,11 @@ class FixMaskAdamW(torch.optim.Optimizer):
         )
         if not same:
             raise ValueError("the state belongs to another mask: start from the diff it was trained with")
-        self._head.check(state_dict)
+        self._task_head.check(state_dict)
         for index, parameter in enumerate(self.touched.values()):
             for name, here in self.state[parameter].items():
                 overwrite(here, state_dict["state"][index][name])
-        self._head.load(state_dict)
+        self._task_head.load(state_dict)
         self.steps = int(told["steps"])
         with torch.no_grad():
             self._write()

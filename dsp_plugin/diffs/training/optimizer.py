@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .passes import Moments, NextTheta, Rates, adam
-from .task_head import HeadAdamW, clip_factor, dense, overwrite
+from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
 from .vector import DiffVector
 
 FORMAT = 1
@@ -25,9 +25,9 @@ class DiffAdamW(torch.optim.Optimizer):
     """Trains a DiffVector, and the task head beside it, from the ordinary gradients of the model's
     parameters.
 
-    Gradients of w (and the head), and those of alpha (and the groups' alpha), are clipped to a norm each,
+    Gradients of w (and the task head), and those of alpha (and the groups' alpha), are clipped to a norm each,
     after the
-    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the head ("lr"),
+    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the task head ("lr"),
         never alpha
     ("alpha_lr"). There is no weight decay on w and alpha.
 
@@ -36,12 +36,12 @@ class DiffAdamW(torch.optim.Optimizer):
 
     Args:
         vector: what is trained.
-        lr: of w; head_lr: of the head (default: lr). alpha_lr: of alpha and the groups' alpha, constant.
+        lr: of w; task_head_lr: of the task head (default: lr). alpha_lr: of alpha and the groups' alpha, constant.
         betas, eps: of both AdamW. alpha_eps: of alpha's (default: eps).
         eps_uncorrected: add alpha's eps to the root of the mean square before its bias correction, as
             Transformers' former AdamW did (the paper's program); alpha then moves later.
         max_norm, alpha_max_norm: clipping norms; 0 or None for none.
-        head_weight_decay: of the head.
+        task_head_weight_decay: of the task head.
         writes_next: let a step write the next sample into the model in passing, which saves reading w and
             alpha again.
 
@@ -54,7 +54,7 @@ class DiffAdamW(torch.optim.Optimizer):
         vector: DiffVector,
         lr: float = 1e-5,
         *,
-        head_lr: float | None = None,
+        task_head_lr: float | None = None,
         alpha_lr: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -62,7 +62,7 @@ class DiffAdamW(torch.optim.Optimizer):
         eps_uncorrected: bool = False,
         max_norm: float | None = 1.0,
         alpha_max_norm: float | None = 1.0,
-        head_weight_decay: float = 0.0,
+        task_head_weight_decay: float = 0.0,
         writes_next: bool = True,
     ):
         alpha_eps = eps if alpha_eps is None else alpha_eps
@@ -73,12 +73,12 @@ class DiffAdamW(torch.optim.Optimizer):
             alpha_eps=alpha_eps,
             max_norm=max_norm or 0.0,
             alpha_max_norm=alpha_max_norm or 0.0,
-            head_lr=lr if head_lr is None else head_lr,
+            task_head_lr=lr if task_head_lr is None else task_head_lr,
         )
         for name, value in numbers.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be 0 or more and finite, got {value}")
-        head_lr = numbers.pop("head_lr")
+        task_head_lr = numbers.pop("task_head_lr")
         groups = [
             {
                 "params": vector.layout.parameters,
@@ -87,8 +87,8 @@ class DiffAdamW(torch.optim.Optimizer):
                 "betas": betas,
             }
         ]
-        if vector.head:
-            groups.append({"params": list(vector.head.values()), "lr": head_lr})
+        if vector.task_head:
+            groups.append({"params": list(vector.task_head.values()), "lr": task_head_lr})
         super().__init__(groups, {"lr": lr})
         self.vector, self.writes_next = vector, writes_next
         self._moments = Moments(*(torch.zeros_like(vector.w) for _ in range(4)))
@@ -98,11 +98,11 @@ class DiffAdamW(torch.optim.Optimizer):
         views = {name: vector.layout.split(flat) for name, flat in flats.items()}
         for index, parameter in enumerate(vector.layout.parameters):
             self.state[parameter] = {name: parts[index] for name, parts in views.items()}
-        self._head = HeadAdamW(self, betas, eps, head_weight_decay)
+        self._task_head = TaskHeadAdamW(self, betas, eps, task_head_weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Pulls the gradients at theta back and updates w, alpha, the groups' alpha and the head.
+        """Pulls the gradients at theta back and updates w, alpha, the groups' alpha and the task head.
 
         Raises:
             RuntimeError: the model has seen no sample since the last step, so these are gradients of
@@ -120,7 +120,7 @@ class DiffAdamW(torch.optim.Optimizer):
         keys, gates = vector.keys(vector.steps), vector.group_gates(vector.keys(vector.steps))
         grads = [dense(parameter.grad) for parameter in vector.layout.parameters]
         sums = vector.passes.measure(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
-        w_square = sums[:, 0].sum() + self._head.square()
+        w_square = sums[:, 0].sum() + self._task_head.square()
         group_grad = self._group_gradient(gates, sums)
         alpha_square = sums[:, 1].sum() + group_grad.square().sum()
         self._last = {
@@ -157,7 +157,7 @@ class DiffAdamW(torch.optim.Optimizer):
             group["betas"],
             following,
         )
-        self._head.step(w_rates.clip)
+        self._task_head.step(w_rates.clip)
         vector.steps += 1
         vector.drawn = False
         vector.mark("sample" if self.writes_next else "nothing")
@@ -217,7 +217,7 @@ class DiffAdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a state: w, alpha, moments, the head's, rates, and the noise where it was. The penalty
+        """Goes on from a state: w, alpha, moments, the task head's, rates, and the noise where it was. The penalty
         is this run's; where the state's was another, a warning says so.
 
         Raises:
@@ -251,7 +251,7 @@ class DiffAdamW(torch.optim.Optimizer):
                 ", ".join(f"{value:g}" for value in values) for values in (told["penalties"], penalties)
             )
             warnings.warn(f"the state was trained with lambda {there} and goes on with {here}", stacklevel=2)
-        self._head.check(state_dict)
+        self._task_head.check(state_dict)
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():
                 saved = state_dict["state"][index][name]
@@ -261,7 +261,7 @@ class DiffAdamW(torch.optim.Optimizer):
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():
                 overwrite(here, state_dict["state"][index][name])
-        self._head.load(state_dict)
+        self._task_head.load(state_dict)
         overwrite(vector.group_alpha, told["group_alpha"])
         overwrite(self._group_moments[0], told["group_mean"])
         overwrite(self._group_moments[1], told["group_square"])

@@ -8,27 +8,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..base import base_hash, find_names, head_names
+from ..base import base_hash, find_names, task_head_names
 
 
 class Placement(NamedTuple):
-    """Parameters by their part: `body` gets a sparse diff, `head` is trained dense, `frozen` stays as it
+    """Parameters by their part: `body` gets a sparse diff, `task_head` is trained dense, `frozen` stays as it
     is.
     """
 
     body: dict[str, nn.Parameter]
-    head: dict[str, nn.Parameter]
+    task_head: dict[str, nn.Parameter]
     frozen: dict[str, nn.Parameter]
 
 
 def place(
-    model: nn.Module, head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True
+    model: nn.Module, task_head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True
 ) -> Placement:
     """Sorts a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking
     for gradients.
 
     Args:
-        head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its
+        task_head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its
             names.
         asking_only: parameters that ask for no gradient count as frozen; else as body.
 
@@ -40,19 +40,19 @@ def place(
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(parameter, []).append(name)
     every = [name for names in aliases.values() for name in names]
-    heads, still = set(head_names(every, head)), set(head_names(every, frozen))
-    if heads & still:
-        raise ValueError(f"'{sorted(heads & still)[0]}' cannot be both the task's head and frozen")
+    dense, still = set(task_head_names(every, task_head)), set(task_head_names(every, frozen))
+    if dense & still:
+        raise ValueError(f"'{sorted(dense & still)[0]}' cannot be both in the task head and frozen")
     placed = Placement({}, {}, {})
     for parameter, names in aliases.items():
-        if heads & set(names):
-            placed.head[names[0]] = parameter
+        if dense & set(names):
+            placed.task_head[names[0]] = parameter
         elif still & set(names) or (asking_only and not parameter.requires_grad):
             placed.frozen[names[0]] = parameter
         else:
             placed.body[names[0]] = parameter
     if not placed.body:
-        raise ValueError("no parameter is left for the diff: all are frozen or belong to the head")
+        raise ValueError("no parameter is left for the diff: all are frozen or belong to the task head")
     _check(placed.body)
     for parameter in placed.frozen.values():
         parameter.requires_grad_(False)

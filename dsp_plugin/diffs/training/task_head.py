@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 
-class HeadAdamW:
-    """Stock AdamW on the head, run by another optimizer, which holds the head as its second parameter group.
+class TaskHeadAdamW:
+    """Stock AdamW on the task head, run by another optimizer, which holds it as its second parameter group.
 
     Args:
-        outer: that optimizer; the head's state lives in its `state`, so that one state_dict holds all.
+        outer: that optimizer; the task head's state lives in its `state`, so that one state_dict holds all.
     """
 
     def __init__(self, outer: torch.optim.Optimizer, betas, eps: float, weight_decay: float):
@@ -30,7 +30,7 @@ class HeadAdamW:
             self._adam.state = outer.state
 
     def square(self) -> Tensor | float:
-        """Squared norm of the head's gradients, in float64."""
+        """Squared norm of the task head's gradients, in float64."""
         return sum(p.grad.double().square().sum() for p in self.parameters if p.grad is not None)
 
     def step(self, clip: Tensor | float) -> None:
@@ -45,22 +45,22 @@ class HeadAdamW:
 
     def check(self, state: dict[str, Any]) -> None:
         """Raises:
-        ValueError: the saved state's groups or the head's tensors in it are of other sizes.
+        ValueError: the saved state's groups or the task head's tensors in it are of other sizes.
         """
         groups = self._outer.param_groups
         if [len(group["params"]) for group in state["param_groups"]] != [
             len(group["params"]) for group in groups
         ]:
-            raise ValueError("the state has another number of parameters: another head")
+            raise ValueError("the state has another number of parameters: another task head")
         for index, parameter in enumerate(self.parameters, start=len(groups[0]["params"])):
             for name, tensor in state["state"].get(index, {}).items():
                 if name != "step" and tensor.shape != parameter.shape:
                     raise ValueError(
-                        f"the state's head has the shape {list(tensor.shape)}, here {list(parameter.shape)}"
+                        f"the state's task head has the shape {list(tensor.shape)}, here {list(parameter.shape)}"
                     )
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over the head's state, and every group's settings."""
+        """Takes over the task head's state, and every group's settings."""
         for index, parameter in enumerate(self.parameters, start=len(self._outer.param_groups[0]["params"])):
             if index in state["state"]:
                 self._outer.state[parameter] = {

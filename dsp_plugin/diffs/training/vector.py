@@ -62,7 +62,7 @@ class DiffVector:
         model: on its device and in its dtype; w and alpha are float32 (float64 for a float64 model).
         base: weights of the base by name. None: the model's own now, which is right only for a freshly loaded
             base and never when a run is resumed; a model in which a diff was trained before needs one.
-        head: names of the parameters or modules of the task head: trained dense, unpenalised, not counted.
+        task_head: names of its parameters or modules: trained dense, unpenalised, not counted.
         frozen: names of parameters or modules that stay at the base (see `layers.frozen_names`).
         grouping: 'tensor' or 'neuron', or a group function (see groups.py); None: unstructured.
         penalty: lambda of the unnormalised expected number of non-zeros; or one a parameter by name.
@@ -83,7 +83,7 @@ class DiffVector:
         model: nn.Module,
         *,
         base: Mapping[str, Tensor] | None = None,
-        head: Iterable[str] = (),
+        task_head: Iterable[str] = (),
         frozen: Iterable[str] = (),
         grouping: str | GroupFunction | None = "tensor",
         concrete: StretchedConcrete = StretchedConcrete(),
@@ -100,9 +100,9 @@ class DiffVector:
         if penalty_form not in PENALTY_FORMS:
             raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
         require_free(model, base)
-        placed = place(model, head, frozen)
+        placed = place(model, task_head, frozen)
         self.model, self.concrete, self.penalty_form, self.seed = model, concrete, penalty_form, seed
-        self.body, self.head = placed.body, placed.head
+        self.body, self.task_head = placed.body, placed.task_head
         self.structured = grouping is not None
         function = GROUPINGS[grouping] if isinstance(grouping, str) else grouping or by_tensor
         self.layout = FlatLayout(list(self.body), list(self.body.values()), function)
@@ -186,7 +186,7 @@ class DiffVector:
             here = dict(model.named_parameters(remove_duplicate=False))
             lost = [
                 name
-                for name, parameter in {**self.body, **self.head}.items()
+                for name, parameter in {**self.body, **self.task_head}.items()
                 if here.get(name) is not parameter
             ]
             if lost:  # training would go on in tensors that the model no longer has

@@ -35,12 +35,12 @@ class SavedVector:
     """What `save_vector` wrote.
 
     Attributes:
-        flat: w, alpha [N] and group_alpha [G]. head: the dense task head by name.
+        flat: w, alpha [N] and group_alpha [G]. task_head: its tensors by name.
         told: names and hash of the body, seed, steps, the stretched interval. config: the writer's own.
     """
 
     flat: dict[str, Tensor]
-    head: dict[str, Tensor]
+    task_head: dict[str, Tensor]
     told: dict[str, Any]
     config: dict[str, Any]
 
@@ -48,14 +48,14 @@ class SavedVector:
         """The vector, attached to its base.
 
         Args:
-            model: the base. Its head may be any of the same names.
+            model: the base. Its task head may be any of the same names.
             grouping: as in training.
 
         Raises:
             ValueError: the model lacks parameters of the diff or is another base, or the groups are others.
         """
         parameters = dict(model.named_parameters())
-        missing = [name for name in [*self.told["names"], *self.head] if name not in parameters]
+        missing = [name for name in [*self.told["names"], *self.task_head] if name not in parameters]
         if missing:
             raise ValueError(
                 f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}"
@@ -63,7 +63,7 @@ class SavedVector:
         if base_hash({name: parameters[name] for name in self.told["names"]}) != self.told["base"]:
             raise ValueError("wrong base: its weights are not those that the diff was trained on")
         body = set(self.told["names"])
-        frozen = [name for name in parameters if name not in body and name not in self.head]
+        frozen = [name for name in parameters if name not in body and name not in self.task_head]
         # older files do not tell of what was frozen
         if (
             self.told.get("frozen")
@@ -74,7 +74,7 @@ class SavedVector:
         vector = DiffVector(
             model,
             base=parameters,
-            head=list(self.head),
+            task_head=list(self.task_head),
             frozen=frozen,
             grouping=grouping,
             concrete=concrete,
@@ -98,7 +98,7 @@ class SavedVector:
 
 
 def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str, Any] = {}) -> None:
-    """Write a vector and the head beside it, whole or not at all.
+    """Write a vector and the task head beside it, whole or not at all.
 
     Raises:
         OSError: it cannot be written. ValueError: `config` is not JSON.
@@ -120,7 +120,9 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
     except TypeError as error:
         raise ValueError(f"the configuration is not JSON: {error}") from error
     tensors = {name: getattr(vector, name).detach().cpu().clone() for name in _FLAT}
-    tensors.update({f"head.{name}": tensor.detach().cpu().clone() for name, tensor in vector.head.items()})
+    tensors.update(
+        {f"head.{name}": tensor.detach().cpu().clone() for name, tensor in vector.task_head.items()}
+    )
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         seal(temporary)
@@ -166,17 +168,17 @@ def _read(path: str) -> SavedVector:
             raise ValueError(f"{path} is damaged: its content does not fit its checksum")
         _check(told, path)
         flat = {name: file.get_tensor(name) for name in _FLAT}
-        head = {
+        task_head = {
             key[len("head.") :]: file.get_tensor(key)
             for key in sorted(file.keys())
             if key.startswith("head.")
         }
-    for name, tensor in {**flat, **head}.items():
+    for name, tensor in {**flat, **task_head}.items():
         if not tensor.is_floating_point() or not all_finite(tensor):
             raise ValueError(f"{path} holds numbers that are not finite: {name}")
     if any(tensor.dim() != 1 for tensor in flat.values()) or flat["w"].shape != flat["alpha"].shape:
         raise ValueError(f"{path}: w, alpha and group_alpha are no vectors, or not of one length")
-    return SavedVector(flat, head, told, told.pop("config"))
+    return SavedVector(flat, task_head, told, told.pop("config"))
 
 
 def _check(told: dict[str, Any], path: str) -> None:

@@ -1,13 +1,13 @@
 """Training a sparse diff with the stock Trainer.
 
     # from here on the model is the base
-    vector = DiffVector(model.to(args.device), head=["classifier"], seed=args.seed)
+    vector = DiffVector(model.to(args.device), task_head=["classifier"], seed=args.seed)
     optimizers = diff_optimizers(vector, args)
     trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
 
 The model's own calls choose what its parameters hold: the sample before a forward pass in training mode, the
 deterministic theta before evaluation and saving (see `DiffVector`). The Trainer makes its own schedule, which
-reaches w and the head.
+reaches w and the task head.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 from ...diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
-from ...diffs.base import head_names
+from ...diffs.base import task_head_names
 from ..trainer.epoch_order import EpochOrder
 from ..trainer.mean_loss import declare_mean_loss
 
-__all__ = ["DiffCallback", "diff_optimizers", "fixmask_optimizers", "task_head"]
+__all__ = ["DiffCallback", "diff_optimizers", "find_task_head", "fixmask_optimizers"]
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
 _OPTIMIZER_FILE = "optimizer.pt"
 _GIVEN_NORM = "diff_max_grad_norm"
 
 
-def task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> list[str]:
-    """The names of the parameters of a task's head, which is trained dense.
+def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> list[str]:
+    """The names of the parameters of the task head, which is trained dense.
 
     Args:
         new: the weights that were new when the model was loaded (`missing_keys` of its loading information):
-            the head, where nothing is named.
+            the task head, where nothing is named.
         named: parameters or modules.
 
     Raises:
         ValueError: a name that is not in the model; or there is neither a new nor a named parameter.
     """
     parameters = [name for name, _ in model.named_parameters()]
-    found = head_names(parameters, named) if named else sorted(set(new) & set(parameters))
+    found = task_head_names(parameters, named) if named else sorted(set(new) & set(parameters))
     if not found:
         raise ValueError(
             "the task head cannot be found, because no weight of the model is new: --task_head names its "
@@ -63,7 +63,7 @@ def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any)
     another stage. Make it before the Trainer (see `declare_mean_loss`).
 
     Args:
-        options: further ones of `DiffAdamW` (alpha_lr, head_lr, eps_uncorrected ...).
+        options: further ones of `DiffAdamW` (alpha_lr, task_head_lr, eps_uncorrected ...).
 
     Raises:
         ValueError: another optimizer than AdamW in `args`; see `DiffAdamW`.
@@ -80,10 +80,10 @@ def fixmask_optimizers(
     args: TrainingArguments,
     diff: SparseDiff,
     base: Mapping[str, Tensor] | None = None,
-    head: Iterable[str] = (),
+    task_head: Iterable[str] = (),
     from_zero: bool = False,
 ) -> tuple[FixMaskAdamW, None]:
-    """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the head learn.
+    """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the task head learn.
 
     Args:
         base: needed where a diff was trained in this model before (and detached since); see `FixMaskAdamW`.
@@ -93,7 +93,7 @@ def fixmask_optimizers(
     """
     given = _settings(args)
     declare_mean_loss(model)
-    optimizer = FixMaskAdamW(model, diff, base=base, head=head, from_zero=from_zero, **given)
+    optimizer = FixMaskAdamW(model, diff, base=base, task_head=task_head, from_zero=from_zero, **given)
     _leave_clipping(args, given["max_norm"])
     return optimizer, None
 
@@ -184,7 +184,7 @@ def _settings(args: TrainingArguments) -> dict[str, Any]:
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
         max_norm=args.max_grad_norm or getattr(args, _GIVEN_NORM, 0.0),
-        head_weight_decay=args.weight_decay,
+        task_head_weight_decay=args.weight_decay,
     )
 
 

@@ -98,7 +98,7 @@ def test_apply_and_revert_a_folder(folder, pack, capsys):
     before, files, names = weights(folder), content(folder), sorted(path.name for path in folder.iterdir())
     assert run("apply", pack, folder) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"applied: [\d,]+ of [\d,]+ weights .* and the head", shown)
+    assert re.search(r"applied: [\d,]+ of [\d,]+ weights .* and the task head", shown)
     assert same(weights(folder), expected())
     assert json.loads((folder / "config.json").read_text()) == {"model_type": "small", **LABELS}
     if (folder / "model.safetensors.index.json").exists():
@@ -191,7 +191,7 @@ def test_revert_by_a_bare_base_leaves_the_head_of_a_model_around_it(folder, pack
     (whole / "diff-undo.safetensors").unlink()
     assert run("revert", whole, "--base", bare, "--pack", pack) == 0
     assert (
-        f"{bare} has no head: that of {whole} stays as it is (classifier.bias, classifier.weight)"
+        f"{bare} has no task head: that of {whole} stays as it is (classifier.bias, classifier.weight)"
         in capsys.readouterr().out
     )
     heads = {name: tensor for name, tensor in after.items() if name.startswith("classifier")}

@@ -138,7 +138,7 @@ def test_modules_of_any_kind_follow_their_rows():
     model = Awkward().eval()
     bank = DiffBank(model)
     for seed, name in enumerate("abc"):
-        bank.add(name, random_pack(model, seed, head=(), density=0.3))
+        bank.add(name, random_pack(model, seed, task_head=(), density=0.3))
     tasks = ["c", "a", "a", "b", "c", "b", "a"]
     batch = {"ids": ids(7), "shift": torch.randn(7, 1, 8, dtype=torch.float64)}
     expected = one_by_one(bank, tasks, **batch)
@@ -170,7 +170,7 @@ def test_what_cannot_be_mixed_is_refused_by_name_and_grouped_serves_it(bypass, r
     model = Flat(bypass).eval()
     bank = DiffBank(model)
     for seed, name in enumerate("ab"):
-        bank.add(name, random_pack(model, seed, head=(), density=0.3))
+        bank.add(name, random_pack(model, seed, task_head=(), density=0.3))
     tasks = ["a", "b", "a"]
     with pytest.raises(ValueError, match=f"tasks cannot be mixed.*{reason}.*use grouped"):
         bank.run(tasks, ids(3))
@@ -198,7 +198,7 @@ class TimeMajor(nn.Module):
 def bank_of_two(model: nn.Module, **options) -> DiffBank:
     bank = DiffBank(model.eval(), **options)
     for seed, name in enumerate("ab"):
-        bank.add(name, random_pack(model, seed, head=(), density=0.3))
+        bank.add(name, random_pack(model, seed, task_head=(), density=0.3))
     return bank
 
 

@@ -83,8 +83,14 @@ CASES = {
     "head of integers": (with_head(torch.tensor([1, 0])), "classifier.bias.*not finite"),
     "head without elements": (with_head(torch.zeros(0)), "shape"),
     "head without dimensions": (with_head(torch.tensor(1.0)), "shape"),
-    "head in the base": (with_head(torch.zeros(16), "head.body.norm.bias"), "in the head and in the base"),
-    "head is a tied name": (with_head(torch.zeros(40, 16), "head.out.weight"), "in the head and in the base"),
+    "head in the base": (
+        with_head(torch.zeros(16), "head.body.norm.bias"),
+        "in the task head and in the base",
+    ),
+    "head is a tied name": (
+        with_head(torch.zeros(40, 16), "head.out.weight"),
+        "in the task head and in the base",
+    ),
     "head with a terminal's escape": (with_head(torch.zeros(2), "head.\x1b[2J"), "no name"),
     "one tensor more": (dict(tensors={"more": torch.zeros(2)}), "tensor 'more'"),
     "streams are no bytes": (dict(tensors={"positions.unary": torch.zeros(9)}), "not bytes"),
@@ -278,14 +284,14 @@ def test_random_content_is_refused_or_makes_sense():
         if loaded is None:
             continue
         accepted += 1
-        diff, base, head, config = loaded
+        diff, base, task_head, config = loaded
         for name, (positions, values) in diff.entries.items():
             size = torch.Size(base.parameters[name][1]).numel()
             assert set(positions.tolist()) <= set(range(size)) and positions.tolist() == sorted(
                 {*positions.tolist()}
             )
             assert all(abs(value) < INF for value in values.tolist())
-        assert all(abs(value) < INF for tensor in head.values() for value in tensor.reshape(-1).tolist())
+        assert all(abs(value) < INF for tensor in task_head.values() for value in tensor.reshape(-1).tolist())
         model = SmallModel()
         before = snapshot(model)
         pack = DiffPack(*loaded)
@@ -304,27 +310,27 @@ def test_random_content_is_refused_or_makes_sense():
 class TestWhatTheModelCannotHold:
     """θ0 and δ are finite, and their sum in the base's dtype is not; nothing is written then."""
 
-    def large(self, head: float = 0.0) -> tuple:
+    def large(self, task_head: float = 0.0) -> tuple:
         model = SmallModel(dtype=torch.float16)
         with torch.no_grad():
             model.body["0"].bias[3] = 60000
         base = Base.of(model, ["classifier"])
-        entries = {"body.0.bias": (torch.tensor([3]), torch.tensor([0.0 if head else 9000.0]))}
-        dense = {"classifier.bias": torch.tensor([head, 0.0]), "classifier.weight": torch.zeros(2, 16)}
+        entries = {"body.0.bias": (torch.tensor([3]), torch.tensor([0.0 if task_head else 9000.0]))}
+        dense = {"classifier.bias": torch.tensor([task_head, 0.0]), "classifier.weight": torch.zeros(2, 16)}
         return model, DiffPack.create(SparseDiff(entries, {"body.0.bias": (24,)}), base, dense)
 
     @pytest.mark.parametrize(
-        "head, reason",
+        "task_head, reason",
         [(0.0, "body.0.bias and the diff add up to what float16 cannot"), (1e6, "classifier.bias")],
     )
-    def test_apply_merge_and_the_bank(self, head, reason):
-        model, pack = self.large(head)
+    def test_apply_merge_and_the_bank(self, task_head, reason):
+        model, pack = self.large(task_head)
         before = snapshot(model)
         with pytest.raises(ValueError, match=reason):
             pack.apply(model)
         with pytest.raises(ValueError, match=reason):
             DiffBank(model).add("a", pack)
-        if not head:
+        if not task_head:
             with pytest.raises(ValueError, match=reason):
                 pack.merge(before)
         assert same(snapshot(model), before)
@@ -333,7 +339,7 @@ class TestWhatTheModelCannotHold:
         pack = random_pack(SmallModel(), 1)
         for weights in ([1e6], [NAN], [INF]):
             with pytest.raises(ValueError, match="finite|too large"):
-                add_packs([pack], weights, head=0, dtype="float16")
+                add_packs([pack], weights, task_head=0, dtype="float16")
 
 
 def test_a_base_is_known_by_more_than_its_hash():
@@ -347,7 +353,7 @@ def test_a_base_is_known_by_more_than_its_hash():
     with pytest.raises(ValueError, match="wrong base"):
         bank.add("b", forged)
     with pytest.raises(ValueError, match="different bases"):
-        add_packs([pack, forged], head=0)
+        add_packs([pack, forged], task_head=0)
 
 
 class TestUndoRecords:
@@ -378,7 +384,7 @@ class TestUndoRecords:
             (dict(without=["checksum"]), "no checksum.*--base BASE --pack PACK"),
             (dict(about={"format_version": 9}), "newer"),
             (dict(about={"head_added": [3]}), "no name"),
-            (dict(about={"head_added": ["body.0.weight"]}), "in the head and among the changed"),
+            (dict(about={"head_added": ["body.0.weight"]}), "in the task head and among the changed"),
             (dict(about={"base_hash": 3}), "SHA-256"),
             (dict(about={"parameters": [["a", "float32"]]}), "dtype, shape"),
             (dict(about={"config": "[]"}), "no JSON object"),
@@ -425,7 +431,7 @@ class TestUndoRecords:
 def whole(tmp_path_factory):
     """A vector's file."""
     path = tmp_path_factory.mktemp("vector") / "vector.safetensors"
-    vector = DiffVector(SmallModel(), head=["classifier.weight", "classifier.bias"], grouping="tensor")
+    vector = DiffVector(SmallModel(), task_head=["classifier.weight", "classifier.bias"], grouping="tensor")
     save_vector(path, vector, {"task": "cola"})
     vector.detach()
     return path

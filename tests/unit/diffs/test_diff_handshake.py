@@ -42,7 +42,7 @@ def test_an_optimizer_that_knows_nothing_of_the_diff():
 
 def test_the_diffs_own_optimizer_beside_one_of_another_model():
     network, other = model(), model()
-    vector = DiffVector(network, head=["2"])
+    vector = DiffVector(network, task_head=["2"])
     for _ in range(3):
         step(network, DiffAdamW(vector))
         step(other, torch.optim.Adam(other.parameters()))
@@ -50,7 +50,7 @@ def test_the_diffs_own_optimizer_beside_one_of_another_model():
 
 def test_fixed_positions_and_an_optimizer_of_all_weights():
     network = model()
-    fixed = FixMaskAdamW(network, mask_of(network), head=["2"])
+    fixed = FixMaskAdamW(network, mask_of(network), task_head=["2"])
     for _ in range(3):
         step(network, fixed)
     network.requires_grad_(True)

@@ -41,7 +41,7 @@ def test_groups_of_each():
     def groups(grouping):
         model = tiny()
         names = [name for name, _ in model.named_parameters()]
-        return DiffVector(model, head=HEAD, grouping=group_function(grouping, names)).layout.groups
+        return DiffVector(model, task_head=HEAD, grouping=group_function(grouping, names)).layout.groups
 
     assert groups("tensor") == 5 and groups("neuron") == 7 + 6 + 3 and groups("layer") == 3
     assert group_function("none", []) is None

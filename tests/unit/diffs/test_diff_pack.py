@@ -22,7 +22,7 @@ def tensors_of_pack(pack: DiffPack) -> dict:
     entries = {
         f"{name}/{part}": t for name, entry in pack.diff.entries.items() for part, t in zip("pv", entry)
     }
-    return {**entries, **{f"head/{name}": tensor for name, tensor in pack.head.items()}}
+    return {**entries, **{f"head/{name}": tensor for name, tensor in pack.task_head.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ def test_random_packs_come_back(seed, tmp_path):
 
 def test_printed_it_is_one_line_of_figures(pack):
     share = f"{pack.count:,} of {pack.base.total:,} weights ({100 * pack.count / pack.base.total:.3g} %)"
-    assert repr(pack) == f"DiffPack({share}, head of {16 * 2 + 2} parameters, base {pack.base.hash[:12]})"
+    assert (
+        repr(pack) == f"DiffPack({share}, task head of {16 * 2 + 2} parameters, base {pack.base.hash[:12]})"
+    )
 
 
 def test_the_fingerprint_of_a_mask_is_of_its_positions_alone(pack):
@@ -95,11 +97,11 @@ def test_a_head_alone_can_be_packed(tmp_path):
     made = DiffPack.create(SparseDiff({}), Base.of(model, ["classifier"]), {"classifier.bias": torch.ones(2)})
     made.save(tmp_path / "head.diff")
     again = DiffPack.load(tmp_path / "head.diff")
-    assert again.count == 0 and torch.equal(again.head["classifier.bias"], torch.ones(2))
+    assert again.count == 0 and torch.equal(again.task_head["classifier.bias"], torch.ones(2))
 
 
 @pytest.mark.parametrize(
-    "entries, head, dtype, reason",
+    "entries, task_head, dtype, reason",
     [
         (
             {"body.9.weight": (torch.tensor([0]), torch.ones(1))},
@@ -121,15 +123,17 @@ def test_a_head_alone_can_be_packed(tmp_path):
             "1e\\+06, too large for torch.float16",
         ),
         ({}, {"classifier.bias": torch.tensor([torch.inf])}, "float16", "classifier.bias.*not finite"),
-        ({}, {"body.norm.bias": torch.ones(16)}, "float16", "in the head and in the base"),
+        ({}, {"body.norm.bias": torch.ones(16)}, "float16", "in the task head and in the base"),
         ({}, {}, "float16", "nothing to pack"),
         ({}, {"classifier.bias": torch.ones(2)}, "int8", "float16, bfloat16, float32"),
     ],
 )
-def test_what_cannot_be_packed(entries, head, dtype, reason):
+def test_what_cannot_be_packed(entries, task_head, dtype, reason):
     shapes = {name: (16,) for name in entries}
     with pytest.raises(ValueError, match=reason):
-        DiffPack.create(SparseDiff(entries, shapes), Base.of(SmallModel(), ["classifier"]), head, dtype=dtype)
+        DiffPack.create(
+            SparseDiff(entries, shapes), Base.of(SmallModel(), ["classifier"]), task_head, dtype=dtype
+        )
 
 
 def test_another_shape_than_the_bases_is_refused():
@@ -139,7 +143,7 @@ def test_another_shape_than_the_bases_is_refused():
 
 
 def test_a_configuration_must_be_json(pack, tmp_path):
-    made = DiffPack(pack.diff, pack.base, pack.head, {"model": SmallModel})
+    made = DiffPack(pack.diff, pack.base, pack.task_head, {"model": SmallModel})
     with pytest.raises(ValueError, match="JSON"):
         made.save(tmp_path / "x.diff")
     assert not list(tmp_path.iterdir())
@@ -272,8 +276,8 @@ def test_summary(pack):
     assert sum(layer.positions for layer in figures.layers) == pack.count
     assert sum(layer.nonzeros for layer in figures.layers) == pack.nonzeros
     assert sum(layer.weights for layer in figures.layers) == figures.weights == pack.base.total
-    assert figures.value_bytes == 2 * pack.count and figures.head_parameters == 2 * 16 + 2
-    parts = figures.position_bytes + figures.value_bytes + figures.head_bytes + figures.other_bytes
+    assert figures.value_bytes == 2 * pack.count and figures.task_head_parameters == 2 * 16 + 2
+    parts = figures.position_bytes + figures.value_bytes + figures.task_head_bytes + figures.other_bytes
     assert parts == figures.file_bytes == len(pack.to_bytes())
     values = (
         pack.diff.entries["body.norm.bias"][1].double(),

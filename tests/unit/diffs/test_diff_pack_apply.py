@@ -31,7 +31,7 @@ def test_apply_is_the_dense_sum_and_revert_is_exact(dtype, values):
     assert len(dense) == len(pack.base.parameters) == 7
     for name, delta in dense.items():
         assert torch.equal(after[name], (before[name].to(wide) + delta.to(wide)).to(dtype)), name
-    assert torch.equal(model.classifier.weight, pack.head["classifier.weight"])
+    assert torch.equal(model.classifier.weight, pack.task_head["classifier.weight"])
     assert model.out.weight is model.body["words"].weight
     undo.revert(model)
     assert same(snapshot(model), before)
@@ -67,7 +67,7 @@ def test_two_packs_applied_and_reverted_in_turn():
     "trained, message",
     [
         ("body.0.weight", "body.0.weight is not as the diff left it"),
-        ("classifier.bias", "the head's classifier.bias is not as the diff left it"),
+        ("classifier.bias", "the task head's classifier.bias is not as the diff left it"),
     ],
 )
 def test_a_revert_after_further_training_is_refused_and_changes_nothing(trained, message):
@@ -97,7 +97,7 @@ def test_a_revert_tells_zero_from_minus_zero():
 def test_the_head_can_be_left_alone():
     model = SmallModel(labels=5)
     before = snapshot(model)
-    random_pack(model, 1, labels=2).apply(model, head=False)
+    random_pack(model, 1, labels=2).apply(model, task_head=False)
     assert torch.equal(model.classifier.weight, before["classifier.weight"])
     assert not torch.equal(model.body["0"].weight, before["body.0.weight"])
 
@@ -129,7 +129,7 @@ def untied(model):
         (lambda model: model.half(), "wrong base: .* is float16, the diff was made on float32"),
         (
             lambda model: delattr(model, "classifier"),
-            "no place for the pack's head: it lacks classifier.bias",
+            "no place for the pack's task head: it lacks classifier.bias",
         ),
         (
             lambda model: setattr(model, "classifier", nn.Linear(16, 3)),
@@ -272,7 +272,7 @@ class TestLeadingNames:
         whole = SmallModel()
         pack = without_output(random_pack(whole, 3))
         before = snapshot(whole)
-        undo = pack.apply(whole.body, head=False)
+        undo = pack.apply(whole.body, task_head=False)
         assert not same(snapshot(whole), before)
         undo.revert(whole.body)
         wrapped = nn.ModuleDict({"model": whole})
@@ -286,7 +286,7 @@ class TestLeadingNames:
 
 def without_output(pack: DiffPack) -> DiffPack:
     """The pack as a model without the tied output would have made it."""
-    return DiffPack(pack.diff, Base(pack.base.parameters, pack.base.hash, {}), pack.head, pack.config)
+    return DiffPack(pack.diff, Base(pack.base.parameters, pack.base.hash, {}), pack.task_head, pack.config)
 
 
 class TestBase:
@@ -317,9 +317,9 @@ class TestBase:
         assert here.total == sum(p.numel() for p in model.parameters()) - 2 * 17
 
     def test_a_head_that_cannot_be_found(self):
-        with pytest.raises(ValueError, match="the head cannot be found: .*'qa_outputs'"):
+        with pytest.raises(ValueError, match="the task head cannot be found: .*'qa_outputs'"):
             Base.of(SmallModel(), ["classifier", "qa_outputs"])
-        with pytest.raises(ValueError, match="no parameters beside its head"):
+        with pytest.raises(ValueError, match="no parameters beside its task head"):
             Base.of(nn.ModuleDict({"classifier": nn.Linear(2, 2)}), ["classifier"])
 
 

@@ -62,18 +62,18 @@ def test_packs_without_a_common_position(packs):
 
 def test_sum(packs):
     weights = [1.0, -0.5, 2.0]
-    total = add_packs(packs, weights, head=1)
+    total = add_packs(packs, weights, task_head=1)
     expected = sum(weight * vector(pack) for weight, pack in zip(weights, packs))
     assert torch.equal(vector(total), expected.float().double())
     union = sum((vector(pack) != 0).double() for pack in packs) > 0
     assert total.count == int(union.sum()), "a position stays where the sum is 0"
-    assert torch.equal(total.head["classifier.weight"], packs[1].head["classifier.weight"])
+    assert torch.equal(total.task_head["classifier.weight"], packs[1].task_head["classifier.weight"])
     assert [part["config"]["task"] for part in total.config["sum_of"]] == [1, 2, 3]
     assert total.base == packs[0].base
 
 
 def test_a_pack_minus_itself_changes_nothing(packs):
-    assert add_packs([packs[0], packs[0]], [1, -1], head=0).nonzeros == 0
+    assert add_packs([packs[0], packs[0]], [1, -1], task_head=0).nonzeros == 0
 
 
 def other_base() -> DiffPack:
@@ -88,7 +88,7 @@ def other_base() -> DiffPack:
     [
         (lambda packs: ([],), "no packs"),
         (lambda packs: (packs, [1, 2]), "3 packs need as many weights, not 2"),
-        (lambda packs: (packs,), "choose one by head=0 .. 2"),
+        (lambda packs: (packs,), "choose one by task_head=0 .. 2"),
         (lambda packs: (packs, None, 3), "head must be 0 .. 2, got 3"),
         (lambda packs: ([packs[0], other_base()], None, 0), "different bases: pack 1 .* pack 2"),
     ],

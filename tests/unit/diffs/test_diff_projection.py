@@ -89,7 +89,7 @@ def test_counts_and_densities():
 
 
 def test_a_trained_vector_projects_to_its_own_deterministic_or_sampled_diff():
-    vector = DiffVector(tiny(), head=HEAD)
+    vector = DiffVector(tiny(), task_head=HEAD)
     vector.w.copy_(torch.linspace(-1, 1, 96))
     vector.alpha.copy_(torch.linspace(2, -2, 96))
     for step in (None, 3):

@@ -22,7 +22,7 @@ PENALTY = 1e-3
 def started(base, seed=5, **options):
     model = tiny()
     model.load_state_dict(base)
-    vector = DiffVector(model, base=base, head=HEAD, penalty=PENALTY, seed=seed, **options)
+    vector = DiffVector(model, base=base, task_head=HEAD, penalty=PENALTY, seed=seed, **options)
     optimizer = DiffAdamW(vector, lr=0.05)
     return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
 
@@ -76,7 +76,7 @@ def test_another_penalty_is_told():
     base = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
     model, optimizer, _ = started(base)
     train_step(model, optimizer, 0)
-    vector = DiffVector((again := tiny()), base=base, head=HEAD, penalty=2 * PENALTY)
+    vector = DiffVector((again := tiny()), base=base, task_head=HEAD, penalty=2 * PENALTY)
     other = DiffAdamW(vector, lr=0.05)
     with pytest.warns(UserWarning, match=r"trained with lambda 0.001 and goes on with 0.002"):
         other.load_state_dict(optimizer.state_dict())
@@ -89,14 +89,14 @@ def test_states_that_do_not_belong_are_refused():
     model, optimizer, _ = started(base)
     train_step(model, optimizer, 0)
     state = copy.deepcopy(optimizer.state_dict())
-    other = DiffAdamW(DiffVector(tiny(seed=4), head=HEAD, penalty=PENALTY))
+    other = DiffAdamW(DiffVector(tiny(seed=4), task_head=HEAD, penalty=PENALTY))
     with pytest.raises(ValueError, match="another base"):
         other.load_state_dict(state)
     assert not other.vector.w.any()
-    unstructured = DiffAdamW(DiffVector(tiny(), head=HEAD, grouping=None))
+    unstructured = DiffAdamW(DiffVector(tiny(), task_head=HEAD, grouping=None))
     with pytest.raises(ValueError, match="structured"):
         unstructured.load_state_dict(state)
-    fewer = DiffAdamW(DiffVector(tiny(), head=HEAD, frozen=["embeddings"]))
+    fewer = DiffAdamW(DiffVector(tiny(), task_head=HEAD, frozen=["embeddings"]))
     with pytest.raises(ValueError, match="other parameters"):
         fewer.load_state_dict(state)
     with pytest.raises(ValueError, match="not the state of a diff"):
@@ -109,7 +109,7 @@ def saved_with(base, given, **options):
     """
     model = tiny()
     model.load_state_dict(base)
-    optimizer = DiffAdamW(DiffVector(model, base=given, head=HEAD, **options))
+    optimizer = DiffAdamW(DiffVector(model, base=given, task_head=HEAD, **options))
     train_step(model, optimizer, 0)
     return optimizer, copy.deepcopy(optimizer.state_dict())
 

@@ -52,8 +52,8 @@ class Naive:
         self.alpha = {name: torch.full_like(p, 5.0).requires_grad_() for name, p in self.base.items()}
         self.group_of, groups = plain_group_of(grouping, {name: p.shape for name, p in self.base.items()})
         self.group_alpha = torch.full((groups,), 5.0, dtype=torch.float64, requires_grad=True)
-        self.head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
-        self.adam_w = torch.optim.AdamW([*self.w.values(), *self.head], lr=lr, weight_decay=0.0)
+        self.task_head = [p for name, p in model.named_parameters() if name.startswith("classifier")]
+        self.adam_w = torch.optim.AdamW([*self.w.values(), *self.task_head], lr=lr, weight_decay=0.0)
         self.adam_alpha = torch.optim.AdamW(
             [*self.alpha.values(), self.group_alpha], lr=0.1, weight_decay=0.0
         )
@@ -97,7 +97,7 @@ class Naive:
         loss = cross_entropy(logits, labels) + PENALTY * self.expected_l0()
         self.adam_w.zero_grad(), self.adam_alpha.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([*self.w.values(), *self.head], self.max_norm)
+        nn.utils.clip_grad_norm_([*self.w.values(), *self.task_head], self.max_norm)
         alphas = [*self.alpha.values(), self.group_alpha]
         nn.utils.clip_grad_norm_([a for a in alphas if a.grad is not None], self.max_norm)
         self.adam_w.step(), self.adam_alpha.step()
@@ -114,7 +114,7 @@ def test_training_is_autograd_through_the_formula_and_two_stock_optimizers(group
     """
     model = tiny(torch.float64)
     naive = Naive(copy.deepcopy(model), grouping, form, seed=11, lr=0.05, max_norm=max_norm)
-    vector = DiffVector(model, head=HEAD, grouping=grouping, penalty=PENALTY, penalty_form=form, seed=11)
+    vector = DiffVector(model, task_head=HEAD, grouping=grouping, penalty=PENALTY, penalty_form=form, seed=11)
     optimizer = DiffAdamW(vector, lr=0.05, max_norm=max_norm, alpha_max_norm=max_norm)
     for number in range(6):
         naive.step(number)
@@ -125,16 +125,16 @@ def test_training_is_autograd_through_the_formula_and_two_stock_optimizers(group
         )
     if grouping:
         torch.testing.assert_close(vector.group_alpha, naive.group_alpha.detach(), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(list(vector.head.values()), naive.head, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(list(vector.task_head.values()), naive.task_head, rtol=1e-9, atol=1e-9)
     assert vector.penalty() == pytest.approx(PENALTY * naive.expected_l0().item(), rel=1e-9)
     assert vector.w.abs().max() > 0.05 and (vector.alpha - 5).abs().max() > 0.1  # it did move
 
 
 def test_tied_weights_count_once_and_buffers_and_head_are_no_diff():
     model = tiny()
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     assert vector.layout.names == BODY and vector.layout.total == 96
-    assert sorted(vector.head) == ["classifier.bias", "classifier.weight"]
+    assert sorted(vector.task_head) == ["classifier.bias", "classifier.weight"]
     optimizer = DiffAdamW(vector, lr=0.1)
     train_step(model, optimizer, 0)
     model.eval()(batch(0)[0])
@@ -166,7 +166,7 @@ def test_statistics_that_training_changes_are_told_of_by_name(recwarn):
 def test_evaluation_and_saving_see_the_deterministic_theta_and_training_a_sample():
     model = tiny()
     base = {name: p.detach().clone() for name, p in model.named_parameters()}
-    vector = DiffVector(model, head=HEAD, penalty=PENALTY)
+    vector = DiffVector(model, task_head=HEAD, penalty=PENALTY)
     optimizer = DiffAdamW(vector, lr=0.1)
     for number in range(3):
         train_step(model, optimizer, number)
@@ -202,7 +202,7 @@ def test_evaluation_and_saving_see_the_deterministic_theta_and_training_a_sample
 def test_parts_that_are_called_by_themselves_see_what_the_model_would():
     """generate() calls an encoder before the model; the mode that counts is the model's."""
     model = tiny()
-    vector = DiffVector(model, head=HEAD, penalty=PENALTY)
+    vector = DiffVector(model, task_head=HEAD, penalty=PENALTY)
     optimizer = DiffAdamW(vector, lr=0.1)
     train_step(model, optimizer, 0)
     vector.alpha.copy_(torch.linspace(-1, 2, 96))
@@ -224,7 +224,7 @@ def test_parts_that_are_called_by_themselves_see_what_the_model_would():
 def test_a_model_loaded_from_elsewhere_is_evaluated_as_loaded():
     """The best checkpoint comes back into the model before its pack is made."""
     model = tiny()
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     optimizer = DiffAdamW(vector, lr=0.1)
     train_step(model, optimizer, 0)
     best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -238,7 +238,7 @@ def test_a_model_loaded_from_elsewhere_is_evaluated_as_loaded():
 
 def test_loading_that_replaces_the_parameters_is_refused():
     model = tiny()
-    DiffVector(model, head=HEAD)
+    DiffVector(model, task_head=HEAD)
     with pytest.raises(ValueError, match=r"7 parameters \(embeddings.weight.*without assign=True"):
         model.load_state_dict(tiny().state_dict(), assign=True)
 
@@ -248,7 +248,7 @@ def test_micro_batches_accumulate():
 
     def run(halves):
         model = tiny(torch.float64)
-        optimizer = DiffAdamW(DiffVector(model, head=HEAD, penalty=PENALTY), lr=0.1)
+        optimizer = DiffAdamW(DiffVector(model, task_head=HEAD, penalty=PENALTY), lr=0.1)
         for number in range(3):
             words, labels = batch(number, 6)
             optimizer.zero_grad()
@@ -263,7 +263,7 @@ def test_micro_batches_accumulate():
 
 def test_bfloat16_parameters_have_float32_diffs():
     model = tiny(torch.bfloat16)
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     optimizer = DiffAdamW(vector, lr=1e-5)
     for number in range(3):
         train_step(model, optimizer, number)
@@ -275,7 +275,7 @@ def test_bfloat16_parameters_have_float32_diffs():
 def test_parameters_of_two_dtypes_share_one_diff():
     model = tiny(torch.bfloat16)
     model.layer[1].float()
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     optimizer = DiffAdamW(vector, lr=1e-3, max_norm=None)
     vector.sample()
     for parameter in model.parameters():
@@ -288,7 +288,7 @@ def test_parameters_of_two_dtypes_share_one_diff():
 def test_an_evaluation_between_backward_and_step_changes_nothing():
     def run(evaluates):
         model = tiny()
-        optimizer = DiffAdamW(DiffVector(model, head=HEAD, penalty=PENALTY), lr=0.05)
+        optimizer = DiffAdamW(DiffVector(model, task_head=HEAD, penalty=PENALTY), lr=0.05)
         for number in range(3):
             words, labels = batch(number)
             optimizer.zero_grad()
@@ -303,7 +303,7 @@ def test_an_evaluation_between_backward_and_step_changes_nothing():
 
 def test_expected_count_and_metrics():
     model = tiny()
-    vector = DiffVector(model, head=HEAD, grouping="neuron")
+    vector = DiffVector(model, task_head=HEAD, grouping="neuron")
     optimizer = DiffAdamW(vector, lr=0.1)
     opened = torch.sigmoid(torch.tensor(5.0)).item()
     before = vector.expected_count()
@@ -318,7 +318,7 @@ def test_expected_count_and_metrics():
 def test_a_gradient_scaler_unscales_the_gradients_that_are_pulled_back():
     def run(scale):
         model = tiny(torch.float64)
-        optimizer = DiffAdamW(DiffVector(model, head=HEAD, penalty=PENALTY), lr=0.05)
+        optimizer = DiffAdamW(DiffVector(model, task_head=HEAD, penalty=PENALTY), lr=0.05)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
         for number in range(2):
             words, labels = batch(number)
@@ -333,7 +333,7 @@ def test_a_gradient_scaler_unscales_the_gradients_that_are_pulled_back():
 
 def test_steps_without_a_training_forward_are_refused():
     model = tiny()
-    optimizer = DiffAdamW(DiffVector(model, head=HEAD))
+    optimizer = DiffAdamW(DiffVector(model, task_head=HEAD))
     with pytest.raises(RuntimeError, match="no forward pass"):
         optimizer.step()
 
@@ -342,36 +342,36 @@ def test_a_vector_whose_last_reference_is_lost_can_be_detached():
     model = tiny()
     base = copy.deepcopy(model.state_dict())
     assert attached_to(model) is None
-    DiffVector(model, head=HEAD)
+    DiffVector(model, task_head=HEAD)
     gc.collect()
     for whole in (model, nn.Sequential(model)):
         assert isinstance(attached_to(whole), DiffVector)
     attached_to(model).detach()
     assert attached_to(model) is None
-    DiffVector(model, base=base, head=HEAD).detach()
+    DiffVector(model, base=base, task_head=HEAD).detach()
 
 
 def test_a_model_carries_one_vector_at_a_time_and_is_no_base_afterwards():
     model = tiny()
     base = copy.deepcopy(model.state_dict())
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     for taken in (model, nn.Sequential(model), model.layer):
         with pytest.raises(ValueError, match="a DiffVector is attached.*detach"):
             DiffVector(taken, base=base)
     vector.detach()
     with pytest.raises(ValueError, match="not the base's: give base="):
-        DiffVector(model, head=HEAD)
-    second = DiffVector(model, base=base, head=HEAD)
+        DiffVector(model, task_head=HEAD)
+    second = DiffVector(model, base=base, task_head=HEAD)
     with pytest.raises(ValueError, match="a DiffVector is attached"):
         vector.attach()
     second.detach()
     vector.attach()
-    DiffVector(tiny(), head=HEAD)  # another model
+    DiffVector(tiny(), task_head=HEAD)  # another model
 
 
 def test_a_model_that_nobody_holds_any_more_is_freed():
     model = tiny()
-    train_step(model, DiffAdamW(DiffVector(model, head=HEAD)), 0)
+    train_step(model, DiffAdamW(DiffVector(model, task_head=HEAD)), 0)
     alive = [weakref.ref(model), weakref.ref(model.embeddings.weight)]
     del model
     gc.collect()
@@ -384,8 +384,8 @@ def test_bad_settings_are_named():
         ({"penalty": -1.0}, "penalty"),
         ({"penalty": {"layer.0.weight": 1.0}}, "no penalty for 'embeddings.weight'"),
         ({"penalty_form": "sum"}, "paper, additive"),
-        ({"head": ["qa_outputs"]}, "head cannot be found"),
-        ({"head": HEAD, "frozen": ["classifier.bias"]}, "both"),
+        ({"task_head": ["qa_outputs"]}, "head cannot be found"),
+        ({"task_head": HEAD, "frozen": ["classifier.bias"]}, "both"),
         ({"base": {"embeddings.weight": torch.zeros(7, 6)}}, "wrong base"),
         ({"frozen": ["embeddings", "layer", "classifier"]}, "no parameter is left"),
     ]:
@@ -400,7 +400,7 @@ def test_bad_settings_are_named():
 def test_a_gradient_of_the_deterministic_theta_is_refused():
     """After the first step, too, which leaves the next sample in the model."""
     model = tiny()
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     optimizer = DiffAdamW(vector, lr=0.1)
     train_step(model, optimizer, 0)
     words, labels = batch(1)
@@ -422,14 +422,14 @@ def test_a_copy_of_a_model_that_carries_a_vector_is_refused():
     pack = DiffPack.create(
         SparseDiff({name: (torch.tensor([3]), torch.tensor([0.5]))}, {name: tuple(weight.shape)}), base
     )
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     train_step(model, DiffAdamW(vector, lr=0.1), 0)
     copied = copy.deepcopy(model)
     for use in (lambda: copied(batch(0)[0]), copied.state_dict, copied.eval().layer.state_dict):
         with pytest.raises(RuntimeError, match="a copy of a model that a DiffVector is attached to"):
             use()
     for use in (
-        lambda: DiffVector(copied, base=weights, head=HEAD),
+        lambda: DiffVector(copied, base=weights, task_head=HEAD),
         lambda: pack.apply(copied),
         lambda: DiffBank(copied),
     ):

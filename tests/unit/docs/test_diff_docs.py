@@ -36,7 +36,7 @@ def test_the_three_stages_in_plain_torch_end_in_a_pack_that_gives_the_same_model
     assert all(values.abs().min() > 0 for _, values in diff.entries.values())
 
     plain = tiny()
-    head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier")}
-    pack = DiffPack.create(diff, Base.of(plain, head=HEAD), head=head, dtype=torch.float32)
+    task_head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier")}
+    pack = DiffPack.create(diff, Base.of(plain, task_head=HEAD), task_head=task_head, dtype=torch.float32)
     pack.apply(plain)
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in model.state_dict().items())

@@ -27,10 +27,10 @@ def test_a_mixed_batch_gives_the_answers_one_by_one(family, way, monkeypatch):
     take_way(way, monkeypatch)
     model = tiny_model(family)
     base = snapshot(model)
-    head = [name for name in ("classifier", "pre_classifier") if hasattr(model, name)]
+    task_head = [name for name in ("classifier", "pre_classifier") if hasattr(model, name)]
     bank = DiffBank(model, rows_first=True)
     for seed, name in enumerate("abc"):
-        pack = DiffPack.create(random_diff(Base.of(model, head), seed, 0.05), Base.of(model, head))
+        pack = DiffPack.create(random_diff(Base.of(model, task_head), seed, 0.05), Base.of(model, task_head))
         bank.add(name, pack)
     batch = batch_of(model, size=5, length=5, padding=False)
     batch |= {"use_cache": False} if family in ("gpt2", "llama", "bart") else {}
@@ -53,7 +53,7 @@ def test_a_mixed_batch_gives_the_answers_one_by_one(family, way, monkeypatch):
 def test_t5s_position_bias_is_refused_by_name():
     model = tiny_model("t5")
     bank = DiffBank(model)
-    bank.add("a", random_pack(model, 1, head=()))
+    bank.add("a", random_pack(model, 1, task_head=()))
     with pytest.raises(ValueError, match="relative_attention_bias.*use grouped"):
         bank.run(["a"], **batch_of(model, size=1))
 
@@ -61,7 +61,7 @@ def test_t5s_position_bias_is_refused_by_name():
 def test_a_cache_is_refused():
     model = tiny_model("gpt2")
     bank = DiffBank(model)
-    bank.add("a", random_pack(model, 1, head=()))
+    bank.add("a", random_pack(model, 1, task_head=()))
     with pytest.raises(ValueError, match="use_cache=False"):
         bank.run(["a", "a"], **batch_of(model, size=2))
 
@@ -94,8 +94,8 @@ def test_a_pack_made_with_a_head_is_merged_into_the_bare_base(tmp_path):
         tmp_path / "out", output_loading_info=True
     )
     assert not loading["missing_keys"] and not loading["unexpected_keys"] and merged.num_labels == 3
-    assert torch.equal(merged.classifier.weight, pack.head["classifier.weight"])
-    pack.apply(model.bert, head=False)
+    assert torch.equal(merged.classifier.weight, pack.task_head["classifier.weight"])
+    pack.apply(model.bert, task_head=False)
     for name, weight in merged.bert.state_dict().items():
         assert torch.equal(weight, model.bert.state_dict()[name]), name
 
@@ -106,7 +106,7 @@ def test_apply_in_place_to_a_folder_of_stock_transformers(tmp_path):
     random_pack(model, 4).save(tmp_path / "task.diff")
     before = snapshot(BertModel.from_pretrained(tmp_path / "base"))
     assert main(["diff", "apply", str(tmp_path / "task.diff"), str(tmp_path / "base")]) == 0
-    random_pack(model, 4).apply(model.bert, head=False)
+    random_pack(model, 4).apply(model.bert, task_head=False)
     assert same(snapshot(BertModel.from_pretrained(tmp_path / "base")), snapshot(model.bert))
     assert main(["diff", "revert", str(tmp_path / "base")]) == 0
     assert same(snapshot(BertModel.from_pretrained(tmp_path / "base")), before)

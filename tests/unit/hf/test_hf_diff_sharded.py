@@ -16,7 +16,7 @@ from dsp_plugin.hf.diffs.training import DiffCallback, diff_optimizers
 @pytest.mark.parametrize("way", ["deepspeed", "deepspeed_plugin", "fsdp", "ACCELERATE_USE_FSDP", None])
 def test_deepspeed_and_fsdp(way, tmp_path, monkeypatch):
     args = arguments(tmp_path)
-    optimizer, _ = diff_optimizers(DiffVector(base_model(), head=HEAD), args)
+    optimizer, _ = diff_optimizers(DiffVector(base_model(), task_head=HEAD), args)
     if way is None:
         return DiffCallback(optimizer).on_init_end(args, None, None)
     if way.isupper():  # `accelerate launch --use_fsdp` tells by the environment alone

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from dsp_plugin.diffs import DiffAdamW, DiffVector, project
 from dsp_plugin.diffs.training.vector_file import read_vector, save_vector
-from dsp_plugin.hf.diffs.training import DiffCallback, diff_optimizers, fixmask_optimizers, task_head
+from dsp_plugin.hf.diffs.training import DiffCallback, diff_optimizers, find_task_head, fixmask_optimizers
 
 
 def same(one: dict, other: dict) -> bool:
@@ -179,12 +179,12 @@ def test_stage_three_after_stage_one_in_one_process(tmp_path):
     model = base_model()
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     args = arguments(tmp_path, learning_rate=1e-2, max_steps=2, max_grad_norm=0.5)
-    vector = DiffVector(model, base=base, head=HEAD, alpha_init=1.0)
+    vector = DiffVector(model, base=base, task_head=HEAD, alpha_init=1.0)
     optimizers = diff_optimizers(vector, args)
     trainer(model, args, DATA, [DiffCallback(optimizers[0])], optimizers).train()
     (diff,) = project(vector.deltas(), [5])
     vector.detach()
-    optimizer, _ = fixmask_optimizers(model, args, diff, base=base, head=HEAD)
+    optimizer, _ = fixmask_optimizers(model, args, diff, base=base, task_head=HEAD)
     assert optimizer.param_groups[0]["max_norm"] == 0.5 and args.max_grad_norm == 0
     trainer(model, args, DATA, [DiffCallback(optimizer)], (optimizer, None)).train()
     changed = sum(
@@ -279,9 +279,10 @@ def test_a_vector_comes_back_from_its_file(tmp_path):
         first, second = optimizer.vector.deltas(step), restored.deltas(step)
         assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
     assert all(
-        torch.equal(tensor, dict(run.model.named_parameters())[name]) for name, tensor in saved.head.items()
+        torch.equal(tensor, dict(run.model.named_parameters())[name])
+        for name, tensor in saved.task_head.items()
     )
-    assert set(saved.head) == {"classifier.weight", "classifier.bias"}
+    assert set(saved.task_head) == {"classifier.weight", "classifier.bias"}
 
 
 def test_files_that_do_not_belong_are_refused(tmp_path):
@@ -314,20 +315,19 @@ def test_files_that_do_not_belong_are_refused(tmp_path):
 
 def test_the_head_is_what_was_new_or_is_named():
     model = base_model()
-    assert task_head(model, ["classifier.bias", "classifier.weight", "bert.embeddings.position_ids"]) == [
-        "classifier.bias",
-        "classifier.weight",
-    ]
-    assert task_head(model, [], ["classifier"]) == ["classifier.bias", "classifier.weight"]
+    assert find_task_head(
+        model, ["classifier.bias", "classifier.weight", "bert.embeddings.position_ids"]
+    ) == ["classifier.bias", "classifier.weight"]
+    assert find_task_head(model, [], ["classifier"]) == ["classifier.bias", "classifier.weight"]
     with pytest.raises(ValueError, match=r"the task head cannot be found.*--task_head.*classifier.bias"):
-        task_head(model, [])
+        find_task_head(model, [])
     with pytest.raises(ValueError, match="no parameter 'score'"):
-        task_head(model, [], ["score"])
+        find_task_head(model, [], ["score"])
 
 
 def test_settings_that_a_diff_cannot_have(tmp_path):
     model = base_model()
-    vector = DiffVector(model, head=HEAD)
+    vector = DiffVector(model, task_head=HEAD)
     with pytest.raises(ValueError, match="--optim must be adamw_torch or adamw_torch_fused"):
         diff_optimizers(vector, arguments(tmp_path, optim="adafactor"))
     optimizer, _ = diff_optimizers(vector, arguments(tmp_path))
@@ -347,5 +347,5 @@ def test_settings_that_a_diff_cannot_have(tmp_path):
         trainer(model, args, DATA, [DiffCallback(optimizer)], (optimizer, None), eval_dataset=DATA)
     with pytest.raises(ValueError, match="lr must be 0 or more"):
         fixmask_optimizers(
-            model, arguments(tmp_path, learning_rate=-1.0), project(vector.deltas(), [3])[0], head=HEAD
+            model, arguments(tmp_path, learning_rate=-1.0), project(vector.deltas(), [3])[0], task_head=HEAD
         )

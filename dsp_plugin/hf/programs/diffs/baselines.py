@@ -42,7 +42,7 @@ class BaselineRun(DiffRun):
     def _model(self) -> PreTrainedModel:
         model = self._base_model()
         self.total = sum(
-            weight.numel() for name, weight in model.named_parameters() if name not in set(self.head)
+            weight.numel() for name, weight in model.named_parameters() if name not in set(self.task_head)
         )
         self.full_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         return model
@@ -53,9 +53,9 @@ class BaselineRun(DiffRun):
 
     def _trainer(self, model: PreTrainedModel) -> Trainer:
         declare_mean_loss(model)  # before the Trainer is made
-        head, frozen = set(self.head), set(self._frozen(model))
+        task_head, frozen = set(self.task_head), set(self._frozen(model))
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name in head or (self._full and name not in frozen))
+            weight.requires_grad_(name in task_head or (self._full and name not in frozen))
         return self._stock_trainer(model)
 
     def _save(self, trainer: Trainer) -> None:
@@ -63,10 +63,10 @@ class BaselineRun(DiffRun):
             trainer.save_model()
             return
         model = trainer.model
-        head = {name: weight for name, weight in model.named_parameters() if name in set(self.head)}
-        base = Base.of(model, self.head)  # the body has not moved
+        task_head = {name: weight for name, weight in model.named_parameters() if name in set(self.task_head)}
+        base = Base.of(model, self.task_head)  # the body has not moved
         self._write_pack(
-            self._path(), model, SparseDiff({}, {}), base, head, "float16", {"method": "last-layer"}
+            self._path(), model, SparseDiff({}, {}), base, task_head, "float16", {"method": "last-layer"}
         )
 
     def _deployed(self, trainer: Trainer) -> Trainer:

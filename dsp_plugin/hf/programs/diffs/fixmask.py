@@ -16,7 +16,7 @@ from .run import PACK, DiffRun
 
 
 class FixMaskRun(DiffRun):
-    """Finetunes a pack's positions and its head; writes and scores the pack of the selected checkpoint,
+    """Finetunes a pack's positions and its task head; writes and scores the pack of the selected checkpoint,
     reloaded.
 
     Without --do_train the pack of --mask_checkpoint is scored.
@@ -59,17 +59,19 @@ class FixMaskRun(DiffRun):
         model = self._base_model()
         self._check_head()
         try:
-            undo = self.pack.apply(model)  # checks the base and the head
+            undo = self.pack.apply(model)  # checks the base and the task head
         except ValueError as error:
             raise ValueError(
                 f"--mask_checkpoint {self.pack_path} does not fit --model_name_or_path: {error}"
             ) from error
-        head = {
-            name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in self.head
+        task_head = {
+            name: tensor.detach().clone()
+            for name, tensor in model.named_parameters()
+            if name in self.task_head
         }
         undo.revert(model)
         state = dict(model.named_parameters())
-        for name, tensor in head.items():
+        for name, tensor in task_head.items():
             state[name].data.copy_(tensor)
         return model
 
@@ -78,20 +80,26 @@ class FixMaskRun(DiffRun):
             return self._stock_trainer(model)
         model.to(self.args.device)
         optimizers = fixmask_optimizers(
-            model, self.args, self.pack.diff, head=self.head, from_zero=not self.fixmask.finetune
+            model, self.args, self.pack.diff, task_head=self.task_head, from_zero=not self.fixmask.finetune
         )  # the model holds the base now, compared with the pack's in `_model`
         self.optimizer = optimizers[0]
         return self._stock_trainer(model, optimizers=optimizers, callbacks=[DiffCallback(self.optimizer)])
 
     def _save(self, trainer: Trainer) -> None:
         model = trainer.model
-        head = {name: tensor for name, tensor in model.named_parameters() if name in set(self.head)}
+        task_head = {name: tensor for name, tensor in model.named_parameters() if name in set(self.task_head)}
         told = {
             name: value for name, value in self.pack.config.items() if name not in ("model_config", "seed")
         }
         told["finetuned_updates"] = trainer.state.global_step
         self._write_pack(
-            self._path(), model, self.optimizer.diff(), self.pack.base, head, self.fixmask.value_dtype, told
+            self._path(),
+            model,
+            self.optimizer.diff(),
+            self.pack.base,
+            task_head,
+            self.fixmask.value_dtype,
+            told,
         )
 
     def _deployed(self, trainer: Trainer) -> Trainer:

@@ -85,8 +85,8 @@ class ProjectRun(DiffRun):
 
     def _model(self) -> PreTrainedModel:
         model = self._base_model()
-        base = Base.of(model, self.head)
-        deltas, head, config = self._finetuned(model) if self.saved is None else self._trained(model)
+        base = Base.of(model, self.task_head)
+        deltas, task_head, config = self._finetuned(model) if self.saved is None else self._trained(model)
         count = self._count(deltas, base.total)
         layers = layer_numbers(list(deltas))[0] if self.projection.per_layer_projection else None
         (diff,) = project(deltas, [count], layers)
@@ -95,24 +95,26 @@ class ProjectRun(DiffRun):
             for name in ("target_sparsity", "threshold", "per_layer_projection", "sampled_diff")
         }
         self._say(diff, base.total)
-        self._write_pack(self._path(), model, diff, base, head, "float32", config)
+        self._write_pack(self._path(), model, diff, base, task_head, "float32", config)
         return self._packed_model()
 
     def _trained(
         self, model: PreTrainedModel
     ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Changes, head and configuration out of stage 1's file."""
+        """Changes, task head and configuration out of stage 1's file."""
         saved, names = self.saved, [name for name, _ in model.named_parameters()]
         try:
             vector = saved.restore(model, group_function(saved.config.get("grouping", "tensor"), names))
         except ValueError as error:
             raise ValueError(f"--eval_checkpoint {self.projection.eval_checkpoint}: {error}") from error
-        if sorted(saved.head) != sorted(self.head):
-            raise ValueError(f"--task_head: the diff was trained with the head {', '.join(saved.head)}")
+        if sorted(saved.task_head) != sorted(self.task_head):
+            raise ValueError(
+                f"--task_head: the diff was trained with the task head {', '.join(saved.task_head)}"
+            )
         deltas = vector.deltas(vector.steps if self.projection.sampled_diff else None)
         return (
             deltas,
-            dict(saved.head),
+            dict(saved.task_head),
             {name: saved.config.get(name) for name in ("method", "grouping", "sparsity_pen")},
         )
 
@@ -132,15 +134,15 @@ class ProjectRun(DiffRun):
                 f"{', '.join(new[:3])} are missing in it"
             )
         state = dict(finetuned.named_parameters())
-        head = set(self.head)
-        body: list[str] = [name for name, _ in model.named_parameters() if name not in head]
+        task_head = set(self.task_head)
+        body: list[str] = [name for name, _ in model.named_parameters() if name not in task_head]
         try:
             deltas = Difference(state, dict(model.named_parameters()), body)
         except ValueError as error:
             raise ValueError(
                 f"--eval_checkpoint {folder} is no finetuned --model_name_or_path: {error}"
             ) from error
-        return deltas, {name: state[name].detach() for name in self.head}, {"method": "non-adaptive"}
+        return deltas, {name: state[name].detach() for name in self.task_head}, {"method": "non-adaptive"}
 
     def _count(self, deltas: Mapping[str, Tensor], total: int) -> int:
         threshold = self.projection.threshold

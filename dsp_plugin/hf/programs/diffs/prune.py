@@ -49,8 +49,8 @@ class PruneRun(DiffRun):
         method, args = self.method, self.args
         model.to(args.device)
         names = [name for name, _ in model.named_parameters()]
-        head = set(self.head)
-        body = [name for name in names if name not in head]
+        task_head = set(self.task_head)
+        body = [name for name in names if name not in task_head]
         frozen = self._frozen(model)
         if self.projection.per_layer_projection:  # stage 2 would find out only after this training
             with naming("--per_layer_projection"):
@@ -64,7 +64,7 @@ class PruneRun(DiffRun):
         # the model holds the base now; a checkpoint's theta comes later, and with its hash
         self.vector = DiffVector(
             model,
-            head=self.head,
+            task_head=self.task_head,
             frozen=frozen,
             grouping=group_function(method.grouping, names),
             concrete=method.concrete(),

@@ -1,4 +1,4 @@
-"""What the three stages of diff pruning share: their command line, their base and its head, the pack they
+"""What the three stages of diff pruning share: their command line, their base and its task head, the pack they
 score.
 """
 
@@ -16,7 +16,7 @@ from ....diffs.base import Base
 from ....diffs.packs.summary import told_of_pack
 from ....records.record import portable_path
 from ....reports.diff_tables import method_label
-from ...diffs.training import task_head
+from ...diffs.training import find_task_head
 from ..chassis.arguments import ModelArguments, ResultArguments
 from ..chassis.models import load
 from ..chassis.parsing import parse, say
@@ -32,7 +32,7 @@ class DiffRun(Run):
     """One start of one of the programs.
 
     Attributes:
-        head: names of the parameters of the task head, once the model is loaded.
+        task_head: names of its parameters, once the model is loaded.
         pack: the pack that is scored, once there is one.
     """
 
@@ -52,7 +52,7 @@ class DiffRun(Run):
         super().__init__(method, work, options, results, args)
         self.method: DiffArguments = method
         self.projection, self.fixmask = projection, fixmask
-        self.head: list[str] = []
+        self.task_head: list[str] = []
         self.prepare()
 
     @classmethod
@@ -66,9 +66,9 @@ class DiffRun(Run):
         """
 
     def _base_model(self) -> PreTrainedModel:
-        """The base with the task's head, freshly loaded; sets `tokenizer` and `head`."""
+        """The base with its task head, freshly loaded; sets `tokenizer` and `task_head`."""
         model, self.tokenizer, new = load(self.options, self.work)
-        self.head = task_head(model, new, self.method.task_head or ())
+        self.task_head = find_task_head(model, new, self.method.task_head or ())
         return model
 
     def _frozen(self, model: PreTrainedModel) -> list[str]:
@@ -77,10 +77,10 @@ class DiffRun(Run):
         Raises:
             ValueError: more layers than there are.
         """
-        head = set(self.head)
+        task_head = set(self.task_head)
         try:
             return frozen_names(
-                [name for name, _ in model.named_parameters() if name not in head], self.method.fix_layer
+                [name for name, _ in model.named_parameters() if name not in task_head], self.method.fix_layer
             )
         except ValueError as error:
             raise ValueError(f"--fix_layer: {error}") from error
@@ -91,7 +91,7 @@ class DiffRun(Run):
         model: PreTrainedModel,
         diff: SparseDiff,
         base: Base,
-        head: dict[str, torch.Tensor],
+        task_head: dict[str, torch.Tensor],
         dtype: str,
         config: dict[str, Any],
     ) -> None:
@@ -107,7 +107,7 @@ class DiffRun(Run):
         }
         with self.args.main_process_first(desc="writing the pack"):
             if self.main:
-                size = DiffPack.create(diff, base, head, config, dtype).save(path)
+                size = DiffPack.create(diff, base, task_head, config, dtype).save(path)
                 say(f"pack: {path}, {size:,} bytes")
             self._use_pack(path, DiffPack.load(path))
 
@@ -125,11 +125,11 @@ class DiffRun(Run):
         return model
 
     def _check_head(self) -> None:
-        if sorted(self.pack.head) != sorted(self.head):
+        if sorted(self.pack.task_head) != sorted(self.task_head):
             raise ValueError(
-                f"{self.pack_path} has the head {', '.join(sorted(self.pack.head))}, --model_name_or_path "
+                f"{self.pack_path} has the task head {', '.join(sorted(self.pack.task_head))}, --model_name_or_path "
                 "lacks "
-                f"{', '.join(self.head)}: --task_head names it"
+                f"{', '.join(self.task_head)}: --task_head names it"
             )
 
     def _method_name(self) -> str:
