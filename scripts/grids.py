@@ -293,9 +293,8 @@ def go(
     if options.list:
         other = _other_runs(runs, options, commands_of)
         for run in runs:
-            print(
-                f"{'other  ' if run.name in other else 'done   ' if run.complete(options.results) else 'missing'} {run.name}"
-            )
+            state = "done   " if run.complete(options.results) else "missing"
+            print("other  " if run.name in other else state, run.name)
         for line in other.values():
             print(line)
         return

@@ -60,10 +60,8 @@ def fuzz(
             shown = time.time()
             print(f"{shown - begun:5.0f} s: {dict(counts)}", flush=True)
     for name, counter in by_campaign.items():
-        print(
-            f"{name}: {', '.join(f'{counter[kind]} {kind}' for kind in ('tried', 'refused', 'equal', 'wrong'))}",
-            flush=True,
-        )
+        counts = [f"{counter[kind]} {kind}" for kind in ("tried", "refused", "equal", "wrong")]
+        print(f"{name}: {', '.join(counts)}", flush=True)
     return counts
 
 

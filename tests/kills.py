@@ -160,7 +160,10 @@ def glue(*words: object, model: str = "bert", updates: bool = True) -> Callable[
 
 
 def squad(*words: object) -> Callable[[Path], list[object]]:
-    common = "--max_seq_length 48 --doc_stride 16 --do_train --do_eval --learning_rate 1e-3 --max_steps 4 --save_steps 1".split()
+    common = (
+        "--max_seq_length 48 --doc_stride 16 --do_train --do_eval --learning_rate 1e-3 --max_steps 4 "
+        "--save_steps 1"
+    ).split()
     return lambda folder: [
         "--model_name_or_path",
         folder / "bert",

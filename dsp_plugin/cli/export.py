@@ -3,8 +3,8 @@
 Of a fairseq checkpoint:
   fairseq      (default) stock fairseq's `transformer` with every head in its place; what belonged to the
                heads that are not kept is zero, so that the file is not smaller and no faster than the
-               unpruned one (`dsp prune` is for that). It holds plain values only, so that it loads where torch (2.6 and
-               later) refuses stock fairseq's own checkpoints.
+               unpruned one (`dsp prune` is for that). It holds plain values only, so that it loads where
+               torch (2.6 and later) refuses stock fairseq's own checkpoints.
   ctranslate2  a folder for CTranslate2, as small as one head count a stack allows. The dictionaries
                are read from --data.
 Of a Transformers folder, pruned or with --mask:

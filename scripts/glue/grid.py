@@ -135,7 +135,8 @@ def command(run: Run, options: argparse.Namespace) -> list[str]:
     ]
     if sweep:
         examples = BATCH if options.quick else MICHEL_EXAMPLES
-        words += f"--num_of_heads {MICHEL_STEP} --exact_pruning --data_subset {examples} --no_pruned --budgets".split()
+        words += f"--num_of_heads {MICHEL_STEP} --exact_pruning --data_subset {examples}".split()
+        words += ["--no_pruned", "--budgets"]
         words += [
             *map(str, run.budgets),
             "--batch_size",

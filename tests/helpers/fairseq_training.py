@@ -102,7 +102,10 @@ def train_in_two_processes(
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    together = "--distributed-backend gloo --ddp-backend legacy_ddp --distributed-world-size 2 --distributed-no-spawn".split()
+    together = (
+        "--distributed-backend gloo --ddp-backend legacy_ddp --distributed-world-size 2 "
+        "--distributed-no-spawn"
+    ).split()
     together += ["--distributed-init-method", f"tcp://localhost:{port}"]
     ranks = [
         Command(

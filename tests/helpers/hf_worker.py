@@ -144,7 +144,10 @@ def programs(folder: Path, rank: int):
         folder / "CoLA",
         "--use_cpu",
     ]
-    words += "--max_seq_length 24 --do_train --do_eval --do_predict --max_steps 2 --learning_rate 1e-3 --ddp_backend gloo".split()
+    words += (
+        "--max_seq_length 24 --do_train --do_eval --do_predict --max_steps 2 --learning_rate 1e-3 "
+        "--ddp_backend gloo"
+    ).split()
     dsp = start(
         "glue/run_dsp",
         *words,

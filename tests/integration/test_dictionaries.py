@@ -58,7 +58,9 @@ def test_training_on_from_it(other_data, trained, tmp_path, option, task):
 
 
 def test_translating_with_it(other_data, tiny_data, trained, tmp_path):
-    flags = "-s de -t en --cpu --batch-size 5 --beam 2 --num-workers 0 --no-progress-bar --max-len-b 5 --quiet".split()
+    flags = (
+        "-s de -t en --cpu --batch-size 5 --beam 2 --num-workers 0 --no-progress-bar --max-len-b 5 --quiet"
+    ).split()
     flags += ["--path", str(trained), "--record-dir", str(tmp_path / "record")]
     generate([str(tiny_data), *flags])
     with pytest.raises(ValueError, match=REFUSED):

@@ -48,7 +48,10 @@ NEW = {
     "xlnet": ("logits_proj", "sequence_summary.summary"),
     "distilbert": ("classifier", "pre_classifier"),
 }
-QUICK = "--do_train --do_eval --max_steps 2 --learning_rate 1e-3 --max_seq_length 24 --target_sparsity 0.01 --seed 3".split()
+QUICK = (
+    "--do_train --do_eval --max_steps 2 --learning_rate 1e-3 --max_seq_length 24 --target_sparsity 0.01 "
+    "--seed 3"
+).split()
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,10 @@ def test_killed_and_started_again_is_uninterrupted(tmp_path, capsys):
         tmp_path / "CoLA",
         "--do_train",
     ]
-    words += "--max_seq_length 24 --max_steps 3 --save_steps 1 --per_device_train_batch_size 4 --learning_rate 1e-3".split()
+    words += (
+        "--max_seq_length 24 --max_steps 3 --save_steps 1 --per_device_train_batch_size 4 "
+        "--learning_rate 1e-3"
+    ).split()
 
     # whole runs, one after the other
     whole, parted = tmp_path / "whole", tmp_path / "parted"

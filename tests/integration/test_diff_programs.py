@@ -89,7 +89,7 @@ def test_exactly_the_wanted_share_is_kept(folder, stages):
     )
     assert mask.count == task.count == round(0.005 * body_of(folder)) and mask.base.total == body_of(folder)
     assert set(mask.task_head) == {"classifier.weight", "classifier.bias"}
-    for name, (positions, values) in mask.diff.entries.items():
+    for name, (positions, _) in mask.diff.entries.items():
         assert torch.equal(task.diff.entries[name][0], positions)
     assert any(
         not torch.equal(task.diff.entries[name][1], mask.diff.entries[name][1].half())

@@ -18,7 +18,9 @@ from fairseq_training import K
 from dsp_plugin.mt.programs.generate import generate
 from dsp_plugin.records.record import load_record
 
-FLAGS = "-s de -t en --cpu --batch-size 5 --beam 2 --num-workers 0 --no-progress-bar --max-len-b 5 --quiet".split()
+FLAGS = (
+    "-s de -t en --cpu --batch-size 5 --beam 2 --num-workers 0 --no-progress-bar --max-len-b 5 --quiet"
+).split()
 
 
 def record_of(data, path, folder, *flags: str):

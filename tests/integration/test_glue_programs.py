@@ -20,7 +20,8 @@ from dsp_plugin.records.record import load_record, load_records, mask_of
 from dsp_plugin.reports.pictures.heads import head_map_text
 from dsp_plugin.reports.report import make_report
 
-DSP = "--pruning_lr 0.5 --annealing --initial_temperature 10 --final_temperature 1e-2 --cooldown_steps 4".split()
+DSP = "--pruning_lr 0.5 --annealing --initial_temperature 10 --final_temperature 1e-2".split()
+DSP += ["--cooldown_steps", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,10 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def plain(folder) -> dict:
     """A finetuned model in output/, by the published command line with an older program's flags."""
-    words = "--do_train --do_eval --do_predict --num_train_epochs 1.0 --per_gpu_eval_batch_size 16 --overwrite_cache".split()
+    words = (
+        "--do_train --do_eval --do_predict --num_train_epochs 1.0 --per_gpu_eval_batch_size 16 "
+        "--overwrite_cache"
+    ).split()
     return start(
         "glue/run_glue",
         *mnli(folder),

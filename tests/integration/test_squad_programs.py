@@ -12,7 +12,9 @@ from hf_programs import HEADS, start, write_bert
 from dsp_plugin.hf import load_pruned
 from dsp_plugin.records.record import load_record, mask_of
 
-SHORT = "--max_seq_length 48 --doc_stride 16 --per_device_train_batch_size 8 --learning_rate 1e-3 --max_steps 3".split()
+SHORT = (
+    "--max_seq_length 48 --doc_stride 16 --per_device_train_batch_size 8 --learning_rate 1e-3 --max_steps 3"
+).split()
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,13 @@ def test_joint_pruning_learns_the_task_and_the_heads(tmp_path):
         "--per_device_eval_batch_size",
         40,
     ]
-    training = "--do_train --do_eval --per_device_train_batch_size 16 --learning_rate 2e-3 --num_train_epochs 8".split()
-    pruning = "--num_of_heads 2 --joint_pruning --pruning_lr 0.1 --annealing --initial_temperature 1 --final_temperature 0.01".split()
+    training = (
+        "--do_train --do_eval --per_device_train_batch_size 16 --learning_rate 2e-3 --num_train_epochs 8"
+    ).split()
+    pruning = (
+        "--num_of_heads 2 --joint_pruning --pruning_lr 0.1 --annealing --initial_temperature 1 "
+        "--final_temperature 0.01"
+    ).split()
     words = ["--model_name_or_path", tmp_path / "bert", *data, *training, *pruning, "--cooldown_steps", 100]
     found = start("glue/run_dsp", *words, "--output_dir", tmp_path / "dsp")
     assert found["dev"]["eval_accuracy"] >= 0.95 > CHANCE

@@ -47,7 +47,7 @@ TRAIN, HELD_OUT = rows(2000, 1), rows(400, 2)
 def small():
     model = tiny_model("bert", dtype=torch.float32)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.dim() > 1:
                 weight.mul_(0.3)  # the usual spread at the start of a training
     return model

@@ -32,7 +32,8 @@ from safetensors.torch import save_file
 model = load_pruned({folder!r}, model=SentencePair()).eval()
 data = pairs(50, 3)
 with torch.no_grad():
-    logits = model(torch.stack([row["first"] for row in data]), torch.stack([row["second"] for row in data]))["logits"]
+    first, second = (torch.stack([row[name] for row in data]) for name in ("first", "second"))
+    logits = model(first, second)["logits"]
 save_file({{"logits": logits}}, {out!r})
 """
 

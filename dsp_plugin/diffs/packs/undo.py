@@ -46,7 +46,7 @@ class Undo:
         with torch.no_grad():
             for name, change in self.changes.items():
                 put(tensors[name], change.positions, change.new)
-            for name, (old, new) in self.task_head.items():
+            for name, (_, new) in self.task_head.items():
                 if isinstance(target, nn.Module):
                     tensors[name].copy_(new)
                 else:

@@ -154,7 +154,7 @@ class NativePasses:
             job.price = price.data_ptr()
             held.append(price)
         for name, tensors in tables.items():
-            for tensor, parameter in zip(tensors, parameters):
+            for tensor in tensors:
                 if tensor.dtype != self._dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
                     raise RuntimeError(
                         f"a parameter changed its dtype, layout or device while its diff was trained: {name}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def drawn(
     """
     # What autograd keeps of the sample is no business of the checkpoint around it, which would have to draw
     # again to get it back: the gates are handed out again instead.
-    hidden: ContextManager[Any] = (
+    hidden: AbstractContextManager[Any] = (
         nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _same)
     )
     with torch.inference_mode(False), torch.enable_grad(), hidden:

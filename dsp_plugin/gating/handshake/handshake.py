@@ -31,7 +31,8 @@ PATIENCE_LATER = 100
 # What to do about each half, in words that hold anywhere; a shell may say it in those of its host.
 ADVICE = {
     "optimizer": "give the optimizer all parameters of the model that learn, the scores among them",
-    "rate": "put the scores into a parameter group of their own that has these, and keep schedules away from it",
+    "rate": "put the scores into a parameter group of their own that has these, and keep schedules away "
+    "from it",
     "penalty": "add the switchboard's penalty() to the loss of every update",
     "updates": "call the switchboard's set_num_updates() with the number of updates made before every one",
     "forward": "call the model that carries the gates, in training mode, with an attention that knows of "

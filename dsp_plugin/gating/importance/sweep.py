@@ -22,7 +22,8 @@ from ..head_map import HeadMap
 from .removal_order import ImportanceOf, remove_stepwise
 
 Step = dict[str, Any]
-"""step, kept, blocks, keep [N] of booleans, removed (in their order), importance [N] or null, scores, settings."""
+"""step, kept, blocks, keep [N] of booleans, removed (in their order), importance [N] or null, scores,
+settings."""
 
 
 class Sweep:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 DICTIONARIES = "dsp_dictionaries"
-"""Key in a checkpoint's task state: {"source": fingerprint, "target": fingerprint}; fairseq's own tasks read over it."""
+"""Key in a checkpoint's task state: {"source": fingerprint, "target": fingerprint}; fairseq's own tasks read
+over it."""
 
 
 def dictionaries_of(task: Any) -> dict[str, str]:

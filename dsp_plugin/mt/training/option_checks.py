@@ -26,37 +26,42 @@ _TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # ga
 # meaning -> options, without their dashes; those that may be left out are None then, which is not looked at
 _TABLE: Mapping[str | Meaning, str] = {
     # training
-    "non-negative": """lr clip_norm stop_time_hours weight_decay min_lr end_learning_rate lr_threshold init_lr_scale
-        sparsity_pen alpha_learning_rate l0_penalty max_len_a max_len_a_mt diverse_beam_strength
+    "non-negative": """lr clip_norm stop_time_hours weight_decay min_lr end_learning_rate lr_threshold
+        init_lr_scale sparsity_pen alpha_learning_rate l0_penalty max_len_a max_len_a_mt diverse_beam_strength
         alignment_lambda latency_avg_weight latency_var_weight ctc_weight rdrop_alpha""",
-    "positive": """adam_eps adamax_eps adadelta_eps lr_shrink power total_num_update t_mult lr_decay max_lr final_lr_scale
-        min_loss_scale threshold_loss_scale adaptive_softmax_factor pruning_lr temperature block_lr finetune_lr""",
+    "positive": """adam_eps adamax_eps adadelta_eps lr_shrink power total_num_update t_mult lr_decay
+        max_lr final_lr_scale min_loss_scale threshold_loss_scale adaptive_softmax_factor pruning_lr
+        temperature block_lr finetune_lr""",
     "finite": "alpha_init concrete_lower concrete_upper lenpen lenpen_mt unkpen lm_weight "
     "iter_decode_eos_penalty stop_min_lr",
     _RATE_OR_HOST: "warmup_init_lr",
-    "dropout": """dropout attention_dropout activation_dropout relu_dropout adaptive_softmax_dropout encoder_layerdrop
+    "dropout": """dropout attention_dropout activation_dropout relu_dropout adaptive_softmax_dropout
+        encoder_layerdrop
         decoder_layerdrop label_smoothing""",
     "probability": "phase_ratio quant_noise_pq quant_noise_scalar fp16_scale_tolerance ema_decay "
     "slowmo_momentum",
     "decay": "momentum block_momentum",
     "share": "target_sparsity",
     # sizes
-    "count": """encoder_layers decoder_layers encoder_embed_dim decoder_embed_dim decoder_input_dim decoder_output_dim
-        encoder_ffn_embed_dim decoder_ffn_embed_dim encoder_attention_heads decoder_attention_heads max_source_positions
-        max_target_positions quant_noise_pq_block_size adaptive_softmax_cutoff base_sublayers
-        update_freq max_tokens max_tokens_valid batch_size batch_size_valid max_valid_steps required_batch_size_multiple
-        required_seq_len_multiple num_shards log_interval validate_interval save_interval checkpoint_shard_count
-        fp16_init_scale fp16_scale_window amp_init_scale amp_scale_window all_gather_list_size model_parallel_size
-        distributed_world_size distributed_num_procs bucket_cap_mb localsgd_frequency nprocs_per_node global_sync_iter
-        ema_update_freq lr_deacy_period heads_per_step importance_samples finetune_max_update finetune_max_epoch
-        beam nbest iter_decode_with_beam softmax_batch jobs limit""",
-    "amount": """encoder_layers_to_keep decoder_layers_to_keep min_params_to_wrap base_layers max_update max_epoch
-        warmup_updates warmup_steps hold_steps decay_steps force_anneal lr_patience num_workers data_buffer_size
-        validate_interval_updates validate_after_updates save_interval_updates curriculum shard_id empty_cache_freq
-        amp_batch_retries distributed_rank device_id pipeline_chunks ema_start_update warmup_iterations ignore_prefix_size latency_update_after
-        num_batch_buckets budgets pruning_warmup_updates cooldown_steps
-        beam_mt max_len_b max_len_b_mt min_len prefix_size no_repeat_ngram_size iter_decode_max_iter buffer_size
-        context_window""",
+    "count": """encoder_layers decoder_layers encoder_embed_dim decoder_embed_dim decoder_input_dim
+        decoder_output_dim encoder_ffn_embed_dim decoder_ffn_embed_dim encoder_attention_heads
+        decoder_attention_heads max_source_positions max_target_positions quant_noise_pq_block_size
+        adaptive_softmax_cutoff base_sublayers update_freq max_tokens max_tokens_valid batch_size
+        batch_size_valid max_valid_steps required_batch_size_multiple required_seq_len_multiple
+        num_shards log_interval validate_interval save_interval checkpoint_shard_count
+        fp16_init_scale fp16_scale_window amp_init_scale amp_scale_window all_gather_list_size
+        model_parallel_size distributed_world_size distributed_num_procs bucket_cap_mb
+        localsgd_frequency nprocs_per_node global_sync_iter ema_update_freq lr_deacy_period
+        heads_per_step importance_samples finetune_max_update finetune_max_epoch beam nbest
+        iter_decode_with_beam softmax_batch jobs limit""",
+    "amount": """encoder_layers_to_keep decoder_layers_to_keep min_params_to_wrap base_layers
+        max_update max_epoch warmup_updates warmup_steps hold_steps decay_steps force_anneal
+        lr_patience num_workers data_buffer_size validate_interval_updates validate_after_updates
+        save_interval_updates curriculum shard_id empty_cache_freq amp_batch_retries
+        distributed_rank device_id pipeline_chunks ema_start_update warmup_iterations
+        ignore_prefix_size latency_update_after num_batch_buckets budgets pruning_warmup_updates
+        cooldown_steps beam_mt max_len_b max_len_b_mt min_len prefix_size no_repeat_ngram_size
+        iter_decode_max_iter buffer_size context_window""",
     "whole": "num_of_heads min_heads_per_block",  # the model, which has the heads, says how many there are
     _ALL: "keep_interval_updates keep_interval_updates_pattern keep_last_epochs keep_best_checkpoints",
     MEANINGS["amount"].or_else(-1, told="for none"): "patience fix_layer upsample_primary heartbeat_timeout",

@@ -10,7 +10,8 @@ from typing import Optional
 import torch
 
 COVERAGE = "dsp_coverage"
-"""Key in a checkpoint's task state: {subset: [sentences that were scored, sentences of the set]} of incomplete sets."""
+"""Key in a checkpoint's task state: {subset: [sentences that were scored, sentences of the set]} of
+incomplete sets."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import random
 import time
 import tracemalloc
 import zlib
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -477,7 +478,7 @@ class TestVectors:
             again = read_vector(self.rewritten(whole, tmp_path / "v", {"checksum": None, "grouping": None}))
         assert torch.equal(again.flat["w"], read_vector(whole).flat["w"])
 
-    def rewritten(self, whole, path, entries={}, change={}):
+    def rewritten(self, whole, path, entries=MappingProxyType({}), change=MappingProxyType({})):
         """The file with other content and a checksum that fits. `entries`: None takes one out."""
         with safe_open(whole, "pt") as file:
             told = json.loads(file.metadata()["dsp_diff_vector"])

@@ -21,12 +21,29 @@ from dsp_plugin.records.record import Metric, Record, kept_heads, save_record
 
 METHODS = {"run_glue": Method, "run_squad": Method, "run_dsp": DSPArguments, "run_voita": VoitaArguments}
 PUBLISHED = """
-run_glue.py --model_name_or_path bert-base-uncased --task_name MNLI --do_train --do_eval --data_dir data/MNLI/ --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3.0 --output_dir output/ --cache_dir cache/ --save_steps 10000
-run_dsp.py --data_dir data/MNLI/ --model_name_or_path bert-base-uncased --task_name MNLI --do_train --do_eval --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3.0 --output_dir dsp_output/ --cache_dir cache/ --save_steps 10000 --num_of_heads 12 --pruning_lr 0.5 --annealing --initial_temperature 1000 --final_temperature 1e-8 --cooldown_steps 25000 --joint_pruning
-run_dsp.py --data_dir data/MNLI/ --model_name_or_path bert-base-uncased --task_name MNLI --do_train --do_eval --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3.0 --output_dir dsp_output/ --cache_dir cache/ --save_steps 10000 --num_of_heads 12 --pruning_lr 0.5 --use_ste --joint_pruning
-run_dsp.py --data_dir data/MNLI/ --model_name_or_path output/ --task_name MNLI --do_train --do_eval --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 1.0 --output_dir dsp_output/ --cache_dir cache/ --save_steps 10000 --num_of_heads 12 --pruning_lr 0.5 --annealing --initial_temperature 1000 --final_temperature 1e-8 --cooldown_steps 8333
-run_voita.py --model_name_or_path bert-base-uncased --task_name MNLI --do_train --do_eval --data_dir data/MNLI/ --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3.0 --output_dir voita_output/ --cache_dir cache/ --save_steps 10000 --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
-run_michel.py --data_dir data/MNLI/ --model_name_or_path output/ --task_name MNLI --output_dir michel_output/ --cache_dir cache/ --tokenizer_name bert-base-uncased --exact_pruning --num_of_heads 12
+run_glue.py --model_name_or_path bert-base-uncased --task_name MNLI --do_train --do_eval \\
+  --data_dir data/MNLI/ --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 \\
+  --num_train_epochs 3.0 --output_dir output/ --cache_dir cache/ --save_steps 10000
+run_dsp.py --data_dir data/MNLI/ --model_name_or_path bert-base-uncased --task_name MNLI --do_train \\
+  --do_eval --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 \\
+  --num_train_epochs 3.0 --output_dir dsp_output/ --cache_dir cache/ --save_steps 10000 \\
+  --num_of_heads 12 --pruning_lr 0.5 --annealing --initial_temperature 1000 --final_temperature 1e-8 \\
+  --cooldown_steps 25000 --joint_pruning
+run_dsp.py --data_dir data/MNLI/ --model_name_or_path bert-base-uncased --task_name MNLI --do_train \\
+  --do_eval --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 \\
+  --num_train_epochs 3.0 --output_dir dsp_output/ --cache_dir cache/ --save_steps 10000 \\
+  --num_of_heads 12 --pruning_lr 0.5 --use_ste --joint_pruning
+run_dsp.py --data_dir data/MNLI/ --model_name_or_path output/ --task_name MNLI --do_train --do_eval \\
+  --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 1.0 \\
+  --output_dir dsp_output/ --cache_dir cache/ --save_steps 10000 --num_of_heads 12 --pruning_lr 0.5 \\
+  --annealing --initial_temperature 1000 --final_temperature 1e-8 --cooldown_steps 8333
+run_voita.py --model_name_or_path bert-base-uncased --task_name MNLI --do_train --do_eval \\
+  --data_dir data/MNLI/ --max_seq_length 128 --per_device_train_batch_size 32 --learning_rate 2e-5 \\
+  --num_train_epochs 3.0 --output_dir voita_output/ --cache_dir cache/ --save_steps 10000 \\
+  --l0_penalty 0.0015 --joint_pruning --pruning_lr 0.1
+run_michel.py --data_dir data/MNLI/ --model_name_or_path output/ --task_name MNLI \\
+  --output_dir michel_output/ --cache_dir cache/ --tokenizer_name bert-base-uncased --exact_pruning \\
+  --num_of_heads 12
 """
 
 
@@ -42,7 +59,7 @@ def understood(words: list, data: type = GlueArguments) -> dict:
     return {key: value for group in found for key, value in vars(group).items()}
 
 
-@pytest.mark.parametrize("line", PUBLISHED.strip().splitlines())
+@pytest.mark.parametrize("line", PUBLISHED.replace("\\\n ", "").strip().splitlines())
 def test_published_command_lines(line):
     words = shlex.split(line)
     found = understood(words)

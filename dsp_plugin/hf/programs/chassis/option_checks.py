@@ -11,11 +11,11 @@ import dataclasses
 import json
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ....options.numbers import MEANINGS, Meaning, check_number
 
-Meant = Union[str, Meaning, tuple[str | Meaning, ...]]
+Meant = str | Meaning | tuple[str | Meaning, ...]
 
 _TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/methods/limits.py
 _STEPS_OR_SHARE = (
@@ -33,8 +33,9 @@ _TABLE: Sequence[tuple[Meant, str]] = (
     ("decay", "adam_beta1 adam_beta2 label_smoothing_factor"),
     (
         "count",
-        """per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit
-        eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout""",
+        """per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps
+        save_total_limit eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor
+        ddp_bucket_cap_mb ddp_timeout""",
     ),
     ("amount", "dataloader_num_workers"),
     (MEANINGS["count"].or_else(-1, told="to go by --num_train_epochs"), "max_steps"),
@@ -45,8 +46,8 @@ _TABLE: Sequence[tuple[Meant, str]] = (
     # data
     (
         "count",
-        """max_train_samples max_eval_samples max_predict_samples max_seq_length doc_stride max_query_length n_best_size
-        max_answer_length""",
+        """max_train_samples max_eval_samples max_predict_samples max_seq_length doc_stride
+        max_query_length n_best_size max_answer_length""",
     ),
     # head pruning
     ("amount", "num_of_heads min_heads_per_block pruning_warmup_updates budgets"),

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerState
@@ -55,7 +55,7 @@ from .results import IntermediateMasks, Records, parameters_of, save_pruned_mode
 from .squad_work import SquadWork
 from .trainer_checks import check_trainer
 
-Work = Union[GlueWork, SquadWork]
+Work = GlueWork | SquadWork
 WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
 NOTED_MOMENTS = 100  # the heads are noted about so often in a training
 
