@@ -76,7 +76,8 @@ def apply(args: argparse.Namespace) -> int:
     record = UndoRecord.of(undo, pack.base, model.config_text() if model_config else None)
     model.store(state, {*undo.changes, *undo.task_head}, config, record)
     print(
-        f"applied: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_task_head_words(pack.task_head)}"
+        f"applied: {pack.count:,} of {pack.base.total:,} weights "
+        f"({pack.density:.3%}){_task_head_words(pack.task_head)}"
     )
     print(f"take it out again with: dsp diff revert {args.model}")
     return 0
@@ -130,7 +131,8 @@ def merge(args: argparse.Namespace) -> int:
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     model.copy_to(args.out, pack.merge(model.state()), pack.config.get("model_config"))
     print(
-        f"merged: {pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){_task_head_words(pack.task_head)}"
+        f"merged: {pack.count:,} of {pack.base.total:,} weights "
+        f"({pack.density:.3%}){_task_head_words(pack.task_head)}"
     )
     print(f"written: {args.out}")
     return 0

@@ -149,7 +149,8 @@ def task_head_names(names: Iterable[str], task_head: Iterable[str]) -> list[str]
         mine = [name for name in names if name == entry or name.startswith(entry + ".")]
         if not mine:
             raise ValueError(
-                f"the task head cannot be found: the model has no parameter '{entry}' and no module of that name"
+                f"the task head cannot be found: the model has no parameter '{entry}' and no module of that "
+                "name"
             )
         found += mine
     return sorted(set(found))

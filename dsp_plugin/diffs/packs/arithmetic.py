@@ -104,8 +104,8 @@ def add_packs(
         dtype: of the sum's values, which are added in float64.
 
     Raises:
-        ValueError: different bases, no packs, another number of weights or one that is not finite, task heads and
-            no choice between them, or a sum that `dtype` cannot hold.
+        ValueError: different bases, no packs, another number of weights or one that is not finite, task heads
+            and no choice between them, or a sum that `dtype` cannot hold.
     """
     packs = list(packs)
     weights = [1.0] * len(packs) if weights is None else [float(weight) for weight in weights]

@@ -54,8 +54,8 @@ class DiffPack:
 
         Raises:
             ValueError: a parameter that the base does not have or that the task head has too, another shape,
-                values or task head not finite, values that `dtype` cannot hold, a `config` that no reader takes
-                (content.py), or nothing to store at all.
+                values or task head not finite, values that `dtype` cannot hold, a `config` that no reader
+                takes (content.py), or nothing to store at all.
         """
         dtype = VALUE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if dtype not in VALUE_DTYPES.values():
@@ -138,8 +138,8 @@ class DiffPack:
             What `revert` needs, bit for bit.
 
         Raises:
-            ValueError: the model is not the base of this pack, has no place for its task head, or cannot hold a
-                sum or the task head in its dtype; says why. A `DiffVector` is attached to it.
+            ValueError: the model is not the base of this pack, has no place for its task head, or cannot hold
+                a sum or the task head in its dtype; says why. A `DiffVector` is attached to it.
         """
         if isinstance(target, nn.Module):
             require_detached(target)
@@ -212,7 +212,8 @@ class DiffPack:
         for name, tensor in self.task_head.items():
             if tensors[called[name]].shape != tensor.shape:
                 raise ValueError(
-                    f"the model's task head {called[name]} has the shape {list(tensors[called[name]].shape)}, "
+                    f"the model's task head {called[name]} has the shape "
+                    f"{list(tensors[called[name]].shape)}, "
                     f"the pack's {list(tensor.shape)}: build the model with as many labels"
                 )
             in_dtype(name, tensor, tensors[called[name]])

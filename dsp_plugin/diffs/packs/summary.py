@@ -49,8 +49,8 @@ class PackSummary:
         bits_per_position: what a position takes in the file; 0 where there is none.
         floor: log2 of the number of ways to choose as many positions in the whole base, a position. No code
             takes less on average over all choices; positions that are unevenly spread can take less.
-        position_bytes, value_bytes, task_head_bytes, other_bytes, file_bytes: parts of the file (other: names and
-            shapes).
+        position_bytes, value_bytes, task_head_bytes, other_bytes, file_bytes: parts of the file (other: names
+            and shapes).
         tensors, untouched: tensors of the base, and those without a position.
     """
 

@@ -1,9 +1,9 @@
 """The undo record that lies beside a model file while a diff is applied to it.
 
-A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the task head's tensors that were not
-there before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and
-"old.NAME" of every changed weight, "head.NAME" of every task-head tensor that was replaced. That the record fits
-is shown by what it leads to: the restored weights must have the base's hash before they are written.
+A safetensors file; metadata "dsp_diff_undo" is JSON: the base's identity, the task head's tensors that were
+not there before, the text of config.json before, and a checksum of the file. Tensors: "positions.NAME" and
+"old.NAME" of every changed weight, "head.NAME" of every task-head tensor that was replaced. That the record
+fits is shown by what it leads to: the restored weights must have the base's hash before they are written.
 """
 
 from __future__ import annotations

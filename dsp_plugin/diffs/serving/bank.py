@@ -44,7 +44,8 @@ class DiffBank:
     and its task head. One forward at a time.
 
     Args:
-        model: the base, on its device and in its dtype, with a place for the task heads (of any number of labels).
+        model: the base, on its device and in its dtype, with a place for the task heads (of any number of
+            labels).
         rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a
             batch is never mixed at a size that could be taken for another one, such as as many tokens as rows
             (see `run`, `mixed`).
@@ -81,8 +82,8 @@ class DiffBank:
                 dtype.
 
         Raises:
-            ValueError: the name is taken, the model is not the pack's base, has no place for its task head, or
-                cannot hold a sum or the task head in its dtype.
+            ValueError: the name is taken, the model is not the pack's base, has no place for its task head,
+                or cannot hold a sum or the task head in its dtype.
         """
         if name in self._tasks:
             raise ValueError(f"the bank has a task {name!r} already: remove it first")
@@ -110,7 +111,8 @@ class DiffBank:
         self._units.clear()
 
     def switch(self, name: str | None) -> None:
-        """Bring a task's weights and its task head into the model, in place; None brings the base back, bit for bit.
+        """Bring a task's weights and its task head into the model, in place; None brings the base back, bit
+        for bit.
 
         Only positions of the task that goes and of the one that comes are written.
 
@@ -139,8 +141,8 @@ class DiffBank:
         """Inside, row i of a batch is answered for `tasks[i]`; gradients are off.
 
         Every module that a task changes must have one row an example as the first dimension of its input.
-        Logits of task heads with different numbers of labels are filled up with -inf. Rows of one task are quicker
-        side by side (`run` sorts them).
+        Logits of task heads with different numbers of labels are filled up with -inf. Rows of one task are
+        quicker side by side (`run` sorts them).
 
         Raises:
             ValueError: an unknown task; a changed module whose input has no row an example, or that was not

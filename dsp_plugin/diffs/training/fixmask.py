@@ -32,8 +32,8 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     Its parameter groups hold the model's own parameters. A step gathers their gradients at the K positions,
     updates the K values and writes base + value there. Tensors without a position ask for no gradient any
-    more, which spares part of the backward pass. The host's own clipping must be off: values and task head are
-    clipped here, to a joint norm.
+    more, which spares part of the backward pass. The host's own clipping must be off: values and task head
+    are clipped here, to a joint norm.
 
     Args:
         model: its body is set to base + values at once, whatever it held.
@@ -138,7 +138,9 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One AdamW step of the values and the task head. A tensor without a gradient counts as one of zeros."""
+        """One AdamW step of the values and the task head. A tensor without a gradient counts as one of
+        zeros.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -25,10 +25,10 @@ class DiffAdamW(torch.optim.Optimizer):
     """Trains a DiffVector, and the task head beside it, from the ordinary gradients of the model's
     parameters.
 
-    Gradients of w (and the task head), and those of alpha (and the groups' alpha), are clipped to a norm each,
-    after the
-    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the task head ("lr"),
-        never alpha
+    Gradients of w (and the task head), and those of alpha (and the groups' alpha), are clipped to a norm
+    each, after the
+    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the task head
+        ("lr"), never alpha
     ("alpha_lr"). There is no weight decay on w and alpha.
 
     Adam's eps matters for alpha: lambda sigmoid'(5) is about 8e-10 at the paper's lambda, below eps = 1e-8,
@@ -36,7 +36,8 @@ class DiffAdamW(torch.optim.Optimizer):
 
     Args:
         vector: what is trained.
-        lr: of w; task_head_lr: of the task head (default: lr). alpha_lr: of alpha and the groups' alpha, constant.
+        lr: of w; task_head_lr: of the task head (default: lr). alpha_lr: of alpha and the groups' alpha,
+            constant.
         betas, eps: of both AdamW. alpha_eps: of alpha's (default: eps).
         eps_uncorrected: add alpha's eps to the root of the mean square before its bias correction, as
             Transformers' former AdamW did (the paper's program); alpha then moves later.
@@ -217,8 +218,8 @@ class DiffAdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a state: w, alpha, moments, the task head's, rates, and the noise where it was. The penalty
-        is this run's; where the state's was another, a warning says so.
+        """Goes on from a state: w, alpha, moments, the task head's, rates, and the noise where it was. The
+        penalty is this run's; where the state's was another, a warning says so.
 
         Raises:
             ValueError: a state of another optimizer, model, base or kind of diff. Nothing has been changed

@@ -28,8 +28,8 @@ def place(
     for gradients.
 
     Args:
-        task_head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of its
-            names.
+        task_head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of
+            its names.
         asking_only: parameters that ask for no gradient count as frozen; else as body.
 
     Raises:

@@ -56,7 +56,8 @@ class TaskHeadAdamW:
             for name, tensor in state["state"].get(index, {}).items():
                 if name != "step" and tensor.shape != parameter.shape:
                     raise ValueError(
-                        f"the state's task head has the shape {list(tensor.shape)}, here {list(parameter.shape)}"
+                        f"the state's task head has the shape {list(tensor.shape)}, here "
+                        f"{list(parameter.shape)}"
                     )
 
     def load(self, state: dict[str, Any]) -> None:

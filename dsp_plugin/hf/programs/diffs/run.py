@@ -1,5 +1,5 @@
-"""What the three stages of diff pruning share: their command line, their base and its task head, the pack they
-score.
+"""What the three stages of diff pruning share: their command line, their base and its task head, the pack
+they score.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class DiffRun(Run):
     def _check_head(self) -> None:
         if sorted(self.pack.task_head) != sorted(self.task_head):
             raise ValueError(
-                f"{self.pack_path} has the task head {', '.join(sorted(self.pack.task_head))}, --model_name_or_path "
+                f"{self.pack_path} has the task head {', '.join(sorted(self.pack.task_head))}, "
+                "--model_name_or_path "
                 "lacks "
                 f"{', '.join(self.task_head)}: --task_head names it"
             )
