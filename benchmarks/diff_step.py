@@ -34,7 +34,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.fixmask import FixMaskAdamW
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
-from dsp_plugin.diffs.training.passes import Moments, NextTheta, Rates
+from dsp_plugin.diffs.training.passes.torch_passes import Moments, NextTheta, Rates
 from dsp_plugin.diffs.training.vector import DiffVector
 from dsp_plugin.options.numbers import number
 

@@ -29,10 +29,13 @@ from pathlib import Path
 
 from ..options.terminal import printable
 
+# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever
+# loop wrote it.
+FLAGS = "-O3 -march=native -std=c++17 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -shared".split()
 SECONDS = 300  # for the compiler
 
 
-def load(source: Path, flags: Sequence[str], without: str) -> ctypes.CDLL | None:
+def load(source: Path, without: str) -> ctypes.CDLL | None:
     """The library of a C++ file; None, with a warning that says why, where it cannot be had.
 
     Compiled with $CXX, g++ or clang++ into $XDG_CACHE_HOME/dsp_plugin (by default ~/.cache), under a name
@@ -50,15 +53,15 @@ def load(source: Path, flags: Sequence[str], without: str) -> ctypes.CDLL | None
         warnings.warn(f"no C++ compiler (g++, clang++ or $CXX): {without}")
         return None
     try:
-        key = _key(compiler, source, flags)
+        key = _key(compiler, source)
         try:
             folder = cache_folder()
-            return _opened(find(folder, key) or _build(compiler, source, flags, folder, key))
+            return _opened(find(folder, key) or _build(compiler, source, folder, key))
         except _Unsafe as error:
             warnings.warn(f"compiled loops are not kept, but made anew by each process: {error}")
         # 0700; what is loaded may be unlinked
         with tempfile.TemporaryDirectory(prefix="dsp_plugin-") as private:
-            return _opened(_build(compiler, source, flags, Path(private), key))
+            return _opened(_build(compiler, source, Path(private), key))
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()[:500]
         warnings.warn(f"{without}, because {compiler} failed: {printable(said)}")
@@ -117,19 +120,19 @@ def _only_ours(status: os.stat_result) -> bool:
     return hasattr(os, "geteuid") and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-def _key(compiler: str, source: Path, flags: Sequence[str]) -> str:
+def _key(compiler: str, source: Path) -> str:
     version = _run([compiler, "--version"], 60).stdout
     # -march=native means another program on another processor
     native = _run([compiler, "-march=native", "-E", "-dM", "-x", "c++", os.devnull], 60, check=False).stdout
-    told = "\n".join([source.read_text("utf-8"), " ".join(flags), version, native, platform.machine()])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    seen = "\n".join([source.read_text("utf-8"), " ".join(FLAGS), version, native, platform.machine()])
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
-def _build(compiler: str, source: Path, flags: Sequence[str], folder: Path, key: str) -> Path:
+def _build(compiler: str, source: Path, folder: Path, key: str) -> Path:
     """Compile into a file of `folder` that gets its name when it is whole."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as build:
         made = Path(build) / "made.so"
-        _run([compiler, *flags, str(source), "-o", str(made)], SECONDS)
+        _run([compiler, *FLAGS, str(source), "-o", str(made)], SECONDS)
         made.chmod(0o700)
         path = folder / _name(key, made.read_bytes())
         os.replace(made, path)

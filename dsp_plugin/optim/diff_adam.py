@@ -13,7 +13,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II, OmegaConf
 
 from ..diffs import DiffAdamW, DiffVector, FixMaskAdamW, StretchedConcrete, frozen_names, penalties_by_layer
-from ..diffs.training.named_groupings import group_function, grouping_name
+from ..diffs.training.groups import group_function, grouping_name
 from ..diffs.training.vector import PENALTY_FORMS
 from ..mt.diffs.base import start_of
 

@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dsp_plugin.diffs.packs.summary import method_label  # noqa: F401
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.tables import Row, Setting, Spread, setting_of, spread, table_rows
 
@@ -44,13 +45,6 @@ def read_method(label: str) -> DiffMethod:
         {FULL: 100.0, LAST_LAYER: 0.0}.get(label) if found["percent"] is None else float(found["percent"])
     )
     return DiffMethod(found["method"], percent, found["stage"] or "")
-
-
-def method_label(method: str, density: float) -> str:
-    """The method in records of the last stage; density is a share, rounded to two digits: 0.00498 of a
-    small model is 0.5%.
-    """
-    return f"{method}-{float(f'{100 * density:.2g}'):g}%"
 
 
 def told_of(record: Record) -> Mapping[str, Any] | None:

@@ -166,9 +166,10 @@ def start(run: Run, options: argparse.Namespace) -> bool:
 
 def write_tables(options: argparse.Namespace) -> str:
     """table.md and one table.csv a task from the records alone; what was not run says so."""
+    from dsp_plugin.diffs.packs.summary import method_label
     from dsp_plugin.records.files.whole import write_text
     from dsp_plugin.records.record import load_records
-    from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column, method_label
+    from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column
     from dsp_plugin.reports.tables import csv_table, markdown_table
 
     tables, scores, parts = {}, {}, []

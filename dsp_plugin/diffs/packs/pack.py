@@ -14,7 +14,7 @@ from ..base import Base, Names, dtype_name, find_names, tensors_of
 from ..in_training import require_detached
 from ..sparse import SparseDiff
 from .content import all_finite, check_changed, check_config, check_task_head
-from .pack_file import VALUE_DTYPES, pack_bytes, read_pack, write_pack
+from .pack_file import VALUE_DTYPES, pack_bytes, read_pack_file, write_pack_file
 from .undo import Change, Undo
 
 
@@ -86,13 +86,13 @@ class DiffPack:
         return cls(SparseDiff(ordered, shapes), base, dense, dict(config))
 
     def save(self, path: str | os.PathLike) -> int:
-        """Write the pack whole or not at all; returns the size of the file in bytes. See `write_pack`."""
-        return write_pack(path, self.diff, self.base, self.task_head, self.config)
+        """Write the pack whole or not at all; returns the size of the file in bytes. See `write_pack_file`."""
+        return write_pack_file(path, self.diff, self.base, self.task_head, self.config)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> DiffPack:
-        """Read a pack. Anything but the very file that `save` wrote is refused, see `read_pack`."""
-        return cls(*read_pack(path))
+        """Read a pack. Anything but the very file that `save` wrote is refused, see `read_pack_file`."""
+        return cls(*read_pack_file(path))
 
     def to_bytes(self) -> bytes:
         """What `save` writes."""

@@ -60,7 +60,7 @@ _SMALL_INDEX = 1 << 16
 _MAX_HEADER = 100_000_000  # what the safetensors library takes
 
 
-def write_pack(
+def write_pack_file(
     path: str | os.PathLike,
     diff: SparseDiff,
     base: Base,
@@ -115,7 +115,7 @@ def pack_bytes(
     return raw.replace(NO_CHECKSUM.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
-def read_pack(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
+def read_pack_file(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
     """The diff, its base, the task head and the configuration.
 
     Raises:
@@ -134,7 +134,7 @@ def read_pack(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str, Tens
 
 
 def unpack(raw: bytes, path: str) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
-    """`read_pack` of bytes; `path` is what error messages call them."""
+    """`read_pack_file` of bytes; `path` is what error messages call them."""
     about = _read_about(raw, path, len(raw))
     version = about.get("format_version")
     if type(version) is not int or version < 1:

@@ -14,7 +14,7 @@ from .golomb import floor_bits
 from .pack import DiffPack
 from .pack_file import position_bytes
 
-_TOLD_OF_LAYERS = ("layer", "weights", "nonzeros", "tensors", "untouched")
+_LAYER_FIGURES = ("layer", "weights", "nonzeros", "tensors", "untouched")
 _UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 
 
@@ -109,8 +109,22 @@ def layer_summaries(pack: DiffPack) -> list[LayerSummary]:
     ]
 
 
-def told_of_pack(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
-    """What a result record says of a pack, as `extra["diff"]`.
+def method_label(method: str, density: float) -> str:
+    """Name a method in records of the last stage, such as `diff-structured-0.5%`.
+
+    Args:
+        density: a share, rounded to two digits: 0.00498 of a small model is 0.5%.
+    """
+    return f"{method}-{float(f'{100 * density:.2g}'):g}%"
+
+
+def pack_label(pack: DiffPack) -> str:
+    """Name the method of a pack in records, by what the pack says of itself."""
+    return method_label(pack.config.get("method") or "diff", pack.density)
+
+
+def record_figures(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
+    """Return what a result record says of a pack, as `extra["diff"]`.
 
     Args:
         file_bytes: of the file it was read from.
@@ -135,7 +149,7 @@ def told_of_pack(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
         + sum(tensor.numel() * tensor.element_size() for tensor in pack.task_head.values()),
         "tensors": sum(layer.tensors for layer in layers),
         "untouched": sum(layer.untouched for layer in layers),
-        "layers": [{name: getattr(layer, name) for name in _TOLD_OF_LAYERS} for layer in layers],
+        "layers": [{name: getattr(layer, name) for name in _LAYER_FIGURES} for layer in layers],
     }
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..compiled import load
 from ..packs.undo import Change
-from ..training.native import FLAGS
 
 SOURCE = Path(__file__).with_name("row_products.cpp")
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -39,7 +38,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled loops; None, with a warning that says why, where they cannot be had (see
     `compiled.load`).
     """
-    return load(SOURCE, FLAGS, "tasks are mixed by torch's own sparse products, slower")
+    return load(SOURCE, "tasks are mixed by torch's own sparse products, slower")
 
 
 @functools.cache

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError
 from ..base import base_hash
-from ..in_training import note, require_free
+from ..in_training import note_diff, require_free
 from ..packs.pack import patched
 from ..sparse import SparseDiff
-from .buffers import BufferWatch
-from .foreign import ForeignSteps
-from .passes import Rates, adam
+from .passes.torch_passes import Rates, adam
 from .placement import base_tensors, place
 from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
+from .watches import BufferWatch, ForeignSteps
 
 FORMAT = 1
 
@@ -95,7 +94,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         self.steps = 0
         self._buffers = BufferWatch(model)
         self._base_hash = base_hash(tensors)
-        note(model)
+        note_diff(model)
         with torch.no_grad():
             for name, parameter in placed.body.items():
                 parameter.copy_(tensors[name])

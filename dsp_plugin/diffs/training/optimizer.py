@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .passes import Moments, NextTheta, Rates, adam
+from .passes.torch_passes import Moments, NextTheta, Rates, adam
 from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
 from .vector import DiffVector
 

@@ -20,17 +20,15 @@ from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError
 from ..base import base_hash
-from ..in_training import OF_A_COPY, mark_hook, note, require_free
-from .buffers import BufferWatch
-from .concrete import StretchedConcrete
-from .deltas import Deltas
-from .flat import FlatLayout
-from .foreign import ForeignSteps
+from ..in_training import hook_model, note_diff, require_free
 from .groups import GROUPINGS, GroupFunction, by_tensor
-from .native import NativePasses
-from .noise import step_keys, uniform
-from .passes import Keys, TorchPasses
+from .passes.concrete import StretchedConcrete
+from .passes.flat import Deltas, FlatLayout
+from .passes.native import NativePasses
+from .passes.noise import Keys, step_keys, uniform
+from .passes.torch_passes import TorchPasses
 from .placement import base_tensors, frozen_hash, place
+from .watches import BufferWatch, ForeignSteps
 
 PENALTY_FORMS = ("paper", "additive")
 
@@ -159,65 +157,35 @@ class DiffVector:
         if self._hooks:
             return
         require_free(self.model, self.base_weights())
-        note(self.model, self)
-        model = self.model
-
-        own = set(map(id, model.modules()))
-
-        def refuse_copies(module: nn.Module) -> None:
-            if id(module) not in own:
-                raise RuntimeError(OF_A_COPY)
-
-        def before_forward(module: nn.Module, *_) -> None:
-            refuse_copies(module)
-            if model.training:
-                self.sample()
-            elif self._written != "loaded":
-                self.deterministic()
-
-        mark_hook(before_forward)
-
-        def before_saving(module: nn.Module, *_) -> None:
-            refuse_copies(module)
-            if self._written != "loaded":
-                self.deterministic()
-
-        def after_loading(*_) -> None:
-            here = dict(model.named_parameters(remove_duplicate=False))
-            lost = [
-                name
-                for name, parameter in {**self.body, **self.task_head}.items()
-                if here.get(name) is not parameter
-            ]
-            if lost:  # training would go on in tensors that the model no longer has
-                raise ValueError(
-                    f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that "
-                    "this diff is "
-                    "trained in: load without assign=True"
-                )
-            self.mark("loaded")
-
-        # parts, too: generate() calls an encoder by itself, before the model
-        for module in model.modules():
-            if next(module.parameters(), None) is not None:
-                self._hooks.append(module.register_forward_pre_hook(before_forward))
-                self._hooks.append(module.register_state_dict_pre_hook(before_saving))
-        self._hooks.append(model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
-        self._hooks.append(model.register_load_state_dict_post_hook(after_loading))
+        note_diff(self.model, self)
+        self._hooks = hook_model(
+            self.model,
+            {**self.body, **self.task_head},
+            self._before_forward,
+            self._before_saving,
+            lambda: self.mark("loaded"),
+        )
+        self._hooks.append(self.model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
         me = weakref.ref(self)
         self._foreign = ForeignSteps(
             self.body.values(), lambda optimizer: getattr(optimizer, "vector", None) is me(), _refuse
         )
 
     def detach(self) -> None:
-        """Leaves the model alone, with the deterministic theta in it (or what was loaded into it since)."""
-        if self._written != "loaded":
-            self.deterministic()
+        """Leave the model alone, with the deterministic theta in it (or what was loaded into it since)."""
+        self._before_saving()
         for hook in self._hooks:
             hook.remove()
         if self._hooks:
-            note(self.model)
+            note_diff(self.model)
         self._hooks, self.drawn, self._foreign = [], False, None
+
+    def _before_forward(self) -> None:
+        self.sample() if self.model.training else self._before_saving()
+
+    def _before_saving(self) -> None:
+        if self._written != "loaded":
+            self.deterministic()
 
     # ---- the diff ----
 
@@ -253,7 +221,9 @@ class DiffVector:
             sampled_step: None, the deterministic diff; else the one of that step's noise.
         """
         self._buffers.warn()
-        return Deltas(self, sampled_step)
+        keys = None if sampled_step is None else self.keys(sampled_step)
+        gates = self.group_gates(keys).gate
+        return Deltas(self.layout, self.w, self.alpha, gates, self.concrete, keys)
 
     def expected_count(self) -> float:
         """The expected number of non-zeros of a sample: sum over i of P(z_i > 0) P(group of i open)."""

@@ -21,8 +21,8 @@ from ...records.files.whole import replacing
 from ..base import base_hash
 from ..packs.checksum import NO_CHECKSUM, fits, seal
 from ..packs.content import all_finite, check_depth, check_name, check_numbers, parse_json
-from .concrete import StretchedConcrete
 from .groups import GroupFunction
+from .passes.concrete import StretchedConcrete
 from .vector import DiffVector
 
 FORMAT = 1

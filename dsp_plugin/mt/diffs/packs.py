@@ -24,10 +24,9 @@ from ...diffs import (
     project,
 )
 from ...diffs.base import Base
-from ...diffs.training.named_groupings import method_name
+from ...diffs.training.groups import method_name
 from ...optim.diff_adam import DiffAdamConfig, grouping_of, vector_of
 from ...records.record import portable_path
-from ...reports.diff_tables import method_label
 from ..checkpoints.checkpoint import load_checkpoint
 from .base import BaseCheckpoint
 
@@ -199,8 +198,3 @@ def _config_of_mask(path: Optional[str]) -> dict[str, Any]:
 
 def _float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
-
-
-def label_of(pack: DiffPack) -> str:
-    """Name of its method in records, with the density: diff-structured-0.5%."""
-    return method_label(pack.config.get("method") or "diff", pack.density)

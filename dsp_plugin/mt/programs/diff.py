@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ...diffs import DiffPack
-from ...diffs.packs.summary import told_of_pack
-from ...diffs.training.named_groupings import grouping_name, method_name
+from ...diffs.packs.summary import pack_label, record_figures
+from ...diffs.training.groups import grouping_name, method_name
 from ...optim.diff_adam import DiffAdamConfig, SparseAdamConfig
 from ...records.files.sealed import read_json, write_json
 from ...records.files.whole import check_folder
 from ...records.record import load_record
 from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint, read_base
-from ..diffs.packs import Projection, label_of, read_trained, write_pack
+from ..diffs.packs import Projection, read_trained, write_pack
 from ..training.same_command import FREE, difference, settings_of
 from .launch import PLUGIN_DIR, result_of, summarise_training, train, training_options
 from .refusals import raise_errors
@@ -126,10 +126,12 @@ def run_diff(argv: Sequence[str]) -> dict[str, DiffPack]:
 
         def finished(path=path, third=third) -> dict[str, Any]:
             return {
-                "diff": told_of_pack(*write_pack(path, result_of(third.folder), base, dtype=own.value_dtype))
+                "diff": record_figures(
+                    *write_pack(path, result_of(third.folder), base, dtype=own.value_dtype)
+                )
             }
 
-        third.run(label_of(DiffPack.load(mask)), name, finished)
+        third.run(pack_label(DiffPack.load(mask)), name, finished)
         packs[text] = DiffPack.load(path)
         lines.append(_line(text, packs[text], path, third.folder))
     _say(f"stage 1 alone: {_score(first.folder)}")

@@ -15,7 +15,7 @@ from typing import Any, Optional, TextIO
 import torch
 
 from ...diffs import DiffPack
-from ...diffs.packs.summary import told_of_pack
+from ...diffs.packs.summary import pack_label, record_figures
 from ...records.bleu import bleu, bleu_statistics, detokenize
 from ...records.files.sealed import with_checksum
 from ...records.files.whole import check_folder, replacing, write_text
@@ -24,7 +24,6 @@ from ...records.sentences import save_sentences
 from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import load_checkpoint, model_options
 from ..diffs.base import read_pack
-from ..diffs.packs import label_of
 from ..heads.checkpoint_heads import CheckpointHeads, heads_of_checkpoint
 from ..training.data_checks import data_fingerprint
 from ..training.option_checks import check_options
@@ -211,7 +210,7 @@ def generate(argv: Sequence[str]) -> Record:
             **({"ensemble": several} if len(several) > 1 else {}),
             **({"model_overrides": overrides} if overrides else {}),
             **({"dtype": str(weights.dtype).split(".")[-1]} if weights.dtype != torch.float32 else {}),
-            **({"diff": told_of_pack(pack, os.path.getsize(pack_path))} if pack else {}),
+            **({"diff": record_figures(pack, os.path.getsize(pack_path))} if pack else {}),
         },
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{subset}")
@@ -364,7 +363,7 @@ def _output(folder: Optional[str], label: Callable[[], str]) -> Iterator[TextIO]
 
 def _method(heads: CheckpointHeads, original: CheckpointHeads, pack: Optional[DiffPack]) -> str:
     if pack is not None:
-        return label_of(pack)
+        return pack_label(pack)
     if heads.method is not None:
         return heads.method
     return "unpruned" if original.keep.all() else "pruned"

@@ -22,7 +22,7 @@ import sys, warnings
 from pathlib import Path
 from dsp_plugin.diffs.compiled import load
 warnings.showwarning = lambda message, *_: print("warning:", message)
-library = load(Path(sys.argv[1]), ["-fPIC", "-shared"], "no loops")
+library = load(Path(sys.argv[1]), "no loops")
 print(None if library is None else library.answer())
 """
 
@@ -40,7 +40,7 @@ def answer(source: Path, expect: str = "") -> object:
     """What the library says, None where there is none; `expect` is in the one warning, "" for no warning."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        library = compiled.load(source, ["-fPIC", "-shared"], "no loops")
+        library = compiled.load(source, "no loops")
     assert [expect in str(warning.message) for warning in caught] == ([True] if expect else []), caught
     return None if library is None else library.answer()
 
@@ -211,7 +211,7 @@ def test_a_compiler_that_fails(source, tmp_path, monkeypatch, does, said):
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(compiled, "SECONDS", 1)
     with pytest.warns(UserWarning, match=f"no loops, because .*c\\+\\+ failed: .*({said})"):
-        assert compiled.load(source, ["-fPIC", "-shared"], "no loops") is None
+        assert compiled.load(source, "no loops") is None
     assert kept(tmp_path) == []
     monkeypatch.delenv("CXX")
     assert answer(source) == 42

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from dsp_plugin.diffs import compiled
-from dsp_plugin.diffs.training import native
-from dsp_plugin.diffs.training.concrete import StretchedConcrete
-from dsp_plugin.diffs.training.flat import PIECE, FlatLayout
 from dsp_plugin.diffs.training.groups import by_neuron, by_tensor
-from dsp_plugin.diffs.training.noise import step_keys, uniform
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
-from dsp_plugin.diffs.training.passes import WINDOW, Moments, NextTheta, Rates, TorchPasses
+from dsp_plugin.diffs.training.passes import native
+from dsp_plugin.diffs.training.passes.concrete import StretchedConcrete
+from dsp_plugin.diffs.training.passes.flat import PIECE, FlatLayout
+from dsp_plugin.diffs.training.passes.noise import step_keys, uniform
+from dsp_plugin.diffs.training.passes.torch_passes import WINDOW, Moments, NextTheta, Rates, TorchPasses
 from dsp_plugin.diffs.training.vector import DiffVector
 
 # longer than a piece, of odd lengths, a vector, a single number

@@ -19,9 +19,9 @@ from dsp_plugin.diffs.in_training import attached_to
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.sparse import SparseDiff
-from dsp_plugin.diffs.training.concrete import StretchedConcrete
-from dsp_plugin.diffs.training.noise import step_keys, uniform
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
+from dsp_plugin.diffs.training.passes.concrete import StretchedConcrete
+from dsp_plugin.diffs.training.passes.noise import step_keys, uniform
 from dsp_plugin.diffs.training.vector import DiffVector
 
 LOW, HIGH = -1.5, 1.5
@@ -152,7 +152,7 @@ def test_statistics_that_training_changes_are_told_of_by_name(recwarn):
         model(torch.randn(5, 6)).sum().backward()
         optimizer.step()
         for read in (vector.deltas, model.state_dict):
-            vector._buffers._told = False
+            vector._buffers._warned = False
             if still:
                 read()
             else:

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....diffs.training.concrete import StretchedConcrete
-from ....diffs.training.named_groupings import grouping_name, method_name
+from ....diffs.training.groups import grouping_name, method_name
+from ....diffs.training.passes.concrete import StretchedConcrete
 from ....diffs.training.vector import PENALTY_FORMS
 from ..chassis.arguments import option
 from ..heads.methods import Method

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ....diffs import Difference, SparseDiff, count_of, layer_numbers, project
 from ....diffs.base import Base
-from ....diffs.training.named_groupings import group_function
+from ....diffs.training.groups import group_function
 from ....diffs.training.vector_file import SavedVector, read_vector
 from ....options.faults import naming
 from ..chassis.models import load

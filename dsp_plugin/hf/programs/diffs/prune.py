@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer
 
 from ....diffs import DiffVector, layer_numbers, penalties_by_layer
-from ....diffs.training.named_groupings import group_function
+from ....diffs.training.groups import group_function
 from ....diffs.training.vector_file import save_vector
 from ....options.faults import naming
 from ....records.record import portable_path

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ....diffs import DiffPack, SparseDiff, frozen_names
 from ....diffs.base import Base
-from ....diffs.packs.summary import told_of_pack
+from ....diffs.packs.summary import pack_label, record_figures
 from ....records.record import portable_path
-from ....reports.diff_tables import method_label
 from ...diffs.training import find_task_head
 from ..chassis.arguments import ModelArguments, ResultArguments
 from ..chassis.models import load
@@ -135,12 +134,12 @@ class DiffRun(Run):
 
     def _method_name(self) -> str:
         """Of the pack, with its density: diff-structured-0.5%."""
-        return method_label(self.pack.config.get("method") or "diff", self.pack.density)
+        return pack_label(self.pack)
 
     def _extra(self) -> dict[str, Any]:
         if self.pack is None:
             return {}
-        return {"diff": told_of_pack(self.pack, self.pack_path.stat().st_size)}
+        return {"diff": record_figures(self.pack, self.pack_path.stat().st_size)}
 
 
 def stage_options(doc: str, data: type, argv: Sequence[str]) -> tuple[Any, ...]:

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from .concrete import StretchedConcrete
 from .flat import FlatLayout
-from .noise import uniform
+from .noise import Keys, uniform
 
-Keys = tuple[int, int]
 # elements: on a CPU temporaries stay in the cache; on a GPU a few kernels each, yet small beside a model
 WINDOW = {"cpu": 1 << 14, "cuda": 1 << 22}
 

@@ -1,10 +1,15 @@
-"""Buffers of a model while a diff is trained in it: they are in no diff, so a changed one must be told of."""
+"""What else may change a model while a diff is trained in it: its buffers, and other optimizers."""
 
 from __future__ import annotations
 
 import warnings
+import weakref
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
+
+from ...handshake.optimizer_steps import watch_steps
 
 
 class BufferWatch:
@@ -14,7 +19,7 @@ class BufferWatch:
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._told = False
+        self._warned = False
         saved = model.state_dict().keys()
         self._before = {
             name: buffer.detach().clone() for name, buffer in self._floating().items() if name in saved
@@ -29,9 +34,9 @@ class BufferWatch:
 
     def warn(self) -> None:
         """Warns once, if any changed."""
-        if self._told or not (changed := self.changed()):
+        if self._warned or not (changed := self.changed()):
             return
-        self._told = True
+        self._warned = True
         warnings.warn(
             f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they are "
             "no part of the "
@@ -49,3 +54,38 @@ def _same(one: Tensor, other: Tensor) -> bool:
         return False
     other = other.detach().to(one.device)
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+class ForeignSteps:
+    """Calls `met` before an optimizer that is not `own` steps on any of these parameters; for as long as it
+    is kept.
+
+    Args:
+        own: optimizer -> whether it is the diff's.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        own: Callable[[torch.optim.Optimizer], bool],
+        met: Callable[[], None],
+    ):
+        self._parameters = {id(parameter) for parameter in parameters}
+        self._own, self._met = own, met
+        self._known: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
+        watch_steps(self)
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if optimizer not in self._known:
+            held = (
+                id(p) in self._parameters
+                for group in optimizer.param_groups
+                for p in group["params"]
+                if p.requires_grad
+            )
+            self._known[optimizer] = not self._own(optimizer) and any(held)
+        if self._known[optimizer]:
+            self._met()
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        pass

@@ -17,15 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..compiled import load
+from ...compiled import load
 from .concrete import StretchedConcrete
 from .flat import FlatLayout
-from .passes import Keys, Moments, NextTheta, Rates
+from .noise import Keys
+from .torch_passes import Moments, NextTheta, Rates
 
 SOURCE = Path(__file__).with_name("passes.cpp")
-# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever
-# loop wrote it.
-FLAGS = "-O3 -march=native -std=c++17 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -shared".split()
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _PIECES = "flat local length tensor group"
@@ -55,7 +53,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled passes; None, with a warning that says why, where they cannot be had (see
     `compiled.load`).
     """
-    return load(SOURCE, FLAGS, "diff pruning runs without its fused passes, slower")
+    return load(SOURCE, "diff pruning runs without its fused passes, slower")
 
 
 class NativePasses:

@@ -25,11 +25,12 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
+Keys = tuple[int, int]  # of one step, see `step_keys`
 # Odd multipliers; as signed numbers, because torch's integers of 32 bits are signed.
 MULTIPLIERS = tuple(_signed(value) for value in (0x7FEB352D, 0x846CA68B, 0x85EBCA6B))
 
 
-def step_keys(seed: int, step: int) -> tuple[int, int]:
+def step_keys(seed: int, step: int) -> Keys:
     """Two signed 32-bit keys of (seed, step), unrelated for neighbouring seeds and steps."""
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return _signed(int.from_bytes(digest[:4], "little")), _signed(int.from_bytes(digest[4:], "little"))
@@ -50,7 +51,7 @@ def hashed(position: Tensor, first: int | Tensor, second: int | Tensor) -> Tenso
     return x ^ _shift(x, 15)
 
 
-def uniform(start: int, count: int, keys: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+def uniform(start: int, count: int, keys: Keys, device: torch.device | str = "cpu") -> Tensor:
     """Noise of positions start .. start + count - 1: [count] float32 in [1e-4, 1 - 1e-4], of 24 random
     bits each.
     """

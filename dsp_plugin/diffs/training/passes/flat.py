@@ -8,12 +8,14 @@ order they are given, each row-major; noise, ties and state are by position.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .groups import GroupFunction, by_tensor, stretches_of
+from ..groups import GroupFunction, by_tensor, stretches_of
+from .concrete import StretchedConcrete
+from .noise import Keys, uniform
 
 # Work is shared out by pieces: small enough to balance threads, large enough not to notice.
 PIECE = 1 << 16
@@ -84,3 +86,48 @@ class FlatLayout:
             self._order = torch.argsort(self.group, stable=True).to(per_piece.device)
             self._counts = torch.bincount(self.group, minlength=self.groups).to(per_piece.device)
         return torch.segment_reduce(per_piece[self._order], "sum", lengths=self._counts)
+
+
+class Deltas(Mapping[str, Tensor]):
+    """The full-size diff z * gate * w, name -> change of that tensor, worked out a tensor at a time when asked
+    for.
+
+    Args:
+        layout: of the tensors.
+        w, alpha: the diff's, [N]; looked at when asked.
+        gates: of the groups, [G].
+        concrete: the gates' distribution.
+        keys: of the noise; None for the deterministic diff.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        w: Tensor,
+        alpha: Tensor,
+        gates: Tensor,
+        concrete: StretchedConcrete,
+        keys: Keys | None,
+    ):
+        self._layout, self._w, self._alpha, self._gates = layout, w, alpha, gates
+        self._concrete, self._keys = concrete, keys
+        self._index = {name: number for number, name in enumerate(layout.names)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, name: str) -> Tensor:
+        layout, tensor = self._layout, self._index[name]
+        here = slice(layout.offsets[tensor], layout.offsets[tensor] + layout.sizes[tensor])
+        pieces = layout.tensor == tensor
+        group, length = (part[pieces].to(self._gates.device) for part in (layout.group, layout.length))
+        gate = torch.repeat_interleave(self._gates[group], length)  # [pieces] -> [elements]
+        if self._keys is None:
+            z, _ = self._concrete.mean(self._alpha[here])
+        else:
+            u = uniform(here.start, here.stop - here.start, self._keys, gate.device).to(gate.dtype)
+            z, _ = self._concrete.sample(self._alpha[here], u)
+        return (z * gate * self._w[here]).view(layout.parameters[tensor].shape)

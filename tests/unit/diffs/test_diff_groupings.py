@@ -6,7 +6,7 @@ import pytest
 from diff_models import HEAD, tiny
 
 from dsp_plugin.diffs import DiffVector
-from dsp_plugin.diffs.training.named_groupings import group_function, grouping_name, method_name
+from dsp_plugin.diffs.training.groups import group_function, grouping_name, method_name
 
 
 @pytest.mark.parametrize(
