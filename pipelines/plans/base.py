@@ -1,0 +1,72 @@
+"""What all pipelines have: runs by name, which of them are left, and tables that follow the records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Dict, List, Sequence, Union
+
+
+def needed(path: Union[str, Path]) -> List[str]:
+    """`path` as the input of a rule, unless it is there.
+
+    A clone has records and no checkpoints, and files have the times of their checkout: what is there is done, whatever
+    its age and whatever it was made from.
+    """
+    return [] if Path(path).is_file() else [str(path)]
+
+
+class Plan:
+    """The runs that the options ask for.
+
+    A run has a `name`, which is its folder.
+
+    Attributes:
+        known: name -> run, of all methods; runs: those that are asked for.
+    """
+
+    def __init__(self, options: SimpleNamespace):
+        """Raises ValueError where the options ask for no run."""
+        self.options = options
+        self.known: Dict[str, Any] = {run.name: run for seed in options.seeds for run in self.runs_of(seed)}
+        # densities that are written alike are one run
+        self.runs = [run for name, run in self.known.items() if name.startswith(tuple(options.only))]
+        if not self.runs:
+            raise ValueError(f"only {' '.join(options.only)}: no such run; runs: {', '.join(r.name for r in self.runs_of(1))}")
+
+    def runs_of(self, seed: int) -> Sequence[Any]:
+        """All runs of one seed, each after the one that it starts from."""
+        raise NotImplementedError
+
+    def complete(self, run: Any) -> bool:
+        """Whether a run has all its records."""
+        raise NotImplementedError
+
+    def left(self) -> List[Any]:
+        return [run for run in self.runs if not self.complete(run)]
+
+    def wanted(self) -> List[str]:
+        """The records that are missing: what Snakemake is asked for. One that a run writes stands for all of this run."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Looks at what the runs need before the first of them; raises ValueError."""
+
+    def tables(self) -> Dict[Path, str]:
+        """Path -> text of every table, from the records alone; what was not run says so."""
+        raise NotImplementedError
+
+    def table_files(self) -> List[str]:
+        """The tables, where they say what the records say; empty where one of them has to be written."""
+        if self.left() or any(not path.is_file() or path.read_bytes() != text.encode() for path, text in self.tables().items()):
+            return []
+        return [str(path) for path in self.tables()]
+
+    def write_tables(self) -> str:
+        """Writes the tables; returns the first of them, that for people."""
+        from dsp_plugin.reports.files import write_text
+
+        tables = self.tables()
+        for path, text in tables.items():
+            write_text(path, text)
+        return next(iter(tables.values()))

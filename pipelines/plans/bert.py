@@ -1,0 +1,232 @@
+"""What the pipelines on GLUE and SQuAD share: their settings, their data, and records of other settings."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from dsp_plugin.reports.numbers import number
+from dsp_plugin.reports.records import load_record
+
+from .base import Plan
+from .options import COMMON, Option, choice, flag, place, read_options, read_settings, words_of
+
+SQUAD = "SQuAD"
+COMMON_OF_BERT: Mapping[str, Option] = {
+    **COMMON,
+    "tasks": Option(str, many=True),
+    "all_methods": Option(flag, False),  # on SQuAD, too
+    "model": Option(),  # folder or hub name of another model
+    "data": Option(place),  # folder with CoLA/, MRPC/ ... (default: $DSP_DATA_DIR/glue); SQuAD's is the folder squad beside it
+    "quick": Option(number("amount"), 0),  # a trial: 2 updates, so many scored examples
+}
+
+
+class BertPlan(Plan):
+    """Of a run with records below results/NAME/<task>/<run>/ and a model below runs/NAME/<task>/<run>/.
+
+    A run has a `task`, `sets(plan)`, where its records are, and `source`, the run that it starts from or None.
+    """
+
+    name = ""  # of the YAML file and the folders
+    more: Mapping[str, Option] = {}  # settings beside the common ones
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.bert = read_settings("bert.yaml")
+        known = {**COMMON_OF_BERT, **self.more, "tasks": Option(choice(*self.bert.tasks), many=True)}
+        options = read_options(config, known)
+        self.settings = read_settings(f"{self.name}.yaml", options.settings)
+        for key in known:
+            if known[key].many and not getattr(options, key):  # by default, those of the YAML file
+                setattr(options, key, getattr(self.settings, key))
+        trial = "quick" if options.quick else ""
+        options.runs = options.runs or Path("runs", self.name, trial)
+        options.results = options.results or Path("results", self.name, trial)
+        if options.data is None and os.environ.get("DSP_DATA_DIR"):
+            options.data = Path(os.environ["DSP_DATA_DIR"]) / "glue"
+        super().__init__(options)
+
+    # ---- tasks
+
+    def sets(self, task: str) -> Sequence[str]:
+        """The scored sets of a task, each a folder of records."""
+        return self.bert.tasks[task].get("sets", ["dev"])
+
+    def batch(self, task: str) -> int:
+        return self.bert.tasks[task].get("batch", self.bert.training["per_device_train_batch_size"])
+
+    def updates(self, task: str, epochs: int) -> int:
+        return math.ceil(self.bert.tasks[task]["examples"] / self.batch(task)) * epochs
+
+    def record_name(self, task: str) -> str:
+        return self.bert.tasks[task].get("name", task)
+
+    def metric(self, task: str) -> Tuple[str, Sequence[str]]:
+        """The task's main metric and the sets it is measured on, as records have them."""
+        entry = self.bert.tasks[task]
+        sets = [entry["scored"]] if "scored" in entry else self.sets(task)
+        return entry["metric"], [f"{one}[:{self.options.quick}]" for one in sets] if self.options.quick else sets
+
+    # ---- command lines
+
+    def data_words(self, task: str) -> List[str]:
+        """The options that name the task's data."""
+        data = self.options.data
+        if task == SQUAD:
+            folder = data.parent / "squad" if data else Path("data/squad")
+            train, scored = (str(folder / name) for name in self.bert.tasks[task]["files"])
+            names = {"train_file": train, "predict_file": scored, **self.bert.squad_data, "record_name": self.record_name(task)}
+            return words_of(names)
+        words = words_of({"task_name": task, **self.bert.data})
+        return words + (["--data_dir", str(data / task)] if data and (data / task).is_dir() else [])
+
+    def training_words(self, task: str, learning_rate: float, epochs: int) -> List[str]:
+        """Options of a training that is scored; of a trial's few updates where the user wants one."""
+        batch = self.batch(task)
+        changes = {"per_device_train_batch_size": batch, "learning_rate": f"{learning_rate:g}", "num_train_epochs": epochs}
+        words = words_of({**self.bert.training, **changes})
+        if self.options.quick:
+            steps = self.bert.quick_steps
+            words += words_of({"max_steps": steps, "max_train_samples": steps * batch})
+        return words + self.scored_words()
+
+    def scored_words(self) -> List[str]:
+        return ["--max_eval_samples", str(self.options.quick)] if self.options.quick else []
+
+    def model(self) -> str:
+        """The pretrained model: the user's, or a package's folder in the environment of the programs.
+
+        Raises:
+            ValueError: the package is not installed.
+        """
+        if self.options.model is None:
+            package = self.bert.model["package"]
+            find = f"import importlib.util as u; print(*(u.find_spec({package!r}) or u).submodule_search_locations)"
+            done = subprocess.run([self.options.python or "python3", "-c", find], capture_output=True, text=True)
+            if done.returncode:
+                package = package.replace("_", "-")
+                raise ValueError(f"the model is in the package {package}: pip install {package}, or name another one (model)")
+            self.options.model = str(Path(done.stdout.strip(), self.bert.model["folder"]))
+        return self.options.model
+
+    def heads_of_model(self) -> int:
+        """All heads of the model, by its configuration."""
+        if self.options.model is None:
+            return self.bert.model["heads"]
+        path = Path(self.options.model, "config.json")
+        if path.is_file():
+            config = json.loads(path.read_text("utf-8"))
+            return config["num_hidden_layers"] * config["num_attention_heads"]
+        count = "import sys; from transformers import AutoConfig as A; c = A.from_pretrained(sys.argv[1]); "
+        count += "print(c.num_hidden_layers * c.num_attention_heads)"
+        words = [self.options.python or "python3", "-c", count, self.options.model]
+        return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+    def command(self, run: Any, records: Optional[Path] = None) -> List[str]:
+        """The command line of a run; `records` is the folder of all records where it is another than that of the results."""
+        raise NotImplementedError
+
+    # ---- what is left
+
+    def complete(self, run: Any) -> bool:
+        return not self.missing(run)
+
+    def missing(self, run: Any, folder: Optional[Path] = None) -> List[str]:
+        """The first record that a run lacks, as a list of one; empty where it has all."""
+        paths = [(folder or self.options.results) / run.name / one / "results.json" for one in run.sets(self)]
+        return [str(path) for path in paths if not path.is_file()][:1]
+
+    def wanted(self) -> List[str]:
+        return [path for run in self.runs for path in self.missing(run)]
+
+    def trained(self, run: Any) -> bool:
+        """Whether what others start from is there."""
+        raise NotImplementedError
+
+    def source_of(self, run: Any) -> List[str]:
+        """What a run has to wait for: the record of the run that it starts from, where that is not trained.
+
+        A clone has the records of others and no models. Then theirs stay: the source is trained once more, with its records
+        beside the models.
+        """
+        source = run.source
+        if source is None or self.trained(source) and (self.complete(source) or source not in self.runs):
+            return []
+        folder = self.options.runs / "records"
+        return self.missing(source) or self.missing(source, folder) or [str(folder / source.name / source.sets(self)[0] / "results.json")]
+
+    # ---- what is refused
+
+    def check(self) -> None:
+        """Looks for records of other settings, SQuAD's files and the model before anything runs.
+
+        Raises:
+            ValueError: saying what there is, or what is missing and how to get it.
+        """
+        other = self.other_runs()
+        if other:
+            told = "remove these records and models and those made from them, or name other folders (results, runs)"
+            raise ValueError("\n".join([*other.values(), told]))
+        left = self.left()
+        if any(run.task == SQUAD for run in left):
+            for name in self.data_words(SQUAD)[1:4:2]:
+                if not Path(name).is_file():
+                    raise ValueError(
+                        f"no {name}: make it with `bash data-prep/download_squad.sh --data_dir {Path(name).parent}` and `python "
+                        f"data-prep/squad_devsplit.py {Path(name).parent}/dev-v1.1.json`, or leave {SQUAD} out of the tasks"
+                    )
+        if left:
+            self.model()
+
+    def other_runs(self) -> Dict[str, str]:
+        """name -> what is to be said of it: the runs, and those that they start from, whose records are of other settings."""
+        sources = [run.source for run in self.runs if run.source is not None]
+        told = {run.name: self.other_settings(run) for run in [*sources, *self.runs]}
+        return {name: f"{self.options.results / name} is of other settings: {odd}" for name, odd in told.items() if odd}
+
+    def other_settings(self, run: Any) -> str:
+        """How the trainings in the folder of a run's records differ from its command; empty where they do not.
+
+        Compared are the options `compared` of bert.yaml that both sides name. Records without a command, of another
+        program, or of a model that was only scored again are not looked at.
+        """
+        model, self.options.model = self.options.model, self.options.model or self.bert.model["folder"]
+        try:
+            here = self.command(run)
+        finally:
+            self.options.model = model
+        for path in sorted((self.options.results / run.name).rglob("results.json")):
+            try:
+                words = shlex.split(load_record(path).command)
+            except ValueError:  # damaged: the tables say so
+                continue
+            if "--do_train" not in words or Path(words[words[0] == "python"]).name != Path(here[0]).name:
+                continue
+            ours, theirs = _values(here), _values(words)
+            odd = [n for n in self.bert.compared if n in ours and n in theirs and not _same(ours[n], theirs[n])]
+            if odd:
+                return ", ".join(f"{name} {theirs[name]} there, {ours[name]} here" for name in odd)
+        return ""
+
+
+def share(value: Any) -> float:
+    """A share such as 1/3."""
+    return float(Fraction(str(value)))
+
+
+def _values(words: Sequence[str]) -> Dict[str, str]:
+    return {name[2:]: value for name, value in zip(words, words[1:]) if name.startswith("--")}
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:  # records have no folders of a machine
+        return Path(one).name == Path(other).name
