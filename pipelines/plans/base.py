@@ -64,7 +64,7 @@ class Plan:
 
     def write_tables(self) -> str:
         """Writes the tables; returns the first of them, that for people."""
-        from dsp_plugin.reports.files import write_text
+        from dsp_plugin.records.files.whole import write_text
 
         tables = self.tables()
         for path, text in tables.items():

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from dsp_plugin.reports.numbers import number
-from dsp_plugin.reports.records import load_record
+from dsp_plugin.options.numbers import number
+from dsp_plugin.records.record import load_record
 
-from .base import Plan
+from .base import Plan, needed
 from .options import COMMON, Option, choice, flag, place, read_options, read_settings, words_of
 
 SQUAD = "SQuAD"
@@ -138,29 +138,29 @@ class BertPlan(Plan):
     def complete(self, run: Any) -> bool:
         return not self.missing(run)
 
-    def missing(self, run: Any, folder: Optional[Path] = None) -> List[str]:
+    def missing(self, run: Any) -> List[str]:
         """The first record that a run lacks, as a list of one; empty where it has all."""
-        paths = [(folder or self.options.results) / run.name / one / "results.json" for one in run.sets(self)]
+        paths = [self.options.results / run.name / one / "results.json" for one in run.sets(self)]
         return [str(path) for path in paths if not path.is_file()][:1]
 
     def wanted(self) -> List[str]:
         return [path for run in self.runs for path in self.missing(run)]
 
-    def trained(self, run: Any) -> bool:
-        """Whether what others start from is there."""
+    def model_file(self, run: Any) -> Path:
+        """What is there when others can start from this run."""
         raise NotImplementedError
 
     def source_of(self, run: Any) -> List[str]:
         """What a run has to wait for: the record of the run that it starts from, where that is not trained.
 
-        A clone has the records of others and no models. Then theirs stay: the source is trained once more, with its records
-        beside the models.
+        A clone has the records of others and no models. Then theirs stay, and the source is trained once more: awaited is
+        its model.
         """
         source = run.source
-        if source is None or self.trained(source) and (self.complete(source) or source not in self.runs):
+        if source is None:
             return []
-        folder = self.options.runs / "records"
-        return self.missing(source) or self.missing(source, folder) or [str(folder / source.name / source.sets(self)[0] / "results.json")]
+        awaited = self.missing(source) if source in self.runs or not self.model_file(source).is_file() else []
+        return awaited or needed(self.model_file(source))
 
     # ---- what is refused
 

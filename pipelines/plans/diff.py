@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from dsp_plugin.reports.diffs import across_rows, diff_rows, main_column, method_label
-from dsp_plugin.reports.numbers import number
-from dsp_plugin.reports.records import load_records
+from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column, method_label
+from dsp_plugin.options.numbers import number
+from dsp_plugin.records.record import load_records
 from dsp_plugin.reports.tables import csv_table, markdown_table
 
 from .base import needed
@@ -96,8 +96,8 @@ class DiffPlan(BertPlan):
         """What stage 2 starts from."""
         return self.options.runs / run.name / ("" if run.method == "full" else INFO)
 
-    def trained(self, run: Run) -> bool:
-        return (self.options.runs / run.name / ("config.json" if run.method == "full" else INFO)).is_file()
+    def model_file(self, run: Run) -> Path:
+        return self.options.runs / run.name / ("config.json" if run.method == "full" else INFO)
 
     # ---- what is left
 

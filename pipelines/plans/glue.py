@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from dsp_plugin.reports.numbers import number
-from dsp_plugin.reports.records import load_records
+from dsp_plugin.options.numbers import number
+from dsp_plugin.records.record import load_records
 from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, setting_of, table_rows
 
 from .bert import SQUAD, BertPlan, share
@@ -89,8 +89,8 @@ class GluePlan(BertPlan):
             words += words_of({**settings.annealing, "cooldown_steps": round(cooldown * updates)})
         return words + words_of(how.get("options", {}))
 
-    def trained(self, run: Run) -> bool:
-        return (self.options.runs / run.name / "config.json").is_file()
+    def model_file(self, run: Run) -> Path:
+        return self.options.runs / run.name / "config.json"
 
     def tables(self) -> Dict[Path, str]:
         """table.md and one table.csv a task."""

@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Mapping, Optional
 
 import yaml
 
-from dsp_plugin.reports.numbers import number
+from dsp_plugin.options.numbers import number
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "pipelines"

@@ -14,6 +14,11 @@ FLAGS=${FLAGS:-}                        # more fairseq flags for training and sc
 TRAIN_FLAGS=${TRAIN_FLAGS:-}            # more fairseq flags for training alone
 TRAIN_PROGRAM=${TRAIN_PROGRAM:-run_dsp.py}
 RESULT=checkpoint_best.pt               # what a training is judged by
+# which steps to do: a pipeline of many runs (pipelines/mt.smk) starts them one by one
+STEPS=${STEPS:-train score prune score-pruned tune score-tuned}
+DOING=train                             # what train_model is called for
+
+asked() { [[ " $STEPS " == *" $1 "* ]]; }
 
 # Annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
 # into so few, freezes the scores while they still differ by less than the sampler's noise: the gradient is gone by
@@ -83,7 +88,7 @@ need_unpruned() {
     [[ -z ${UNPRUNED:-} ]] || return 0
     UNPRUNED=runs/$DATASET/unpruned-seed$SEED/checkpoint_best.pt
     # the checkpoint alone may be that of a training that was stopped; its record is written at the end
-    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR -u TRAIN_PROGRAM scripts/mt/unpruned.sh
+    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR -u TRAIN_PROGRAM -u STEPS scripts/mt/unpruned.sh
 }
 
 # Where this run's checkpoints and records go; $1 names the run.
@@ -105,6 +110,7 @@ prepare_data() {
 
 # Train by $TRAIN_PROGRAM with the recipe and the options given; does nothing when the run is complete.
 train_model() {
+    asked "$DOING" || return 0
     prepare_data
     [[ -f $SAVE_DIR/results.json ]] && { echo "| $SAVE_DIR is trained"; return; }
     mkdir -p "$SAVE_DIR"
@@ -120,6 +126,7 @@ train_model() {
 
 # The record of this training among the scores, for the pictures of which heads were open when.
 keep_training_record() {
+    asked train || return 0
     mkdir -p "$RECORD_DIR/train"
     cp "$SAVE_DIR/results.json" "$RECORD_DIR/train/results.json"
 }
@@ -127,6 +134,8 @@ keep_training_record() {
 # Score checkpoint $1 on every test set; $2 is the method's name in the records, $3 a suffix of their folders.
 score_model() {
     local subset out
+    asked "score${3:-}" || return 0
+    prepare_data
     for subset in $SUBSETS; do
         out=$RECORD_DIR/$subset${3:-}
         [[ -f $out/results.json ]] && { echo "| $out is scored"; continue; }
@@ -141,7 +150,7 @@ score_model() {
 # (method $1, with "-pruned"), with TUNE_UPDATES=N train it on for N updates and score that (method $1, with "-tuned").
 remove_heads() {
     local pruned=$SAVE_DIR/checkpoint_pruned.pt
-    [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/$RESULT" --out "$pruned"
+    ! asked prune || [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/$RESULT" --out "$pruned"
     [[ -z ${SCORE_PRUNED:-} ]] || score_model "$pruned" "$1-pruned" -pruned
     tune_pruned "$1"
 }
@@ -151,7 +160,7 @@ tune_pruned() {
     [[ ${TUNE_UPDATES:-0} -gt 0 ]] || return 0
     local pruned=$SAVE_DIR/checkpoint_pruned.pt
     (
-        SAVE_DIR=$SAVE_DIR/tuned TRAIN_PROGRAM=run_dsp.py
+        SAVE_DIR=$SAVE_DIR/tuned TRAIN_PROGRAM=run_dsp.py DOING=tune
         train_model --finetune-from-model "$pruned" --lr "${TUNE_LR:-1e-3}" --warmup-updates 50 \
             --max-update "$TUNE_UPDATES" --validate-interval 1 --max-epoch 0
         score_model "$SAVE_DIR/checkpoint_best.pt" "$1-tuned" -tuned

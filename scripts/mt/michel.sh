@@ -11,9 +11,9 @@ need_unpruned
 RANK_BY=${RANK_BY:-importance}
 METHOD=${METHOD:-$([[ $RANK_BY == importance ]] && echo michel || echo "$RANK_BY")} # its name in folders and records
 name_run "$METHOD-K$K-seed$SEED"
-prepare_data
 SWEEP=$SAVE_DIR/sweep PRUNED=$SAVE_DIR/checkpoint_pruned.pt
-if [[ ! -f $PRUNED ]]; then
+if asked prune && [[ ! -f $PRUNED ]]; then
+    prepare_data
     # shellcheck disable=SC2086
     "$PYTHON" scripts/mt/run_michel.py "$DATA_BIN" -s de -t en --restore-file "$UNPRUNED" --seed "$SEED" \
         --max-tokens "${MAX_TOKENS:-4096}" --num-of-heads "${STEP:-4}" --budgets "$K" --rank-by "$RANK_BY" --no-scores \

@@ -1,0 +1,30 @@
+# What the pipelines on GLUE and SQuAD share; needs PLAN, RUNS and RESULTS.
+wildcard_constraints:
+    task="|".join(PLAN.bert.tasks),
+    run="[^/]+",
+    model_file=r"config\.json|checkpoint-last-info\.pt",
+    set=r"(K\d+/)?dev(_matched|_mismatched)?",
+
+
+# checkpoints have three times the model's size, and are needed no more after a run
+TIDY = f" && rm -rf {shlex.quote(str(RUNS))}/{{wildcards.task}}/{{wildcards.run}}/{{{{,*/}}}}checkpoint-*/"
+
+
+def name(wildcards):
+    return f"{wildcards.task}/{wildcards.run}"
+
+
+def asked(wildcards):
+    return PLAN.known[name(wildcards)]
+
+
+# What others start from, where a clone has its records and no model: theirs stay, and the new ones are beside the model.
+rule train_again:
+    output:
+        f"{RUNS}/{{task}}/{{run}}/{{model_file}}",
+    params:
+        name=name,
+        log=f"{RUNS}/{{task}}/{{run}}.log",
+        command=lambda w: shlex.join(PLAN.command(asked(w), RUNS / "records")),
+    shell:
+        RUN + TIDY

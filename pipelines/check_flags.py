@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Look at options of fairseq's programs before the first of many is started.
+
+  check_flags.py DATA [options of fairseq-train] --- DATA [options of fairseq-generate]
+
+Ends with one line that names the option which cannot be.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dsp_plugin.mt.programs.refusals import run_program
+
+
+def main(words: list[str]) -> None:
+    from fairseq import options
+
+    from dsp_plugin import register
+    from dsp_plugin.mt.programs.launch import parse_for_fairseq, training_options
+
+    register()
+    middle = words.index("---")
+    training_options(words[:middle])
+    parse_for_fairseq(options.get_generation_parser, words[middle + 1 :])
+
+
+if __name__ == "__main__":
+    run_program(main, sys.argv[1:])

@@ -1,0 +1,143 @@
+"""Every method of head pruning and every budget on Multi30k (mt.yaml)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsp_plugin.records.files.whole import check_folder
+from dsp_plugin.records.record import load_records
+from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, signature_notes, table_rows
+
+from .base import Plan, needed
+from .options import COMMON, Option, flag, read_options, read_settings
+
+SCORES = ("mt-bleu", "mt-speed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, what is left of its heads and their scores: a method, the model, K and the seed."""
+
+    model: str
+    method: str
+    seed: int
+    budget: int | None = None
+
+    @property
+    def name(self) -> str:
+        budget = "" if self.budget is None else f"-K{self.budget}"
+        return f"{self.model}/{self.method}{budget}-seed{self.seed}"
+
+
+class MTPlan(Plan):
+    """Checkpoints are below runs/grid/<model>/<run>/, records below results/multi30k/<model>/<run>/<set>/.
+
+    A training is done when its record is beside its checkpoints: it is written at the end, and the checkpoint alone may
+    be that of a training that was stopped.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        options = read_options(config, {**COMMON, "speed": Option(flag, False)})
+        self.settings = read_settings("mt.yaml", options.settings)
+        options.runs = options.runs or Path("runs/grid")
+        options.results = options.results or Path("results") / self.settings.dataset
+        super().__init__(options)
+
+    def runs_of(self, seed: int) -> list[Run]:
+        return [
+            Run(row["model"], method, seed, budget)
+            for row in self.settings.grid
+            for budget in row.get("budgets", [None])
+            for method in row["methods"]
+        ]
+
+    def check(self) -> None:
+        for name in ("runs", "results"):
+            check_folder(name, getattr(self.options, name))
+
+    # ---- files
+
+    def how(self, run: Run) -> Mapping[str, Any]:
+        return self.settings.methods[run.method]
+
+    def folder(self, run: Run) -> Path:
+        return self.options.runs / run.name
+
+    def checkpoint(self, run: Run) -> Path:
+        """What would be deployed: the best checkpoint, its dead heads removed."""
+        return self.folder(run) / ("checkpoint_best.pt" if run.budget is None else "checkpoint_pruned.pt")
+
+    def record(self, run: Run, scored: str) -> Path:
+        return self.options.results / run.name / scored / "results.json"
+
+    def scored(self, run: Run) -> list[str]:
+        """The sets with a record each: before and after tuning."""
+        suffixes = ("", "-tuned") if "tuned" in self.how(run) else ("",)
+        return [f"{subset}{suffix}" for suffix in suffixes for subset in self.settings.sets]
+
+    # ---- what is left
+
+    def complete(self, run: Run) -> bool:
+        return all(self.record(run, scored).is_file() for scored in self.scored(run))
+
+    def wanted(self) -> list[str]:
+        left = self.left()
+        records = [path for run in left for scored in self.scored(run) for path in needed(self.record(run, scored))]
+        return [*records, *(path for run in left if run.budget is not None for path in needed(self.checkpoint(run)))]
+
+    def source_of(self, run: Run) -> list[str]:
+        """The training that a run starts from, unless it is done."""
+        if not self.how(run).get("from_unpruned"):
+            return []
+        return needed(self.folder(Run(run.model, "unpruned", run.seed)) / "results.json")
+
+    def trained(self, run: Run) -> list[str]:
+        """What dead heads are taken out of: the run's own training, or for Michel's the unpruned model."""
+        return self.source_of(run) if self.how(run)["script"] == "michel" else needed(self.folder(run) / "results.json")
+
+    def scorable(self, run: Run) -> list[str]:
+        """What is scored before tuning: the best checkpoint, for Michel's the pruned one."""
+        return needed(self.checkpoint(run)) if self.how(run)["script"] == "michel" else self.trained(run)
+
+    # ---- command lines
+
+    def command(self, run: Run, steps: str, **more: str) -> list[str]:
+        """The pipeline of scripts/mt, of which it does `steps`; `more` of its settings."""
+        model, how = self.settings.models[run.model], self.how(run)
+        environment = {
+            **model["environment"],
+            **how.get("environment", {}),
+            "DATASET": self.settings.dataset,
+            "SEED": run.seed,
+            "SAVE_DIR": self.folder(run),
+            "RECORD_DIR": self.options.results / run.name,
+            "RECORD_NAME": f"{self.settings.dataset}-{run.model}",
+            "UNPRUNED": self.folder(Run(run.model, "unpruned", run.seed)) / "checkpoint_best.pt",
+            **({} if run.budget is None else {"K": run.budget}),
+            "STEPS": steps,
+            **more,
+        }
+        return ["env", *(f"{name}={value}" for name, value in environment.items()), f"scripts/mt/{how['script']}.sh"]
+
+    # ---- tables
+
+    def row_settings(self, run: Run) -> list[Setting]:
+        """Of the table's rows, as the records of this run have them."""
+        total, how = self.settings.models[run.model]["heads"], self.how(run)
+        kept = total if run.budget is None else run.budget
+        methods = [how[key] for key in ("method", "tuned") if key in how]
+        return [Setting(f"{self.settings.dataset}-{run.model}", method, kept, total) for method in methods]
+
+    def tables(self) -> dict[Path, str]:
+        folder, seeds = self.options.results, self.options.seeds
+        expected = [setting for run in self.runs_of(seeds[0]) for setting in self.row_settings(run)]
+        found = load_records(folder) if folder.is_dir() else []
+        records = [record for record in found if record.kind in SCORES]
+        rows, columns = table_rows(records, expected, list(self.settings.sets), len(seeds))
+        sets = ", ".join(f"{name} is {file}" for name, file in self.settings.sets.items())
+        text = f"Multi30k de-en; {sets}. Made by `make grid`.\n\n"
+        text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
+        return {folder / "table.md": text, folder / "table.csv": csv_table(rows, columns)}
