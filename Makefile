@@ -18,7 +18,18 @@ EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable
 # What has been installed; made anew when what is asked for has changed.
 BASE := $(VENV)/.installed-base
 ALL := $(VENV)/.installed-all
+PIPELINES := $(VENV)/.installed-pipelines
 WANTED := setup.py constraints.txt
+
+# Of the pipelines: runs side by side, more options of Snakemake (-n shows what is left), and a pipeline's settings, each of
+# which may be given on the command line of make. SHOW=1 prints the command lines of glue's and diff's runs, done or not.
+JOBS ?= 1
+ARGS ?=
+SETTINGS := SEEDS ONLY TASKS BUDGETS DENSITIES SQUAD_DENSITIES ALL_METHODS QUICK SPEED MODEL DATA SEED FLAGS RUNS RESULTS
+given = $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),$(name)="$($(name))"))
+pipeline = $(if $(SHOW),$(BIN)/python pipelines/show.py $(1),$(SNAKEMAKE) -s pipelines/$(1).smk --cores $(JOBS) $(ARGS) \
+	--config) python=$(BIN)/python $(2) $(given)
+SNAKEMAKE := $(VENV)/snakemake/bin/snakemake
 
 help:
 	@echo 'make demo      a small model, unpruned and with a quarter of its heads: BLEU, size, speed, a picture'
@@ -30,6 +41,7 @@ help:
 	@echo 'make diff      the same model finetuned by sparse diffs on CoLA, MRPC, STS-B and SQuAD; likewise'
 	@echo 'make diff-grid the whole of it: SST-2, too, at 1, 0.5, 0.25 and 0.1 %, three seeds; likewise'
 	@echo 'make diff-domains  a translation model finetuned to another domain by sparse diffs (Multi30k to IWSLT14)'
+	@echo '               of these five: ARGS=-n shows what is left, JOBS=2 runs two at once (docs/pipelines.md)'
 	@echo 'make doctor    what is installed, what is missing, and the command that mends it'
 	@echo 'make venv      only make $(VENV) and install everything in it (the others do so by themselves)'
 	@echo 'make clean     remove caches, build leftovers and the output of the demo (distclean: $(VENV) as well)'
@@ -42,30 +54,32 @@ demo: $(BASE)
 multi30k: $(BASE)
 	$(BIN)/python scripts/demo.py --dataset multi30k
 
-grid: $(BASE)
-	$(BIN)/python scripts/mt/grid.py
+# The pipelines, e.g. `make diff TASKS="CoLA RTE" DENSITIES="0.01 0.005" SEEDS="1 2 3" JOBS=2` or `make glue ARGS=-n`.
+grid: $(BASE) $(PIPELINES)
+	$(call pipeline,mt)
 
-glue: $(ALL)
-	$(BIN)/python scripts/glue/grid.py
+glue: $(ALL) $(PIPELINES)
+	$(call pipeline,glue)
 
-diff: $(ALL)
-	$(BIN)/python scripts/diff/grid.py
+diff: $(ALL) $(PIPELINES)
+	$(call pipeline,diff)
 
-diff-grid: $(ALL)
-	$(BIN)/python scripts/diff/grid.py --tasks CoLA MRPC STS-B SST-2 SQuAD --densities 0.01 0.005 0.0025 0.001 --seeds 1 2 3
+diff-grid: $(ALL) $(PIPELINES)
+	$(call pipeline,diff,tasks="CoLA MRPC STS-B SST-2 SQuAD" densities="0.01 0.005 0.0025 0.001" seeds="1 2 3")
 
-diff-domains: $(BASE)
-	$(BIN)/python scripts/mt/diff_domains.py
-	$(BIN)/python scripts/mt/diff_domains.py --home iwslt14
+diff-domains: $(BASE) $(PIPELINES)
+	$(call pipeline,domains,home=multi30k)
+	$(call pipeline,domains,home=iwslt14)
 
 test: $(ALL)
+	@$(MAKE) --silent --no-print-directory $(PIPELINES) || echo 'No Snakemake: tests that start it are skipped'
 	$(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(if $(DURATIONS),--durations $(DURATIONS)) tests
 
 lint: $(ALL)
 	$(BIN)/ruff format $(if $(FIX),,--check) .
 	$(BIN)/ruff check $(if $(FIX),--fix) .
 
-venv: $(ALL)
+venv: $(ALL) $(PIPELINES)
 
 doctor: $(BASE)
 	$(BIN)/dsp doctor
@@ -88,6 +102,13 @@ $(BASE): $(WANTED)
 $(ALL): $(BASE)
 	@echo 'The Transformers side, the export formats and the test runner'
 	@$(EDITABLE) '.[fairseq,hf,export,dev]'
+	@touch $@
+
+# Snakemake in an environment of its own (see pipelines/constraints.txt); it starts the programs in $(VENV).
+$(PIPELINES): pipelines/constraints.txt | $(BASE)
+	@echo 'Snakemake, for the pipelines of many runs'
+	@$(BIN)/python -m venv --clear $(VENV)/snakemake
+	@$(VENV)/snakemake/bin/python -m pip install --quiet --disable-pip-version-check --constraint pipelines/constraints.txt snakemake
 	@touch $@
 
 # Said before anything is installed: what this machine lacks, with the command that mends it.

@@ -36,7 +36,6 @@ setup(
         "numpy>=1.21",
         "safetensors>=0.4",
         "filelock>=3.13",  # the first with one lock object a file
-        "hydra-core>=1.0.7",
         "tqdm",
         "matplotlib",
         "rich",
@@ -65,6 +64,7 @@ setup(
             "onnxscript",
             "ctranslate2",
         ],
+        "pipelines": ["snakemake>=9.27,<10"],  # many runs; `make` gives it an environment of its own
         "dev": [
             "pytest",
             "pytest-xdist",  # several test files at once

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prepare a domain's text in the subwords of the base, and binarise it; steps that are done are skipped.
 
-  domain_text.py NAME HOME        of multi30k and iwslt14, HOME being the domain of the base
+domain_text.py NAME HOME        of multi30k and iwslt14, HOME being the domain of the base
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dsp_plugin.records.files.whole import write_text
-from pipelines.plans.domains import Domain
+from pipelines.plans.domain_rows import Domain
 from pipelines.plans.options import read_settings
 
 
@@ -28,9 +28,20 @@ def main(name: str, home_name: str) -> None:
     for split in ("train", "valid", "test"):
         for lang in ("de", "en"):
             lines = (domain.whole / f"{split}.{lang}").read_text("utf-8").removesuffix("\n").split("\n")
-            write_text(domain.text / f"{split}.{lang}", "".join(line + "\n" for line in lines[: sentences.get(split)]))
+            write_text(
+                domain.text / f"{split}.{lang}",
+                "".join(line + "\n" for line in lines[: sentences.get(split)]),
+            )
     words = [] if name == home_name else ["--dictionaries", str(home.data)]
-    binarise = [sys.executable, "data-prep/binarise.py", "--text", str(domain.text), "--dest", str(domain.data), *words]
+    binarise = [
+        sys.executable,
+        "data-prep/binarise.py",
+        "--text",
+        str(domain.text),
+        "--dest",
+        str(domain.data),
+        *words,
+    ]
     sys.exit(subprocess.call(binarise))
 
 

@@ -8,7 +8,8 @@
 # one that was stopped goes on.
 include: "common.smk"
 
-from pipelines.plans.domains import PACK, DomainsPlan as Plan
+from pipelines.plans.domain_rows import PACK
+from pipelines.plans.domains import DomainsPlan as Plan
 
 
 PLAN = planned(Plan)

@@ -20,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 from dsp_plugin.records.files.claim import claimed
 
 # Snakemake sets them to its own idea of threads, with which sums, and so figures, would change
-THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "GOTO", "OPENBLAS", "MKL", "NUMEXPR")] + ["VECLIB_MAXIMUM_THREADS"]
+THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "GOTO", "OPENBLAS", "MKL", "NUMEXPR")] + [
+    "VECLIB_MAXIMUM_THREADS"
+]
 
 
 def run(name: str, log: Path, threads: str, words: list[str]) -> bool:

@@ -12,7 +12,8 @@ from pipelines.plans.mt import MTPlan as Plan
 PLAN = planned(Plan)
 RUNS, RESULTS = PLAN.options.runs, PLAN.options.results
 DATASET = PLAN.settings.dataset
-DICTIONARY = ROOT / f"data-bin/{DATASET}/dict.en.txt"
+DATA_BIN = os.environ.get("DATA_BIN", f"data-bin/{DATASET}")  # as scripts/mt/lib.sh has it
+DICTIONARY = ROOT / DATA_BIN / "dict.en.txt"
 MEASURED = f"{RUNS}/speed.done"
 
 
@@ -51,9 +52,9 @@ rule data:
     output:
         str(DICTIONARY),
     params:
-        name=f"data-bin/{DATASET}",
+        name=DATA_BIN,
         log=f"{RUNS}/data.log",
-        command=f"data-prep/prepare-{DATASET}.sh --dest data-bin/{DATASET}",
+        command=shlex.join([f"data-prep/prepare-{DATASET}.sh", "--dest", DATA_BIN]),
     shell:
         RUN
 

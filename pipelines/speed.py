@@ -4,8 +4,8 @@
   python pipelines/speed.py [KEY=VALUE ...]        the pipeline's settings
 
 Sentences a second of every run's deployed checkpoint, interleaved. Writes records of kind "mt-speed" under
-results/multi30k/<run>/speed/. Tuned models have the shapes, and so the speed, of those they were tuned from: they are not
-measured again.
+results/multi30k/<run>/speed/. Tuned models have the shapes, and so the speed, of those they were tuned from:
+they are not measured again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ def measure(plan: MTPlan) -> None:
         if not runs:
             continue
         paths = [str(plan.checkpoint(run)) for run in runs]
-        speeds = translation_speed(f"data-bin/{plan.settings.dataset}", paths, "test", length=how["length"], cpu=True)
+        speeds = translation_speed(
+            f"data-bin/{plan.settings.dataset}", paths, "test", length=how["length"], cpu=True
+        )
         for run, speed in zip(runs, speeds):
             scored = load_record(plan.record(run, "test"))
             metric = Metric("speed", speed, unit="sentences/s", subset="test")
             extra = {**how, "checkpoint": plan.checkpoint(run).name}
             described = dict(device="cpu", seed=run.seed, heads=scored.heads, metrics=[metric], extra=extra)
-            save_record(new_record("mt-speed", scored.name, scored.method, **described), plan.record(run, "speed"))
+            save_record(
+                new_record("mt-speed", scored.name, scored.method, **described), plan.record(run, "speed")
+            )
             print(f"| {run.name}: {speed:.1f} sentences/s", flush=True)
 
 

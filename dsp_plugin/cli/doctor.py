@@ -33,7 +33,6 @@ LIBRARIES = {
     "numpy": "numpy",
     "safetensors": "safetensors",
     "filelock": "filelock",
-    "hydra": "hydra-core",
     "tqdm": "tqdm",
     "matplotlib": "matplotlib",
     "rich": "rich",

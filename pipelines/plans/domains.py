@@ -1,4 +1,4 @@
-"""A translation model taken to another domain by sparse diffs, beside full and non-adaptive finetuning (domains.yaml)."""
+"""A translation model taken to another domain by sparse diffs, and by other finetuning (domains.yaml)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +14,33 @@ from dsp_plugin.options.numbers import number
 from dsp_plugin.records.files.sealed import read_json, write_json
 from dsp_plugin.records.files.whole import check_folder
 from dsp_plugin.records.record import load_records
-from dsp_plugin.reports.tables import markdown_table, signature_notes
 
 from .base import Plan, needed
+from .domain_rows import PACK, Domain, Row, table_text
 from .mt import MTPlan
 from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings
 
-PACK = "task.diff.safetensors"
 APPLY_AND_REVERT = (
-    'cp "$1" "$2"; "$PYTHON" -m dsp_plugin.cli.main diff apply "$3" "$2"; "$PYTHON" -m dsp_plugin.cli.main diff revert "$2"; '
-    'mv "$2" "$4"'
+    'cp "$1" "$2"; "$PYTHON" -m dsp_plugin.cli.main diff apply "$3" "$2"; '
+    '"$PYTHON" -m dsp_plugin.cli.main diff revert "$2"; mv "$2" "$4"'
 )
 
 
-@dataclass(frozen=True)
-class Domain:
-    """A text in the subwords of the base.
-
-    Attributes:
-        whole: folder of its splits before they are cut; text: of what is used; data: binarised.
-    """
-
-    name: str
-    text: Path
-    whole: Path
-    data: Path
-
-    @classmethod
-    def of(cls, name: str, home: str) -> Domain:
-        if name == home == "multi30k":  # as mt.smk has it
-            return cls(name, Path("data/multi30k"), Path("data/multi30k"), Path("data-bin/multi30k"))
-        label = f"{name}_as_{home}" if name != home else f"{name}_short"
-        return cls(name, Path("data", label), Path("data", f"{label}_whole"), Path("data-bin", label))
-
-    @property
-    def prepared(self) -> Path:
-        return ROOT / self.data / "prepared.json"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: a model file, perhaps with a pack in it. `awaited` is there when both are."""
-
-    name: str
-    method: str
-    path: Path
-    awaited: Path
-    pack: Path | None = None
-
-
 class DomainsPlan(Plan):
-    """Checkpoints and packs are below runs/diff_domains/<from>-to-<to>/, records below results/diff/mt/<from>-to-<to>/."""
+    """The rows of one direction.
+
+    Checkpoints and packs are below runs/diff_domains/<from>-to-<to>/, records below results/diff/mt/.
+    """
 
     def __init__(self, config: Mapping[str, Any]):
         """Raises ValueError where a base is named that is not there."""
         shared = {name: COMMON[name] for name in ("settings", "runs", "results", "python")}
-        own = {"seed": Option(number("seed"), 1), "quick": Option(flag, False), "base": Option(place), "flags": Option()}
+        own = {
+            "seed": Option(number("seed"), 1),
+            "quick": Option(flag, False),
+            "base": Option(place),
+            "flags": Option(),
+        }
         home = Option(choice("multi30k", "iwslt14"), "multi30k")
         self.options = options = read_options(config, {**shared, **own, "home": home})
         self.yaml = read_settings("domains.yaml", options.settings)
@@ -79,7 +49,11 @@ class DomainsPlan(Plan):
         direction = f"{self.home.name}-to-{self.away.name}"
         self.folder = options.runs = (options.runs or Path("runs/diff_domains")) / direction
         self.results = options.results = (options.results or Path("results/diff/mt")) / direction
-        self.settings = {**self.yaml.settings, **(self.yaml.quick if options.quick else {}), "seed": options.seed}
+        self.settings = {
+            **self.yaml.settings,
+            **(self.yaml.quick if options.quick else {}),
+            "seed": options.seed,
+        }
         flags = self.yaml.flags if options.flags is None else options.flags
         try:
             self.flags = shlex.split(flags)
@@ -87,7 +61,10 @@ class DomainsPlan(Plan):
             raise ValueError(f"flags {flags}: {error}") from error
         captions = MTPlan({"only": "small/unpruned"})
         self.captions = captions.command(captions.runs[0], "train")  # which trains the base
-        self.base, self.base_record = captions.checkpoint(captions.runs[0]), captions.folder(captions.runs[0]) / "results.json"
+        self.base, self.base_record = (
+            captions.checkpoint(captions.runs[0]),
+            captions.folder(captions.runs[0]) / "results.json",
+        )
         if options.home == "iwslt14":
             self.base, self.base_record = self.folder / "base/checkpoint_best.pt", self.folder / "base/done"
         if options.base:
@@ -128,11 +105,20 @@ class DomainsPlan(Plan):
         return all(self.record(row, domain).is_file() for domain in (self.home, self.away))
 
     def wanted(self) -> list[str]:
-        return [path for row in self.runs for domain in (self.home, self.away) for path in needed(self.record(row, domain))]
+        return [
+            path
+            for row in self.runs
+            for domain in (self.home, self.away)
+            for path in needed(self.record(row, domain))
+        ]
 
     def start_from(self) -> list[str]:
         """What every training and every score has to wait for: both texts, and the base."""
-        base = [] if self.base.is_file() and (self.options.base or self.home.name == "multi30k") else needed(self.base_record)
+        base = (
+            []
+            if self.base.is_file() and (self.options.base or self.home.name == "multi30k")
+            else needed(self.base_record)
+        )
         return [*needed(self.home.prepared), *needed(self.away.prepared), *base]
 
     def density_before(self, density: str) -> list[str]:
@@ -146,8 +132,18 @@ class DomainsPlan(Plan):
         """A small model of the home domain."""
         if self.home.name == "multi30k":
             return self.captions
-        words = ["--max-update", str(self.settings["updates"] if self.options.quick else self.yaml.base["updates"])]
-        words += ["--seed", str(self.options.seed), "--save-dir", str(self.base.parent), *self._recipe(), *self.flags]
+        words = [
+            "--max-update",
+            str(self.settings["updates"] if self.options.quick else self.yaml.base["updates"]),
+        ]
+        words += [
+            "--seed",
+            str(self.options.seed),
+            "--save-dir",
+            str(self.base.parent),
+            *self._recipe(),
+            *self.flags,
+        ]
         return ["scripts/mt/run_dsp.py", str(self.home.data), *shlex.split(self.yaml.base["recipe"]), *words]
 
     def _recipe(self) -> list[str]:
@@ -162,7 +158,12 @@ class DomainsPlan(Plan):
         settings, upto = self.settings, self.yaml.densities[: self.yaml.densities.index(density) + 1]
         words = ["--save-dir", self.folder / "structured", "--target-sparsity", *upto]
         words += ["--lr", settings["lr"], "--max-update", settings["updates"]]
-        words += ["--finetune-lr", settings["finetune_lr"], "--finetune-max-update", settings["finetune_updates"]]
+        words += [
+            "--finetune-lr",
+            settings["finetune_lr"],
+            "--finetune-max-update",
+            settings["finetune_updates"],
+        ]
         for name in ("sparsity_pen", "penalty_form", "fix_layer"):
             words += [f"--{name.replace('_', '-')}", settings[name]]
         return ["scripts/mt/run_diff.py", *self._training(*words)]
@@ -174,37 +175,75 @@ class DomainsPlan(Plan):
     def non_adaptive_mask(self) -> list[str]:
         """The largest changes of full finetuning."""
         words = ["--target-sparsity", self.yaml.densities[0], "--fix-layer", str(self.settings["fix_layer"])]
-        return self._packing(self.folder / "full", *words, "--out", str(self.folder / "non-adaptive/mask.diff.safetensors"))
+        return self._packing(
+            self.folder / "full", *words, "--out", str(self.folder / "non-adaptive/mask.diff.safetensors")
+        )
 
     def non_adaptive(self) -> list[str]:
         """They are finetuned."""
         mask = self.folder / "non-adaptive/mask.diff.safetensors"
-        return self._plain("non-adaptive/3rd", "finetune_lr", "--optimizer", "fixmask_adam", "--mask-pack", mask)
+        return self._plain(
+            "non-adaptive/3rd", "finetune_lr", "--optimizer", "fixmask_adam", "--mask-pack", mask
+        )
 
     def non_adaptive_pack(self) -> list[str]:
-        return self._packing(self.folder / "non-adaptive/3rd", "--out", str(self.folder / "non-adaptive" / PACK))
+        return self._packing(
+            self.folder / "non-adaptive/3rd", "--out", str(self.folder / "non-adaptive" / PACK)
+        )
 
     def _packing(self, trained: Path, *words: str) -> list[str]:
-        return ["scripts/mt/pack_diff.py", "--base-checkpoint", str(self.base), str(trained / "checkpoint_best.pt"), *words]
+        return [
+            "scripts/mt/pack_diff.py",
+            "--base-checkpoint",
+            str(self.base),
+            str(trained / "checkpoint_best.pt"),
+            *words,
+        ]
 
     def _plain(self, folder: str, rate: str, *words: object) -> list[str]:
         """One training by plain fairseq-train."""
         updates = self.settings["finetune_updates"]
         words += ("--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer")
-        words += ("--lr", self.settings[rate], "--lr-scheduler", "polynomial_decay", "--total-num-update", updates)
+        words += (
+            "--lr",
+            self.settings[rate],
+            "--lr-scheduler",
+            "polynomial_decay",
+            "--total-num-update",
+            updates,
+        )
         words += ("--max-update", updates, "--save-dir", self.folder / folder)
         return ["python", "-m", "fairseq_cli.train", *self._training(*words)]
 
     def revert(self) -> list[str]:
         """The base file after a pack was applied to it and taken out."""
-        paths = [self.base, self.folder / "applied.pt", self.pack(self.yaml.densities[0]), self.folder / "reverted.pt"]
+        paths = [
+            self.base,
+            self.folder / "applied.pt",
+            self.pack(self.yaml.densities[0]),
+            self.folder / "reverted.pt",
+        ]
         return ["bash", "-ec", APPLY_AND_REVERT, "revert", *map(str, paths)]
 
     def score(self, row: Row, domain: Domain) -> list[str]:
-        words = [str(domain.data), "-s", "de", "-t", "en", "--path", str(row.path), *shlex.split(self.yaml.scoring)]
+        words = [
+            str(domain.data),
+            "-s",
+            "de",
+            "-t",
+            "en",
+            "--path",
+            str(row.path),
+            *shlex.split(self.yaml.scoring),
+        ]
         words += ["--diff-pack", str(row.pack)] if row.pack else []
         words += shlex.split(self.yaml.quick_scoring) if self.options.quick else []
-        words += ["--record-name", f"{self.home.name} to {self.away.name}: {domain.name}", "--method", row.method]
+        words += [
+            "--record-name",
+            f"{self.home.name} to {self.away.name}: {domain.name}",
+            "--method",
+            row.method,
+        ]
         words += ["--record-dir", str(self.record(row, domain).parent), *self.flags]
         return ["scripts/mt/generate_dsp.py", *words]
 
@@ -224,15 +263,25 @@ class DomainsPlan(Plan):
             if made and "base_content" in self.settings:  # an earlier version compared the name alone
                 made.setdefault("base_content", self.settings["base_content"])
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
-                raise ValueError(f"{folder} is of other settings ({path}): remove it, or name other folders (runs, results)")
+                raise ValueError(
+                    f"{folder} is of other settings ({path}): remove it, or name other runs and results"
+                )
         if self.left():
-            training = [self.away.data, "--arch", "dsp_transformer", "--optimizer", "adam", "--seed", self.options.seed]
+            training = [
+                self.away.data,
+                "--arch",
+                "dsp_transformer",
+                "--optimizer",
+                "adam",
+                "--seed",
+                self.options.seed,
+            ]
             scoring = [self.away.data, "--path", self.base, *self.flags]
             words = [*training, *self._recipe(), *self.flags, "---", *scoring]
             command = [self.options.python or "python3", FOLDER / "check_flags.py", *words]
             done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
             if done.returncode:
-                raise ValueError(done.stderr.strip().removeprefix("check_flags.py: error: "))
+                raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("check_flags.py: error: "))
 
     def note_settings(self) -> None:
         """Says in both folders what they are made with."""
@@ -243,26 +292,13 @@ class DomainsPlan(Plan):
 
     def tables(self) -> dict[Path, str]:
         found = load_records(self.results) if self.results.is_dir() else []
-        records = [record for record in found if record.kind == "mt-bleu"]
-        rows = []
-        for method in dict.fromkeys(record.method for record in records):
-            here = {record.name.split(": ")[-1]: record for record in records if record.method == method}
-            told = next(iter(here.values())).extra.get("diff", {})
-            row = {"method": method, "weights changed": told.get("positions", ""), "bytes": told.get("bytes", "")}
-            for domain in (self.away.name, self.home.name):
-                metric = here[domain].metric("BLEU", "test") if domain in here else None
-                row[f"BLEU {domain}"] = metric.value if metric else "not measured"
-            rows.append(row)
-        order = [row.method for row in self.runs]
-        rows.sort(key=lambda row: order.index(row["method"]) if row["method"] in order else len(order))
-        columns = ["method", f"BLEU {self.away.name}", f"BLEU {self.home.name}", "weights changed", "bytes"]
         noted = {name: value for name, value in self.settings.items() if name != "base_content"}
-        told = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noted.items())
-        text = (
-            f"A model of {self.yaml.domains[self.home.name]} finetuned to {self.yaml.domains[self.away.name]}. BLEU on the "
-            f"first {self.yaml.sentences['test']} sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. "
-            f"Settings (settings.json): {told}. Made by "
+        shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noted.items())
+        home, away = (self.yaml.domains[domain.name] for domain in (self.home, self.away))
+        head = (
+            f"A model of {home} finetuned to {away}. BLEU on the first {self.yaml.sentences['test']} sentences of "
+            f"IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): {shown}. Made by "
             f"`python scripts/mt/diff_domains.py --home {self.home.name}` (`make diff-domains`).\n\n"
         )
-        text += markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"
-        return {self.results / "table.md": text}
+        order = [row.method for row in self.runs]
+        return {self.results / "table.md": head + table_text(found, order, (self.away.name, self.home.name))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import load_records
@@ -19,22 +18,23 @@ class Run:
     """One start of a program: a task, a method, the seed; K heads, or the budgets of a sweep.
 
     Attributes:
-        label: the budgets in its name; sweep: whether all budgets are one run, each with records in its own folder.
+        label: the budgets in its name.
+        sweep: whether all budgets are one run, each with records in a folder of its own.
     """
 
     task: str
     method: str
     seed: int
-    budgets: Tuple[int, ...] = ()
+    budgets: tuple[int, ...] = ()
     label: str = ""
     sweep: bool = False
-    source: "Optional[Run]" = None
+    source: Run | None = None
 
     @property
     def name(self) -> str:
         return f"{self.task}/{self.method}{self.label}-seed{self.seed}"
 
-    def sets(self, plan: BertPlan) -> List[str]:
+    def sets(self, plan: BertPlan) -> list[str]:
         """Where its records are, below its folder."""
         folders = [f"K{k}/" for k in self.budgets] if self.sweep else [""]
         return [f"{folder}{one}" for folder in folders for one in plan.sets(self.task)]
@@ -44,7 +44,7 @@ class GluePlan(BertPlan):
     name = "glue"
     more = {"budgets": Option(number("amount"), [], many=True)}
 
-    def runs_of(self, seed: int) -> List[Run]:
+    def runs_of(self, seed: int) -> list[Run]:
         runs = []
         for task in self.options.tasks:
             few = task == SQUAD and not self.options.all_methods
@@ -63,14 +63,19 @@ class GluePlan(BertPlan):
                     runs += [Run(task, method, seed, (k,), f"-K{k}", False, source) for k in budgets]
         return runs
 
-    def command(self, run: Run, records: Optional[Path] = None) -> List[str]:
+    def command(self, run: Run, records: Path | None = None) -> list[str]:
         how, settings, options = self.settings.methods[run.method], self.settings, self.options
         room, program = "glue", how["program"]
         if run.task == SQUAD:
             room, program = "squad", how.get("squad_program", program)
         model = str(options.runs / run.source.name) if run.source else self.model()
         words = [f"scripts/{room}/{program}.py", "--model_name_or_path", model, *self.data_words(run.task)]
-        words += ["--output_dir", str(options.runs / run.name), "--record_dir", str((records or options.results) / run.name)]
+        words += [
+            "--output_dir",
+            str(options.runs / run.name),
+            "--record_dir",
+            str((records or options.results) / run.name),
+        ]
         words += ["--seed", str(run.seed)]
         if "sweep" in how:
             batch = self.bert.training["per_device_train_batch_size"]
@@ -79,11 +84,19 @@ class GluePlan(BertPlan):
             return words + ["--batch_size", str(batch), "--rank_by", how["sweep"], *self.scored_words()]
         epochs = how.get("epochs", settings.squad_epochs if run.task == SQUAD else settings.epochs)
         updates = self.bert.quick_steps if options.quick else self.updates(run.task, epochs)
-        words += [*self.training_words(run.task, settings.learning_rate, epochs), "--warmup_ratio", str(settings.warmup_ratio)]
+        words += [
+            *self.training_words(run.task, settings.learning_rate, epochs),
+            "--warmup_ratio",
+            str(settings.warmup_ratio),
+        ]
         if run.budgets:
             words += ["--num_of_heads", str(run.budgets[0]), "--pruning_lr", str(settings.pruning_lr)]
         if "open_share" in how:
-            words += ["--joint_pruning", "--pruning_warmup_updates", str(round(share(how["open_share"]) * updates))]
+            words += [
+                "--joint_pruning",
+                "--pruning_warmup_updates",
+                str(round(share(how["open_share"]) * updates)),
+            ]
         if how.get("annealed"):
             cooldown = share(how.get("cooldown_share", settings.cooldown_share))
             words += words_of({**settings.annealing, "cooldown_steps": round(cooldown * updates)})
@@ -92,21 +105,28 @@ class GluePlan(BertPlan):
     def model_file(self, run: Run) -> Path:
         return self.options.runs / run.name / "config.json"
 
-    def tables(self) -> Dict[Path, str]:
+    def tables(self) -> dict[Path, str]:
         """table.md and one table.csv a task."""
         options, total = self.options, self.heads_of_model()
-        parts = [f"Development sets, scores in percent, {len(options.seeds)} seed(s), {total} heads in all. Made by `make glue`.\n"]
+        head = f"Development sets, scores in percent, {len(options.seeds)} seed(s), {total} heads in all. "
+        parts = [f"{head}Made by `make glue`.\n"]
         tables = {options.results / "table.md": ""}
         for task in options.tasks:
             name = self.record_name(task)
-            expected: Dict[Setting, None] = {}
+            expected: dict[Setting, None] = {}
             for run in self.runs_of(options.seeds[0]):
                 if run.task == task:
                     method = self.settings.methods[run.method]["method"]
-                    expected.update({Setting(name, method, kept, total): None for kept in run.budgets or (total,)})
+                    expected.update(
+                        {Setting(name, method, kept, total): None for kept in run.budgets or (total,)}
+                    )
             folder = options.results / task
             found = load_records(folder) if folder.is_dir() else []
-            records = [r for r in found if setting_of(r) in expected and not r.kind.endswith("-michel") and r.seed in options.seeds]
+            records = [
+                r
+                for r in found
+                if setting_of(r) in expected and not r.kind.endswith("-michel") and r.seed in options.seeds
+            ]
             metric, subsets = self.metric(task)
             rows, columns = table_rows(records, list(expected), subsets, len(options.seeds), metric=metric)
             parts.append(f"## {name}\n\n{markdown_table(rows, columns)}\n")

@@ -35,12 +35,13 @@ class Run:
 class MTPlan(Plan):
     """Checkpoints are below runs/grid/<model>/<run>/, records below results/multi30k/<model>/<run>/<set>/.
 
-    A training is done when its record is beside its checkpoints: it is written at the end, and the checkpoint alone may
-    be that of a training that was stopped.
+    A training is done when its record is beside its checkpoints: it is written at the end, and the checkpoint
+    alone may be that of a training that was stopped.
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        options = read_options(config, {**COMMON, "speed": Option(flag, False)})
+        # flags: more of fairseq's, for training and scoring
+        options = read_options(config, {**COMMON, "speed": Option(flag, False), "flags": Option()})
         self.settings = read_settings("mt.yaml", options.settings)
         options.runs = options.runs or Path("runs/grid")
         options.results = options.results or Path("results") / self.settings.dataset
@@ -85,8 +86,13 @@ class MTPlan(Plan):
 
     def wanted(self) -> list[str]:
         left = self.left()
-        records = [path for run in left for scored in self.scored(run) for path in needed(self.record(run, scored))]
-        return [*records, *(path for run in left if run.budget is not None for path in needed(self.checkpoint(run)))]
+        records = [
+            path for run in left for scored in self.scored(run) for path in needed(self.record(run, scored))
+        ]
+        return [
+            *records,
+            *(path for run in left if run.budget is not None for path in needed(self.checkpoint(run))),
+        ]
 
     def source_of(self, run: Run) -> list[str]:
         """The training that a run starts from, unless it is done."""
@@ -96,7 +102,11 @@ class MTPlan(Plan):
 
     def trained(self, run: Run) -> list[str]:
         """What dead heads are taken out of: the run's own training, or for Michel's the unpruned model."""
-        return self.source_of(run) if self.how(run)["script"] == "michel" else needed(self.folder(run) / "results.json")
+        return (
+            self.source_of(run)
+            if self.how(run)["script"] == "michel"
+            else needed(self.folder(run) / "results.json")
+        )
 
     def scorable(self, run: Run) -> list[str]:
         """What is scored before tuning: the best checkpoint, for Michel's the pruned one."""
@@ -117,10 +127,15 @@ class MTPlan(Plan):
             "RECORD_NAME": f"{self.settings.dataset}-{run.model}",
             "UNPRUNED": self.folder(Run(run.model, "unpruned", run.seed)) / "checkpoint_best.pt",
             **({} if run.budget is None else {"K": run.budget}),
+            **({"FLAGS": self.options.flags} if self.options.flags else {}),
             "STEPS": steps,
             **more,
         }
-        return ["env", *(f"{name}={value}" for name, value in environment.items()), f"scripts/mt/{how['script']}.sh"]
+        return [
+            "env",
+            *(f"{name}={value}" for name, value in environment.items()),
+            f"scripts/mt/{how['script']}.sh",
+        ]
 
     # ---- tables
 

@@ -1,13 +1,14 @@
-"""Settings of a pipeline as users give them: `key=value`, by `snakemake --config` or by the variables of `make`."""
+"""Settings of a pipeline as users give them: `key=value`, by `snakemake --config` or variables of `make`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, List, Mapping, Optional
+from typing import Any
 
 import yaml
 
@@ -67,7 +68,8 @@ def read_options(config: Mapping[str, Any], known: Mapping[str, Option]) -> Simp
     """All of `known`, by the user's words or by default.
 
     Args:
-        config: name in any case -> a word, a number, or a list of them; a text is cut at its blanks where a list belongs.
+        config: name in any case -> a word, a number, or a list of them; a text is cut at its blanks where
+            a list belongs.
 
     Raises:
         ValueError: naming the setting.
@@ -82,7 +84,13 @@ def read_options(config: Mapping[str, Any], known: Mapping[str, Option]) -> Simp
 def _value(name: str, given: Any, option: Option) -> Any:
     if given is None or given == "":
         return list(option.default or []) if option.many else option.default
-    words = [str(word) for word in given] if isinstance(given, (list, tuple)) else str(given).split() if option.many else [str(given)]
+    words = (
+        [str(word) for word in given]
+        if isinstance(given, (list, tuple))
+        else str(given).split()
+        if option.many
+        else [str(given)]
+    )
     values = []
     for word in words:
         try:
@@ -94,7 +102,7 @@ def _value(name: str, given: Any, option: Option) -> Any:
     return list(dict.fromkeys(values)) if option.many else values[0]
 
 
-def read_settings(name: str, path: Optional[Path] = None) -> SimpleNamespace:
+def read_settings(name: str, path: Path | None = None) -> SimpleNamespace:
     """The YAML file `name` of this folder, or the user's at `path`, as a namespace of its outermost keys."""
     path = path or FOLDER / name
     try:
@@ -103,9 +111,9 @@ def read_settings(name: str, path: Optional[Path] = None) -> SimpleNamespace:
         raise ValueError(f"settings {path}: {error}") from None
 
 
-def words_of(options: Mapping[str, Any]) -> List[str]:
+def words_of(options: Mapping[str, Any]) -> list[str]:
     """Options of a program from a mapping of a YAML file: true is an option alone, false none."""
-    words: List[str] = []
+    words: list[str] = []
     for name, value in options.items():
         words += [f"--{name}"] if value is True else [] if value is False else [f"--{name}", str(value)]
     return words

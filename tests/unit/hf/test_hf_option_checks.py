@@ -198,9 +198,9 @@ PLACES = (
     "scripts/diff",
     "scripts/hf",
     "benchmarks",
+    "pipelines",
 )
 FILES_OF_PROGRAMS = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py")) + [
-    ROOT / "scripts" / "grids.py",
     ROOT / "scripts" / "demo.py",
 ]
 
@@ -215,38 +215,12 @@ def test_no_option_of_a_program_is_a_bare_number(path):
             assert node.value.id not in ("int", "float"), f"{path}:{node.value.lineno}"
 
 
-@pytest.mark.parametrize(
-    "script, words",
-    [
-        ("glue/grid", "--budgets -1"),
-        ("glue/grid", "--seeds -1"),
-        ("diff/grid", "--densities nan"),
-        ("diff/grid", "--densities 0"),
-        ("diff/grid", "--quick -3"),
-        ("diff/serve_tasks", "--examples 0"),
-    ],
-)
-def test_numbers_of_scripts_are_refused(script, words, capsys, monkeypatch):
+def test_numbers_of_scripts_are_refused(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["serve_tasks.py", "--examples", "0"])
     with pytest.raises(SystemExit) as end:
-        module = program(script)
-        module.options_of(words.split()) if hasattr(module, "options_of") else _serve(
-            module, words, monkeypatch
-        )
+        program("diff/serve_tasks").main()
     assert end.value.code == 2 and "belongs there" in capsys.readouterr().err
-
-
-def _serve(module, words, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["serve_tasks.py", *words.split()])
-    module.main()
-
-
-def test_what_is_named_twice_is_run_once(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    diff, glue = program("diff/grid"), program("glue/grid")
-    options = diff.options_of("--tasks CoLA CoLA --densities 0.005 5e-3 0.001 --seeds 1 2 1".split())
-    assert (options.tasks, options.densities, options.seeds) == (["CoLA"], [0.005, 0.001], [1, 2])
-    assert glue.options_of("--budgets 36 36 18".split()).budgets == [36, 18]
 
 
 def test_the_programs_are_all_here():

@@ -128,7 +128,7 @@ def test_a_command_can_be_run_again_from_the_root_wherever_it_was_started(
     monkeypatch.chdir(tmp_path if folder is None else ROOT / folder)
     spelt = os.path.abspath if spelling == "absolute" else os.path.relpath
     argv = [
-        spelt(ROOT / "scripts" / "glue" / "grid.py"),
+        spelt(ROOT / "scripts" / "glue" / "run_glue.py"),
         f"--data={spelt(ROOT / 'docs')}",
         "--only",
         "a 'b' $c",
@@ -138,7 +138,7 @@ def test_a_command_can_be_run_again_from_the_root_wherever_it_was_started(
     words = shlex.split(command_line(argv))
     assert words == [
         "python",
-        "scripts/glue/grid.py",
+        "scripts/glue/run_glue.py",
         "--data=docs",
         "--only",
         "a 'b' $c",

@@ -1,0 +1,32 @@
+"""What the programs on GLUE and SQuAD understand of a command line."""
+
+from __future__ import annotations
+
+import hf_programs  # noqa: F401  (first: see there)  isort: skip
+
+from transformers import TrainingArguments
+
+from dsp_plugin.hf.programs.chassis.arguments import (
+    GlueArguments,
+    ModelArguments,
+    ResultArguments,
+    SquadArguments,
+)
+from dsp_plugin.hf.programs.chassis.parsing import parse
+from dsp_plugin.hf.programs.heads.methods import DSPArguments, Method, VoitaArguments
+from dsp_plugin.hf.programs.heads.michel import MichelArguments
+
+METHODS = {"run_glue": Method, "run_squad": Method, "run_dsp": DSPArguments, "run_voita": VoitaArguments}
+
+
+def understood(words: list) -> dict:
+    """All options of a command line, after the checks that need no model."""
+    data = SquadArguments if "/squad/" in words[0] else GlueArguments
+    name, rest = words[0].split("/")[-1].removesuffix(".py"), words[1:]
+    own = [MichelArguments] if name == "run_michel" else [] if METHODS[name] is Method else [METHODS[name]]
+    further = [] if name == "run_michel" else [ResultArguments, TrainingArguments]
+    found = parse("", [ModelArguments, data, *own, *further], rest)
+    for group in found:
+        if hasattr(group, "check"):
+            group.check()
+    return {key: value for group in found for key, value in vars(group).items()}

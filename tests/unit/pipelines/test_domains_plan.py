@@ -1,0 +1,129 @@
+"""A translation model taken to another domain: what is refused, what is left, and the table."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from pipeline_runs import ROOT
+
+from dsp_plugin.records.files.sealed import read_json
+from pipelines.plans.domain_rows import Domain
+from pipelines.plans.domains import DomainsPlan
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """plan(home, **settings): everything in the test's folder."""
+    monkeypatch.chdir(ROOT)
+
+    def make(home="iwslt14", **config):
+        places = {name: str(tmp_path / name) for name in ("runs", "results")}
+        return DomainsPlan({"home": home, "python": sys.executable, "flags": " ", **places, **config})
+
+    return make
+
+
+def same_settings(plan) -> None:
+    """The part of `check` that looks at folders."""
+    plan.left = list  # as if nothing were left, so that no option is looked at
+    plan.check()
+
+
+def test_runs_and_records_of_other_settings_are_refused(plan, tmp_path):
+    first = plan()
+    same_settings(first)
+    first.note_settings()
+    noted = read_json(tmp_path / "results/iwslt14-to-multi30k/settings.json")
+    assert noted == first.settings and noted["seed"] == 1 and noted["fix_layer"] == 0
+    same_settings(plan())
+    same_settings(plan(home="multi30k"))
+    (tmp_path / "model.pt").write_bytes(b"a base")
+    for changes in ({"seed": 2}, {"quick": 1}, {"base": tmp_path / "model.pt"}):
+        with pytest.raises(ValueError, match="iwslt14-to-multi30k is of other settings"):
+            same_settings(plan(**changes))
+    (tmp_path / "runs/iwslt14-to-multi30k/settings.json").unlink()
+    same_settings(plan())  # with no record in there, it is a folder as any other
+    (tmp_path / "results/iwslt14-to-multi30k/settings.json").unlink()
+    (tmp_path / "results/iwslt14-to-multi30k/base").mkdir()
+    (tmp_path / "results/iwslt14-to-multi30k/base/results.json").write_text("{}")
+    with pytest.raises(ValueError, match="is of other settings"):
+        same_settings(plan())
+
+
+def test_a_base_that_is_not_there_is_refused_first(plan, tmp_path):
+    with pytest.raises(ValueError, match="base .*nowhere.pt: no such file"):
+        plan(base=tmp_path / "nowhere.pt")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_base_is_what_it_holds_not_its_name(plan, tmp_path):
+    for folder, content in (("a", b"one"), ("b", b"one"), ("c", b"another")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.pt").write_bytes(content)
+    plan(base=tmp_path / "a/model.pt").note_settings()
+    same_settings(plan(base=tmp_path / "b/model.pt"))
+    with pytest.raises(ValueError, match="is of other settings"):
+        same_settings(plan(base=tmp_path / "c/model.pt"))
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"flags": "--dropout nan"}, "--dropout nan: "),
+        ({"flags": "--no-such-option"}, "unrecognized arguments: --no-such-option"),
+        ({"flags": "'"}, "flags ': No closing quotation"),
+        ({"seed": -1}, "seed -1: "),
+        ({"runs": "/dev/null/runs"}, "runs "),
+    ],
+)
+def test_what_a_later_program_would_refuse_is_refused_first(plan, tmp_path, changes, reason):
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        plan(**changes).check()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_step_waits_for_the_one_before_it(plan, tmp_path):
+    made = plan()
+    folder = tmp_path / "runs/iwslt14-to-multi30k"
+    first, second = made.yaml.densities
+    assert made.base_record == folder / "base/done" and str(made.base_record) in made.start_from()
+    made.base.parent.mkdir(parents=True)
+    made.base.write_text("of a training that was stopped")
+    assert str(made.base_record) in made.start_from()
+    made.base_record.touch()
+    assert str(made.base_record) not in made.start_from()
+    assert made.density_before(first) == [] and made.density_before(second) == [str(made.pack(first))]
+    assert len(made.wanted()) == 6 * 2
+    record = made.record(made.runs[0], made.home)
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    assert len(made.wanted()) == 6 * 2 - 1 and made.runs[0] in made.left()
+    own = tmp_path / "model.pt"
+    own.write_text("a base")
+    assert not [path for path in plan(base=own).start_from() if "base" in path]
+
+
+def test_texts_have_folders_of_their_own():
+    texts = {
+        (name, home): Domain.of(name, home)
+        for name in ("multi30k", "iwslt14")
+        for home in ("multi30k", "iwslt14")
+    }
+    assert len({domain.data for domain in texts.values()}) == 4
+    assert texts["multi30k", "multi30k"].data == Path("data-bin/multi30k")  # the grid's
+    assert all(
+        (domain.text != domain.whole) == (key != ("multi30k", "multi30k")) for key, domain in texts.items()
+    )
+
+
+@pytest.mark.parametrize("home", ["iwslt14", "multi30k"])
+def test_the_shipped_table_is_that_of_the_shipped_records(plan, home):
+    made = plan(home=home)
+    shutil.copytree(ROOT / "results/diff/mt" / made.results.name, made.results)
+    shipped = (made.results / "table.md").read_text()
+    made.check()
+    assert made.left() == [] and made.table_files() == [str(made.results / "table.md")]
+    assert made.write_tables() == shipped and shipped.count("\n| ") == 7
