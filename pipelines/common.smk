@@ -23,7 +23,9 @@ PYTHON = config["python"]
 
 # `--cores N` is N runs side by side; they share the processors, and one alone takes what its libraries choose.
 CORES = workflow.cores or 1
-THREADS = os.environ.get("OMP_NUM_THREADS") or (str(max(1, os.cpu_count() // CORES)) if CORES > 1 else "")
+THREADS = os.environ.get("OMP_NUM_THREADS", "")
+if not THREADS and CORES > 1 and workflow.is_main_process:  # on a node of a cluster one run has what the job was given
+    THREADS = str(max(1, os.cpu_count() // CORES))
 
 # params.name, params.log and params.command belong to every rule that starts a program
 RUN = (

@@ -296,9 +296,10 @@ class DomainsPlan(Plan):
         shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noted.items())
         home, away = (self.yaml.domains[domain.name] for domain in (self.home, self.away))
         head = (
-            f"A model of {home} finetuned to {away}. BLEU on the first {self.yaml.sentences['test']} sentences of "
-            f"IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): {shown}. Made by "
-            f"`python scripts/mt/diff_domains.py --home {self.home.name}` (`make diff-domains`).\n\n"
+            f"A model of {home} finetuned to {away}. BLEU on the first {self.yaml.sentences['test']} "
+            "sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): "
+            f"{shown}. Made by `python scripts/mt/diff_domains.py --home {self.home.name}` "
+            "(`make diff-domains`).\n\n"
         )
         order = [row.method for row in self.runs]
         return {self.results / "table.md": head + table_text(found, order, (self.away.name, self.home.name))}

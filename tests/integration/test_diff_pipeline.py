@@ -1,4 +1,4 @@
-"""The pipeline of diff pruning on small generated data, its programs and all: two updates each, then the table."""
+"""The pipeline of diff pruning with its programs, on small generated data: two updates each, and a table."""
 
 from __future__ import annotations
 

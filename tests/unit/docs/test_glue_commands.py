@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 from glue_command_lines import GlueArguments, understood
+
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 

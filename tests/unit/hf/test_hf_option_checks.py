@@ -201,7 +201,7 @@ PLACES = (
     "pipelines",
 )
 FILES_OF_PROGRAMS = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py")) + [
-    ROOT / "scripts" / "demo.py",
+    ROOT / "scripts" / "demo.py"
 ]
 
 
