@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dsp_plugin.diffs.packs.summary import method_label  # noqa: F401
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.tables import Row, Setting, Spread, setting_of, spread, table_rows
 

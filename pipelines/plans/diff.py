@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import load_records
-from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column, method_label
+from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column
 from dsp_plugin.reports.tables import csv_table, markdown_table
 
-from .base import needed
+from .base import method_label, needed
 from .bert import SQUAD, BertPlan
 from .options import Option, words_of
 

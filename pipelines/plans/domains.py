@@ -15,7 +15,7 @@ from dsp_plugin.records.files.sealed import read_json, write_json
 from dsp_plugin.records.files.whole import check_folder
 from dsp_plugin.records.record import load_records
 
-from .base import Plan, needed
+from .base import Plan, method_label, needed
 from .domain_rows import PACK, Domain, Row, table_text
 from .mt import MTPlan
 from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings
@@ -78,7 +78,7 @@ class DomainsPlan(Plan):
 
     def _rows(self) -> list[Row]:
         def packed(method: str, pack: Path, density: str) -> Row:
-            label = f"{method}-{100 * float(density):g}%"
+            label = method_label(method, float(density))
             return Row(label.replace("%", ""), label, self.base, pack, pack)
 
         first = self.yaml.densities[0]

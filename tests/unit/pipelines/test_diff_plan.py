@@ -13,8 +13,10 @@ import pytest
 from hf_programs import diff_options
 from pipeline_runs import ROOT
 
+from dsp_plugin.diffs.packs import summary
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, SquadArguments
 from dsp_plugin.records.record import Metric, Record, save_record
+from pipelines.plans import base
 from pipelines.plans.diff import DiffPlan
 
 
@@ -62,6 +64,11 @@ def test_make_knows_the_whole_grid(monkeypatch):
     made = DiffPlan(dict(word.split("=", 1) for word in words[words.index("--config") + 1 :]))
     assert {"SST-2/structured-0.0025-seed2", "STS-B/unstructured-0.01-seed3"} <= set(made.known)
     assert "SQuAD/structured-0.01-seed1" in made.known
+
+
+@pytest.mark.parametrize("density", [0.005, 0.0025, 0.00498, 0.01, 0.123, 1])
+def test_methods_are_named_as_in_records(density):
+    assert base.method_label("any", density) == summary.method_label("any", density)
 
 
 def test_what_there_is_to_do(plan, tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from pipeline_runs import ROOT
 
@@ -70,3 +73,12 @@ def test_the_shipped_tables_are_those_of_the_shipped_records(make):
     plan = make({})
     assert plan.left() == [] and plan.other_runs() == {}
     assert plan.table_files() == list(map(str, plan.tables())) and len(plan.table_files()) >= 4
+
+
+def test_plans_need_no_torch():
+    """Snakemake has an environment of its own."""
+    hidden = "torch", "numpy", "transformers", "fairseq", "filelock"
+    hide = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\n"
+    names = ("glue", "diff", "mt", "domains")
+    program = hide + "".join(f"import pipelines.plans.{name}\n" for name in names)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
