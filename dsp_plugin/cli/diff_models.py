@@ -29,7 +29,7 @@ class StoredModel(Protocol):
     undo_path: Path
 
     def state(self) -> dict[str, Tensor]:
-        """Its weights."""
+        """Return its weights."""
 
     def store(
         self, state: Mapping[str, Tensor], changed: set[str], config: str | None, undo: UndoRecord | None
@@ -53,10 +53,10 @@ class StoredModel(Protocol):
         """
 
     def config_text(self) -> str | None:
-        """Its configuration file; None where it has none."""
+        """Return its configuration file; None where it has none."""
 
     def configured(self, model_config: Mapping[str, Any]) -> str | None:
-        """What its configuration file would be with these entries; None where it has none.
+        """Return what its configuration file would be with these entries; None where it has none.
 
         Raises:
             ValueError: the file is damaged.
@@ -64,7 +64,7 @@ class StoredModel(Protocol):
 
 
 def open_model(path: str) -> StoredModel:
-    """A Transformers folder, or a fairseq checkpoint file.
+    """Open a Transformers folder, or a fairseq checkpoint file.
 
     Raises:
         FileNotFoundError, ValueError: there is nothing there, or it cannot be read; says what.
@@ -125,9 +125,7 @@ class TransformersModel:
 
 
 class FairseqModel:
-    """A fairseq checkpoint, read weights-only; its options and history stay, a copy has no optimizer
-    state.
-    """
+    """A fairseq checkpoint, read weights-only; options and history stay, a copy has no optimizer state."""
 
     def __init__(self, path: str):
         from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint

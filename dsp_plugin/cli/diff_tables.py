@@ -13,7 +13,7 @@ Pair = tuple[str, str]
 
 
 def summary_text(path: str, summary: PackSummary) -> str:
-    """The figures of a pack, then a table by layer."""
+    """Lay out the figures of a pack, then a table by layer."""
     share = f"{summary.nonzeros:,} of them not zero, " if summary.nonzeros != summary.positions else ""
     lines = [
         f"{path}: {summary.file_bytes:,} bytes",
@@ -42,7 +42,7 @@ def summary_text(path: str, summary: PackSummary) -> str:
 
 
 def overlap_text(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> str:
-    """A table of pairs; for a single pair, one by layer below."""
+    """Lay out a table of pairs; for a single pair, one by layer below."""
     columns = ["in both", "by chance", "Jaccard", "same sign", "cosine"]
     text = _table(
         ["packs", *columns], [[" and ".join(pair), *_cells(whole)] for pair, (whole, _) in found.items()]
@@ -56,7 +56,7 @@ def overlap_text(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> st
 
 
 def overlap_dict(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> list[dict[str, Any]]:
-    """The same figures as plain data; None where a figure does not exist."""
+    """Return the same figures as plain data; None where a figure does not exist."""
     return [
         {
             "packs": list(pair),

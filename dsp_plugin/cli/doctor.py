@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_before_install() -> list[Check]:
-    """What building fairseq needs: the interpreter, its venv module and headers, a C++ compiler."""
+    """Check what building fairseq needs: the interpreter, its venv module and headers, a C++ compiler."""
     return [check_python(), check_venv_module(), check_headers(needed=True), check_compiler(needed=True)]
 
 
@@ -215,7 +215,7 @@ def check_torch() -> Check:
 
 
 def check_packages(name: str, packages: dict[str, str], absent: str) -> Check:
-    """Whether every package can be found; nothing is imported."""
+    """Check that every package can be found; nothing is imported."""
     missing = [pip_name for module, pip_name in packages.items() if not is_importable(module)]
     if missing:
         return Check(name, absent, "without " + ", ".join(missing), pip(*missing))
@@ -225,8 +225,8 @@ def check_packages(name: str, packages: dict[str, str], absent: str) -> Check:
 
 
 def check_fairseq() -> Check:
-    """fairseq itself and its compiled parts: it imports without them and then fails in the middle of the
-    work.
+    """Check fairseq itself and its compiled parts: it imports without them and then fails in the middle of
+    the work.
     """
     wanted = FAIRSEQ if sys.version_info >= (3, 11) else FAIRSEQ_BEFORE_311
     if not is_importable("fairseq"):
@@ -242,7 +242,7 @@ def check_fairseq() -> Check:
 
 
 def check_plugin() -> Check:
-    """Whether the plugin registers, and is the one that `--user-dir dsp_plugin` would take from here."""
+    """Check that the plugin registers, and is the one that `--user-dir dsp_plugin` would take from here."""
     try:
         plugin = importlib.import_module("dsp_plugin")
         plugin.register()
@@ -298,14 +298,16 @@ def check_data(environment: dict[str, str]) -> Check:
 
 
 def pip(*arguments: str) -> str:
-    """The pip command for this very interpreter, with the tested versions where the repository is at hand."""
+    """Return the pip command for this very interpreter, with the tested versions where the repository is at
+    hand.
+    """
     constraints = Path(__file__).resolve().parents[2] / "constraints.txt"
     tested = ["-c", str(constraints)] if constraints.exists() else []
     return " ".join([sys.executable, "-m", "pip", "install", *tested, *arguments])
 
 
 def system_install(debian: str, fedora: str | None = None, mac: str | None = None) -> str:
-    """The command of this system's package manager (`fedora`, `mac` where they differ from `debian`)."""
+    """Return this system's command to install a package (`fedora`, `mac` where they differ from `debian`)."""
     sudo = "" if os.geteuid() == 0 else "sudo "
     if shutil.which("apt-get"):
         return f"{sudo}apt-get update && {sudo}apt-get install -y {debian}"
@@ -324,7 +326,7 @@ def is_importable(module: str) -> bool:
 
 
 def require_transformers() -> None:
-    """For programs that need Transformers, before they import it.
+    """Stop a program that needs Transformers where it is missing, before it is imported.
 
     Raises:
         SystemExit: with one line, where it is missing.

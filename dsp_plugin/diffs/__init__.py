@@ -1,5 +1,5 @@
-"""Sparse diffs: train, project, fix the mask, pack, apply, revert, serve. Pure torch and safetensors;
-knows no host.
+"""Sparse diffs: train, project, fix the mask, pack, apply, revert, serve. Pure torch and safetensors; knows
+no host.
 """
 
 from .packs.pack import DiffPack

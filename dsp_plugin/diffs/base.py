@@ -35,7 +35,7 @@ class Names:
         return self.called[name]
 
     def translate(self, name: str) -> str:
-        """What any name here would be there."""
+        """Return what any name here would be there."""
         return self.there + name[len(self.here) :] if name.startswith(self.here) else name
 
 
@@ -55,7 +55,7 @@ class Base:
 
     @classmethod
     def of(cls, model: nn.Module | Mapping[str, Tensor], task_head: Iterable[str] = ()) -> Base:
-        """The identity of a module or of a dictionary of weights.
+        """Work out the identity of a module or of a dictionary of weights.
 
         Args:
             model: of a module its parameters count, not its buffers; of a dictionary all floating tensors.
@@ -81,11 +81,11 @@ class Base:
 
     @property
     def total(self) -> int:
-        """Number of weights."""
+        """The number of weights."""
         return sum(torch.Size(shape).numel() for _, shape in self.parameters.values())
 
     def find(self, tensors: Mapping[str, Tensor]) -> Names:
-        """What this base's parameters are called in `tensors`.
+        """Look up what this base's parameters are called in `tensors`.
 
         Raises:
             ValueError: some are missing or have another shape; names them.
@@ -118,7 +118,7 @@ class Base:
 
 
 def base_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hexadecimal) over the names in sorted order, each with its dtype, shape and bytes.
+    """Return the SHA-256 (hexadecimal) over the names in sorted order, each with its dtype, shape and bytes.
 
     Every tensor counts under every name it has in `state`: leave out the task head and second names of tied
     weights.
@@ -132,14 +132,14 @@ def base_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def tensors_of(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Parameters of a module under all their names, or the dictionary itself."""
+    """Return a module's parameters under all their names, or the dictionary itself."""
     if isinstance(model, nn.Module):
         return dict(model.named_parameters(remove_duplicate=False))
     return model
 
 
 def task_head_names(names: Iterable[str], task_head: Iterable[str]) -> list[str]:
-    """The parameters among `names` that `task_head`, names of parameters or of modules, stands for.
+    """Return the parameters among `names` that `task_head`, names of parameters or of modules, stands for.
 
     Raises:
         ValueError: an entry of `task_head` stands for none.
@@ -187,7 +187,7 @@ def dtype_name(tensor: Tensor) -> str:
 
 
 def _renamings(wanted: list[str], there: Mapping[str, object]) -> list[tuple[str, str]]:
-    """(leading name here, leading name there), the most likely first."""
+    """List pairs (leading name here, leading name there) to try, the most likely first."""
     first = wanted[0] if wanted else ""
     leading = first.split(".")[0] + "."
     tried = [("", "")]
@@ -203,7 +203,7 @@ def _spellings(name: str) -> list[str]:
 
 
 def _storage(tensor: Tensor) -> object:
-    """Equal for two names of one tensor, as `torch.load` and tied modules have them."""
+    """Return what is equal for two names of one tensor, as `torch.load` and tied modules have them."""
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()

@@ -36,7 +36,8 @@ SECONDS = 300  # for the compiler
 
 
 def load(source: Path, without: str) -> ctypes.CDLL | None:
-    """The library of a C++ file; None, with a warning that says why, where it cannot be had.
+    """Compile and open a C++ file, or open what was compiled before; None, with a warning that says why,
+    where it cannot be had.
 
     Compiled with $CXX, g++ or clang++ into $XDG_CACHE_HOME/dsp_plugin (by default ~/.cache), under a name
     that changes with source, compiler and processor. DSP_NO_COMPILER=1 does without.
@@ -73,7 +74,7 @@ class _Unsafe(Exception):
 
 
 def cache_folder() -> Path:
-    """The folder for compiled files, made where it is missing.
+    """Return the folder for compiled files, and make it where it is missing.
 
     Raises:
         _Unsafe: there is no home, it cannot be made or written, or others may write in it.
@@ -103,7 +104,7 @@ def cache_folder() -> Path:
 
 
 def find(folder: Path, key: str) -> Path | None:
-    """The whole file of this key that is this user's alone; others of the key are removed."""
+    """Find the whole file of this key that is this user's alone, and remove others of the key."""
     for path in sorted(folder.glob(f"passes-{key}-*.so")):
         with contextlib.suppress(OSError):
             status = os.lstat(path)
@@ -116,7 +117,7 @@ def find(folder: Path, key: str) -> Path | None:
 
 
 def _only_ours(status: os.stat_result) -> bool:
-    """Whether it is this user's, and nobody else may write to it."""
+    """Return whether it is this user's, and nobody else may write to it."""
     return hasattr(os, "geteuid") and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
@@ -140,7 +141,7 @@ def _build(compiler: str, source: Path, folder: Path, key: str) -> Path:
 
 
 def _opened(path: Path) -> ctypes.CDLL:
-    """Raises OSError for what is no library, which is not kept then."""
+    """Open a library; remove what is none, and raise OSError."""
     try:
         return ctypes.CDLL(str(path))
     except OSError:

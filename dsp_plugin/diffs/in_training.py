@@ -111,8 +111,8 @@ def hook_model(
         lost = [name for name, parameter in trained.items() if here.get(name) is not parameter]
         if lost:
             raise ValueError(
-                f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that this "
-                "diff is trained in: load without assign=True"
+                f"loading put other tensors in the place of {len(lost)} parameters ({lost[0]}, ...) that "
+                "this diff is trained in: load without assign=True"
             )
         after_loading()
 

@@ -21,7 +21,7 @@ _INFINITE = {4: 0x7F800000, 8: 0x7FF0000000000000}
 
 
 class Difference(Mapping[str, Tensor]):
-    """name -> finetuned - base, a tensor at a time: the diff of the non-adaptive baseline.
+    """The diff of the non-adaptive baseline, name -> finetuned - base, a tensor at a time.
 
     Args:
         finetuned, base: weights by name; names of the base may have a leading name more or less.
@@ -58,7 +58,8 @@ class Difference(Mapping[str, Tensor]):
 
 
 def count_of(density: float, total: int) -> int:
-    """The number of positions that a density means: density x total, rounded to the nearest, at least 1.
+    """Return the number of positions that a density means: density x total, rounded to the nearest, at least
+    1.
 
     Raises:
         ValueError: a density outside (0, 1].
@@ -71,7 +72,7 @@ def count_of(density: float, total: int) -> int:
 def project(
     deltas: Mapping[str, Tensor], counts: Sequence[int], layers: Mapping[str, int] | None = None
 ) -> list[SparseDiff]:
-    """The diff cut down to its largest values in magnitude, once for each of several counts.
+    """Cut the diff down to its largest values in magnitude, once for each of several counts.
 
     Magnitudes are compared as float32, or, where a tensor is float64, as that. Of values of equal magnitude
     those at lower positions win, counted through the tensors in their order. Where a diff has fewer non-zeros
@@ -136,7 +137,7 @@ def project(
 def _histograms(
     deltas: Mapping[str, Tensor], width: int = 4
 ) -> tuple[dict[str, int], dict[str, Tensor], int]:
-    """Each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes of the numbers
+    """Return each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes of the numbers
     compared.
 
     Raises:
@@ -157,7 +158,7 @@ def _histograms(
 
 
 def _magnitude(flat: Tensor, width: int) -> Tensor:
-    """Integers in the order of |value| as a float of `width` bytes: its bits without the sign."""
+    """Return integers in the order of |value| as a float of `width` bytes: its bits without the sign."""
     if width == 8:
         return flat.to(torch.float64).contiguous().view(torch.int64) & 0x7FFFFFFFFFFFFFFF
     return flat.to(torch.float32).contiguous().view(torch.int32) & 0x7FFFFFFF
@@ -166,8 +167,8 @@ def _magnitude(flat: Tensor, width: int) -> Tensor:
 def _thresholds(
     deltas: Mapping[str, Tensor], uppers: Mapping[str, Tensor], counts: Sequence[int], width: int
 ) -> list[tuple[int, int]]:
-    """For each count, the magnitude of the count-th largest value, and how many of exactly that one belong to
-    the count.
+    """Find, for each count, the magnitude of the count-th largest value, and how many of exactly that one
+    belong to the count.
 
     A histogram of the upper 16 bits, then ones of the next 16 (float64: three times): exact, without sorting
     and without a full-size copy.
@@ -192,7 +193,7 @@ def _thresholds(
 
 
 def _bucket(histogram: Tensor, count: int) -> tuple[int, int]:
-    """The bucket that holds the count-th largest, and its rank in there (from 1)."""
+    """Find the bucket that holds the count-th largest, and its rank in there (from 1)."""
     above = histogram.cpu().flip(0).cumsum(0)
     index = int(torch.searchsorted(above, count))
     before = int(above[index - 1]) if index else 0
@@ -200,8 +201,8 @@ def _bucket(histogram: Tensor, count: int) -> tuple[int, int]:
 
 
 def _shares(count: int, sizes: Mapping[int, int]) -> dict[int, int]:
-    """`count` shared out in proportion to sizes; what rounding leaves goes to the largest remainders, then
-    in order.
+    """Share `count` out in proportion to sizes; what rounding leaves goes to the largest remainders, then in
+    order.
     """
     total = sum(sizes.values())
     shares = {part: count * size // total for part, size in sizes.items()}

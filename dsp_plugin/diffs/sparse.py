@@ -36,7 +36,7 @@ class SparseDiff:
             _check_entry(name, positions, values, self.size(name))
 
     def size(self, name: str) -> int:
-        """The number of elements of the tensor `name` in the base."""
+        """Return the number of elements of the tensor `name` in the base."""
         size = 1
         for extent in self.shapes[name]:
             size *= extent
@@ -53,7 +53,8 @@ class SparseDiff:
         return sum(self.size(name) for name in self.shapes)
 
     def density(self, total: int | None = None) -> float:
-        """The share of `total` elements (default: all elements of `shapes`) that the diff stores, in [0, 1].
+        """Return the share of `total` elements (default: all elements of `shapes`) that the diff stores, in
+        [0, 1].
 
         Raises:
             ValueError: `total` is smaller than the number of stored positions, or 0.
@@ -64,7 +65,7 @@ class SparseDiff:
         return self.count / total
 
     def dense(self) -> Iterator[tuple[str, Tensor]]:
-        """Each stored tensor's change as a full tensor of its base shape: (name, δ)."""
+        """Yield each stored tensor's change as a full tensor of its base shape: (name, δ)."""
         for name, (positions, values) in self.entries.items():
             full = values.new_zeros(self.size(name))
             full[positions] = values
@@ -72,7 +73,7 @@ class SparseDiff:
 
     @classmethod
     def from_dense(cls, deltas: Mapping[str, Tensor]) -> SparseDiff:
-        """The diff that stores the non-zero elements of full tensors; the inverse of `dense`."""
+        """Make the diff that stores the non-zero elements of full tensors; the inverse of `dense`."""
         entries = {}
         for name, delta in deltas.items():
             positions = delta.reshape(-1).nonzero().squeeze(1)

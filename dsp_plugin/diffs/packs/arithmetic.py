@@ -39,7 +39,7 @@ class Overlap:
 
     @property
     def jaccard(self) -> float:
-        """Common positions over those that either changes, 0 .. 1; NaN where neither changes any."""
+        """The common positions over those that either changes, 0 .. 1; NaN where neither changes any."""
         either = self.first + self.second - self.both
         return self.both / either if either else math.nan
 
@@ -75,7 +75,7 @@ class _Sums:
 
 
 def overlap(first: DiffPack, second: DiffPack) -> tuple[Overlap, dict[str, Overlap]]:
-    """The overlap over the whole base, and by layer (the task heads do not count).
+    """Measure the overlap over the whole base, and by layer (the task heads do not count).
 
     Raises:
         ValueError: the packs have different bases.
@@ -95,7 +95,7 @@ def add_packs(
     task_head: int | None = None,
     dtype: str = "float32",
 ) -> DiffPack:
-    """The pack of the weighted sum of diffs (task arithmetic), on the union of their positions.
+    """Make the pack of the weighted sum of diffs (task arithmetic), on the union of their positions.
 
     Args:
         packs: of one base.
@@ -141,7 +141,7 @@ def add_packs(
 
 
 def check_same_base(packs: Sequence[DiffPack], names: Sequence[str] | None = None) -> Base:
-    """The base of all packs; `names` is what error messages call them.
+    """Return the one base of all packs; `names` is what error messages call them.
 
     Raises:
         ValueError: they have different bases.
@@ -160,7 +160,7 @@ _NOTHING: tuple[Tensor, Tensor] = (torch.zeros(0, dtype=torch.int64), torch.zero
 
 
 def _meet(a: Tensor, b: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Number of common positions, and where they are in each of two rising arrays."""
+    """Return the number of common positions, and where they are in each of two rising arrays."""
     place = torch.searchsorted(b, a)
     place_there = place.clamp(max=max(len(b) - 1, 0))
     hit = (b[place_there] == a) if len(b) else torch.zeros(len(a), dtype=torch.bool)

@@ -12,7 +12,7 @@ NO_CHECKSUM = "0" * 64
 
 
 def seal(path: str | os.PathLike) -> None:
-    """Puts the checksum into a file whose metadata hold `NO_CHECKSUM`."""
+    """Put the checksum into a file whose metadata hold `NO_CHECKSUM`."""
     place, checksum = _digest(path, NO_CHECKSUM)
     with open(path, "r+b") as file:
         file.seek(place)
@@ -20,7 +20,7 @@ def seal(path: str | os.PathLike) -> None:
 
 
 def fits(path: str | os.PathLike, checksum: object) -> bool:
-    """Whether a file is what was sealed with the checksum that its metadata hold."""
+    """Return whether a file is what was sealed with the checksum that its metadata hold."""
     return (
         isinstance(checksum, str)
         and len(checksum) == len(NO_CHECKSUM)
@@ -29,7 +29,7 @@ def fits(path: str | os.PathLike, checksum: object) -> bool:
 
 
 def _digest(path: str | os.PathLike, written: str) -> tuple[int, str]:
-    """Where the checksum `written` stands in the file, and what it should be; -1 where it does not stand
+    """Find where the checksum `written` stands in the file, and what it should be; -1 where it does not stand
     there.
     """
     with open(path, "rb") as file:

@@ -43,7 +43,7 @@ _MODEL_CONFIG = {
 
 
 def parse_json(text: str | bytes, called: str) -> Any:
-    """JSON, of not so many levels that reading it fails.
+    """Read JSON of not so many levels that reading it fails.
 
     Raises:
         ValueError: it is none, or nested too deeply.
@@ -55,7 +55,7 @@ def parse_json(text: str | bytes, called: str) -> Any:
 
 
 def check_depth(tree: Any, called: str) -> None:
-    """Raises ValueError where dictionaries and lists are nested more than MAX_DEPTH levels deep."""
+    """Raise a ValueError where dictionaries and lists are nested more than MAX_DEPTH levels deep."""
     level = [tree]
     for _ in range(MAX_DEPTH + 1):
         level = [inner for outer in level for inner in _inner(outer)]
@@ -64,7 +64,7 @@ def check_depth(tree: Any, called: str) -> None:
 
 
 def base_of(hash_: Any, parameters: Any, tied: Any) -> Base:
-    """The base that a file names.
+    """Make the base that a file names.
 
     Args:
         hash_: SHA-256, hexadecimal. parameters: [[name, dtype, shape], ...]. tied: {name: [other names]}.
@@ -104,21 +104,19 @@ def base_of(hash_: Any, parameters: Any, tied: Any) -> Base:
 
 
 def check_changed(base: Base, name: str) -> None:
-    """Raises ValueError where the base's `name` is of a type that cannot be changed by a few of its
-    numbers.
-    """
+    """Raise a ValueError where the base's `name` is of a type that a few numbers cannot change."""
     if not _DTYPES[base.parameters[name][0]].is_floating_point:
         raise ValueError(f"{name!r} is {base.parameters[name][0]}, which no diff can change")
 
 
 def check_values(name: str, values: Tensor) -> None:
-    """Raises ValueError for values that are not floating or not finite."""
+    """Raise a ValueError for values that are not floating or not finite."""
     if not values.is_floating_point() or not all_finite(values):
         raise ValueError(f"{name!r} holds values that are not finite")
 
 
 def check_task_head(task_head: Mapping[str, Tensor], base: Base) -> None:
-    """Raises ValueError for a task head whose tensors are not finite floating numbers, are empty, or are the
+    """Raise a ValueError for a task head whose tensors are not finite floating numbers, are empty, or are the
     base's own.
     """
     taken = {*base.parameters, *(other for others in base.tied.values() for other in others)}
@@ -133,7 +131,7 @@ def check_task_head(task_head: Mapping[str, Tensor], base: Base) -> None:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no value is infinite or not a number, in any floating dtype."""
+    """Return whether no value is infinite or not a number, in any floating dtype."""
     wide = (
         values
         if values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -143,8 +141,9 @@ def all_finite(values: Tensor) -> bool:
 
 
 def check_config(config: Any) -> None:
-    """Raises ValueError for a pack's `config` that is no JSON object, is nested too deeply, or whose
-    `model_config` holds what is not the task's to say."""
+    """Raise a ValueError for a pack's `config` that is no JSON object, is nested too deeply, or whose
+    `model_config` holds what is not the task's to say.
+    """
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise ValueError("its config is no JSON object")
     check_depth(config, "its config")
@@ -196,13 +195,13 @@ def check_config_before(before: str, now: str | None) -> None:
 
 
 def check_name(name: Any) -> None:
-    """Raises ValueError for what no parameter is called."""
+    """Raise a ValueError for what no parameter is called."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or printable(name, "") != name:
         raise ValueError(f"{str(name)[:40]!r} is no name of a parameter")
 
 
 def check_numbers(numbers: Sequence[Any], what: str) -> None:
-    """Raises ValueError unless all are whole numbers of at most 63 bits, none below zero."""
+    """Raise a ValueError unless all are whole numbers of at most 63 bits, none below zero."""
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         raise ValueError(f"{what} are no whole numbers")
 

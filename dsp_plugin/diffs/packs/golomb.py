@@ -84,7 +84,7 @@ def encode_positions(positions: Sequence[np.ndarray]) -> CodedPositions:
 
 
 def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.ndarray]:
-    """The inverse of `encode_positions`: one array [n] int64 a tensor, strictly rising and inside it.
+    """Undo `encode_positions`: one array [n] int64 a tensor, strictly rising and inside it.
 
     Work and memory are bounded by the number of positions, of which there are no more than elements, and by
     the bytes that their code can take at most.
@@ -141,7 +141,7 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.nda
 
 
 def best_divisor(gaps: np.ndarray) -> int:
-    """The divisor, of a few around the best one for a geometric distribution, that codes these gaps
+    """Return the divisor, of a few around the best one for a geometric distribution, that codes these gaps
     shortest.
     """
     if not len(gaps):
@@ -154,7 +154,7 @@ def best_divisor(gaps: np.ndarray) -> int:
 
 
 def floor_bits(count: int, size: int) -> float:
-    """log2 of the number of ways to choose `count` of `size` positions: no code does better on average
+    """Return log2 of the number of ways to choose `count` of `size` positions: no code does better on average
     over them.
     """
     if not 0 <= count <= size:
@@ -163,28 +163,28 @@ def floor_bits(count: int, size: int) -> float:
 
 
 def _cost(gaps: np.ndarray, divisor: int) -> int:
-    """Bits that the gaps take."""
+    """Return the bits that the gaps take."""
     width, short = _split(divisor)
     quotient, remainder = np.divmod(gaps, divisor)
     return int(quotient.sum()) + len(gaps) * (1 + width) + int((remainder >= short).sum())
 
 
 def _split(divisor: int) -> tuple[int, int]:
-    """Truncated binary: remainders below the second number take the first number of bits, the others one
-    more.
+    """Return (bits, threshold) of the truncated binary code: remainders below the threshold take so many
+    bits, the others one more.
     """
     width = divisor.bit_length() - 1
     return width, 2 ** (width + 1) - divisor
 
 
 def _bit_planes(numbers: np.ndarray, width: int) -> np.ndarray:
-    """[width, n] of 0 and 1, the lowest bit first."""
+    """Split numbers [n] into their bits: [width, n] of 0 and 1, the lowest bit first."""
     as_bytes = numbers.astype("<u8").view(np.uint8).reshape(-1, 8).T
     return np.unpackbits(as_bytes, axis=0, bitorder="little", count=width)
 
 
 def _from_bit_planes(planes: np.ndarray) -> np.ndarray:
-    """[n] int64 from [width, n]."""
+    """Put bits [width, n] together to numbers [n] int64."""
     numbers = np.zeros(planes.shape[1], np.int64)
     for place, byte in enumerate(np.packbits(planes, axis=0, bitorder="little")):
         numbers |= byte.astype(np.int64) << (8 * place)

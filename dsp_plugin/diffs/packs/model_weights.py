@@ -52,7 +52,7 @@ class ModelFolder:
         return self.folder / "config.json"
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors by name, on the CPU; changing them does not change the files."""
+        """Read all tensors by name, on the CPU; changing them does not change the files."""
         tensors: dict[str, Tensor] = {}
         for file in self._files():
             tensors.update(load_file(self.folder / file))
@@ -98,10 +98,10 @@ class ModelFolder:
 
     @contextlib.contextmanager
     def in_one_step(self) -> Iterator[Path]:
-        """Gives a folder with all files of this one, in whose place it comes when the body is done: a kill
+        """Yield a folder with all files of this one, in whose place it comes when the body is done: a kill
         before leaves this one as it is. Files in it must be replaced, not written into: they are hard links.
 
-        Gives the folder itself where it cannot be replaced (the working folder, a mounted file system).
+        Yields the folder itself where it cannot be replaced (the working folder, a mounted file system).
         """
         if why_not_replaceable(self.folder):
             yield self.folder
@@ -112,9 +112,7 @@ class ModelFolder:
             yield folder
 
     def check_own(self, *more: str) -> None:
-        """Raises: ValueError: one of its files, or of those names, is a link that leads out of it, and
-        cannot be written.
-        """
+        """Raise a ValueError where one of its files, or of those names, is a link that leads out of it."""
         for name in [*self._files(), _INDEX, self.config_path.name, LIST, *more]:
             check_inside(self.folder, self.folder / name, own=True)
 
@@ -143,7 +141,7 @@ class ModelFolder:
             seal_folder(folder)
 
     def _others(self, out: Path) -> Iterator[tuple[str, Path]]:
-        """The files that a copy takes along, by their names in it.
+        """Yield the files that a copy takes along, with their names in it.
 
         Raises:
             ValueError: a link leads out of the folder.
@@ -166,7 +164,7 @@ class ModelFolder:
         return sorted(set(self._file_of.values()))
 
     def _read_index(self) -> dict[str, str]:
-        """name of a tensor → name of its file."""
+        """Map each tensor's name to the name of its file."""
         index = self.folder / _INDEX
         names = [_SINGLE]
         if not (self.folder / _SINGLE).is_file() and index.is_file():
@@ -192,7 +190,7 @@ class ModelFolder:
 
 
 def check_copy(option: str, out: str | os.PathLike) -> None:
-    """For saying before work is begun that `copy_to` cannot make the folder that `option` names.
+    """Check before work is begun that `copy_to` can make the folder that `option` names.
 
     Raises:
         ValueError: it is a file, cannot be replaced, or holds weights of another model.

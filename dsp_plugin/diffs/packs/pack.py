@@ -48,7 +48,7 @@ class DiffPack:
         config: Mapping[str, Any] = {},
         dtype: str | torch.dtype = torch.float16,
     ) -> DiffPack:
-        """A pack with its values in `dtype`: float16 (default), bfloat16 or float32.
+        """Make a pack with its values in `dtype`: float16 (default), bfloat16 or float32.
 
         The task head keeps the dtypes it has. All tensors are copied, to the CPU.
 
@@ -86,7 +86,7 @@ class DiffPack:
         return cls(SparseDiff(ordered, shapes), base, dense, dict(config))
 
     def save(self, path: str | os.PathLike) -> int:
-        """Write the pack whole or not at all; returns the size of the file in bytes. See `write_pack_file`."""
+        """Write the pack whole or not at all; return the file's size in bytes. See `write_pack_file`."""
         return write_pack_file(path, self.diff, self.base, self.task_head, self.config)
 
     @classmethod
@@ -95,11 +95,11 @@ class DiffPack:
         return cls(*read_pack_file(path))
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """Return what `save` writes."""
         return pack_bytes(self.diff, self.base, self.task_head, self.config)
 
     def __repr__(self) -> str:
-        """In figures: with its tensors it would fill pages."""
+        """Show the pack in figures: its tensors would fill pages."""
         task_head = sum(tensor.numel() for tensor in self.task_head.values())
         return (
             f"DiffPack({self.count:,} of {self.base.total:,} weights ({100 * self.density:.3g} %), "
@@ -108,17 +108,17 @@ class DiffPack:
 
     @property
     def count(self) -> int:
-        """Number of positions."""
+        """The number of positions."""
         return self.diff.count
 
     @property
     def density(self) -> float:
-        """Share of the base's weights that have a position."""
+        """The share of the base's weights that have a position."""
         return self.count / self.base.total
 
     @property
     def nonzeros(self) -> int:
-        """Number of values that are not zero: one that underflows in the pack's dtype is."""
+        """The number of values that are not zero; one that underflows in the pack's dtype is zero."""
         return sum(int(values.count_nonzero()) for _, values in self.diff.entries.values())
 
     def apply(
@@ -159,7 +159,7 @@ class DiffPack:
         return undo
 
     def merge(self, state: Mapping[str, Tensor], check: bool = True) -> dict[str, Tensor]:
-        """A plain model's weights: θ0 + δ and the task head, in a new dictionary; `state` stays as it is.
+        """Return the weights of a model of its own, θ0 + δ and the task head; `state` stays as it is.
 
         Names are the pack's where `state` is a bare base and the pack was made on a model around it
         (`bert.`).
@@ -182,8 +182,8 @@ class DiffPack:
         }
 
     def _stored(self, name: str, called: Names, tensors: Mapping[str, Tensor]) -> list[str]:
-        """The names under which a changed parameter is stored: one, but for tied weights that a file holds
-        twice.
+        """List the names under which a changed parameter is stored: one, but for tied weights that a file
+        holds twice.
         """
         stored = [called[name]]
         weight = tensors[called[name]]
@@ -224,7 +224,7 @@ class DiffPack:
 
 
 def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> Change:
-    """What a diff changes in a weight of the base.
+    """Work out what a diff changes in a weight of the base.
 
     Raises:
         ValueError: a sum θ0 + δ is not finite in the weight's dtype.
@@ -238,15 +238,15 @@ def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> C
 
 
 def patched(old: Tensor, values: Tensor) -> Tensor:
-    """θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base is,
-    float64.
+    """Return θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base
+    is, float64.
     """
     wide = torch.promote_types(old.dtype, torch.float32)
     return (old.to(wide) + values.to(old.device).to(wide)).to(old.dtype)
 
 
 def in_dtype(name: str, tensor: Tensor, own: Tensor) -> Tensor:
-    """A copy of a task head's tensor on the device and in the dtype of the model's own.
+    """Copy a task head's tensor to the device and into the dtype of the model's own.
 
     Raises:
         ValueError: a value is not finite there.

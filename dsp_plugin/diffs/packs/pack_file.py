@@ -82,7 +82,7 @@ def write_pack_file(
 def pack_bytes(
     diff: SparseDiff, base: Base, task_head: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> bytes:
-    """The file's bytes; the same ones for the same pack."""
+    """Return the file's bytes, the same ones for the same pack."""
     names = [name for name in base.parameters if name in diff.entries and len(diff.entries[name][0])]
     coded, facts = _encode(diff, names)
     values = [diff.entries[name][1].cpu() for name in names]
@@ -116,7 +116,7 @@ def pack_bytes(
 
 
 def read_pack_file(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
-    """The diff, its base, the task head and the configuration.
+    """Read the diff, its base, the task head and the configuration.
 
     Raises:
         FileNotFoundError: no such file.
@@ -134,7 +134,7 @@ def read_pack_file(path: str | os.PathLike) -> tuple[SparseDiff, Base, dict[str,
 
 
 def unpack(raw: bytes, path: str) -> tuple[SparseDiff, Base, dict[str, Tensor], dict[str, Any]]:
-    """`read_pack_file` of bytes; `path` is what error messages call them."""
+    """Do as `read_pack_file` does, on bytes; `path` is what error messages call them."""
     about = _read_about(raw, path, len(raw))
     version = about.get("format_version")
     if type(version) is not int or version < 1:
@@ -166,7 +166,7 @@ def unpack(raw: bytes, path: str) -> tuple[SparseDiff, Base, dict[str, Tensor], 
 
 
 def position_bytes(diff: SparseDiff) -> int:
-    """Bytes that the positions take in a file."""
+    """Return the bytes that the positions take in a file."""
     return _encode(diff, list(diff.entries))[0].num_bytes
 
 
@@ -177,7 +177,7 @@ def _encode(diff: SparseDiff, names: list[str]) -> tuple[CodedPositions, list[tu
 
 
 def _read_about(raw: bytes, path: str, size: int) -> dict[str, Any]:
-    """The JSON of the metadata, of bytes that need not be a pack, nor whole; `size` bytes are there."""
+    """Read the JSON of the metadata from bytes that need not be a pack, nor whole; `size` bytes are there."""
     length = int.from_bytes(raw[:8], "little")
     try:
         header = json.loads(raw[8 : 8 + length])
@@ -252,7 +252,7 @@ def _content(
 
 
 def _unzip(packed: bytes) -> bytes:
-    """Raises ValueError for what becomes too large, or is followed by something."""
+    """Decompress the index; raise a ValueError where it becomes too large, or is followed by something."""
     most = min(_MAX_INDEX, max(_SMALL_INDEX, _MAX_INDEX_RATIO * len(packed)))
     unzip = zlib.decompressobj()
     unpacked = unzip.decompress(packed, most)

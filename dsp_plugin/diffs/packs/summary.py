@@ -77,14 +77,14 @@ class PackSummary:
         return self.positions / self.weights
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as `dsp diff inspect --json` prints them, the task head as `head`."""
+        """Return the figures as `dsp diff inspect --json` prints them, the task head as `head`."""
         layers = [{**asdict(layer), "density": layer.density} for layer in self.layers]
         figures = {name.removeprefix("task_"): value for name, value in asdict(self).items()}
         return {**figures, "density": self.density, "layers": layers}
 
 
 def layer_summaries(pack: DiffPack) -> list[LayerSummary]:
-    """The layers of a pack's base in their order, and what the pack changes in each."""
+    """Count what a pack changes in each layer of its base, in the layers' order."""
     layers: dict[str, list[float]] = {}
     for name in pack.diff.shapes:
         sums = layers.setdefault(layer_of(name), [0, 0, 0, 0.0, 0, 0])
@@ -154,7 +154,7 @@ def record_figures(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
 
 
 def mask_fingerprint(diff: SparseDiff) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its
+    """Return the first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its
     values.
     """
     digest = hashlib.sha256()
@@ -166,7 +166,7 @@ def mask_fingerprint(diff: SparseDiff) -> str:
 
 
 def summarise(pack: DiffPack) -> PackSummary:
-    """The figures of a pack."""
+    """Work out the figures of a pack."""
     layers = layer_summaries(pack)
     values = [values for _, values in pack.diff.entries.values()]
     coded = position_bytes(pack.diff)
@@ -195,7 +195,7 @@ def summarise(pack: DiffPack) -> PackSummary:
 
 
 def layer_of(name: str) -> str:
-    """The layer of a parameter: its name up to the first number, else without the last two parts.
+    """Return the layer of a parameter: its name up to the first number, else without the last two parts.
 
     >>> layer_of("bert.encoder.layer.3.output.dense.weight"), layer_of("bert.embeddings.LayerNorm.bias")
     ('bert.encoder.layer.3', 'bert.embeddings')
@@ -208,5 +208,5 @@ def layer_of(name: str) -> str:
 
 
 def _by_number(item: Any) -> Any:
-    """Layer 10 comes after layer 9."""
+    """Return a sort key by which layer 10 comes after layer 9."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in item[0].split(".")]

@@ -40,7 +40,7 @@ def encode_matrices(
 def decode_matrices(
     streams: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]], facts: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """The inverse of `encode_matrices`; streams: unary, fixed, extra.
+    """Undo `encode_matrices`; streams: unary, fixed, extra.
 
     Raises:
         ValueError: the streams do not fit, or a position is outside its tensor or the touched rows.
@@ -64,7 +64,7 @@ def decode_matrices(
 
 
 def split_rows(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(positions [n] in the matrix of touched rows alone, touched rows [R]); None where that would not be
+    """Return (positions [n] in the matrix of touched rows alone, touched rows [R]); None where that is not
     shorter.
     """
     if len(shape) < 2 or not len(positions):
@@ -80,7 +80,7 @@ def split_rows(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarra
 
 
 def join_rows(positions: np.ndarray, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `split_rows`.
+    """Undo `split_rows`.
 
     Raises:
         ValueError: a position is outside the touched rows, or a row has none.

@@ -19,7 +19,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class Change:
-    """Of one tensor: positions [n] int64 in the flattened tensor, the old and the new values [n] in its
+    """What changed in one tensor: positions [n] int64 in the flattened tensor, old and new values [n] in its
     dtype.
     """
 
@@ -79,7 +79,7 @@ class Undo:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the old values take."""
+        """The bytes that the old values take."""
         kept = [change.old for change in self.changes.values()] + [
             old for old, _ in self.task_head.values() if old is not None
         ]
@@ -87,9 +87,7 @@ class Undo:
 
 
 def put(weight: Tensor, positions: Tensor, values: Tensor) -> None:
-    """Write `values` [n] at `positions` [n] of the flattened `weight`, in place. Call it without
-    gradients.
-    """
+    """Write `values` [n] at `positions` [n] of the flattened `weight`, in place, without gradients."""
     values, weight = values.to(weight.device), weight.detach()
     if weight.is_contiguous():
         weight.view(-1).scatter_(0, positions.to(weight.device), values)
@@ -107,7 +105,7 @@ def _taken(weight: Tensor, positions: Tensor) -> Tensor | None:
 
 
 def _same_bits(here: Tensor | None, there: Tensor) -> bool:
-    """Bit for bit: 0 and -0 differ, a NaN equals itself."""
+    """Compare bit for bit: 0 and -0 differ, a NaN equals itself."""
     if here is None or here.dtype != there.dtype or here.shape != there.shape:
         return False
     bits = _BITS[here.element_size()]

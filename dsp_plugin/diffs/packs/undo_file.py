@@ -60,7 +60,7 @@ class UndoRecord:
         state: Mapping[str, Tensor],
         config: str | None = None,
     ) -> UndoRecord:
-        """The record for a model `state` to which `pack` was applied, from its base.
+        """Make the record for a model `state` to which `pack` was applied, from its base.
 
         A bare base has no task head. Where the model is one, too, the pack's goes; where it is a model around
         it, whose own one nobody knows any more, it and the configuration stay as they are.
@@ -110,7 +110,8 @@ class UndoRecord:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> UndoRecord:
-        """
+        """Read a record.
+
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is damaged, has no checksum, is of a newer format, or another file.
@@ -170,7 +171,7 @@ class UndoRecord:
 
 
 def _content(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> UndoRecord:
-    """The record that a whole file holds.
+    """Make the record that a whole file holds.
 
     Raises:
         ValueError, KeyError, TypeError: none that `save` could have written.

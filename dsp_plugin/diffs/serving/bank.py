@@ -138,7 +138,7 @@ class DiffBank:
 
     @contextlib.contextmanager
     def mixed(self, tasks: Sequence[str]) -> Iterator[None]:
-        """Inside, row i of a batch is answered for `tasks[i]`; gradients are off.
+        """Let row i of a batch be answered for `tasks[i]`; gradients are off.
 
         Every module that a task changes must have one row an example as the first dimension of its input.
         Logits of task heads with different numbers of labels are filled up with -inf. Rows of one task are
@@ -182,7 +182,7 @@ class DiffBank:
             self.switch(before)
 
     def run(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-        """One forward of the model over a batch whose row i belongs to `tasks[i]`.
+        """Run one forward of the model over a batch whose row i belongs to `tasks[i]`.
 
         Where another size in the batch is the number of rows, the last row goes through again as often as it
         takes to tell them apart (once, mostly); its further answers are dropped.
@@ -213,7 +213,7 @@ class DiffBank:
         return take_rows(output, back, len(order))
 
     def grouped(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-        """The same answers as `run`, by one forward a task: for models that `mixed` refuses.
+        """Give the same answers as `run`, by one forward a task: for models that `mixed` refuses.
 
         Raises:
             ValueError: an unknown task, another number of tasks than the batch has rows, or outputs that
@@ -263,7 +263,7 @@ class DiffBank:
         return self._tasks[name]
 
     def _task_head_of(self, pack: DiffPack) -> dict[str, Tensor]:
-        """The pack's task head by the model's names, on its device and in its dtype."""
+        """Return the pack's task head by the model's names, on its device and in its dtype."""
         try:
             called = find_names(pack.task_head, self._parameters)
         except ValueError:

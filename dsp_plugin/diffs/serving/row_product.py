@@ -35,7 +35,7 @@ class _Linear(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled loops; None, with a warning that says why, where they cannot be had (see
+    """Return the compiled loops; None, with a warning that says why, where they cannot be had (see
     `compiled.load`).
     """
     return load(SOURCE, "tasks are mixed by torch's own sparse products, slower")
@@ -53,7 +53,7 @@ def _compiled(name: str, dtype: torch.dtype) -> Callable | None:
 
 
 def loops_for(y: Tensor) -> bool:
-    """Whether the compiled loops serve outputs of this dtype on this device."""
+    """Return whether the compiled loops serve outputs of this dtype on this device."""
     return y.device.type == "cpu" and _compiled("add_linear", y.dtype) is not None
 
 
@@ -90,7 +90,7 @@ class LinearDiff:
         self._address = ctypes.addressof(self._job)
 
     def add_to(self, y: Tensor, rows: Any, x: Tensor) -> None:
-        """y[rows] += x[rows] δᵀ + the bias's change, in place; y [B, ..., O], x [B, ..., I]."""
+        """Add x[rows] δᵀ and the bias's change to y[rows], in place; y [B, ..., O], x [B, ..., I]."""
         plain = y.dtype == x.dtype == self._values.dtype and y.is_contiguous() and x.is_contiguous()
         if not (plain and isinstance(rows, slice) and loops_for(y)):
             self._add_by_torch(y, rows, x[rows].reshape(-1, self.inputs).to(self._values.dtype), plain)
@@ -101,7 +101,7 @@ class LinearDiff:
         _compiled("add_linear", y.dtype)(there, here, self._address, (rows.stop - rows.start) * tokens)
 
     def _add_by_torch(self, y: Tensor, rows: Any, x: Tensor, plain: bool) -> None:
-        """The same by torch; x [n, I] of these rows alone, in float32 or float64."""
+        """Do the same by torch; x [n, I] of these rows alone, in float32 or float64."""
         if self._csr is None:
             self._csr = self._make_csr()
         if plain and isinstance(rows, slice) and y.device.type == "cpu":
@@ -128,8 +128,8 @@ class LinearDiff:
 
 
 def put_vectors(y: Tensor, rows: Any, ids: Tensor, change: Change) -> None:
-    """Write the changed elements of an embedding into the vectors y [B, ..., width] that were looked up
-    for ids [B, ...].
+    """Write the changed elements of an embedding into the vectors y [B, ..., width] that were looked up for
+    ids [B, ...].
     """
     width, ids = y.shape[-1], ids[rows].contiguous()
     if (

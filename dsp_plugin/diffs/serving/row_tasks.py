@@ -40,7 +40,7 @@ SPARSE_UP_TO = 0.02
 
 
 def units_of(model: nn.Module, changed: set[str]) -> dict[str, tuple[nn.Module, list[str]]]:
-    """The units, by module name: (module, its changed parameters by the model's names).
+    """Find the units, by module name: (module, its changed parameters by the model's names).
 
     A module that holds a changed parameter itself is a unit, with all the modules inside it.
 
@@ -104,8 +104,8 @@ class RowTasks:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, the units' forwards are ours. (Not hooks: a hook cannot keep the base's own forward from
-        running.)
+        """Put our forwards into the units for the time of the block. (Not hooks: a hook cannot keep the
+        base's own forward from running.)
         """
         before = {name: vars(module).get("forward") for name, (module, _) in self._units.items()}
         try:
@@ -119,7 +119,8 @@ class RowTasks:
                     module.forward = before[name]
 
     def check_called(self) -> None:
-        """
+        """Check that every change had its effect.
+
         Raises:
             ValueError: a unit was not called, nor another one with the same weights: its changes had no
                 effect.
@@ -223,7 +224,7 @@ class RowTasks:
         return joined if self._back is None else joined[self._back.to(x.device)]
 
     def _vector(self, task: Any, parameter: Tensor | None, names: list[str]) -> Tensor | None:
-        """A parameter, a vector, with the task's values."""
+        """Return a parameter, a vector, with the task's values."""
         name = self._name_of(parameter, names)
         if parameter is None or name not in task.changes:
             return parameter
@@ -233,12 +234,12 @@ class RowTasks:
         return task.vectors[name]
 
     def _name_of(self, parameter: Tensor | None, names: list[str]) -> str | None:
-        """What a module's own parameter is called in the changes; None where no task changes it."""
+        """Return what a module's own parameter is called in the changes; None where no task changes it."""
         return next((name for name in names if self._parameters[name] is parameter), None)
 
     @contextlib.contextmanager
     def _swapped(self, task: Any, names: list[str]) -> Iterator[None]:
-        """The task's values of these parameters are in the model, inside."""
+        """Keep the task's values of these parameters in the model for the time of the block."""
         own_task_head = {name: self._parameters[name].data for name in names if name in task.task_head}
         changes = [(self._parameters[name], task.changes[name]) for name in names if name in task.changes]
         try:
@@ -263,9 +264,7 @@ class RowTasks:
             )
 
     def _require_clear(self, name: str, x: Tensor) -> None:
-        """Of an input whose last size is features: a length that only arises inside the model can be B,
-        too.
-        """
+        """Refuse an input [B, B, ..., features], in which a length that arises inside the model is B, too."""
         size = len(self._numbers)
         if self._unclear and x.dim() > 2 and x.shape[0] == x.shape[1] == size:
             raise ValueError(
@@ -276,5 +275,5 @@ class RowTasks:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    """GPT-2's linear layer, whose weight is [I, O]; by name, because it is a class of Transformers."""
+    """Tell GPT-2's linear layer, weight [I, O], by its name, because it is a class of Transformers."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 
 def take_rows(tree: Any, rows: Any, size: int, sizes: int = 1) -> Any:
-    """`tree` (tensors in tuples, lists, dictionaries) with these rows of every tensor that has `size` of
-    them.
+    """Return `tree` (tensors in tuples, lists, dictionaries) with these rows of every tensor that has `size`
+    rows.
 
     `sizes`: tensors with fewer dimensions are left alone.
 
@@ -32,11 +32,12 @@ def take_rows(tree: Any, rows: Any, size: int, sizes: int = 1) -> Any:
 
 
 def join_rows(parts: Sequence[tuple[int, Any]], spread: bool = False) -> Any:
-    """The outputs of several groups of rows, (number of rows, output), as one, in the order of the groups.
+    """Put the outputs of several groups of rows, (number of rows, output), together, in the order of the
+    groups.
 
     Where the last size differs, as logits do by the number of labels, the smaller ones are filled up with
-    -inf.
-    `spread`: an output with a single row, such as the vectors of positions, stands for all rows of its group.
+    -inf. `spread`: an output with a single row, such as the vectors of positions, stands for all rows of its
+    group.
 
     Raises:
         ValueError: an output has no row an example, or is a cache.
@@ -73,7 +74,7 @@ def _refuse_cache(tree: Any) -> None:
 
 
 def _like(old: Any, new: Any) -> Any:
-    """`new` in the type of `old`, among others named tuples and Transformers' outputs."""
+    """Return `new` in the type of `old`, among others named tuples and Transformers' outputs."""
     if isinstance(new, dict):
         return type(old)(**new) if type(old) is not dict else new
     return type(old)(*new) if hasattr(old, "_fields") else type(old)(new)
@@ -87,13 +88,13 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def other_sizes(tree: Any, size: int) -> set[int]:
-    """Sizes of the tensors in `tree`, but for the first of those that have `size` rows."""
+    """Return the sizes of the tensors in `tree`, but for the first of those that have `size` rows."""
     shapes = [tensor.shape for tensor in tensors_in(tree) if tensor.dim()]
     return {length for shape in shapes for length in (shape[1:] if shape[0] == size else shape)}
 
 
 def slice_of(rows: list[int]) -> Any:
-    """Neighbouring rows as a slice, which copies nothing."""
+    """Return neighbouring rows as a slice, which copies nothing; others as a tensor."""
     if rows == list(range(rows[0], rows[-1] + 1)):
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows)

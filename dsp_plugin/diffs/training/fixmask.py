@@ -1,5 +1,5 @@
-"""Finetuning with the mask fixed: only the kept positions move, and the optimizer's state is as large as
-the mask.
+"""Finetuning with the mask fixed: only the kept positions move, and the optimizer's state is as large as the
+mask.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One AdamW step of the values and the task head. A tensor without a gradient counts as one of
+        """Take one AdamW step of the values and the task head. A tensor without a gradient counts as one of
         zeros.
         """
         loss = None
@@ -169,7 +169,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         return loss
 
     def diff(self) -> SparseDiff:
-        """The diff as it stands: the same positions, the values now. Warns of buffers that training has
+        """Return the diff as it stands: the same positions, the values now. Warn of buffers that training has
         changed.
         """
         self._buffers.warn()
@@ -178,8 +178,8 @@ class FixMaskAdamW(torch.optim.Optimizer):
         return SparseDiff(entries, self.shapes)
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any optimizer, three tensors of each parameter's kept positions; under 'diff' the mask and
-        the base.
+        """Return a state as any optimizer's, with three tensors of each parameter's kept positions; under
+        'diff' the mask and the base.
         """
         state = super().state_dict()
         state["diff"] = {
@@ -191,7 +191,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a state, and writes its values into the model.
+        """Go on from a state, and write its values into the model.
 
         Raises:
             ValueError: a state of another optimizer, base, mask or task head. Nothing has been changed then.

@@ -24,12 +24,12 @@ GroupFunction = Callable[[str, Shape], "Hashable | Tensor"]
 
 
 def by_tensor(name: str, shape: Shape) -> Hashable:
-    """One group a named tensor (the paper's structured diff pruning)."""
+    """Make one group a named tensor (the paper's structured diff pruning)."""
     return name
 
 
 def by_neuron(name: str, shape: Shape) -> Hashable | Tensor:
-    """One group a neuron: a row of a matrix, that is its first dimension. A vector is one group.
+    """Make one group a neuron: a row of a matrix, that is its first dimension. A vector is one group.
 
     In a linear layer a row is what comes into a neuron, in an embedding one word. GPT-2's Conv1D has [in,
     out]: there a row is what goes out of one.
@@ -45,12 +45,12 @@ GROUPING_NAMES = ("tensor", "neuron", "layer", "none")
 
 
 def method_name(grouping: str) -> str:
-    """Name of the method in records: diff-structured, diff-unstructured, or by its groups."""
+    """Name the method in records: diff-structured, diff-unstructured, or by its groups."""
     return {"tensor": "diff-structured", "none": "diff-unstructured"}.get(grouping, f"diff-{grouping}")
 
 
 def grouping_name(per_params_alpha: int, per_neuron_alpha: int, per_layer_alpha: int) -> str:
-    """tensor, neuron, layer, or none (unstructured), from the three switches of the command line.
+    """Name the grouping (tensor, neuron, layer, or none) that the three switches of the command line ask for.
 
     Raises:
         ValueError: a switch that is neither 0 nor 1, or two that exclude each other.
@@ -71,7 +71,7 @@ def grouping_name(per_params_alpha: int, per_neuron_alpha: int, per_layer_alpha:
 
 
 def group_function(grouping: str, names: Sequence[str]) -> str | GroupFunction | None:
-    """What `DiffVector` takes for a grouping of this name.
+    """Return what `DiffVector` takes for a grouping of this name.
 
     Args:
         names: all parameters of the model.
@@ -105,7 +105,7 @@ class Stretch(NamedTuple):
 def stretches_of(
     names: Sequence[str], shapes: Sequence[Shape], grouping: GroupFunction
 ) -> tuple[list[Stretch], list[Hashable]]:
-    """Every tensor cut into stretches of one group, in order; and the groups' labels.
+    """Cut every tensor into stretches of one group, in order; return them and the groups' labels.
 
     Raises:
         ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that
@@ -141,7 +141,7 @@ def stretches_of(
 
 
 def _runs(name: str, labels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """Starts, lengths and labels of the runs of equal labels in the flattened tensor."""
+    """Find starts, lengths and labels of the runs of equal labels in the flattened tensor."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"the groups of '{name}' must be integers, not {labels.dtype}")
     labels = labels.cpu().reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))

@@ -11,8 +11,8 @@ _EMBEDDING = re.compile(r"embed|\b(?:wte|wpe|shared)\b")
 
 
 def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
-    """Name -> layer, and the number L of layers: 0 embeddings, 1 .. L the numbered layers, L + 1 everything
-    else.
+    """Number the layers: return name -> layer, and the number L of layers; 0 embeddings, 1 .. L the numbered
+    layers, L + 1 everything else.
 
     Everything else is what carries no number and is no embedding by its name: poolers, final norms, output
     projections. Where a model has several stacks (an encoder and a decoder), they are numbered through in the
@@ -31,7 +31,7 @@ def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
 
 
 def frozen_names(names: Iterable[str], fix_layer: int) -> list[str]:
-    """What `fix_layer` = N freezes: the embeddings and the N lowest layers; nothing where it is -1.
+    """List what `fix_layer` = N freezes: the embeddings and the N lowest layers; nothing where it is -1.
 
     Raises:
         ValueError: N below -1 or above the number of layers.
@@ -45,7 +45,8 @@ def frozen_names(names: Iterable[str], fix_layer: int) -> list[str]:
 
 
 def penalties_by_layer(names: Iterable[str], penalties: Sequence[float]) -> dict[str, float]:
-    """Name -> lambda, from one lambda a layer: embeddings, layer 1 .. L, everything else (L + 2 numbers).
+    """Return name -> lambda, from one lambda a layer: embeddings, layer 1 .. L, everything else (L + 2
+    numbers).
 
     Raises:
         ValueError: another number of penalties.

@@ -26,10 +26,8 @@ class DiffAdamW(torch.optim.Optimizer):
     parameters.
 
     Gradients of w (and the task head), and those of alpha (and the groups' alpha), are clipped to a norm
-    each, after the
-    pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and the task head
-        ("lr"), never alpha
-    ("alpha_lr"). There is no weight decay on w and alpha.
+    each, after the pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and
+    the task head ("lr"), never alpha ("alpha_lr"). There is no weight decay on w and alpha.
 
     Adam's eps matters for alpha: lambda sigmoid'(5) is about 8e-10 at the paper's lambda, below eps = 1e-8,
     so that under the penalty alone it is eps that sets alpha's pace at first.
@@ -103,7 +101,7 @@ class DiffAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Pulls the gradients at theta back and updates w, alpha, the groups' alpha and the task head.
+        """Pull the gradients at theta back and update w, alpha, the groups' alpha and the task head.
 
         Raises:
             RuntimeError: the model has seen no sample since the last step, so these are gradients of
@@ -165,8 +163,8 @@ class DiffAdamW(torch.optim.Optimizer):
         return loss
 
     def metrics(self) -> dict[str, float]:
-        """Of the last step, before clipping: norms of the gradients, expected number of non-zeros and its
-        share.
+        """Return figures of the last step, before clipping: norms of the gradients, expected number of
+        non-zeros and its share.
         """
         values = {name: float(value) for name, value in self._last.items()}
         if values:
@@ -174,7 +172,7 @@ class DiffAdamW(torch.optim.Optimizer):
         return values
 
     def _group_gradient(self, gates, sums: Tensor) -> Tensor:
-        """Gradient of loss + penalty to the groups' alpha, [G] float64."""
+        """Return the gradient of loss + penalty to the groups' alpha, [G] float64."""
         vector = self.vector
         if not vector.structured:
             return torch.zeros_like(vector.group_alpha, dtype=torch.float64)
@@ -198,8 +196,9 @@ class DiffAdamW(torch.optim.Optimizer):
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any optimizer, w and alpha among each parameter's state; and under 'diff' what is not of one
-        parameter. The tensors are views: save or copy them before the next step."""
+        """Return a state as any optimizer's, w and alpha in each parameter's; under 'diff' what is of no one
+        parameter. The tensors are views: save or copy them before the next step.
+        """
         vector, state = self.vector, super().state_dict()
         state["diff"] = {
             "format": FORMAT,
@@ -218,7 +217,7 @@ class DiffAdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a state: w, alpha, moments, the task head's, rates, and the noise where it was. The
+        """Go on from a state: w, alpha, moments, the task head's, rates, and the noise where it was. The
         penalty is this run's; where the state's was another, a warning says so.
 
         Raises:
@@ -272,7 +271,7 @@ class DiffAdamW(torch.optim.Optimizer):
 
 
 def _settings(vector: DiffVector) -> dict[str, Any]:
-    """What a state must agree in with the run that goes on from it."""
+    """Return what a state must agree in with the run that goes on from it."""
     return {
         "structured": vector.structured,
         "groups": vector.layout.groups,

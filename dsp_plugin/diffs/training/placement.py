@@ -24,7 +24,7 @@ class Placement(NamedTuple):
 def place(
     model: nn.Module, task_head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True
 ) -> Placement:
-    """Sorts a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking
+    """Sort a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking
     for gradients.
 
     Args:
@@ -60,7 +60,8 @@ def place(
 
 
 def base_tensors(body: Mapping[str, nn.Parameter], base: Mapping[str, Tensor] | None) -> list[Tensor]:
-    """The base's tensor of each parameter, in its dtype, on its device, in no memory that training writes to.
+    """Return the base's tensor of each parameter, in its dtype, on its device, in no memory that training
+    writes to.
 
     Args:
         base: weights of the base by name (a leading `bert.` more or less is seen through); None: the model's
@@ -89,7 +90,7 @@ def base_tensors(body: Mapping[str, nn.Parameter], base: Mapping[str, Tensor] | 
 
 
 def frozen_hash(placed: Placement, base: Mapping[str, Tensor] | None) -> str | None:
-    """SHA-256 over what stays frozen, to tell another base by; None where nothing does.
+    """Return the SHA-256 over what stays frozen, to tell another base by; None where nothing does.
 
     Args:
         base: as for `base_tensors`, which has found the body in it. What it lacks is taken from the model.

@@ -1,6 +1,4 @@
-"""The dense task head beside a diff: its own AdamW inside the diff's optimizer, and clipping shared with
-it.
-"""
+"""The dense task head beside a diff: its own AdamW in the diff's optimizer, and the clipping they share."""
 
 from __future__ import annotations
 
@@ -30,11 +28,11 @@ class TaskHeadAdamW:
             self._adam.state = outer.state
 
     def square(self) -> Tensor | float:
-        """Squared norm of the task head's gradients, in float64."""
+        """Return the squared norm of the task head's gradients, in float64."""
         return sum(p.grad.double().square().sum() for p in self.parameters if p.grad is not None)
 
     def step(self, clip: Tensor | float) -> None:
-        """One step at the second group's rate, on gradients times `clip`."""
+        """Take one step at the second group's rate, on gradients times `clip`."""
         if self._adam is None:
             return
         for parameter in self.parameters:
@@ -44,8 +42,8 @@ class TaskHeadAdamW:
         self._adam.step()
 
     def check(self, state: dict[str, Any]) -> None:
-        """Raises:
-        ValueError: the saved state's groups or the task head's tensors in it are of other sizes.
+        """Raise a ValueError where a saved state's groups or the task head's tensors in it are of other
+        sizes.
         """
         groups = self._outer.param_groups
         if [len(group["params"]) for group in state["param_groups"]] != [
@@ -61,7 +59,7 @@ class TaskHeadAdamW:
                     )
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over the task head's state, and every group's settings."""
+        """Take over the task head's state, and every group's settings."""
         for index, parameter in enumerate(self.parameters, start=len(self._outer.param_groups[0]["params"])):
             if index in state["state"]:
                 self._outer.state[parameter] = {
@@ -73,7 +71,7 @@ class TaskHeadAdamW:
 
 
 def clip_factor(square: Tensor, max_norm: float) -> Tensor | float:
-    """The factor that brings a gradient of this squared norm to `max_norm` at most, as torch's
+    """Return the factor that brings a gradient of this squared norm to `max_norm` at most, as torch's
     clip_grad_norm_ does.
     """
     if not max_norm:
@@ -82,7 +80,7 @@ def clip_factor(square: Tensor, max_norm: float) -> Tensor | float:
 
 
 def dense(grad: Tensor | None) -> Tensor | None:
-    """A gradient that embeddings may give as a sparse tensor, in full."""
+    """Return a gradient in full, which embeddings may give as a sparse tensor."""
     return grad.to_dense() if grad is not None and grad.is_sparse else grad
 
 

@@ -34,8 +34,8 @@ PENALTY_FORMS = ("paper", "additive")
 
 
 class GroupGates(NamedTuple):
-    """What one step needs to know of the groups: [G] each, and the price of an element that is surely
-    open, [P].
+    """What one step needs to know of the groups: [G] each, and the price of an element that is surely open,
+    [P].
     """
 
     gate: Tensor
@@ -126,8 +126,8 @@ class DiffVector:
     # ---- what is in the model ----
 
     def sample(self) -> None:
-        """Writes the sample of the coming step into the model, unless it is there. The same one until the
-        step is taken.
+        """Write the sample of the coming step into the model, unless it is there. The same one until the step
+        is taken.
         """
         self.drawn = True
         if self._written != "sample":
@@ -136,7 +136,7 @@ class DiffVector:
             self.mark("sample")
 
     def deterministic(self) -> None:
-        """Writes the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is
+        """Write the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is
         there.
         """
         if self._written != "deterministic":
@@ -144,12 +144,13 @@ class DiffVector:
             self.mark("deterministic")
 
     def mark(self, written: str) -> None:
-        """Notes what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or
-        'nothing' that will do."""
+        """Note what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or
+        'nothing' that will do.
+        """
         self._written = written
 
     def attach(self) -> None:
-        """Lets the model's own calls write what they need (see the class). Done at the start.
+        """Let the model's own calls write what they need (see the class). Done at the start.
 
         Raises:
             ValueError: another vector is attached to the model.
@@ -193,7 +194,7 @@ class DiffVector:
         return step_keys(self.seed, step)
 
     def group_gates(self, keys: Keys | None) -> GroupGates:
-        """The groups' gates, sampled with these keys or deterministic; all ones where the diff is
+        """Return the groups' gates, sampled with these keys or deterministic; all ones where the diff is
         unstructured.
         """
         if self.structured:
@@ -213,7 +214,7 @@ class DiffVector:
         return GroupGates(gate, slope, opened, opening, price)
 
     def deltas(self, sampled_step: int | None = None) -> Deltas:
-        """The full-size diff, name -> delta, worked out a tensor at a time when asked for.
+        """Return the full-size diff, name -> delta, worked out a tensor at a time when asked for.
 
         Warns of buffers that training has changed: they are in no diff.
 
@@ -226,11 +227,13 @@ class DiffVector:
         return Deltas(self.layout, self.w, self.alpha, gates, self.concrete, keys)
 
     def expected_count(self) -> float:
-        """The expected number of non-zeros of a sample: sum over i of P(z_i > 0) P(group of i open)."""
+        """Return a sample's expected number of non-zeros: sum over i of P(z_i > 0) P(group of i open)."""
         return float((self._opened_by_group() * self.group_gates(None).opened.double()).sum())
 
     def penalty(self) -> float:
-        """lambda times the expected L0 norm, in the form chosen; what the updates descend beside the loss."""
+        """Return lambda times the expected L0 norm, in the form chosen; what the updates descend beside the
+        loss.
+        """
         opened = self.group_gates(None).opened.double()
         weight = opened if self.penalty_form == "paper" else 1
         by_element = float((self._opened_by_group(weighted=True) * weight).sum())
@@ -239,18 +242,20 @@ class DiffVector:
         return by_element + float((self.group_penalties() * opened).sum())
 
     def group_penalties(self) -> Tensor:
-        """lambda of each group's own term in the additive form: the mean of its elements', [G] float64."""
+        """Return lambda of each group's own term in the additive form: the mean of its elements', [G]
+        float64.
+        """
         length = self.layout.length.to(self.penalties.device).double()
         return self.layout.group_sums(self.penalties.double() * length) / self.layout.group_sums(length)
 
     def base_hash(self) -> str:
-        """SHA-256 over the base's body, to tell a state of another base by."""
+        """Return the SHA-256 over the base's body, to tell a state of another base by."""
         if self._base_hash is None:
             self._base_hash = base_hash(self.base_weights())
         return self._base_hash
 
     def base_weights(self) -> dict[str, Tensor]:
-        """The base's body by name: the tensors themselves, not copies."""
+        """Return the base's body by name: the tensors themselves, not copies."""
         return dict(zip(self.layout.names, self.base))
 
     def _opened_by_group(self, weighted: bool = False) -> Tensor:
@@ -263,7 +268,7 @@ class DiffVector:
         return self.layout.group_sums(per_piece * self.penalties.double() if weighted else per_piece)
 
     def _penalties(self, penalty: float | Mapping[str, float]) -> Tensor:
-        """lambda of each piece [P]."""
+        """Return lambda of each piece [P]."""
         given: dict[str, float] = {}
         for name in self.layout.names:
             if isinstance(penalty, Mapping) and name not in penalty:
@@ -288,7 +293,7 @@ class DiffVector:
 
 
 def _refuse() -> None:
-    """Raises: HandshakeError."""
+    """Raise the HandshakeError of a second optimizer."""
     raise HandshakeError(
         "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: "
         "train with "

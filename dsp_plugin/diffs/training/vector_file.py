@@ -45,7 +45,7 @@ class SavedVector:
     config: dict[str, Any]
 
     def restore(self, model: nn.Module, grouping: str | GroupFunction | None) -> DiffVector:
-        """The vector, attached to its base.
+        """Make the vector again, attached to its base.
 
         Args:
             model: the base. Its task head may be any of the same names.
@@ -129,9 +129,11 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
 
 
 def read_vector(path: str | os.PathLike) -> SavedVector:
-    """Raises:
-    OSError: no such file.
-    ValueError: not the file of a vector, a damaged one, or one of a newer version.
+    """Read what `save_vector` wrote.
+
+    Raises:
+        OSError: no such file.
+        ValueError: not the file of a vector, a damaged one, or one of a newer version.
     """
     try:
         return _read(os.fspath(path))
@@ -182,7 +184,7 @@ def _read(path: str) -> SavedVector:
 
 
 def _check(told: dict[str, Any], path: str) -> None:
-    """Raises ValueError, or a KeyError that says what is missing, for what `save_vector` never says."""
+    """Raise a ValueError, or a KeyError that says what is missing, for what `save_vector` never says."""
     names, concrete = told["names"], told["concrete"]
     if not isinstance(names, list) or not names or len({*names}) != len(names):
         raise ValueError(f"{path}: the names of the body's parameters are no list of different names")

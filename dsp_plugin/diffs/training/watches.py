@@ -13,8 +13,8 @@ from ...handshake.optimizer_steps import watch_steps
 
 
 class BufferWatch:
-    """Remembers the floating buffers that a model saves, as they are now; their sizes are small
-    (BatchNorm's statistics).
+    """Remembers the floating buffers that a model saves, as they are now; their sizes are small (BatchNorm's
+    statistics).
     """
 
     def __init__(self, model: nn.Module):
@@ -26,14 +26,14 @@ class BufferWatch:
         }
 
     def changed(self) -> list[str]:
-        """Names of those that are other now, to the bit."""
+        """Return the names of those that are other now, to the bit."""
         now = self._floating()
         return [
             name for name, before in self._before.items() if name not in now or not _same(before, now[name])
         ]
 
     def warn(self) -> None:
-        """Warns once, if any changed."""
+        """Warn once, if any changed."""
         if self._warned or not (changed := self.changed()):
             return
         self._warned = True
@@ -49,7 +49,7 @@ class BufferWatch:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Not-a-number is equal to itself here."""
+    """Compare two tensors; not-a-number is equal to itself here."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     other = other.detach().to(one.device)

@@ -1,5 +1,5 @@
-"""GLUE for a Transformers model: tokenised examples, beside the tasks, files and scores of the other
-`glue_*` modules.
+"""GLUE for a Transformers model: tokenised examples, beside the tasks, files and scores of the other `glue_*`
+modules.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class GlueDataset(PackedDataset):
 
 
 def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> None:
-    """Raises: ValueError: no room for text beside the special tokens, or more than the tokenizer's model
+    """Raise a ValueError where there is no room for text beside the special tokens, or more than the model
     takes.
     """
     special = tokenizer.num_special_tokens_to_add(pair=pair)
@@ -79,7 +79,9 @@ def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> Non
 
 
 def label_names(task: Task) -> dict[str, Any]:
-    """What a model's config says about the task: `AutoConfig.from_pretrained(..., **label_names(task))`."""
+    """Return what a model's config says about the task: `AutoConfig.from_pretrained(...,
+    **label_names(task))`.
+    """
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression"}
     return {

@@ -25,8 +25,13 @@ HUB_COLUMNS = {"mrpc": ("sentence1", "sentence2"), "mnli": ("premise", "hypothes
 
 
 class Example(NamedTuple):
-    """index: what a prediction file calls the row; second: None in tasks of one sentence;
-    label: its number, or STS-B's score, or None on a test set."""
+    """One row of a task.
+
+    Attributes:
+        index: what a prediction file calls the row.
+        second: None in tasks of one sentence.
+        label: its number, or STS-B's score, or None on a test set.
+    """
 
     index: str
     first: str
@@ -41,7 +46,8 @@ def load_split(
     cache_dir: str | None = None,
     limit: int | None = None,
 ) -> list[Example]:
-    """The examples of one split, in the order of the file; the first `limit` of them where that is given.
+    """Read the examples of one split, in the order of the file; the first `limit` of them where that is
+    given.
 
     Without `data_dir` the `datasets` library fetches them, or finds them in its cache.
 
@@ -59,7 +65,7 @@ def load_split(
 
 
 def read_split(task: Task, split: Split, folder: Path) -> list[Example]:
-    """The rows of one official TSV file; quotes are text, as the files have unbalanced ones.
+    """Read the rows of one official TSV file; quotes are text, as the files have unbalanced ones.
 
     Raises:
         DataError: see `load_split`.
@@ -111,7 +117,7 @@ def read_split(task: Task, split: Split, folder: Path) -> list[Example]:
 
 
 def parse_label(task: Task, text: str, place: str) -> int | float:
-    """The number of a label, or a score.
+    """Return the number of a label, or a score.
 
     Raises:
         DataError: it is none of the task's.
@@ -130,7 +136,7 @@ def parse_label(task: Task, text: str, place: str) -> int | float:
 
 
 def fetch_split(task: Task, split: Split, cache_dir: str | None = None) -> list[Example]:
-    """The rows of one split through the `datasets` library.
+    """Fetch the rows of one split through the `datasets` library.
 
     Raises:
         DataError: the library is not installed, or it cannot give the split.
@@ -157,7 +163,7 @@ def fetch_split(task: Task, split: Split, cache_dir: str | None = None) -> list[
 
 
 def examples_of_hub(task: Task, split: Split, rows: Iterable[dict[str, Any]]) -> list[Example]:
-    """Examples of the hub's rows: its labels are numbered as ours, -1 on test sets.
+    """Make examples of the hub's rows: its labels are numbered as ours, -1 on test sets.
 
     Raises:
         DataError: a row lacks a column or has a label outside the task's set.
@@ -197,7 +203,7 @@ def _existing(task: Task, split: Split, folder: Path) -> Path:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The cells of every line. Only a line feed ends a line: text may hold U+2028 or a lone carriage
+    """Yield the cells of every line. Only a line feed ends a line: text may hold U+2028 or a lone carriage
     return.
     """
     data = path.read_bytes()

@@ -13,7 +13,7 @@ from .glue_tasks import HIGHEST_SCORE, LOWEST_SCORE, Task
 
 
 def answers(task: Task, logits: Any) -> np.ndarray:
-    """What the model says: class numbers int64 [rows], or scores float64 [rows] of a regression.
+    """Return what the model says: class numbers int64 [rows], or scores float64 [rows] of a regression.
 
     logits: [rows, labels], or [rows, 1] of a regression; a tuple's first member is taken, as the Trainer
         gives
@@ -41,7 +41,7 @@ def answers(task: Task, logits: Any) -> np.ndarray:
 
 
 def score(task: Task, predictions: Sequence, labels: Sequence) -> dict[str, float]:
-    """The task's metrics, each 1 at best.
+    """Return the task's metrics, each 1 at best.
 
     CoLA: Matthews' correlation; MRPC, QQP: accuracy and F1 of label 1; STS-B: Pearson and Spearman; else
         accuracy.
@@ -74,7 +74,7 @@ def score(task: Task, predictions: Sequence, labels: Sequence) -> dict[str, floa
 
 
 def compute_metrics(task: Task) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` of a `transformers.Trainer` on this task."""
+    """Return the `compute_metrics` of a `transformers.Trainer` on this task."""
 
     def compute(evaluation: Any) -> dict[str, float]:
         return score(task, answers(task, evaluation.predictions), evaluation.label_ids)
@@ -85,7 +85,7 @@ def compute_metrics(task: Task) -> Callable[[Any], dict[str, float]]:
 def write_predictions(
     path: str | os.PathLike, task: Task, split: str, predictions: Sequence, indices: Sequence[str]
 ) -> None:
-    """Writes a test set's predictions as the leaderboard takes them: `index<TAB>prediction`, labels by name.
+    """Write a test set's predictions as the leaderboard takes them: `index<TAB>prediction`, labels by name.
 
     path: a folder, in which the file gets the leaderboard's name, such as `MNLI-mm.tsv`. predictions: see
         `answers`.

@@ -15,8 +15,8 @@ class Split:
 
     name: as in `datasets` ("train", "dev_matched" ... with dev for its validation); file: in the task's
         folder;
-    rows: of the official file, where known; submission: name of the prediction file, on test sets;
-    suffix: of the metrics' names ("" or "_mm"); optional: may be missing where the task's others are there.
+    rows: of the official file, where known; submission: name of the prediction file, on test sets; suffix: of
+    the metrics' names ("" or "_mm"); optional: may be missing where the task's others are there.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the model's head: 1 for a regression."""
+        """The number of outputs of the task head: 1 for a regression."""
         return len(self.labels) or 1
 
     @property
@@ -67,7 +67,11 @@ class Task:
         return tuple(split.name for split in self.splits if split.submission)
 
     def split(self, name: str) -> Split:
-        """Raises: ValueError: the task has no split of that name."""
+        """Find the split of that name.
+
+        Raises:
+            ValueError: the task has none.
+        """
         for split in self.splits:
             if split.name == name:
                 return split
@@ -174,7 +178,7 @@ _OTHER_NAMES = {"sst": "sst2", "sts": "stsb"}
 
 
 def find_task(name: str) -> Task:
-    """The task of that name: case, "-" and "_" do not matter (`SST-2`, `sst2`, `sts_b`).
+    """Find the task of that name: case, "-" and "_" do not matter (`SST-2`, `sst2`, `sts_b`).
 
     Raises:
         ValueError: there is no such task.

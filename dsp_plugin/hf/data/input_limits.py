@@ -20,7 +20,7 @@ _SEGMENTS = "token_type_embeddings"
 
 
 def longest_input(model: PreTrainedModel) -> int | None:
-    """Tokens that the model has positions for; None where it has no table of positions.
+    """Return the number of tokens that the model has positions for; None where it has no table of positions.
 
     Rows before the first position do not count: RoBERTa's begin behind the padding's, BART's at `offset`.
     """

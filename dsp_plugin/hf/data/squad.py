@@ -81,7 +81,7 @@ class SquadDataset(PackedDataset):
         self._store(ordered, tokenizer.cls_token_id)
 
     def _cut(self, tokenizer: Any, max_seq_length: int, doc_stride: int, max_query_length: int) -> list[list]:
-        """The windows of each question, as `_keep` makes them."""
+        """Cut the windows of each question, as `_keep` makes them."""
         special = tokenizer.num_special_tokens_to_add(pair=True)
         # at least half of the room is the context's, however long the question
         query_room = min(max_query_length, (max_seq_length - special) // 2)
@@ -110,8 +110,8 @@ class SquadDataset(PackedDataset):
         return windows
 
     def _store(self, ordered: list[tuple], cls_token: int) -> None:
-        """Makes the rows, and notes where the context's tokens are in each window, and their characters,
-        flat over windows.
+        """Make the rows, and note where the context's tokens are in each window, and their characters, flat
+        over windows.
         """
         self._context_first, self._context_offsets, self._context_ends = (
             array("i"),
@@ -133,9 +133,7 @@ class SquadDataset(PackedDataset):
 
     @staticmethod
     def _keep(windows: list[list], batch: list[int], encodings: Any) -> None:
-        """Puts each window with its question: (model inputs, first token of context, characters [tokens,
-        2]).
-        """
+        """Put each window to its question: (model inputs, first context token, characters [tokens, 2])."""
         owners = encodings["overflow_to_sample_mapping"]
         names = [name for name in encodings if name not in ("offset_mapping", "overflow_to_sample_mapping")]
         for row, owner in enumerate(owners):
@@ -149,8 +147,8 @@ class SquadDataset(PackedDataset):
             windows[batch[owner]].append((inputs, first, offsets))
 
     def context_of(self, window: int) -> tuple[int, np.ndarray]:
-        """The first token of the context in a window, and characters [tokens, 2]: begin and end of each of
-        its tokens.
+        """Return the first token of the context in a window, and characters [tokens, 2]: begin and end of
+        each of its tokens.
         """
         begin, end = self._context_ends[window], self._context_ends[window + 1]
         return self._context_first[window], np.array(
@@ -159,7 +157,7 @@ class SquadDataset(PackedDataset):
 
 
 def _cut_questions(texts: list[str], tokenizer: Any, room: int) -> tuple[list[str], list[int]]:
-    """Questions of at most `room` tokens, and their lengths in tokens."""
+    """Cut questions to at most `room` tokens; return them and their lengths in tokens."""
     cut, lengths = list(texts), []
     encodings = tokenizer(
         texts, add_special_tokens=False, truncation=False, padding=False, return_offsets_mapping=True
@@ -177,12 +175,12 @@ def _cut_questions(texts: list[str], tokenizer: Any, room: int) -> tuple[list[st
 
 
 def _place_of(token: int | None, ids: array) -> int:
-    """Where a token stands first; 0 where there is none."""
+    """Find where a token stands first; 0 where there is none."""
     return ids.index(token) if token in ids else 0
 
 
 def _span(question: Question, first: int, offsets: np.ndarray) -> tuple[int, int] | None:
-    """First and last token of the first answer in a window, None where it is not wholly inside."""
+    """Return the first and last token of the first answer in a window, None where it is not wholly inside."""
     answer = question.answers[0]
     begin = answer.start + len(answer.text) - len(answer.text.lstrip())
     end = begin + len(answer.text.strip())
@@ -206,7 +204,7 @@ class Candidate(NamedTuple):
 def best_answers(
     data: SquadDataset, start_logits: Any, end_logits: Any, n_best: int = 20, max_answer_length: int = 30
 ) -> dict[str, list[Candidate]]:
-    """The candidates of every question, best first: spans within the context of one window, of at most
+    """Return the candidates of every question, best first: spans within the context of one window, of at most
     `max_answer_length` tokens, out of the `n_best` best starts and ends of each window.
 
     start_logits, end_logits: [W, T or more], in the order of `data`; what is beyond a window's tokens is not
@@ -271,8 +269,8 @@ def _candidates(context: str, spans: list[tuple[float, int, int]], n_best: int) 
 def compute_metrics(
     data: SquadDataset, n_best: int = 20, max_answer_length: int = 30
 ) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` of a `transformers.Trainer` whose evaluation set is `data`: `exact_match` and `f1`
-    in percent.
+    """Return the `compute_metrics` of a `transformers.Trainer` whose evaluation set is `data`: `exact_match`
+    and `f1` in percent.
     """
 
     def compute(evaluation: Any) -> dict[str, float]:
@@ -285,7 +283,7 @@ def compute_metrics(
 def write_predictions(
     folder: str | os.PathLike, candidates: Mapping[str, Sequence[Candidate]], prefix: str = ""
 ) -> dict[str, str]:
-    """Writes `predictions.json` (id -> answer, what evaluate-v1.1.py reads) and `nbest_predictions.json`.
+    """Write `predictions.json` (id -> answer, what evaluate-v1.1.py reads) and `nbest_predictions.json`.
 
     Returns: id -> answer.
 

@@ -27,7 +27,7 @@ class Question(NamedTuple):
 
 
 def read_squad(path: str | os.PathLike, for_training: bool = False) -> list[Question]:
-    """All questions of a SQuAD v1.1 file, in its order.
+    """Read all questions of a SQuAD v1.1 file, in its order.
 
     for_training: each answer must also stand in its context where the file says.
 
@@ -94,7 +94,7 @@ def _member(entry: Any, name: str, kind: type, place: str) -> Any:
 
 
 def _items(entry: Any, name: str, place: str) -> list[tuple[str, Any]]:
-    """Each member of a list with its place."""
+    """Yield each member of a list with its place."""
     joint = ": " if name == "data" else "."  # FILE: data[0].paragraphs[0] ...
     values = _member(entry, name, list, place)
     return [(f"{place}{joint}{name}[{number}]", value) for number, value in enumerate(values)]
@@ -105,7 +105,7 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(answer: str) -> list[str]:
-    """The words that the official evaluation compares: lower-cased, without ASCII punctuation and
+    """Return the words that the official evaluation compares: lower-cased, without ASCII punctuation and
     articles.
     """
     return _ARTICLES.sub(" ", answer.lower().translate(_WITHOUT_PUNCTUATION)).split()
@@ -116,8 +116,8 @@ def exact_match(prediction: str, answer: str) -> float:
 
 
 def f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over words; 0 where no word is shared, even where neither has
-    one.
+    """Return the harmonic mean of precision and recall over words; 0 where no word is shared, even where
+    neither has one.
     """
     predicted, true = normalise(prediction), normalise(answer)
     shared = sum((Counter(predicted) & Counter(true)).values())
@@ -126,7 +126,7 @@ def f1(prediction: str, answer: str) -> float:
 
 
 def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> dict[str, float]:
-    """`exact_match` and `f1` in percent, by the formula of the official evaluate-v1.1.py.
+    """Return `exact_match` and `f1` in percent, by the formula of the official evaluate-v1.1.py.
 
     Each question counts with its best answer; a question without a prediction counts 0, as there.
     torchmetrics' SQuAD differs from it where prediction and answer both normalise to nothing.

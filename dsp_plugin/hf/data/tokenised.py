@@ -23,8 +23,8 @@ class PackedDataset(Dataset):
         self._columns: dict[str, Sequence] = {}
 
     def extend(self, encodings: Mapping[str, Iterable[Sequence[int]]]) -> None:
-        """Adds rows; `encodings` maps a name to one sequence a row, `input_ids` among them, equally long
-        in a row.
+        """Add rows; `encodings` maps a name to one sequence a row, `input_ids` among them, equally long in a
+        row.
         """
         for row in encodings["input_ids"]:
             self._ends.append(self._ends[-1] + len(row))
@@ -35,7 +35,7 @@ class PackedDataset(Dataset):
                 flat.extend(row)
 
     def set_column(self, name: str, values: Sequence) -> None:
-        """One number a row: int for classes and positions, float for scores.
+        """Add one number a row: int for classes and positions, float for scores.
 
         Raises:
             ValueError: `values` is not as long as the data.
@@ -56,10 +56,12 @@ class PackedDataset(Dataset):
         return row
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each row [rows], int64."""
+        """Return the number of tokens of each row, [rows] int64."""
         return np.diff(np.frombuffer(self._ends, dtype=np.int64))
 
     def largest(self, name: str) -> int:
-        """The largest number of `input_ids`, `token_type_ids` ... over all rows; -1 where there is none."""
+        """Return the largest number of `input_ids`, `token_type_ids` ... over all rows; -1 where there is
+        none.
+        """
         flat = self._flat.get(name)
         return int(np.frombuffer(flat, dtype=np.int32).max()) if flat else -1

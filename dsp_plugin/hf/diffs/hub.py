@@ -22,7 +22,7 @@ def push_to_hub(
     token: str | None = None,
     commit_message: str = "Upload diff pack",
 ) -> str:
-    """Upload a pack with a model card; the repository is made if there is none. Gives the address of the
+    """Upload a pack with a model card, and make the repository if there is none. Return the address of the
     commit.
 
     Args:
@@ -66,7 +66,7 @@ def from_hub(
 
 
 def card(pack: DiffPack, repo_id: str, base_model: str | None = None) -> str:
-    """The model card (Markdown) of a pack."""
+    """Write the model card (Markdown) of a pack."""
     figures = summarise(pack)
     lines = ["library_name: dsp_plugin", "tags:", "- diff-pruning"]
     lines += [f"base_model: {base_model}"] if base_model else []

@@ -33,7 +33,7 @@ _GIVEN_NORM = "diff_max_grad_norm"
 
 
 def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[str] = ()) -> list[str]:
-    """The names of the parameters of the task head, which is trained dense.
+    """Find the names of the parameters of the task head, which is trained dense.
 
     Args:
         new: the weights that were new when the model was loaded (`missing_keys` of its loading information):
@@ -55,7 +55,8 @@ def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[s
 
 
 def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any) -> tuple[DiffAdamW, None]:
-    """For `Trainer(optimizers=...)`: learning rate, betas, epsilon and clipping norm are those of `args`.
+    """Make what `Trainer(optimizers=...)` takes: learning rate, betas, epsilon and clipping norm are those of
+    `args`.
 
     `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another
     one: DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same
@@ -83,7 +84,8 @@ def fixmask_optimizers(
     task_head: Iterable[str] = (),
     from_zero: bool = False,
 ) -> tuple[FixMaskAdamW, None]:
-    """For `Trainer(optimizers=...)`, as `diff_optimizers`: only a diff's positions and the task head learn.
+    """Make what `Trainer(optimizers=...)` takes, as `diff_optimizers` does: only a diff's positions and the
+    task head learn.
 
     Args:
         base: needed where a diff was trained in this model before (and detached since); see `FixMaskAdamW`.
@@ -189,6 +191,6 @@ def _settings(args: TrainingArguments) -> dict[str, Any]:
 
 
 def _leave_clipping(args: TrainingArguments, given: float) -> None:
-    """The optimizer clips, the Trainer does not; the norm stays on `args` for whoever asks next."""
+    """Let the optimizer clip and not the Trainer; the norm stays on `args` for whoever asks next."""
     setattr(args, _GIVEN_NORM, given)
     args.max_grad_norm = 0.0

@@ -1,6 +1,4 @@
-"""Where the files of a model are: in a folder here, or on the hub under a name such as
-`organisation/model`.
-"""
+"""Where a model's files are: in a folder here, or on the hub under a name such as `organisation/model`."""
 
 from __future__ import annotations
 
@@ -37,8 +35,8 @@ class Source(NamedTuple):
 def find_folder(
     name: str | os.PathLike | Source, options: dict[str, Any], more: Sequence[str] = ()
 ) -> Source:
-    """The folder of a model: `name` itself where it is one, else what the hub (or its cache here) has under
-    this name.
+    """Find the folder of a model: `name` itself where it is one, else what the hub (or its cache here) has
+    under this name.
 
     What was found before is given back as it is.
 

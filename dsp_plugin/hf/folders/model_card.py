@@ -12,7 +12,7 @@ _HEADER = "---\nlibrary_name: transformers\ntags:\n- head-pruning\n---\n\n"
 
 
 def pruned_card(model: nn.Module, original: HeadMap, record: KeptHeads, before: int, after: int) -> str:
-    """Model card (Markdown) of a model whose heads were removed; `before` and `after` count its
+    """Write the model card (Markdown) of a model whose heads were removed; `before` and `after` count its
     parameters.
     """
     kept = sum(len(heads) for heads in record.values())
@@ -42,7 +42,7 @@ def pruned_card(model: nn.Module, original: HeadMap, record: KeptHeads, before: 
 
 
 def dense_card(model: nn.Module, original: HeadMap, record: KeptHeads) -> str:
-    """Model card (Markdown) of a dense copy, in which removed heads are zeros."""
+    """Write the model card (Markdown) of a dense copy, in which removed heads are zeros."""
     kept = sum(len(heads) for heads in record.values())
     stock = isinstance(model, PreTrainedModel)
     loads = (

@@ -21,8 +21,8 @@ INDEX = "model.safetensors.index.json"
 
 
 def class_of(folder: Path, config: PreTrainedConfig, model_class: type | None) -> type[PreTrainedModel]:
-    """The class to make: `model_class`, what an `AutoModelFor...` has for this configuration, or the one it
-    was saved from.
+    """Return the class to make: `model_class`, what an `AutoModelFor...` has for this configuration, or the
+    one it was saved from.
 
     Raises:
         ValueError: there is none, or it is no class of a Transformers model.
@@ -47,7 +47,7 @@ def class_of(folder: Path, config: PreTrainedConfig, model_class: type | None) -
 
 
 def _named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """The model class of this name: not all that models are saved from stand at the top of Transformers."""
+    """Find the model class of this name: not all of them stand at the top of Transformers."""
     around = type(config).__module__
     beside = around.replace(".configuration_", ".modeling_")
     places = (
@@ -61,12 +61,12 @@ def _named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def some(names: list[str]) -> str:
-    """The first few of them, in words."""
+    """Name the first few of them."""
     return ", ".join(names[:4]) + (" ..." if names[4:] else "")
 
 
 def read_config(folder: Path, whole: bool = True) -> PreTrainedConfig:
-    """The configuration of a folder, after a look at its checksums.
+    """Read the configuration of a folder, after a look at its checksums.
 
     Args:
         whole: see `check_sealed`.
@@ -88,7 +88,7 @@ def read_config(folder: Path, whole: bool = True) -> PreTrainedConfig:
 
 
 def check_weights(folder: Path) -> None:
-    """Raises for weights that are missing or cannot be read, before a model is built."""
+    """Refuse weights that are missing or cannot be read, before a model is built."""
     names = [WEIGHTS]
     if (folder / INDEX).is_file():
         try:

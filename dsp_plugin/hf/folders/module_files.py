@@ -81,7 +81,7 @@ def write_module(module: nn.Module, folder: Path) -> None:
 
 
 def write_state(module: nn.Module, folder: Path) -> dict[str, str]:
-    """Write `module.state_dict()`, of tied weights one; gives {name that was left out: name it is tied to}.
+    """Write `module.state_dict()`, of tied weights one; return {name that was left out: name it is tied to}.
 
     Raises:
         ValueError: a part of it is no tensor, or has no values.
@@ -112,12 +112,12 @@ def write_state(module: nn.Module, folder: Path) -> dict[str, str]:
 
 
 def is_module_folder(folder: Path) -> bool:
-    """Whether it holds a user's own module."""
+    """Return whether it holds a user's own module."""
     return (folder / RECORD).is_file()
 
 
 def saved_class(folder: Path) -> str:
-    """The class of the module that a folder holds. Raises ValueError: the record is damaged."""
+    """Return the class of the module that a folder holds; raise a ValueError where the record is damaged."""
     return _read_record(folder)["class"]
 
 
@@ -202,7 +202,7 @@ def _check_fresh(module: nn.Module, folder: Path) -> None:
 
 
 def _skeleton(module: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes but no values."""
+    """Make a copy whose tensors have shapes but no values."""
     memo: dict[int, Any] = {}
     for _, value in _tensors(module):
         empty = torch.empty_like(value, device="meta")
@@ -245,7 +245,7 @@ def _is_record(kept: KeptHeads) -> bool:
 
 
 def _read_state(folder: Path, told: Mapping[str, Any]) -> dict[str, Tensor]:
-    """All tensors by all their names, but those of gates."""
+    """Read all tensors by all their names, but those of gates."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no weights: {WEIGHTS} is missing")
@@ -303,8 +303,8 @@ def _check_ties(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) 
 
 
 def _check_settings(folder: Path, module: nn.Module, told: Mapping[str, Any]) -> None:
-    """Weights that fit do not make the same model: another activation or number of groups is another
-    function.
+    """Refuse other settings: weights that fit do not make the same model where an activation or a number of
+    groups is another.
     """
     models = {path: part for path, part in module.named_modules() if path in told and hasattr(part, "config")}
     for path, part in models.items():

@@ -95,7 +95,7 @@ def load_pruned(
     model: nn.Module | Callable[[], nn.Module] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """A pruned model from its folder, ready to run, train, gate or prune again.
+    """Load a pruned model from its folder, ready to run, train, gate or prune again.
 
     Args:
         folder: written by `save_pruned`, or by `save_pretrained` of a pruned model (a Trainer's checkpoint);
@@ -127,7 +127,7 @@ def load_pruned(
 
 
 def load_model(folder: str | os.PathLike | Source, **kwargs: Any) -> PreTrainedModel:
-    """The model of a folder, or of the hub, in the class it was saved from, pruned or not.
+    """Load the model of a folder, or of the hub, in the class it was saved from, pruned or not.
 
     Args:
         kwargs: for `from_pretrained`.
@@ -186,7 +186,7 @@ def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -
 
 
 def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> Any:
-    """A pruned Transformers model. Arguments and errors: see `load_pruned`."""
+    """Load a pruned Transformers model. Arguments and errors: see `load_pruned`."""
     folder = source.folder
     config = read_config(*source)
     record = getattr(config, KEPT_HEADS, None)
@@ -260,7 +260,7 @@ def _dense_copy(model: nn.Module) -> nn.Module:
 
 
 def _with_shapes(stock: type[PreTrainedModel], record: dict[str, Any]) -> type[PreTrainedModel]:
-    """A class that is `stock`, but for smaller projections. It lets `from_pretrained` do all the rest."""
+    """Make a class that is `stock` but for smaller projections. It lets `from_pretrained` do the rest."""
 
     def __init__(self, config, *args, **kwargs):
         stock.__init__(self, config, *args, **kwargs)

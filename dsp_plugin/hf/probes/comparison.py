@@ -83,7 +83,7 @@ def compare(
 def random_batches(
     model: PreTrainedModel, count: int = 2, size: int = 3, length: int = 12, seed: int = 1
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches of random inputs: for models whose weights are random.
+    """Make batches of random inputs, for models whose weights are random.
 
     Token ids, the sequences of a batch each padded to one length, for a model that takes text; else what its
     configuration asks for (see `random_inputs`).
@@ -114,7 +114,7 @@ def random_batches(
 
 
 def takes_text(model: nn.Module) -> bool:
-    """Whether the model reads token ids and needs nothing beside them."""
+    """Return whether the model reads token ids and needs nothing beside them."""
     if not isinstance(model, PreTrainedModel) or not isinstance(
         getattr(model.config, "vocab_size", None), int
     ):
@@ -124,7 +124,7 @@ def takes_text(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Puts models into `eval()` mode, and every part of theirs back into its own afterwards."""
+    """Put models into `eval()` mode, and every part of theirs back into its own afterwards."""
     modes = [(part, part.training) for model in models for part in model.modules()]
     for model in models:
         model.eval()
@@ -136,7 +136,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def _outputs(given: Any) -> dict[str, Tensor]:
-    """The tensors of real numbers by name, those of `OUTPUTS` first."""
+    """Return the tensors of real numbers by name, those of `OUTPUTS` first."""
     if isinstance(given, Tensor):
         given = {"output": given}
     elif not isinstance(given, Mapping):
@@ -155,7 +155,7 @@ def _is_output(name: str, value: Any) -> bool:
 
 
 def _mask(name: str, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor | None:
-    """Bool [B, L]: the places of an output [B, L, ...] that are no padding; None where all count."""
+    """Return bool [B, L], the places of an output [B, L, ...] that are no padding; None where all count."""
     sides = (
         ("attention_mask",) if name.startswith("encoder_") else ("decoder_attention_mask", "attention_mask")
     )
@@ -169,13 +169,13 @@ def _mask(name: str, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor | No
 
 
 def _compared(output: Tensor, mask: Tensor | None) -> Tensor:
-    """The outputs of real tokens; an output a sequence (a class) is taken whole."""
+    """Take the outputs of real tokens; an output a sequence (a class) is taken whole."""
     output = output.to(torch.promote_types(output.dtype, torch.float32))
     return output if mask is None else output[mask.to(output.device)]
 
 
 def _count(batch: Mapping[str, Tensor], output: Tensor) -> tuple[int, int]:
-    """(tokens, sequences) of a batch; where there are no tokens, the places that its output has."""
+    """Return (tokens, sequences) of a batch; where there are no tokens, the places that its output has."""
     for mask, ids, embeddings in _TOKENS:
         places = (
             batch[ids].shape

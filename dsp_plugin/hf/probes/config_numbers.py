@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 
 
 def special_ids(config: PreTrainedConfig) -> set[int]:
-    """Token ids that have a meaning of their own: padding, beginning and end, placeholders of images and
-    sounds.
+    """Return the token ids that have a meaning of their own: padding, beginning and end, placeholders of
+    images and sounds.
     """
     return {
         number
@@ -22,7 +22,7 @@ def special_ids(config: PreTrainedConfig) -> set[int]:
 
 
 def configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A configuration and those inside it."""
+    """Return a configuration and those inside it."""
     yield config
     for name in getattr(config, "sub_configs", ()) or ():
         part = getattr(config, name, None)
@@ -38,7 +38,7 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def number(config: PreTrainedConfig, names: Iterable[str], text: bool = False) -> int | None:
-    """The first positive whole number under one of these names, in the configuration or one inside it."""
+    """Return the first positive whole number of one of these names, here or in a configuration inside."""
     for part in ([text_config(config)] if text else []) + list(configs(config)):
         for name in names:
             value = getattr(part, name, None)

@@ -1,5 +1,5 @@
-"""Likely arguments of a Transformers model by kind: text, pixels, speech, series; random, of the sizes in
-its configuration.
+"""Likely arguments of a Transformers model by kind: text, pixels, speech, series; random, of the sizes in its
+configuration.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class InputMaker:
         self.generator = torch.Generator()
 
     def candidates(self, text_only: bool = False) -> Iterator[Inputs]:
-        """Sets of arguments, the likeliest first, each from the same random numbers."""
+        """Yield sets of arguments, the likeliest first, each from the same random numbers."""
         for build in self._builders(text_only):
             self.generator.manual_seed(self.seed)
             try:
@@ -113,7 +113,7 @@ class InputMaker:
             yield lambda: {"inputs_embeds": self._normal(self.size, self.length, self._width())}
 
     def _first_argument(self) -> str:
-        """The name of the argument that the model puts first: its class says so, or its signature."""
+        """Return the name of the argument that the model puts first: its class says so, or its signature."""
         name = self.model.main_input_name
         return name if isinstance(name, str) and name in self.parameters else next(iter(self.parameters), "")
 
@@ -150,7 +150,7 @@ class InputMaker:
         return torch.tensor(plain)[torch.randint(len(plain), (self.size, length), generator=self.generator)]
 
     def _vocabulary(self) -> int:
-        """Tokens there are embeddings for."""
+        """Return the number of tokens there are embeddings for."""
         sizes = [number(self.config, ("vocab_size", "text_vocab_size", "decoder_vocab_size"), text=True)]
         try:
             table = self.model.get_input_embeddings()
@@ -160,7 +160,7 @@ class InputMaker:
         return min(s for s in sizes if s)
 
     def _lengths(self, length: int) -> Tensor:
-        """Of each example: the first is the longest, the others get shorter."""
+        """Return the length of each example: the first is the longest, the others get shorter."""
         return length - (
             torch.arange(self.size) * (1 + length // 4) % max(1, length - 1)
             if self.padding
@@ -171,7 +171,7 @@ class InputMaker:
         return not getattr(self.config, "is_encoder_decoder", False) and self.model.can_generate()
 
     def _boxes(self) -> Tensor:
-        """[B, L, 4]: left, top, right, bottom."""
+        """Draw boxes [B, L, 4]: left, top, right, bottom."""
         largest = min(1000, (number(self.config, ("max_2d_position_embeddings",)) or 1001) - 1)
         low, high = (
             torch.randint(part, (self.size, self.length, 2), generator=self.generator)
@@ -182,7 +182,7 @@ class InputMaker:
     # images
 
     def _placeholder(self) -> int | None:
-        """The id of the token in whose place the features of an image go."""
+        """Return the id of the token in whose place the features of an image go."""
         return next(
             (
                 i
@@ -193,7 +193,7 @@ class InputMaker:
         )
 
     def _with_placeholders(self, other: Inputs) -> Inputs:
-        """Text with as many placeholders in front as the image of `other` has features."""
+        """Make text with as many placeholders in front as the image of `other` has features."""
         if "pixel_values" not in other or not hasattr(self.model, "get_image_features"):
             raise ValueError("no image")
         moved = {name: value.to(self.device) for name, value in other.items()}
@@ -227,7 +227,7 @@ class InputMaker:
         return self._clip("pixel_values_videos")
 
     def _patches(self) -> tuple[Tensor, Tensor]:
-        """Images cut into patches [images * 16, features], and their grids (frames, rows, columns)
+        """Draw images cut into patches [images * 16, features], and their grids (frames, rows, columns)
         [images, 3].
         """
         patch, frames = (number(self.config, (name,)) for name in ("patch_size", "temporal_patch_size"))
@@ -260,7 +260,7 @@ class InputMaker:
     # speech and series
 
     def _waves(self) -> Inputs:
-        """Samples [B, T], enough for 12 frames."""
+        """Draw samples [B, T], enough for 12 frames."""
         strides = next(
             (s for c in configs(self.config) for s in [integers(getattr(c, "conv_stride", None))] if s), []
         )
@@ -275,16 +275,16 @@ class InputMaker:
         }
 
     def _spectrum(self) -> Inputs:
-        """[B, frames, bins]"""
+        """Draw a spectrum [B, frames, bins]."""
         bins, frames = number(self.config, _MEL_BINS), number(self.config, ("max_length", "spec_size")) or 16
         return {"input_values": self._normal(self.size, frames, bins)}
 
     def _frames(self) -> Inputs:
-        """[B, frames, bins]"""
+        """Draw frames [B, frames, bins]."""
         return {"input_features": self._normal(self.size, 4 * self.length, number(self.config, _MEL_BINS))}
 
     def _frames_last(self) -> Inputs:
-        """[B, bins, frames], twice as many frames as the encoder has positions."""
+        """Draw a spectrum [B, bins, frames], of twice as many frames as the encoder has positions."""
         frames = 2 * (number(self.config, ("max_source_positions",)) or 2 * self.length)
         return {"input_features": self._normal(self.size, number(self.config, _MEL_BINS), frames)}
 
@@ -296,7 +296,7 @@ class InputMaker:
         return {**inputs, name: mask.long()}
 
     def _series(self) -> Inputs:
-        """Past and future values of the models of time series, [B, steps], with their features."""
+        """Draw past and future values of the models of time series, [B, steps], with their features."""
         steps = self.config.context_length + max(self.config.lags_sequence)
         features = self.config.num_time_features
         ahead = self.config.prediction_length

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 
 def with_cache(model: nn.Module, inputs: dict[str, Any]) -> Iterator[Any]:
-    """All tokens but the last with a cache that is made on the way, then the last one; nothing where there
-    is no cache.
+    """Run all tokens but the last with a cache that is made on the way, then the last one; return nothing
+    where there is no cache.
     """
     parameters = inspect.signature(model.forward).parameters
     two = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -54,7 +54,7 @@ def with_cache(model: nn.Module, inputs: dict[str, Any]) -> Iterator[Any]:
 
 @contextmanager
 def same_noise(root: nn.Module) -> Iterator[None]:
-    """In `eval()`, every random number from the same state; that of the process is as it was afterwards."""
+    """Draw every random number in `eval()` from the same state; the process has its own back afterwards."""
     devices = sorted({weight.device.index for weight in root.parameters() if weight.device.type == "cuda"})
     with torch.random.fork_rng(devices):
         # not torch.manual_seed, which reaches devices that are not restored
@@ -68,7 +68,9 @@ def same_noise(root: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
-    """A trial run: in `eval()`, without gradients, random states and modes as before afterwards."""
+    """Let a trial run happen in `eval()` and without gradients, and put random states and modes back
+    afterwards.
+    """
     modes = [(part, part.training) for part in model.modules()]
     devices = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
     try:

@@ -61,7 +61,7 @@ def random_inputs(
 
 
 def _error_of(model: PreTrainedModel, inputs: Inputs) -> Exception | None:
-    """What the model says to these inputs; None if it runs."""
+    """Return what the model says to these inputs; None if it runs."""
     try:
         with aside(model):
             model(**inputs)

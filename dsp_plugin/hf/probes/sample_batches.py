@@ -26,7 +26,8 @@ SENTENCES = (
 
 
 def sample_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
-    """Random inputs in batches of several sizes: 3 padded sequences, 1 sequence, and 2 of a single token.
+    """Make random inputs in batches of several sizes: 3 padded sequences, 1 sequence, and 2 of a single
+    token.
 
     Raises:
         ValueError: see `random_inputs`.
@@ -37,7 +38,7 @@ def sample_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
 def text_batches(
     model: PreTrainedModel, tokenizer: Any, sentences: Sequence[str] = SENTENCES, size: int = 4
 ) -> list[dict[str, Tensor]]:
-    """Sentences as inputs of a model, `size` a batch, cut to what the model takes.
+    """Make inputs of a model from sentences, `size` a batch, cut to what the model takes.
 
     A decoder behind an encoder is given the tokens of the same sentences.
 
@@ -74,6 +75,6 @@ def text_batches(
 
 
 def _shifted(ids: Tensor, model: PreTrainedModel, first: int | None = None) -> Tensor:
-    """ids [B, L] one to the right, behind the token that a decoder starts with (or `first`)."""
+    """Shift ids [B, L] one to the right, behind the token that a decoder starts with (or `first`)."""
     start = model.config.decoder_start_token_id if first is None else first
     return torch.cat([torch.full_like(ids[:, :1], start if start is not None else 0), ids[:, :-1]], dim=1)

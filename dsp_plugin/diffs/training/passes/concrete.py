@@ -2,9 +2,8 @@
 2018).
 
 Notation: u uniform noise in (0, 1), alpha the gate's learned location, s = sigmoid(logit u + alpha),
-z = clip(s (high - low) + low, 0, 1). There is no temperature. All functions are elementwise and
-differentiable by hand: they return z together with dz/dalpha, so that no autograd graph over the mask is ever
-built.
+z = clip(s (high - low) + low, 0, 1). There is no temperature. All functions are elementwise and differentiable
+by hand: they return z together with dz/dalpha, so that no autograd graph over the mask is ever built.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class StretchedConcrete:
             )
 
     def sample(self, alpha: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """(z, dz/dalpha) for noise u.
+        """Return (z, dz/dalpha) for noise u.
 
         s is worked out as u e^alpha / (u e^alpha + 1 - u): one exponential and no logarithm.
         """
@@ -52,7 +51,7 @@ class StretchedConcrete:
         return self._stretched(opened, 1 - u)
 
     def mean(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """(z, dz/dalpha) of the deterministic gate clip(sigmoid(alpha)(high - low) + low, 0, 1)."""
+        """Return (z, dz/dalpha) of the deterministic gate clip(sigmoid(alpha)(high - low) + low, 0, 1)."""
         opened = alpha.clamp(-ALPHA_LIMIT, ALPHA_LIMIT).exp()
         return self._stretched(opened, torch.ones_like(opened))
 
@@ -64,7 +63,7 @@ class StretchedConcrete:
         return stretched.clamp(0, 1), torch.where((stretched > 0) & (stretched < 1), slope, 0.0)
 
     def open_probability(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """(P(z > 0), its derivative): sigmoid(alpha - log(-low / high))."""
+        """Return (P(z > 0), its derivative): sigmoid(alpha - log(-low / high))."""
         odds = alpha.clamp(-ALPHA_LIMIT, ALPHA_LIMIT).exp()
         share = 1 / (odds - self.low / self.high)
         probability = odds * share

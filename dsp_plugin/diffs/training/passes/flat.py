@@ -67,7 +67,7 @@ class FlatLayout:
         return self.parameters[0].device
 
     def grouping_hash(self) -> str:
-        """SHA-256 over which element belongs to which group, however the line is cut into pieces."""
+        """Return the SHA-256 over which element is in which group, however the line is cut into pieces."""
         begins = torch.ones(self.flat.numel(), dtype=torch.bool)
         begins[1:] = self.group[1:] != self.group[:-1]
         digest = hashlib.sha256(f"{self.total} {self.sizes}".encode())
@@ -76,12 +76,12 @@ class FlatLayout:
         return digest.hexdigest()
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """The line [N] as views of the tensors' shapes."""
+        """Split the line [N] into views of the tensors' shapes."""
         pieces = flat.split(self.sizes)
         return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
 
     def group_sums(self, per_piece: Tensor) -> Tensor:
-        """Sums by group, [P] float64 -> [G] float64, always added in the same order."""
+        """Sum by group, [P] float64 -> [G] float64, always added in the same order."""
         if not hasattr(self, "_order"):
             self._order = torch.argsort(self.group, stable=True).to(per_piece.device)
             self._counts = torch.bincount(self.group, minlength=self.groups).to(per_piece.device)
@@ -89,8 +89,8 @@ class FlatLayout:
 
 
 class Deltas(Mapping[str, Tensor]):
-    """The full-size diff z * gate * w, name -> change of that tensor, worked out a tensor at a time when asked
-    for.
+    """The full-size diff z * gate * w, name -> change of that tensor, worked out a tensor at a time when
+    asked for.
 
     Args:
         layout: of the tensors.

@@ -50,16 +50,14 @@ class _Job(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled passes; None, with a warning that says why, where they cannot be had (see
+    """Return the compiled passes; None, with a warning that says why, where they cannot be had (see
     `compiled.load`).
     """
     return load(SOURCE, "diff pruning runs without its fused passes, slower")
 
 
 class NativePasses:
-    """The same as TorchPasses, for parameters in float32 or bfloat16 on the CPU with w and alpha in
-    float32.
-    """
+    """Does as TorchPasses, for parameters in float32 or bfloat16 on the CPU, w and alpha in float32."""
 
     def __init__(self, layout: FlatLayout, concrete: StretchedConcrete):
         self.layout = layout
@@ -72,7 +70,7 @@ class NativePasses:
 
     @staticmethod
     def can(layout: FlatLayout, dtype: torch.dtype) -> bool:
-        """Whether these parameters, with w in `dtype`, are for this class and a compiler is there."""
+        """Return whether these parameters, with w in `dtype`, are for this class and a compiler is there."""
         dtypes = {parameter.dtype for parameter in layout.parameters}
         fits = (
             layout.device.type == "cpu"
@@ -137,7 +135,7 @@ class NativePasses:
         self._run("update" if following is None else "update_and_write", job, held)
 
     def _job(self, w, alpha, gate, base=None, grads=None, price=None) -> tuple[_Job, list]:
-        """A job with the addresses filled in, and what must stay alive as long as the job."""
+        """Return a job with the addresses filled in, and what must stay alive as long as the job."""
         parameters = self.layout.parameters
         gate = gate.contiguous()
         job = _Job(low=self._concrete.low, high=self._concrete.high, w=w.data_ptr(), alpha=alpha.data_ptr())
@@ -186,7 +184,7 @@ class NativePasses:
             thread.join()
 
     def _shares(self, threads: int) -> list[int]:
-        """Bounds of the pieces each thread takes, of about equally many elements."""
+        """Return the bounds of the pieces each thread takes, of about equally many elements."""
         if threads not in self._bounds:
             ends = self.layout.flat + self.layout.length
             wanted = torch.arange(1, threads) * self.layout.total // threads

@@ -21,7 +21,7 @@ from .concrete import NOISE_HIGH, NOISE_LOW
 
 
 def _signed(value: int) -> int:
-    """The int32 with the bits of an unsigned 32-bit `value`."""
+    """Return the int32 with the bits of an unsigned 32-bit `value`."""
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
@@ -31,18 +31,18 @@ MULTIPLIERS = tuple(_signed(value) for value in (0x7FEB352D, 0x846CA68B, 0x85EBC
 
 
 def step_keys(seed: int, step: int) -> Keys:
-    """Two signed 32-bit keys of (seed, step), unrelated for neighbouring seeds and steps."""
+    """Return two signed 32-bit keys of (seed, step), unrelated for neighbouring seeds and steps."""
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return _signed(int.from_bytes(digest[:4], "little")), _signed(int.from_bytes(digest[4:], "little"))
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of an int32 tensor (torch's own keeps the sign)."""
+    """Shift an int32 tensor right without its sign (torch's own shift keeps it)."""
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 
 def hashed(position: Tensor, first: int | Tensor, second: int | Tensor) -> Tensor:
-    """32 well-mixed bits a position: int32 -> int32 of the same shape. Products wrap around."""
+    """Return 32 well-mixed bits a position: int32 -> int32 of the same shape. Products wrap around."""
     x = position ^ first
     x = (x ^ _shift(x, 16)) * MULTIPLIERS[0]
     x = (x ^ _shift(x, 15)) + second
@@ -52,8 +52,8 @@ def hashed(position: Tensor, first: int | Tensor, second: int | Tensor) -> Tenso
 
 
 def uniform(start: int, count: int, keys: Keys, device: torch.device | str = "cpu") -> Tensor:
-    """Noise of positions start .. start + count - 1: [count] float32 in [1e-4, 1 - 1e-4], of 24 random
-    bits each.
+    """Return the noise of positions start .. start + count - 1: [count] float32 in [1e-4, 1 - 1e-4], of 24
+    random bits each.
     """
     # int64, then wrapped: `start` may lie beyond 2^31
     position = torch.arange(start, start + count, device=device).to(torch.int32)

@@ -28,8 +28,8 @@ WINDOW = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
 class Rates(NamedTuple):
-    """One AdamW's numbers for one step: x -= rate * mean / (sqrt(square) * root + eps), on a gradient
-    times `clip`.
+    """One AdamW's numbers for one step: x -= rate * mean / (sqrt(square) * root + eps), on a gradient times
+    `clip`.
     """
 
     clip: float | Tensor
@@ -56,7 +56,7 @@ class NextTheta(NamedTuple):
 
 
 def noise_of(start: int, keys: Keys, like: Tensor) -> Tensor:
-    """The noise of positions start .. in the shape [count], dtype and place of `like`."""
+    """Return the noise of positions start .. in the shape [count], dtype and place of `like`."""
     return uniform(start, like.numel(), keys, like.device).to(like.dtype)
 
 
@@ -80,8 +80,8 @@ def pulled_back(
     keys: Keys,
     concrete: StretchedConcrete,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of a
-    group's gate.
+    """Return (gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of
+    a group's gate.
     """
     z, slope = concrete.sample(alpha, noise_of(start, keys, w))
     opened, opening = concrete.open_probability(alpha)
@@ -92,7 +92,7 @@ def pulled_back(
 def adam(
     x: Tensor, mean: Tensor, square: Tensor, grad: Tensor, rates: Rates, betas: tuple[float, float]
 ) -> None:
-    """One AdamW step in place, without weight decay."""
+    """Take one AdamW step in place, without weight decay."""
     grad = grad * rates.clip
     mean.lerp_(grad, 1 - betas[0])
     square.lerp_(grad * grad, 1 - betas[1])
@@ -125,7 +125,7 @@ class TorchPasses:
     def write(
         self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Keys | None
     ) -> None:
-        """Writes theta into the parameters: the sample of `keys`, or the deterministic theta where that is
+        """Write theta into the parameters: the sample of `keys`, or the deterministic theta where that is
         None.
         """
         for window in self.windows:
@@ -140,7 +140,7 @@ class TorchPasses:
         price: Tensor,
         keys: Keys,
     ) -> Tensor:
-        """Sums over each piece, [P, 4] float64: |gradient of w|^2, |gradient of alpha|^2, G w z, P(z > 0).
+        """Sum over each piece, [P, 4] float64: |gradient of w|^2, |gradient of alpha|^2, G w z, P(z > 0).
 
         Args:
             grads: the gradient at theta of every tensor; None counts as zero.
@@ -174,8 +174,8 @@ class TorchPasses:
         betas: tuple[float, float],
         following: NextTheta | None = None,
     ) -> None:
-        """One AdamW step of w and one of alpha, in place; then, where `following` says so, the next sample
-        of theta.
+        """Take one AdamW step of w and one of alpha, in place; where `following` says so, write the next
+        sample of theta.
         """
         for window in self.windows:
             to_w, to_alpha, _, _ = self._pull_back(window, grads, w, alpha, gate, price, keys)
@@ -219,7 +219,9 @@ class TorchPasses:
         torch._foreach_copy_(targets, list(parts))
 
     def _spread(self, per_piece: Tensor, window: _Window) -> Tensor:
-        """One number a piece -> one an element of the window (or one that broadcasts)."""
+        """Spread one number a piece [pieces] to one an element of the window [elements] (or one that
+        broadcasts).
+        """
         if per_piece.numel() == 1:
             return per_piece
         size = window.flat.stop - window.flat.start
@@ -227,7 +229,7 @@ class TorchPasses:
 
 
 def _windows(layout: FlatLayout, size: int) -> list[_Window]:
-    """Neighbouring pieces taken together up to `size` elements."""
+    """Take neighbouring pieces together up to `size` elements."""
     flats, lengths, tensors, locals_ = (
         x.tolist() for x in (layout.flat, layout.length, layout.tensor, layout.local)
     )
