@@ -128,7 +128,7 @@ case "$$version" in \
 	echo 'or name another one: make PYTHON=/path/to/python3.11' >&2; \
 	exit 1;; \
 esac; \
-$(PYTHON) dsp_plugin/cli/doctor.py --before-install >&2 \
+$(PYTHON) dsp_plugin/cli/before_install.py >&2 \
 	|| { echo 'Nothing has been installed: mend what is missing, then start again.' >&2; exit 1; }
 endef
 

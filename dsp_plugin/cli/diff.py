@@ -97,8 +97,8 @@ def revert(args: argparse.Namespace) -> int:
         pack, base = DiffPack.load(args.pack), open_model(args.base)
         text = base.config_text() if pack.config.get("model_config") else None
         record = UndoRecord.from_base(pack, base.state(), state, text)
-        if kept := [name for name in pack.task_head if name not in record.task_head]:
-            print(f"{args.base} has no task head: that of {args.model} stays as it is ({', '.join(kept)})")
+        if unknown := [name for name in pack.task_head if name not in record.task_head]:
+            print(f"{args.base} has no task head: that of {args.model} stays as it is ({', '.join(unknown)})")
     else:
         record = UndoRecord.load(model.undo_path)
         if record.config is not None:

@@ -152,8 +152,8 @@ class FairseqModel:
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Mapping[str, Any] | None) -> None:
         from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
-        kept = {key: value for key, value in self._checkpoint.items() if key != "last_optimizer_state"}
-        save_checkpoint({**kept, "model": dict(state)}, out)
+        content = {key: value for key, value in self._checkpoint.items() if key != "last_optimizer_state"}
+        save_checkpoint({**content, "model": dict(state)}, out)
 
     def config_text(self) -> str | None:
         return None

@@ -60,8 +60,8 @@ def overlap_dict(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> li
     return [
         {
             "packs": list(pair),
-            **_plain(whole),
-            "layers": {layer: _plain(part) for layer, part in layers.items()},
+            **_as_json(whole),
+            "layers": {layer: _as_json(part) for layer, part in layers.items()},
         }
         for pair, (whole, layers) in found.items()
     ]
@@ -76,7 +76,7 @@ def _cells(part: Overlap) -> list[str]:
     return [f"{part.both:,}", f"{part.expected:,.0f}", *shares]
 
 
-def _plain(part: Overlap) -> dict[str, Any]:
+def _as_json(part: Overlap) -> dict[str, Any]:
     figures = {**vars(part), "jaccard": part.jaccard}
     return {name: None if value != value else value for name, value in figures.items()}
 

@@ -4,8 +4,6 @@ The exit status is 0 when the main job can run on this machine (training and tra
 fairseq), 1 when something that it needs is missing. What other work would need is listed as optional.
 """
 
-# Only the standard library is imported up here: the Makefile runs this very file by a bare interpreter
-# (`python3.11 dsp_plugin/cli/doctor.py --before-install`) when nothing is installed yet.
 from __future__ import annotations
 
 import argparse
@@ -15,17 +13,24 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
-import sysconfig
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-# The tested versions; constraints.txt has them all (a unit test holds the two together).
-TORCH = "torch==2.13.0"
-FAIRSEQ = "fairseq-fixed==0.12.3.1"
-FAIRSEQ_BEFORE_311 = "fairseq==0.12.2"
+from dsp_plugin.cli.before_install import (
+    FAIRSEQ,
+    FAIRSEQ_BEFORE_311,
+    TORCH,
+    Check,
+    check_before_install,
+    check_compiler,
+    check_headers,
+    check_python,
+    pip,
+    print_plain,
+)
+
 OLDEST_TORCH = (2, 4)  # torch.serialization.add_safe_globals
 
 # import name -> what pip calls it
@@ -62,24 +67,6 @@ FAIRSEQ_EXTENSIONS = (
 DATA_FOLDERS = ("iwslt14", "multi30k", "glue", "squad")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the report.
-
-    Attributes:
-        name: what was looked for.
-        status: `ok`; `missing`: the main job needs it; `optional`: absent, and only other work needs it;
-            `warning`: there, but not as it should be.
-        found: what was found, or what its absence means.
-        mend: the command that mends it; empty where there is nothing to mend.
-    """
-
-    name: str
-    status: str
-    found: str
-    mend: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
@@ -109,11 +96,6 @@ def run(args: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
-def check_before_install() -> list[Check]:
-    """Check what building fairseq needs: the interpreter, its venv module and headers, a C++ compiler."""
-    return [check_python(), check_venv_module(), check_headers(needed=True), check_compiler(needed=True)]
-
-
 def check_all() -> list[Check]:
     fairseq = check_fairseq()
     # Once fairseq is built, the compiler and the headers only serve torch.compile.
@@ -131,68 +113,6 @@ def check_all() -> list[Check]:
         check_gpu(),
         check_data(os.environ),
     ]
-
-
-def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
-    found = f"{version[0]}.{version[1]} ({sys.executable})"
-    if version == (3, 11):
-        return Check("Python", "ok", found)
-    another = "make venv PYTHON=/path/to/python3.11"
-    if (3, 8) <= version < (3, 11):
-        return Check("Python", "warning", f"{found}: untested, and only with {FAIRSEQ_BEFORE_311}", another)
-    if version == (3, 12):
-        return Check("Python", "warning", f"{found}: untested; 3.11 is what is tested", another)
-    return Check(
-        "Python", "missing", f"{found}: fairseq runs on 3.11 (tested) and 3.12, no other is known to", another
-    )
-
-
-def check_venv_module() -> Check:
-    if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
-        return Check("venv", "ok", "there")
-    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-    return Check(
-        "venv",
-        "missing",
-        f"{sys.executable} cannot make a virtual environment with pip",
-        system_install(package),
-    )
-
-
-def check_headers(needed: bool) -> Check:
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    if header.exists():
-        return Check("Python headers", "ok", str(header))
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    return Check(
-        "Python headers",
-        "missing" if needed else "optional",
-        f"no {header}: fairseq cannot be built, nor torch.compile be used",
-        system_install(
-            f"python{version}-dev", fedora=f"python{version}-devel", mac=f"brew install python@{version}"
-        ),
-    )
-
-
-def check_compiler(needed: bool) -> Check:
-    """Compile one line: a compiler without its standard library is found on the path all the same."""
-    for compiler in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        path = shutil.which(compiler) if compiler else None
-        if path is None:
-            continue
-        source = "#include <vector>\nint main() { return std::vector<int>().size(); }\n"
-        tried = subprocess.run(
-            [path, "-x", "c++", "-fsyntax-only", "-"], input=source, text=True, capture_output=True
-        )
-        if tried.returncode == 0:
-            return Check("C++ compiler", "ok", path)
-    return Check(
-        "C++ compiler",
-        "missing" if needed else "optional",
-        "none that works (CXX, c++, g++, clang++): fairseq cannot be built, torch.compile falls back to "
-        "eager",
-        system_install("g++", fedora="gcc-c++", mac="xcode-select --install"),
-    )
 
 
 def check_torch() -> Check:
@@ -297,27 +217,6 @@ def check_data(environment: dict[str, str]) -> Check:
     )
 
 
-def pip(*arguments: str) -> str:
-    """Return the pip command for this very interpreter, with the tested versions where the repository is at
-    hand.
-    """
-    constraints = Path(__file__).resolve().parents[2] / "constraints.txt"
-    tested = ["-c", str(constraints)] if constraints.exists() else []
-    return " ".join([sys.executable, "-m", "pip", "install", *tested, *arguments])
-
-
-def system_install(debian: str, fedora: str | None = None, mac: str | None = None) -> str:
-    """Return this system's command to install a package (`fedora`, `mac` where they differ from `debian`)."""
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    if shutil.which("apt-get"):
-        return f"{sudo}apt-get update && {sudo}apt-get install -y {debian}"
-    if shutil.which("dnf"):
-        return f"{sudo}dnf install -y {fedora or debian}"
-    if sys.platform == "darwin" and mac:
-        return mac
-    return f"install {debian} (as Debian calls it) with this system's package manager"
-
-
 def is_importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
@@ -351,13 +250,6 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def print_plain(checks: list[Check]) -> None:
-    for check in checks:
-        print(f"{check.status:<9}{check.name}: {check.found}")
-        if check.mend:
-            print(f"         mend it: {check.mend}")
-
-
 def print_table(checks: list[Check]) -> None:
     try:
         from rich.console import Console
@@ -379,9 +271,3 @@ def print_table(checks: list[Check]) -> None:
             console.print(
                 Text(f"{check.name}: ", style=colours[check.status]) + Text(check.mend), soft_wrap=True
             )
-
-
-if __name__ == "__main__":
-    bare = argparse.ArgumentParser(prog="doctor", description=__doc__)
-    add_arguments(bare)
-    sys.exit(run(bare.parse_args()))

@@ -102,7 +102,7 @@ def test_what_is_kept_is_the_largest_of_the_first_stage(folder, stages):
     saved = read_vector(folder / "out" / "checkpoint-last-info.pt")
     z = (torch.sigmoid(saved.flat["alpha"]) * 3 - 1.5).clamp(0, 1)
     mask = DiffPack.load(folder / "out" / "mag0.5p.pt")
-    assert saved.told["steps"] == 4 and bool((z == 1).all())  # alpha has hardly moved from 5
+    assert saved.header["steps"] == 4 and bool((z == 1).all())  # alpha has hardly moved from 5
     largest = saved.flat["w"].abs().sort(descending=True).values[: mask.count]
     kept = torch.cat([values for _, values in mask.diff.entries.values()]).abs().sort(descending=True).values
     torch.testing.assert_close(kept, largest)

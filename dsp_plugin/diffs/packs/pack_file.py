@@ -251,11 +251,11 @@ def _content(
     return diff, base, task_head, dict(about["config"])
 
 
-def _unzip(packed: bytes) -> bytes:
+def _unzip(compressed: bytes) -> bytes:
     """Decompress the index; raise a ValueError where it becomes too large, or is followed by something."""
-    most = min(_MAX_INDEX, max(_SMALL_INDEX, _MAX_INDEX_RATIO * len(packed)))
+    most = min(_MAX_INDEX, max(_SMALL_INDEX, _MAX_INDEX_RATIO * len(compressed)))
     unzip = zlib.decompressobj()
-    unpacked = unzip.decompress(packed, most)
+    unpacked = unzip.decompress(compressed, most)
     if not unzip.eof or unzip.unused_data:
         raise ValueError(f"its index is not whole, or larger than {most} bytes")
     # lists of nothing take the most memory

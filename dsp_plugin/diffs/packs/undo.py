@@ -80,10 +80,10 @@ class Undo:
     @property
     def num_bytes(self) -> int:
         """The bytes that the old values take."""
-        kept = [change.old for change in self.changes.values()] + [
+        old = [change.old for change in self.changes.values()] + [
             old for old, _ in self.task_head.values() if old is not None
         ]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return sum(tensor.numel() * tensor.element_size() for tensor in old)
 
 
 def put(weight: Tensor, positions: Tensor, values: Tensor) -> None:

@@ -91,20 +91,20 @@ class LinearDiff:
 
     def add_to(self, y: Tensor, rows: Any, x: Tensor) -> None:
         """Add x[rows] δᵀ and the bias's change to y[rows], in place; y [B, ..., O], x [B, ..., I]."""
-        plain = y.dtype == x.dtype == self._values.dtype and y.is_contiguous() and x.is_contiguous()
-        if not (plain and isinstance(rows, slice) and loops_for(y)):
-            self._add_by_torch(y, rows, x[rows].reshape(-1, self.inputs).to(self._values.dtype), plain)
+        direct = y.dtype == x.dtype == self._values.dtype and y.is_contiguous() and x.is_contiguous()
+        if not (direct and isinstance(rows, slice) and loops_for(y)):
+            self._add_by_torch(y, rows, x[rows].reshape(-1, self.inputs).to(self._values.dtype), direct)
             return
         tokens, size = y[0].numel() // self.outputs, y.element_size()
         first = rows.start * tokens * size
         there, here = y.data_ptr() + first * self.outputs, x.data_ptr() + first * self.inputs
         _compiled("add_linear", y.dtype)(there, here, self._address, (rows.stop - rows.start) * tokens)
 
-    def _add_by_torch(self, y: Tensor, rows: Any, x: Tensor, plain: bool) -> None:
+    def _add_by_torch(self, y: Tensor, rows: Any, x: Tensor, direct: bool) -> None:
         """Do the same by torch; x [n, I] of these rows alone, in float32 or float64."""
         if self._csr is None:
             self._csr = self._make_csr()
-        if plain and isinstance(rows, slice) and y.device.type == "cpu":
+        if direct and isinstance(rows, slice) and y.device.type == "cpu":
             # straight into the rows; seen from the side, as [O, n], they are what the sparse product adds to
             added = y[rows].view(-1, self.outputs)
             added.T.addmm_(self._csr, x.T)

@@ -196,14 +196,14 @@ class FixMaskAdamW(torch.optim.Optimizer):
         Raises:
             ValueError: a state of another optimizer, base, mask or task head. Nothing has been changed then.
         """
-        told = state_dict.get("diff")
-        if not isinstance(told, dict) or told.get("format") != FORMAT or "positions" not in told:
+        saved = state_dict.get("diff")
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT or "positions" not in saved:
             raise ValueError("this is not the state of fix-mask finetuning, or one of a newer version")
-        if told["base"] != self._base_hash:
+        if saved["base"] != self._base_hash:
             raise ValueError("the state belongs to another base")
-        same = list(told["positions"]) == list(self.touched) and all(
+        same = list(saved["positions"]) == list(self.touched) and all(
             torch.equal(positions.to(mine.device), mine)
-            for positions, mine in zip(told["positions"].values(), self.positions)
+            for positions, mine in zip(saved["positions"].values(), self.positions)
         )
         if not same:
             raise ValueError("the state belongs to another mask: start from the diff it was trained with")
@@ -212,7 +212,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
             for name, here in self.state[parameter].items():
                 overwrite(here, state_dict["state"][index][name])
         self._task_head.load(state_dict)
-        self.steps = int(told["steps"])
+        self.steps = int(saved["steps"])
         with torch.no_grad():
             self._write()
 

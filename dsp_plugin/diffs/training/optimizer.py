@@ -224,48 +224,48 @@ class DiffAdamW(torch.optim.Optimizer):
             ValueError: a state of another optimizer, model, base or kind of diff. Nothing has been changed
                 then.
         """
-        vector, told = self.vector, state_dict.get("diff")
-        if not isinstance(told, dict) or told.get("format") != FORMAT:
+        vector, saved = self.vector, state_dict.get("diff")
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
             raise ValueError("this is not the state of a diff's optimizer, or one of a newer version")
-        if told["names"] != vector.layout.names:
-            odd = sorted(set(told["names"]) ^ set(vector.layout.names))[:3]
+        if saved["names"] != vector.layout.names:
+            odd = sorted(set(saved["names"]) ^ set(vector.layout.names))[:3]
             raise ValueError(
                 f"the state is of a diff of other parameters: {', '.join(odd) or 'another order'}"
             )
-        if told["base"] != vector.base_hash():
+        if saved["base"] != vector.base_hash():
             raise ValueError(
                 "the state belongs to another base: theta would be put together from the wrong weights"
             )
-        if told.get("frozen", vector.frozen_hash) != vector.frozen_hash:  # older states do not tell
+        if saved.get("frozen", vector.frozen_hash) != vector.frozen_hash:  # older states do not tell
             raise ValueError("the state belongs to another base: what stays frozen is another there")
         for name, here in _settings(vector).items():
-            if told["settings"].get(name) != here:
+            if saved["settings"].get(name) != here:
                 raise ValueError(
-                    f"the state was trained with {name} = {told['settings'].get(name)}, this run has {here}"
+                    f"the state was trained with {name} = {saved['settings'].get(name)}, this run has {here}"
                 )
-        if "grouping" in told and told["grouping"] != vector.layout.grouping_hash():
+        if "grouping" in saved and saved["grouping"] != vector.layout.grouping_hash():
             raise ValueError("the state was trained with other groups, though with as many of them")
         penalties = vector.penalties.unique().tolist()
-        if told.get("penalties", penalties) != penalties:  # older states do not tell
+        if saved.get("penalties", penalties) != penalties:  # older states do not tell
             there, here = (
-                ", ".join(f"{value:g}" for value in values) for values in (told["penalties"], penalties)
+                ", ".join(f"{value:g}" for value in values) for values in (saved["penalties"], penalties)
             )
             warnings.warn(f"the state was trained with lambda {there} and goes on with {here}", stacklevel=2)
         self._task_head.check(state_dict)
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():
-                saved = state_dict["state"][index][name]
-                if saved.shape != here.shape:
+                there = state_dict["state"][index][name]
+                if there.shape != here.shape:
                     called = vector.layout.names[index]
-                    raise ValueError(f"the state's {name} of '{called}' has the shape {list(saved.shape)}")
+                    raise ValueError(f"the state's {name} of '{called}' has the shape {list(there.shape)}")
         for index, parameter in enumerate(vector.layout.parameters):
             for name, here in self.state[parameter].items():
                 overwrite(here, state_dict["state"][index][name])
         self._task_head.load(state_dict)
-        overwrite(vector.group_alpha, told["group_alpha"])
-        overwrite(self._group_moments[0], told["group_mean"])
-        overwrite(self._group_moments[1], told["group_square"])
-        vector.steps, vector.seed = int(told["steps"]), int(told["seed"])
+        overwrite(vector.group_alpha, saved["group_alpha"])
+        overwrite(self._group_moments[0], saved["group_mean"])
+        overwrite(self._group_moments[1], saved["group_square"])
+        vector.steps, vector.seed = int(saved["steps"]), int(saved["seed"])
         vector.drawn = False
         vector.mark("nothing")
 

@@ -36,12 +36,12 @@ class SavedVector:
 
     Attributes:
         flat: w, alpha [N] and group_alpha [G]. task_head: its tensors by name.
-        told: names and hash of the body, seed, steps, the stretched interval. config: the writer's own.
+        header: names and hash of the body, seed, steps, the stretched interval. config: the writer's own.
     """
 
     flat: dict[str, Tensor]
     task_head: dict[str, Tensor]
-    told: dict[str, Any]
+    header: dict[str, Any]
     config: dict[str, Any]
 
     def restore(self, model: nn.Module, grouping: str | GroupFunction | None) -> DiffVector:
@@ -55,22 +55,22 @@ class SavedVector:
             ValueError: the model lacks parameters of the diff or is another base, or the groups are others.
         """
         parameters = dict(model.named_parameters())
-        missing = [name for name in [*self.told["names"], *self.task_head] if name not in parameters]
+        missing = [name for name in [*self.header["names"], *self.task_head] if name not in parameters]
         if missing:
             raise ValueError(
                 f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}"
             )
-        if base_hash({name: parameters[name] for name in self.told["names"]}) != self.told["base"]:
+        if base_hash({name: parameters[name] for name in self.header["names"]}) != self.header["base"]:
             raise ValueError("wrong base: its weights are not those that the diff was trained on")
-        body = set(self.told["names"])
+        body = set(self.header["names"])
         frozen = [name for name in parameters if name not in body and name not in self.task_head]
         # older files do not tell of what was frozen
         if (
-            self.told.get("frozen")
-            and base_hash({name: parameters[name] for name in frozen}) != self.told["frozen"]
+            self.header.get("frozen")
+            and base_hash({name: parameters[name] for name in frozen}) != self.header["frozen"]
         ):
             raise ValueError("wrong base: the weights that were frozen are not those of the diff's base")
-        concrete = StretchedConcrete(*self.told["concrete"])
+        concrete = StretchedConcrete(*self.header["concrete"])
         vector = DiffVector(
             model,
             base=parameters,
@@ -78,10 +78,10 @@ class SavedVector:
             frozen=frozen,
             grouping=grouping,
             concrete=concrete,
-            seed=self.told["seed"],
+            seed=self.header["seed"],
         )
         flats = {name: getattr(vector, name) for name in _FLAT}
-        same = vector.layout.names == self.told["names"] and self.told.get("grouping") in (
+        same = vector.layout.names == self.header["names"] and self.header.get("grouping") in (
             None,
             vector.layout.grouping_hash(),
         )
@@ -92,7 +92,7 @@ class SavedVector:
             )
         for name, here in flats.items():
             here.copy_(self.flat[name])
-        vector.steps = self.told["steps"]
+        vector.steps = self.header["steps"]
         vector.mark("nothing")
         return vector
 
@@ -103,7 +103,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
     Raises:
         OSError: it cannot be written. ValueError: `config` is not JSON.
     """
-    told = {
+    header = {
         "format": FORMAT,
         "checksum": NO_CHECKSUM,
         "names": vector.layout.names,
@@ -116,7 +116,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
         "config": dict(config),
     }
     try:
-        metadata = {_KEY: json.dumps(told)}  # one entry: safetensors writes several in any order
+        metadata = {_KEY: json.dumps(header)}  # one entry: safetensors writes several in any order
     except TypeError as error:
         raise ValueError(f"the configuration is not JSON: {error}") from error
     tensors = {name: getattr(vector, name).detach().cpu().clone() for name in _FLAT}
@@ -156,19 +156,19 @@ def _read(path: str) -> SavedVector:
             raise ValueError(
                 f"{path} holds no diff in training (it is not what diff pruning's first stage writes)"
             )
-        told = parse_json(metadata, f"{path}'s header")
-        if told["format"] != FORMAT:
+        header = parse_json(metadata, f"{path}'s header")
+        if header["format"] != FORMAT:
             raise ValueError(
-                f"{path} is of format {told['format']}, this version reads {FORMAT}: update dsp_plugin"
+                f"{path} is of format {header['format']}, this version reads {FORMAT}: update dsp_plugin"
             )
         # files without a checksum are older; they do not tell of the grouping either
-        if "checksum" not in told and "grouping" not in told:
+        if "checksum" not in header and "grouping" not in header:
             warnings.warn(
                 f"{path} was written before these files had a checksum: damage to it cannot be seen"
             )
-        elif not fits(path, told["checksum"]):
+        elif not fits(path, header["checksum"]):
             raise ValueError(f"{path} is damaged: its content does not fit its checksum")
-        _check(told, path)
+        _check(header, path)
         flat = {name: file.get_tensor(name) for name in _FLAT}
         task_head = {
             key[len("head.") :]: file.get_tensor(key)
@@ -180,23 +180,23 @@ def _read(path: str) -> SavedVector:
             raise ValueError(f"{path} holds numbers that are not finite: {name}")
     if any(tensor.dim() != 1 for tensor in flat.values()) or flat["w"].shape != flat["alpha"].shape:
         raise ValueError(f"{path}: w, alpha and group_alpha are no vectors, or not of one length")
-    return SavedVector(flat, task_head, told, told.pop("config"))
+    return SavedVector(flat, task_head, header, header.pop("config"))
 
 
-def _check(told: dict[str, Any], path: str) -> None:
+def _check(header: dict[str, Any], path: str) -> None:
     """Raise a ValueError, or a KeyError that says what is missing, for what `save_vector` never says."""
-    names, concrete = told["names"], told["concrete"]
+    names, concrete = header["names"], header["concrete"]
     if not isinstance(names, list) or not names or len({*names}) != len(names):
         raise ValueError(f"{path}: the names of the body's parameters are no list of different names")
     for name in names:
         check_name(name)
-    check_numbers([told["steps"]], f"{path}: its steps")
+    check_numbers([header["steps"]], f"{path}: its steps")
     # what is drawn from the seed is the same for all whole numbers that are equal in 64 bits
-    whole = type(told["seed"]) is int and abs(told["seed"]) < 1 << 64
-    texts = all(isinstance(told.get(name), (str, type(None))) for name in ("base", "frozen", "grouping"))
-    if not whole or not texts or not isinstance(told["base"], str) or not isinstance(told["config"], dict):
+    whole = type(header["seed"]) is int and abs(header["seed"]) < 1 << 64
+    texts = all(isinstance(header.get(name), (str, type(None))) for name in ("base", "frozen", "grouping"))
+    if not whole or not texts or not isinstance(header["base"], str) or not isinstance(header["config"], dict):
         raise ValueError(f"{path}: its header has values of another kind")
-    check_depth(told["config"], f"{path}: its config")
+    check_depth(header["config"], f"{path}: its config")
     if (
         not isinstance(concrete, list)
         or len(concrete) != 2

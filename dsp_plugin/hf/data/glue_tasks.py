@@ -183,9 +183,9 @@ def find_task(name: str) -> Task:
     Raises:
         ValueError: there is no such task.
     """
-    plain = name.lower().replace("-", "").replace("_", "")
-    plain = _OTHER_NAMES.get(plain, plain)
-    if plain not in TASKS:
+    folded = name.lower().replace("-", "").replace("_", "")
+    folded = _OTHER_NAMES.get(folded, folded)
+    if folded not in TASKS:
         known = ", ".join(task.folder for task in _TASKS)
         raise ValueError(f"--task_name {name}: no GLUE task; there are {known}")
-    return TASKS[plain]
+    return TASKS[folded]

@@ -60,8 +60,7 @@ def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any)
 
     `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another
     one: DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same
-        `args` serve
-    another stage. Make it before the Trainer (see `declare_mean_loss`).
+    `args` serve another stage. Make it before the Trainer (see `declare_mean_loss`).
 
     Args:
         options: further ones of `DiffAdamW` (alpha_lr, task_head_lr, eps_uncorrected ...).

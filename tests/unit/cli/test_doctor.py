@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,7 +142,7 @@ def test_a_compiler_that_cannot_compile_is_none(monkeypatch, tmp_path):
 
 
 def test_missing_headers(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     check = doctor.check_headers(needed=True)
     assert check.status == "missing" and str(tmp_path / "Python.h") in check.found
     assert check.mend

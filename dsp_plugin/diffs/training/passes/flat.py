@@ -1,8 +1,7 @@
 """Many tensors as one flat line of positions, cut into pieces that share a tensor and a group.
 
 Notation: N elements in all, T tensors, P pieces, G groups. A position counts from 0 to N - 1 over all tensors
-    in the
-order they are given, each row-major; noise, ties and state are by position.
+in the order they are given, each row-major; noise, ties and state are by position.
 """
 
 from __future__ import annotations

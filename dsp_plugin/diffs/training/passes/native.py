@@ -83,10 +83,10 @@ class NativePasses:
     def write(
         self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Keys | None
     ) -> None:
-        job, held = self._job(w, alpha, gate, base=base)
+        job, alive = self._job(w, alpha, gate, base=base)
         job.sampled = int(keys is not None)
         job.first_key, job.second_key = _unsigned(keys or (0, 0))
-        self._run("write", job, held)
+        self._run("write", job, alive)
 
     def measure(
         self,
@@ -98,10 +98,10 @@ class NativePasses:
         keys: Keys,
     ) -> Tensor:
         sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64)
-        job, held = self._job(w, alpha, gate, grads=grads, price=price)
+        job, alive = self._job(w, alpha, gate, grads=grads, price=price)
         job.sums = sums.data_ptr()
         job.first_key, job.second_key = _unsigned(keys)
-        self._run("measure", job, held)
+        self._run("measure", job, alive)
         return sums
 
     def update(
@@ -119,7 +119,7 @@ class NativePasses:
         following: NextTheta | None = None,
     ) -> None:
         base = None if following is None else following.base
-        job, held = self._job(w, alpha, gate, base=base, grads=grads, price=price)
+        job, alive = self._job(w, alpha, gate, base=base, grads=grads, price=price)
         for name, tensor in moments._asdict().items():
             setattr(job, name, tensor.data_ptr())
         job.first_key, job.second_key = _unsigned(keys)
@@ -129,17 +129,17 @@ class NativePasses:
         job.beta1, job.beta2 = betas
         if following is not None:
             next_gate = following.gate.contiguous()
-            held.append(next_gate)
+            alive.append(next_gate)
             job.next_gate = next_gate.data_ptr()
             job.next_first_key, job.next_second_key = _unsigned(following.keys)
-        self._run("update" if following is None else "update_and_write", job, held)
+        self._run("update" if following is None else "update_and_write", job, alive)
 
     def _job(self, w, alpha, gate, base=None, grads=None, price=None) -> tuple[_Job, list]:
         """Return a job with the addresses filled in, and what must stay alive as long as the job."""
         parameters = self.layout.parameters
         gate = gate.contiguous()
         job = _Job(low=self._concrete.low, high=self._concrete.high, w=w.data_ptr(), alpha=alpha.data_ptr())
-        held: list = [gate, self._pieces]
+        alive: list = [gate, self._pieces]
         job.gate = gate.data_ptr()
         for name, column in self._pieces.items():
             setattr(job, name, column.data_ptr())
@@ -148,7 +148,7 @@ class NativePasses:
             tables["grad"] = [self._gradient(grad, p) for grad, p in zip(grads, parameters)]
             price = price.to(torch.float32).contiguous()
             job.price = price.data_ptr()
-            held.append(price)
+            alive.append(price)
         for name, tensors in tables.items():
             for tensor in tensors:
                 if tensor.dtype != self._dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
@@ -157,8 +157,8 @@ class NativePasses:
                     )
             table = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
             setattr(job, name, ctypes.cast(table, ctypes.c_void_p))
-            held += [table, tensors]
-        return job, held
+            alive += [table, tensors]
+        return job, alive
 
     def _gradient(self, grad: Tensor | None, parameter: Tensor) -> Tensor:
         if grad is not None:
@@ -167,7 +167,7 @@ class NativePasses:
             self._zeros = torch.zeros(parameter.numel(), dtype=parameter.dtype)
         return self._zeros
 
-    def _run(self, name: str, job: _Job, held: list) -> None:
+    def _run(self, name: str, job: _Job, alive: list) -> None:
         function = getattr(self._library, f"{name}_{DTYPES[self._dtype]}")
         function.restype = None
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]

@@ -47,7 +47,7 @@ class ProjectRun(DiffRun):
             return
         with naming(f"--eval_checkpoint {given}"):
             self.saved = read_vector(given)
-        low, high = self.saved.told["concrete"]
+        low, high = self.saved.header["concrete"]
         if (self.method.concrete_lower, self.method.concrete_upper) != (low, high):
             raise ValueError(
                 f"--concrete_lower {self.method.concrete_lower} --concrete_upper "

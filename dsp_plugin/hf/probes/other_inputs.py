@@ -1,0 +1,232 @@
+"""Arguments of a Transformers model that are no text, by kind: pixels, speech, series; random, of the sizes
+in its configuration.
+
+Notation: B examples (`size`), L tokens (`length`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from .config_numbers import configs, integers, number
+
+Inputs = dict[str, Tensor]
+
+_IMAGE_SIZES = ("image_size", "img_size", "input_size", "crop_size", "sample_size")
+_CHANNELS = ("num_channels", "in_channels", "in_chans", "num_image_channels")
+_FRAMES = ("num_frames", "frames_per_clip", "n_frames", "tubelet_size")
+_MEL_BINS = (
+    "num_mel_bins",
+    "input_feat_size",
+    "feature_projection_input_dim",
+    "input_feat_per_channel",
+    "feature_size",
+    "n_mels",
+    "input_dim",
+    "num_mel_features",
+    "feature_dim",
+    "input_channels",
+    "num_hidden_features",
+    "mel_bins",
+    "input_feature_size",
+)
+
+
+class OtherInputs:
+    """Draws what a model of this configuration may take beside text.
+
+    Args:
+        size, length, padding: see `random_inputs`.
+        dtype: of the model.
+        generator: what every random number is drawn from.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        size: int,
+        length: int,
+        padding: bool,
+        dtype: torch.dtype,
+        generator: torch.Generator,
+    ):
+        self.config, self.size, self.length, self.padding = config, size, length, padding
+        self.dtype, self.generator = dtype, generator
+
+    def lengths(self, length: int) -> Tensor:
+        """Return the length of each example: the first is the longest, the others get shorter."""
+        return length - (
+            torch.arange(self.size) * (1 + length // 4) % max(1, length - 1)
+            if self.padding
+            else torch.zeros(self.size).long()
+        )
+
+    # images
+
+    def pixels(self) -> Inputs:
+        return {"pixel_values": self.normal(self.size, self.channels(), *self.image_size())}
+
+    def clip(self, name: str = "pixel_values") -> Inputs:
+        frames = number(self.config, _FRAMES) or 2
+        return {name: self.normal(self.size, frames, self.channels(), *self.image_size())}
+
+    def videos(self) -> Inputs:
+        return self.clip("pixel_values_videos")
+
+    def patches(self) -> tuple[Tensor, Tensor]:
+        """Draw images cut into patches [images * 16, features], and their grids (frames, rows, columns)
+        [images, 3].
+        """
+        patch, frames = (number(self.config, (name,)) for name in ("patch_size", "temporal_patch_size"))
+        features = self.channels() * (frames or 1) * patch**2
+        return self.normal(self.size * 16, features), torch.tensor([[1, 4, 4]] * self.size)
+
+    def grid(self) -> Inputs:
+        return dict(zip(("hidden_states", "grid_thw"), self.patches()))
+
+    def image_grid(self) -> Inputs:
+        return dict(zip(("pixel_values", "image_grid_thw"), self.patches()))
+
+    def pixel_grid(self) -> Inputs:
+        return dict(zip(("pixel_values", "grid_thw"), self.patches()))
+
+    def channels(self) -> int:
+        return number(self.config, _CHANNELS) or 3
+
+    def image_size(self) -> tuple[int, int]:
+        for config in configs(self.config):
+            for name in _IMAGE_SIZES:
+                size = getattr(config, name, None)
+                if isinstance(size, dict):
+                    size = (size["height"], size["width"])
+                sides = integers(size)
+                if sides:
+                    return sides[-2:] if len(sides) > 1 else (sides[0], sides[0])  # type: ignore[return-value]
+        return 64, 64
+
+    # speech and series
+
+    def waves(self) -> Inputs:
+        """Draw samples [B, T], enough for 12 frames."""
+        strides = next(
+            (s for c in configs(self.config) for s in [integers(getattr(c, "conv_stride", None))] if s), []
+        )
+        return {"input_values": self.normal(self.size, 12 * math.prod(strides) + 80 if strides else 1920)}
+
+    def waves_of_channels(self) -> Inputs:
+        (waves,) = self.waves().values()
+        return {
+            "input_values": waves[:, None]
+            .expand(-1, number(self.config, ("audio_channels",)) or 1, -1)
+            .contiguous()
+        }
+
+    def spectrum(self) -> Inputs:
+        """Draw a spectrum [B, frames, bins]."""
+        bins, frames = number(self.config, _MEL_BINS), number(self.config, ("max_length", "spec_size")) or 16
+        return {"input_values": self.normal(self.size, frames, bins)}
+
+    def frames(self) -> Inputs:
+        """Draw frames [B, frames, bins]."""
+        return {"input_features": self.normal(self.size, 4 * self.length, number(self.config, _MEL_BINS))}
+
+    def frames_last(self) -> Inputs:
+        """Draw a spectrum [B, bins, frames], of twice as many frames as the encoder has positions."""
+        frames = 2 * (number(self.config, ("max_source_positions",)) or 2 * self.length)
+        return {"input_features": self.normal(self.size, number(self.config, _MEL_BINS), frames)}
+
+    def masked(self, make: Callable[[OtherInputs], Inputs], dim: int, name: str) -> Inputs:
+        inputs = make(self)
+        (values,) = inputs.values()
+        length = values.shape[dim]
+        mask = torch.arange(length) < self.lengths(length)[:, None]
+        return {**inputs, name: mask.long()}
+
+    def series(self) -> Inputs:
+        """Draw past and future values of the models of time series, [B, steps], with their features."""
+        steps = self.config.context_length + max(self.config.lags_sequence)
+        features = self.config.num_time_features
+        ahead = self.config.prediction_length
+        return {
+            "past_values": self.normal(self.size, steps).abs() + 0.1,
+            "past_time_features": self.normal(self.size, steps, features),
+            "past_observed_mask": torch.ones(self.size, steps, dtype=self.dtype),
+            "future_values": self.normal(self.size, ahead).abs() + 0.1,
+            "future_time_features": self.normal(self.size, ahead, features),
+        }
+
+    def channels_of_series(self) -> Inputs:
+        return {
+            "past_values": self.normal(self.size, self.config.context_length, self.config.num_input_channels)
+        }
+
+    def plain_series(self) -> Inputs:
+        values = self.normal(self.size, number(self.config, ("context_length",)) or 32)
+        given = {
+            "past_values": values,
+            "past_values_padding": torch.zeros_like(values).long(),
+            "freq": torch.zeros(self.size, 1).long(),
+        }
+        return {name: value for name, value in given.items() if name in self.parameters}
+
+    def trajectory(self) -> Inputs:
+        states, actions = self.config.state_dim, self.config.act_dim
+        return {
+            "states": self.normal(self.size, self.length, states),
+            "actions": self.normal(self.size, self.length, actions),
+            "rewards": self.normal(self.size, self.length, 1),
+            "returns_to_go": self.normal(self.size, self.length, 1),
+            "timesteps": torch.arange(self.length).expand(self.size, -1),
+            "attention_mask": torch.ones(self.size, self.length).long(),
+        }
+
+    def queries(self) -> Inputs:
+        wide = number(self.config, ("encoder_hidden_size",)) or self.width()
+        return {
+            "query_embeds": self.normal(self.size, 4, self.width()),
+            "encoder_hidden_states": self.normal(self.size, 6, wide),
+        }
+
+    def width(self) -> int:
+        return number(self.config, ("hidden_size", "d_model", "n_embd", "dim", "embed_dim"), text=True)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float32).to(self.dtype)
+
+
+# arguments that a model must have, and what is tried for them in turn
+OTHER_KINDS: Sequence[tuple[tuple[str, ...], Sequence[Callable[[OtherInputs], Inputs]]]] = (
+    (("pixel_values", "image_grid_thw"), (OtherInputs.image_grid,)),
+    (("pixel_values", "grid_thw"), (OtherInputs.pixel_grid,)),
+    (("hidden_states", "grid_thw"), (OtherInputs.grid,)),
+    (("pixel_values",), (OtherInputs.pixels, OtherInputs.clip)),
+    (("pixel_values_videos",), (OtherInputs.videos,)),
+    (
+        ("input_features", "attention_mask"),
+        (
+            lambda maker: maker.masked(OtherInputs.frames_last, -1, "attention_mask"),
+            lambda maker: maker.masked(OtherInputs.frames, 1, "attention_mask"),
+        ),
+    ),
+    (
+        ("input_features", "input_features_mask"),
+        (
+            lambda maker: maker.masked(OtherInputs.frames_last, -1, "input_features_mask"),
+            lambda maker: maker.masked(OtherInputs.frames, 1, "input_features_mask"),
+        ),
+    ),
+    (("input_features",), (OtherInputs.frames_last, OtherInputs.frames)),
+    (
+        ("input_values", "attention_mask"),
+        (lambda maker: maker.masked(OtherInputs.waves, 1, "attention_mask"),),
+    ),
+    (("input_values",), (OtherInputs.waves, OtherInputs.spectrum, OtherInputs.waves_of_channels)),
+    (("past_values",), (OtherInputs.series, OtherInputs.channels_of_series, OtherInputs.plain_series)),
+    (("states", "actions", "timesteps"), (OtherInputs.trajectory,)),
+    (("query_embeds",), (OtherInputs.queries,)),
+)
