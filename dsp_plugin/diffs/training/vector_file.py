@@ -194,7 +194,8 @@ def _check(header: dict[str, Any], path: str) -> None:
     # what is drawn from the seed is the same for all whole numbers that are equal in 64 bits
     whole = type(header["seed"]) is int and abs(header["seed"]) < 1 << 64
     texts = all(isinstance(header.get(name), (str, type(None))) for name in ("base", "frozen", "grouping"))
-    if not whole or not texts or not isinstance(header["base"], str) or not isinstance(header["config"], dict):
+    kinds = isinstance(header["base"], str) and isinstance(header["config"], dict)
+    if not (whole and texts and kinds):
         raise ValueError(f"{path}: its header has values of another kind")
     check_depth(header["config"], f"{path}: its config")
     if (

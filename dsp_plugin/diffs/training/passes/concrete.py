@@ -2,8 +2,10 @@
 2018).
 
 Notation: u uniform noise in (0, 1), alpha the gate's learned location, s = sigmoid(logit u + alpha),
-z = clip(s (high - low) + low, 0, 1). There is no temperature. All functions are elementwise and
-differentiable by hand: they return z together with dz/dalpha, so that no autograd graph over the mask is ever built.
+z = clip(s (high - low) + low, 0, 1). There is no temperature.
+
+All functions are elementwise and differentiable by hand: they return z together with dz/dalpha, so that no
+autograd graph over the mask is ever built.
 """
 
 from __future__ import annotations
