@@ -38,8 +38,11 @@ def planned(make):
     """The plan, looked at before the first run; what cannot be ends the program with one line."""
     try:
         plan = make({name: value for name, value in config.items() if value is not None})
+        plan.listing = workflow.output_settings.dryrun
         if workflow.is_main_process:
             plan.check()
+            if not plan.listing:
+                plan.check_inputs()
         return plan
     except ValueError as error:
         sys.exit(f"{Path(workflow.main_snakefile).name}: error: {error}")

@@ -12,7 +12,7 @@ from pipelines.plans.mt import MTPlan as Plan
 PLAN = planned(Plan)
 RUNS, RESULTS = PLAN.options.runs, PLAN.options.results
 DATASET = PLAN.settings.dataset
-DATA_BIN = os.environ.get("DATA_BIN", f"data-bin/{DATASET}")  # as scripts/mt/lib.sh has it
+DATA_BIN = os.environ.get("DATA_BIN") or f"data-bin/{DATASET}"  # as scripts/mt/lib.sh has it
 DICTIONARY = ROOT / DATA_BIN / "dict.en.txt"
 MEASURED = f"{RUNS}/speed.done"
 
@@ -45,6 +45,7 @@ rule table:
         [] if PLAN.options.speed else PLAN.table_files(),
     localrule: True
     run:
+        Path(MEASURED).unlink(missing_ok=True)  # speed is measured whenever it is asked for
         PLAN.write_tables()
 
 
@@ -129,7 +130,7 @@ rule speed:
     input:
         PLAN.wanted(),
     output:
-        temp(touch(MEASURED)),
+        touch(MEASURED),
     threads: workflow.cores
     params:
         name="speed",

