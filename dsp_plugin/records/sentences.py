@@ -1,30 +1,57 @@
-"""`sentences.json` beside a record: what each sentence adds to the score, so that runs can be compared in
+"""`sentences.json.xz` beside a record: what each sentence adds to the score, so that runs can be compared in
 pairs.
 
-{"metric": "BLEU", "signature": sacreBLEU's, "statistics": [S, 10] integers, see `scores.bleu_statistics`}
+{"metric": "BLEU", "signature": sacreBLEU's, "statistics": [S, 10] integers, see `bleu.bleu_statistics`}
+
+It is compressed, to a seventh; earlier versions wrote `sentences.json`, which is read, too.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsp_plugin.records.files.sealed import read_json, write_json
+from dsp_plugin.records.files.sealed import MAX_BYTES, DamagedError, content_of, read_bounded, seal_text
+from dsp_plugin.records.files.whole import replacing
 from dsp_plugin.records.record import Metric
 
-SENTENCES_NAME = "sentences.json"
+SENTENCES_NAME = "sentences.json.xz"
+PLAIN_NAME = "sentences.json"  # of earlier versions
 
 
 def save_sentences(folder: str | os.PathLike, sentences: Mapping[str, Any] | None) -> None:
-    """Writes the file, one sentence a line, whole or not at all; with None an old file is removed."""
+    """Write the file, one sentence a line, whole or not at all; with None an old file is removed."""
     path = Path(folder) / SENTENCES_NAME
     if sentences is None:
         path.unlink(missing_ok=True)  # of an earlier run, so of other translations
-        return
-    write_json(path, json.dumps(sentences).replace("], [", "],\n[") + "\n")
+    else:
+        text = seal_text(json.dumps(sentences).replace("], [", "],\n[") + "\n")
+        with replacing(path) as temporary:
+            temporary.write_bytes(lzma.compress(text.encode()))
+    (Path(folder) / PLAIN_NAME).unlink(missing_ok=True)
+
+
+def read_sentences(path: str | os.PathLike) -> Any:
+    """Read what the file says, without its checksum; compressed or not.
+
+    Raises:
+        DamagedError: it is not what was written, or larger than such a file can be.
+        OSError: it cannot be read.
+    """
+    try:
+        data = read_bounded(path)
+        if Path(path).suffix == ".xz":
+            unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_BYTES)
+            data = unpacker.decompress(data, max_length=MAX_BYTES)
+            if not unpacker.eof or unpacker.unused_data:
+                raise ValueError("its end is missing, or something follows it")
+    except (ValueError, EOFError, lzma.LZMAError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
+    return content_of(path, data)
 
 
 def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]] | None:
@@ -39,10 +66,11 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
         ValueError: damaged, of another metric or signature, or their sum does not give the metric's value.
         OSError: the file is there and cannot be read.
     """
-    path = Path(folder) / SENTENCES_NAME
-    if metric.name != "BLEU" or not path.is_file():
+    names = [name for name in (SENTENCES_NAME, PLAIN_NAME) if (Path(folder) / name).is_file()]
+    if metric.name != "BLEU" or not names:
         return None
-    fields = read_json(path)
+    path = Path(folder) / names[0]
+    fields = read_sentences(path)
     if not isinstance(fields, dict) or not {"metric", "signature", "statistics"} <= set(fields):
         raise ValueError(f"{path}: it must have metric, signature and statistics")
     if (fields["metric"], fields["signature"]) != (metric.name, metric.signature):

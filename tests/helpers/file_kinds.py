@@ -75,7 +75,7 @@ def make_sentences(folder: Path) -> list[Path]:
     signature = _record().metrics[0].signature
     statistics = bleu_statistics(HYPOTHESES, REFERENCES)
     save_sentences(folder, {"metric": "BLEU", "signature": signature, "statistics": statistics})
-    return [folder / "sentences.json"]
+    return [folder / "sentences.json.xz"]
 
 
 def read_sentences(folder: Path) -> Any:

@@ -84,10 +84,26 @@ def read_json(path: str | os.PathLike, warn: bool = True) -> Any:
     return content
 
 
+def content_of(path: str | os.PathLike, data: bytes) -> Any:
+    """What the JSON `data` of the file `path` says, without its checksum. Raises: as `read_json`."""
+    content, sealed = _checked(path, data)
+    if not sealed and isinstance(content, dict):
+        warn_unsealed(path)
+    return content
+
+
 def load_json(path: str | os.PathLike) -> tuple[Any, bool]:
     """`read_json` without a warning, and whether the content was checked against a checksum."""
     try:
-        content = parse_json(read_bounded(path))
+        data = read_bounded(path)
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
+    return _checked(path, data)
+
+
+def _checked(path: str | os.PathLike, data: bytes) -> tuple[Any, bool]:
+    try:
+        content = parse_json(data)
     except ValueError as error:
         raise DamagedError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict) or not _is_sealed(content):

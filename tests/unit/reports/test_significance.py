@@ -5,6 +5,7 @@ texts.
 from __future__ import annotations
 
 import json
+import lzma
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,9 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
 from dsp_plugin.records.bleu import bleu, bleu_statistics
-from dsp_plugin.records.files.sealed import read_json, write_json
-from dsp_plugin.records.record import Metric, Record, find_records, save_record
-from dsp_plugin.records.sentences import load_statistics, save_sentences
+from dsp_plugin.records.files.sealed import write_json
+from dsp_plugin.records.record import Metric, Record, find_records, load_record, save_record
+from dsp_plugin.records.sentences import load_statistics, read_sentences, save_sentences
 from dsp_plugin.reports.significance import Comparison, compare_with_baseline, largest_p, paired_bootstrap
 from dsp_plugin.reports.tables import Setting
 
@@ -46,7 +47,7 @@ GOOD, SIMILAR, BAD = worse(0.2, 1), worse(0.21, 2), worse(0.6, 3)
 def put(
     folder: Path, method: str, lines: list[str], kept: int = 6, seed: int = 1, subset: str = "test", **fields
 ):
-    """A record of these translations with its sentences.json."""
+    """A record of these translations with its sentences.json.xz."""
     score = bleu(lines, REFERENCES)
     metric = Metric("BLEU", score["value"], "", score["signature"], subset)
     heads = {
@@ -112,9 +113,12 @@ def test_a_baseline_of_several_budgets_is_taken_at_the_same_one(tmp_path):
 @pytest.mark.parametrize(
     "spoil, why",
     [
-        (lambda place: (place / "sentences.json").unlink(), "no sentences.json beside the record"),
-        (lambda place: (place / "sentences.json").write_text("{"), "damaged"),
-        (lambda place: (place / "sentences.json").write_text('{"metric": "BLEU"}'), "must have metric"),
+        (lambda place: (place / "sentences.json.xz").unlink(), "no sentences.json.xz beside the record"),
+        (lambda place: cut(place, b"{"), "damaged"),
+        (lambda place: cut(place, lzma.compress(b"{")), "damaged"),
+        (lambda place: cut(place, lzma.compress(b'{"metric": "BLEU"}')[:-3]), "damaged"),
+        (lambda place: cut(place, lzma.compress(b'{"metric": "BLEU"}') * 2), "damaged"),
+        (lambda place: cut(place, lzma.compress(b'{"metric": "BLEU"}')), "must have metric"),
         (lambda place: change(place, statistics=[[1, 2, 3]]), "lists of 10 integers"),
         (lambda place: change(place, statistics=[]), "at least one"),
         (lambda place: change(place, signature="tok:none"), "of BLEU tok:none"),
@@ -135,9 +139,32 @@ def test_other_data_is_not_compared(tmp_path):
     assert [one.why for one in compare_with_baseline(find_records(tmp_path))] == ["scored on other data"]
 
 
+def cut(place: Path, data: bytes) -> None:
+    (place / "sentences.json.xz").write_bytes(data)
+
+
 def change(place: Path, **fields) -> None:
-    path = place / "sentences.json"
-    write_json(path, json.dumps({**read_json(path), **fields}))
+    save_sentences(place, {**read_sentences(place / "sentences.json.xz"), **fields})
+
+
+def test_files_of_earlier_versions_are_read_and_replaced(tmp_path):
+    place = put(tmp_path, "unpruned", GOOD, 24)
+    (metric,) = load_record(place / "results.json").metrics
+    new = load_statistics(place, metric)
+    write_json(place / "sentences.json", json.dumps(read_sentences(place / "sentences.json.xz")))
+    (place / "sentences.json.xz").unlink()
+    assert load_statistics(place, metric) == new
+    save_sentences(place, read_sentences(place / "sentences.json"))
+    assert not (place / "sentences.json").exists() and load_statistics(place, metric) == new
+
+
+def test_a_small_file_that_unpacks_to_more_than_any_is_refused(tmp_path):
+    place = put(tmp_path, "unpruned", GOOD, 24)
+    packer = lzma.LZMACompressor(preset=1)
+    data = b"".join([*(packer.compress(bytes(2**24)) for _ in range(17)), packer.flush()])  # 272 MiB
+    cut(place, data)
+    with pytest.raises(ValueError, match="damaged"):
+        read_sentences(place / "sentences.json.xz")
 
 
 def test_the_largest_p_counts_and_none_where_a_run_was_not_tested():
@@ -167,7 +194,8 @@ def test_generate_writes_the_statistics_of_what_it_scored(tmp_path):
     )
     assert load_statistics(tmp_path, metrics[0]) == sentences["statistics"]
     assert sentences["statistics"][1] == [4, 4, 4, 3, 2, 1, 4, 3, 2, 1]
-    assert len((tmp_path / "sentences.json").read_text().splitlines()) == 2  # a line a sentence
+    text = lzma.decompress((tmp_path / "sentences.json.xz").read_bytes()).decode()
+    assert len(text.splitlines()) == 2  # a line a sentence
     assert score(hypotheses, [], args, False, {}, "test") == ([], None)
     write_results(str(tmp_path), record, [SimpleNamespace(head_map=Blocks(), keep=Blocks())], hypotheses)
     assert load_statistics(tmp_path, metrics[0]) is None  # those of other translations are gone
