@@ -34,7 +34,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from dsp_plugin.diffs.sparse import SparseDiff
 from dsp_plugin.diffs.training.fixmask import FixMaskAdamW
 from dsp_plugin.diffs.training.optimizer import DiffAdamW
-from dsp_plugin.diffs.training.passes.torch_passes import Moments, NextTheta, Rates
+from dsp_plugin.diffs.training.passes.torch_passes import Moments, NextTheta, Rates, StepInputs
 from dsp_plugin.diffs.training.vector import DiffVector
 from dsp_plugin.options.numbers import number
 
@@ -100,28 +100,15 @@ def pass_arms(stock: nn.Module) -> dict[str, Callable[[int], object]]:
     moments = Moments(*(torch.zeros_like(vector.w) for _ in range(4)))
     keys, target = vector.keys(0), torch.empty_like(vector.w)
     gates = vector.group_gates(keys)
+    inputs = StepInputs(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
     following = NextTheta(vector.base, gates.gate, vector.keys(1))
     rates = Rates(1.0, LEARNING_RATE, 1.0, 1e-8)
 
     def update(_: int) -> None:
-        vector.passes.update(
-            grads,
-            vector.w,
-            vector.alpha,
-            moments,
-            gates.gate,
-            gates.price,
-            keys,
-            rates,
-            rates,
-            (0.9, 0.999),
-            following,
-        )
+        vector.passes.update(inputs, moments, rates, rates, (0.9, 0.999), following)
 
     return {
-        "measure": lambda _: vector.passes.measure(
-            grads, vector.w, vector.alpha, gates.gate, gates.price, keys
-        ),
+        "measure": lambda _: vector.passes.measure(inputs),
         "update": update,
         "copy": lambda _: target.copy_(vector.w),
     }

@@ -16,6 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsp_plugin.diffs.packs.pack import DiffPack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +79,7 @@ def apply(args: argparse.Namespace) -> int:
     undo = pack.apply(state)
     record = UndoRecord.of(undo, pack.base, model.config_text() if model_config else None)
     model.store(state, {*undo.changes, *undo.task_head}, config, record)
-    print(
-        f"applied: {pack.count:,} of {pack.base.total:,} weights "
-        f"({pack.density:.3%}){_task_head_words(pack.task_head)}"
-    )
+    print(f"applied: {_changes_words(pack)}")
     print(f"take it out again with: dsp diff revert {args.model}")
     return 0
 
@@ -130,10 +131,7 @@ def merge(args: argparse.Namespace) -> int:
         check_output("--out", args.out)
     pack, model = DiffPack.load(args.pack), open_model(args.model)
     model.copy_to(args.out, pack.merge(model.state()), pack.config.get("model_config"))
-    print(
-        f"merged: {pack.count:,} of {pack.base.total:,} weights "
-        f"({pack.density:.3%}){_task_head_words(pack.task_head)}"
-    )
+    print(f"merged: {_changes_words(pack)}")
     print(f"written: {args.out}")
     return 0
 
@@ -153,5 +151,6 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _task_head_words(task_head: dict) -> str:
-    return f" and the task head ({', '.join(task_head)})" if task_head else ""
+def _changes_words(pack: DiffPack) -> str:
+    task_head = f" and the task head ({', '.join(pack.task_head)})" if pack.task_head else ""
+    return f"{pack.count:,} of {pack.base.total:,} weights ({pack.density:.3%}){task_head}"

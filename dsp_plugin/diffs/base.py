@@ -127,6 +127,7 @@ def base_hash(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach()
         digest.update(f"{name} {dtype_name(tensor)} {list(tensor.shape)}\n".encode())
+        # any shape -> [bytes]
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 

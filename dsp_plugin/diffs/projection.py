@@ -112,7 +112,7 @@ def project(
         for name in names:
             delta = deltas[name]
             shapes[name] = tuple(delta.shape)
-            flat = delta.reshape(-1)
+            flat = delta.reshape(-1)  # any shape -> [elements]
             key = _magnitude(flat, width)
             for number, (cut, ties) in enumerate(cuts):
                 keep, equal = key > cut, (key == cut).nonzero().squeeze(1)
@@ -146,7 +146,7 @@ def _histograms(
     sizes: dict[str, int] = {}
     uppers: dict[str, Tensor] = {}
     for name in deltas:
-        flat = deltas[name].reshape(-1)
+        flat = deltas[name].reshape(-1)  # any shape -> [elements]
         if flat.dtype == torch.float64 and width == 4:
             return _histograms(deltas, 8)
         key = _magnitude(flat, width)

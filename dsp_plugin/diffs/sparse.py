@@ -69,7 +69,7 @@ class SparseDiff:
         for name, (positions, values) in self.entries.items():
             full = values.new_zeros(self.size(name))
             full[positions] = values
-            yield name, full.view(self.shapes[name])
+            yield name, full.view(self.shapes[name])  # [elements] -> the base's shape
 
     @classmethod
     def from_dense(cls, deltas: Mapping[str, Tensor]) -> SparseDiff:

@@ -7,12 +7,14 @@ compute one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ...options.terminal import printable
@@ -40,6 +42,16 @@ _MODEL_CONFIG = {
     "problem_type": (str, type(None)),
     "finetuning_task": (str, type(None)),
 }
+
+
+@contextlib.contextmanager
+def malformed(said: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what reading a malformed file raises, and `more`, into a ValueError: `said`, then why."""
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, AttributeError, *more) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{said}: {reason}") from None
 
 
 def parse_json(text: str | bytes, called: str) -> Any:

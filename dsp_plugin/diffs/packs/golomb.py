@@ -117,6 +117,7 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.nda
 
     decoded, first, bit, extra_bit = [], 0, 0, 0
     for count, size, divisor, (width, short) in zip(coded.counts, sizes, coded.divisors, splits):
+        # [width * count] -> [width, count] -> [count]
         remainder = _from_bit_planes(fixed[bit : bit + count * width].reshape(width, count))
         longer = np.flatnonzero(remainder >= short)
         if len(longer):
@@ -179,7 +180,7 @@ def _split(divisor: int) -> tuple[int, int]:
 
 def _bit_planes(numbers: np.ndarray, width: int) -> np.ndarray:
     """Split numbers [n] into their bits: [width, n] of 0 and 1, the lowest bit first."""
-    as_bytes = numbers.astype("<u8").view(np.uint8).reshape(-1, 8).T
+    as_bytes = numbers.astype("<u8").view(np.uint8).reshape(-1, 8).T  # [n] -> [8 n] -> [n, 8] -> [8, n]
     return np.unpackbits(as_bytes, axis=0, bitorder="little", count=width)
 
 

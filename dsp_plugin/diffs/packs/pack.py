@@ -230,7 +230,7 @@ def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> C
         ValueError: a sum θ0 + δ is not finite in the weight's dtype.
     """
     where = positions.to(weight.device)
-    old = weight.detach().reshape(-1)[where]
+    old = weight.detach().reshape(-1)[where]  # any shape -> [elements] -> [n]
     new = patched(old, values)
     if not all_finite(new):
         raise ValueError(f"the base's {name} and the diff add up to what {dtype_name(old)} cannot hold")

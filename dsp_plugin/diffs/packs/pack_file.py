@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -42,6 +41,7 @@ from .content import (
     check_numbers,
     check_task_head,
     check_values,
+    malformed,
     parse_json,
 )
 from .golomb import CodedPositions
@@ -150,19 +150,8 @@ def unpack(raw: bytes, path: str) -> tuple[SparseDiff, Base, dict[str, Tensor], 
         raise ValueError(f"{path} is damaged: its content does not fit its checksum")
     # from here on only a program that writes wrong files can be at fault, but it must not get at a model
     # either
-    try:
+    with malformed(f"{path} is not a valid diff pack", ValueError, zlib.error, OverflowError):
         return _content(load_tensors(raw), about)
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        zlib.error,
-        OverflowError,
-    ) as error:
-        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is not a valid diff pack: {reason}") from error
 
 
 def position_bytes(diff: SparseDiff) -> int:

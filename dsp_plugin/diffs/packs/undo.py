@@ -101,7 +101,7 @@ def _taken(weight: Tensor, positions: Tensor) -> Tensor | None:
     positions = positions.to(weight.device)
     if len(positions) and int(positions[-1]) >= weight.numel():
         return None
-    return weight.detach().reshape(-1)[positions]
+    return weight.detach().reshape(-1)[positions]  # any shape -> [elements] -> [n]
 
 
 def _same_bits(here: Tensor | None, there: Tensor) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from ...records.files.whole import replacing
 from ..base import Base
 from ..sparse import SparseDiff
 from .checksum import NO_CHECKSUM, fits, seal
-from .content import MAX_ELEMENTS, base_of, check_name, parse_json
+from .content import MAX_ELEMENTS, base_of, check_name, malformed, parse_json
 from .pack import DiffPack
 from .undo import Undo, put
 
@@ -76,7 +76,7 @@ class UndoRecord:
         here = pack.base.find(state)
         old = {}
         for name, (positions, _) in pack.diff.entries.items():
-            values = base[called[name]].reshape(-1)[positions]
+            values = base[called[name]].reshape(-1)[positions]  # any shape -> [elements] -> [n]
             for stored in {here[name], *map(here.translate, pack.base.tied.get(name, ()))} & set(state):
                 old[stored] = (positions, values)
         around = (called.here, called.there) != (here.here, here.there)
@@ -118,7 +118,7 @@ class UndoRecord:
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no undo record at {path}: give --base and --pack to revert without one")
-        try:
+        with malformed(f"{path} is not an undo record, or is damaged", ValueError):
             with safe_open(path, "pt") as file:
                 about = parse_json((file.metadata() or {})[_KEY], "its header")
                 if about["format_version"] > _VERSION:
@@ -133,9 +133,6 @@ class UndoRecord:
                     raise ValueError("its content does not fit its checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             return _content(tensors, about)
-        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-            reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path} is not an undo record, or is damaged: {reason}") from None
 
     def restore(self, state: MutableMapping[str, Tensor]) -> set[str]:
         """Write the old values into `state`; gives the names that were touched. Restoring twice does no harm.

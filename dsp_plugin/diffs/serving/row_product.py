@@ -106,13 +106,13 @@ class LinearDiff:
             self._csr = self._make_csr()
         if direct and isinstance(rows, slice) and y.device.type == "cpu":
             # straight into the rows; seen from the side, as [O, n], they are what the sparse product adds to
-            added = y[rows].view(-1, self.outputs)
+            added = y[rows].view(-1, self.outputs)  # [b, ..., O] -> [n, O]
             added.T.addmm_(self._csr, x.T)
             added[:, self._bias_at.long()] += self._bias
             return
-        added = (self._csr @ x.T).T
+        added = (self._csr @ x.T).T  # [O, I] @ [I, n] -> [O, n] -> [n, O]
         added[:, self._bias_at.long()] += self._bias
-        y[rows] += added.to(y.dtype).view(y[rows].shape)
+        y[rows] += added.to(y.dtype).view(y[rows].shape)  # [n, O] -> [b, ..., O]
 
     def _make_csr(self) -> Tensor:
         order = self._output.argsort(stable=True)
@@ -155,7 +155,7 @@ def put_vectors(y: Tensor, rows: Any, ids: Tensor, change: Change) -> None:
     counts = torch.searchsorted(change.positions, first + width) - begin
     token = torch.repeat_interleave(counts)  # [changed elements]
     entry = torch.arange(len(token), device=ids.device) + (begin - counts.cumsum(0) + counts)[token]
-    vectors = y[rows].reshape(-1, width)
+    vectors = y[rows].reshape(-1, width)  # [b, ..., width] -> [n, width]
     vectors[token, change.positions[entry] - first[token]] = change.new[entry].to(y.dtype)
     if not isinstance(rows, slice):  # of a slice they are a view, and written already
         y[rows] = vectors.view(y[rows].shape)

@@ -200,7 +200,7 @@ class RowTasks:
         (ids,) = args or tuple(kwargs.values())
         size = len(self._numbers)
         if ids.dim() and ids.shape[0] == 1 and size > 1:  # positions, the same for all rows
-            ids = ids.expand(size, *ids.shape[1:])
+            ids = ids.expand(size, *ids.shape[1:])  # [1, L] -> [B, L]
         self._require_rows(name, module, [ids])
         y = own(ids)
         for task, rows in zip(self._tasks, self._rows):
@@ -220,7 +220,7 @@ class RowTasks:
                 self._vector(task, parameter, names) for parameter in (module.weight, module.bias)
             )
             parts.append(F.layer_norm(x[rows], module.normalized_shape, weight, bias, module.eps))
-        joined = torch.cat(parts)
+        joined = torch.cat(parts)  # [b of each task, ..., features] -> [B, ..., features]
         return joined if self._back is None else joined[self._back.to(x.device)]
 
     def _vector(self, task: Any, parameter: Tensor | None, names: list[str]) -> Tensor | None:

@@ -99,7 +99,9 @@ class FixMaskAdamW(torch.optim.Optimizer):
             for name, parameter in placed.body.items():
                 parameter.copy_(tensors[name])
         self._below = [
-            tensors[name].reshape(-1)[positions] for name, positions in zip(self.touched, self.positions)
+            # any shape -> [elements] -> [n]
+            tensors[name].reshape(-1)[positions]
+            for name, positions in zip(self.touched, self.positions)
         ]
         self._write()
         for name, parameter in placed.body.items():
@@ -151,6 +153,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
             )
         group = self.param_groups[0]
         grads = [dense(parameter.grad) for parameter in self.touched.values()]
+        # each [elements] -> [n], together [K]
         grad = torch.cat(
             [
                 self.values.new_zeros(positions.numel())
@@ -221,7 +224,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
         for parameter, positions, below, part in zip(
             self.touched.values(), self.positions, self._below, parts
         ):
-            parameter.data.view(-1)[positions] = patched(below, part)
+            parameter.data.view(-1)[positions] = patched(below, part)  # [elements] at [n]
 
     @staticmethod
     def _check(diff: SparseDiff, body: Mapping[str, nn.Parameter]) -> None:

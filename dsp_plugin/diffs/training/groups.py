@@ -36,7 +36,7 @@ def by_neuron(name: str, shape: Shape) -> Hashable | Tensor:
     """
     if len(shape) < 2:
         return name
-    return torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
+    return torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))  # [rows] -> [rows, 1, ...]
 
 
 GROUPINGS: dict[str, GroupFunction] = {"tensor": by_tensor, "neuron": by_neuron}
@@ -144,6 +144,7 @@ def _runs(name: str, labels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tens
     """Find starts, lengths and labels of the runs of equal labels in the flattened tensor."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"the groups of '{name}' must be integers, not {labels.dtype}")
+    # leading sizes of 1 up to the tensor's dimensions
     labels = labels.cpu().reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
     # what the labels leave to broadcasting at the end need not be written out
     inner, leading = 1, len(shape)
@@ -151,6 +152,7 @@ def _runs(name: str, labels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tens
         leading -= 1
         inner *= shape[leading]
     try:
+        # [..., 1, 1] -> [...] -> the tensor's leading sizes -> [elements / inner]
         flat = labels.reshape(labels.shape[:leading]).expand(shape[:leading]).reshape(-1)
     except RuntimeError as error:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .passes.torch_passes import Moments, NextTheta, Rates, adam
+from .passes.torch_passes import Moments, NextTheta, Rates, StepInputs, adam
 from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
 from .vector import DiffVector
 
@@ -118,7 +118,8 @@ class DiffAdamW(torch.optim.Optimizer):
             )
         keys, gates = vector.keys(vector.steps), vector.group_gates(vector.keys(vector.steps))
         grads = [dense(parameter.grad) for parameter in vector.layout.parameters]
-        sums = vector.passes.measure(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
+        inputs = StepInputs(grads, vector.w, vector.alpha, gates.gate, gates.price, keys)
+        sums = vector.passes.measure(inputs)
         w_square = sums[:, 0].sum() + self._task_head.square()
         group_grad = self._group_gradient(gates, sums)
         alpha_square = sums[:, 1].sum() + group_grad.square().sum()
@@ -143,19 +144,7 @@ class DiffAdamW(torch.optim.Optimizer):
         if self.writes_next:
             next_keys = vector.keys(vector.steps + 1)
             following = NextTheta(vector.base, vector.group_gates(next_keys).gate, next_keys)
-        vector.passes.update(
-            grads,
-            vector.w,
-            vector.alpha,
-            self._moments,
-            gates.gate,
-            gates.price,
-            keys,
-            w_rates,
-            alpha_rates,
-            group["betas"],
-            following,
-        )
+        vector.passes.update(inputs, self._moments, w_rates, alpha_rates, group["betas"], following)
         self._task_head.step(w_rates.clip)
         vector.steps += 1
         vector.drawn = False

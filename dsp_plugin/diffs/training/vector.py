@@ -263,6 +263,7 @@ class DiffVector:
         for tensor, (start, size) in enumerate(zip(layout.offsets, layout.sizes)):
             opened, _ = self.concrete.open_probability(self.alpha[start : start + size])
             lengths = layout.length[layout.tensor == tensor].to(opened.device)
+            # [elements] -> [pieces of this tensor]
             sums.append(torch.segment_reduce(opened.double(), "sum", lengths=lengths))
         per_piece = torch.cat(sums)
         return self.layout.group_sums(per_piece * self.penalties.double() if weighted else per_piece)

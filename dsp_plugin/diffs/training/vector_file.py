@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...records.files.whole import replacing
 from ..base import base_hash
 from ..packs.checksum import NO_CHECKSUM, fits, seal
-from ..packs.content import all_finite, check_depth, check_name, check_numbers, parse_json
+from ..packs.content import all_finite, check_depth, check_name, check_numbers, malformed, parse_json
 from .groups import GroupFunction
 from .passes.concrete import StretchedConcrete
 from .vector import DiffVector
@@ -135,18 +135,9 @@ def read_vector(path: str | os.PathLike) -> SavedVector:
         OSError: no such file.
         ValueError: not the file of a vector, a damaged one, or one of a newer version.
     """
-    try:
+    said = f"{path} is damaged or no safetensors file"
+    with malformed(said, json.JSONDecodeError, UnicodeDecodeError):
         return _read(os.fspath(path))
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-    ) as error:
-        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is damaged or no safetensors file: {reason}") from None
 
 
 def _read(path: str) -> SavedVector:

@@ -26,7 +26,7 @@ def answers(task: Task, logits: Any) -> np.ndarray:
         logits = logits[0]
     logits = np.asarray(logits, dtype=np.float64)
     if task.is_regression and logits.ndim == 1:
-        logits = logits[:, None]
+        logits = logits[:, None]  # [rows] -> [rows, 1]
     if logits.ndim != 2 or logits.shape[1] != task.num_labels:
         raise ValueError(
             f"{task.folder}: outputs of shape {list(logits.shape)}, [rows, {task.num_labels}] belong there"

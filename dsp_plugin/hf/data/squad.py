@@ -238,7 +238,7 @@ def best_answers(
             raise ValueError(f"the logits of window {window} are not finite numbers; has training diverged?")
         s = np.argsort(-starts, kind="stable")[:n_best]
         e = np.argsort(-ends, kind="stable")[:n_best]
-        length = e[None, :] - s[:, None] + 1
+        length = e[None, :] - s[:, None] + 1  # [1, ends] - [starts, 1] -> [starts, ends]
         rows, columns = np.nonzero((length >= 1) & (length <= max_answer_length))
         s, e = s[rows], e[columns]
         spans[int(number)].extend(

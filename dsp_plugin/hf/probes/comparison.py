@@ -104,7 +104,7 @@ def random_batches(
     for _ in range(count):
         ids = torch.randint(0, model.config.vocab_size, (size, length), generator=generator).to(device)
         lengths = length - torch.arange(size, device=device) % max(1, length // 2)
-        mask = (torch.arange(length, device=device) < lengths[:, None]).long()
+        mask = (torch.arange(length, device=device) < lengths[:, None]).long()  # [L] < [B, 1] -> [B, L]
         batch = {"input_ids": ids, "attention_mask": mask}
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = torch.randint(

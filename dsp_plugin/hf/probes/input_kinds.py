@@ -102,7 +102,7 @@ class InputMaker:
 
     def _text(self) -> Inputs:
         lengths = self.other.lengths(self.length)
-        attended = torch.arange(self.length) < lengths[:, None]
+        attended = torch.arange(self.length) < lengths[:, None]  # [L] < [B, 1] -> [B, L]
         ids = self._ids(self.length)
         end = integers(getattr(text_config(self.config), "eos_token_id", None))
         if end and end[0] < self._vocabulary() and self.length > 1:
@@ -152,7 +152,7 @@ class InputMaker:
             torch.randint(part, (self.size, self.length, 2), generator=self.generator)
             for part in (largest // 2,) * 2
         )
-        return torch.cat([low, low + high], dim=-1)
+        return torch.cat([low, low + high], dim=-1)  # two [B, L, 2] -> [B, L, 4]
 
     # images
 
@@ -193,4 +193,5 @@ class InputMaker:
 
 
 def _to_the_right(rows: Tensor, lengths: Tensor) -> Tensor:
+    # [B, L], each row rolled
     return torch.stack([row.roll(rows.shape[1] - int(length)) for row, length in zip(rows, lengths)])

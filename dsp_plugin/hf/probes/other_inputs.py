@@ -144,7 +144,7 @@ class OtherInputs:
         inputs = make(self)
         (values,) = inputs.values()
         length = values.shape[dim]
-        mask = torch.arange(length) < self.lengths(length)[:, None]
+        mask = torch.arange(length) < self.lengths(length)[:, None]  # [T] < [B, 1] -> [B, T]
         return {**inputs, name: mask.long()}
 
     def series(self) -> Inputs:

@@ -77,4 +77,5 @@ def text_batches(
 def _shifted(ids: Tensor, model: PreTrainedModel, first: int | None = None) -> Tensor:
     """Shift ids [B, L] one to the right, behind the token that a decoder starts with (or `first`)."""
     start = model.config.decoder_start_token_id if first is None else first
+    # [B, 1] and [B, L - 1] -> [B, L]
     return torch.cat([torch.full_like(ids[:, :1], start if start is not None else 0), ids[:, :-1]], dim=1)

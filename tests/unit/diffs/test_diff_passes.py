@@ -18,7 +18,14 @@ from dsp_plugin.diffs.training.passes import native
 from dsp_plugin.diffs.training.passes.concrete import StretchedConcrete
 from dsp_plugin.diffs.training.passes.flat import PIECE, FlatLayout
 from dsp_plugin.diffs.training.passes.noise import step_keys, uniform
-from dsp_plugin.diffs.training.passes.torch_passes import WINDOW, Moments, NextTheta, Rates, TorchPasses
+from dsp_plugin.diffs.training.passes.torch_passes import (
+    WINDOW,
+    Moments,
+    NextTheta,
+    Rates,
+    StepInputs,
+    TorchPasses,
+)
 from dsp_plugin.diffs.training.vector import DiffVector
 
 # longer than a piece, of odd lengths, a vector, a single number
@@ -62,14 +69,21 @@ def everything(passes, base, grads, w, alpha, moments, gate, price):
 
     passes.write(base, w, alpha, gate, None), note()
     passes.write(base, w, alpha, gate, (5, -6)), note()
-    results.append(passes.measure(grads, w, alpha, gate, price, (5, -6)))
+    results.append(passes.measure(StepInputs(grads, w, alpha, gate, price, (5, -6))))
     w_rates, alpha_rates = Rates(torch.tensor(0.5), 1e-2, 3.0, 1e-8), Rates(2.0, 0.1, 2.0, 1e-6)
-    passes.update(grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99))
+    passes.update(
+        StepInputs(grads, w, alpha, gate, price, (5, -6)), moments, w_rates, alpha_rates, (0.9, 0.99)
+    )
     results += [w.clone(), alpha.clone(), *(part.clone() for part in moments)]
     following = NextTheta(base, gate.flip(0), (7, 8))
     (
         passes.update(
-            grads, w, alpha, moments, gate, price, (5, -6), w_rates, alpha_rates, (0.9, 0.99), following
+            StepInputs(grads, w, alpha, gate, price, (5, -6)),
+            moments,
+            w_rates,
+            alpha_rates,
+            (0.9, 0.99),
+            following,
         ),
         note(),
     )
@@ -115,7 +129,11 @@ def test_compiled_passes_do_what_the_eager_ones_do_and_are_compiled_once(monkeyp
         w_rates = Rates(torch.tensor(0.1 * step), 1e-2 / step, 1 + 1 / step, 1e-8)
         alpha_rates = Rates(1.0, 0.1, 1 + 1 / step, 1e-6)
         passes.update(
-            grads, w, alpha, moments, gate, price, step_keys(1, step), w_rates, alpha_rates, (0.9, 0.99)
+            StepInputs(grads, w, alpha, gate, price, step_keys(1, step)),
+            moments,
+            w_rates,
+            alpha_rates,
+            (0.9, 0.99),
         )
     assert graphs <= counters["stats"]["unique_graphs"] <= graphs + 1
 
@@ -127,7 +145,9 @@ def test_theta_is_the_same_to_the_bit_whether_a_step_or_a_resume_writes_it(kind)
         pytest.skip("needs a C++ compiler")
     passes, rates = kind(layout, StretchedConcrete()), Rates(1.0, 1e-2, 1.0, 1e-8)
     following = NextTheta(base, gate, (7, 8))
-    passes.update(grads, w, alpha, moments, gate, price, (5, -6), rates, rates, (0.9, 0.99), following)
+    passes.update(
+        StepInputs(grads, w, alpha, gate, price, (5, -6)), moments, rates, rates, (0.9, 0.99), following
+    )
     by_step = [parameter.detach().clone() for parameter in layout.parameters]
     for parameter in layout.parameters:
         parameter.data.zero_()

@@ -54,7 +54,7 @@ class FlatLayout:
             for tensor, start, length, group in stretches
             for cut in range(0, length, PIECE)
         ]
-        columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5).t().contiguous()
+        columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5).t().contiguous()  # [P, 5] -> [5, P]
         self.flat, self.local, self.length, self.tensor, self.group = columns.unbind()
 
     @property
@@ -77,6 +77,7 @@ class FlatLayout:
     def split(self, flat: Tensor) -> list[Tensor]:
         """Split the line [N] into views of the tensors' shapes."""
         pieces = flat.split(self.sizes)
+        # each [elements] -> the parameter's shape
         return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
 
     def group_sums(self, per_piece: Tensor) -> Tensor:
@@ -84,6 +85,7 @@ class FlatLayout:
         if not hasattr(self, "_order"):
             self._order = torch.argsort(self.group, stable=True).to(per_piece.device)
             self._counts = torch.bincount(self.group, minlength=self.groups).to(per_piece.device)
+        # [P] in the groups' order -> [G]
         return torch.segment_reduce(per_piece[self._order], "sum", lengths=self._counts)
 
 
@@ -129,4 +131,5 @@ class Deltas(Mapping[str, Tensor]):
         else:
             u = uniform(here.start, here.stop - here.start, self._keys, gate.device).to(gate.dtype)
             z, _ = self._concrete.sample(self._alpha[here], u)
+        # [elements] -> the parameter's shape
         return (z * gate * self._w[here]).view(layout.parameters[tensor].shape)

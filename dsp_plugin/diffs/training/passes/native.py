@@ -21,7 +21,7 @@ from ...compiled import load
 from .concrete import StretchedConcrete
 from .flat import FlatLayout
 from .noise import Keys
-from .torch_passes import Moments, NextTheta, Rates
+from .torch_passes import Moments, NextTheta, Rates, StepInputs
 
 SOURCE = Path(__file__).with_name("passes.cpp")
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -88,41 +88,28 @@ class NativePasses:
         job.first_key, job.second_key = _unsigned(keys or (0, 0))
         self._run("write", job, alive)
 
-    def measure(
-        self,
-        grads: Sequence[Tensor | None],
-        w: Tensor,
-        alpha: Tensor,
-        gate: Tensor,
-        price: Tensor,
-        keys: Keys,
-    ) -> Tensor:
+    def measure(self, step: StepInputs) -> Tensor:
         sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64)
-        job, alive = self._job(w, alpha, gate, grads=grads, price=price)
+        job, alive = self._job(step.w, step.alpha, step.gate, grads=step.grads, price=step.price)
         job.sums = sums.data_ptr()
-        job.first_key, job.second_key = _unsigned(keys)
+        job.first_key, job.second_key = _unsigned(step.keys)
         self._run("measure", job, alive)
         return sums
 
     def update(
         self,
-        grads: Sequence[Tensor | None],
-        w: Tensor,
-        alpha: Tensor,
+        step: StepInputs,
         moments: Moments,
-        gate: Tensor,
-        price: Tensor,
-        keys: Keys,
         w_rates: Rates,
         alpha_rates: Rates,
         betas: tuple[float, float],
         following: NextTheta | None = None,
     ) -> None:
         base = None if following is None else following.base
-        job, alive = self._job(w, alpha, gate, base=base, grads=grads, price=price)
+        job, alive = self._job(step.w, step.alpha, step.gate, base, step.grads, step.price)
         for name, tensor in moments._asdict().items():
             setattr(job, name, tensor.data_ptr())
-        job.first_key, job.second_key = _unsigned(keys)
+        job.first_key, job.second_key = _unsigned(step.keys)
         for prefix, rates in (("w", w_rates), ("alpha", alpha_rates)):
             for name, value in rates._asdict().items():
                 setattr(job, f"{prefix}_{name}", float(value))

@@ -47,6 +47,24 @@ class Moments(NamedTuple):
     alpha_square: Tensor
 
 
+class StepInputs(NamedTuple):
+    """What a step is worked out from.
+
+    Attributes:
+        grads: the gradient at theta of every tensor; None counts as zero.
+        w, alpha: [N]; an update changes them.
+        gate: of every group, [G]. price: of every piece, [P].
+        keys: of the noise that theta was drawn with.
+    """
+
+    grads: Sequence[Tensor | None]
+    w: Tensor
+    alpha: Tensor
+    gate: Tensor
+    price: Tensor
+    keys: Keys
+
+
 class NextTheta(NamedTuple):
     """What an update writes into the parameters in passing: the sample of these keys and group gates."""
 
@@ -131,30 +149,18 @@ class TorchPasses:
         for window in self.windows:
             self._write_window(window, base, w, alpha, gate, keys)
 
-    def measure(
-        self,
-        grads: Sequence[Tensor | None],
-        w: Tensor,
-        alpha: Tensor,
-        gate: Tensor,
-        price: Tensor,
-        keys: Keys,
-    ) -> Tensor:
-        """Sum over each piece, [P, 4] float64: |gradient of w|^2, |gradient of alpha|^2, G w z, P(z > 0).
-
-        Args:
-            grads: the gradient at theta of every tensor; None counts as zero.
-            gate: of every group [G]. price: of every piece [P].
-        """
-        sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64, device=w.device)
+    def measure(self, step: StepInputs) -> Tensor:
+        """Sum over each piece, [P, 4] float64: |gradient of w|^2, |gradient of alpha|^2, G w z, P(z > 0)."""
+        sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64, device=step.w.device)
         for window in self.windows:
-            columns = self._pull_back(window, grads, w, alpha, gate, price, keys)
+            columns = self._pull_back(window, step)
             columns = (columns[0].square(), columns[1].square(), columns[2], columns[3])
             lengths = self._length[window.pieces]
             for number, column in enumerate(columns):
                 if lengths.numel() == 1:
                     sums[window.pieces, number] = column.sum(dtype=torch.float64)
                 else:
+                    # [elements] -> [pieces]
                     sums[window.pieces, number] = torch.segment_reduce(
                         column.double(), "sum", lengths=lengths
                     )
@@ -162,13 +168,8 @@ class TorchPasses:
 
     def update(
         self,
-        grads: Sequence[Tensor | None],
-        w: Tensor,
-        alpha: Tensor,
+        step: StepInputs,
         moments: Moments,
-        gate: Tensor,
-        price: Tensor,
-        keys: Keys,
         w_rates: Rates,
         alpha_rates: Rates,
         betas: tuple[float, float],
@@ -178,22 +179,19 @@ class TorchPasses:
         sample of theta.
         """
         for window in self.windows:
-            to_w, to_alpha, _, _ = self._pull_back(window, grads, w, alpha, gate, price, keys)
+            to_w, to_alpha, _, _ = self._pull_back(window, step)
             here = window.flat
-            self._adam(w[here], moments.w_mean[here], moments.w_square[here], to_w, w_rates, betas)
+            w, alpha = step.w[here], step.alpha[here]
+            self._adam(w, moments.w_mean[here], moments.w_square[here], to_w, w_rates, betas)
             self._adam(
-                alpha[here],
-                moments.alpha_mean[here],
-                moments.alpha_square[here],
-                to_alpha,
-                alpha_rates,
-                betas,
+                alpha, moments.alpha_mean[here], moments.alpha_square[here], to_alpha, alpha_rates, betas
             )
             if following is not None:
-                self._write_window(window, following.base, w, alpha, following.gate, following.keys)
+                self._write_window(window, following.base, step.w, step.alpha, following.gate, following.keys)
 
-    def _pull_back(self, window, grads, w, alpha, gate, price, keys):
-        here = window.flat
+    def _pull_back(self, window: _Window, step: StepInputs) -> tuple[Tensor, ...]:
+        here, grads, w = window.flat, step.grads, step.w
+        # each tensor -> [its elements in the window], together [elements]
         grad = torch.cat(
             [
                 w.new_zeros(last - first)
@@ -202,12 +200,15 @@ class TorchPasses:
                 for t, first, last in window.spans
             ]
         )
-        gate = self._spread(gate[self._group[window.pieces]], window)
-        price = self._spread(price[window.pieces], window)
-        return self._pulled(grad, w[here], alpha[here], gate, price, here.start, keys, self.concrete)
+        gate = self._spread(step.gate[self._group[window.pieces]], window)
+        price = self._spread(step.price[window.pieces], window)
+        return self._pulled(
+            grad, w[here], step.alpha[here], gate, price, here.start, step.keys, self.concrete
+        )
 
     def _write_window(self, window, base, w, alpha, gate, keys) -> None:
         here = window.flat
+        # as above: [elements]
         below = torch.cat([base[t].reshape(-1)[first:last].to(w.dtype) for t, first, last in window.spans])
         gate = self._spread(gate[self._group[window.pieces]], window)
         if keys is None:
@@ -225,6 +226,7 @@ class TorchPasses:
         if per_piece.numel() == 1:
             return per_piece
         size = window.flat.stop - window.flat.start
+        # [pieces] -> [elements]
         return torch.repeat_interleave(per_piece, self._length[window.pieces], output_size=size)
 
 
