@@ -130,12 +130,12 @@ class FixMaskAdamW(torch.optim.Optimizer):
         self._task_head = TaskHeadAdamW(self, betas, eps, task_head_weight_decay)
         self._moved = False  # by somebody else, since the last step
         me = weakref.ref(self)
-        self._foreign = ForeignSteps(
-            placed.body.values(), lambda optimizer: optimizer is me(), lambda: me()._note_foreign()
-        )
 
-    def _note_foreign(self) -> None:
-        self._moved = True
+        def note_foreign() -> None:
+            if (optimizer := me()) is not None:  # it may be collected while another optimizer steps
+                optimizer._moved = True
+
+        self._foreign = ForeignSteps(placed.body.values(), lambda optimizer: optimizer is me(), note_foreign)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:

@@ -24,9 +24,8 @@ from ..in_training import hook_model, note_diff, require_free
 from .groups import GROUPINGS, GroupFunction, by_tensor
 from .passes.concrete import StretchedConcrete
 from .passes.flat import Deltas, FlatLayout
-from .passes.native import NativePasses
+from .passes.native import passes_for
 from .passes.noise import Keys, step_keys, uniform
-from .passes.torch_passes import TorchPasses
 from .placement import base_tensors, frozen_hash, place
 from .watches import BufferWatch, ForeignSteps
 
@@ -112,7 +111,7 @@ class DiffVector:
         self.alpha = torch.full_like(self.w, alpha_init)
         self.group_alpha = torch.full((self.layout.groups,), alpha_init, dtype=dtype, device=device)
         self.penalties = self._penalties(penalty)
-        self.passes = self._passes(fused)
+        self.passes = passes_for(self.layout, concrete, self.w.dtype, fused)
         self._buffers = BufferWatch(model)
         self.steps = 0
         self._written = "base" if base is None else "nothing"
@@ -279,18 +278,6 @@ class DiffVector:
                 raise ValueError(f"the sparsity penalty must be 0 or more and finite, got {given[name]}")
         by_tensor_ = torch.tensor(list(given.values()), dtype=self.w.dtype)
         return by_tensor_[self.layout.tensor].to(self.w.device)
-
-    def _passes(self, fused: bool | None) -> NativePasses | TorchPasses:
-        if fused is not False and NativePasses.can(self.layout, self.w.dtype):
-            return NativePasses(self.layout, self.concrete)
-        if fused is not False and self.w.is_cuda:
-            return TorchPasses(self.layout, self.concrete, compiled=True)
-        if fused:
-            raise RuntimeError(
-                "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ "
-                "compiler, or a GPU"
-            )
-        return TorchPasses(self.layout, self.concrete)
 
 
 def _refuse() -> None:

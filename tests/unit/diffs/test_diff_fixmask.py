@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 
 import pytest
@@ -85,6 +86,14 @@ def test_one_model_takes_one_mask_after_the_other():
     train_step(model, FixMaskAdamW(model, other, base=base, task_head=HEAD), 0)
     assert torch.equal(model.embeddings.weight, base["embeddings.weight"])
     assert (model.layer[1].bias != base["layer.1.bias"]).nonzero().tolist() == [[2]]
+
+
+def test_an_optimizer_that_is_collected_while_another_one_steps_says_nothing():
+    model, base = tiny(), tiny().state_dict()
+    watch = FixMaskAdamW(model, mask(), base=base, task_head=HEAD)._foreign  # outlives its optimizer
+    gc.collect()
+    train_step(model, FixMaskAdamW(model, mask(), base=base, task_head=HEAD), 0)
+    assert watch is not None
 
 
 def test_after_a_diff_was_trained_in_the_model_it_wants_the_base_and_the_vector_gone():

@@ -21,7 +21,7 @@ from ...compiled import load
 from .concrete import StretchedConcrete
 from .flat import FlatLayout
 from .noise import Keys
-from .torch_passes import Moments, NextTheta, Rates, StepInputs
+from .torch_passes import Moments, NextTheta, Rates, StepInputs, TorchPasses
 
 SOURCE = Path(__file__).with_name("passes.cpp")
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -177,6 +177,29 @@ class NativePasses:
             wanted = torch.arange(1, threads) * self.layout.total // threads
             self._bounds[threads] = [0, *torch.searchsorted(ends, wanted).tolist(), self.layout.flat.numel()]
         return self._bounds[threads]
+
+
+def passes_for(
+    layout: FlatLayout, concrete: StretchedConcrete, dtype: torch.dtype, fused: bool | None
+) -> NativePasses | TorchPasses:
+    """Choose the passes for these parameters, w and alpha in `dtype`.
+
+    Args:
+        fused: None, fused passes where they can be had; False, never; True, or an error.
+
+    Raises:
+        RuntimeError: `fused=True` where there are none for this device, dtype or machine.
+    """
+    if fused is not False and NativePasses.can(layout, dtype):
+        return NativePasses(layout, concrete)
+    if fused is not False and layout.device.type == "cuda":
+        return TorchPasses(layout, concrete, compiled=True)
+    if fused:
+        raise RuntimeError(
+            "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or "
+            "a GPU"
+        )
+    return TorchPasses(layout, concrete)
 
 
 def _unsigned(keys: Keys) -> tuple[int, int]:
