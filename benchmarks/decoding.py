@@ -10,7 +10,7 @@ random.
 good (K72: the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the
     same for the time inside
 the attention modules alone. For two checkpoints of your own, see
-`dsp_plugin.mt.translate.speed.translation_speed`.
+`dsp_plugin.mt.programs.speed.translation_speed`.
 """
 
 from __future__ import annotations

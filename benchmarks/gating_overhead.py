@@ -23,7 +23,7 @@ from timing import Clock, command_line, interleaved, interval, quartiles, ratio,
 from torch import nn
 
 from dsp_plugin.criterions import DSPLabelSmoothedCrossEntropyCriterion
-from dsp_plugin.optim import DSPAdam, DSPAdamConfig
+from dsp_plugin.mt.heads.score_adam import DSPAdam, DSPAdamConfig
 
 BUDGETS = (4, 36, 68)
 DROPOUT = 0.3

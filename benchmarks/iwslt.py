@@ -32,7 +32,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from omegaconf import OmegaConf
 
-from dsp_plugin.models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
+from dsp_plugin.mt.heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 SOURCE_ENTRIES, TARGET_ENTRIES = 8848, 6632
 HEADS = 72

@@ -22,7 +22,7 @@ from pipelines.plans.mt import MTPlan
 
 
 def measure(plan: MTPlan) -> None:
-    from dsp_plugin.mt.translate.speed import translation_speed
+    from dsp_plugin.mt.programs.speed import translation_speed
 
     how, done = plan.settings.speed, [run for run in plan.runs if plan.complete(run)]
     data = os.environ.get("DATA_BIN") or f"data-bin/{plan.settings.dataset}"  # as scripts/mt/lib.sh has it

@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.disable(logging.INFO)  # before the host is imported, which says what could be installed
     import torch
 
-    from dsp_plugin.mt.translate.speed import translation_speed
+    from dsp_plugin.mt.programs.speed import translation_speed
 
     # such small matrices gain nothing from a second core, and lose much where it is busy
     torch.set_num_threads(1)

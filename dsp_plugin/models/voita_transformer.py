@@ -1,82 +1,9 @@
-"""`voita_transformer`: fairseq's transformer whose attention heads close under an L0 penalty."""
-
-from dataclasses import dataclass, field
-from typing import Optional
+"""Registers `voita_transformer` and its architectures."""
 
 from fairseq.models import register_model
-from torch import nn
 
-from ..gating import ConcreteGates
-from ..gating.advice import closed_heads
-from ..mt.checkpoints.flat_config import GatedTransformerConfig
-from ..mt.heads.gated_model import GatedTransformerModel, budget_of, register_architectures
+from ..mt.heads.gated_model import register_architectures
+from ..mt.heads.methods.voita import VoitaTransformerConfig, VoitaTransformerModel
 
-__all__ = ["VoitaTransformerConfig", "VoitaTransformerModel"]
-
-
-@dataclass
-class VoitaTransformerConfig(GatedTransformerConfig):
-    l0_penalty: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "lambda, the price of an open head (default: no pruning). It is added to the "
-            "token-summed loss once a "
-            "micro-batch: 200 means about 200 / tokens of a micro-batch on the mean loss. Without "
-            "--num-of-heads it "
-            "alone decides how many heads stay"
-        },
-    )
-    pruning_lr: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "constant learning rate of the gates (default: --lr and its schedule, as in the "
-            "reference program)"
-        },
-    )
-
-
-@register_model("voita_transformer", dataclass=VoitaTransformerConfig)
-class VoitaTransformerModel(GatedTransformerModel):
-    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` too, exactly K of
-    them stay.
-    """
-
-    method = "voita"
-    gates_option = "--l0-penalty LAMBDA, the price of an open head"
-
-    @classmethod
-    def wants_gates(cls, options) -> bool:
-        return options["l0_penalty"] is not None
-
-    @classmethod
-    def has_penalty(cls, options) -> bool:
-        return bool(options["l0_penalty"])
-
-    @classmethod
-    def check_options(cls, options) -> None:
-        super().check_options(options)
-        if has_budget(options) and not cls.wants_gates(options):
-            raise ValueError(f"--num-of-heads and --heads-per-kind need {cls.gates_option}")
-        if options["min_heads_per_block"] and not has_budget(options):
-            raise ValueError("--min-heads-per-block needs a budget: give --num-of-heads or --heads-per-kind")
-
-    @classmethod
-    def build_gates(cls, head_map, options) -> nn.Module:
-        return ConcreteGates(head_map, budget_of(head_map, options), options["l0_penalty"])
-
-    @classmethod
-    def sparsifies(cls, options) -> bool:
-        return cls.wants_gates(options) and not has_budget(options)
-
-    @classmethod
-    def remarks(cls, options, gates: ConcreteGates) -> list[str]:
-        """How many heads lambda has left open, and what to change where that is none or all."""
-        return closed_heads(gates)
-
-
-def has_budget(options) -> bool:
-    """Whether the options say how many heads are to stay."""
-    return options["num_of_heads"] is not None or bool(options["heads_per_kind"])
-
-
+register_model("voita_transformer", dataclass=VoitaTransformerConfig)(VoitaTransformerModel)
 register_architectures("voita_transformer")

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 import dsp_plugin
 from dsp_plugin.gating import FixedGates
-from dsp_plugin.models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
 from dsp_plugin.mt.checkpoints.plain_python import plain
 from dsp_plugin.mt.heads.gated_transformer import head_map_of
+from dsp_plugin.mt.heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 dsp_plugin.register()
 

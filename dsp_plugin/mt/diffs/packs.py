@@ -25,10 +25,10 @@ from ...diffs import (
 )
 from ...diffs.base import Base
 from ...diffs.training.groups import method_name
-from ...optim.diff_adam import DiffAdamConfig, grouping_of, vector_of
 from ...records.record import portable_path
 from ..checkpoints.checkpoint import load_checkpoint
 from .base import BaseCheckpoint
+from .optimizers import DiffAdamConfig, grouping_of, vector_of
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ...gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
-from ...optim.dsp_adam import mark_scores
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..training.option_checks import check_options
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
 from .new_training import check_training, host_advice, whole_training
+from .score_adam import mark_scores
 
 logger = logging.getLogger(__name__)
 

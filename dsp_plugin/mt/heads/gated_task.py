@@ -16,9 +16,9 @@ from omegaconf import II, DictConfig, open_dict
 
 from ..checkpoints.checkpoint import load_checkpoint
 from ..training.checked_task import CheckedTranslationTask
+from ..training.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
 from ..training.finished import PATIENCE, finished, patience_now, restore_patience
-from ..translate.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
 from .new_training import starting_checkpoint

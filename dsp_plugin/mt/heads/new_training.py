@@ -19,11 +19,11 @@ from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ...optim.dsp_adam import DSPAdam
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint, model_options
 from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import check_options
 from .gated_criterion import GatedCrossEntropyCriterion
+from .score_adam import DSPAdam
 
 logger = logging.getLogger(__name__)
 

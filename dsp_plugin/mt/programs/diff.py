@@ -18,12 +18,12 @@ from typing import Any, Optional
 from ...diffs import DiffPack
 from ...diffs.packs.summary import pack_label, record_figures
 from ...diffs.training.groups import grouping_name, method_name
-from ...optim.diff_adam import DiffAdamConfig, SparseAdamConfig
 from ...records.files.sealed import read_json, write_json
 from ...records.files.whole import check_folder
 from ...records.record import load_record
 from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint, read_base
+from ..diffs.optimizers import DiffAdamConfig, SparseAdamConfig
 from ..diffs.packs import Projection, read_trained, write_pack
 from ..training.same_command import FREE, difference, settings_of
 from .launch import PLUGIN_DIR, result_of, summarise_training, train, training_options

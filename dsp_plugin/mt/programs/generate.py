@@ -25,9 +25,9 @@ from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import load_checkpoint, model_options
 from ..diffs.base import read_pack
 from ..heads.checkpoint_heads import CheckpointHeads, heads_of_checkpoint
+from ..training.coverage import Coverage
 from ..training.data_checks import data_fingerprint
 from ..training.option_checks import check_options
-from ..translate.coverage import Coverage
 from ..translate.running import Running, heads_of_model, original_heads_of, parameters_of_model, watch_loading
 from .launch import PLUGIN_DIR, hush_hosts, option, parse_for_fairseq
 from .refusals import raise_errors

@@ -28,10 +28,10 @@ from ..heads.checkpoint_heads import (
 )
 from ..heads.gated_model import GatedTransformerModel
 from ..heads.history import read_history
+from ..training.coverage import COVERAGE, Coverage
 from ..training.one_training import give_back_folders
 from ..training.option_checks import check_options
 from ..training.same_command import same_file
-from ..translate.coverage import COVERAGE, Coverage
 from .refusals import raise_errors
 
 PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

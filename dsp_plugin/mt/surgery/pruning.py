@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ... import register
 from ...gating import AttentionBlock, HeadMap
-from ...models.dsp_transformer import DSPTransformerConfig, DSPTransformerModel
 from ...surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..checkpoints.plain_python import plain_checkpoint, plain_config
@@ -26,6 +25,7 @@ from ..heads.checkpoint_heads import (
 )
 from ..heads.gated_model import GatedTransformerModel
 from ..heads.gated_transformer import encode_kept_heads
+from ..heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 Mask = Union[Sequence[bool], Tensor]
 

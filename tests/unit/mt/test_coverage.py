@@ -13,7 +13,7 @@ from fairseq import criterions, tasks
 from fairseq.logging import metrics
 from fairseq_models import parse
 
-from dsp_plugin.mt.translate.coverage import COVERAGE, Coverage, coverage_of
+from dsp_plugin.mt.training.coverage import COVERAGE, Coverage, coverage_of
 
 SIZES = {"train": 120, "valid": 16, "test": 12}
 

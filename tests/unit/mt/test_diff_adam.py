@@ -21,8 +21,8 @@ dsp_plugin.register()
 
 from dsp_plugin.diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
 from dsp_plugin.mt.diffs.base import start_from
-from dsp_plugin.optim.diff_adam import DiffAdam, DiffAdamConfig, FixMaskAdam, FixMaskAdamConfig, vector_of
-from dsp_plugin.tasks.diff_translation import DiffTranslationTask
+from dsp_plugin.mt.diffs.optimizers import DiffAdam, DiffAdamConfig, FixMaskAdam, FixMaskAdamConfig, vector_of
+from dsp_plugin.mt.diffs.translation import DiffTranslationTask
 
 LR, LAMBDA = 1e-2, 1e-3
 

@@ -19,7 +19,7 @@ import dsp_plugin
 
 dsp_plugin.register()
 
-from dsp_plugin.optim.dsp_adam import DSPAdam, DSPAdamConfig, mark_scores
+from dsp_plugin.mt.heads.score_adam import DSPAdam, DSPAdamConfig, mark_scores
 
 PRUNING_LR, LR = 0.2, 1e-3
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from dsp_plugin.gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset
 from dsp_plugin.mt.heads.gated_transformer import encode_kept_heads, head_map_of
-from dsp_plugin.tasks.dsp_translation import DSPTranslationTask
+from dsp_plugin.mt.heads.methods.dsp import DSPTranslationTask
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import dsp_plugin
 
 dsp_plugin.register()
 
-from dsp_plugin.optim.dsp_adam import DSPAdamConfig, mark_scores
+from dsp_plugin.mt.heads.score_adam import DSPAdamConfig, mark_scores
 
 PRUNING_LR, LR, EPOCH = 0.2, 1e-3, 3
 

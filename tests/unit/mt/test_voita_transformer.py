@@ -13,7 +13,7 @@ from fairseq import criterions
 from fairseq_models import TINY, batch, build, parse
 
 from dsp_plugin.gating import AttentionBlock, ConcreteGates, HeadMap
-from dsp_plugin.models.voita_transformer import VoitaTransformerModel
+from dsp_plugin.mt.heads.methods.voita import VoitaTransformerModel
 
 N = 24
 CRITERION = ["--criterion", "voita_label_smoothed_cross_entropy", "--label-smoothing", 0.1]

@@ -9,13 +9,13 @@ from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
-from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim import FairseqOptimizer
 from omegaconf import II, OmegaConf
 
-from ..diffs import DiffAdamW, DiffVector, FixMaskAdamW, StretchedConcrete, frozen_names, penalties_by_layer
-from ..diffs.training.groups import group_function, grouping_name
-from ..diffs.training.vector import PENALTY_FORMS
-from ..mt.diffs.base import start_of
+from ...diffs import DiffAdamW, DiffVector, FixMaskAdamW, StretchedConcrete, frozen_names, penalties_by_layer
+from ...diffs.training.groups import group_function, grouping_name
+from ...diffs.training.vector import PENALTY_FORMS
+from .base import start_of
 
 
 @dataclass
@@ -96,7 +96,6 @@ class SparseAdam(FairseqOptimizer):
         self.param_groups[0].update({**mine, **(optimizer_overrides or {})})
 
 
-@register_optimizer("diff_adam", dataclass=DiffAdamConfig)
 class DiffAdam(SparseAdam):
     """`DiffAdamW` (diffs/training/optimizer.py): learns w by the schedule of --lr, and alpha at a constant
     rate.
@@ -148,7 +147,6 @@ class FixMaskAdamConfig(SparseAdamConfig):
     )
 
 
-@register_optimizer("fixmask_adam", dataclass=FixMaskAdamConfig)
 class FixMaskAdam(SparseAdam):
     """`FixMaskAdamW` (diffs/training/fixmask.py): only the positions of --mask-pack learn."""
 

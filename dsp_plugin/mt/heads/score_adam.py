@@ -5,7 +5,6 @@ from typing import Optional
 
 import torch
 from fairseq import utils
-from fairseq.optim import register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 
 SCORE_GROUP = "dsp_scores"
@@ -29,7 +28,6 @@ class DSPAdamConfig(FairseqAdamConfig):
     pass
 
 
-@register_optimizer("dsp_adam", dataclass=DSPAdamConfig)
 class DSPAdam(FairseqAdam):
     """fairseq's Adam (same options) with two parameter groups: the model and the head scores.
 

@@ -1,0 +1,1 @@
+"""The pruning methods on fairseq: a model, its options and its task each."""
