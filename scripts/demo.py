@@ -190,7 +190,7 @@ def report(out: str, options, records, speeds: dict[str, float], seconds: float)
     from dsp_plugin.records.record import Metric, new_record, save_record
     from dsp_plugin.reports.pictures.bars import comparison_png
     from dsp_plugin.reports.pictures.heads import head_map_png
-    from dsp_plugin.reports.tables import markdown_table
+    from dsp_plugin.reports.tables.rows import markdown_table
 
     subset = SETTINGS[options.dataset]["subset"]
     labels = {"unpruned": "all heads", "masked": "a mask on the heads", "pruned": "dead heads removed"}

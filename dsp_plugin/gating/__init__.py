@@ -19,9 +19,9 @@ from .importance.removal_order import (
 )
 from .importance.sweep import Step, Sweep
 from .methods.concrete import ConcreteGates
-from .methods.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
-from .methods.schedule import ExponentialCooling, constant_temperature
 from .methods.subset import RelaxedSubset, StraightThroughSubset
+from .sampling.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
+from .sampling.schedule import ExponentialCooling, constant_temperature
 from .switchboard import Switchboard
 
 __all__ = [

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .head_map import HeadMap
-from .methods.limits import EPS
-from .methods.relaxed_topk import hard_topk, relaxed_topk, straight_through_topk
+from .sampling.limits import EPS
+from .sampling.relaxed_topk import hard_topk, relaxed_topk, straight_through_topk
 
 
 def check_budget(k: int, num_heads: int, option: str = "--num-of-heads") -> int:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.diff_tables import (
+from dsp_plugin.reports.page import Section, figure_html, notes_html, paragraph, table_html
+from dsp_plugin.reports.pictures.bars import comparison_png
+from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
+from dsp_plugin.reports.tables.diffs import (
     FULL,
     LAST_LAYER,
     across_rows,
@@ -20,10 +23,7 @@ from dsp_plugin.reports.diff_tables import (
     read_method,
     told_of,
 )
-from dsp_plugin.reports.page import Section, figure_html, notes_html, paragraph, table_html
-from dsp_plugin.reports.pictures.bars import comparison_png
-from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
-from dsp_plugin.reports.tables import Row, metric_column, spread_notes
+from dsp_plugin.reports.tables.rows import Row, metric_column, spread_notes
 
 _NOTE = (
     "density: share of the weights, without the task head, that may differ from the base. Scores: of "

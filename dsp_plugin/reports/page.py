@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.tables import NOT_MEASURED, TEXT_COLUMNS, Row, cell_text
+from dsp_plugin.reports.tables.rows import NOT_MEASURED, TEXT_COLUMNS, Row, cell_text
 
 _PICTURE_DPI = 200  # of all pictures of this package
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.records.record import Record, find_records
 from dsp_plugin.reports.diff_report import DiffReport
-from dsp_plugin.reports.diff_tables import told_of
 from dsp_plugin.reports.page import (
     Section,
     code_block,
@@ -26,7 +25,8 @@ from dsp_plugin.reports.page import (
 )
 from dsp_plugin.reports.setting_pictures import Drawer
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
-from dsp_plugin.reports.tables import (
+from dsp_plugin.reports.tables.diffs import told_of
+from dsp_plugin.reports.tables.rows import (
     Row,
     csv_table,
     latex_table,

@@ -15,7 +15,7 @@ from typing import Any
 
 from dsp_plugin.records.record import Metric, Record
 from dsp_plugin.records.sentences import SENTENCES_NAME, load_statistics
-from dsp_plugin.reports.tables import PValue, Setting, comparable_signature, setting_of
+from dsp_plugin.reports.tables.rows import PValue, Setting, comparable_signature, setting_of
 
 SAMPLES = 1000
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import load_records
-from dsp_plugin.reports.diff_tables import across_rows, diff_rows, main_column
-from dsp_plugin.reports.tables import csv_table, markdown_table
+from dsp_plugin.reports.tables.diffs import across_rows, diff_rows, main_column
+from dsp_plugin.reports.tables.rows import csv_table, markdown_table
 
 from .base import method_label, needed
 from .bert import SQUAD, BertPlan

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.tables import markdown_table, signature_notes
+from dsp_plugin.reports.tables.rows import markdown_table, signature_notes
 
 from .options import ROOT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import load_records
-from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, setting_of, table_rows
+from dsp_plugin.reports.tables.rows import Setting, csv_table, markdown_table, setting_of, table_rows
 
 from .bert import SQUAD, BertPlan, share
 from .options import Option, words_of

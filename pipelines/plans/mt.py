@@ -9,7 +9,7 @@ from typing import Any
 
 from dsp_plugin.records.files.whole import check_folder
 from dsp_plugin.records.record import load_records
-from dsp_plugin.reports.tables import Setting, csv_table, markdown_table, signature_notes, table_rows
+from dsp_plugin.reports.tables.rows import Setting, csv_table, markdown_table, signature_notes, table_rows
 
 from .base import Plan, needed
 from .options import COMMON, Option, flag, read_options, read_settings

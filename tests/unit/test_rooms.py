@@ -11,8 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "dsp_plugin"
 
-CORE = ("options", "records", "reports", "handshake", "gating", "surgery", "diffs")
-FAIRSEQ_SHELL = ("tasks", "criterions", "models", "optim", "mt")
+CORE = ("options", "records", "handshake", "gating", "surgery", "diffs", "reports")
+REGISTRATIONS = ("tasks", "criterions", "models", "optim")
+FAIRSEQ_SHELL = (*REGISTRATIONS, "mt")
 TRANSFORMERS_SHELL = ("hf",)
 FAIRSEQ = {"fairseq", "fairseq_cli"}
 TRANSFORMERS = {"transformers", "peft", "accelerate"}
@@ -24,11 +25,64 @@ FORBIDDEN_HOSTS = {
     **{room: FAIRSEQ for room in TRANSFORMERS_SHELL},
     "": FAIRSEQ | TRANSFORMERS,  # dsp_plugin/__init__.py
 }
+# What a room of the core may import of the others: a system (gating, diffs) never opens another one's folder.
+CORE_ARROWS = {
+    "options": set(),
+    "records": {"options"},
+    "handshake": set(),
+    "gating": {"options", "records", "handshake"},
+    "surgery": {"options", "records", "gating"},
+    "diffs": {"options", "records", "handshake"},
+    "reports": {"options", "records"},
+}
 FORBIDDEN_ROOMS = {
-    **{room: {*FAIRSEQ_SHELL, *TRANSFORMERS_SHELL, "cli"} for room in CORE},
-    **{room: {*TRANSFORMERS_SHELL, "cli"} for room in FAIRSEQ_SHELL},
+    **{
+        room: {*FAIRSEQ_SHELL, *TRANSFORMERS_SHELL, "cli", *CORE} - {room} - CORE_ARROWS[room]
+        for room in CORE
+    },
+    **{room: {*TRANSFORMERS_SHELL, "cli"} for room in REGISTRATIONS},
+    "mt": {*TRANSFORMERS_SHELL, *REGISTRATIONS, "cli"},  # registrations are imported by fairseq alone
     **{room: {*FAIRSEQ_SHELL, "cli"} for room in TRANSFORMERS_SHELL},
 }
+# The sub-rooms of a room from the ground up, "" for the modules that lie in the room itself: each imports
+# only what stands before it. (An __init__.py hands names on, and may name them all.)
+FLOORS = {
+    "records": ("files", ""),
+    "gating": ("draws", "handshake", "sampling", "", "methods", "importance"),
+    "diffs": ("", "packs", "training", "serving"),
+    "reports": ("tables", "pictures", ""),
+    "mt": (
+        "checkpoints",
+        "training",
+        "heads",
+        "heads/methods",
+        "translate",
+        "surgery",
+        "diffs",
+        "",
+        "programs",
+    ),
+    "hf": (
+        "",
+        "trainer",
+        "data",
+        "probes",
+        "heads/layouts",
+        "heads",
+        "heads/surgery",
+        "folders",
+        "export",
+        "diffs",
+        "programs",
+    ),
+}
+# What a sub-room does not know, though it stands below: (sub-room, what it must not import, why).
+STRANGERS = [
+    ("hf/trainer", ("gating", "diffs"), "parts for any training"),
+    ("hf/diffs", ("gating", "hf/heads"), "a diff needs no gates"),
+]
+# Who reads reports: programs, and nothing else.
+READERS_OF_REPORTS = ("cli", "hf/programs", "mt/programs", "reports")
 
 
 def imported_names(source: str, package: str) -> set[str]:
@@ -76,6 +130,69 @@ def test_a_file_imports_nothing_that_its_room_may_not_know(path):
         if name.startswith("dsp_plugin.") and name.split(".")[1] in FORBIDDEN_ROOMS.get(room, set())
     }
     assert not rooms, f"{path} imports {sorted(rooms)}"
+
+
+def subroom_of(module: str) -> str:
+    """`hf/heads/layouts` of `dsp_plugin.hf.heads.layouts.locate`; of a package's own name, itself."""
+    parts = module.split(".")[1:]
+    while parts and not (PACKAGE.joinpath(*parts) / "__init__.py").exists():
+        parts.pop()
+    return "/".join(parts)
+
+
+def is_in(place: str, room: str) -> bool:
+    return place == room or place.startswith(room + "/")
+
+
+def arrows() -> list[tuple[Path, str, str]]:
+    """(file, its sub-room, sub-room of what it imports), for every import within the package."""
+    found = []
+    for path in module_files():
+        folder = path.relative_to(PACKAGE).parent
+        names = imported_names(path.read_text("utf-8"), ".".join(["dsp_plugin", *folder.parts]))
+        targets = {subroom_of(name) for name in names if name.startswith("dsp_plugin.")}
+        found += [(path, folder.as_posix(), target) for target in sorted(targets)]
+    return found
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_a_subroom_stands_on_those_below_it(room):
+    floors = {f"{room}/{name}".rstrip("/"): level for level, name in enumerate(FLOORS[room])}
+
+    def level_of(place: str) -> int | None:
+        """The floor of the sub-room that `place` is, or lies in; None where it is in another room."""
+        found = [name for name in floors if is_in(place, name) and (name != room or place == room)]
+        return floors[max(found, key=len)] if found else None
+
+    folders = {path.parent.relative_to(PACKAGE).as_posix() for path in (PACKAGE / room).rglob("[!_]*.py")}
+    assert None not in map(level_of, folders), "place the new sub-room on a floor"
+    upwards = []
+    for path, own, target in arrows():
+        here, there = level_of(own), level_of(target)
+        if here is not None and there is not None and path.name != "__init__.py" and there > here:
+            upwards.append(f"{path.relative_to(PACKAGE)} imports {target}, which stands above {own}")
+    assert not upwards, "\n".join(upwards)
+
+
+@pytest.mark.parametrize("subroom,strangers,why", STRANGERS, ids=[row[0] for row in STRANGERS])
+def test_a_subroom_does_not_know_its_strangers(subroom, strangers, why):
+    seen = [(path, target) for path, own, target in arrows() if is_in(own, subroom)]
+    assert seen
+    for path, target in seen:
+        assert not any(is_in(target, stranger) for stranger in strangers), f"{path} imports {target}: {why}"
+
+
+def test_reports_are_read_by_programs_alone():
+    for path, own, target in arrows():
+        if is_in(target, "reports"):
+            assert any(is_in(own, reader) for reader in READERS_OF_REPORTS), f"{path} imports {target}"
+
+
+def test_the_aims_of_the_house():
+    """So many places lie at the top of the large rooms at most; a sub-room more needs a reason."""
+    for room, most in (("hf", 12), ("mt", 12), ("diffs", 9)):
+        places = [path for path in (PACKAGE / room).iterdir() if path.name != "__pycache__"]
+        assert len(places) <= most, sorted(path.name for path in places)
 
 
 def test_every_room_is_known_here():

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 from ..head_scores import HeadScores
-from .limits import SMALLEST_GATE
-from .relaxed_topk import gumbel_noise
+from ..sampling.limits import SMALLEST_GATE
+from ..sampling.relaxed_topk import gumbel_noise
 
 
 class RelaxedSubset(HeadScores):

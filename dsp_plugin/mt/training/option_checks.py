@@ -21,7 +21,7 @@ _SWITCH = Meaning("0 or 1", 0, 1, whole=True)
 _ALL = MEANINGS["count"].or_else(-1, told="for all")
 _NONE = MEANINGS["count"].or_else(-1, told="for none")
 _RATE_OR_HOST = MEANINGS["non-negative"].or_else(-1, told="for fairseq's own choice")
-_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/methods/limits.py
+_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/sampling/limits.py
 
 # meaning -> options, without their dashes; those that may be left out are None then, which is not looked at
 _TABLE: Mapping[str | Meaning, str] = {

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsp_plugin.records.files.whole import replacing
-from dsp_plugin.reports.diff_tables import FULL, LAST_LAYER
 from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart
+from dsp_plugin.reports.tables.diffs import FULL, LAST_LAYER
 
 # method -> density, a share -> the value of each seed
 Points = Mapping[str, Mapping[float, Sequence[float]]]

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dsp_plugin.gating import ExponentialCooling
-from dsp_plugin.gating.advice import frozen_scores, unfinished_cooldown
+from dsp_plugin.gating.methods.advice import frozen_scores, unfinished_cooldown
 
 
 @pytest.mark.parametrize("temperature, warned", [(1e-8, True), (9e-4, True), (1e-3, False), (0.1, False)])

@@ -12,7 +12,7 @@ import torch
 from dsp_plugin.gating import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 
 # the package exports a function of that name
-module = importlib.import_module("dsp_plugin.gating.methods.relaxed_topk")
+module = importlib.import_module("dsp_plugin.gating.sampling.relaxed_topk")
 EPS = 2.2250738585072014e-308
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

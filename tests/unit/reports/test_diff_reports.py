@@ -9,10 +9,10 @@ import pytest
 from dsp_plugin.diffs.packs.summary import method_label
 from dsp_plugin.records.kept_heads import kept_heads
 from dsp_plugin.records.record import Metric, Record, save_record
-from dsp_plugin.reports.diff_tables import DiffMethod, across_rows, diff_rows, read_method
 from dsp_plugin.reports.pictures.diffs import density_png, share_png, short_names
 from dsp_plugin.reports.report import make_report
-from dsp_plugin.reports.tables import Spread, markdown_table
+from dsp_plugin.reports.tables.diffs import DiffMethod, across_rows, diff_rows, read_method
+from dsp_plugin.reports.tables.rows import Spread, markdown_table
 
 TOTAL = 10_000
 HEADS = kept_heads({"blocks": [{"name": "layer.0", "kind": "encoder-self", "num_heads": 4}]}, [True] * 4)

@@ -19,7 +19,7 @@ from dsp_plugin.records.files.sealed import write_json
 from dsp_plugin.records.record import Metric, Record, find_records, load_record, save_record
 from dsp_plugin.records.sentences import load_statistics, read_sentences, save_sentences
 from dsp_plugin.reports.significance import Comparison, compare_with_baseline, largest_p, paired_bootstrap
-from dsp_plugin.reports.tables import Setting
+from dsp_plugin.reports.tables.rows import Setting
 
 WORDS = "a man sits on the red chair and two dogs run over green grass near water".split()
 

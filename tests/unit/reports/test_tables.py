@@ -9,7 +9,7 @@ import math
 import pytest
 
 from dsp_plugin.records.record import Metric, Record
-from dsp_plugin.reports.tables import (
+from dsp_plugin.reports.tables.rows import (
     PValue,
     Setting,
     Spread,

@@ -17,7 +17,7 @@ from ....options.numbers import MEANINGS, Meaning, check_number
 
 Meant = str | Meaning | tuple[str | Meaning, ...]
 
-_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/methods/limits.py
+_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/sampling/limits.py
 _STEPS_OR_SHARE = (
     "count",
     Meaning("a share of all updates, above 0 and below 1", 0, 1, open_least=True, open_most=True),

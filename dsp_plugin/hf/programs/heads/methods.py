@@ -21,7 +21,7 @@ from ....gating import (
     constant_temperature,
     parse_heads_per_kind,
 )
-from ....gating.advice import closed_heads, frozen_scores, unfinished_cooldown
+from ....gating.methods.advice import closed_heads, frozen_scores, unfinished_cooldown
 from ..chassis.arguments import option
 
 

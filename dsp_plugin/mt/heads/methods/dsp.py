@@ -8,7 +8,7 @@ from typing import Optional
 from torch import nn
 
 from ....gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset, constant_temperature
-from ....gating.advice import frozen_scores
+from ....gating.methods.advice import frozen_scores
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ...training.coverage import is_training_pass
 from ..gated_model import GatedTransformerModel, budget_of

@@ -6,7 +6,7 @@ from typing import Optional
 from torch import nn
 
 from ....gating import ConcreteGates
-from ....gating.advice import closed_heads
+from ....gating.methods.advice import closed_heads
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask

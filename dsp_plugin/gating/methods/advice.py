@@ -7,8 +7,8 @@ takes.
 
 from __future__ import annotations
 
-from .methods.concrete import ConcreteGates
-from .methods.schedule import ExponentialCooling
+from ..sampling.schedule import ExponentialCooling
+from .concrete import ConcreteGates
 
 # Below this temperature the sampler is a hard top-K to float64's precision, and has no gradient.
 FROZEN = 1e-3

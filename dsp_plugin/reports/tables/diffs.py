@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.tables import Row, Setting, Spread, setting_of, spread, table_rows
+from dsp_plugin.reports.tables.rows import Row, Setting, Spread, setting_of, spread, table_rows
 
 FULL, LAST_LAYER = "full", "last-layer"
 _ORDER = (FULL, LAST_LAYER, "non-adaptive", "diff-unstructured", "diff-structured")

@@ -1,0 +1,1 @@
+"""The relaxed top-K sample and its temperature."""
