@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint multi30k grid glue diff diff-grid diff-domains doctor clean distclean
+.PHONY: help venv demo test lint docs multi30k grid glue diff diff-grid diff-domains doctor clean distclean
 
 # The interpreter that .venv is made from: python3.11, or a python3 that is one.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
@@ -35,6 +35,7 @@ help:
 	@echo 'make demo      a small model, unpruned and with a quarter of its heads: BLEU, size, speed, a picture'
 	@echo 'make test      all tests (DSP_DATA_DIR=FOLDER adds those on real text; DURATIONS=20 names the 20 slowest)'
 	@echo 'make lint      ruff: format and lint, 110 columns (make lint FIX=1 mends what can be mended)'
+	@echo 'make docs      the site of docs/ with the API reference, into build/site; links are checked'
 	@echo 'make multi30k  the same as the demo on Multi30k, real German-English (from DSP_DATA_DIR, else fetched)'
 	@echo 'make grid      every method and budget on Multi30k; goes on where it was stopped'
 	@echo 'make glue      a pretrained BERT on CoLA, MRPC and SQuAD, every method; likewise (data from DSP_DATA_DIR)'

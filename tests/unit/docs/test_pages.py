@@ -1,0 +1,181 @@
+"""README and docs/: short enough, no dead link or path, options that exist, Python blocks that run or say why
+not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = sorted([ROOT / "README.md", ROOT / "data-prep" / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# (page, first words of a Python block): why no test runs it as it stands
+NOT_RUN = {
+    ("diff-pruning.md", "from dsp_plugin.hf.diffs.training"): "needs a Trainer's arguments: "
+    "test_diff_training.py",
+    ("glue.md", "from transformers import AutoTokenizer"): "needs a data set: tests/unit/hf/test_glue.py",
+    ("hf.md", "class SentencePair"): "a pretrained BERT: tests/system/test_hf_sentence_pairs.py trains such "
+    "a one",
+    ("hf.md", "from dsp_plugin.hf.heads.training"): "a training: tests/system/test_hf_learns.py",
+    ("hf.md", "from dsp_plugin.hf.heads.importance"): "a data set: tests/unit/hf/test_hf_michel.py",
+}
+RUN_ELSEWHERE = {
+    "adding-a-method.md": "tests/integration/test_worked_example.py",
+    ("diff-pruning.md", "from dsp_plugin.diffs import"): "tests/unit/docs/test_diff_docs.py",
+    ("hf.md", "import torch"): "below",
+    ("diff-packs.md", "from dsp_plugin.diffs.serving.bank"): "below",
+    ("diff-packs.md", "bank = DiffBank(model)"): "below",
+}
+# options of programs that are not ours
+FOREIGN = """no-build-isolation editable constraint user-dir restart config-dir config-name nproc_per_node
+    cores config profile executor jobs version""".split()
+
+
+def pages_blocks(language: str) -> list[tuple[Path, str]]:
+    return [
+        (p, code) for p in PAGES for found, code in BLOCK.findall(p.read_text("utf-8")) if found == language
+    ]
+
+
+def block_of(page: str, start: str) -> str:
+    (code,) = [code for path, code in pages_blocks("python") if path.name == page and code.startswith(start)]
+    return code
+
+
+def test_the_readme_is_short_and_has_a_picture():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 150
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert (ROOT / picture).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_paths_lead_somewhere(page):
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), target
+    places = r"`((?:dsp_plugin|scripts|tests|docs|pipelines|benchmarks|data-prep|results)/[\w./-]+\.\w+)"
+    for path in re.findall(places, text):
+        made = path.startswith("results/") and not (ROOT / path).exists()
+        assert made or (ROOT / path).exists() or path in example_files(), path
+
+
+def example_files() -> set[str]:
+    text = (ROOT / "docs" / "adding-a-method.md").read_text("utf-8")
+    return set(re.findall(r"^\*\*`([\w/.]+)`\*\*", text, re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    """Every word of the sources that could be an option's name, and the hosts' options."""
+    import dataclasses
+
+    sources = [
+        p
+        for room in ("dsp_plugin", "scripts", "data-prep", "benchmarks", "tests")
+        for p in (ROOT / room).rglob("*.py")
+    ]
+    words = {w for path in sources for w in re.findall(r"\w[\w-]*", path.read_text("utf-8"))}
+    configs = pytest.importorskip("fairseq.dataclass.configs")
+    adam = importlib.import_module("fairseq.optim.adam").FairseqAdamConfig
+    for cls in vars(configs).values():
+        if dataclasses.is_dataclass(cls):
+            words |= {field.name for field in dataclasses.fields(cls)}
+    transformers = pytest.importorskip("transformers")
+    for cls in (adam, transformers.TrainingArguments):
+        words |= {field.name for field in dataclasses.fields(cls)}
+    words |= {
+        "source-lang",
+        "target-lang",
+        "trainpref",
+        "validpref",
+        "testpref",
+        "destdir",
+        "workers",
+        *FOREIGN,
+    }
+    words |= {"dropout", "share_all_embeddings", "share_decoder_input_output_embed", "arch"}
+    return {word.replace("-", "_") for word in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_options_in_shell_blocks_exist(page, known_options):
+    for language, code in BLOCK.findall(page.read_text("utf-8")):
+        if language in ("", "sh", "bash", "shell"):
+            for option in re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", code):
+                assert option.replace("-", "_") in known_options, f"--{option}"
+
+
+def test_every_python_block_is_run_or_says_why_not():
+    for page, code in pages_blocks("python"):
+        rows = [*NOT_RUN, *(row for row in RUN_ELSEWHERE if isinstance(row, tuple))]
+        assert page.name in RUN_ELSEWHERE or any(
+            page.name == name and code.startswith(start) for name, start in rows
+        ), f"{page}: {code[:60]}"
+
+
+@pytest.mark.parametrize("page,code", pages_blocks("python"), ids=lambda value: getattr(value, "name", None))
+def test_names_in_python_blocks_can_be_imported(page, code):
+    if page.name == "adding-a-method.md":
+        pytest.skip("its modules are made by test_worked_example.py")
+    for module, names in re.findall(
+        r"^from (dsp_plugin[\w.]*) import \(?([^)\n]+|[^)]+)\)?$", code, re.MULTILINE
+    ):
+        found = importlib.import_module(module)
+        for name in names.replace("\n", " ").split(","):
+            assert not name.strip() or hasattr(found, name.strip()), f"{module}.{name}"
+
+
+def test_the_first_example_on_transformers(tmp_path, monkeypatch):
+    from hf_models import tiny_model
+    from transformers import AutoModelForSequenceClassification
+
+    model = tiny_model("bert")
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", lambda *_, **__: model)
+    monkeypatch.chdir(tmp_path)
+    from dsp_plugin.gating import RelaxedSubset
+
+    # nothing trains in a test of the page
+    monkeypatch.setattr(RelaxedSubset, "decided", property(lambda self: True))
+    exec(block_of("hf.md", "import torch").replace("heads, 36,", "heads, 3,"), {})
+    assert (tmp_path / "pruned" / "config.json").is_file()
+
+
+def test_the_examples_of_packs(tmp_path, monkeypatch):
+    import torch
+    from diff_models import HEAD, tiny
+
+    from dsp_plugin.diffs import SparseDiff
+
+    monkeypatch.chdir(tmp_path)
+    model = tiny()
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if not n.startswith("classifier")}
+    name = next(iter(shapes))
+    diff = SparseDiff({name: (torch.tensor([1, 3]), torch.tensor([0.5, -0.5]))}, shapes)
+    head = {n: p.detach().clone() for n, p in model.named_parameters() if n.startswith("classifier")}
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    names = {"model": model, "diff": diff, "task_head": head, "config": {}}
+    exec(block_of("diff-packs.md", "from dsp_plugin.diffs.serving.bank"), names)
+    assert HEAD and all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+    words = torch.randint(0, 5, (3, 4))
+    code = block_of("diff-packs.md", "bank = DiffBank(model)").splitlines()
+    exec("\n".join(code[:-1]), {**names, "cola": names["pack"], "mnli": names["pack"]})
+    assert shlex.split(code[-1])[0] == "logits" and words.shape == (3, 4)
+
+
+def test_the_picture_is_made_of_records(tmp_path):
+    import runpy
+
+    made = runpy.run_path(str(ROOT / "scripts" / "picture.py"))
+    results = ROOT / "results" / "multi30k" / "small"
+    made["draw"](results, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    assert made["figure_of"](results / "unpruned-seed1", "test", "BLEU") == pytest.approx(38.60, abs=0.005)
+    with pytest.raises((OSError, ValueError)):
+        made["draw"](tmp_path, tmp_path / "other.png")
