@@ -10,6 +10,7 @@ Takes fairseq-train's options for both trainings, and
                             serves all
   --finetune-lr, --finetune-max-update, --finetune-max-epoch     of the third stage (default: as in the first)
   --per-layer-projection, --sampled-diff, --value-dtype          see docs/diff-pruning.md
+  --dry-run                 say what would train, for how long and how many bytes; write nothing
   --sparsity-pen L --alpha-init A --per-params-alpha 0 ...       options of --optimizer diff_adam
 
 In --save-dir: 1st/ and T/3rd/ with the checkpoints and records of the trainings, T/mask.diff.safetensors, and

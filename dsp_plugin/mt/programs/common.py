@@ -16,6 +16,8 @@ Options of this program:
       name of the setting in results.json (default: the name of --save-dir)
   --method
       name of the method in results.json (default: by the options)
+  --dry-run
+      say what would train, for how long and how many bytes, after a few real updates in memory; write nothing
   --traceback
       show all that led to an error"""
 
@@ -32,14 +34,20 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
         sys.exit(doc + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
 
+    from .dry_run import dry_run, take_flag
     from .launch import options_help, train, training_arguments
 
     if "--help" in argv or "-h" in argv:
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
 
     def main(argv: list[str]) -> None:
+        only_planned, argv = take_flag(argv)
         record, argv = _record_options(argv)
-        train(training_arguments(argv, method), record.method, record.record_name)
+        arguments = training_arguments(argv, method)
+        if only_planned:
+            dry_run(arguments)
+        else:
+            train(arguments, record.method, record.record_name)
 
     run_program(main, argv)
 

@@ -26,6 +26,7 @@ from ..diffs.base import BaseCheckpoint, read_base
 from ..diffs.optimizers import DiffAdamConfig, SparseAdamConfig
 from ..diffs.packs import Projection, read_trained, write_pack
 from ..training.same_command import FREE, difference, settings_of
+from .dry_run import dry_run, take_flag
 from .launch import PLUGIN_DIR, result_of, summarise_training, train, training_options
 from .refusals import raise_errors
 
@@ -81,6 +82,7 @@ def run_diff(argv: Sequence[str]) -> dict[str, DiffPack]:
     """
     parser = own_options()
     raise_errors(parser)
+    only_planned, argv = take_flag(argv)
     own, rest = parser.parse_known_args(list(argv))
     _check(own)
     stage1_options, rest = _options_of_stage1(rest)
@@ -105,6 +107,10 @@ def run_diff(argv: Sequence[str]) -> dict[str, DiffPack]:
         mask = os.path.join(own.save_dir, text, MASK)
         if os.path.isfile(mask):
             _check_mask(mask, projection, first)
+    if only_planned:
+        dry_run([*first.flags, "--save-dir", first.folder])
+        _say(f"then for each of {', '.join(projections)}: projection, and as long a training of what is kept")
+        return {}
     method = method_name(_grouping(stage1_options))
 
     _say("stage 1: diff pruning")

@@ -1,0 +1,59 @@
+"""`--dry-run` of the training programs on fairseq: it says what the training is, and writes nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from fairseq_commands import run
+from fairseq_training import ANNEALING, SETTINGS, SIZES, K
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "mt"
+STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam"]
+JOINT = ["--num-of-heads", K, "--joint-pruning"]
+# program -> its own options; what it says of the heads that stay
+PROGRAMS = {
+    "run_dsp": ([*STOCK, *SIZES, *JOINT, *ANNEALING], f"{K} of 24"),
+    "run_dsp unpruned": ([*STOCK, *SIZES], "24 of 24"),
+    "run_voita": ([*STOCK, *SIZES, "--l0-penalty", 5], "as many as the penalty leaves of 24"),
+    "run_diff": (["--criterion", "label_smoothed_cross_entropy"], "24 of 24"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_says_what_would_train_and_writes_nothing(name, tiny_data, stock_run, tmp_path):
+    own, heads = PROGRAMS[name]
+    if name == "run_diff":
+        own = [*own, "--base-checkpoint", stock_run / "checkpoint_last.pt"]
+    decay = SETTINGS.index("--weight-decay")  # diff pruning has none
+    settings = SETTINGS if name != "run_diff" else SETTINGS[:decay] + SETTINGS[decay + 2 :]
+    command = [tiny_data, "--save-dir", tmp_path / "save", "--max-update", 7, *own, *settings, "--dry-run"]
+    done = run(str(SCRIPTS / f"{name.split()[0]}.py"), command, tmp_path / "log")
+    said = done.succeeded().output
+    assert f"heads that stay: {heads}" in said
+    assert "120 sentences, updates: 7" in said
+    learning, parameters = re.search(r"([\d,]+) of ([\d,]+) parameters would learn", said).groups()
+    assert int(learning.replace(",", "")) > 1000 and parameters
+    megabytes = float(re.search(r"([\d.]+) MB a checkpoint", said)[1])
+    assert 0 < megabytes < 5
+    assert not (tmp_path / "save").exists() or not any((tmp_path / "save").rglob("*"))
+
+
+def test_its_parameters_and_bytes_are_those_of_the_training(tiny_data, tmp_path):
+    own, _ = PROGRAMS["run_dsp"]
+    command = [tiny_data, "--save-dir", tmp_path / "save", "--max-update", 2, *own, *SETTINGS]
+    program = str(SCRIPTS / "run_dsp.py")
+    planned = run(program, [*command, "--dry_run"], tmp_path / "log").succeeded().output
+    trained = run(program, command, tmp_path / "log2").succeeded().output
+    learning = re.search(r"([\d,]+) of [\d,]+ parameters would learn", planned)[1].replace(",", "")
+    assert f"(num. trained: {int(learning):,})" in trained
+    said = 1e6 * float(re.search(r"([\d.]+) MB a checkpoint", planned)[1])
+    written = (tmp_path / "save" / "checkpoint_last.pt").stat().st_size
+    assert said == pytest.approx(written, rel=0.6)  # a tiny model's options take as much as its weights
+
+
+def test_what_the_training_refuses_it_refuses(tiny_data, tmp_path):
+    command = [tiny_data, "--save-dir", tmp_path / "save", *STOCK, *SIZES, *SETTINGS, "--num-of-heads", 99]
+    done = run(str(SCRIPTS / "run_dsp.py"), [*command, "--joint-pruning", "--dry-run"], tmp_path / "log")
+    assert "--num-of-heads" in done.failed() or "99" in done.failed()
