@@ -53,6 +53,10 @@ class ResultArguments:
     record_dir: str | None = option("folder of the records results.json; default: --output_dir")
     record_name: str | None = option("name of the setting in the records; default: the task")
     method: str | None = option("name of the method in the records; default: by the options")
+    dry_run: bool = option(
+        "say what would train, for how long and how many bytes, after a few updates in memory; write nothing",
+        False,
+    )
 
 
 ResultArguments._argument_group_name = "Results"  # type: ignore[attr-defined]

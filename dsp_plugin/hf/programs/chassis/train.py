@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from ...trainer.epoch_order import EpochOrder
 from ...trainer.in_order import InOrderTrainer
 from ..heads.methods import Method
 from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
+from .dry_run import plan_lines
 from .glue_work import GlueWork
 from .identity import identity_of
 from .models import check_prunable, heads_of, load, say_open_heads
@@ -91,6 +93,7 @@ class Run:
     """One start of a program. The steps are methods in their order."""
 
     finished = False  # whether the training was over before
+    scratch = ""  # where a dry run writes what nobody keeps
 
     def __init__(
         self,
@@ -107,6 +110,11 @@ class Run:
         self._check_places()
         if self.results.record_dir:
             check_folder("--record_dir", self.results.record_dir)
+        if self.results.dry_run:
+            if not self.args.do_train:
+                raise ValueError("--dry_run says what a training would be: give --do_train")
+            with tempfile.TemporaryDirectory() as self.scratch:
+                return self._go()
         with claimed("--output_dir", self.args.output_dir) if self.main else contextlib.nullcontext():
             return self._go()
 
@@ -119,6 +127,8 @@ class Run:
         if args.do_train:
             settings.update(identity_of(self.options), train_data=work.train_fingerprint())
         checkpoint = starting_point(args, settings, overwrite) if args.do_train else None
+        if self.results.dry_run:
+            args.output_dir = self.scratch
         model = self._model()
         check_lengths(model, self.tokenizer, work)
         if checkpoint is not None:
@@ -132,6 +142,8 @@ class Run:
         if args.do_train:
             trainer.add_callback(NotedSettings(settings))
             check_space(args.output_dir, model, args)
+        if self.results.dry_run:
+            return self._say_plan(trainer, wanted, 0 if checkpoint is None else updates_of(checkpoint))
         self.label = self.results.method or self._label(model)
         updates = seconds = None
         if args.do_train:
@@ -168,6 +180,15 @@ class Run:
         if self.main:
             self._report(model, scores, updates, seconds, checkpoint)
         return {split: metrics for split, (metrics, _) in scores.items()}
+
+    def _say_plan(self, trainer: Trainer, updates: int, done: int) -> dict[str, Any]:
+        heads = heads_of(trainer.model)
+        free = self.method.gated and not self.method.has_budget
+        stay = "as many as the penalty leaves" if free else None if heads is None else heads["kept"]
+        units = "heads: not known" if heads is None else f"heads that stay: {stay} of {heads['total']}"
+        for line in plan_lines(trainer, updates, units, done):
+            say(line)
+        return {}
 
     def _check_places(self) -> None:
         """Raises: ValueError: the run would write over what it reads."""

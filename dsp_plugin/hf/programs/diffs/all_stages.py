@@ -118,6 +118,9 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
             _check_later(stage_options(doc, data, third(density)), trains=True)
     say("stage 1: diff pruning")
     run_stage(PruneRun, doc, data, line([]))
+    if stage_options(doc, data, line([]))[-2].dry_run:
+        say(f"then for each of {', '.join(densities)}: projection, and {epochs:g} epochs of what is kept")
+        return {}
     found: dict[str, dict[str, Any]] = {}
     for density in densities:
         say(f"stage 2: projection to {density}")
