@@ -113,16 +113,16 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     from dsp_plugin.surgery import read_mask
 
     state = load_checkpoint(args.checkpoint)
-    patient = prepare(state)
-    keep = keep_of(patient, args.num_of_heads, read_mask(args.mask, patient.head_map) if args.mask else None)
+    source = prepare(state)
+    keep = keep_of(source, args.num_of_heads, read_mask(args.mask, source.head_map) if args.mask else None)
     text = args.data, args.gen_subset, args.sentences
     if form == "ctranslate2":
         from dsp_plugin.mt.surgery.ctranslate2_export import export_ctranslate2
 
-        exported, certificate = export_ctranslate2(patient, keep, args.out, *text)
+        exported, certificate = export_ctranslate2(source, keep, args.out, *text)
     else:
         exported = export_fairseq(state, mask=keep)
-        certificate = certify_fairseq(patient, keep, exported, *text)
+        certificate = certify_fairseq(source, keep, exported, *text)
         with replacing(args.out) as file:
             save_checkpoint(exported.state, str(file))
             write_certificate(certificate, file, args.out)  # first: there is no export without one

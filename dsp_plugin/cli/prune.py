@@ -24,9 +24,9 @@ def run(args: argparse.Namespace) -> int:
     from dsp_plugin.reports.pictures.heads import head_map_text
     from dsp_plugin.surgery import read_mask
 
-    patient = prepare(load_checkpoint(args.checkpoint))
-    mask = read_mask(args.mask, patient.head_map) if args.mask else None
-    pruned = remove_heads(patient, choose_heads(patient, args.num_of_heads, mask))
+    source = prepare(load_checkpoint(args.checkpoint))
+    mask = read_mask(args.mask, source.head_map) if args.mask else None
+    pruned = remove_heads(source, choose_heads(source, args.num_of_heads, mask))
     save_checkpoint(pruned.state, args.out)
 
     kept, before, after = int(pruned.keep.sum()), pruned.parameters_before, pruned.parameters_after

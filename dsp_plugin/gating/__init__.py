@@ -7,9 +7,10 @@ from .gates import FixedGates, HeadGates
 from .handshake.handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
 from .head_scores import HeadScores, RankedGates
-from .importance.head_importance import HeadImportance, normalised
-from .importance.ranking_options import RANKINGS, Ranking
+from .importance.head_importance import HeadImportance, measure_importance, normalised
+from .importance.ranking_options import RANKINGS, RankingOptions
 from .importance.removal_order import (
+    end_of_removal,
     next_removals,
     random_ranking,
     ranking_of_removal,
@@ -35,10 +36,11 @@ __all__ = [
     "HeadBudget",
     "HeadGates",
     "HeadImportance",
+    "measure_importance",
     "HeadMap",
     "HeadScores",
     "RankedGates",
-    "Ranking",
+    "RankingOptions",
     "RelaxedSubset",
     "Step",
     "StraightThroughSubset",
@@ -55,6 +57,7 @@ __all__ = [
     "ranking_of_removal",
     "relaxed_topk",
     "remove_stepwise",
+    "end_of_removal",
     "stops",
     "straight_through_topk",
     "weight_magnitude",

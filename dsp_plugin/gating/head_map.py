@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+KINDS = ("encoder-self", "decoder-cross", "decoder-self")
+"""The kinds of attention, in the order in which a head map has its blocks."""
+
 
 @dataclass(frozen=True)
 class AttentionBlock:

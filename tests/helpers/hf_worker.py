@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from dsp_plugin.diffs import project
 from dsp_plugin.hf import switchboard_of
-from dsp_plugin.hf.heads.importance import Ranking, head_importance
+from dsp_plugin.hf.heads.importance import ExampleRanking, head_importance
 from dsp_plugin.hf.heads.sweep import prune_by_importance
 from dsp_plugin.hf.heads.training import training_steps
 
@@ -86,7 +86,7 @@ def michel(folder: Path):
     def evaluate(subset):
         return {"loss": float(model(**padded(data)).loss)}
 
-    options = dict(exact=True, ranking=Ranking(batch_size=2), say=lambda line: None, progress=False)
+    options = dict(exact=True, ranking=ExampleRanking(batch_size=2), say=lambda line: None, progress=False)
     steps = prune_by_importance(model, data, padded, folder, 3, evaluate, **options)
     return {
         "importance": head_importance(model, data, padded, 2, progress=False),

@@ -16,7 +16,7 @@ from hf_models import VOCABULARY
 
 from dsp_plugin.gating import ConcreteGates, ExponentialCooling, RelaxedSubset, StraightThroughSubset
 from dsp_plugin.hf import gate_heads, head_map_of, switchboard_of
-from dsp_plugin.hf.heads.importance import Ranking, gating_of
+from dsp_plugin.hf.heads.importance import ExampleRanking, gating_of
 from dsp_plugin.hf.heads.sweep import prune_by_importance
 from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
 
@@ -128,7 +128,7 @@ def test_exact_importance_keeps_the_best_head_of_a_trained_model(finetuned, alon
         exact=True,
         subsets=[],
         budgets=[1],
-        ranking=Ranking(batch_size=100),
+        ranking=ExampleRanking(batch_size=100),
         say=lambda line: None,
         progress=False,
     )

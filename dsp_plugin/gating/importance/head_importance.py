@@ -11,8 +11,9 @@ Notation: N heads in all, B examples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..head_map import HeadMap
 
 EPS = 1e-20
+Inputs = TypeVar("Inputs")
 
 
 class HeadImportance:
@@ -99,6 +101,39 @@ class HeadImportance:
         all_reduce(sums)
         *total, tokens, examples = sums.tolist()
         self.load_state_dict({"total": total, "tokens": tokens, "examples": examples})
+
+
+def measure_importance(
+    num_heads: int,
+    batches: Iterable[tuple[Inputs, int]],
+    losses_of: Callable[[Inputs], tuple[Tensor, int]],
+    override: Callable[[Tensor], AbstractContextManager[Any]],
+    keep: Tensor | None = None,
+    per_batch: bool = False,
+    device: torch.device | str = "cpu",
+) -> HeadImportance:
+    """Sum up the importance of N heads over batches: one gate a head and example, and its gradient.
+
+    Args:
+        batches: (what the host runs, its number of examples B).
+        losses_of: the losses of a batch's examples [B], each summed over its tokens, and the tokens.
+        override: puts gates [B, N] in the place of the model's own for a while (`Switchboard.override`).
+        keep: bool [N], heads that are there; None means all. Removed ones have a gate of 0 and still get a
+            gradient.
+        per_batch: see `HeadImportance`.
+
+    Raises:
+        ValueError: see `HeadImportance`.
+    """
+    found = HeadImportance(num_heads, per_batch)
+    mask = torch.ones(num_heads) if keep is None else keep.float()
+    for inputs, count in batches:
+        gates = mask.to(device).expand(count, -1).clone().requires_grad_()  # [B, N]
+        with torch.enable_grad(), override(gates):
+            losses, tokens = losses_of(inputs)
+            (gradients,) = torch.autograd.grad(losses.sum(), gates)
+        found.add(gradients, tokens)
+    return found
 
 
 def normalised(

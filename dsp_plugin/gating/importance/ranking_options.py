@@ -16,7 +16,7 @@ RANKINGS = ("importance", "magnitude", "random")
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RankingOptions:
     """What heads are ranked by.
 
     Attributes:

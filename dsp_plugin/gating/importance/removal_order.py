@@ -5,13 +5,14 @@ Notation: N heads in all; keep bool [N], True = still there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..budget import HeadBudget
+from ..head_map import HeadMap
 
 ImportanceOf = Callable[[Tensor], Tensor]
 """keep -> importance [N] of the heads that are still there; what it gives for the others is not looked at."""
@@ -84,6 +85,29 @@ def stops(living: int, step: int, budgets: Sequence[int] = ()) -> list[int]:
         raise ValueError(f"--budgets must be in 0..{living} (heads of the model), got {wrong[0]}")
     last = min(budgets, default=0)
     return sorted({*range(living, last, -step), *budgets, last} - {living}, reverse=True)
+
+
+def end_of_removal(
+    head_map: HeadMap,
+    budgets: Sequence[int] = (),
+    per_kind: Mapping[str, int] | None = None,
+    minimum: int = 0,
+) -> HeadBudget | None:
+    """What must hold when the last head has gone; None without a wish.
+
+    Args:
+        budgets: numbers of heads to land on. per_kind: heads left of each kind of attention.
+        minimum: heads that every block keeps, as far as it has so many.
+
+    Raises:
+        ValueError: see `HeadBudget`.
+    """
+    if per_kind is not None:
+        return HeadBudget(head_map, None, per_kind, minimum)
+    if not minimum:
+        return None
+    least = sum(min(minimum, block.num_heads) for block in head_map.blocks)
+    return HeadBudget(head_map, min(budgets, default=least), None, minimum)
 
 
 def remove_stepwise(

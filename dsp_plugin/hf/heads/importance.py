@@ -17,8 +17,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ...gating import FixedGates, HeadImportance, Switchboard, weight_magnitude
-from ...gating import Ranking as CommonRanking
+from ...gating import (
+    FixedGates,
+    HeadImportance,
+    RankingOptions,
+    Switchboard,
+    measure_importance,
+    weight_magnitude,
+)
 from ...gating.importance.removal_order import ImportanceOf
 from ..probes.comparison import evaluating
 from .example_losses import example_losses
@@ -30,7 +36,7 @@ Collate = Callable[[list[Any]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Ranking(CommonRanking):
+class ExampleRanking(RankingOptions):
     """What heads are ranked by, on batches of `batch_size` examples."""
 
     batch_size: int = 32
@@ -107,20 +113,22 @@ def measured_importance(
     if batch_size < 1:
         raise ValueError(f"--batch_size must be 1 or more, got {batch_size}")
     device = next(model.parameters()).device
-    found = HeadImportance(head_map_of(model).num_heads, per_batch)
-    mask = torch.ones(found.total.numel()) if keep is None else keep.float()
     rank, world = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     batches = _batches(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
+    bar = tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False)
+    inputs = ((_to(collate([dataset[int(n)] for n in batch]), device), len(batch)) for batch in bar)
     with evaluating(model), gating_of(model) as board:
-        for batch in tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False):
-            inputs = _to(collate([dataset[int(number)] for number in batch]), device)
-            gates = mask.to(device).expand(len(batch), -1).clone().requires_grad_()
-            with torch.enable_grad(), board.override(gates):
-                losses, tokens = example_losses(model, inputs)
-                (gradients,) = torch.autograd.grad(losses.sum(), gates)
-            found.add(gradients, tokens)
+        found = measure_importance(
+            head_map_of(model).num_heads,
+            inputs,
+            lambda batch: example_losses(model, batch),
+            board.override,
+            keep,
+            per_batch,
+            device,
+        )
     if world > 1:
         found.sum_over_processes(torch.distributed.all_reduce, device)
     return found

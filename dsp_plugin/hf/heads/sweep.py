@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ...gating import HeadBudget, Step, Sweep, stops
 from ..probes.comparison import evaluating
-from .importance import Collate, Ranking, gating_of
+from .importance import Collate, ExampleRanking, gating_of
 from .layouts.locate import head_map_of
 
 
@@ -28,7 +28,7 @@ def prune_by_importance(
     step: int,
     evaluate: Callable[[str], Mapping[str, float]],
     exact: bool = False,
-    ranking: Ranking = Ranking(),
+    ranking: ExampleRanking = ExampleRanking(),
     subsets: Sequence[str] = ("eval",),
     budgets: Sequence[int] = (),
     budget: HeadBudget | None = None,

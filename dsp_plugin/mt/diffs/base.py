@@ -107,18 +107,18 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
     if not path:
         raise ValueError("--base-checkpoint FILE: name the trained model that the diff is against")
     try:
-        patient = prepare(load_checkpoint(path))
+        source = prepare(load_checkpoint(path))
     except ValueError as error:
         raise ValueError(f"--base-checkpoint {path}: {error}") from error
     except FileNotFoundError:
         raise FileNotFoundError(f"--base-checkpoint {path}: no such file") from None
-    if SCORES in patient.tensors:
+    if SCORES in source.tensors:
         raise ValueError(
             f"--base-checkpoint {path} has gates on its heads, which a diff knows nothing of: take its dead "
             "heads out first "
             f"(dsp prune {path} --out pruned.pt)"
         )
-    return BaseCheckpoint(path, patient.options, patient.tensors, patient.state.get("task_state") or {})
+    return BaseCheckpoint(path, source.options, source.tensors, source.state.get("task_state") or {})
 
 
 @dataclass

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ... import register
 from ...gating import AttentionBlock, HeadMap, check_budget, hard_topk
+from ...gating.head_map import KINDS
 from ...surgery.record import compose, mask_of_record
 from ..checkpoints.checkpoint import model_options
 from .gated_model import GatedTransformerModel
-from .gated_transformer import KINDS, block_kind
+from .gated_transformer import block_kind
 
 SCORES = "gating.gates.scores"
 CHOSEN = "gating.gates.chosen"

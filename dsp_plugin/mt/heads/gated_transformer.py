@@ -14,6 +14,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from ...gating import AttentionBlock, HeadMap, Switchboard
+from ...gating.head_map import KINDS
 from .attention import GatedMultiheadAttention
 
 
@@ -202,9 +203,6 @@ def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:
             )
         module.resize(counts[name])
     return kept
-
-
-KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 
 
 def block_kind(name: str) -> str:

@@ -14,15 +14,23 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.logging.progress_bar import progress_bar
 from torch import Tensor, nn
 
-from ...gating import RANKINGS, FixedGates, HeadImportance, HeadMap, Switchboard, weight_magnitude
-from ...gating import Ranking as CommonRanking
+from ...gating import (
+    RANKINGS,
+    FixedGates,
+    HeadImportance,
+    HeadMap,
+    RankingOptions,
+    Switchboard,
+    measure_importance,
+    weight_magnitude,
+)
 from ...gating.importance.removal_order import ImportanceOf
 from .gated_transformer import attention_blocks, connect, head_map_of
 
 __all__ = [
     "MAX_TOKENS",
     "RANKINGS",
-    "Ranking",
+    "SentenceRanking",
     "batches_of",
     "example_losses",
     "gating_of",
@@ -34,7 +42,7 @@ MAX_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Ranking(CommonRanking):
+class SentenceRanking(RankingOptions):
     """What heads are ranked by, on sentences.
 
     Attributes:
@@ -60,7 +68,7 @@ class Ranking(CommonRanking):
         )
 
 
-def batches_of(dataset, task, ranking: Ranking) -> list[np.ndarray]:
+def batches_of(dataset, task, ranking: SentenceRanking) -> list[np.ndarray]:
     """Numbers of sentences, batch by batch, of similar length; every sentence (of the sample) that the
     model can take.
     """
@@ -98,33 +106,40 @@ def head_importance(
         log_format: of fairseq's progress bar; "none" shows nothing.
     """
     device = next(model.parameters()).device
-    found = HeadImportance(head_map_of(model).num_heads, per_batch)
-    mask = torch.ones(found.total.numel()) if keep is None else keep.float()
     rank, world = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = (
             distributed_utils.get_data_parallel_rank(),
             distributed_utils.get_data_parallel_world_size(),
         )
-    mine = batches[rank::world]
+    bar = progress_bar(batches[rank::world], log_format=log_format, log_interval=50, prefix=prefix)
     training = model.training
     model.eval()
     try:
         with gating_of(model) as gating:
-            for batch in progress_bar(mine, log_format=log_format, log_interval=50, prefix=prefix):
-                sample = dataset.collater([dataset[number] for number in batch])
-                sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
-                gates = mask.to(device).expand(sample["target"].shape[0], -1).clone().requires_grad_()
-                with torch.enable_grad(), gating.override(gates):
-                    loss = example_losses(model, sample).sum()
-                    (gradients,) = torch.autograd.grad(loss, gates)
-                found.add(gradients, sample["ntokens"])
+            found = measure_importance(
+                head_map_of(model).num_heads,
+                _samples(dataset, bar, device),
+                lambda sample: (example_losses(model, sample), sample["ntokens"]),
+                gating.override,
+                keep,
+                per_batch,
+                device,
+            )
     finally:
         model.train(training)
     if world > 1:
         group = distributed_utils.get_data_parallel_group()
         found.sum_over_processes(lambda sums: distributed_utils.all_reduce(sums, group=group), device)
     return found
+
+
+def _samples(dataset, batches, device: torch.device) -> Iterator[tuple[dict[str, Any], int]]:
+    """Collate each batch of sentence numbers; gives (sample, its number of sentences)."""
+    for batch in batches:
+        sample = dataset.collater([dataset[number] for number in batch])
+        sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+        yield sample, sample["target"].shape[0]
 
 
 def example_losses(model: nn.Module, sample: dict[str, Any]) -> Tensor:

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from ...gating import HeadBudget, Step, Sweep, parse_heads_per_kind, stops
+from ...gating import HeadBudget, Step, Sweep, end_of_removal, parse_heads_per_kind, stops
 from ...records.files.whole import check_folder
 from ...records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint
 from ..heads.checkpoint_heads import SCORES, heads_of_checkpoint
-from ..heads.importance import MAX_TOKENS, RANKINGS, Ranking, batches_of
+from ..heads.importance import MAX_TOKENS, RANKINGS, SentenceRanking, batches_of
 from ..surgery.fewer_heads import model_without
-from ..surgery.pruning import Patient, prepare, remove_heads
+from ..surgery.pruning import CheckpointModel, prepare, remove_heads
 from ..training.data_checks import data_fingerprint
 from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import check_options
@@ -170,15 +170,13 @@ def run(argv: Sequence[str]) -> Record:
     folder = own.save_dir or os.path.join("michel_results", _default_name(path, own, args.seed))
     check_folder("--save-dir", folder)
     state = load_checkpoint(path)
-    patient = prepare(state)
+    source = prepare(state)
     if any(word in ("-a", "--arch") or word.startswith("--arch=") for word in rest):
-        check_same_sizes(path, patient.options, vars(args))
-    keep = (
-        heads_of_checkpoint({**state, "model": patient.tensors}).keep if SCORES in patient.tensors else None
-    )
-    keep = torch.ones(patient.head_map.num_heads, dtype=torch.bool) if keep is None else keep
-    kept_after, budget = _path_down(own, patient, int(keep.sum()))
-    ranking = Ranking(
+        check_same_sizes(path, source.options, vars(args))
+    keep = heads_of_checkpoint({**state, "model": source.tensors}).keep if SCORES in source.tensors else None
+    keep = torch.ones(source.head_map.num_heads, dtype=torch.bool) if keep is None else keep
+    kept_after, budget = _path_down(own, source, int(keep.sum()))
+    ranking = SentenceRanking(
         own.rank_by,
         own.batch_importance,
         not own.dont_normalize_importance_by_layer,
@@ -208,11 +206,11 @@ def run(argv: Sequence[str]) -> Record:
     )
 
     def score(mask: torch.Tensor, subset: str):
-        model = model_without(patient, mask, task).to(device)
+        model = model_without(source, mask, task).to(device)
         return score_model(model, task, subset, args.post_process, not own.no_detok, **search)
 
-    sweep = Sweep(folder, _settings(path, own, args, ranking, search), patient.head_map, "BLEU")
-    model = model_without(patient, torch.ones_like(keep), task).to(device)
+    sweep = Sweep(folder, _settings(path, own, args, ranking, search), source.head_map, "BLEU")
+    model = model_without(source, torch.ones_like(keep), task).to(device)
     bar = args.log_format or ("simple" if args.no_progress_bar else "tqdm")
     wanted = set(own.budgets) | {int(keep.sum()), kept_after[-1] if kept_after else int(keep.sum())}
     started = time.time()
@@ -227,26 +225,20 @@ def run(argv: Sequence[str]) -> Record:
         [*own.budgets, *kept_after[-1:]] if own.budgets else kept_after,
         lambda line: print(f"| {line}", flush=True),
     )
-    return _report(steps, patient, own, args, ranking, path, folder, device, sentences, time.time() - started)
+    return _report(steps, source, own, args, ranking, path, folder, device, sentences, time.time() - started)
 
 
-def _path_down(own: argparse.Namespace, patient: Patient, living: int):
+def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int):
     """Numbers of heads after every step, and the budget at the end."""
     if own.num_of_heads is None:
         raise ValueError(
             "--num-of-heads: give the number of heads to remove a step (a step here, not a budget)"
         )
     per_kind = parse_heads_per_kind(own.heads_per_kind)
-    budgets = list(own.budgets)
-    if per_kind is not None:
-        budgets.append(HeadBudget(patient.head_map, None, per_kind, own.min_heads_per_block).total)
-    elif own.min_heads_per_block > 0 and not budgets:
-        budgets.append(
-            sum(min(own.min_heads_per_block, block.num_heads) for block in patient.head_map.blocks)
-        )
-    kept_after = stops(living, own.num_of_heads, budgets)
+    wish = end_of_removal(source.head_map, own.budgets, per_kind, own.min_heads_per_block)
+    kept_after = stops(living, own.num_of_heads, [*own.budgets, *([wish.total] if wish else [])])
     end = kept_after[-1] if kept_after else living
-    return kept_after, HeadBudget(patient.head_map, end, per_kind, own.min_heads_per_block)
+    return kept_after, HeadBudget(source.head_map, end, per_kind, own.min_heads_per_block)
 
 
 def _task(args: argparse.Namespace, needed: dict[str, str]):
@@ -281,7 +273,7 @@ def _run_name(path: str) -> str:
     return os.path.basename(os.path.dirname(os.path.abspath(path))) or "model"
 
 
-def _settings(path: str, own, args, ranking: Ranking, search: dict[str, Any]) -> dict[str, Any]:
+def _settings(path: str, own, args, ranking: SentenceRanking, search: dict[str, Any]) -> dict[str, Any]:
     """All that the steps depend on; what is scored may change from one start to the next."""
     names = (
         "num_of_heads",
@@ -304,10 +296,10 @@ def _settings(path: str, own, args, ranking: Ranking, search: dict[str, Any]) ->
 
 def _report(
     steps: list[Step],
-    patient: Patient,
+    source: CheckpointModel,
     own,
     args,
-    ranking: Ranking,
+    ranking: SentenceRanking,
     path: str,
     folder: str,
     device,
@@ -316,7 +308,7 @@ def _report(
 ) -> Record:
     """The table, the heads that are left, and results.json."""
     last = steps[-1]
-    pruned = remove_heads(patient, torch.tensor(last["keep"], dtype=torch.bool))
+    pruned = remove_heads(source, torch.tensor(last["keep"], dtype=torch.bool))
     method = own.method or ("michel" if ranking.rank_by == "importance" else ranking.rank_by)
     metrics = [
         Metric("BLEU", found["value"], signature=found["signature"], subset=f"{subset}, K={step['kept']}")

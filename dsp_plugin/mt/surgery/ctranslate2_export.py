@@ -20,7 +20,7 @@ from ...records.files.whole import new_folder
 from ...surgery import fill_block
 from ..heads.gated_transformer import encode_kept_heads
 from .equality import Pair, certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
-from .pruning import Patient, Pruned, head_dim_of, put_block, remove_heads, take_block
+from .pruning import CheckpointModel, Pruned, head_dim_of, put_block, remove_heads, take_block
 from .stock_export import dense_shapes
 
 _SIDES = ("encoder", "decoder")
@@ -28,7 +28,7 @@ _BEAM = 5
 
 
 def export_ctranslate2(
-    patient: Patient,
+    source: CheckpointModel,
     keep: Tensor,
     out: str,
     data: Optional[str] = None,
@@ -38,7 +38,7 @@ def export_ctranslate2(
     """Write a CTranslate2 folder: model.bin, config.json, vocabularies and a certificate.
 
     Args:
-        patient: the checkpoint, see `pruning.prepare`.
+        source: the checkpoint, see `pruning.prepare`.
         keep: bool [heads it has now].
         out: folder to write; an earlier export is replaced.
         data: binarised folder with the dictionaries; None for the one the checkpoint was trained on.
@@ -55,8 +55,8 @@ def export_ctranslate2(
     """
     import ctranslate2  # noqa: F401  (before any work)
 
-    task, pairs, words = task_and_pairs(patient.tensors, patient.cfg, data, subset, limit, words_needed=True)
-    pruned = remove_heads(patient, keep)
+    task, pairs, words = task_and_pairs(source.tensors, source.cfg, data, subset, limit, words_needed=True)
+    pruned = remove_heads(source, keep)
     state, counts = even_heads(pruned)
     model = model_of(state, task)
     specification = spec_of(model, counts)
@@ -68,7 +68,7 @@ def export_ctranslate2(
     specification.optimize()
     with new_folder(out, NAME) as folder:
         specification.save(str(folder))
-        certificate = certify(str(folder), masked_model(patient, keep, task), task, pairs, words, counts)
+        certificate = certify(str(folder), masked_model(source, keep, task), task, pairs, words, counts)
         certificate.require("the CTranslate2 export")
         write_certificate(certificate, folder)
     return pruned, certificate

@@ -19,7 +19,7 @@ from ...gating import FixedGates
 from ...records.certificate import Certificate
 from ..training.dictionaries import check_dictionaries
 from ..translate.translate import translation_task
-from .pruning import Patient, remove_heads
+from .pruning import CheckpointModel, remove_heads
 
 TOLERANCE = 1e-4  # of a log probability; both models work in float32
 _SPECIAL = 4  # <s>, <pad>, </s>, <unk>
@@ -136,9 +136,9 @@ def model_of(state: dict[str, Any], task: Any) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def masked_model(patient: Patient, keep: Tensor, task: Any) -> nn.Module:
+def masked_model(source: CheckpointModel, keep: Tensor, task: Any) -> nn.Module:
     """The checkpoint's model with all the heads it has now, those that are not kept multiplied by 0."""
-    model = model_of(remove_heads(patient, torch.ones_like(keep)).state, task)
+    model = model_of(remove_heads(source, torch.ones_like(keep)).state, task)
     model.add_gates(FixedGates(keep), pruning_lr=None, joint=True)
     return model.eval().requires_grad_(False)
 

@@ -4,16 +4,16 @@ from fairseq.models import build_model
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from .pruning import Patient, remove_heads
+from .pruning import CheckpointModel, remove_heads
 
 
-def model_without(patient: Patient, keep: Tensor, task) -> nn.Module:
+def model_without(source: CheckpointModel, keep: Tensor, task) -> nn.Module:
     """The checkpoint's model with the other heads removed, as `dsp prune` would write it; in evaluation mode.
 
     Args:
         keep: bool [heads the model has now].
     """
-    state = remove_heads(patient, keep).state
+    state = remove_heads(source, keep).state
     model = build_model(OmegaConf.create(state["cfg"]["model"]), task, from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True)
     return model.eval()

@@ -31,8 +31,8 @@ Mask = Union[Sequence[bool], Tensor]
 
 
 @dataclass
-class Patient:
-    """A checkpoint made ready for surgery.
+class CheckpointModel:
+    """The model of a checkpoint, ready to have heads taken out.
 
     Attributes:
         state: the checkpoint as it was loaded.
@@ -92,11 +92,11 @@ def prune_state(
         ValueError: K outside 0..N, neither scores nor mask, a mask of another length, another kind of model,
             or tensors that do not fit the options.
     """
-    patient = prepare(state)
-    return remove_heads(patient, choose_heads(patient, num_of_heads, mask))
+    source = prepare(state)
+    return remove_heads(source, choose_heads(source, num_of_heads, mask))
 
 
-def prepare(state: dict[str, Any]) -> Patient:
+def prepare(state: dict[str, Any]) -> CheckpointModel:
     """Read and check what surgery needs to know of a checkpoint, without its data folder.
 
     Raises:
@@ -119,12 +119,14 @@ def prepare(state: dict[str, Any]) -> Patient:
         raise ValueError(
             "the checkpoint has other head counts than its options say, and no record of a removal"
         )
-    return Patient(state, cfg, options, tensors, now, original, earlier)
+    return CheckpointModel(state, cfg, options, tensors, now, original, earlier)
 
 
-def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None) -> Tensor:
+def choose_heads(
+    source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+) -> Tensor:
     """The heads to keep, bool [heads the model has now]. Arguments and errors as `prune_state`."""
-    count = patient.head_map.num_heads
+    count = source.head_map.num_heads
     if mask is not None:
         if num_of_heads is not None:
             raise ValueError(
@@ -134,9 +136,9 @@ def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Opt
         if keep.shape != (count,):
             raise ValueError(f"the mask has {keep.numel()} entries, the model {count} heads")
         return keep
-    scores = patient.tensors.get(SCORES)
+    scores = source.tensors.get(SCORES)
     if scores is None:
-        pruned = " (heads were removed from it before)" if patient.earlier else ""
+        pruned = " (heads were removed from it before)" if source.earlier else ""
         raise ValueError(
             f"the checkpoint has no head scores{pruned}, so nothing says which heads to keep: train it with "
             "--num-of-heads K (jointly, or pipelined from this checkpoint), or name the heads with --mask "
@@ -144,27 +146,27 @@ def choose_heads(patient: Patient, num_of_heads: Optional[int] = None, mask: Opt
         )
     if scores.shape != (count,):
         raise ValueError(f"the checkpoint has scores for {scores.numel()} heads and weights for {count}")
-    why = random_scores(patient.state)
+    why = random_scores(source.state)
     if why is not None:
         raise ValueError(
             f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's "
             "own task, criterion "
             "and optimizer, or name the heads to keep with --mask FILE.json"
         )
-    return heads_of_checkpoint({**patient.state, "model": patient.tensors}, num_of_heads).keep
+    return heads_of_checkpoint({**source.state, "model": source.tensors}, num_of_heads).keep
 
 
-def remove_heads(patient: Patient, keep: Tensor) -> Pruned:
+def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:
     """The operation itself. `keep` is bool [heads the model has now].
 
     Raises:
         ValueError: tensors that do not fit each other.
     """
-    options = dict(patient.options)
-    record = compose(patient.head_map, keep, patient.earlier)
-    here = patient.head_map.kept_by_block(keep)
-    model = {name: tensor for name, tensor in patient.tensors.items() if not name.startswith("gating.")}
-    for block in patient.head_map.blocks:
+    options = dict(source.options)
+    record = compose(source.head_map, keep, source.earlier)
+    here = source.head_map.kept_by_block(keep)
+    model = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("gating.")}
+    for block in source.head_map.blocks:
         own = take_block(model, block)
         try:
             own = slice_block(own, here[block.name], head_dim_of(block, options))
@@ -181,12 +183,12 @@ def remove_heads(patient: Patient, keep: Tensor) -> Pruned:
     )
     options.update(kept_heads=encode_kept_heads(record))
     return Pruned(
-        state=plain_checkpoint(patient.state, {**patient.cfg, "model": options}, model),
-        head_map=patient.original,
-        keep=mask_of_record(record, patient.original),
+        state=plain_checkpoint(source.state, {**source.cfg, "model": options}, model),
+        head_map=source.original,
+        keep=mask_of_record(record, source.original),
         record=record,
-        heads_before=patient.head_map.num_heads,
-        parameters_before=count_parameters(patient.tensors, options),
+        heads_before=source.head_map.num_heads,
+        parameters_before=count_parameters(source.tensors, options),
         parameters_after=count_parameters(model, options),
     )
 

@@ -16,8 +16,8 @@ from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.checkpoint_heads import SCORES
 from .equality import certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
 from .pruning import (
+    CheckpointModel,
     Mask,
-    Patient,
     Pruned,
     choose_heads,
     count_parameters,
@@ -51,8 +51,8 @@ def export_fairseq(
     Raises:
         ValueError: as `pruning.prune_state`, or a task, criterion or optimizer that has no stock counterpart.
     """
-    patient = prepare(state)
-    pruned = remove_heads(patient, keep_of(patient, num_of_heads, mask))
+    source = prepare(state)
+    pruned = remove_heads(source, keep_of(source, num_of_heads, mask))
     exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
     for block in pruned.head_map.blocks:
         own = take_block(exported["model"], block)
@@ -70,16 +70,16 @@ def export_fairseq(
 
 
 def keep_of(
-    patient: Patient, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+    source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
 ) -> torch.Tensor:
     """`choose_heads`, but a checkpoint of which nothing says what to remove keeps the heads it has."""
-    if mask is None and num_of_heads is None and SCORES not in patient.tensors:
-        mask = torch.ones(patient.head_map.num_heads, dtype=torch.bool)
-    return choose_heads(patient, num_of_heads, mask)
+    if mask is None and num_of_heads is None and SCORES not in source.tensors:
+        mask = torch.ones(source.head_map.num_heads, dtype=torch.bool)
+    return choose_heads(source, num_of_heads, mask)
 
 
 def certify_fairseq(
-    patient: Patient,
+    source: CheckpointModel,
     keep: torch.Tensor,
     exported: Pruned,
     data: Optional[str],
@@ -93,8 +93,8 @@ def certify_fairseq(
         FileNotFoundError: no such folder or subset.
         ExportError: they are not equal.
     """
-    task, pairs, words = task_and_pairs(patient.tensors, patient.cfg, data, subset, limit, words_needed=False)
-    models = masked_model(patient, keep, task), model_of(exported.state, task)
+    task, pairs, words = task_and_pairs(source.tensors, source.cfg, data, subset, limit, words_needed=False)
+    models = masked_model(source, keep, task), model_of(exported.state, task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about the masks that stock fairseq gives it
         certificate = certificate_of(*(target_log_probs(model, task, pairs) for model in models), words)

@@ -14,9 +14,10 @@ from fairseq.modules import MultiheadAttention
 from torch import nn
 
 from ...gating import AttentionBlock, HeadMap
+from ...gating.head_map import KINDS
 from ...surgery.record import compose, mask_of_record
 from ..heads.checkpoint_heads import CheckpointHeads, parameters_of_head
-from ..heads.gated_transformer import KINDS, block_kind
+from ..heads.gated_transformer import block_kind
 
 
 @dataclass

@@ -16,7 +16,7 @@ from hf_models import _ENCODER
 from dsp_plugin.gating import FixedGates, RelaxedSubset, constant_temperature, normalised
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads, switchboard_of
 from dsp_plugin.hf.heads.example_losses import example_losses
-from dsp_plugin.hf.heads.importance import Ranking, gating_of, head_importance, magnitudes
+from dsp_plugin.hf.heads.importance import ExampleRanking, gating_of, head_importance, magnitudes
 from dsp_plugin.hf.heads.layouts.locate import attentions_of
 
 EPS = 1e-5
@@ -340,19 +340,19 @@ def test_rankings():
     model, data = tiny_model("bert"), sentences(6)
     heads, keep = head_map_of(model), torch.arange(8) != 5
     raw = head_importance(model, data, padded, 2, progress=False, keep=keep)
-    found = Ranking(batch_size=2).source(model, data, padded, progress=False)(keep)
+    found = ExampleRanking(batch_size=2).source(model, data, padded, progress=False)(keep)
     torch.testing.assert_close(found, normalised(raw, heads, keep))
-    plain = Ranking(by_block=False, overall=False).source(model, data, padded, progress=False)(keep)
+    plain = ExampleRanking(by_block=False, overall=False).source(model, data, padded, progress=False)(keep)
     torch.testing.assert_close(plain, raw * keep)
-    chosen = Ranking(samples=2, seed=3).sample(6)
-    few = Ranking(samples=2, seed=3, by_block=False, overall=False).source(
+    chosen = ExampleRanking(samples=2, seed=3).sample(6)
+    few = ExampleRanking(samples=2, seed=3, by_block=False, overall=False).source(
         model, data, padded, progress=False
     )(keep)
     expected = head_importance(model, [data[i] for i in chosen], padded, 2, progress=False, keep=keep)
     torch.testing.assert_close(few, expected * keep)
-    one, other = (Ranking("random", seed=seed).source(model, None, None)(keep) for seed in (1, 2))
+    one, other = (ExampleRanking("random", seed=seed).source(model, None, None)(keep) for seed in (1, 2))
     assert sorted(one.tolist()) == list(range(8)) and not torch.equal(one, other)
-    assert torch.equal(Ranking("magnitude").source(model, None, None)(keep), magnitudes(model))
+    assert torch.equal(ExampleRanking("magnitude").source(model, None, None)(keep), magnitudes(model))
 
 
 def test_what_a_ranking_refuses():
@@ -362,7 +362,7 @@ def test_what_a_ranking_refuses():
         ({"batch_size": 0}, "--batch_size must be 1 or more, got 0"),
     ):
         with pytest.raises(ValueError, match=said):
-            Ranking(**options).check()
+            ExampleRanking(**options).check()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ from hf_data import padded, sentences
 
 from dsp_plugin.gating import FixedGates, HeadBudget, next_removals, normalised
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads
-from dsp_plugin.hf.heads.importance import Ranking, head_importance
+from dsp_plugin.hf.heads.importance import ExampleRanking, head_importance
 from dsp_plugin.hf.heads.sweep import prune_by_importance
 from dsp_plugin.records.files.sealed import read_json
 
@@ -35,7 +35,7 @@ def sweep(model, folder, step=3, **options):
         assert not model.training
         return {"loss": loss_of(model), "other": 1}
 
-    given = {"ranking": Ranking(batch_size=4), "say": lambda line: None, "progress": False, **options}
+    given = {"ranking": ExampleRanking(batch_size=4), "say": lambda line: None, "progress": False, **options}
     return prune_by_importance(model, DATA, padded, folder, step, evaluate, **given), asked
 
 
@@ -129,7 +129,7 @@ def test_baselines_need_no_data(rank_by, tmp_path):
         exact=True,
         subsets=[],
         budgets=[4],
-        ranking=Ranking(rank_by),
+        ranking=ExampleRanking(rank_by),
         say=lambda line: None,
     )
     assert [step["kept"] for step in steps] == [8, 5, 4] and all(step["scores"] == {} for step in steps)
@@ -151,7 +151,7 @@ def test_budgets_are_landed_on(tmp_path):
     [
         ({"step": 0}, r"--num-of-heads.*1\.\.8 here, got 0"),
         ({"budgets": [9]}, r"--budgets must be in 0\.\.8.*got 9"),
-        ({"ranking": Ranking("size")}, "--rank-by must be one of"),
+        ({"ranking": ExampleRanking("size")}, "--rank-by must be one of"),
     ],
 )
 def test_what_it_refuses(options, said, tmp_path):

@@ -33,13 +33,13 @@ def no_data(monkeypatch):
     return pairs
 
 
-def patient(**changes):
+def source(**changes):
     settings = options(**changes)
     return prepare(checkpoint(build(settings).float(), settings))
 
 
 def test_every_block_gets_the_heads_of_the_fullest_of_its_stack():
-    state, counts = even_heads(remove_heads(patient(), KEEP))
+    state, counts = even_heads(remove_heads(source(), KEEP))
     assert counts == {"encoder": {"num_heads": 1, "head_dim": 8}, "decoder": {"num_heads": 3, "head_dim": 4}}
     for name, tensor in state["model"].items():
         if name.endswith("out_proj.weight"):
@@ -65,7 +65,7 @@ def test_every_block_gets_the_heads_of_the_fullest_of_its_stack():
     ids=["uneven", "none", "all", "pre-norm", "learned-positions", "only-encoder-pre-norm"],
 )
 def test_it_scores_as_the_masked_model(keep, changes, no_data, tmp_path):
-    model = patient(**changes)
+    model = source(**changes)
     _, certificate = export_ctranslate2(model, keep, str(tmp_path / "out"))
     assert certificate.largest_difference < 1e-4 < certificate.largest_output
     assert certificate.tokens == sum(len(pair.target) for pair in no_data) and certificate.sequences == len(
@@ -80,7 +80,7 @@ def test_it_scores_as_the_masked_model(keep, changes, no_data, tmp_path):
 def test_the_scores_depend_on_the_mask(no_data):
     """Else the comparison above could not tell one mask from another."""
     one, two = (
-        torch.cat(target_log_probs(masked_model(patient(), keep, TASK), TASK, no_data))
+        torch.cat(target_log_probs(masked_model(source(), keep, TASK), TASK, no_data))
         for keep in (KEEP, ~KEEP)
     )
     assert (one - two).abs().max() > 0.1
@@ -98,18 +98,18 @@ def test_other_scores_are_noticed(no_data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ctranslate2_export, "even_heads", spoiled)
     with pytest.raises(ExportError, match="nothing was written"):
-        export_ctranslate2(patient(), KEEP, str(tmp_path / "out"))
+        export_ctranslate2(source(), KEEP, str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_ctranslate2_has_not_is_refused_by_name(no_data, tmp_path):
     with pytest.raises(ValueError, match="CTranslate2 has no model with --no-token-positional-embeddings"):
-        export_ctranslate2(patient(no_token_positional_embeddings=True), KEEP, str(tmp_path / "out"))
+        export_ctranslate2(source(no_token_positional_embeddings=True), KEEP, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dictionary_of_other_data(no_data, tmp_path, monkeypatch):
-    model = patient()
+    model = source()
     monkeypatch.setattr(tiny_models.TASK, "source_dictionary", tiny_models.dictionary())
     tiny_models.TASK.source_dictionary.add_symbol("one-more")
     with pytest.raises(ValueError, match=f"the encoder's dictionary has {len(TASK.source_dictionary)} words"):

@@ -15,7 +15,7 @@ from tiny_models import N
 
 from dsp_plugin.gating import FixedGates, RelaxedSubset, constant_temperature, normalised
 from dsp_plugin.mt.heads.gated_transformer import attention_blocks, head_map_of
-from dsp_plugin.mt.heads.importance import Ranking, batches_of, gating_of, head_importance, magnitudes
+from dsp_plugin.mt.heads.importance import SentenceRanking, batches_of, gating_of, head_importance, magnitudes
 
 TASK = SimpleNamespace(max_positions=lambda: (1024, 1024))
 EPS = 1e-5
@@ -74,7 +74,7 @@ def tokens(dataset) -> int:
 def test_importance_is_the_mean_absolute_derivative_of_every_example(model, dataset, batch_size):
     model.train()
     found = head_importance(
-        model, dataset, batches_of(dataset, TASK, Ranking(batch_size=batch_size)), log_format="none"
+        model, dataset, batches_of(dataset, TASK, SentenceRanking(batch_size=batch_size)), log_format="none"
     )
     assert model.training  # as it was, though dropout was off meanwhile
     expected = differences(model.eval(), dataset)
@@ -85,7 +85,7 @@ def test_importance_is_the_mean_absolute_derivative_of_every_example(model, data
 
 
 def test_importance_by_batch_is_another_figure(model, dataset):
-    batches = batches_of(dataset, TASK, Ranking(batch_size=3))
+    batches = batches_of(dataset, TASK, SentenceRanking(batch_size=3))
     found = head_importance(model, dataset, batches, per_batch=True, log_format="none").value()
     by_example = differences(model, dataset)
     expected = sum(by_example[batch].sum(0).abs() for batch in batches) / tokens(dataset)
@@ -96,7 +96,7 @@ def test_importance_by_batch_is_another_figure(model, dataset):
 
 def test_importance_under_a_mask(model, dataset):
     keep = torch.arange(N) % 3 != 1
-    batches = batches_of(dataset, TASK, Ranking())
+    batches = batches_of(dataset, TASK, SentenceRanking())
     found = head_importance(model, dataset, batches, keep, log_format="none").value()
     expected = differences(model, dataset, keep).abs().sum(0) / tokens(dataset)
     torch.testing.assert_close(found[keep], expected[keep], rtol=1e-6, atol=1e-9)
@@ -105,7 +105,7 @@ def test_importance_under_a_mask(model, dataset):
 
 
 def test_gates_of_the_model_play_no_part(model, dataset):
-    batches = batches_of(dataset, TASK, Ranking())
+    batches = batches_of(dataset, TASK, SentenceRanking())
     expected = head_importance(model, dataset, batches, log_format="none").value()
     # none were left behind
     assert all(block.read_gates is None for block in attention_blocks(model).values())
@@ -118,14 +118,16 @@ def test_gates_of_the_model_play_no_part(model, dataset):
 
 
 def test_every_sentence_once_and_no_batch_too_large(dataset):
-    batches = batches_of(dataset, TASK, Ranking(max_tokens=20))
+    batches = batches_of(dataset, TASK, SentenceRanking(max_tokens=20))
     assert sorted(int(i) for batch in batches for i in batch) == list(range(7)) and len(batches) > 1
     assert all(len(batch) * max(dataset.num_tokens(int(i)) for i in batch) <= 20 for batch in batches)
 
 
 def test_a_sample_is_drawn_by_the_seed(dataset):
     def chosen(**options):
-        return sorted(int(i) for batch in batches_of(dataset, TASK, Ranking(**options)) for i in batch)
+        return sorted(
+            int(i) for batch in batches_of(dataset, TASK, SentenceRanking(**options)) for i in batch
+        )
 
     assert chosen(samples=3, seed=1) == chosen(samples=3, seed=1) != chosen(samples=3, seed=4)
     assert len(set(chosen(samples=3))) == 3 and chosen(samples=50) == list(range(7))
@@ -133,12 +135,12 @@ def test_a_sample_is_drawn_by_the_seed(dataset):
 
 def test_rankings(model, dataset):
     keep = torch.arange(N) != 5
-    found = Ranking(batch_size=2).source(model, dataset, TASK, log_format="none")(keep)
+    found = SentenceRanking(batch_size=2).source(model, dataset, TASK, log_format="none")(keep)
     raw = head_importance(
-        model, dataset, batches_of(dataset, TASK, Ranking()), keep, log_format="none"
+        model, dataset, batches_of(dataset, TASK, SentenceRanking()), keep, log_format="none"
     ).value()
     torch.testing.assert_close(found, normalised(raw, head_map_of(model), keep))
-    by_weight = Ranking("magnitude").source(model, None, None)(keep)
+    by_weight = SentenceRanking("magnitude").source(model, None, None)(keep)
     # heads of size 4; the third block but one of 4, 6, 6
     block = attention_blocks(model)["decoder.layers.1.encoder_attn"]
     start = head_map_of(model).range("decoder.layers.1.encoder_attn")[0]
@@ -154,4 +156,4 @@ def test_rankings(model, dataset):
 )
 def test_rankings_that_cannot_be(bad, message):
     with pytest.raises(ValueError, match=message):
-        Ranking(**bad).check()
+        SentenceRanking(**bad).check()

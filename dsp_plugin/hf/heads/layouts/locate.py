@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ....gating import AttentionBlock, HeadMap
+from ....gating.head_map import KINDS
 from .families import CROSS, FURTHER, HEAD_DIM, JOINT, OWN_FORWARD, SEPARATE, TESTED, OwnForward, family_of
 from .fixed_sizes import NotKnown, sizes_of
 from .foreign_weights import check_foreign_weights
@@ -24,8 +25,6 @@ from .projections import Attention, Projection
 from .size_probe import Probe, probe
 from .sources import dispatches, pairs_heads
 from .wrappers import projection_reason
-
-KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 
 
 def head_map_of(model: nn.Module) -> HeadMap:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from ....gating import FixedGates, HeadBudget, Step, parse_heads_per_kind, stops
+from ....gating import FixedGates, HeadBudget, Step, end_of_removal, parse_heads_per_kind, stops
 from ....records.files.whole import check_folder
 from ....records.record import Metric, new_record, save_record
 from ...data.input_limits import check_inputs
 from ...heads.gating import gate_heads, ungate_heads
-from ...heads.importance import Ranking
+from ...heads.importance import ExampleRanking
 from ...heads.layouts.locate import head_map_of
 from ...heads.sweep import prune_by_importance
 from ..chassis.arguments import ModelArguments, option, required
@@ -86,8 +86,8 @@ class MichelArguments:
         self.ranking().check()
         parse_heads_per_kind(self.heads_per_kind)
 
-    def ranking(self) -> Ranking:
-        return Ranking(
+    def ranking(self) -> ExampleRanking:
+        return ExampleRanking(
             self.rank_by,
             self.batch_importance,
             not self.dont_normalize_importance_by_layer,
@@ -227,12 +227,7 @@ def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[HeadBudget 
     """
     head_map, budgets = head_map_of(model), list(options.budgets or [])
     per_kind = parse_heads_per_kind(options.heads_per_kind)
-    end = None
-    if per_kind is not None:
-        end = HeadBudget(head_map, None, per_kind, options.min_heads_per_block)
-    elif options.min_heads_per_block:
-        least = sum(min(options.min_heads_per_block, block.num_heads) for block in head_map.blocks)
-        end = HeadBudget(head_map, min(budgets, default=least), None, options.min_heads_per_block)
+    end = end_of_removal(head_map, budgets, per_kind, options.min_heads_per_block)
     stops(head_map.num_heads, options.num_of_heads, [*budgets, *([end.total] if end else [])])
     return end, budgets
 

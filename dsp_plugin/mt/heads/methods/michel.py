@@ -12,7 +12,7 @@ from ....gating import RankedGates, ranking_of_removal, remove_stepwise, stops
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
-from ..importance import MAX_TOKENS, RANKINGS, Ranking
+from ..importance import MAX_TOKENS, RANKINGS, SentenceRanking
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ class MichelTransformerModel(GatedTransformerModel):
         return RankedGates(head_map, budget_of(head_map, options))
 
 
-def ranking_of(options, **more) -> Ranking:
-    """The ranking that the model's options ask for; `more` are fields of `Ranking`."""
-    return Ranking(
+def ranking_of(options, **more) -> SentenceRanking:
+    """The ranking that the model's options ask for; `more` are fields of `SentenceRanking`."""
+    return SentenceRanking(
         rank_by=options["rank_by"],
         per_batch=options["batch_importance"],
         by_block=not options["dont_normalize_importance_by_layer"],
