@@ -147,12 +147,26 @@ def comparable_signature(signature: str) -> str:
 
 def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A Markdown table; means as "38.12 ± 0.21", what is missing as "not measured"."""
+    cells = [[cell_text(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    return _tabulated(cells, [column.replace("|", "\\|") for column in columns], columns, "pipe")
+
+
+def latex_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """The same as a LaTeX `tabular` for the package booktabs."""
+    cells = [[cell_text(row.get(column)) for column in columns] for row in rows]
+    text = _tabulated(cells, columns, columns, "latex_booktabs")
+    return (
+        text.replace("±", r"$\pm$").replace("|", r"\textbar{}") + "\n"
+    )  # tabulate leaves these two as they are
+
+
+def _tabulated(
+    cells: Sequence[Sequence[str]], headers: Sequence[str], columns: Sequence[str], form: str
+) -> str:
     from tabulate import tabulate
 
-    cells = [[cell_text(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
-    align = ["left" if column in TEXT_COLUMNS else "right" for column in columns]
-    headers = [column.replace("|", "\\|") for column in columns]
-    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
+    align = ["left" if column in TEXT_COLUMNS else "right" for column in columns] if cells else None
+    return tabulate(cells, headers, tablefmt=form, disable_numparse=True, colalign=align)
 
 
 def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -173,30 +187,6 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
                 cells.append(value.sd if isinstance(value, Spread) else "")
         writer.writerow(cells)
     return text.getvalue()
-
-
-def latex_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """The same as a LaTeX `tabular` for the package booktabs."""
-    align = "".join("l" if column in TEXT_COLUMNS else "r" for column in columns)
-    lines = [f"\\begin{{tabular}}{{{align}}}", "\\toprule", _latex_row(columns), "\\midrule"]
-    lines += [_latex_row([cell_text(row.get(column)) for column in columns]) for row in rows]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
-
-
-_LATEX = {**{sign: "\\" + sign for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-_LATEX.update(
-    {
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-    }
-)
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
 
 
 class _Run:
