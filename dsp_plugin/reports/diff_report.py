@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.page import Section, figure_html, notes_html, paragraph, table_html
+from dsp_plugin.reports.findings import diff_findings, sentences
+from dsp_plugin.reports.page import Section, figure_html, list_html
 from dsp_plugin.reports.pictures.bars import comparison_png
 from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
 from dsp_plugin.reports.tables.diffs import (
     FULL,
     LAST_LAYER,
     across_rows,
+    diff_figures,
     diff_rows,
     main_column,
     mean_of,
     method_order,
     read_method,
-    told_of,
 )
-from dsp_plugin.reports.tables.rows import Row, metric_column, spread_notes
+from dsp_plugin.reports.tables.rows import Row, metric_column, spread_notes, table_rows
 
 _NOTE = (
     "density: share of the weights, without the task head, that may differ from the base. Scores: of "
@@ -31,8 +32,8 @@ _NOTE = (
 )
 _UNTOUCHED = "Tensors without a single change (all-zero groups)."
 
-# tables of one report, written in all formats: (stem, rows, columns, notes)
-WriteTable = Callable[[str, Sequence[Row], Sequence[str], Sequence[str]], None]
+# writes a table of the report in all formats and returns it as HTML, see `report`
+WriteTable = Callable[..., str]
 
 
 class DiffReport:
@@ -40,7 +41,7 @@ class DiffReport:
 
     Args:
         folder: for the PNG files.
-        write_table: writes a table to files.
+        write_table: writes a table to files and returns it as HTML.
         records: all of the report; those of no diff are left out.
         files, problems: the report's, to which pictures, and what could not be drawn and why, are added.
     """
@@ -55,8 +56,9 @@ class DiffReport:
     ) -> None:
         self.folder, self.write_table, self.files, self.problems = folder, write_table, files, problems
         self.methods = sorted(
-            {read_method(record.method).method for record in records if told_of(record) is not None}
+            {read_method(record.method).method for record in records if diff_figures(record) is not None}
         )
+        self.found: dict[str, list[str]] = {}  # setting -> what the page opens with, as HTML
         self._tables: dict[str, Sequence[Row]] = {}
         self._scores: dict[str, str] = {}
         self._records: dict[str, Sequence[Record]] = {}
@@ -72,15 +74,25 @@ class DiffReport:
         Raises:
             ValueError: see `tables.table_rows`.
         """
-        records = [record for record in records if told_of(record) is not None]
+        full = [
+            r for r in records if r.method == FULL and diff_figures(r) is None
+        ]  # finetuned by another program
+        records = [record for record in records if diff_figures(record) is not None]
         rows, columns = diff_rows(records, metric or "")
         columns = [column for column in columns if any(row[column] not in (None, "") for row in rows)]
         score = main_column(columns, metric or "")
         self._tables[name], self._scores[name], self._records[name] = rows, score, records
         notes = [_NOTE, *spread_notes(rows)]
-        self.write_table(f"{stem}-diffs", rows, columns, notes)
-        below = [Section("Sparse diffs", [table_html(rows, columns), notes_html(notes)])]
-        below[0].parts += self._density(f"{stem}-density", name, _points(records, score), score, records)
+        below = [Section("Sparse diffs", [self.write_table(f"{stem}-diffs", rows, columns, notes)])]
+        density = self._density(f"{stem}-density", name, _points(records, score), score, records)
+        findings = diff_findings(rows, score)
+        if findings:
+            self.found[name] = [
+                list_html(sentences(findings, [*rows, *table_rows(full)[0]], score, FULL)),
+                *density,
+            ]
+        else:
+            below[0].parts += density
         below[0].parts += self._sizes(f"{stem}-sizes", name, rows, records)
         packs = [(record.method, record) for record in _last_stage(records)]
         below[0].parts += self._shares(f"{stem}-layers", f"{name}: non-zeros by layer", packs)
@@ -90,7 +102,7 @@ class DiffReport:
         """The settings of each base side by side, where there are several of one base."""
         bases: dict[int, list[str]] = {}
         for name, records in self._records.items():
-            bases.setdefault(told_of(records[0]).get("total", 0), []).append(name)
+            bases.setdefault(diff_figures(records[0]).get("total", 0), []).append(name)
         groups = [names for names in bases.values() if len(names) > 1]
         return [
             self._overview("diffs" + (f"-{n}" if n > 1 else ""), names) for n, names in enumerate(groups, 1)
@@ -106,8 +118,8 @@ class DiffReport:
         columns = [column for column in columns if any(row[column] is not None for row in rows)]
         notes = [_NOTE, *spread_notes(rows)]
         notes += [f"average: of {', '.join(glue)}, where all of them are measured."] if glue else []
-        self.write_table(stem, rows, columns, notes)
-        section = Section(f"Sparse diffs: {', '.join(names)}", [table_html(rows, columns), notes_html(notes)])
+        table = self.write_table(stem, rows, columns, notes, whole=True)
+        section = Section(f"Sparse diffs: {', '.join(names)}", [table])
         average = next((column for column in columns if column.startswith("average")), "")
         averages: dict[str, dict[float, list[float]]] = {}
         for row in rows:
@@ -120,13 +132,14 @@ class DiffReport:
         untouched = {name: _untouched(rows) for name, rows in tables.items()}
         cells, columns = across_rows(tables, untouched)
         if any(row[name] is not None for row in cells for name in untouched):
-            self.write_table(f"{stem}-untouched", cells, columns, [_UNTOUCHED])
-            section.parts += [paragraph(_UNTOUCHED), table_html(cells, columns)]
+            section.parts.append(
+                self.write_table(f"{stem}-untouched", cells, columns, [_UNTOUCHED], whole=True)
+            )
         by_method: dict[str, list[tuple[str, Record]]] = {}
         seen: set[str] = set()
         for name in names:
             for record in _last_stage(self._records[name]):
-                fingerprint = told_of(record).get("fingerprint")
+                fingerprint = diff_figures(record).get("fingerprint")
                 # one pack can be scored as several settings
                 if fingerprint is None or fingerprint not in seen:
                     by_method.setdefault(record.method, []).append((name, record))
@@ -178,7 +191,9 @@ class DiffReport:
 
     def _shares(self, stem: str, title: str, packs: Sequence[tuple[str, Record]]) -> list[str]:
         layered = [
-            (label, r) for label, r in packs if told_of(r).get("layers") and told_of(r).get("nonzeros")
+            (label, r)
+            for label, r in packs
+            if diff_figures(r).get("layers") and diff_figures(r).get("nonzeros")
         ]
         if not layered:
             return []
@@ -188,7 +203,7 @@ class DiffReport:
             "of all weights."
         )
         caption += f" Seed {', '.join(map(str, seeds))}." if seeds else ""
-        content = [(label, told_of(record)["layers"]) for label, record in layered]
+        content = [(label, diff_figures(record)["layers"]) for label, record in layered]
         return self._figure(
             stem, title, caption, [r for _, r in layered], lambda path: share_png(content, path, title)
         )
@@ -196,17 +211,18 @@ class DiffReport:
     def _storage(self, stem: str, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
         """N tasks: as many full copies, or one base and a pack each."""
         copy = max(
-            (told_of(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs), default=0
+            (diff_figures(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs),
+            default=0,
         )
         tasks = max(
             (len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)), default=0
         )
         sums = {
-            method: sum(told_of(record)["bytes"] for _, record in packs)
+            method: sum(diff_figures(record)["bytes"] for _, record in packs)
             for method, packs in by_method.items()
             if method != FULL
             and len(packs) == tasks
-            and all(told_of(record).get("bytes") for _, record in packs)
+            and all(diff_figures(record).get("bytes") for _, record in packs)
         }
         if not copy or tasks < 2 or not sums:
             return []

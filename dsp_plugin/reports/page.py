@@ -78,11 +78,11 @@ _PAGE = Template("""<!DOCTYPE html>
 <h1>$title</h1>
 $lead
 </header>
-<nav aria-label="Contents"><strong>Contents</strong>
+<nav aria-label="Contents"><details><summary>Contents</summary>
 <ul>
 $contents
 </ul>
-</nav>
+</details></nav>
 <main>
 $body
 </main>
@@ -144,6 +144,11 @@ def paragraph(text: str, kind: str = "") -> str:
 
 def code_block(text: str) -> str:
     return f"<pre><code>{escape(text)}</code></pre>"
+
+
+def list_html(lines: Iterable[str]) -> str:
+    """Lines of text as a list."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def notes_html(notes: Iterable[str]) -> str:

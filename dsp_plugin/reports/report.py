@@ -11,11 +11,13 @@ from pathlib import Path
 from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.records.record import Record, find_records
 from dsp_plugin.reports.diff_report import DiffReport
+from dsp_plugin.reports.findings import CAVEAT, head_findings, sentences
 from dsp_plugin.reports.page import (
     Section,
     code_block,
     file_name,
     folded,
+    list_html,
     notes_html,
     page_html,
     paragraph,
@@ -23,9 +25,9 @@ from dsp_plugin.reports.page import (
     surroundings_of,
     table_html,
 )
-from dsp_plugin.reports.setting_pictures import Drawer
+from dsp_plugin.reports.setting_pictures import SettingPictures
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
-from dsp_plugin.reports.tables.diffs import told_of
+from dsp_plugin.reports.tables.diffs import diff_figures, main_column
 from dsp_plugin.reports.tables.rows import (
     Row,
     csv_table,
@@ -35,6 +37,7 @@ from dsp_plugin.reports.tables.rows import (
     spread_notes,
     table_rows,
 )
+from dsp_plugin.reports.tables.short import short_table
 
 BASELINE = "unpruned"
 _WIDE = 6  # more measures than this of a single run are shown one below the other
@@ -93,15 +96,12 @@ def make_report(
         raise ValueError(f"--baseline {baseline}: no such method; there are: {', '.join(methods)}")
     writer = _Writer(Path(out), found, baseline or BASELINE)
     names = [name for name in names if not only or name in only]
-    sections = [writer.section(name) for name in names]
-    sections += writer.diffs.overview()
-    sections.append(_all_records(found, Path(results)))
-    lead = [
-        paragraph(f"{_count(len(found), 'record')} of {_count(len(names), 'setting')}: {', '.join(names)}.")
-    ]
-    if command:
-        lead.append(code_block(command))
-    lead.append(folded("versions and devices", [notes_html(surroundings_of(record for _, record in found))]))
+    details = [writer.section(name) for name in names]
+    sections = [writer.opening(names), *details, *writer.diffs.overview()]
+    made = [code_block(command)] if command else []
+    made.append(folded("versions and devices", [notes_html(surroundings_of(record for _, record in found))]))
+    sections += [Section("How this report was made", made), _all_records(found, Path(results))]
+    lead = [paragraph(f"{_count(len(found), 'record')} of {_count(len(names), 'setting')}.")]
     lead += [paragraph(problem, "warning") for problem in writer.problems]
     writer.write("index.html", page_html("Report of results", lead, sections))
     return Report(len(found), len(names), writer.files, writer.problems)
@@ -115,23 +115,50 @@ class _Writer:
         self.files: list[Path] = []
         self.problems: list[str] = []
         # each has one colour in all pictures; what has no heads is in none of them
-        self.methods = sorted({r.method for _, r in found if r.heads is not None and told_of(r) is None})
+        self.methods = sorted({r.method for _, r in found if r.heads is not None and diff_figures(r) is None})
         self.diffs = DiffReport(
             out / "pictures", self.tables, [record for _, record in found], self.files, self.problems
         )
+        self._found: dict[str, list[str]] = {}  # setting -> what the page opens with, as HTML
         self._taken: Counter[str] = Counter()
 
     def write(self, name: str, text: str) -> None:
         write_text(self.out / name, text)
         self.files.append(self.out / name)
 
-    def tables(self, stem: str, rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str]) -> None:
-        for suffix, make in (("md", markdown_table), ("csv", csv_table), ("tex", latex_table)):
-            ending = "\n\n" + "\n".join(notes) + "\n" if suffix == "md" else ""
-            self.write(f"tables/{stem}.{suffix}", make(rows, columns) + ending)
+    def tables(
+        self,
+        stem: str,
+        rows: Sequence[Row],
+        columns: Sequence[str],
+        notes: Sequence[str],
+        whole: bool = False,
+    ) -> str:
+        """Writes a table's files, and returns it as HTML.
+
+        Markdown, LaTeX and the page have its short form (`tables.short`) unless `whole`; CSV and a fold
+        all of it.
+        """
+        short = (rows, columns) if whole else short_table(rows, columns)
+        self.write(f"tables/{stem}.md", markdown_table(*short) + "\n\n" + "\n".join(notes) + "\n")
+        self.write(f"tables/{stem}.csv", csv_table(rows, columns))
+        self.write(f"tables/{stem}.tex", latex_table(*short))
+        html = table_html(*short) + notes_html(notes)
+        if short == (rows, columns):
+            return html
+        return html + folded("every row and column, steps of sweeps too", [table_html(rows, columns)])
+
+    def opening(self, names: Sequence[str]) -> Section:
+        """What was found in these settings, which have had their sections made."""
+        below = [Section(name, self._found[name]) for name in names if name in self._found]
+        others = [name for name in names if name not in self._found]
+        parts = [paragraph(CAVEAT, "faint")] if below else []
+        if others:
+            parts.append(paragraph(f"Nothing to compare by budget: {', '.join(others)}.", "faint"))
+        return Section("What was found", parts, below)
 
     def section(self, name: str) -> Section:
-        """Of a setting: what is about heads and scores, then what is about sparse diffs."""
+        """Shows all of a setting: what is about heads and scores, then what is about sparse diffs."""
         found = [(path, record) for path, record in self.found if record.name == name]
         records = [record for _, record in found]
         self._taken[file_name(name).lower()] += 1
@@ -139,11 +166,12 @@ class _Writer:
         stem = file_name(name) + (f"-{again}" if again > 1 else "")
         section = Section(name, [paragraph(_summary(records), "faint")])
         try:
-            others = [(path, record) for path, record in found if told_of(record) is None]
+            others = [(path, record) for path, record in found if diff_figures(record) is None]
             if others:
                 section.below += self._section(name, stem, others)
             if len(others) < len(found):
                 section.below += self.diffs.sections(stem, name, records, main_metric(records))
+                self._found.setdefault(name, []).extend(self.diffs.found.get(name, []))
         except ValueError as error:  # the rest of the report is as good as ever
             self.problems.append(f"{name}: no table and no pictures, because {error}.")
             section.parts.append(paragraph(self.problems[-1], "warning"))
@@ -155,6 +183,9 @@ class _Writer:
         comparisons = compare_with_baseline(found, metric, self.baseline) if metric else []
         rows, columns = table_rows(records, p_values=largest_p(comparisons))
         columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
+        findings = head_findings(
+            short_table(rows, columns)[0], main_column(columns, metric or ""), self.baseline
+        )
         notes = signature_notes(records)
         if (
             len(rows) == 1
@@ -165,12 +196,15 @@ class _Writer:
             comparisons = []
         notes += self._significance_note(comparisons)
         notes += spread_notes(rows)
-        self.tables(stem, rows, columns, notes)
-        table = Section("Table", [table_html(rows, columns), notes_html(notes)])
+        table = Section("Table", [self.tables(stem, rows, columns, notes)])
         if comparisons:
             one_by_one = table_html(*_comparison_rows(comparisons, self.baseline))
             table.parts.append(folded(f"each run beside {self.baseline}", [one_by_one]))
-        drawer = Drawer(self.out / "pictures", stem, name, records, self.baseline, self.methods)
+        drawer = SettingPictures(self.out / "pictures", stem, name, records, self.baseline, self.methods)
+        if findings:
+            score = main_column(columns, metric)
+            told = list_html(sentences(findings, rows, score, self.baseline))
+            self._found[name] = [told, *drawer.overview(metric, score, findings)]
         below = [table, *drawer.curves(metric), *drawer.head_maps(), *drawer.histories()]
         self.files += drawer.files
         self.problems += drawer.problems

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsp_plugin.records.record import Record
+from dsp_plugin.reports.findings import Finding
 from dsp_plugin.reports.page import Section, figure_html, file_name, paragraph
 from dsp_plugin.reports.pictures.curves import curve_png, curve_points
 from dsp_plugin.reports.pictures.head_grids import head_grid_png
 from dsp_plugin.reports.pictures.history import check_history, head_history_png
+from dsp_plugin.reports.pictures.overview import overview_png
+from dsp_plugin.reports.tables.rows import metric_column
 
 _PANELS = 12  # head maps in one picture; with more of them each K has its own
 
 
-class Drawer:
+class SettingPictures:
     """Draws the pictures of one setting name into a folder.
 
     Args:
@@ -49,6 +52,37 @@ class Drawer:
             for subset in subsets:
                 figures += self._curve(measure, subset)
         return [Section("Against the heads kept", figures)] if figures else []
+
+    def overview(self, metric: str, score: str, findings: Sequence[Finding]) -> list[str]:
+        """What the page opens with: the score over the heads kept, and the heads of each budget's best.
+
+        Args:
+            metric: the setting's score.
+            score: its column, which says on what test set and in what unit.
+            findings: see `findings.head_findings`.
+        """
+        scored = {m.subset: m for record in self.records for m in record.metrics if m.name == metric}
+        subset = next(s for s, m in scored.items() if metric_column(metric, s, m.unit) == score)
+        points, total = curve_points(self.records, metric, subset)
+        best = []
+        for finding in findings:
+            shown = (finding.row["method"], int(finding.row["K"].partition("/")[0]))
+            runs = [
+                r
+                for r in self.records
+                if r.heads and (r.method, r.heads["kept"]) == shown and r.metric(metric, subset)
+            ]
+            best.append((shown[0], min(runs, key=lambda run: run.seed or 0)))
+        path = self._path("overview")
+        title = f"{self.name}: {score}"
+        overview_png(
+            points, total, [(method, run.heads) for method, run in best], path, score, title, self.baseline
+        )
+        caption = (
+            "Grey: all methods; blue: the best with this number of heads; dashed: "
+            f"{self.baseline}. Beside: the heads that the best keep, a row a layer (first seed)."
+        )
+        return [figure_html(path, f"{title}, and the heads of the best", caption, [run for _, run in best])]
 
     def _curve(self, measure: str, subset: str) -> list[str]:
         points, total = curve_points(self.records, measure, subset)

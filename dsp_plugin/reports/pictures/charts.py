@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from dsp_plugin.records.files.whole import replacing
 
@@ -81,20 +82,9 @@ class Chart:
 
     def save(self, path: str | os.PathLike, along: str, measure: str, title: str = "") -> None:
         """Writes the PNG, whole or not at all; `along` and `measure` are the names of the axes."""
-        axes = self.axes
-        axes.margins(y=0.08)
-        lowest, highest = min(self.values), max(self.values)
-        if 0 <= lowest < highest / 4:
-            axes.set_ylim(bottom=0)  # so near to zero that the zero should be seen
-        axes.set_xlabel(along, color=INK, fontsize=10)
-        axes.set_ylabel(measure, color=INK, fontsize=10)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=9, colors=INK, length=3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
+        style_axes(self.axes, self.values, along, measure)
         if title:
-            axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold", pad=10)
+            self.axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold", pad=10)
         self.figure.legend(
             loc="outside lower center",
             ncols=min(3, self.entries),
@@ -105,6 +95,26 @@ class Chart:
         )
         with replacing(path) as temporary:
             self.figure.savefig(temporary, format="png", facecolor="white")
+
+
+def style_axes(axes: Any, values: Sequence[float], along: str, measure: str) -> None:
+    """Gives axes the look of all pictures of a report.
+
+    Args:
+        axes: of matplotlib.
+        values: all that is drawn.
+        along, measure: the names of the two axes, with units.
+    """
+    axes.margins(y=0.08)
+    if 0 <= min(values) < max(values) / 4:
+        axes.set_ylim(bottom=0)  # so near to zero that the zero should be seen
+    axes.set_xlabel(along, color=INK, fontsize=10)
+    axes.set_ylabel(measure, color=INK, fontsize=10)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors=INK, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

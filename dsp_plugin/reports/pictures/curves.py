@@ -80,16 +80,15 @@ def curve_png(
         shift = min(0.008, 0.06 / len(drawn)) * total * (position - (len(drawn) - 1) / 2)
         kept = sorted(points[method])
         chart.line(styled.index(method), [k + shift for k in kept], [points[method][k] for k in kept], method)
-    ticks = sorted({kept for kept, _ in every} | {0, total})
-    chart.axes.set_xticks(_apart(ticks, total), [str(kept) for kept in _apart(ticks, total)])
+    chart.axes.set_xticks(head_ticks({kept for kept, _ in every}, total))
     chart.axes.set_xlim(-0.03 * total - 0.01, 1.03 * total + 0.01)
     chart.save(path, f"heads kept, of {total}", measure, title)
 
 
-def _apart(ticks: Sequence[int], total: int) -> list[int]:
-    """The ticks without those whose numbers would run into the one before; the last one always stays."""
+def head_ticks(kept: Iterable[int], total: int) -> list[int]:
+    """Numbers of heads to name below an axis, less those that would run into the next; `total` stays."""
     shown: list[int] = []
-    for tick in reversed(ticks):
+    for tick in sorted({*kept, 0, total}, reverse=True):
         if not shown or shown[-1] - tick >= 0.035 * total:
             shown.append(tick)
     return shown[::-1]

@@ -39,7 +39,7 @@ def head_grid_png(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Patch
 
     if not panels or not panels[0][1]["total"]:
         raise ValueError("there is no head to draw")
@@ -48,15 +48,12 @@ def head_grid_png(
         raise ValueError("the panels are of different models")
     blocks = panels[0][1]["blocks"]
     labels = block_labels(blocks)
-    order, tops = _rows(blocks)
-    ticks = [(tops[number], labels[number]) for number in order]
-    height, width = tops[order[-1]] + 1, max(block["num_heads"] for block in blocks)
-    starts = np.cumsum([0] + [block["num_heads"] for block in blocks])
+    height, width = max(_rows(blocks)[1].values()) + 1, max(block["num_heads"] for block in blocks)
     columns = min(columns, len(panels))
     lines = math.ceil(len(panels) / columns)
 
     cell = min(0.22, 1.9 / width)  # inches; a model of 16 heads a layer still fits
-    label = 0.075 * max(len(text) for _, text in ticks)
+    label = 0.075 * max(map(len, labels))
     panel_width = max(width * cell, 1.3)  # wide enough for the name of a method
     size = (
         label + columns * (panel_width + 0.15) + 0.2,
@@ -69,23 +66,7 @@ def head_grid_png(
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for position, (axes, (name, heads)) in enumerate(zip(grid.flat, panels)):
-        flags = mask_of(heads)
-        for number in order:
-            mine = flags[starts[number] : starts[number + 1]]
-            for x, kept in enumerate(mine):
-                colour = _BLUE if kept else _GREY
-                axes.add_patch(
-                    Rectangle((x - 0.44, tops[number] - 0.44), 0.88, 0.88, facecolor=colour, linewidth=0)
-                )
-        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", anchor="NW")
-        axes.set_xticks([])
-        labelled = position % columns == 0
-        axes.set_yticks(
-            [top for top, _ in ticks], [text for _, text in ticks] if labelled else [""] * len(ticks)
-        )
-        axes.tick_params(length=0, labelsize=8, colors=_FAINT)
-        axes.spines[:].set_visible(False)
-        axes.set_title(name, fontsize=8.5, color=_INK, loc="left", pad=4)
+        draw_heads(axes, name, heads, labelled=position % columns == 0)
     if title:
         figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
     figure.legend(
@@ -100,6 +81,34 @@ def head_grid_png(
     )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
+
+
+def draw_heads(axes: Any, name: str, heads: Mapping[str, Any], labelled: bool = True) -> None:
+    """Draws one model's heads: a row a layer, grouped by kind, a square a head, blue if it is kept.
+
+    Args:
+        axes: of matplotlib.
+        name: stands above.
+        heads: the `heads` field of a record.
+        labelled: whether the rows are named.
+    """
+    from matplotlib.patches import Rectangle
+
+    blocks, labels = heads["blocks"], block_labels(heads["blocks"])
+    order, tops = _rows(blocks)
+    starts = np.cumsum([0] + [block["num_heads"] for block in blocks])
+    flags = mask_of(heads)
+    for number in order:
+        for x, kept in enumerate(flags[starts[number] : starts[number + 1]]):
+            corner = (x - 0.44, tops[number] - 0.44)
+            axes.add_patch(Rectangle(corner, 0.88, 0.88, facecolor=_BLUE if kept else _GREY, linewidth=0))
+    width = max(block["num_heads"] for block in blocks)
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(max(tops.values()) + 0.5, -0.5), aspect="equal", anchor="NW")
+    axes.set_xticks([])
+    axes.set_yticks([tops[number] for number in order], [labels[number] * labelled for number in order])
+    axes.tick_params(length=0, labelsize=8, colors=_FAINT)
+    axes.spines[:].set_visible(False)
+    axes.set_title(name, fontsize=8.5, color=_INK, loc="left", pad=4)
 
 
 def block_labels(blocks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -46,7 +46,7 @@ def read_method(label: str) -> DiffMethod:
     return DiffMethod(found["method"], percent, found["stage"] or "")
 
 
-def told_of(record: Record) -> Mapping[str, Any] | None:
+def diff_figures(record: Record) -> Mapping[str, Any] | None:
     """What a record says of a diff; None if it is of none."""
     told = record.extra.get("diff")
     return told if isinstance(told, dict) else None
@@ -75,7 +75,7 @@ def diff_rows(
     Raises:
         ValueError: as `tables.table_rows`.
     """
-    records = [record for record in records if told_of(record) is not None]
+    records = [record for record in records if diff_figures(record) is not None]
     like = setting_of(records[0]) if records else Setting("", "")
     rows, columns = table_rows(
         records, [like._replace(method=label) for label in expected], subsets, seeds, metric=metric
@@ -83,7 +83,7 @@ def diff_rows(
     by_label = {row["method"]: row for row in rows}
     told: dict[str, dict[int | None, Mapping[str, Any]]] = {}
     for record in records:
-        told.setdefault(record.method, {})[record.seed] = told_of(record)
+        told.setdefault(record.method, {})[record.seed] = diff_figures(record)
     score = main_column(columns, metric)
     full = mean_of(by_label.get(FULL, {}).get(score))
     tensors = {t["tensors"] for seeded in told.values() for t in seeded.values() if t.get("tensors")}
@@ -164,7 +164,7 @@ def across_rows(
 
 def main_column(columns: Sequence[str], metric: str) -> str:
     """The first column with this metric."""
-    return next((column for column in columns if column.split(" ")[0] == metric), metric)
+    return next((c for c in columns if c == metric or c.startswith(f"{metric} ")), metric)
 
 
 def mean_of(value: Any) -> float | None:

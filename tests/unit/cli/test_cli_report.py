@@ -27,11 +27,11 @@ def test_summary(results, tmp_path, capsys):
     assert main(["report", str(results), "--out", str(tmp_path / "report")]) == 0
     shown = capsys.readouterr().out
     assert (
-        "6 records, 2 settings, 11 files written" in shown
+        "6 records, 2 settings, 13 files written" in shown
         and f"open {tmp_path / 'report/index.html'}" in shown
     )
     written = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
-    assert len(written) == 11 and not any(path.name.endswith(".tmp") for path in written)
+    assert len(written) == 13 and not any(path.name.endswith(".tmp") for path in written)
 
 
 def test_only_and_baseline(results, tmp_path, capsys):
@@ -50,7 +50,7 @@ def test_only_and_baseline(results, tmp_path, capsys):
         )
         == 0
     )
-    assert "3 records, 1 setting, 6 files written" in capsys.readouterr().out
+    assert "3 records, 1 setting, 7 files written" in capsys.readouterr().out
     page = (tmp_path / "report/index.html").read_text("utf-8")
     assert "each run beside random" in page and "--only two --baseline random" in page
     assert "one/dsp" not in page

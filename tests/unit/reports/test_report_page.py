@@ -121,6 +121,7 @@ def test_the_page_says_what_the_records_say(results, tmp_path):
         "index.html",
         "small-BLEU-test.png",
         "small-heads.png",
+        "small-overview.png",
         "small-speed-test.png",
         "small-training-dsp-K4.png",
         "small.csv",
@@ -152,6 +153,36 @@ def test_the_page_says_what_the_records_say(results, tmp_path):
     ):
         assert words in page.text
     assert "dsp report results --out report" in page.text
+
+
+def test_the_page_opens_with_what_was_found(results, tmp_path):
+    make_report(results, tmp_path / "report")
+    text = (tmp_path / "report/index.html").read_text("utf-8")
+    opening = text[text.index("<main>") : text.index('id="s2"')]
+    headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", opening)
+    assert (
+        headings == ["What was found", "small"] and opening.count("<figure>") == 1 and "<table" not in opening
+    )
+    said = re.findall(r"<li>(.*?)</li>", opening)
+    assert said[0] == "unpruned, 8 of 8 heads: BLEU test 100.00 ± 0.00."
+    assert re.fullmatch(
+        r"4 of 8 heads: dsp has [\d.]+ ± [\d.]+, [\d.]+ below unpruned \(p = 0\.\d{3}\)\.", said[1]
+    )
+    assert (
+        said[2].startswith("2 of 8 heads: dsp has ") and said[3] == "Means over seeds, 1 or 2 of each method."
+    )
+
+
+def test_what_most_rows_lack_is_folded_and_kept_in_the_csv(results, tmp_path):
+    for seed, kept in ((1, 2), (1, 4), (2, 4)):
+        put(results, "voita", kept, seed, 3)
+    make_report(results, tmp_path / "report")
+    tables = tmp_path / "report/tables"
+    text = (tmp_path / "report/index.html").read_text("utf-8")
+    first, folded = re.findall(r"<table>.*?</table>", text, flags=re.S)[:2]
+    assert "seconds (train)" not in first and "seconds (train)" in folded
+    assert "seconds (train)" not in (tables / "small.tex").read_text("utf-8")
+    assert "seconds (train)" in (tables / "small.csv").read_text("utf-8")
 
 
 def test_tables_have_p_and_spread(results, tmp_path):
@@ -192,7 +223,7 @@ def test_every_text_is_escaped(tmp_path):
     assert "<script" not in text and "&lt;script&gt;" in text
     Page(text)
     assert all(path.resolve().is_relative_to((tmp_path / "out").resolve()) for path in report.files)
-    assert len(Page(text).images) == 2  # a curve and the head maps
+    assert len(Page(text).images) == 3  # the opening, a curve and the head maps
 
 
 def test_records_of_other_kinds_and_metrics(tmp_path):
@@ -221,7 +252,7 @@ def test_contradictions_and_bad_histories_are_told_and_the_rest_is_shown(results
         "history[0] must have updates and keep" in report.problems[0] and "differ in F1" in report.problems[1]
     )
     page = Page((tmp_path / "out/index.html").read_text("utf-8"))
-    assert all(problem in page.text for problem in report.problems) and len(page.images) == 4
+    assert all(problem in page.text for problem in report.problems) and len(page.images) == 5
 
 
 def test_names_that_are_one_file_name_do_not_overwrite_each_other(tmp_path):
