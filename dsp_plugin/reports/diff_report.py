@@ -64,7 +64,7 @@ class DiffReport:
         self._records: dict[str, Sequence[Record]] = {}
 
     def sections(self, stem: str, name: str, records: Sequence[Record], metric: str | None) -> list[Section]:
-        """What there is to show of one setting.
+        """Makes what there is to show of one setting.
 
         Args:
             stem: how the files' names begin.
@@ -255,7 +255,7 @@ def _untouched(rows: Sequence[Row]) -> str:
 
 
 def _points(records: Sequence[Record], score: str) -> dict[str, dict[float, list[float]]]:
-    """What the last stage scored, in the column `score`: method -> density -> values, one a seed."""
+    """Maps method to density to what the last stage scored in the column `score`, a value a seed."""
     found: dict[str, dict[float, dict[int | None, float]]] = {}
     for record in records:
         kind = read_method(record.method)

@@ -196,9 +196,7 @@ def figure_html(picture: str | os.PathLike, alt: str, caption: str, records: Seq
 
 
 def provenance_html(records: Sequence[Record]) -> str:
-    """Which commands, with which versions on which device, made these records; folded if there are
-    several.
-    """
+    """Says which commands made these records, with which versions and on what device; folded if several."""
     commands = list(dict.fromkeys(record.command for record in records if record.command))
     surroundings = notes_html(surroundings_of(records))
     if len(commands) == 1:

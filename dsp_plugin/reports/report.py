@@ -47,9 +47,7 @@ Found = Sequence["tuple[Path, Record]"]
 
 @dataclass(frozen=True)
 class Report:
-    """What was made: how many records and settings it shows, the files, and what could not be shown and
-    why.
-    """
+    """Says what was made: how many records and settings it shows, the files, and what could not be shown."""
 
     records: int
     settings: int
@@ -149,7 +147,7 @@ class _Writer:
         return html + folded("every row and column, steps of sweeps too", [table_html(rows, columns)])
 
     def opening(self, names: Sequence[str]) -> Section:
-        """What was found in these settings, which have had their sections made."""
+        """Makes the section of what was found in these settings, which have had their sections made."""
         below = [Section(name, self._found[name]) for name in names if name in self._found]
         others = [name for name in names if name not in self._found]
         parts = [paragraph(CAVEAT, "faint")] if below else []

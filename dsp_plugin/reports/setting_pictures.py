@@ -54,7 +54,7 @@ class SettingPictures:
         return [Section("Against the heads kept", figures)] if figures else []
 
     def overview(self, metric: str, score: str, findings: Sequence[Finding]) -> list[str]:
-        """What the page opens with: the score over the heads kept, and the heads of each budget's best.
+        """Draws what the page opens with: the score over the heads kept, and the heads of each budget's best.
 
         Args:
             metric: the setting's score.
@@ -108,9 +108,7 @@ class SettingPictures:
         return [figure_html(path, f"{title}, against the heads kept", caption, shown)]
 
     def head_maps(self) -> list[Section]:
-        """Which heads each run keeps: a panel a run, all of a model in one picture, or one a K if they are
-        many.
-        """
+        """Draws which heads each run keeps: a panel a run, a picture a model, or one a K if they are many."""
         runs: dict[tuple, Record] = {}
         for record in self.records:
             if record.heads is not None and record.heads["total"]:

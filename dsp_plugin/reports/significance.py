@@ -47,7 +47,7 @@ class Comparison:
 def paired_bootstrap(
     baseline: Sequence[Sequence[int]], systems: Sequence[Sequence[Sequence[int]]]
 ) -> list[float]:
-    """p of each system against the baseline: how likely so large a difference in BLEU is if there is none.
+    """Computes each p against the baseline: how likely so large a difference in BLEU is if there is none.
 
     Args:
         baseline: [S, 10] statistics of the sentences, see `scores.bleu_statistics`.
@@ -136,7 +136,7 @@ def compare_with_baseline(
 
 
 def largest_p(comparisons: Iterable[Comparison]) -> Mapping[tuple[Setting, str, str], PValue]:
-    """(setting, metric, subset) -> the largest p of its seeds; left out unless every run was tested."""
+    """Maps (setting, metric, subset) to the largest p of its seeds, unless a run of them was not tested."""
     grouped: dict[tuple[Setting, str, str], list[float | None]] = {}
     for one in comparisons:
         grouped.setdefault((one.setting, one.metric, one.subset), []).append(one.p)

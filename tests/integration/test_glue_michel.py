@@ -187,8 +187,10 @@ def test_random_is_a_method_of_its_own_in_the_report(folder, exact, tmp_path):
     assert {record.method for _, record in find_records(tmp_path / "in")} == {"random", "michel"}
     report = make_report(tmp_path / "in", tmp_path / "out")
     assert report.problems == []
-    table = (tmp_path / "out" / "tables" / "MRPC.md").read_text()
+    table = (tmp_path / "out" / "tables" / "MRPC.csv").read_text()
     assert all(f"{kept}/8" in table for kept in (8, 6, 4)) and "f1 dev (%)" in table
+    short = (tmp_path / "out" / "tables" / "MRPC.md").read_text()  # the steps are in the curve
+    assert short.count("4/8") == 2 and "6/8" not in short and "8/8" not in short
     assert "MRPC-f1-dev.png" in {path.name for path in report.files}
 
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-from dsp_plugin.records.files.whole import replacing
+from dsp_plugin.reports.pictures.charts import save_figure
 
 _BLUE, _GREY, _INK = "#0072B2", "#B8B8B8", "#222222"
 
@@ -65,7 +65,4 @@ def comparison_png(
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.spines["left"].set_color(_GREY)
         axes.set_title(name, fontsize=9, color=_INK, loc="left")
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    save_figure(figure, path, title)

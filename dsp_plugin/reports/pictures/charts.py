@@ -93,8 +93,7 @@ class Chart:
             labelcolor=INK,
             handlelength=2.6,
         )
-        with replacing(path) as temporary:
-            self.figure.savefig(temporary, format="png", facecolor="white")
+        save_figure(self.figure, path)
 
 
 def style_axes(axes: Any, values: Sequence[float], along: str, measure: str) -> None:
@@ -120,3 +119,29 @@ def style_axes(axes: Any, values: Sequence[float], along: str, measure: str) -> 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation, 0 for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def save_figure(figure: Any, path: str | os.PathLike, title: str = "", handles: Sequence[Any] = ()) -> None:
+    """Writes a PNG, whole or not at all.
+
+    Args:
+        figure: of matplotlib.
+        path: the file.
+        title: a line above the picture.
+        handles: entries of the legend below it.
+    """
+    if title:
+        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=INK, weight="bold")
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower left",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+            handlelength=1,
+            handleheight=1,
+        )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")

@@ -18,7 +18,7 @@ Points = Mapping[str, Mapping[int, Sequence[float]]]
 def curve_points(
     records: Iterable[Record], metric: str, subset: str
 ) -> tuple[dict[str, dict[int, list[float]]], int]:
-    """What there is to draw of one setting name.
+    """Collects what there is to draw of one setting name.
 
     Records of one run that both have the metric (it is the same number) count once.
 

@@ -7,8 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsp_plugin.records.files.whole import replacing
-from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart
+from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart, save_figure
 from dsp_plugin.reports.tables.diffs import FULL, LAST_LAYER
 
 # method -> density, a share -> the value of each seed
@@ -108,10 +107,7 @@ def share_png(
     )
     axes.get_yticklabels()[0].set_color(FAINT)
     axes.spines[:].set_visible(False)
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=INK, weight="bold")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    save_figure(figure, path, title)
 
 
 def short_names(layers: Sequence[str]) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dsp_plugin.records.files.whole import replacing
 from dsp_plugin.records.kept_heads import mask_of
+from dsp_plugin.reports.pictures.charts import save_figure
 from dsp_plugin.reports.pictures.heads import layer_numbers
 
 _BLUE, _GREY, _INK, _FAINT = "#0072B2", "#DEDEDE", "#222222", "#6B6B6B"
@@ -67,20 +67,8 @@ def head_grid_png(
         axes.set_visible(False)
     for position, (axes, (name, heads)) in enumerate(zip(grid.flat, panels)):
         draw_heads(axes, name, heads, labelled=position % columns == 0)
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
-    figure.legend(
-        handles=[Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")],
-        loc="outside lower left",
-        ncols=2,
-        frameon=False,
-        fontsize=8,
-        labelcolor=_INK,
-        handlelength=1,
-        handleheight=1,
-    )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    handles = [Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")]
+    save_figure(figure, path, title, handles)
 
 
 def draw_heads(axes: Any, name: str, heads: Mapping[str, Any], labelled: bool = True) -> None:

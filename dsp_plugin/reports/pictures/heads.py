@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dsp_plugin.records.files.whole import replacing
+from dsp_plugin.reports.pictures.charts import save_figure
 
 _KEPT, _REMOVED = "■", "·"
 _KEPT_ASCII, _REMOVED_ASCII = "#", "."
@@ -118,23 +118,8 @@ def head_map_png(
         bar.set_label("score of the head", color=_INK, fontsize=9)
         bar.ax.tick_params(labelsize=8, length=2, colors=_INK)
         bar.outline.set_visible(False)
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
     uneven = any(len(row) < panel.width or not len(row) for panel in panels for row in panel.values)
-    handles = _legend_handles(is_mask, uneven)
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="outside lower left",
-            ncols=len(handles),
-            frameon=False,
-            fontsize=8,
-            labelcolor=_INK,
-            handlelength=1,
-            handleheight=1,
-        )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    save_figure(figure, path, title, _legend_handles(is_mask, uneven))
 
 
 def _draw_panel(axes: Any, panel: _Panel, rows: int, scale: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dsp_plugin.records.files.whole import replacing
+from dsp_plugin.reports.pictures.charts import save_figure
 from dsp_plugin.reports.pictures.head_grids import block_labels
 
 _BLUE, _GREY, _INK, _FAINT = "#0072B2", "#DEDEDE", "#222222", "#6B6B6B"
@@ -110,17 +110,5 @@ def head_history_png(
     lower.tick_params(length=2, labelsize=8, colors=_INK)
     lower.spines[["top", "right"]].set_visible(False)
     lower.spines[["left", "bottom"]].set_color("#B8B8B8")
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=_INK, weight="bold")
-    figure.legend(
-        handles=[Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="not kept")],
-        loc="outside lower left",
-        ncols=2,
-        frameon=False,
-        fontsize=8,
-        labelcolor=_INK,
-        handlelength=1,
-        handleheight=1,
-    )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    handles = [Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="not kept")]
+    save_figure(figure, path, title, handles)

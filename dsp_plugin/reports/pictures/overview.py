@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsp_plugin.records.files.whole import replacing
-from dsp_plugin.reports.pictures.charts import COLOURS, FAINT, GREY, INK, mean_sd, style_axes
+from dsp_plugin.reports.pictures.charts import COLOURS, FAINT, GREY, mean_sd, save_figure, style_axes
 from dsp_plugin.reports.pictures.curves import Points, head_ticks
 from dsp_plugin.reports.pictures.head_grids import draw_heads
 
@@ -79,7 +78,4 @@ def overview_png(
     shown = best[-3:]
     for panel, (method, heads) in zip(right.subplots(len(shown), 1, squeeze=False)[:, 0], shown):
         draw_heads(panel, f"{heads['kept']} of {total} heads:\n{method}", heads)
-    if title:
-        figure.suptitle(title, x=0.015, ha="left", fontsize=11, color=INK, weight="bold")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    save_figure(figure, path, title)

@@ -25,9 +25,7 @@ _LABEL = re.compile(
 
 
 class DiffMethod(NamedTuple):
-    """What the method of a record says: density in percent (None: none is named), stage where it is not
-    the last.
-    """
+    """Holds what a record's method says: density in percent or None, and the stage if not the last."""
 
     method: str
     percent: float | None = None
@@ -47,7 +45,7 @@ def read_method(label: str) -> DiffMethod:
 
 
 def diff_figures(record: Record) -> Mapping[str, Any] | None:
-    """What a record says of a diff; None if it is of none."""
+    """Returns what a record says of a diff; None if it is of none."""
     told = record.extra.get("diff")
     return told if isinstance(told, dict) else None
 

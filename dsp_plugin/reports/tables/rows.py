@@ -134,7 +134,7 @@ def signature_notes(records: Iterable[Record]) -> list[str]:
 
 
 def spread_notes(rows: Sequence[Row]) -> list[str]:
-    """What to say below a table that has spreads."""
+    """Says what stands below a table that has spreads."""
     if any(isinstance(value, Spread) for row in rows for value in row.values()):
         return ["numbers with ±: mean and standard deviation over the seeds."]
     return []
