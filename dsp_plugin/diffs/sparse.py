@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -70,16 +70,6 @@ class SparseDiff:
             full = values.new_zeros(self.size(name))
             full[positions] = values
             yield name, full.view(self.shapes[name])  # [elements] -> the base's shape
-
-    @classmethod
-    def from_dense(cls, deltas: Mapping[str, Tensor]) -> SparseDiff:
-        """Make the diff that stores the non-zero elements of full tensors; the inverse of `dense`."""
-        entries = {}
-        for name, delta in deltas.items():
-            positions = delta.reshape(-1).nonzero().squeeze(1)
-            if positions.numel():
-                entries[name] = (positions, delta.reshape(-1)[positions])
-        return cls(entries, {name: tuple(delta.shape) for name, delta in deltas.items()})
 
 
 def _check_entry(name: str, positions: Tensor, values: Tensor, size: int) -> None:

@@ -6,8 +6,6 @@ place that knows which attention block and which head inside it an index stands 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,18 +67,6 @@ class HeadMap:
             raise KeyError(f"{name} has heads 0..{block.num_heads - 1}, not {head}")
         return self._start[name] + head
 
-    def locate(self, index: int) -> tuple[str, int]:
-        """(block name, head inside it) of a flat index.
-
-        Raises:
-            KeyError: index outside 0..N-1.
-        """
-        for block in self.blocks:
-            start = self._start[block.name]
-            if start <= index < start + block.num_heads:
-                return block.name, index - start
-        raise KeyError(f"head index must be in 0..{self.num_heads - 1}, got {index}")
-
     def range(self, name: str) -> tuple[int, int]:
         """[start, stop) of a block's heads in the flat numbering."""
         start = self._start[name]
@@ -106,16 +92,9 @@ class HeadMap:
             for block in self.blocks
         }
 
-    def fingerprint(self) -> str:
-        """Short hash of names, counts and kinds: two maps with the same one number heads alike."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
-
     def to_dict(self) -> dict[str, Any]:
+        """Return what records and mask files say of it: {"blocks": [name, num_heads and kind of each]}."""
         return {"blocks": [asdict(block) for block in self.blocks]}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> HeadMap:
-        return cls([AttentionBlock(**block) for block in data["blocks"]])
 
     def _position(self, name: str) -> int:
         for position, block in enumerate(self.blocks):

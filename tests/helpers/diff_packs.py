@@ -57,7 +57,14 @@ def random_diff(base: Base, seed: int, density: float = 0.1, size: float = 0.3) 
     for name, (_, shape) in base.parameters.items():
         chosen = torch.rand(shape, generator=generator) < density
         deltas[name] = torch.randn(shape, generator=generator) * size * chosen
-    return SparseDiff.from_dense(deltas)
+    return diff_of_dense(deltas)
+
+
+def diff_of_dense(deltas: Mapping[str, Tensor]) -> SparseDiff:
+    """Make the diff that stores the non-zero elements of full tensors; the inverse of `dense`."""
+    positions = {name: delta.reshape(-1).nonzero().squeeze(1) for name, delta in deltas.items()}
+    entries = {name: (at, deltas[name].reshape(-1)[at]) for name, at in positions.items() if at.numel()}
+    return SparseDiff(entries, {name: tuple(delta.shape) for name, delta in deltas.items()})
 
 
 def random_pack(

@@ -35,13 +35,8 @@ class Entry:
     size: int
 
 
-def is_torch_zip(path: str | os.PathLike) -> bool:
-    """Whether the file begins as torch's zip format does; files of torch before 1.6 do not."""
-    with open(path, "rb") as file:
-        return starts_as_zip(file)
-
-
 def starts_as_zip(file: BinaryIO) -> bool:
+    """Say whether a file begins as torch's zip format does; files of torch before 1.6 do not."""
     file.seek(0)
     return file.read(4) == b"PK\x03\x04"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diff_models import HEAD, tiny
+from diff_packs import diff_of_dense
 
 from dsp_plugin.diffs.projection import Difference, count_of, project
 from dsp_plugin.diffs.sparse import SparseDiff
@@ -116,7 +117,7 @@ def test_the_non_adaptive_diff_is_a_difference():
 
 
 def test_a_sparse_diff_holds_together():
-    diff = SparseDiff.from_dense({"a": torch.tensor([[0.0, 1.0], [2.0, 0.0]]), "b": torch.zeros(3)})
+    diff = diff_of_dense({"a": torch.tensor([[0.0, 1.0], [2.0, 0.0]]), "b": torch.zeros(3)})
     assert diff.count == 2 and diff.total == 7 and diff.density() == 2 / 7 and list(diff.entries) == ["a"]
     assert torch.equal(dict(diff.dense())["a"], torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
     one = torch.ones(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
@@ -31,7 +29,6 @@ def heads() -> HeadMap:
 
 def test_the_numbering_follows_the_blocks(heads):
     assert heads.num_heads == 5
-    assert [heads.locate(i) for i in range(5)] == FLAT
     assert [heads.index(name, head) for name, head in FLAT] == list(range(5))
     assert [heads.range(block.name) for block in BLOCKS] == [(0, 2), (2, 2), (2, 5)]
 
@@ -42,12 +39,6 @@ def test_the_numbering_follows_the_blocks(heads):
 def test_a_head_that_does_not_exist(heads, name, head):
     with pytest.raises(KeyError):
         heads.index(name, head)
-
-
-@pytest.mark.parametrize("index", [-1, 5])
-def test_a_number_outside_the_map(heads, index):
-    with pytest.raises(KeyError, match="0..4"):
-        heads.locate(index)
 
 
 def test_split_cuts_the_last_dimension_into_views(heads):
@@ -76,13 +67,8 @@ def test_kept_by_block_refuses_another_number_of_flags(heads):
         heads.kept_by_block([True] * 4)
 
 
-def test_it_survives_json(heads):
-    again = HeadMap.from_dict(json.loads(json.dumps(heads.to_dict())))
-    assert again == heads and hash(again) == hash(heads)
-    assert again.fingerprint() == heads.fingerprint()
-
-
-def test_the_fingerprint_tells_maps_apart():
+def test_maps_are_told_apart(heads):
+    assert HeadMap(BLOCKS) == heads and hash(HeadMap(BLOCKS)) == hash(heads)
     maps = [
         HeadMap(BLOCKS),
         HeadMap(BLOCKS[::-1]),
@@ -90,7 +76,6 @@ def test_the_fingerprint_tells_maps_apart():
         HeadMap([*BLOCKS[:2], AttentionBlock("decoder.0.self", 4, "decoder-self")]),
         HeadMap([*BLOCKS[:2], AttentionBlock("decoder.0.self", 3, "encoder-self")]),
     ]
-    assert len({m.fingerprint() for m in maps}) == len(maps)
     assert len(set(maps)) == len(maps)
 
 
