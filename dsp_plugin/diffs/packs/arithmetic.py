@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..base import Base
 from ..sparse import SparseDiff
+from .layers import layer_of
 from .pack import DiffPack
-from .summary import layer_of
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 
 from ..sparse import SparseDiff
 from .golomb import floor_bits
+from .layers import layer_of
 from .pack import DiffPack
 from .pack_file import position_bytes
 
 _LAYER_FIGURES = ("layer", "weights", "nonzeros", "tensors", "untouched")
-_UP_TO_NUMBER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -192,19 +191,6 @@ def summarise(pack: DiffPack) -> PackSummary:
         config=pack.config,
         layers=layers,
     )
-
-
-def layer_of(name: str) -> str:
-    """Return the layer of a parameter: its name up to the first number, else without the last two parts.
-
-    >>> layer_of("bert.encoder.layer.3.output.dense.weight"), layer_of("bert.embeddings.LayerNorm.bias")
-    ('bert.encoder.layer.3', 'bert.embeddings')
-    """
-    numbered = _UP_TO_NUMBER.match(name)
-    if numbered:
-        return numbered.group()
-    parts = name.split(".")
-    return ".".join(parts[:-2]) or parts[0]
 
 
 def _by_number(item: Any) -> Any:

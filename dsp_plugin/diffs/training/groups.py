@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .layers import layer_numbers
+from ..packs.layers import layer_numbers
 
 Shape = tuple[int, ...]
 # More stretches of fewer elements than this take seconds to list, and a training step some 20 times as long.

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs import pack_file
+from dsp_plugin.diffs.packs.layers import layer_of
 from dsp_plugin.diffs.packs.pack import DiffPack
-from dsp_plugin.diffs.packs.summary import layer_of, mask_fingerprint, summarise
+from dsp_plugin.diffs.packs.summary import mask_fingerprint, summarise
 from dsp_plugin.diffs.sparse import SparseDiff
 
 
@@ -295,6 +296,8 @@ def test_summary(pack):
         ("bert.encoder.layer.3.output.dense.weight", "bert.encoder.layer.3"),
         ("bert.embeddings.LayerNorm.bias", "bert.embeddings"),
         ("decoder.layers.11.fc1.bias", "decoder.layers.11"),
+        ("0.auto_model.encoder.layer.3.output.dense.weight", "0.auto_model.encoder.layer.3"),
+        ("body.0.weight", "body.0"),
         ("shared.weight", "shared"),
         ("weight", "weight"),
     ],

@@ -7,9 +7,9 @@ import torch
 from diff_models import HEAD, tiny
 from diff_packs import diff_of_dense
 
+from dsp_plugin.diffs.packs.layers import frozen_names, layer_numbers, penalties_by_layer
 from dsp_plugin.diffs.projection import Difference, count_of, project
 from dsp_plugin.diffs.sparse import SparseDiff
-from dsp_plugin.diffs.training.layers import frozen_names, layer_numbers, penalties_by_layer
 from dsp_plugin.diffs.training.vector import DiffVector
 
 

@@ -1,4 +1,4 @@
-"""Which layer a parameter belongs to, read from its name: for frozen layers and penalties of their own."""
+"""Read from a parameter's name which layer it belongs to: for frozen layers, penalties and summaries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from collections.abc import Iterable, Sequence
 
 # BERT `encoder.layer.3.`, fairseq and BART `decoder.layers.3.`, GPT-2 `h.3.`, T5 `block.3.`
 _NUMBERED = re.compile(r"^(.*?\b(?:layer|layers|h|block|blocks|albert_layer_groups))\.(\d+)\.")
+_ANY_NUMBER = re.compile(r"((?:[^.]+\.)*?)(\d+)\.")  # a `Sequential`'s
 _EMBEDDING = re.compile(r"embed|\b(?:wte|wpe|shared)\b")
+
+
+def layer_of(name: str) -> str:
+    """Return the layer of a parameter: its name up to the layer's number, else up to the first number, else
+    without the last two parts.
+
+    >>> layer_of("bert.encoder.layer.3.output.dense.weight"), layer_of("bert.embeddings.LayerNorm.bias")
+    ('bert.encoder.layer.3', 'bert.embeddings')
+    """
+    if numbered := _NUMBERED.match(name) or _ANY_NUMBER.match(name):
+        return numbered.group().removesuffix(".")
+    parts = name.split(".")
+    return ".".join(parts[:-2]) or parts[0]
 
 
 def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
