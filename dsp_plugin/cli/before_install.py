@@ -18,7 +18,6 @@ from pathlib import Path
 # The tested versions; constraints.txt has them all (a unit test holds the two together).
 TORCH = "torch==2.13.0"
 FAIRSEQ = "fairseq-fixed==0.12.3.1"
-FAIRSEQ_BEFORE_311 = "fairseq==0.12.2"
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,6 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
     if version == (3, 11):
         return Check("Python", "ok", found)
     another = "make venv PYTHON=/path/to/python3.11"
-    if (3, 8) <= version < (3, 11):
-        return Check("Python", "warning", f"{found}: untested, and only with {FAIRSEQ_BEFORE_311}", another)
     if version == (3, 12):
         return Check("Python", "warning", f"{found}: untested; 3.11 is what is tested", another)
     return Check(

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from dsp_plugin.cli.before_install import (
     FAIRSEQ,
-    FAIRSEQ_BEFORE_311,
     TORCH,
     Check,
     check_before_install,
@@ -148,16 +147,15 @@ def check_fairseq() -> Check:
     """Check fairseq itself and its compiled parts: it imports without them and then fails in the middle of
     the work.
     """
-    wanted = FAIRSEQ if sys.version_info >= (3, 11) else FAIRSEQ_BEFORE_311
     if not is_importable("fairseq"):
-        return Check("fairseq", "missing", "not installed", pip("--no-build-isolation", wanted))
+        return Check("fairseq", "missing", "not installed", pip("--no-build-isolation", FAIRSEQ))
     for name in FAIRSEQ_EXTENSIONS:
         try:
             importlib.import_module(name)
         except Exception as error:
-            rebuild = pip("--no-build-isolation", "--no-deps", "--no-cache-dir", "--force-reinstall", wanted)
+            rebuild = pip("--no-build-isolation", "--no-deps", "--no-cache-dir", "--force-reinstall", FAIRSEQ)
             return Check("fairseq", "missing", f"{name} cannot be imported: {reason(error)}", rebuild)
-    project = wanted.split("==")[0]
+    project = FAIRSEQ.split("==")[0]
     return Check("fairseq", "ok", f"{project} {version_of(project)} with its compiled parts")
 
 

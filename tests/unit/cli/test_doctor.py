@@ -113,7 +113,7 @@ def test_a_torch_that_cannot_load_checkpoints_as_data(monkeypatch):
 
 @pytest.mark.parametrize(
     "version, status",
-    [((3, 7), "missing"), ((3, 10), "warning"), ((3, 11), "ok"), ((3, 12), "warning"), ((3, 13), "missing")],
+    [((3, 7), "missing"), ((3, 10), "missing"), ((3, 11), "ok"), ((3, 12), "warning"), ((3, 13), "missing")],
 )
 def test_the_range_of_python(version, status):
     check = doctor.check_python(version)
@@ -192,7 +192,7 @@ def test_the_tested_versions_are_those_of_the_constraints():
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     assert doctor.TORCH in constraints and doctor.FAIRSEQ in constraints
     setup = (ROOT / "setup.py").read_text()
-    assert doctor.FAIRSEQ in setup and doctor.FAIRSEQ_BEFORE_311 in setup
+    assert doctor.FAIRSEQ in setup
     exports = [name for packages in doctor.EXPORTS.values() for name in packages.values()]
     for name in (*doctor.LIBRARIES.values(), *doctor.TRANSFORMERS_SIDE.values(), *exports):
         assert f'"{name}' in setup, f"setup.py does not ask for {name}"
