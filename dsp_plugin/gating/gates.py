@@ -5,13 +5,12 @@ Notation: N heads in all; gates multiply the heads' context vectors, 1 = untouch
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 
-@runtime_checkable
 class HeadGates(Protocol):
     """Gates of N heads. Implementations are `nn.Module`s, so that their state is saved with the model."""
 
