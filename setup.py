@@ -45,7 +45,7 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "fairseq": ["fairseq-fixed==0.12.3.1"],  # on 3.11; no other was tried
+        "fairseq": ["fairseq-fixed==0.12.3.1"],  # tested on 3.11; on 3.12 only the unit tests were tried
         "hf": [
             "transformers>=5,<6",
             "accelerate",  # what the Trainer stands on
