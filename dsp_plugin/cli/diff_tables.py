@@ -21,9 +21,8 @@ def summary_text(path: str, summary: PackSummary) -> str:
         f"as {summary.value_dtype}; {summary.untouched} of {summary.tensors} tensors untouched",
         f"positions: {summary.bits_per_position:.3f} bits each; {summary.floor:.3f} is the floor for random "
         "ones",
-        f"bytes: positions {summary.position_bytes:,}, values {summary.value_bytes:,}, "
-        f"task head {summary.task_head_bytes:,} ({summary.task_head_parameters:,} parameters), names and "
-        "shapes "
+        f"bytes: positions {summary.position_bytes:,}, values {summary.value_bytes:,}, task head "
+        f"{summary.task_head_bytes:,} ({summary.task_head_parameters:,} parameters), names and shapes "
         f"{summary.other_bytes:,}",
         f"base: SHA-256 {summary.base_hash}",
     ]

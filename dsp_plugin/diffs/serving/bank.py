@@ -167,9 +167,8 @@ class DiffBank:
             if unclear and len(tasks) in other_sizes((args, kwargs), len(tasks)):
                 raise ValueError(
                     f"tasks cannot be mixed in one batch of {len(tasks)} rows that has another size of "
-                    f"{len(tasks)}: which "
-                    "are the rows cannot be told inside the model; use run or grouped, or DiffBank(model, "
-                    "rows_first=True)"
+                    f"{len(tasks)}: which are the rows cannot be told inside the model; use run or grouped, "
+                    "or DiffBank(model, rows_first=True)"
                 )
 
         hook = self.model.register_forward_pre_hook(before_forward, with_kwargs=True)
@@ -275,8 +274,7 @@ class DiffBank:
             if own.shape[1:] != tensor.shape[1:] or own.dim() != tensor.dim():
                 raise ValueError(
                     f"the pack's task head {name} has the shape {list(tensor.shape)}, the model's "
-                    f"{list(own.shape)}: "
-                    "only the number of labels may differ"
+                    f"{list(own.shape)}: only the number of labels may differ"
                 )
             task_head[called[name]] = in_dtype(name, tensor, own)
         for name in task_head:

@@ -129,9 +129,8 @@ class RowTasks:
         silent = [name for name, (_, parameters) in self._units.items() if not reached.issuperset(parameters)]
         if silent:
             raise ValueError(
-                f"tasks cannot be mixed in one batch: {', '.join(silent[:3])} changed, but was not called as "
-                "a module; "
-                "use grouped"
+                f"tasks cannot be mixed in one batch: {', '.join(silent[:3])} changed, but was not called "
+                "as a module; use grouped"
             )
 
     def _forward(self, name: str, module: nn.Module, names: list[str]) -> Callable:
@@ -259,8 +258,7 @@ class RowTasks:
             shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors) or "no tensor"
             raise ValueError(
                 f"tasks cannot be mixed in one batch of {len(self._numbers)} rows: {name} "
-                f"({type(module).__name__}) gets "
-                f"{shapes}; use grouped"
+                f"({type(module).__name__}) gets {shapes}; use grouped"
             )
 
     def _require_clear(self, name: str, x: Tensor) -> None:
@@ -269,8 +267,7 @@ class RowTasks:
         if self._unclear and x.dim() > 2 and x.shape[0] == x.shape[1] == size:
             raise ValueError(
                 f"tasks cannot be mixed in one batch of {size} rows: {name} gets {list(x.shape)}, and which "
-                "of the two are "
-                "the rows cannot be told; use grouped, or DiffBank(model, rows_first=True)"
+                "of the two are the rows cannot be told; use grouped, or DiffBank(model, rows_first=True)"
             )
 
 

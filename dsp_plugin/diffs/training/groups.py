@@ -131,9 +131,8 @@ def stretches_of(
         if short > MAX_SHORT:
             raise ValueError(
                 f"the groups of '{name}' {list(shape)} change from element to element: with the tensors "
-                "before it that makes "
-                f"{short} stretches of fewer than {SHORT} neighbours, and {MAX_SHORT} are the most; group "
-                "rows, not columns"
+                f"before it that makes {short} stretches of fewer than {SHORT} neighbours, and {MAX_SHORT} "
+                "are the most; group rows, not columns"
             )
         for start, length, label in zip(starts.tolist(), lengths.tolist(), labels.tolist()):
             stretches.append(Stretch(index, start, length, numbers.setdefault((name, label), len(numbers))))

@@ -284,6 +284,5 @@ def _refuse() -> None:
     """Raise the HandshakeError of a second optimizer."""
     raise HandshakeError(
         "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: "
-        "train with "
-        "DiffAdamW (fairseq: --optimizer diff_adam), or call the vector's detach() first"
+        "train with DiffAdamW (fairseq: --optimizer diff_adam), or call the vector's detach() first"
     )

@@ -38,10 +38,9 @@ class BufferWatch:
             return
         self._warned = True
         warnings.warn(
-            f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they are "
-            "no part of the "
-            "diff, so base + diff is not this model; keep such modules (BatchNorm) in eval() while the diff "
-            "is trained"
+            f"{len(changed)} of the model's buffers changed in training ({', '.join(changed[:3])}): they "
+            "are no part of the diff, so base + diff is not this model; keep such modules (BatchNorm) in "
+            "eval() while the diff is trained"
         )
 
     def _floating(self) -> dict[str, Tensor]:

@@ -73,8 +73,7 @@ def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> Non
     if not lowest <= max_seq_length <= tokenizer.model_max_length:
         raise ValueError(
             f"--max_seq_length {max_seq_length}: from {lowest} to {tokenizer.model_max_length} tokens are "
-            "possible "
-            "with this tokenizer"
+            "possible with this tokenizer"
         )
 
 

@@ -15,9 +15,9 @@ from .glue_tasks import HIGHEST_SCORE, LOWEST_SCORE, Task
 def answers(task: Task, logits: Any) -> np.ndarray:
     """Return what the model says: class numbers int64 [rows], or scores float64 [rows] of a regression.
 
-    logits: [rows, labels], or [rows, 1] of a regression; a tuple's first member is taken, as the Trainer
-        gives
-    one where the model has further outputs.
+    Args:
+        logits: [rows, labels], or [rows, 1] of a regression; a tuple's first member is taken, as the Trainer
+            gives one where the model has further outputs.
 
     Raises:
         ValueError: another shape, or numbers that are not finite (training that diverged).
@@ -44,9 +44,8 @@ def score(task: Task, predictions: Sequence, labels: Sequence) -> dict[str, floa
     """Return the task's metrics, each 1 at best.
 
     CoLA: Matthews' correlation; MRPC, QQP: accuracy and F1 of label 1; STS-B: Pearson and Spearman; else
-        accuracy.
-    A correlation with predictions that are all the same is undefined, and 0 here, as scikit-learn has
-    Matthews'.
+    accuracy. A correlation with predictions that are all the same is undefined, and 0 here, as scikit-learn
+    has Matthews'.
 
     Raises:
         ValueError: no rows, or not as many predictions as labels.

@@ -13,10 +13,13 @@ BINARY = ("0", "1")
 class Split:
     """One file of a task.
 
-    name: as in `datasets` ("train", "dev_matched" ... with dev for its validation); file: in the task's
-        folder;
-    rows: of the official file, where known; submission: name of the prediction file, on test sets; suffix: of
-    the metrics' names ("" or "_mm"); optional: may be missing where the task's others are there.
+    Attributes:
+        name: as in `datasets` ("train", "dev_matched" ... with dev for its validation).
+        file: in the task's folder.
+        rows: of the official file, where known.
+        submission: name of the prediction file, on test sets.
+        suffix: of the metrics' names ("" or "_mm").
+        optional: may be missing where the task's others are there.
     """
 
     name: str
@@ -35,9 +38,11 @@ class Split:
 class Task:
     """A GLUE task.
 
-    columns: header of the one or two columns of text; labels: in the order of their numbers, as the files
-        write
-    them, empty for a regression; metrics: the names of the scores; main_metric: the one that tables show.
+    Attributes:
+        columns: header of the one or two columns of text.
+        labels: in the order of their numbers, as the files write them, empty for a regression.
+        metrics: the names of the scores.
+        main_metric: the one that tables show.
     """
 
     name: str

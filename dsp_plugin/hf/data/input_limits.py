@@ -49,8 +49,7 @@ def check_inputs(data: PackedDataset, model: PreTrainedModel, tokenizer_name: st
         if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
             raise ValueError(
                 f"--tokenizer_name {tokenizer_name} gives {what} {largest}, and the model has "
-                f"{table.num_embeddings} of them: "
-                "name the tokenizer that the model was trained with"
+                f"{table.num_embeddings} of them: name the tokenizer that the model was trained with"
             )
 
 

@@ -41,10 +41,11 @@ class SquadDataset(PackedDataset):
     as BERT's own program cuts it. A row has what the tokenizer gives and `start_positions`, `end_positions`:
     the first and last token of the question's first answer, or [CLS] where it is not wholly in the window.
 
-    questions: as given. question_of [W]: the question of each window, its number in `questions`. The windows
-        are in the
-    order of the questions; with `longest_first` in that of their lengths, so that batches in order have
-    little padding.
+    Attributes:
+        questions: as given.
+        question_of: the question of each window, [W], its number in `questions`. The windows are in the order
+            of the questions; with `longest_first` in that of their lengths, so that batches in order have
+            little padding.
 
     Raises:
         ValueError: `max_seq_length` leaves no room for text, or is more than the tokenizer's model takes;
@@ -207,9 +208,11 @@ def best_answers(
     """Return the candidates of every question, best first: spans within the context of one window, of at most
     `max_answer_length` tokens, out of the `n_best` best starts and ends of each window.
 
-    start_logits, end_logits: [W, T or more], in the order of `data`; what is beyond a window's tokens is not
-        read.
     A question none of whose windows has a span gets one empty answer.
+
+    Args:
+        start_logits, end_logits: [W, T or more], in the order of `data`; what is beyond a window's tokens is
+            not read.
 
     Raises:
         ValueError: not one row a window, too few columns, numbers that are not finite, `n_best` or

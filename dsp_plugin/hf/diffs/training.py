@@ -48,8 +48,7 @@ def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[s
     if not found:
         raise ValueError(
             "the task head cannot be found, because no weight of the model is new: --task_head names its "
-            "modules or "
-            f"parameters (the last of {type(model).__name__} is {parameters[-1]})"
+            f"modules or parameters (the last of {type(model).__name__} is {parameters[-1]})"
         )
     return found
 

@@ -64,8 +64,7 @@ def find_folder(
         reason = str(error).strip().splitlines()
         raise FileNotFoundError(
             f"{name} is neither a folder ({Path(name).absolute()}) nor, as far as can be seen from here, a "
-            "model of the hub "
-            f"({type(error).__name__}: {reason[0] if reason else 'no reason given'})"
+            f"model of the hub ({type(error).__name__}: {reason[0] if reason else 'no reason given'})"
         ) from error
     return Source(Path(folder, inside), False)
 

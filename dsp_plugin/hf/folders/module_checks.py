@@ -81,8 +81,7 @@ def check_fits(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) -
         if torch.promote_types(there, here) != here:
             raise ValueError(
                 f"{folder} holds {name} in {_word(there)}, which the module's {_word(here)} would round: "
-                "call "
-                f".to(torch.{_word(there)}) on it before, and convert it afterwards"
+                f"call .to(torch.{_word(there)}) on it before, and convert it afterwards"
             )
     _check_ties(folder, skeleton, state)
 
@@ -111,8 +110,7 @@ def check_settings(folder: Path, module: nn.Module, saved: Mapping[str, Any]) ->
             if other:
                 raise ValueError(
                     f"{folder} was saved with another configuration of {path or 'the model'} "
-                    f"({type(part).__name__}): "
-                    f"{some(other)}; build the module with the saved one ({RECORD})"
+                    f"({type(part).__name__}): {some(other)}; build the module with the saved one ({RECORD})"
                 )
 
 

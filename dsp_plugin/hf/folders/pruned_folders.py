@@ -237,8 +237,7 @@ def _check_kind(folder: Path, model: Any | None, model_class: type | None, kwarg
         if model is None:
             raise ValueError(
                 f"{folder} holds a module of a user's own ({saved_class(folder)}), which has to be built "
-                "first: "
-                "load_pruned(folder, model=my_module)"
+                "first: load_pruned(folder, model=my_module)"
             )
         if model_class is not None or kwargs:
             given = some(sorted([*kwargs, *(["model_class"] if model_class is not None else [])]))
@@ -248,8 +247,7 @@ def _check_kind(folder: Path, model: Any | None, model_class: type | None, kwarg
     elif model is not None and (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} was saved from a Transformers model, and not from a user's own module ({RECORD} is "
-            "missing): "
-            "load_pruned(folder), without `model`"
+            "missing): load_pruned(folder), without `model`"
         )
 
 
