@@ -60,8 +60,8 @@ def fuzz(
             shown = time.time()
             print(f"{shown - begun:5.0f} s: {dict(counts)}", flush=True)
     for name, counter in by_campaign.items():
-        counts = [f"{counter[kind]} {kind}" for kind in ("tried", "refused", "equal", "wrong")]
-        print(f"{name}: {', '.join(counts)}", flush=True)
+        parts = [f"{counter[kind]} {kind}" for kind in ("tried", "refused", "equal", "wrong")]
+        print(f"{name}: {', '.join(parts)}", flush=True)
     return counts
 
 

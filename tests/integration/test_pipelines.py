@@ -94,7 +94,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(repository, end):
     while not state.exists() and time.time() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, end)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=240) != 0
     assert state.read_text() == "half a training"
     (repository / "hold").unlink()
     done = start(repository, "glue", only="CoLA/unpruned", **COLA)

@@ -7,7 +7,7 @@ Notation: B examples (`size`), L tokens (`length`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class OtherInputs:
     """Draws what a model of this configuration may take beside text.
 
     Args:
+        parameters: names that the model's `forward` takes.
         size, length, padding: see `random_inputs`.
         dtype: of the model.
         generator: what every random number is drawn from.
@@ -49,13 +50,15 @@ class OtherInputs:
     def __init__(
         self,
         config: PretrainedConfig,
+        parameters: Container[str],
         size: int,
         length: int,
         padding: bool,
         dtype: torch.dtype,
         generator: torch.Generator,
     ):
-        self.config, self.size, self.length, self.padding = config, size, length, padding
+        self.config, self.parameters = config, parameters
+        self.size, self.length, self.padding = size, length, padding
         self.dtype, self.generator = dtype, generator
 
     def lengths(self, length: int) -> Tensor:

@@ -4,6 +4,8 @@ not.
 
 from __future__ import annotations
 
+import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
+
 import importlib
 import re
 import shlex
