@@ -19,6 +19,7 @@ EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable
 BASE := $(VENV)/.installed-base
 ALL := $(VENV)/.installed-all
 PIPELINES := $(VENV)/.installed-pipelines
+SITE := $(VENV)/docs/.installed
 WANTED := setup.py constraints.txt
 
 # Of the pipelines: runs side by side, more options of Snakemake (-n shows what is left), and a pipeline's settings, each of
@@ -80,6 +81,11 @@ lint: $(ALL)
 	$(BIN)/ruff format $(if $(FIX),,--check) .
 	$(BIN)/ruff check $(if $(FIX),--fix) .
 
+# Read, not imported: the site needs neither torch nor a host.
+docs: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict
+	@echo build/site/index.html
+
 venv: $(ALL) $(PIPELINES)
 
 doctor: $(BASE)
@@ -110,6 +116,13 @@ $(PIPELINES): pipelines/constraints.txt | $(BASE)
 	@echo 'Snakemake, for the pipelines of many runs'
 	@$(BIN)/python -m venv --clear $(VENV)/snakemake
 	@$(VENV)/snakemake/bin/python -m pip install --quiet --disable-pip-version-check --constraint pipelines/constraints.txt snakemake
+	@touch $@
+
+# The site's tools in an environment of their own: they want other versions of what the package stands on.
+$(SITE): docs/requirements.txt
+	@echo 'The tools of the site of docs/'
+	@$(or $(PYTHON),python3) -m venv --clear $(VENV)/docs
+	@$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
 	@touch $@
 
 # Said before anything is installed: what this machine lacks, with the command that mends it.
