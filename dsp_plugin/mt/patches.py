@@ -1,5 +1,5 @@
-"""What this plugin changes in fairseq itself, each with its reason. `tests/unit/test_patches.py` fails where
-a newer fairseq has changed what a patch is for.
+"""What this plugin changes in fairseq itself, each with its reason. `tests/unit/mt/test_hostile_options.py`
+fails where a newer fairseq has changed what the patch of loading is for.
 """
 
 from typing import Any
