@@ -88,7 +88,10 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(repository, end):
     (repository / "hold").write_text("")
     words = words_of(repository, "glue", only="CoLA/unpruned", **COLA)
     streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # what a shell starts in its background ignores interrupts, and so would all that it starts
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(words, cwd=repository, start_new_session=True, **streams)
+    signal.signal(signal.SIGINT, heard)
     state = repository / "runs/glue/CoLA/unpruned-seed1/checkpoint-1/state"
     deadline = time.time() + 60
     while not state.exists() and time.time() < deadline:
