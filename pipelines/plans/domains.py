@@ -298,8 +298,7 @@ class DomainsPlan(Plan):
         head = (
             f"A model of {home} finetuned to {away}. BLEU on the first {self.yaml.sentences['test']} "
             "sentences of IWSLT14's test set and on Multi30k's test_2016_flickr. Settings (settings.json): "
-            f"{shown}. Made by `python scripts/mt/diff_domains.py --home {self.home.name}` "
-            "(`make diff-domains`).\n\n"
+            f"{shown}. Made by `make diff-domains` (pipelines/domains.smk, home={self.home.name}).\n\n"
         )
         order = [row.method for row in self.runs]
         return {self.results / "table.md": head + table_text(found, order, (self.away.name, self.home.name))}
