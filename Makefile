@@ -19,7 +19,7 @@ EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable
 BASE := $(VENV)/.installed-base
 ALL := $(VENV)/.installed-all
 PIPELINES := $(VENV)/.installed-pipelines
-SITE := $(VENV)/docs/.installed
+SITE := $(VENV)/.installed-docs
 WANTED := setup.py constraints.txt
 
 # Of the pipelines: runs side by side, more options of Snakemake (-n shows what is left), and a pipeline's settings, each of
@@ -81,9 +81,9 @@ lint: $(ALL)
 	$(BIN)/ruff format $(if $(FIX),,--check) .
 	$(BIN)/ruff check $(if $(FIX),--fix) .
 
-# Read, not imported: the site needs neither torch nor a host.
+# The docstrings are read, nothing is imported.
 docs: $(SITE)
-	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/site/index.html
 
 venv: $(ALL) $(PIPELINES)
@@ -108,7 +108,7 @@ $(BASE): $(WANTED)
 # And the Transformers side, the export formats and the test runner.
 $(ALL): $(BASE)
 	@echo 'The Transformers side, the export formats and the test runner'
-	@$(EDITABLE) '.[fairseq,hf,export,dev]'
+	@$(EDITABLE) '.[fairseq,hf,export,test,benchmarks,dev]'
 	@touch $@
 
 # Snakemake in an environment of its own (see pipelines/constraints.txt); it starts the programs in $(VENV).
@@ -118,11 +118,10 @@ $(PIPELINES): pipelines/constraints.txt | $(BASE)
 	@$(VENV)/snakemake/bin/python -m pip install --quiet --disable-pip-version-check --constraint pipelines/constraints.txt snakemake
 	@touch $@
 
-# The site's tools in an environment of their own: they want other versions of what the package stands on.
-$(SITE): docs/requirements.txt
+# And the tools of the site.
+$(SITE): $(BASE)
 	@echo 'The tools of the site of docs/'
-	@$(or $(PYTHON),python3) -m venv --clear $(VENV)/docs
-	@$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@$(EDITABLE) '.[docs]'
 	@touch $@
 
 # Said before anything is installed: what this machine lacks, with the command that mends it.

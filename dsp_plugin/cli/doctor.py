@@ -47,10 +47,8 @@ LIBRARIES = {
 TRANSFORMERS_SIDE = {
     "transformers": "transformers",
     "accelerate": "accelerate",
-    "peft": "peft",
     "sklearn": "scikit-learn",
     "scipy": "scipy",
-    "torchmetrics": "torchmetrics",
 }
 # What `dsp export` needs, by the format that needs it.
 EXPORTS = {

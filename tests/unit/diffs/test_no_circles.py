@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[3] / "dsp_plugin"
+from imports import PACKAGE, imported_names
 
 
 def name_of(path: Path) -> str:
@@ -17,20 +16,10 @@ def imports(path: Path, modules: dict[str, Path]) -> set[str]:
     """The modules of the package that a file names in its imports, each without the packages around it."""
     package = name_of(path) if path.name == "__init__.py" else name_of(path.parent / "__init__.py")
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            above = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            while name and name not in modules:
-                name = name.rpartition(".")[0]
-            found.add(name)
+    for name in imported_names(path.read_text("utf-8"), package):
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        found.add(name)
     return found - {"", "dsp_plugin", name_of(path)}  # what asks the door asks for the version
 
 
