@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...records.files.claim import claimed
 from ...records.files.sealed import DamagedError, read_json, write_json
+from ...records.settings import other_settings, refusal
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 from .removal_order import ImportanceOf, remove_stepwise
@@ -47,8 +48,8 @@ class Sweep:
         settings: dict[str, Any],
         head_map: HeadMap,
         metric: str,
+        folder_option: str,
         decimals: int = 2,
-        folder_option: str = "--save-dir",
     ):
         self.folder = folder
         self.settings = json.loads(json.dumps(settings))
@@ -173,16 +174,8 @@ class Sweep:
                 raise ValueError(
                     f"{path} is damaged: delete it and start again, the steps before it are kept"
                 )
-            names = [*self.settings, *(name for name in settings if name not in self.settings)]
-            differing = [
-                f"{name}: {settings.get(name)} there, {self.settings.get(name)} here"
-                for name in names
-                if settings.get(name) != self.settings.get(name)
-            ]
-            if differing:
-                raise ValueError(
-                    f"{self.folder} holds a sweep with other settings ({'; '.join(differing)}): "
-                    f"choose another {self.folder_option}, or delete that folder"
-                )
+            if differing := other_settings(settings, self.settings):
+                remedy = f"choose another {self.folder_option}, or delete that folder"
+                raise refusal(f"{self.folder} holds a sweep", differing, remedy)
             steps.append(step)
         return steps

@@ -85,7 +85,7 @@ def prune_by_importance(
         **asdict(ranking),
         **(settings or {}),
     }
-    sweep = Sweep(os.fspath(folder), decisive, head_map, "score", decimals=4, folder_option=folder_option)
+    sweep = Sweep(os.fspath(folder), decisive, head_map, "score", folder_option, decimals=4)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # all have read the folder before one writes into it
     wanted = {*budgets, head_map.num_heads, end}

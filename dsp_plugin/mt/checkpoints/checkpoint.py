@@ -13,6 +13,7 @@ import torch
 
 from ...records.files.torch_data import load_torch_data
 from ...records.files.whole import replacing
+from ...records.settings import other_settings
 
 
 def load_checkpoint(path: str, with_options: bool = True) -> dict[str, Any]:
@@ -87,12 +88,8 @@ def check_same_sizes(path: str, trained: Mapping[str, Any], wanted: Mapping[str,
     Raises:
         ValueError: they differ; names the options. Some differences (heads) would load without an error.
     """
-    differing = [
-        f"{name}: {trained[name]} there, {wanted[name]} here"
-        for name in _SIZES
-        if name in trained and name in wanted and trained[name] != wanted[name]
-    ]
-    if differing:
+    known = [name for name in _SIZES if name in trained and name in wanted]
+    if differing := other_settings(trained, wanted, known):
         raise ValueError(
             f"{path} holds a model of another architecture ({'; '.join(differing)}): "
             "give the --arch and the sizes it was trained with"

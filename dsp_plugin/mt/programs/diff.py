@@ -21,6 +21,7 @@ from ...diffs.training.groups import grouping_name, method_name
 from ...records.files.sealed import read_json, write_json
 from ...records.files.whole import check_folder
 from ...records.record import load_record
+from ...records.settings import other_settings, refusal
 from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint, read_base
 from ..diffs.optimizers import DiffAdamConfig, SparseAdamConfig
@@ -202,10 +203,8 @@ def _check_mask(path: str, projection: Projection, stage1: Training) -> None:
         raise ValueError(f"{path} was projected with other options: name another --save-dir")
     # it may have been removed, and trained once more
     if _STAGE1 in told and told[_STAGE1] not in stage1.fingerprints():
-        raise ValueError(
-            f"{path} is of a stage 1 with other settings: remove {os.path.dirname(path)}, or "
-            "name another --save-dir"
-        )
+        remedy = f"remove {os.path.dirname(path)}, or name another --save-dir"
+        raise refusal(f"{path} is of a stage 1", (), remedy)
 
 
 def _common(own: argparse.Namespace, rest: list[str]) -> list[str]:
@@ -290,21 +289,15 @@ class Training:
         self.settings = settings_of(training_options([*self.flags, "--save-dir", self.folder]))
         made = self._made()
         if isinstance(made, dict):
-            told = difference(made, self.settings)
+            differing = difference(made, self.settings)
         elif made is None or made == _lasting(self.flags):
             return
         else:  # of an earlier version: the words as they were written
             there, here = _by_option(made), _by_option(_lasting(self.flags))
-            odd = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-            told = "; ".join(
-                f"{name}: {there.get(name, 'not given')} there, {here.get(name, 'not given')} here"
-                for name in odd[:4]
-            )
-            told = told or "in another order"
-        if told:
-            raise ValueError(
-                f"{self.folder} holds a training with other settings ({told}): name another --save-dir"
-            )
+            differing = other_settings(there, here, {**there, **here}, missing="not given")
+            differing = differing or ["in another order"]
+        if differing:
+            raise refusal(f"{self.folder} holds a training", differing[:4], "name another --save-dir")
 
     def is_started(self) -> bool:
         return os.path.isfile(self._file)

@@ -14,7 +14,9 @@ import json
 import os
 from typing import Any, Optional
 
+from ...records.settings import in_both, other_settings
 from .data_checks import data_fingerprint
+from .option_checks import flag_of
 
 # what may change between the start of a training and its resume
 FREE = (
@@ -59,14 +61,9 @@ def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
     return json.loads(json.dumps(found, default=str))
 
 
-def difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What differs, of the options that both know: a newer fairseq or plugin has more of them. Empty where
-    nothing does.
-    """
-    odd = [name for name in there if name in here and there[name] != here[name]]
-    return "; ".join(
-        f"--{name.replace('_', '-')}: {there[name]} there, {here[name]} here" for name in odd[:4]
-    )
+def difference(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Name what differs, of the options that both know: a newer fairseq or plugin has more of them."""
+    return other_settings(there, here, in_both(there, here), flag_of)
 
 
 def file_hash(path: str) -> str:

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ....records.files.sealed import parse_json, read_bounded, read_json, write_json
 from ....records.files.sealed_folder import LIST
+from ....records.settings import in_both, other_settings, refusal
 from ...trainer.sealed_checkpoints import NO_OPTIMIZER, check_checkpoint, has_optimizer
 from .parsing import say
 
@@ -147,13 +148,9 @@ def check_training(args: TrainingArguments, overwrite: bool) -> None:
     if overwrite or not path.is_file():
         return
     noted, ours = settings_of(str(folder)), json.loads(json.dumps(training_settings(args)))
-    differing = [f"{n}: {noted[n]} there, {ours[n]} here" for n in ours if n in noted and noted[n] != ours[n]]
-    if differing:
-        raise ValueError(
-            f"--output_dir: {folder} holds a training with other settings ({'; '.join(differing)}): choose "
-            "another folder, or "
-            "--overwrite_output_dir"
-        )
+    if differing := other_settings(noted, ours, in_both(ours, noted)):
+        remedy = "choose another folder, or --overwrite_output_dir"
+        raise refusal(f"--output_dir: {folder} holds a training", differing, remedy)
 
 
 def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
@@ -230,28 +227,23 @@ def _check_same(path: Path, settings: dict[str, Any], whose: str, remedy: str) -
     """Raises: ValueError: the settings in a file are others, or it is damaged."""
     try:
         noted = read_json(path)
-        names = [*settings, *(name for name in noted if name not in settings)]
-        names = [name for name in names if name in noted or name not in _SAID_LATER]
+        names = [name for name in {**settings, **noted} if name in noted or name not in _SAID_LATER]
         by_content = "model_files" in noted and "model_files" in settings
-        differing = [
-            f"{n}: {noted.get(n)} there, {settings.get(n)} here"
-            for n in names
-            if not _same(n, noted, settings, by_content)
-        ]
+        if by_content or _is_same_name(noted.get("model"), settings.get("model")):
+            names = [name for name in names if name != "model"]
+        differing = other_settings(noted, settings, names)
     except (ValueError, TypeError, AttributeError) as error:
         reason = error if isinstance(error, ValueError) else f"{path} is damaged"
         raise ValueError(f"{reason}; delete it to go on with the settings of this command") from error
     if differing:
-        raise ValueError(f"{whose} a training with other settings ({'; '.join(differing)}): {remedy}")
+        raise refusal(f"{whose} a training", differing, remedy)
     if not by_content and "model_files" in settings:
         say(f"{path} is of an earlier version: that the model is the same one is checked by its name only")
 
 
-def _same(name: str, noted: dict[str, Any], settings: dict[str, Any], by_content: bool) -> bool:
-    one, other = noted.get(name), settings.get(name)
-    if name == "model":  # how it was named, from this folder or from another one; its contents say more
-        return by_content or Path(str(one)).name == Path(str(other)).name
-    return one == other
+def _is_same_name(one: Any, other: Any) -> bool:
+    """Whether two paths name one model, from this folder or from another one; its contents say more."""
+    return Path(str(one)).name == Path(str(other)).name
 
 
 def _remove_checkpoints(folder: Path) -> None:
