@@ -213,8 +213,7 @@ def mixing_figures(args, clock: Clock) -> list[str]:
         print(
             f"{TASKS} tasks x {rows} rows x {length} tokens: mixed {medians['mixed']:.1f} ms, the base alone "
             f"{medians['base']:.1f} ms, one task after the other {medians['single']:.1f} ms, without "
-            "switches "
-            f"{medians['eight_models']:.1f} ms; largest difference {difference:.1e}\n"
+            f"switches {medians['eight_models']:.1f} ms; largest difference {difference:.1e}\n"
             "  of a mixed batch: "
             f"{', '.join(f'{part} {share:.1%}' for part, share in parts_of(mixed, clock).items())}",
             flush=True,

@@ -34,8 +34,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
         choices=["wall", "processor"],
         default="wall",
         help="processor: time this process spent on the CPU, steadier where others share the machine; only "
-        "for "
-        "--device cpu --threads 1",
+        "for --device cpu --threads 1",
     )
     return parser
 

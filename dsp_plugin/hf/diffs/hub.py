@@ -22,18 +22,17 @@ def push_to_hub(
     token: str | None = None,
     commit_message: str = "Upload diff pack",
 ) -> str:
-    """Upload a pack with a model card, and make the repository if there is none. Return the address of the
-    commit.
+    """Upload a pack with a model card, to a repository that is made if need be; return the commit's address.
 
     Args:
         pack: the pack.
         repo_id: `name` or `organisation/name`.
         base_model: the base's name on the hub, for the card, whose metadata have it only if it is given: the
-            pack itself knows what the base was called where it was trained, which may have been a folder.
+            name in the pack may be that of a folder where it was trained.
         private, token, commit_message: as in huggingface_hub.
 
     Raises:
-        huggingface_hub.errors.HfHubHTTPError, OSError: what the hub or the network answers.
+        huggingface_hub.errors.HfHubHTTPError, OSError: the hub refuses, or there is no network.
     """
     from huggingface_hub import HfApi  # here, so that packs can be used where it is missing
 

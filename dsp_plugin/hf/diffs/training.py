@@ -1,7 +1,6 @@
 """Training a sparse diff with the stock Trainer.
 
-    # from here on the model is the base
-    vector = DiffVector(model.to(args.device), task_head=["classifier"], seed=args.seed)
+    vector = DiffVector(model.to(args.device), task_head=["classifier"], seed=args.seed)  # model is the base
     optimizers = diff_optimizers(vector, args)
     trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
 
@@ -36,12 +35,12 @@ def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[s
     """Find the names of the parameters of the task head, which is trained dense.
 
     Args:
-        new: the weights that were new when the model was loaded (`missing_keys` of its loading information):
-            the task head, where nothing is named.
-        named: parameters or modules.
+        new: names of the weights that were new when the model was loaded (`missing_keys` of its loading
+            information); they are the task head where `named` is empty.
+        named: names of parameters or modules.
 
     Raises:
-        ValueError: a name that is not in the model; or there is neither a new nor a named parameter.
+        ValueError: a name is not in the model, or there is neither a new nor a named parameter.
     """
     parameters = [name for name, _ in model.named_parameters()]
     found = task_head_names(parameters, named) if named else sorted(set(new) & set(parameters))
@@ -54,18 +53,18 @@ def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[s
 
 
 def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any) -> tuple[DiffAdamW, None]:
-    """Make what `Trainer(optimizers=...)` takes: learning rate, betas, epsilon and clipping norm are those of
-    `args`.
+    """Make the `optimizers` of a Trainer for a diff that is learnt with its mask.
 
-    `args.max_grad_norm` is set to 0 here, because the Trainer's clipping of theta's gradient would be another
-    one: DiffAdamW clips w and alpha apart. What it was stays in `args.diff_max_grad_norm`, so that the same
-    `args` serve another stage. Make it before the Trainer (see `declare_mean_loss`).
+    Learning rate, betas, epsilon and clipping norm are those of `args`. `args.max_grad_norm` is set to 0
+    here, because the Trainer's clipping of theta's gradient would be another one: DiffAdamW clips w and alpha
+    apart. Its value stays in `args.diff_max_grad_norm`, so that the same `args` serve another stage. Make it
+    before the Trainer (see `declare_mean_loss`).
 
     Args:
-        options: further ones of `DiffAdamW` (alpha_lr, task_head_lr, eps_uncorrected ...).
+        options: further options of `DiffAdamW` (alpha_lr, task_head_lr, eps_uncorrected ...).
 
     Raises:
-        ValueError: another optimizer than AdamW in `args`; see `DiffAdamW`.
+        ValueError: `args` choose another optimizer than AdamW; see `DiffAdamW`.
     """
     given = _settings(args)
     declare_mean_loss(vector.model)
@@ -82,14 +81,14 @@ def fixmask_optimizers(
     task_head: Iterable[str] = (),
     from_zero: bool = False,
 ) -> tuple[FixMaskAdamW, None]:
-    """Make what `Trainer(optimizers=...)` takes, as `diff_optimizers` does: only a diff's positions and the
-    task head learn.
+    """Make the `optimizers` of a Trainer, as `diff_optimizers` does, for a diff whose positions stand.
 
     Args:
         base: needed where a diff was trained in this model before (and detached since); see `FixMaskAdamW`.
+        diff, task_head, from_zero: see `FixMaskAdamW`.
 
     Raises:
-        ValueError: another optimizer than AdamW in `args`; see `FixMaskAdamW`.
+        ValueError: `args` choose another optimizer than AdamW; see `FixMaskAdamW`.
     """
     given = _settings(args)
     declare_mean_loss(model)
@@ -99,35 +98,31 @@ def fixmask_optimizers(
 
 
 class DiffCallback(EpochOrder):
-    """Logs the diff's figures; after a training that ends with its best checkpoint, takes the optimizer
-    there, too.
+    """Logs the diff's figures, and loads the best checkpoint's optimizer where the Trainer loads its model.
 
     Without that, w (or the kept values) would be the last update's while the model holds the selected
     checkpoint's theta, and a pack would be made of the wrong one.
 
-    Raises, from the Trainer:
-        ValueError: what cannot train a diff (DataParallel, DeepSpeed, FSDP), clipping by the Trainer,
-            best-checkpoint loading from checkpoints without their optimizer, a training that goes on without
-            its optimizer's state.
+    Raises:
+        ValueError: from the Trainer: it would train by DataParallel, DeepSpeed or FSDP, clip by itself, load
+            a best checkpoint that was saved without its optimizer, or resume without the optimizer's state.
     """
 
     def __init__(self, optimizer: DiffAdamW | FixMaskAdamW):
         self.optimizer = optimizer
 
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if args.n_gpu > 1:
             raise ValueError(
-                "several GPUs in one process copy the model but not its diff: start one process "
-                "a GPU (torchrun)"
+                "several GPUs in one process copy the model but not its diff: start one process a GPU "
+                "(torchrun)"
             )
         # `accelerate launch`
         launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
         if args.deepspeed or args.fsdp or args.deepspeed_plugin is not None or launched:
             raise ValueError(
-                "DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out "
-                "--deepspeed, --fsdp"
+                "DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out --deepspeed, "
+                "--fsdp"
             )
         if args.max_grad_norm:
             raise ValueError(
@@ -135,13 +130,11 @@ class DiffCallback(EpochOrder):
             )
         if args.load_best_model_at_end and args.save_only_model:
             raise ValueError(
-                "--save_only_model with --load_best_model_at_end: the diff of the best "
-                "checkpoint would be lost"
+                "--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be "
+                "lost"
             )
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         steps = self.optimizer.vector.steps if isinstance(self.optimizer, DiffAdamW) else self.optimizer.steps
         # the Trainer goes on without a word, and the diff would begin at 0
@@ -150,24 +143,16 @@ class DiffCallback(EpochOrder):
                 f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it"
             )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs or not isinstance(self.optimizer, DiffAdamW):
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        logs: dict[str, Any] = kwargs.get("logs") or {}
+        if "loss" not in logs or not isinstance(self.optimizer, DiffAdamW):
             return
         figures = self.optimizer.metrics()
         logs.update(figures)
         if state.log_history:  # written before the callbacks are asked
             state.log_history[-1].update(figures)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         super().on_train_end(args, state, control, **kwargs)
         best = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None:
@@ -176,6 +161,7 @@ class DiffCallback(EpochOrder):
 
 
 def _settings(args: TrainingArguments) -> dict[str, Any]:
+    """Return the options of AdamW that `args` give to both optimizers of diffs."""
     optim = str(getattr(args.optim, "value", args.optim))
     if optim not in _ADAMW:
         raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train a diff, got {optim}")

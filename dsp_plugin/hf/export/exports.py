@@ -153,8 +153,7 @@ def load_source(
     elif scores is not None:
         raise ValueError(
             f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask "
-            "FILE.json "
-            "(a training leaves a mask.json)"
+            "FILE.json (a training leaves a mask.json)"
         )
     else:
         return model

@@ -199,8 +199,7 @@ def graphs_of(model: PreTrainedModel) -> dict[str, Graph]:
     if model.config.is_encoder_decoder or _CROSS in kinds:
         raise ValueError(
             f"{type(model).__name__} cannot be exported to ONNX: of models with cross-attention those that "
-            "generate text "
-            "can (such as BartForConditionalGeneration); export it as dense"
+            "generate text can (such as BartForConditionalGeneration); export it as dense"
         )
     return {"model.onnx": DecoderStep(model) if generates and _SELF in kinds else SinglePass(model)}
 

@@ -1,9 +1,8 @@
-"""The best checkpoint of a training with a warm-up of the gates: never one whose heads nothing has chosen
-yet.
+"""Keeps a Trainer from taking a checkpoint of the gates' warm-up for its best one: its heads are random.
 
-The Trainer notes the best evaluation after it has told its callbacks of it, and acts on the note later: it
-keeps that checkpoint, measures the next evaluations by it, and may end with it. So the note of an evaluation
-in the warm-up is taken back before the next update, and after every save.
+The Trainer notes the best evaluation only after its callbacks have heard of it, and acts on the note later:
+it keeps that checkpoint, measures the next evaluations by it, and may end with it. So the note of an
+evaluation in the warm-up is taken back before the next update, and after every save.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ class BestAfterWarmup:
         self.warmup_updates = warmup_updates
         self._said = False
 
-    def begins(self) -> None:
-        """A training begins: what there is to say is said anew."""
+    def begin_training(self) -> None:
+        """Let a training that begins hear the warning again."""
         self._said = False
 
     def forget(self, state: TrainerState) -> bool:
-        """Whether there was a note of the warm-up in the state, which has none now."""
+        """Take a note of the warm-up out of the Trainer's state. Return whether there was one."""
         if state.best_global_step is None or state.best_global_step > self.warmup_updates:
             return False
         state.best_metric = state.best_global_step = state.best_model_checkpoint = None
@@ -54,21 +53,15 @@ class BestAfterWarmup:
         return True
 
     def forget_saved(self, args: TrainingArguments, state: TrainerState) -> None:
-        """After a save: the note goes from the checkpoint's own file, too."""
+        """Take the note out of the checkpoint that was just saved, too."""
         path = os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", TRAINER_STATE)
         if self.forget(state) and args.should_save and os.path.isfile(path):
             write_text(path, json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True) + "\n")
 
-    def ends(self, args: TrainingArguments, state: TrainerState) -> None:
-        """A training is over: says so where there was no checkpoint to choose from, and the model is the
-        last one.
-        """
-        if (
-            args.load_best_model_at_end
-            and state.best_model_checkpoint is None
-            and self._said
-            and state.is_world_process_zero
-        ):
+    def end_training(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Warn, after a training, that the model is the last one because no checkpoint could be chosen."""
+        nothing_to_choose = args.load_best_model_at_end and state.best_model_checkpoint is None
+        if nothing_to_choose and self._said and state.is_world_process_zero:
             logger.warning(
                 "no checkpoint after the warm-up was evaluated: the model is that of the last "
                 "update, not of a best one"

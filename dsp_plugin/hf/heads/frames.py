@@ -1,8 +1,7 @@
-"""Where a forward pass of a gated model begins and ends, whichever part of it is called.
+"""Hooks that tell where a forward pass of a gated model begins and ends, whichever part of it is called.
 
-Every module that holds several gated blocks (the model, its base model, its encoder) has a pair of hooks: the
-outermost of those that are called draws the gates, and they are its own until it ends (see
-`Switchboard.begin_forward`).
+Every module that holds several gated blocks (the model, its base model, its encoder) has a pair of them: the
+outermost module that is called draws the gates, which hold until it ends (see `Switchboard.begin_forward`).
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ...gating import Switchboard
-from .heads_link import GATING, add_hook, drop_hook
+from .heads_link import GATING, add_hook, drop_forward_hook, drop_hook
 from .interface import show_open_heads
 
 FRAME = "dsp_frame"  # the attribute of a module that holds its `Frame`
 
 
 class Frame:
-    """What is looked at when a forward pass begins.
+    """The switchboard of a gated model, and the places that are checked when a forward pass begins.
 
     Args:
-        switchboard: it draws the gates.
-        places: (module around it, its name there, output projection) of every block.
+        switchboard: the one that draws the gates.
+        places: (parent module, name in it, output projection) for every block.
         configs: configurations that name an attention implementation.
     """
 
@@ -40,9 +39,14 @@ class Frame:
         self.configs = list(configs)
 
     def begin(self, module: nn.Module) -> None:
-        for position, (around, name, projection) in enumerate(self.places):
-            if around._modules.get(name) is not projection:
-                self._refuse(position, around._modules.get(name))
+        """Draw the gates for a forward pass of `module`.
+
+        Raises:
+            ValueError: an output projection has been replaced by another module, whose input has no gates.
+        """
+        for position, (parent, name, projection) in enumerate(self.places):
+            if parent._modules.get(name) is not projection:
+                self._refuse(position, parent._modules.get(name))
         show_open_heads(self.configs)
         # a copy knows of no model yet; a part is not the whole
         if module._modules.get(GATING) is self.switchboard:
@@ -53,17 +57,13 @@ class Frame:
         block = self.switchboard.head_map.blocks[position].name
         raise ValueError(
             f"the output projection of {block} is another module ({type(found).__name__}) than the one whose "
-            "input was gated, as "
-            "after adding adapters (PEFT), quantising or replacing layers: its gates would be lost; do that "
-            "before gate_heads, "
-            "or prune_heads(model) first and then do it"
+            "input was gated, as after adding adapters (PEFT), quantising or replacing layers: its gates "
+            "would be lost; do that before gate_heads, or prune_heads(model) first and then do it"
         )
 
 
 def open_frames(root: nn.Module, frame: Frame) -> None:
-    """Let every module of `root` that holds several blocks, and `root` itself, begin and end forward
-    passes.
-    """
+    """Let `root` and every module in it that holds several blocks begin and end forward passes."""
     for module in _holders(root, [projection for _, _, projection in frame.places]):
         setattr(module, FRAME, frame)
         add_hook(module, _begin)
@@ -78,12 +78,11 @@ def close_frames(root: nn.Module, switchboard: Switchboard) -> None:
             continue
         delattr(module, FRAME)
         drop_hook(module, _begin)
-        for key in [key for key, hook in module._forward_hooks.items() if hook is _end]:
-            del module._forward_hooks[key]
-            module._forward_hooks_always_called.pop(key, None)
+        drop_forward_hook(module, _end)
 
 
 def _holders(root: nn.Module, projections: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return `root` and the modules in it that hold several of these projections."""
     wanted = {id(projection) for projection in projections}
     found = [root]
     for module in root.modules():

@@ -1,4 +1,4 @@
-"""Gates on the heads of any supported Transformers model, or of a user's own module around one or several."""
+"""Gates on the heads of any supported Transformers model, or of a user's own module around such models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .interface import use_stock
 from .layouts.locate import Attention, attentions_of, model_parts
 from .layouts.wrappers import check_root
 
-# what to do about a half of a method that is missing, as users of Transformers say it (see `Handshake`)
+# a part of a method that is missing -> what to do, as users of Transformers say it (see `Handshake`)
 _ADVICE = {
     "optimizer": "give the Trainer optimizers=pruning_optimizers(...), or gate the heads before it makes its "
     "own",
@@ -29,8 +29,8 @@ _ADVICE = {
 }
 
 
-def heads_link(attention: Attention) -> Heads:
-    """What is known of a block's heads; made where nothing is yet."""
+def link_heads(attention: Attention) -> Heads:
+    """Return the link of a block's heads, which lies in its attention module and its output projection."""
     link = getattr(attention.module, LINK, None)
     if link is None:
         link = Heads(attention.group, attention.block.num_heads)
@@ -44,9 +44,8 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
 
     Each head's context is multiplied by its gate, just before the output projection. In training the gates
     are drawn once a forward pass of the model, or of the part of it that is called; in evaluation the mask
-    `gates.keep()` holds. The switchboard becomes the submodule `gating` of the model: it moves with it, and
-    is saved with it under names that begin with `gating.`, which stock `from_pretrained` reports as
-    unexpected and leaves aside.
+    `gates.keep()` holds. The switchboard becomes the submodule `gating` of the model: it moves and is saved
+    with it, under names that begin with `gating.`, which stock `from_pretrained` reports as unexpected.
 
     Args:
         model: any model `head_map_of` takes, with task head or without, or a module around such models.
@@ -64,14 +63,14 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
         )
     if hasattr(model, GATING):
         raise ValueError(
-            f"{type(model).__name__} has an attribute `{GATING}` of its own: gate the "
-            "Transformers model inside it"
+            f"{type(model).__name__} has an attribute `{GATING}` of its own: gate the Transformers model "
+            "inside it"
         )
     attentions = attentions_of(model)
     switchboard = Switchboard(HeadMap([attention.block for attention in attentions]), gates, warmup_updates)
     switchboard.to(next(model.parameters()).device).train(model.training)
     for position, attention in enumerate(attentions):
-        link = heads_link(attention)
+        link = link_heads(attention)
         link.switchboard, link.position = switchboard, position
         add_hook(attention.output.module, gate_context)
     configs = {id(part.config): part.config for part in model_parts(model)}
@@ -83,8 +82,9 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
 
 
 def ungate_heads(model: nn.Module) -> None:
-    """Undo `gate_heads`: all heads (that have not been removed) are open again. Nothing to do on a model
-    without gates.
+    """Undo `gate_heads`, in place: all heads that have not been removed are open again.
+
+    A model without gates is left as it is.
 
     Raises:
         ValueError: the gates are those of a larger model, of which this one is a part.
@@ -95,26 +95,24 @@ def ungate_heads(model: nn.Module) -> None:
             link = module.__dict__.get(LINK)
             if link is not None and link.switchboard is board:
                 link.switchboard = None
-        for module in [
-            module for module in model.modules() if gate_context in module._forward_pre_hooks.values()
-        ]:
-            if module.__dict__[LINK].switchboard is None:
+        for module in model.modules():
+            gated = gate_context in module._forward_pre_hooks.values()
+            if gated and module.__dict__[LINK].switchboard is None:
                 drop_hook(module, gate_context)
         close_frames(model, board)
         if path is not None:
             parent, _, name = path.rpartition(".")
             delattr(model.get_submodule(parent), name)
-    if not boards_of(model) and all(
-        module.__dict__[LINK].kept is None for module in model.modules() if LINK in module.__dict__
-    ):
+    links = [module.__dict__[LINK] for module in model.modules() if LINK in module.__dict__]
+    if not boards_of(model) and all(link.kept is None for link in links):
         use_stock(model)
 
 
 def boards_of(model: nn.Module) -> dict[Switchboard, str | None]:
-    """The switchboards that gates of this model's heads come from, each with its path in the model.
+    """Return the switchboards whose gates this model's heads have, each with its path in the model.
 
-    The path is None for one that is no part of the model: the gates were put on a larger model, or this one
-    is a copy of a part of one.
+    The path is None for a switchboard outside the model: the gates were put on a larger model, or this one is
+    a copy of a part of one.
     """
     found: dict[Switchboard, str | None] = {}
     for path, module in model.named_modules():
@@ -127,7 +125,7 @@ def boards_of(model: nn.Module) -> dict[Switchboard, str | None]:
 
 
 def switchboard_of(model: nn.Module) -> Switchboard | None:
-    """The switchboard of a gated model, wherever in it its gates were put; None for any other.
+    """Return the switchboard of a gated model, wherever in it its gates were put; None without gates.
 
     Raises:
         ValueError: parts of the model have been gated one by one, and there are several.
@@ -145,48 +143,46 @@ def switchboard_of(model: nn.Module) -> Switchboard | None:
 
 
 def check_whole(model: nn.Module, board: Switchboard) -> None:
-    """Refuse to take a part of a gated model for the whole.
+    """Refuse a part of a gated model where the whole is needed.
 
     Raises:
-        ValueError: the switchboard hangs at a module around the model.
+        ValueError: the switchboard belongs to a larger module, of which the model is a part.
     """
     gated = board.handshake.model
     if gated is not None and not any(module is gated or module is board for module in model.modules()):
         raise ValueError(
             f"the gates of {type(model).__name__} were put on a larger model, of which it is a part "
-            f"({type(gated).__name__}): "
-            "give that one"
+            f"({type(gated).__name__}): give that one"
         )
 
 
 def load_gating(model: nn.Module, folder: str) -> None:
-    """Read the gates' state (scores) of a gated model that was saved with `save_pretrained` into one gated
-    alike.
+    """Read the gates' state (scores) that `save_pretrained` wrote with a gated model.
 
     Args:
-        model: gated.
-        folder: with `.safetensors` files; they are compared with its list of checksums, where there is one
+        model: gated like the model that was saved; its gates get the state in place.
+        folder: holds `.safetensors` files, which are compared with its list of checksums, where there is one
             (`seal_folder`).
 
     Raises:
-        ValueError: the model has no gates, the folder has none of these or is damaged, or they are of other
+        ValueError: the model has no gates, the folder has no scores or is damaged, or the scores are of other
             gates.
     """
     switchboard = switchboard_of(model)
     if switchboard is None:
         raise ValueError("the model has no gates to read scores into: gate_heads(model, gates) first")
     check_sealed(folder, warn=True)
-    found: dict[str, dict[str, Tensor]] = {}  # by the path of the module that was gated
+    found: dict[str, dict[str, Tensor]] = {}  # path of the module that was gated -> state of its gates
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():
-                around, word, own = f".{name}".rpartition(f".{GATING}.gates.")
-                if word:
-                    found.setdefault(around, {})[f"gates.{own}"] = file.get_tensor(name)
+                module, separator, own = f".{name}".rpartition(f".{GATING}.gates.")
+                if separator:
+                    found.setdefault(module, {})[f"gates.{own}"] = file.get_tensor(name)
     if not found:
         raise ValueError(f"{folder} holds no scores of heads: it was not saved from a gated model")
     if len(found) > 1:
-        parts = ", ".join(sorted(around.lstrip(".") or "the whole" for around in found))
+        parts = ", ".join(sorted(module.lstrip(".") or "the whole" for module in found))
         raise ValueError(
             f"{folder} holds scores of several gated parts ({parts}): load the whole model's state instead"
         )
@@ -198,11 +194,11 @@ def load_gating(model: nn.Module, folder: str) -> None:
 
 
 def _places(model: nn.Module, attentions: Sequence[Attention]) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(module around it, its name there, output projection) of every block."""
+    """Return (parent module, name in it, output projection) for every block."""
     paths = {id(module): path for path, module in model.named_modules()}
     found = []
     for attention in attentions:
         projection = attention.output.module
-        around, _, name = paths[id(projection)].rpartition(".")
-        found.append((model.get_submodule(around), name, projection))
+        parent, _, name = paths[id(projection)].rpartition(".")
+        found.append((model.get_submodule(parent), name, projection))
     return found

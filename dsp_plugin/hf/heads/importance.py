@@ -1,4 +1,4 @@
-"""Importance of a Transformers model's heads on a data set (Michel et al.), and the other rankings.
+"""Importance of a Transformers model's heads on a data set (Michel et al. 2019), and the other rankings.
 
 The formula is in `gating/importance/head_importance.py`.
 """
@@ -29,19 +29,20 @@ from ...gating.importance.removal_order import ImportanceOf
 from ..probes.comparison import evaluating
 from .example_losses import example_losses
 from .gating import gate_heads, switchboard_of, ungate_heads
-from .layouts.locate import Projection, attentions_of, head_map_of
+from .layouts.locate import attentions_of, head_map_of
 
 Collate = Callable[[list[Any]], Mapping[str, Tensor]]
-"""Examples -> the model's keyword arguments, with labels: a Trainer's `data_collator`."""
+"""Makes the model's keyword arguments, labels among them, from examples: a Trainer's `data_collator`."""
 
 
 @dataclass(frozen=True)
 class ExampleRanking(RankingOptions):
-    """What heads are ranked by, on batches of `batch_size` examples."""
+    """The options that say what heads are ranked by, with the number of examples in a batch."""
 
     batch_size: int = 32
 
     def check(self) -> None:
+        """Refuse options that are out of range with a ValueError that names the option."""
         super().check()
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be 1 or more, got {self.batch_size}")
@@ -49,11 +50,12 @@ class ExampleRanking(RankingOptions):
     def source(
         self, model: PreTrainedModel, dataset: Any, collate: Collate | None, progress: bool = True
     ) -> ImportanceOf:
-        """keep -> importance [N] of the model's heads, larger is better, by this ranking.
+        """Return the function keep [N] -> importance [N] of the model's heads, larger is better.
 
         Args:
             model: with gates on it or without.
-            dataset, collate: see `head_importance`; read only for importance.
+            dataset, collate: see `measured_importance`; read only to rank by importance.
+            progress: show a bar, in the first process.
         """
         chosen = self.sample(len(dataset)) if self.rank_by == "importance" else None
         return self.importance_of(
@@ -66,19 +68,13 @@ class ExampleRanking(RankingOptions):
 
 
 def head_importance(
-    model: PreTrainedModel,
-    dataset: Any,
-    collate: Collate,
-    batch_size: int,
-    per_batch: bool = False,
-    progress: bool = True,
-    keep: Tensor | None = None,
-    chosen: Sequence[int] | None = None,
+    model: PreTrainedModel, dataset: Any, collate: Collate, batch_size: int, **options: Any
 ) -> Tensor:
-    """Importance of every head, without any normalisation: [N] float64, loss a token. See
-    `measured_importance`.
+    """Measure the importance of every head, [N] float64, loss a token, without any normalisation.
+
+    Arguments, further options and errors are those of `measured_importance`.
     """
-    return measured_importance(model, dataset, collate, batch_size, per_batch, progress, keep, chosen).value()
+    return measured_importance(model, dataset, collate, batch_size, **options).value()
 
 
 def measured_importance(
@@ -91,10 +87,10 @@ def measured_importance(
     keep: Tensor | None = None,
     chosen: Sequence[int] | None = None,
 ) -> HeadImportance:
-    """Importance of every head under a mask; of several processes each takes a part, and all get the same
-    sums.
+    """Measure the importance of every head under a mask, as sums that can be normalised in several ways.
 
-    The model is in evaluation mode: no dropout, and no gates but these. It is left as it was.
+    Several processes share the examples, and all get the same sums. The model runs in evaluation mode,
+    without dropout and under no gates but these, and is left as it was.
 
     Args:
         model: with gates on it or without, on the device it is to run on.
@@ -103,8 +99,8 @@ def measured_importance(
         batch_size: examples a batch. Only `per_batch` makes the figures depend on it.
         per_batch: see `HeadImportance`.
         progress: show a bar, in the first process.
-        keep: bool [N], heads that are there; None means all. Removed heads have a gate of 0 and still get a
-            gradient.
+        keep: bool [N], the heads that are there; None means all. Removed heads have a gate of 0 and still get
+            a gradient.
         chosen: numbers of the examples to take; None means all.
 
     Raises:
@@ -135,23 +131,24 @@ def measured_importance(
 
 
 def magnitudes(model: PreTrainedModel) -> Tensor:
-    """L2 norm of each head's weights in its projections: [N] float64. With grouped queries, of the whole
-    group's.
+    """Return the L2 norm of each head's weights in its projections, [N] float64.
+
+    With grouped queries it is the norm of the whole group.
     """
     found = []
     for attention in attentions_of(model):
+        # query, key and value in one matrix [3 * h * d, C] -> three of [h * d, C]
         inputs = [
-            part for projection in attention.projections if projection.out for part in _parts(projection)
+            part for p in attention.projections if p.out for part in _matrix(p.module).chunk(p.parts, dim=0)
         ]
-        (output,) = [projection for projection in attention.projections if not projection.out]
-        heads = attention.block.num_heads
-        found.append(weight_magnitude(inputs, _matrix(output.module), heads).cpu())
+        output, heads = _matrix(attention.output.module), attention.block.num_heads
+        found.append(weight_magnitude(inputs, output, heads).cpu())
     return torch.cat(found)
 
 
 @contextmanager
 def gating_of(model: PreTrainedModel) -> Iterator[Switchboard]:
-    """The model's switchboard; for the time being one with all heads open, if it has none."""
+    """Yield the model's switchboard; a model without gates gets all heads open for the time being."""
     board = switchboard_of(model)
     if board is not None:
         yield board
@@ -164,7 +161,7 @@ def gating_of(model: PreTrainedModel) -> Iterator[Switchboard]:
 
 
 def _batches(dataset: Any, chosen: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Numbers of examples, batch by batch; of similar length, where examples have `input_ids`."""
+    """Return the numbers of the examples batch by batch, of similar length where they have `input_ids`."""
     numbers = np.asarray(chosen, dtype=np.int64)
     if hasattr(dataset, "lengths"):  # without building every example
         lengths = np.asarray(dataset.lengths())[numbers]
@@ -184,9 +181,5 @@ def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
 
 
 def _matrix(module: nn.Module) -> Tensor:
-    """The weight as [out, in]."""
+    """Return the weight as [out, in], which is how a `Conv1D` does not store it."""
     return module.weight.t() if isinstance(module, Conv1D) else module.weight
-
-
-def _parts(projection: Projection) -> list[Tensor]:
-    return list(_matrix(projection.module).chunk(projection.parts, dim=0))

@@ -1,10 +1,12 @@
-"""Attention functions that know of heads, where Transformers' own do not suffice.
+"""Attention functions for models with removed or closed heads, around Transformers' own.
 
 Gates need none of this: they act on the input of the output projection. Three things do: T5's position bias,
 which is made for all heads and shared between layers; blocks that have lost all their heads, which not every
 kernel takes; and attention maps, of which a masked model shows those of open heads. Each function is
 registered under the name of the stock one with `dsp_` before it, as an attention function and, just as
 needed, as a mask function: without that Transformers builds no mask at all, and padding is attended to.
+
+Notation: B examples, H query heads, L queries, S keys, d size of a head.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ PREFIX = "dsp_"
 
 
 def stock_name(implementation: str | None) -> str:
-    """The stock name of an implementation, ours or stock: "sdpa" for "dsp_sdpa"."""
+    """Return the stock name of an implementation, ours or stock: "sdpa" for "dsp_sdpa"."""
     return (implementation or "sdpa").removeprefix(PREFIX)
 
 
 def registered(stock: str) -> str:
-    """The name of our function around the stock implementation `stock`, registered if it was not yet.
+    """Return the name of our function around the implementation `stock`; register it if it is not yet.
 
     Raises:
         ValueError: Transformers has no such implementation, or none that builds a mask.
@@ -50,32 +52,28 @@ def registered(stock: str) -> str:
 
 
 def show_open_heads(configs: Iterable[Any]) -> None:
-    """Let eager attention, the one that gives its maps away, be ours; it stays so after
-    `set_attn_implementation`, too.
-    """
+    """Let eager attention, which returns its maps, be ours; call it before each forward pass."""
     for config in configs:
         if config._attn_implementation == "eager":
             _set(config, registered("eager"))
 
 
 def use_ours(module: nn.Module) -> None:
-    """Let an attention module call our function around the implementation it has, whoever sets another
-    one.
-    """
+    """Let an attention module call our function around the implementation it has, now and after a change."""
     if hasattr(getattr(module, "config", None), "_attn_implementation"):
-        _stay(module, ())
-        add_hook(module, _stay)
+        _set_ours(module, ())
+        add_hook(module, _set_ours)
 
 
 def use_stock(root: nn.Module) -> None:
     """Let every part of `root` call the stock function of the implementation it has again."""
     for part in root.modules():
-        drop_hook(part, _stay)
+        drop_hook(part, _set_ours)
     for part in model_parts(root):
         _set(part.config, stock_name(part.config._attn_implementation))
 
 
-def _stay(module: nn.Module, args: Any) -> None:
+def _set_ours(module: nn.Module, args: Any) -> None:
     config = module.config
     if not (config._attn_implementation or "").startswith(PREFIX):
         _set(config, registered(stock_name(config._attn_implementation)))
@@ -88,27 +86,20 @@ def _set(config: Any, name: str) -> None:
 
 def _function(stock: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def attention(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        *args,
-        **kwargs,
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
-        """query [B, H, L, d] -> context [B, L, H, d]"""
+        """Return the context [B, L, H, d] of query [B, H, L, d] and key [B, H, S, d], and attention maps."""
         heads: Heads | None = getattr(module, LINK, None)
         if heads is None:
             return _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
         if query.shape[1] == 0:  # not every kernel takes tensors without elements
-            weights = (
-                query.new_zeros(query.shape[0], 0, query.shape[2], key.shape[2]) if stock == "eager" else None
-            )
-            return query.transpose(1, 2), weights
+            maps = (query.shape[0], 0, query.shape[2], key.shape[2])
+            weights = query.new_zeros(maps) if stock == "eager" else None
+            return query.transpose(1, 2), weights  # [B, 0, L, d] -> [B, L, 0, d]
         if kwargs.get("position_bias") is not None:
-            kwargs["position_bias"] = heads.bias(kwargs["position_bias"])
+            kwargs["position_bias"] = heads.kept_bias(kwargs["position_bias"])
         context, weights = _call(stock, module, query, key, value, attention_mask, *args, **kwargs)
-        return context, None if weights is None else heads.shown(weights)
+        return context, None if weights is None else heads.open_weights(weights)
 
     return attention
 
@@ -130,9 +121,7 @@ def _call(stock: str, module: nn.Module, *args, **kwargs) -> tuple[Tensor, Tenso
 
 
 def _eager(module_class: type) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Eager attention differs from model to model: the function in the file that the module's class comes
-    from.
-    """
+    """Return the eager attention function in the file of a module's class: every model has its own."""
     for base in module_class.__mro__:
         function = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
         if function is not None:

@@ -28,7 +28,7 @@ def pruning_optimizers(
     joint: bool,
     pruning_schedule: str | None = None,
 ) -> tuple[Optimizer, LRScheduler]:
-    """AdamW with the scores in a group of their own, and its schedule.
+    """Make AdamW with the scores in a group of their own, and its schedule.
 
     The groups are the model's weights with weight decay, those without (biases and norms), and what the gates
     learn, without weight decay. Betas, epsilon, decay, warm-up and the model's learning rate and schedule are
@@ -36,7 +36,7 @@ def pruning_optimizers(
     model's schedule from their own rate, as in the BERT program of DSP.
 
     Args:
-        model: gated, or without gates (then a plain finetuning); the one that the Trainer is given, such as a
+        model: gated, or without gates (for finetuning alone); the one that the Trainer is given, such as a
             user's own module around a gated one, whose weights outside that one learn or are frozen with the
             others.
         num_training_steps: optimizer updates of the whole run (`training_steps`).
@@ -87,8 +87,10 @@ def pruning_optimizers(
 
 
 def check_covered(optimizer: Optimizer | None, model: nn.Module) -> None:
-    """Raises: ValueError: an optimizer of `pruning_optimizers` was made of a part of the model that is
-    trained with it.
+    """Check that an optimizer of `pruning_optimizers` holds every parameter of the model that learns.
+
+    Raises:
+        ValueError: it was made for a part of the model only.
     """
     if optimizer is None or optimizer not in _made:
         return
@@ -97,8 +99,8 @@ def check_covered(optimizer: Optimizer | None, model: nn.Module) -> None:
     if left:
         raise ValueError(
             f"{len(left)} parameters of the model that is trained are not its optimizer's "
-            f"({', '.join(left[:3])}): give "
-            f"pruning_optimizers() the whole {type(model).__name__}, as the Trainer has it"
+            f"({', '.join(left[:3])}): give pruning_optimizers() the whole {type(model).__name__}, as the "
+            "Trainer has it"
         )
 
 
@@ -125,9 +127,9 @@ def training_steps(args: TrainingArguments, num_examples: int) -> int:
 
 
 def _groups(model: nn.Module, scores: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """The model's own parameters that learn, with and without weight decay."""
-    theirs = {id(parameter) for parameter in scores}
-    learnt = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in theirs]
+    """Group the parameters that learn, apart from the scores, by whether they have weight decay."""
+    score_ids = {id(parameter) for parameter in scores}
+    learnt = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in score_ids]
     decayed = set(Trainer.get_decay_parameter_names(None, model))  # uses nothing of the Trainer
     groups = [
         {"params": [p for n, p in learnt if n in decayed], "weight_decay": weight_decay},
@@ -137,7 +139,7 @@ def _groups(model: nn.Module, scores: list[nn.Parameter], weight_decay: float) -
 
 
 def _factor(name: Any, args: TrainingArguments, num_training_steps: int, lr: float) -> Callable[[int], float]:
-    """What a learning rate is multiplied by after so many updates, under a schedule of Transformers."""
+    """Return the factor of the learning rate after n updates, under a schedule of Transformers."""
     # schedules can be had only for an optimizer, and some look at its learning rate
     single = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     more = args.lr_scheduler_kwargs if name == args.lr_scheduler_type else None

@@ -1,6 +1,4 @@
-"""Heads of a Transformers model go step by step, least important first, and the model is scored at every
-step.
-"""
+"""Removal of a Transformers model's heads step by step, least important first, with scores at every step."""
 
 from __future__ import annotations
 
@@ -38,28 +36,32 @@ def prune_by_importance(
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> list[Step]:
-    """The loop of Michel et al.: rank, remove `step` heads, score, and so on down to none (or the smallest
-    budget).
+    """Rank the heads, remove `step` of them, score the model, and so on (the loop of Michel et al. 2019).
 
-    Every step is saved as it is made, mask, importance and scores, and a second call with the same arguments
-    goes on from there. The model's weights are not changed; heads go by their gates.
+    The last step is the smallest budget, or no heads. Every step is saved as it is made: mask, importance and
+    scores; a second call with the same arguments goes on from there. The model's weights are not changed:
+    heads are removed by their gates.
 
     Args:
         model: finetuned, with gates on it (which play no part) or without, on the device it is to run on.
-        dataset, collate: what importance is worked out on, the training set; see `head_importance`. None for
-            another ranking.
+        dataset, collate: the training set, on which importance is measured; see `measured_importance`. None
+            for another ranking.
         folder: gets `step-XX.json`, and `mask-K<k>.json` of every budget (of every step, where there are no
             budgets).
         step: heads to remove at a time. A step that would miss a budget is shorter.
         evaluate: subset -> metrics, the first of them the one to show; called with the mask in force, so
             `trainer.evaluate(...)` or any other program that runs this model.
-        exact: work the importance out anew under the current mask before every step.
-        ranking: by what, with which normalisations, on how many examples, in batches of which size.
-        subsets: what to score at every step; none for masks only.
+        exact: measure the importance again under the current mask before every step.
+        ranking: the ranking's options.
+        subsets: names of the subsets to score at every step; none for masks only.
         budgets: numbers of heads that the sweep lands on exactly; it stops at the smallest.
-        budget: what must hold at the end (heads by kind of attention, a minimum a block).
+        budget: constraints at the end (heads by kind of attention, a minimum a block).
         score_only_budgets: score the full model, the budgets and the last step only.
-        settings: what else decides the outcome (names of data sets, say): another value refuses to go on.
+        settings: further settings that decide the outcome (names of data sets, say): a folder that was made
+            with other values is refused.
+        folder_option: the option that names the folder, for messages.
+        progress: show a bar while importance is measured, in the first process.
+        say: called with a line for every step.
 
     Returns:
         the steps, the full model's first: {"kept", "keep" [N], "removed", "importance" [N], "scores":
@@ -113,10 +115,11 @@ def prune_by_importance(
 
 @torch.no_grad()
 def _weights_fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of all weights but those of gates."""
+    """Return a short hash of all weights but those of gates."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         if not name.startswith("gating."):
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            flat = weight.detach().cpu().contiguous().view(-1)  # [...] -> [number of weights]
+            digest.update(flat.view(torch.uint8).numpy())  # -> [bytes]
     return digest.hexdigest()[:16]

@@ -1,12 +1,9 @@
-"""Training a gated model with the stock Trainer: what its optimizer, its callbacks and its clipping must know
-of gates.
+"""Training of a gated model with the stock Trainer, by an optimizer and a callback that know of gates.
 
-    gate_heads(model, RelaxedSubset(head_map_of(model), k, cooling))
-    trainer = Trainer(
-        model, args, ...,
-        optimizers=pruning_optimizers(model, args, training_steps(args, len(train_data)), pruning_lr=0.5,
-        joint=True), callbacks=[HeadGatesCallback(model)],
-    )
+gate_heads(model, RelaxedSubset(head_map_of(model), k, cooling))
+steps = training_steps(args, len(train_data))
+optimizers = pruning_optimizers(model, args, steps, pruning_lr=0.5, joint=True)
+trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[HeadGatesCallback(model)])
 """
 
 from __future__ import annotations
@@ -28,36 +25,32 @@ from .optimizers import check_covered, pruning_optimizers, training_steps
 
 __all__ = ["HeadGatesCallback", "declare_mean_loss", "pruning_optimizers", "training_steps"]
 
-# The scores' gradient is this much smaller while the Trainer clips: an exact factor, and no part of the norm
-# any more.
+# the factor of the scores' gradient while the Trainer clips: exact, and too small to count in the norm
 _ASIDE = 2.0**-40
 
 
 class HeadGatesCallback(EpochOrder):
-    """Tells the gates how far training is, brings their penalty into the gradient, notes the heads, logs
-    figures.
+    """Trains the gates: tells them the updates, adds their penalty, clips, logs, and notes the heads.
 
-    The penalty lambda * (...) of Voita's gates is added to the mean loss of an optimizer step: its gradient
-    is what the scores' gradient starts from, once a step, whatever the number of micro-batches, processes and
-    the loss scale. The logged loss leaves it out. The callback must be made before the Trainer is (see
+    The penalty lambda * (...) of Voita's gates is added to the mean loss of an optimizer step: the scores'
+    gradient starts from the penalty's, once a step, whatever the number of micro-batches, processes and the
+    loss scale. The logged loss leaves it out. The callback must be made before the Trainer is (see
     `declare_mean_loss`).
 
     Clipping: the relaxed sampler's gradient can be a million times that of the gates, and would, in one norm
-        with the
-    model's, stop the model's learning for that step. So the scores take no part in the norm that the Trainer
-    clips by. Their gradient is scaled as the model's is, and then held to `max_grad_norm` apart.
+    with the model's, stop the model's learning for that step. So the scores take no part in the norm that the
+    Trainer clips by. Their gradient is scaled as the model's is, and then clipped to `max_grad_norm` apart.
 
-    The best checkpoint (`load_best_model_at_end`, early stopping, what `save_total_limit` keeps) is one of
-    after the
-    warm-up: before, the heads that an evaluation keeps are random.
+    The best checkpoint (`load_best_model_at_end`, early stopping, what `save_total_limit` keeps) is one from
+    after the warm-up: before, the heads that an evaluation keeps are random.
 
     Args:
         model: gated (`gate_heads`), the one the Trainer is given; any module around gated ones.
         note_every: note the heads that would be kept every so many updates, too, and not at evaluations only.
 
     Attributes:
-        history: (updates, keep as a list of N truth values) at every evaluation, in order. Also in
-            `heads.jsonl` in the Trainer's output folder, from where a resumed run goes on.
+        history: (updates, keep as a list of N booleans) at every evaluation, in order. Also in `heads.jsonl`
+            in the Trainer's output folder, from where a resumed run goes on.
 
     Raises:
         ValueError: the model has no gates, or `note_every` is below 1. From the Trainer: see
@@ -78,115 +71,82 @@ class HeadGatesCallback(EpochOrder):
         self._training = False
         self._hooks: list[Any] = []
         self._figures: dict[str, Any] = {}
-        self._pipelined = False
+        self._only_scores_learn = False
         self._best = BestAfterWarmup(switchboard.warmup_updates)
 
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         check_arguments(args)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         optimizer = kwargs.get("optimizer")
         if not args.fsdp:  # which has parameters of its own
             check_covered(getattr(optimizer, "optimizer", optimizer), kwargs["model"])
         self._remove_hooks()
-        self._tell(state.global_step)
+        self.switchboard.set_num_updates(state.global_step)
         self._training, self._figures = True, {}
-        self._best.begins()
+        self._best.begin_training()
         # a checkpoint of the warm-up that another program wrote may say that it is the best
         self._best.forget(state)
-        scores = {id(parameter) for parameter in self._learnt()}
-        self._pipelined = not any(
-            p.requires_grad and id(p) not in scores for p in kwargs["model"].parameters()
-        )
-        # a run that starts anew does not go on from the notes of another one, nor a resumed one from its own
-        # future
+        learning = {id(parameter) for parameter in kwargs["model"].parameters() if parameter.requires_grad}
+        self._only_scores_learn = learning <= {id(parameter) for parameter in self._scores()}
+        # a new run does not go on from the notes of another one, nor a resumed one from its own future
         noted = read_history(args.output_dir) if state.global_step else []
         noted = [entry for entry in noted if entry["updates"] <= state.global_step]
         self.history = [(entry["updates"], [bool(flag) for flag in entry["keep"]]) for entry in noted]
         if state.is_world_process_zero:
             rewrite_history(args.output_dir, noted)
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._remove_hooks()
-        self._tell(state.global_step)
+        self.switchboard.set_num_updates(state.global_step)
         self._best.forget(state)
-        learnt = self._learnt()
-        scaler = getattr(optimizer, "scaler", None)
+        scores = self._scores()
+        scaler = getattr(kwargs.get("optimizer"), "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        for parameter, gradient in zip(learnt, self._penalty_gradients(learnt)):
+        for parameter, gradient in zip(scores, self._penalty_gradients(scores)):
             # backward adds to what is there, and averaging over processes leaves alone what all of them have
             parameter.grad = None if gradient is None else gradient * (scale * _ASIDE)
         # not before: a hook would set the penalty's gradient aside, too, and so twice
-        self._hooks = [parameter.register_hook(_set_aside) for parameter in learnt]
+        self._hooks = [parameter.register_hook(_set_aside) for parameter in scores]
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
-    ) -> None:
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ):
         self._remove_hooks()
-        learnt = [parameter for parameter in self._learnt() if parameter.grad is not None]
-        if not learnt:
+        scores = [parameter for parameter in self._scores() if parameter.grad is not None]
+        if not scores:
             return
-        for parameter in learnt:
+        for parameter in scores:
             parameter.grad.div_(_ASIDE)
-        norm = nn.utils.clip_grad_norm_(learnt, args.max_grad_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(scores, args.max_grad_norm or math.inf)
         self._figures = {"scores_grad_norm": norm}
-        rate = _learning_rate(optimizer, learnt)
+        rate = _learning_rate(kwargs.get("optimizer"), scores)
         if rate is not None:
             self._figures["pruning_lr"] = rate
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.note_every is not None and state.global_step % self.note_every == 0:
             self._note(args, state)
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self._training:  # afterwards the model may be that of another update
             self._note(args, state)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._best.forget_saved(args, state)  # before the checkpoint is sealed
         super().on_save(args, state, control, **kwargs)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         super().on_train_end(args, state, control, **kwargs)
         self._best.forget(state)
-        self._best.ends(args, state)
+        self._best.end_training(args, state)
         self._remove_hooks()
         self._training = False
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not self._training or not logs or "loss" not in logs:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        logs: dict[str, Any] = kwargs.get("logs") or {}
+        if not self._training or "loss" not in logs:
             return
         figures = {
             name: float(value) for name, value in {**self.switchboard.metrics(), **self._figures}.items()
@@ -194,16 +154,14 @@ class HeadGatesCallback(EpochOrder):
         penalty = float(self.switchboard.penalty().detach())
         if penalty:
             figures["penalty"] = penalty
-        if self._pipelined and "grad_norm" in logs:  # the Trainer saw it set aside
+        if self._only_scores_learn and "grad_norm" in logs:  # the Trainer saw it set aside
             figures["grad_norm"] = figures.get("scores_grad_norm", logs["grad_norm"])
         logs.update(figures)
         if state.log_history:  # written before the callbacks are asked
             state.log_history[-1].update(figures)
 
-    def _tell(self, updates: int) -> None:
-        self.switchboard.set_num_updates(updates)
-
-    def _learnt(self) -> list[nn.Parameter]:
+    def _scores(self) -> list[nn.Parameter]:
+        """Return the gates' parameters that learn."""
         return [parameter for parameter in self.switchboard.gates.parameters() if parameter.requires_grad]
 
     def _penalty_gradients(self, parameters: list[nn.Parameter]) -> list[Tensor | None]:
@@ -228,8 +186,10 @@ class HeadGatesCallback(EpochOrder):
 
 
 def check_arguments(args: TrainingArguments) -> None:
-    """Raises: ValueError: arguments of the Trainer under which gates would not learn, or not by their
-    schedule; named.
+    """Refuse arguments of the Trainer under which gates would not learn, or not by their schedule.
+
+    Raises:
+        ValueError: names the argument.
     """
     if args.n_gpu > 1:
         raise ValueError(
@@ -255,7 +215,7 @@ def _set_aside(gradient: Tensor) -> Tensor:
 
 
 def _learning_rate(optimizer: Any, parameters: list[nn.Parameter]) -> float | None:
-    """That of the group these parameters are in; None where there is none."""
+    """Return the learning rate of the group that has one of these parameters; None where there is none."""
     wanted = {id(parameter) for parameter in parameters}
     for group in getattr(optimizer, "param_groups", []):
         if any(id(parameter) in wanted for parameter in group["params"]):

@@ -15,8 +15,7 @@ from .projections import Bias
 
 TESTED = (
     "BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, DeBERTa-v2, MPNet, ModernBERT, GPT-2, GPT-NeoX, GPT-J, "
-    "GPT-Neo, OPT, BLOOM, "
-    "Falcon, MPT, Phi, StableLM, Llama, BART, Marian, T5, Whisper"
+    "GPT-Neo, OPT, BLOOM, Falcon, MPT, Phi, StableLM, Llama, BART, Marian, T5, Whisper"
 )
 
 HEAD_DIM = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim")

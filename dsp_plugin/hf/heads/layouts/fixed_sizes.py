@@ -26,10 +26,8 @@ _WIDTHS = ("embed_dim", "hidden_size", "d_model", "dim", "hidden_dim", "width")
 # integers that are no sizes of all heads together, whatever their value happens to be
 _OTHERS = frozenset(
     "layer_idx layer_id head_dim head_size attention_head_size key_value_proj_dim num_key_value_groups "
-    "rotary_ndims rotary_dim "
-    "sliding_window relative_attention_num_buckets relative_attention_max_distance position_buckets "
-    "max_relative_positions "
-    "pos_ebd_size max_position_embeddings".split()
+    "rotary_ndims rotary_dim sliding_window relative_attention_num_buckets relative_attention_max_distance "
+    "position_buckets max_relative_positions pos_ebd_size max_position_embeddings".split()
 )
 _NO_VALUES = ("dtype", "device", "shape", "size", "ndim", "dim", "is_cuda")
 

@@ -122,8 +122,7 @@ def _tensor_reason(tensor: Tensor | None) -> str | None:
     ):
         return (
             f"has weights of type {type(data).__name__} ({str(tensor.dtype).removeprefix('torch.')}), not "
-            "plain ones: "
-            "load the model without quantisation first"
+            "plain ones: load the model without quantisation first"
         )
     return None
 
@@ -199,6 +198,5 @@ def check_values(model: nn.Module) -> None:
         if tensor.is_meta:
             raise ValueError(
                 f"{name} of {type(model).__name__} has no values (it is on the meta device): load the whole "
-                "model on "
-                "devices first (no offload)"
+                "model on devices first (no offload)"
             )

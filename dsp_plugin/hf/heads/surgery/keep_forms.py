@@ -86,8 +86,7 @@ def _without(
         if not _is_integer(layer):
             raise ValueError(
                 f"`keep` has the key {layer!r}: a mapping names the heads to remove by layer number, {{0: "
-                f"[1, 2]}}; "
-                "for heads to keep by block name give a mask [N]"
+                "[1, 2]}; for heads to keep by block name give a mask [N]"
             )
         numbers[int(layer)] = _numbers(int(layer), removed)
     if numbers and len(kinds) > 1:

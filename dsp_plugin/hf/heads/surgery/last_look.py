@@ -228,8 +228,7 @@ class LastLook:
     def _differ(self, name: str, how: str, tolerance: float) -> None:
         raise ValueError(
             f"{self._name} without the heads that are to go is not what it is with these heads masked: "
-            f"{name} {how} "
-            f"(rounding is up to {tolerance:g} of them): its heads cannot be removed"
+            f"{name} {how} (rounding is up to {tolerance:g} of them): its heads cannot be removed"
         )
 
     def _unseen(self) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ....gating import AttentionBlock, HeadMap, Switchboard
 from ....surgery import KeptHeads, check_record
-from ..gating import boards_of, check_whole, heads_link, ungate_heads
+from ..gating import boards_of, check_whole, link_heads, ungate_heads
 from ..heads_link import LINK, forget_heads
 from ..interface import use_ours, use_stock
 from ..layouts.locate import attentions_of
@@ -229,7 +229,7 @@ class _Surgery:
     def _tell(self, attention: Attention) -> None:
         """Let a block know which of its heads are left."""
         record, module = self.record[attention.block.name], attention.module
-        heads_link(attention).keep(record)
+        link_heads(attention).keep(record)
         slice_biases(module, attention.biases)
         if not record:
             run_without_heads(attention)

@@ -40,8 +40,7 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], kept: Heads) 
                 if rows != others and changed & {block, other}:
                     raise ValueError(
                         f"{other} and {block} share one weight, of which they would keep different heads: "
-                        "keep the same heads "
-                        "in both, or give each a weight of its own first"
+                        "keep the same heads in both, or give each a weight of its own first"
                     )
                 holders.add((id(projection.module), name))
                 if block in changed:
@@ -52,8 +51,7 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], kept: Heads) 
                 where = f"{path}.{name}" if path else name
                 raise ValueError(
                     f"a projection of {lost[id(weight)]} shares its weight with {where}, which would lose "
-                    "its rows, too: give it "
-                    "a weight of its own first"
+                    "its rows, too: give it a weight of its own first"
                 )
 
 
