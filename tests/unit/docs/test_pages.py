@@ -1,6 +1,4 @@
-"""README and docs/: short enough, no dead link or path, options that exist, Python blocks that run or say why
-not.
-"""
+"""README and docs/: short enough, no dead link or path, Python blocks that run or say why not."""
 
 from __future__ import annotations
 
@@ -12,10 +10,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from page_commands import BLOCK, PAGES, ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-PAGES = sorted([ROOT / "README.md", ROOT / "data-prep" / "README.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # (page, first words of a Python block): why no test runs it as it stands
 NOT_RUN = {
     ("diff-pruning.md", "from dsp_plugin.hf.diffs.training"): "needs a Trainer's arguments: "
@@ -33,9 +29,6 @@ RUN_ELSEWHERE = {
     ("diff-packs.md", "from dsp_plugin.diffs.serving.bank"): "below",
     ("diff-packs.md", "bank = DiffBank(model)"): "below",
 }
-# options of programs that are not ours
-FOREIGN = """no-build-isolation editable constraint user-dir restart config-dir config-name nproc_per_node
-    cores config profile executor jobs version""".split()
 
 
 def pages_blocks(language: str) -> list[tuple[Path, str]]:
@@ -81,47 +74,6 @@ def test_links_and_paths_lead_somewhere(page):
 def example_files() -> set[str]:
     text = (ROOT / "docs" / "adding-a-method.md").read_text("utf-8")
     return set(re.findall(r"^\*\*`([\w/.]+)`\*\*", text, re.MULTILINE))
-
-
-@pytest.fixture(scope="module")
-def known_options() -> set[str]:
-    """Every word of the sources that could be an option's name, and the hosts' options."""
-    import dataclasses
-
-    sources = [
-        p
-        for room in ("dsp_plugin", "scripts", "data-prep", "benchmarks", "tests")
-        for p in (ROOT / room).rglob("*.py")
-    ]
-    words = {w for path in sources for w in re.findall(r"\w[\w-]*", path.read_text("utf-8"))}
-    configs = pytest.importorskip("fairseq.dataclass.configs")
-    adam = importlib.import_module("fairseq.optim.adam").FairseqAdamConfig
-    for cls in vars(configs).values():
-        if dataclasses.is_dataclass(cls):
-            words |= {field.name for field in dataclasses.fields(cls)}
-    transformers = pytest.importorskip("transformers")
-    for cls in (adam, transformers.TrainingArguments):
-        words |= {field.name for field in dataclasses.fields(cls)}
-    words |= {
-        "source-lang",
-        "target-lang",
-        "trainpref",
-        "validpref",
-        "testpref",
-        "destdir",
-        "workers",
-        *FOREIGN,
-    }
-    words |= {"dropout", "share_all_embeddings", "share_decoder_input_output_embed", "arch"}
-    return {word.replace("-", "_") for word in words}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_options_in_shell_blocks_exist(page, known_options):
-    for language, code in BLOCK.findall(page.read_text("utf-8")):
-        if language in ("", "sh", "bash", "shell"):
-            for option in re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", code):
-                assert option.replace("-", "_") in known_options, f"--{option}"
 
 
 def test_every_python_block_is_run_or_says_why_not():
