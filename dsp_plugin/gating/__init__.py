@@ -1,6 +1,4 @@
-"""Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch; knows no
-host.
-"""
+"""Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch."""
 
 from .budget import HeadBudget, check_budget, parse_heads_per_kind
 from .gates import FixedGates, HeadGates

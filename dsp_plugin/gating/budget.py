@@ -1,5 +1,4 @@
-"""How many heads to keep, and where: one budget for the model, or one a kind of attention, with a minimum a
-block.
+"""How many heads to keep, and where: one budget a model or one a kind of attention, with a minimum a block.
 
 Notation: N heads in all, K kept, m the minimum a block, T temperature.
 """
@@ -18,7 +17,7 @@ from .sampling.relaxed_topk import hard_topk, relaxed_topk, straight_through_top
 
 
 def check_budget(k: int, num_heads: int, option: str = "--num-of-heads") -> int:
-    """K as an int.
+    """Return K as an int.
 
     Raises:
         ValueError: K is not a whole number in 0..N; names `option` and the range.
@@ -82,7 +81,7 @@ class HeadBudget:
         self.total = sum(group.budget for group in self._groups)
 
     def select(self, scores: Tensor) -> Tensor:
-        """The heads with the largest scores that keep to the budget; ties go to the lower index.
+        """Choose the heads with the largest scores that keep to the budget; ties go to the lower index.
 
         Args:
             scores: [N], floating, no NaN.
@@ -106,7 +105,7 @@ class HeadBudget:
         return keep
 
     def removable(self, keep: Tensor) -> Tensor:
-        """Of the heads `keep` (bool [N]) those that may go so that the budget can still be met: bool [N]."""
+        """Return which heads of `keep`, bool [N], may go so that the budget can still be met: bool [N]."""
         may_go = torch.zeros_like(keep)
         for group in self._groups:
             if sum(int(keep[start:stop].sum()) for start, stop in group.blocks) <= group.budget:
@@ -117,7 +116,7 @@ class HeadBudget:
         return may_go
 
     def relaxed(self, scores: Tensor, temperature: float, noise: Tensor) -> Tensor:
-        """Relaxed gates that keep to the budget, differentiable in the scores.
+        """Draw relaxed gates that keep to the budget, differentiable in the scores.
 
         One group without a minimum is DSP's sampler. A minimum is drawn first, inside every block; what is
         left of the budget is drawn from the group with the heads already drawn pushed down by log(1 - z), as
@@ -151,7 +150,7 @@ class HeadBudget:
         return gates
 
     def straight_through(self, scores: Tensor) -> Tensor:
-        """Gates [N], 1 for the heads of `select(scores)` and 0 for the others; backward the identity."""
+        """Return gates [N], 1 for the heads of `select(scores)`, 0 for the others; backward the identity."""
         if len(self._groups) == 1 and not self.minimum:
             return straight_through_topk(scores, self.total)
         return self.select(scores.detach()).to(scores.dtype) + (scores - scores.detach())
@@ -179,12 +178,12 @@ class HeadBudget:
 
 
 def as_budget(head_map: HeadMap, budget: int | HeadBudget) -> HeadBudget:
-    """A plain K as one budget for the whole model."""
+    """Return a budget as it is, and a number K as one budget for the whole model."""
     return budget if isinstance(budget, HeadBudget) else HeadBudget(head_map, budget)
 
 
 def parse_heads_per_kind(text: str | None) -> dict | None:
-    """ "encoder-self=4,decoder-cross=4,decoder-self=1" as a dictionary; None stays None.
+    """Read "encoder-self=4,decoder-cross=4,decoder-self=1" as a dictionary; None stays None.
 
     Raises:
         ValueError: another form.

@@ -1,4 +1,4 @@
-"""What every way of choosing heads offers to the hosts: the `HeadGates` protocol.
+"""The `HeadGates` protocol: what every way of choosing heads offers to the hosts.
 
 Notation: N heads in all; gates multiply the heads' context vectors, 1 = untouched, 0 = removed.
 """
@@ -12,28 +12,26 @@ from torch import Tensor, nn
 
 
 class HeadGates(Protocol):
-    """Gates of N heads. Implementations are `nn.Module`s, so that their state is saved with the model."""
+    """Gates of N heads; an implementation is an `nn.Module`, so that its state is saved with the model."""
 
     num_heads: int
     scores: Tensor
     """[N], larger is better: what heads are ranked by where another number of heads is asked for."""
 
     def sample(self) -> Tensor:
-        """Gates [N] for one forward pass of training; differentiable in the method's own parameters."""
+        """Draw gates [N] for one forward pass of training, differentiable in the method's own parameters."""
 
     def keep(self) -> Tensor:
-        """Deployed heads: bool [N], deterministic, True = kept."""
+        """Return the deployed heads: bool [N], deterministic, True = kept."""
 
     def penalty(self) -> Tensor:
-        """What the method adds to the loss (a scalar, 0 where it adds nothing)."""
+        """Return what the method adds to the loss (a scalar, 0 where it adds nothing)."""
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Number of optimizer updates made so far; schedules are functions of it."""
+        """Take note of the number of optimizer updates made so far; schedules are functions of it."""
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Figures worth logging: numbers, or scalar tensors left on their device so that nothing waits for
-        it.
-        """
+        """Return figures for the log: numbers, or scalar tensors left on their device, so that none waits."""
 
 
 class FixedGates(nn.Module):

@@ -57,7 +57,7 @@ class HeadMap:
         self.num_heads = start
 
     def index(self, name: str, head: int) -> int:
-        """Flat index of head `head` of block `name`.
+        """Return the flat index of head `head` of block `name`.
 
         Raises:
             KeyError: no such block or head.
@@ -68,7 +68,7 @@ class HeadMap:
         return self._start[name] + head
 
     def range(self, name: str) -> tuple[int, int]:
-        """[start, stop) of a block's heads in the flat numbering."""
+        """Return [start, stop) of a block's heads in the flat numbering (KeyError: no such block)."""
         start = self._start[name]
         return start, start + self.blocks[self._position(name)].num_heads
 
@@ -83,7 +83,14 @@ class HeadMap:
         return list(torch.split(values, [block.num_heads for block in self.blocks], dim=-1))
 
     def kept_by_block(self, keep: Sequence[bool] | Tensor) -> dict[str, list[int]]:
-        """Heads kept in every block: {block name: sorted head numbers}. `keep` is [N], True = kept."""
+        """Return the heads kept in every block: {block name: sorted head numbers}.
+
+        Args:
+            keep: bool [N], True = kept.
+
+        Raises:
+            ValueError: another number of flags than heads.
+        """
         flags = [bool(flag) for flag in keep]
         if len(flags) != self.num_heads:
             raise ValueError(f"expected {self.num_heads} flags, one a head, got {len(flags)}")

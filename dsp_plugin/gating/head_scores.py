@@ -1,4 +1,4 @@
-"""What every method that ranks heads has in common: one score a head, and a budget that picks by it."""
+"""One score a head, and a budget that picks by it: what every method that ranks heads has in common."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from .head_map import HeadMap
 class HeadScores(nn.Module):
     """Scores [N] and the deployed mask: the K largest, ties to the lower index.
 
-    Subclasses add `sample()`, and whatever else of `HeadGates` is theirs. `trained` counts
-    the updates that have trained the scores since they were drawn; -1 where they come from a state, which
-    does not tell.
+    Subclasses add `sample()`, and whatever else of `HeadGates` is theirs.
+
+    Attributes:
+        trained: the updates that have trained the scores since they were drawn; -1 where they come from a
+            state, which does not tell.
 
     Args:
-        head_map: the model's heads. Scores are drawn Xavier-uniform for a [blocks, heads] matrix
-            (DSP's reference), i.e. uniform on +-sqrt(6 / (L + H)) with H the largest head count.
+        head_map: the model's heads. Scores are drawn Xavier-uniform for a [blocks, heads] matrix (DSP's
+            reference), i.e. uniform on +-sqrt(6 / (L + H)) with L blocks and H the largest head count.
         budget: K, or a `HeadBudget`; None for a method that decides K itself.
 
     Raises:
@@ -39,15 +41,15 @@ class HeadScores(nn.Module):
 
     @property
     def decided(self) -> bool | None:
-        """Whether anything but chance has made the scores; None where that cannot be told."""
+        """True where something else than chance has made the scores; None where that cannot be told."""
         return None if self.trained < 0 else self.trained > 0
 
     def note_update(self) -> None:
-        """An update has trained the scores."""
+        """Count an update that has trained the scores."""
         self.trained = max(0, self.trained) + 1
 
     def follows_updates(self) -> bool:
-        """Whether what is sampled still changes with the number of updates."""
+        """Return whether what is sampled still changes with the number of updates."""
         return False
 
     def keep(self) -> Tensor:
@@ -83,8 +85,7 @@ class HeadScores(nn.Module):
 
 
 class RankedGates(HeadScores):
-    """Scores that do not learn: a ranking worked out elsewhere (importance, magnitude, chance) and its K best
-    heads.
+    """Scores that do not learn: a ranking from elsewhere (importance, magnitude, chance) and its K best.
 
     The mask holds in training too, so that the model is tuned with the heads it is deployed with.
 

@@ -1,6 +1,4 @@
-"""Which heads' attention weights a masked model shows: those of the heads that it deploys, like the model
-without the rest.
-"""
+"""Which heads' attention weights a masked model shows: those that it deploys, as if without the rest."""
 
 from __future__ import annotations
 
@@ -8,8 +6,10 @@ from torch import Tensor
 
 
 def heads_open(gates: Tensor) -> Tensor | None:
-    """Heads with a gate other than 0, bool [h], by gates [h] or [B, h]; None where the examples of a batch
-    differ.
+    """Return which heads have a gate other than 0, bool [h].
+
+    Args:
+        gates: [h], or [B, h] one row an example; None comes back where the examples of a batch differ.
     """
     found = gates.detach() != 0
     if found.dim() == 1:

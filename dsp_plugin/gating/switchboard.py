@@ -20,7 +20,7 @@ from .head_map import HeadMap
 
 
 class Switchboard(nn.Module):
-    """Between one `HeadGates` and the attention blocks of one model.
+    """Stands between one `HeadGates` and the attention blocks of one model.
 
     In training every forward pass has a draw of its own: `with forward_pass(model)` around it. Passes nest,
     and the outermost one draws. Parts that are called by themselves, outside any pass, share a draw until one
@@ -52,28 +52,28 @@ class Switchboard(nn.Module):
         self.asked = 0
         self._begin()
         self.handshake = Handshake()
-        self.handshake.of(self)
+        self.handshake.watch_board(self)
         self.register_load_state_dict_post_hook(_forget)  # not a lambda: models are pickled
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Updates made so far; the gates are told, too."""
+        """Take note of the number of updates made so far, and pass it on to the gates."""
         self.num_updates = num_updates
         self.gates.set_num_updates(num_updates)
 
     @property
     def pruning(self) -> bool:
-        """Whether the method is at work: the warm-up is over."""
+        """True where the method is at work: the warm-up is over."""
         return self.num_updates >= self.warmup_updates
 
     def penalty(self) -> Tensor:
-        """What the method adds to the loss, a scalar; nothing during the warm-up."""
+        """Return what the method adds to the loss, a scalar; 0 during the warm-up."""
         penalty = self.gates.penalty()
         penalty = penalty if self.pruning else 0.0 * penalty
         self.handshake.penalty_given(penalty)
         return penalty
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """The method's figures for the log, as they are in force."""
+        """Return the method's figures for the log; during the warm-up all heads are open."""
         if self.pruning:
             return self.gates.metrics()
         return {"heads_open": float(self.head_map.num_heads)}
@@ -88,11 +88,10 @@ class Switchboard(nn.Module):
             if top_hooks(True) is not None and checkpoints_here().again is not None:
                 self._draw_in_vain()
             else:
-                self._passes.between(self._sample())
+                self._passes.use_outside(self._sample())
 
     def begin_forward(self, module: nn.Module, whole: bool = True) -> None:
-        """A forward pass of `module` begins; until `end_forward` it has gates of its own, and so has all that
-        it calls.
+        """Begin a forward pass of `module`: until `end_forward` it and all it calls have gates of their own.
 
         Args:
             module: the model, or a part of it.
@@ -103,13 +102,13 @@ class Switchboard(nn.Module):
             HandshakeError: it is computed again for a backward pass, and what it was handed the first time is
                 not known.
         """
-        self.handshake.trains(module)
+        self.handshake.watch_model(module)
         sample = self._sample if self.training and self._override is None else None
-        if self._plain():
+        if self._never_recomputed():
             if self.training:
                 self._passes.enter(module, whole, sample)
             return
-        here = self._replays.here(BEGIN, self._device(), self._quiet())
+        here = self._replays.here(BEGIN, self._device(), self._maybe_reentrant())
         handed = self._handed(here, BEGIN)
         if handed is None:
             if self.training and backward_number() != -1 and self._replays.begun():
@@ -120,13 +119,13 @@ class Switchboard(nn.Module):
             self._passes.enter_again(module, handed.draw)
 
     def end_forward(self) -> None:
-        """The pass that began last is over."""
+        """End the pass that began last."""
         if top_hooks(True) is None or checkpoints_here().again is None:
             self._passes.leave()
 
     @contextmanager
     def forward_pass(self, model: nn.Module) -> Iterator[None]:
-        """Around one forward pass of the whole model."""
+        """Open one forward pass of the whole model, for the time of the block."""
         self.begin_forward(model)
         try:
             yield
@@ -134,7 +133,7 @@ class Switchboard(nn.Module):
             self.end_forward()
 
     def block_gates(self, position: int) -> Tensor | None:
-        """Gates [h] (or [B, h], one row an example) of the block at `position` of the head map.
+        """Return the gates [h] (or [B, h], one row an example) of the block at `position` of the head map.
 
         None means that all its heads are open, which spares the multiplication.
 
@@ -146,9 +145,9 @@ class Switchboard(nn.Module):
         if fixed is not None and not self.training and top_hooks(True) is None and backward_number() == -1:
             # every block asks at every decoding step: nothing is done here that can be spared
             return fixed[position]
-        if self._plain():
+        if self._never_recomputed():
             return self._gates(position)[0].parts[position]
-        here = self._replays.here(position, self._device(), self._quiet())
+        here = self._replays.here(position, self._device(), self._maybe_reentrant())
         handed = self._handed(here, position)
         if handed is None:
             if self.training and backward_number() != -1 and not self._passes.inside():
@@ -160,26 +159,24 @@ class Switchboard(nn.Module):
         return handed.draw.parts[position]
 
     def drawn(self, position: int) -> Tensor | None:
-        """The gates of a block in the last draw, to look at."""
+        """Return the gates of a block in the last draw, to look at."""
         return self._last.parts[position]
 
     def stepped(self) -> None:
-        """An optimizer has moved the model's weights, or the scores."""
+        """Forget the mask: an optimizer has moved the model's weights, or the scores."""
         self._mask = self._fixed = None
         self._replays.stepped()
 
-    def _plain(self) -> bool:
-        """Whether nothing here can be computed again: no checkpoint, no backward pass, no training without
-        gradients.
-        """
-        return top_hooks(True) is None and backward_number() == -1 and not self._quiet()
+    def _never_recomputed(self) -> bool:
+        """Return whether what is asked here cannot be asked again by a recomputation of a checkpoint."""
+        return top_hooks(True) is None and backward_number() == -1 and not self._maybe_reentrant()
 
-    def _quiet(self) -> bool:
-        """Whether this may be inside a reentrant checkpoint, whose forward keeps no gradients."""
+    def _maybe_reentrant(self) -> bool:
+        """Return whether this may be inside a reentrant checkpoint, whose forward keeps no gradients."""
         return self.training and not torch.is_grad_enabled()
 
     def _gates(self, position: int) -> tuple[Draw, bool]:
-        """The gates for whoever asks now, and whether they were drawn just then."""
+        """Return the gates for whoever asks now, and whether they were drawn just then."""
         if self._override is not None:
             return self._override, False
         if not self.training:
@@ -202,40 +199,38 @@ class Switchboard(nn.Module):
             # parameters that get no gradient at all would stop data-parallel training: they get zeros
             return gates if self.pruning else 1.0 + 0.0 * gates
 
-        def came() -> None:
+        def gradient_came() -> None:
             if me() is not None:
                 me().handshake.gradient_came()
 
         watched = getattr(self.gates, "decided", None) is False
-        self._last = drawn(sample, self.gates, self.head_map.split, came, watched)
+        self._last = drawn(sample, self.gates, self.head_map.split, gradient_came, watched)
         return self._last
 
-    def _handed(self, here: Here, what: int) -> Handed | None:
-        """What was handed out the first time, if this is a recomputation."""
+    def _handed(self, here: Here, position: int) -> Handed | None:
+        """Return what was handed out the first time, if this is a recomputation."""
         try:
-            handed = self._replays.again(here, what)
+            handed = self._replays.again(here, position)
         except Unknown:
-            self._refuse(what)
+            self._refuse(position)
         if handed is not None and handed.sampled:
             self._draw_in_vain()
         return handed
 
     @torch.no_grad()
     def _draw_in_vain(self) -> None:
-        """Use up the random numbers of a draw, so that dropout after it finds those that it had the first
-        time.
-        """
+        """Use up the random numbers of a draw, so that dropout after it finds those of the first time."""
         self.gates.sample()
 
     def _device(self) -> torch.device:
         return self.gates.scores.device
 
-    def _refuse(self, what: int) -> None:
-        name = "the model" if what == BEGIN else self.head_map.blocks[what].name
+    def _refuse(self, position: int) -> None:
+        name = "the model" if position == BEGIN else self.head_map.blocks[position].name
         self.handshake.refuse(
             "draw",
-            f"{name} is computed again for a backward pass, and with which gates it was the first "
-            "time is not known",
+            f"{name} is computed again for a backward pass, and with which gates it was the first time "
+            "is not known",
         )
 
     @contextmanager
@@ -263,9 +258,10 @@ class Switchboard(nn.Module):
 
     def _forget(self) -> None:
         self._mask = self._fixed = None
-        self._passes.forget()
+        self._passes = Passes()
 
     def train(self, mode: bool = True) -> Switchboard:
+        """Switch between training and evaluation; the mask is worked out anew when it is asked for next."""
         self._forget()
         return super().train(mode)
 
@@ -279,7 +275,7 @@ class Switchboard(nn.Module):
     def __setstate__(self, state):
         super().__setstate__(state)
         self._begin()
-        self.handshake.of(self)
+        self.handshake.watch_board(self)
 
 
 _NOT_COPIED = ("_mask", "_fixed", "_override", "_last", "_passes", "_replays")

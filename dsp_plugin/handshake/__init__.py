@@ -1,1 +1,1 @@
-"""Watching that a method spread over its host is whole: who wants to know of optimizer steps."""
+"""The watch over optimizer steps, by which a method that is spread over its host sees whether it is whole."""

@@ -1,33 +1,34 @@
-"""Who wants to know of optimizer steps: of any torch optimizer, whoever makes them, with no help from the
-host.
+"""Watching the steps of all torch optimizers, whoever makes them, with no help from the host.
 
-torch has one hook for the steps of all optimizers. Watchers are held weakly, and asked in the order they
-came.
+torch has one hook for the steps of all optimizers. Watchers are held weakly, and called in the order in which
+they came.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from importlib import import_module
 from typing import Any, Protocol
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 _watchers: weakref.WeakValueDictionary[int, StepWatcher] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
 class HandshakeError(ValueError):
-    """A method is not whole: a half of it that lives in the host is missing. Says which, and what to do."""
+    """Raised where a half of a method that lives in the host is missing; says which, and what to do."""
 
 
 class StepWatcher(Protocol):
+    """Something that is called at every optimizer's step."""
+
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer is about to step. May raise a `HandshakeError`: then it does not."""
+        """Called before an optimizer steps. A `HandshakeError` from here keeps it from stepping."""
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """It has."""
+        """Called after an optimizer has stepped."""
 
 
 def watch_steps(watcher: StepWatcher) -> None:
@@ -45,11 +46,5 @@ def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) 
         watcher.after_step(optimizer)
 
 
-# torch before 2.1 has no such hooks: methods are not watched there
-for _name, _told in (
-    ("register_optimizer_step_pre_hook", _before),
-    ("register_optimizer_step_post_hook", _after),
-):
-    _register = getattr(import_module("torch.optim.optimizer"), _name, None)
-    if _register is not None:
-        _register(_told)
+register_optimizer_step_pre_hook(_before)
+register_optimizer_step_post_hook(_after)

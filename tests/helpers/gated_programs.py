@@ -79,7 +79,7 @@ class Stack(nn.Module):
         self.kind, self.preserve = kind, preserve
         self.handed: list[tuple[int, Tensor]] = []
         self.fails_at: int | None = None  # the layer that raises an `Interrupted`
-        self.gating.handshake.trains(self)
+        self.gating.handshake.watch_model(self)
 
     def _through(self, level: int, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         reentrant = self.kind[level]

@@ -30,7 +30,7 @@ class Tiny(nn.Module):
         self.recompute, self.deaf = recompute, deaf
         self.made = 0  # updates
         self.gating = Switchboard(HEADS, gates, warmup_updates)
-        self.gating.handshake.trains(self)
+        self.gating.handshake.watch_model(self)
 
     def block(self, position: int, x: Tensor) -> Tensor:
         x = torch.tanh((self.first, self.second)[position](x))

@@ -1,5 +1,4 @@
-"""Which activation checkpoint of torch is at work: where else torch keeps that is its own affair, so all of
-it is here.
+"""Which activation checkpoint of torch is at work. All that leans on torch's private ways for it is here.
 
 A checkpoint that is not reentrant is a frame (`torch.utils.checkpoint._CheckpointFrame`) and a pair of hooks
 for saved tensors: one while its forward runs, whose closure holds the frame, another while it runs again,
@@ -20,8 +19,7 @@ from typing import Any
 
 import torch
 
-# (ignore whether torch is tracing) -> the pair of hooks on top of this thread's stack, None where there is
-# none
+# (ignore whether torch is tracing) -> the pair of hooks on top of this thread's stack, or None
 top_hooks: Callable[[bool], tuple[Any, Any] | None] = torch._C._autograd._top_saved_tensors_default_hooks
 # number of the backward pass that this thread is in, -1 outside any; an inner one has the larger number
 backward_number: Callable[[], int] = torch._C._current_graph_task_id
@@ -34,7 +32,7 @@ class Checkpoints:
     Attributes:
         first: frames whose forward runs for the first time, the innermost first.
         again: the frame that is computed again, around those, if one is.
-        run: which time it is: an object that lives as long as the recomputation.
+        run: an object that lives as long as this recomputation.
     """
 
     first: list[Any] = field(default_factory=list)
@@ -62,9 +60,7 @@ def checkpoints_here() -> Checkpoints:
 
 
 def _frame_of(pack: Any) -> tuple[Any | None, bool]:
-    """The frame of a hook, and whether it is computed again; (None, False) for a hook that is no
-    checkpoint's.
-    """
+    """Return the frame of a checkpoint's hook, and whether it is computed again; (None, False) for others."""
     pack = getattr(pack, "_torchdynamo_orig_callable", pack)
     code = getattr(pack, "__code__", None)
     if code is None or getattr(pack, "__module__", None) != "torch.utils.checkpoint":
@@ -76,9 +72,7 @@ def _frame_of(pack: Any) -> tuple[Any | None, bool]:
 
 
 def random_state(device: torch.device) -> bytes:
-    """The state of the random numbers of the CPU and of `device`: what a checkpoint restores before it
-    runs again.
-    """
+    """Return the random state of the CPU and `device`, which a checkpoint restores before it runs again."""
     state = torch.get_rng_state().numpy().tobytes()
     if device.type == "cuda":
         state += torch.cuda.get_rng_state(device).numpy().tobytes()

@@ -1,4 +1,4 @@
-"""One drawn sample of the gates, and how its gradient finds the scores.
+"""A drawn sample of the gates, and how its gradient finds the scores.
 
 Notation: N gates in all, h of one block.
 """
@@ -32,7 +32,7 @@ class Draw:
         self.spent = False
 
     def same_as(self, other: Draw) -> bool:
-        """Whether the gates have the same values."""
+        """Return whether the gates have the same values."""
         pairs = zip(self.parts, other.parts)
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
@@ -41,7 +41,7 @@ def drawn(
     sample: Callable[[], Tensor],
     module: nn.Module,
     split: Callable[[Tensor], list[Tensor]],
-    came: Callable[[], None],
+    on_gradient: Callable[[], None],
     watched: bool = False,
 ) -> Draw:
     """Draw gates, whatever surrounds it: no gradients, inference mode, a checkpoint.
@@ -52,13 +52,13 @@ def drawn(
     Args:
         sample: gives gates [N]; differentiable in the parameters of `module`.
         split: [N] -> [h] of every block.
-        came: called whenever a gradient comes back.
+        on_gradient: called whenever a gradient comes back.
         watched: call it even if the gates depend on nothing that learns.
     """
     # What autograd keeps of the sample is no business of the checkpoint around it, which would have to draw
     # again to get it back: the gates are handed out again instead.
     hidden: AbstractContextManager[Any] = (
-        nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _same)
+        nullcontext() if top_hooks(True) is None else saved_tensors_hooks(Tensor.detach, _unchanged)
     )
     with torch.inference_mode(False), torch.enable_grad(), hidden:
         parameters, views = _learnt(module), []
@@ -70,13 +70,12 @@ def drawn(
             made = draw[0]()
             if made is not None:
                 made.spent = True
-            came()
+            on_gradient()
 
         gates = inner
         if inner.requires_grad:
-            gates = _Outlet.apply(
-                inner.detach(), (inner, views, gradient_came), *(p for _, _, p in parameters)
-            )
+            source = (inner, views, gradient_came)
+            gates = _Outlet.apply(inner.detach(), source, *(p for _, _, p in parameters))
         elif watched:
             gates = inner.detach().requires_grad_()
             gates.register_hook(gradient_came)
@@ -85,15 +84,15 @@ def drawn(
     return made
 
 
-def _same(packed: Tensor) -> Tensor:
-    return packed
+def _unchanged(saved: Tensor) -> Tensor:
+    return saved
 
 
 Place = tuple[dict[str, Any], str, Tensor]
 
 
 def _learnt(module: nn.Module) -> list[Place]:
-    """(a module's parameters, a name in them, the parameter) of all that learn."""
+    """List (a module's parameters, a name in them, the parameter) for every parameter that learns."""
     return [
         (m._parameters, n, p)
         for m in module.modules()
@@ -104,8 +103,10 @@ def _learnt(module: nn.Module) -> list[Place]:
 
 @contextmanager
 def _in_place_of(parameters: list[Place], views: list[Tensor]) -> Iterator[None]:
-    """Let the module see views of its parameters, which are put into `views`: a gradient of a parameter
-    itself would run the hooks that somebody has registered on it, and so twice."""
+    """Let the module see views of its parameters, which are put into `views`.
+
+    A gradient of a parameter itself would run the hooks that somebody has registered on it, and so twice.
+    """
     views += [parameter.view_as(parameter) for _, _, parameter in parameters]
     try:
         for (own, name, _), view in zip(parameters, views):
@@ -128,10 +129,8 @@ class _Outlet(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inner, views, came = ctx.source
-        came()
-        twice = torch.is_grad_enabled()  # under create_graph
-        grads = torch.autograd.grad(
-            inner, views, grad, retain_graph=True, create_graph=twice, allow_unused=True
-        )
+        inner, views, gradient_came = ctx.source
+        gradient_came()
+        options = {"retain_graph": True, "create_graph": torch.is_grad_enabled(), "allow_unused": True}
+        grads = torch.autograd.grad(inner, views, grad, **options)
         return None, None, *grads

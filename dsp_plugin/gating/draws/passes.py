@@ -1,6 +1,4 @@
-"""Which draw belongs to whoever asks for gates: that of the forward pass he is in, or the one between
-passes.
-"""
+"""Which draw belongs to who asks for gates: that of the forward pass around, or the one between passes."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ Sample = Callable[[], Draw]
 
 @dataclass
 class _Shared:
-    """What a forward pass has in common with all that it calls."""
+    """A draw that a forward pass has in common with all that it calls."""
 
     draw: Draw | None
     whole: bool
@@ -38,11 +36,11 @@ class Passes:
 
     def __init__(self) -> None:
         self._entered: list[_Entered] = []
-        self._loose: Draw | None = None
-        self._asked_for = False  # `loose` was drawn by explicit wish: blocks may ask as often as they like
+        self._outside: Draw | None = None
+        self._explicit = False  # `_outside` was drawn by explicit wish: blocks may ask as often as they like
 
     def inside(self) -> bool:
-        """Whether a pass goes on here, and not merely around the backward pass that this is in."""
+        """Return whether a pass goes on here, and not merely around the backward pass that this is in."""
         return bool(self._entered) and self._entered[-1].backward == backward_number()
 
     def enter(self, module: Any, whole: bool, sample: Sample | None) -> Draw | None:
@@ -54,7 +52,7 @@ class Passes:
             sample: None where nothing is drawn at once.
 
         Returns:
-            what was drawn
+            What was drawn.
         """
         backward, entered = backward_number(), self._entered
         while entered and entered[-1].backward > backward:  # of a backward pass that an error has ended
@@ -80,25 +78,22 @@ class Passes:
             self._entered.pop()
 
     def draw_of(self, position: int, sample: Sample) -> tuple[Draw, bool]:
-        """The draw for the block at `position`, and whether it was made just now."""
+        """Return the draw for the block at `position`, and whether it was made just now."""
         shared = self._entered[-1].shared if self.inside() else None
         if shared is None:
-            return self._between(position, sample)
+            return self._draw_outside(position, sample)
         if shared.draw is not None and not shared.draw.spent:
             return shared.draw, False
-        shared.draw, made = (sample(), True) if shared.whole else self._between(position, sample)
+        shared.draw, made = (sample(), True) if shared.whole else self._draw_outside(position, sample)
         return shared.draw, made
 
-    def between(self, draw: Draw) -> None:
+    def use_outside(self, draw: Draw) -> None:
         """Use this draw outside passes from now on, until a gradient comes back through it."""
-        self._loose, self._asked_for = draw, True
+        self._outside, self._explicit = draw, True
 
-    def forget(self) -> None:
-        self.__init__()
-
-    def _between(self, position: int, sample: Sample) -> tuple[Draw, bool]:
-        draw = self._loose
-        if draw is not None and not draw.spent and (self._asked_for or not draw.asked >> position & 1):
+    def _draw_outside(self, position: int, sample: Sample) -> tuple[Draw, bool]:
+        draw = self._outside
+        if draw is not None and not draw.spent and (self._explicit or not draw.asked >> position & 1):
             return draw, False
-        self._loose, self._asked_for = sample(), False
-        return self._loose, True
+        self._outside, self._explicit = sample(), False
+        return self._outside, True

@@ -1,5 +1,4 @@
-"""What blocks were handed under activation checkpoints, so that a block that is computed again is handed the
-same.
+"""Replays under activation checkpoints: a block that is computed again is handed the gates of the first time.
 
 A checkpoint that runs again asks for the same things in the same order. torch's frames tell which one it is;
 a reentrant one is known by the state of the random numbers, which it restores (see `checkpoints`).
@@ -20,15 +19,15 @@ LIMIT = 4096  # moments remembered of reentrant checkpoints, which nobody tells 
 
 
 class Handed(NamedTuple):
-    """What was handed out.
+    """A draw as it was handed out.
 
     Attributes:
-        what: the position of the block, or `BEGIN`.
+        position: that of the block, or `BEGIN`.
         draw: None for a pass that has drawn nothing when it began.
         sampled: whether it was drawn just then, so that random numbers went into it.
     """
 
-    what: int
+    position: int
     draw: Draw | None
     sampled: bool
 
@@ -41,45 +40,44 @@ class Here(NamedTuple):
 
 
 class Unknown(LookupError):
-    """A recomputation of something that was not seen the first time."""
+    """Raised at a recomputation of something that was not seen the first time."""
 
 
 class _Record:
-    """What was handed out in one checkpoint, in order, and how far each of its recomputations is."""
+    """Holds what was handed out in one checkpoint, in order, and how far each of its recomputations is."""
 
     def __init__(self) -> None:
         self.handed: list[Handed] = []
         self.place: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    def next(self, run: Any, what: int) -> Handed:
+    def next(self, run: Any, position: int) -> Handed:
         place = self.place.get(run, 0)
         self.place[run] = place + 1
-        if place >= len(self.handed) or self.handed[place].what != what:
+        if place >= len(self.handed) or self.handed[place].position != position:
             raise Unknown
         return self.handed[place]
 
 
 class Replays:
-    """Remembers for as long as torch keeps a checkpoint, or, of reentrant ones, the last `LIMIT` moments."""
+    """Remembers draws as long as torch keeps a checkpoint; of reentrant ones, the last `LIMIT` moments."""
 
     def __init__(self) -> None:
         self._records: weakref.WeakKeyDictionary[Any, _Record] = weakref.WeakKeyDictionary()
         self._moments: dict[tuple[int, bytes], Handed | None] = {}
 
-    def here(self, what: int, device: torch.device, quiet: bool) -> Here:
-        """Where somebody asks for `what`.
+    def here(self, position: int, device: torch.device, reentrant: bool) -> Here:
+        """Return the place in the program where the gates of a position are asked for.
 
         Args:
             device: where random numbers are drawn.
-            quiet: he may be inside a reentrant checkpoint.
+            reentrant: this may be inside a reentrant checkpoint.
         """
         around = checkpoints_here()
-        seen = around.again is None and (quiet or (bool(self._moments) and backward_number() != -1))
-        return Here(around, (what, random_state(device)) if seen else None)
+        seen = around.again is None and (reentrant or (bool(self._moments) and backward_number() != -1))
+        return Here(around, (position, random_state(device)) if seen else None)
 
-    def again(self, here: Here, what: int) -> Handed | None:
-        """What was handed out the first time, where this is a recomputation; None where it is not known to be
-        one.
+    def again(self, here: Here, position: int) -> Handed | None:
+        """Return what was handed out the first time; None where this is not known to be a recomputation.
 
         Raises:
             Unknown: it is one, of something else.
@@ -89,7 +87,7 @@ class Replays:
             record = self._records.get(around.again)
             if record is None:
                 raise Unknown
-            found: Handed | None = record.next(around.run, what)
+            found: Handed | None = record.next(around.run, position)
         else:
             found = None
             if here.moment in self._moments and backward_number() != -1:
@@ -107,18 +105,16 @@ class Replays:
             before = self._moments.pop(here.moment, handed)
             while len(self._moments) >= LIMIT:
                 del self._moments[next(iter(self._moments))]
-            # of two places that cannot be told apart nothing is known, unless they are alike
+            # of two places that cannot be told apart nothing is known, unless their draws are alike
             self._moments[here.moment] = handed if _alike(before, handed) else None
 
     def stepped(self) -> None:
-        """An optimizer has made a step, and what was handed out before is done with, as the weights are
-        that it met.
-        """
+        """Forget the moments before an optimizer's step: the weights that they met are gone."""
         self._moments.clear()
 
     def begun(self) -> bool:
-        """Whether a whole forward pass may have been inside a reentrant checkpoint."""
-        return any(what == BEGIN for what, _ in self._moments)
+        """Return whether a whole forward pass may have been inside a reentrant checkpoint."""
+        return any(position == BEGIN for position, _ in self._moments)
 
     def _note(self, here: Here, handed: Handed) -> None:
         for frame in here.around.first:

@@ -1,9 +1,8 @@
-"""Whether a pruning method is whole: half of it lives in its host, and nothing works if that half is missing.
+"""Checks that a pruning method is whole: half of it lives in its host, and nothing works without that half.
 
-A method asks of whoever trains it that its scores are in an optimizer, with the rate and the decay they are
-to have; that its penalty is in the loss; that the number of updates is told, where it has a schedule; and
-that forward passes go through its gates. Each half is looked for at every optimizer step, and on the second
-one without it the training is refused.
+A method needs its scores in an optimizer, at the rate and with the decay that they are to have; its penalty
+in the loss; the number of updates, where it has a schedule; and forward passes that go through its gates.
+Each half is looked for at every optimizer step, and on the second step without it the training is refused.
 """
 
 from __future__ import annotations
@@ -18,21 +17,20 @@ from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError, watch_steps
 from ..draws.checkpoints import backward_number
-from .holdings import Held, has_gradients, held_by_some, holdings, stands
-from .kinship import Kinship
+from .gradient_watch import GradientWatch
+from .holdings import Held, has_gradients, held_by_some, holdings, stands_still
 
 __all__ = ["Handshake", "HandshakeError"]
 
 PATIENCE = 2  # updates without one of its halves that a method bears at most, the refused one included
-# Once gradients have come through the gates, updates without any: LayerDrop may leave out all layers now and
-# then.
+# The same once gradients have come through the gates: LayerDrop may leave out all layers now and then.
 PATIENCE_LATER = 100
 
 # What to do about each half, in words that hold anywhere; a shell may say it in those of its host.
 ADVICE = {
     "optimizer": "give the optimizer all parameters of the model that learn, the scores among them",
-    "rate": "put the scores into a parameter group of their own that has these, and keep schedules away "
-    "from it",
+    "rate": "put the scores into a parameter group of their own that has these, and keep schedules "
+    "away from it",
     "penalty": "add the switchboard's penalty() to the loss of every update",
     "updates": "call the switchboard's set_num_updates() with the number of updates made before every one",
     "forward": "call the model that carries the gates, in training mode, with an attention that knows of "
@@ -46,8 +44,7 @@ ADVICE = {
 
 
 class Handshake:
-    """Watches that the halves of one switchboard's method are there. It belongs to the switchboard, and is
-    copied with it.
+    """Watches that all halves of one switchboard's method are there; it is copied with the switchboard.
 
     Attributes:
         advice: half -> what to do where it is missing (see `ADVICE`).
@@ -65,7 +62,7 @@ class Handshake:
         self._board: Any = lambda: None
         self._model: Any = lambda: None
         self._held: weakref.WeakKeyDictionary[torch.optim.Optimizer, Held] = weakref.WeakKeyDictionary()
-        self._kept: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._restored: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._loaded = False  # whether the scores came from a state before they were trained here
         self._stepped = False  # whether the scores were in an optimizer that stepped
         self._patience = PATIENCE  # until they are
@@ -81,16 +78,14 @@ class Handshake:
         self.__dict__.update(state)
         self._begin()
 
-    # ---- what it is told ----
+    # ---- what the host and the switchboard report ----
 
-    def of(self, board: nn.Module) -> None:
-        """The switchboard it belongs to."""
+    def watch_board(self, board: nn.Module) -> None:
+        """Watch the method of this switchboard, to which the handshake belongs."""
         self._board = weakref.ref(board)
 
-    def trains(self, model: nn.Module) -> None:
-        """The model whose heads are gated: an optimizer that moves its weights, and never the scores, is
-        refused.
-        """
+    def watch_model(self, model: nn.Module) -> None:
+        """Refuse optimizers that move the weights of this model, which is gated, and never the scores."""
         if self._model() is None:
             self._model = weakref.ref(model)
 
@@ -99,50 +94,53 @@ class Handshake:
         """The model whose heads are gated, once it is known."""
         return self._model()
 
-    def wants(
+    def expect(
         self,
         lr: float | None = None,
         weight_decay: float | None = None,
         advice: Mapping[str, str] | None = None,
-        keep: torch.optim.Optimizer | None = None,
+        restore_in: torch.optim.Optimizer | None = None,
     ) -> None:
         """Declare what the scores' parameter group is to have.
 
         Args:
             advice: words of the host (see `ADVICE`).
-            keep: an optimizer that was made so: whoever writes into its scores' group, these are put back
-                before its steps. Any other is refused.
+            restore_in: an optimizer that was made so: whoever writes into its scores' group, these are put
+                back before its steps. Any other optimizer is refused.
         """
         self.lr, self.weight_decay = lr, weight_decay
         self.advice.update(advice or {})
-        if keep is not None:
-            self._kept.add(keep)
+        if restore_in is not None:
+            self._restored.add(restore_in)
 
     def penalty_given(self, penalty: Tensor) -> None:
-        """The host was given this penalty; it has taken it in once a gradient comes back."""
+        """Note that the host was given this penalty; once a gradient comes back, it is in the loss."""
         if penalty.requires_grad:
             me = weakref.ref(self)
 
-            def came(_: Tensor) -> None:
+            def count(_: Tensor) -> None:
                 if me() is not None:
                     me()._penalties += 1
 
-            penalty.register_hook(came)
+            penalty.register_hook(count)
 
     def gradient_came(self) -> None:
-        """A gradient has come back through gates that were drawn, or somebody else's that are used in
-        their place.
-        """
+        """Note that a gradient has come back through the gates, drawn ones or others in their place."""
         self._passes += 1
         self._backwards.append(backward_number())
 
     def refuse(self, half: str, why: str) -> None:
-        """Raises: HandshakeError."""
+        """Raise a HandshakeError that says why, and what to do about this half (see `ADVICE`)."""
         raise HandshakeError(f"{why}: {self.advice[half]}")
 
-    # ---- what it looks at ----
+    # ---- what is checked at each step ----
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Check, before an optimizer steps, whatever can be seen before.
+
+        Raises:
+            HandshakeError: a half of the method is missing; says which, and what to do.
+        """
         board = self._board()
         if board is None:
             return
@@ -159,6 +157,7 @@ class Handshake:
                 self._check_motion(optimizer, held, board)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Check the rest after an optimizer's step, and tell the switchboard and the gates of it."""
         board, held = self._board(), self._held.get(optimizer)
         if board is None or held is None or not (held.scores or held.weights):
             return
@@ -166,10 +165,8 @@ class Handshake:
             # an optimizer that calls the model itself (LBFGS) comes by its gradients in its step
             self._check(held, board)
         board.stepped()
-        moving = [
-            group for group in (optimizer.param_groups[number] for number in held.scores) if not stands(group)
-        ]
-        if board.pruning and has_gradients(moving):
+        groups = (optimizer.param_groups[number] for number in held.scores)
+        if board.pruning and has_gradients(group for group in groups if not stands_still(group)):
             note = getattr(board.gates, "note_update", None)
             if note is not None:
                 note()
@@ -202,14 +199,14 @@ class Handshake:
         }
         for number in held.scores if wanted else ():
             group = optimizer.param_groups[number]
-            if held.alone and optimizer in self._kept:
+            if held.alone and optimizer in self._restored:
                 group.update(wanted)
             has = {name: group.get(name, 0.0) for name in wanted}
             if any(not isinstance(has[name], Tensor) and has[name] != wanted[name] for name in wanted):
                 self.refuse(
                     "rate",
-                    f"the scores of the heads want {_told(wanted)}, and the optimizer gives "
-                    f"them {_told(has)}",
+                    f"the scores of the heads want {_in_words(wanted)}, and the optimizer gives "
+                    f"them {_in_words(has)}",
                 )
 
     def _check_penalty(self, held: Held, board: nn.Module) -> None:
@@ -221,15 +218,15 @@ class Handshake:
             )
 
     def _check_updates(self, held: Held, board: nn.Module) -> None:
-        told = board.num_updates, getattr(board.gates, "num_updates", None)
-        first, before, held.updates = held.steps == 0, held.updates, told
-        if first:
+        now = board.num_updates, getattr(board.gates, "num_updates", None)
+        before, held.updates = held.updates, now
+        if held.steps == 0:
             return
-        stood = told[0] == before[0] if not board.pruning else told == before and _follows_updates(board)
+        stood = now[0] == before[0] if not board.pruning else now == before and _follows_updates(board)
         if stood:
             self.refuse(
                 "updates",
-                f"the method goes by the number of updates, which stood still at {told[0]} for "
+                f"the method goes by the number of updates, which stood still at {now[0]} for "
                 f"{PATIENCE} updates",
             )
 
@@ -248,9 +245,8 @@ class Handshake:
             self._loaded = getattr(board.gates, "decided", None) is None
         if held.steps + 1 != PATIENCE_LATER or not board.asked or self._loaded:
             return
-        lost = [
-            b.name for i, b in enumerate(board.head_map.blocks) if b.num_heads and not board.asked >> i & 1
-        ]
+        blocks = enumerate(board.head_map.blocks)
+        lost = [block.name for i, block in blocks if block.num_heads and not board.asked >> i & 1]
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             self.refuse(
@@ -260,9 +256,9 @@ class Handshake:
             )
 
     def _check_motion(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
-        stand = all(stands(optimizer.param_groups[number]) for number in held.scores)
+        still = all(stands_still(optimizer.param_groups[number]) for number in held.scores)
         undecided = board.pruning and getattr(board.gates, "decided", None) is False
-        if held.miss("motion", stand and undecided, PATIENCE):
+        if held.miss("motion", still and undecided, PATIENCE):
             self.refuse(
                 "motion",
                 f"the scores of the heads have had a learning rate of 0 for {PATIENCE} "
@@ -270,25 +266,23 @@ class Handshake:
             )
 
     def _check_outsider(self, optimizer: torch.optim.Optimizer, held: Held, board: nn.Module) -> None:
-        """An optimizer of weights around the gated model (somebody's task head, a soft prompt) trains it,
-        too.
-        """
-        if held.stranger or self._passes == held.passes or not self._untrained(board):
+        """Check an optimizer of weights around the gated model (a task head, a prompt): it trains it, too."""
+        if held.unrelated or self._passes == held.passes or not self._untrained(board):
             return
         held.passes = self._passes
-        if held.kinship is None:
-            held.kinship = Kinship(p for group in optimizer.param_groups for p in group["params"])
+        if held.watch is None:
+            held.watch = GradientWatch(p for group in optimizer.param_groups for p in group["params"])
             return
-        held.kinship.end()
-        if held.kinship.backwards.isdisjoint(self._backwards):
-            held.stranger = True
+        held.watch.end()
+        if held.watch.backwards.isdisjoint(self._backwards):
+            held.unrelated = True
             return
-        held.kinship = None  # looked into once more, should this be borne
+        held.watch = None  # looked into once more, should this be borne
         if held.miss("optimizer", True, self._patience - 1):  # the first look has taken an update, too
             self._refuse_scores(board)
 
     def _untrained(self, board: nn.Module) -> bool:
-        """Whether there are scores that no optimizer moves."""
+        """Return whether there are scores that no optimizer moves."""
         learnt = list(board.gates.parameters())
         if any(p.requires_grad for p in learnt):
             return not self._stepped
@@ -296,9 +290,8 @@ class Handshake:
 
     def _check_scores(self, held: Held, board: nn.Module) -> None:
         frozen = not any(p.requires_grad for p in board.gates.parameters())
-        if held.miss(
-            "optimizer", self._untrained(board) and (frozen or held.steps < self._patience), self._patience
-        ):
+        missed = self._untrained(board) and (frozen or held.steps < self._patience)
+        if held.miss("optimizer", missed, self._patience):
             self._refuse_scores(board)
 
     def _refuse_scores(self, board: nn.Module) -> None:
@@ -306,9 +299,8 @@ class Handshake:
         if self._patience == PATIENCE and not frozen and held_by_some(board.gates):
             self._patience = PATIENCE_LATER  # a critic has several updates to one of a generator
             return
-        done = (
-            f"the model was trained for {self._patience} updates, and the heads that it keeps are random ones"
-        )
+        updates = self._patience
+        done = f"the model was trained for {updates} updates, and the heads that it keeps are random ones"
         if not getattr(board.gates, "learns", True):
             self.refuse("ranking", f"{done}: nothing has ranked them")
         state = "are in no optimizer" if self._patience == PATIENCE else "are in no optimizer that steps"
@@ -316,19 +308,19 @@ class Handshake:
         self.refuse("optimizer", f"{done}: its scores of the heads {state}")
 
 
-def _told(settings: Mapping[str, Any]) -> str:
+def _in_words(settings: Mapping[str, Any]) -> str:
     words = {"lr": "a learning rate of", "weight_decay": "a weight decay of"}
     return " and ".join(f"{words[name]} {float(value):g}" for name, value in settings.items())
 
 
 def _has_penalty(board: nn.Module) -> bool:
-    """Whether the method adds anything at all to the loss."""
+    """Return whether the method adds anything at all to the loss."""
     with torch.enable_grad():
         penalty = board.gates.penalty()
     return penalty.requires_grad and float(penalty.detach()) != 0.0
 
 
 def _follows_updates(board: nn.Module) -> bool:
-    """Whether what the method does still changes with the number of updates."""
-    asked = getattr(board.gates, "follows_updates", None)
-    return asked is not None and asked()
+    """Return whether what the method does still changes with the number of updates."""
+    follows = getattr(board.gates, "follows_updates", None)
+    return follows is not None and follows()

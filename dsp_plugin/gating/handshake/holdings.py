@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .kinship import Kinship
+from .gradient_watch import GradientWatch
 
 # fairseq's float32 copies of parameters share this attribute with what they are copies of
 _MARK = "optim_overrides"
@@ -18,7 +18,7 @@ _MARK = "optim_overrides"
 
 @dataclass
 class Held:
-    """What one optimizer holds of a model, and what it had seen of the method at its last step.
+    """The parts of a model that one optimizer holds, and what it had seen of the method at its last step.
 
     Attributes:
         sizes: of its groups; and how many parameters of the gates learn. It is looked at again where these
@@ -35,11 +35,11 @@ class Held:
     penalties: int = 0
     passes: int = 0
     missing: dict[str, int] = field(default_factory=dict)
-    kinship: Kinship | None = None  # being looked into, where it holds nothing of the model
-    stranger: bool = False
+    watch: GradientWatch | None = None  # while it is looked into, where it holds nothing of the model
+    unrelated: bool = False  # it holds nothing of the model, and was found to train nothing through it
 
     def miss(self, half: str, missed: bool, patience: int) -> bool:
-        """Count steps in a row without a half; whether patience is at its end."""
+        """Count steps in a row without a half, and return whether patience is at its end."""
         self.missing[half] = self.missing.get(half, 0) + 1 if missed else 0
         return self.missing[half] >= patience
 
@@ -47,7 +47,7 @@ class Held:
 def holdings(
     optimizer: torch.optim.Optimizer, gates: nn.Module, model: nn.Module | None, sizes: list[int]
 ) -> Held:
-    """Look through the groups of an optimizer.
+    """Find what an optimizer holds of a gated model: look through its groups.
 
     Args:
         model: the gated model, if it is known.
@@ -72,10 +72,9 @@ def holdings(
 
 
 def held_by_some(gates: nn.Module) -> bool:
-    """Whether there is an optimizer with the scores in it, though it may not have stepped yet.
+    """Return whether there is an optimizer with the scores in it, though it may not have stepped yet.
 
-    torch keeps no list of its optimizers, so all objects are looked through: for once, before something is
-    refused.
+    torch keeps no list of its optimizers, so all objects are looked through, once, before a refusal.
     """
     optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.optim.Optimizer)]
     return any(
@@ -86,10 +85,11 @@ def held_by_some(gates: nn.Module) -> bool:
 
 
 def has_gradients(groups: Iterable[dict[str, Any]]) -> bool:
+    """Return whether any parameter of these groups has a gradient."""
     return any(p.grad is not None for group in groups for p in group["params"])
 
 
-def stands(group: Mapping[str, Any]) -> bool:
-    """Whether nothing in this group moves."""
+def stands_still(group: Mapping[str, Any]) -> bool:
+    """Return whether nothing in this group moves: its learning rate is 0."""
     rate = group.get("lr")
     return isinstance(rate, (int, float)) and rate == 0

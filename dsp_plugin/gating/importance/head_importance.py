@@ -1,5 +1,4 @@
-"""Importance of heads (Michel, Levy and Neubig, NeurIPS 2019): how fast the loss changes with each head's
-gate.
+"""Importance of heads (Michel, Levy and Neubig, NeurIPS 2019): how fast the loss changes with their gates.
 
     I_h = 1 / tokens * sum over examples x of |dL(x) / d xi_h|,   xi_h the gate of head h, 1 where it is open
 
@@ -50,22 +49,21 @@ class HeadImportance:
             ValueError: another shape, or a gradient that is not finite.
         """
         if gradients.dim() != 2 or gradients.shape[1] != self.total.numel():
-            raise ValueError(
-                f"expected gradients [examples, {self.total.numel()}], got {list(gradients.shape)}"
-            )
+            heads = self.total.numel()
+            raise ValueError(f"expected gradients [examples, {heads}], got {list(gradients.shape)}")
         values = gradients.detach().double()
         values = values.sum(0).abs() if self.per_batch else values.abs().sum(0)
         if not bool(torch.isfinite(values).all()):
             raise ValueError(
-                "the gradient of a head's gate is not finite: the model has diverged, or its "
-                "precision is too low"
+                "the gradient of a head's gate is not finite: the model has diverged, or its precision is "
+                "too low"
             )
         self.total += values.to(self.total.device)
         self.tokens += int(tokens)
         self.examples += gradients.shape[0]
 
     def value(self) -> Tensor:
-        """I [N] float64, loss a token.
+        """Return the importance [N] float64, in loss a token.
 
         Raises:
             ValueError: nothing was counted.
@@ -75,7 +73,7 @@ class HeadImportance:
         return self.total / self.tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted so far; states of disjoint parts of the data add up."""
+        """Return what was counted so far; states of disjoint parts of the data add up."""
         return {"total": self.total.clone(), "tokens": self.tokens, "examples": self.examples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,7 +141,7 @@ def normalised(
     by_block: bool = True,
     overall: bool = True,
 ) -> Tensor:
-    """Importance made comparable between blocks.
+    """Make importance comparable between blocks.
 
     First every block is divided by the L2 norm over its heads (+ 1e-20), then all heads are moved and scaled
     to 0..1. Heads that are gone count in neither, and get 0.

@@ -1,4 +1,4 @@
-"""What heads are ranked by, and on how much data: the part of it that no host has a say in."""
+"""The options of a ranking that no host has a say in: what heads are ranked by, and on how much data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANKINGS = ("importance", "magnitude", "random")
 
 @dataclass(frozen=True)
 class RankingOptions:
-    """What heads are ranked by.
+    """The way in which heads are ranked.
 
     Attributes:
         rank_by: one of `RANKINGS`.
@@ -40,9 +40,7 @@ class RankingOptions:
             raise ValueError(f"--importance-samples must be 1 or more, got {self.samples}")
 
     def sample(self, count: int) -> np.ndarray:
-        """Numbers, rising, of those of `count` examples that count: all, or `samples` of them, drawn by
-        `seed`.
-        """
+        """Choose which of `count` examples count: all, or `samples` drawn by `seed`; [n] rising numbers."""
         if self.samples is None or self.samples >= count:
             return np.arange(count)
         return np.sort(np.random.RandomState(self.seed).permutation(count)[: self.samples])
@@ -53,16 +51,15 @@ class RankingOptions:
         measured: Callable[[Tensor], HeadImportance],
         magnitudes: Callable[[], Tensor],
     ) -> ImportanceOf:
-        """keep -> [N], larger is better, by this ranking.
+        """Return the function keep -> scores [N] of this ranking, larger is better.
 
         Args:
             head_map: the N heads.
-            measured: keep -> importance under that mask; called for this ranking only.
-            magnitudes: () -> [N], the norm of each head's weights; likewise.
+            measured: keep -> importance under that mask; called only where heads are ranked by importance.
+            magnitudes: () -> [N], the norm of each head's weights; called only where they are ranked by it.
         """
         if self.rank_by != "importance":
-            ranks = (
-                random_ranking(head_map.num_heads, self.seed) if self.rank_by == "random" else magnitudes()
-            )
+            heads = head_map.num_heads
+            ranks = random_ranking(heads, self.seed) if self.rank_by == "random" else magnitudes()
             return lambda keep: ranks
         return lambda keep: normalised(measured(keep).value(), head_map, keep, self.by_block, self.overall)

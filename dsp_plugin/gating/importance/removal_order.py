@@ -20,7 +20,7 @@ ImportanceOf = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Removal:
-    """One step.
+    """One step of a removal.
 
     Attributes:
         keep: bool [N] after it.
@@ -36,7 +36,7 @@ class Removal:
 def next_removals(
     importance: Tensor, keep: Tensor, count: int, budget: HeadBudget | None = None
 ) -> list[int]:
-    """The `count` least important heads that may go; of equal ones the one with the higher index goes first.
+    """List the `count` least important heads that may go; of equal ones the higher index goes first.
 
     Args:
         importance: [N], no NaN among the heads still there.
@@ -67,8 +67,7 @@ def next_removals(
 
 
 def stops(living: int, step: int, budgets: Sequence[int] = ()) -> list[int]:
-    """Numbers of heads after every removal: down by `step`, through every budget, to the smallest one (or to
-    0).
+    """List the numbers of heads after each removal: down by `step`, through all budgets, to the least (or 0).
 
     Args:
         living: heads at the start.
@@ -93,7 +92,7 @@ def end_of_removal(
     per_kind: Mapping[str, int] | None = None,
     minimum: int = 0,
 ) -> HeadBudget | None:
-    """What must hold when the last head has gone; None without a wish.
+    """Return what must hold when the last head has gone; None where nothing is asked for.
 
     Args:
         budgets: numbers of heads to land on. per_kind: heads left of each kind of attention.
@@ -137,7 +136,7 @@ def remove_stepwise(
 
 
 def ranking_of_removal(removed: Sequence[int], importance: Tensor) -> Tensor:
-    """Scores whose K largest are the heads left when K were: the place in the order of removal.
+    """Return scores whose K largest are the heads left when K were: places in the order of removal.
 
     Args:
         removed: heads in the order they went.
@@ -156,16 +155,15 @@ def ranking_of_removal(removed: Sequence[int], importance: Tensor) -> Tensor:
 
 
 def random_ranking(num_heads: int, seed: int) -> Tensor:
-    """A random order of the heads as scores [N] float32, the same on every machine for one seed."""
+    """Return a random order of the heads as scores [N] float32, the same on every machine for one seed."""
     return torch.randperm(num_heads, generator=torch.Generator().manual_seed(seed)).float()
 
 
 def weight_magnitude(inputs: Sequence[Tensor], output: Tensor, num_heads: int) -> Tensor:
-    """L2 norm of each head's own weights in one attention block.
+    """Return the L2 norm of each head's own weights in one attention block.
 
     Args:
-        inputs: the query, key and value projections, weights [h * d, C_in]; head i owns rows i*d .. i*d + d -
-            1.
+        inputs: the query, key and value projections' weights [h * d, C_in]; head i owns rows i*d .. i*d+d-1.
         output: the output projection's weight [C, h * d]; head i owns the same columns.
         num_heads: h.
 
@@ -175,5 +173,6 @@ def weight_magnitude(inputs: Sequence[Tensor], output: Tensor, num_heads: int) -
     if not num_heads:
         return torch.zeros(0, dtype=torch.float64)
     parts = [*inputs, output.t()]
+    # each [h * d, C] -> [h, d * C] -> [h]
     squares = [part.detach().double().reshape(num_heads, -1).square().sum(1) for part in parts]
     return torch.stack(squares).sum(0).sqrt()

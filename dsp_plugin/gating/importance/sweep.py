@@ -1,5 +1,4 @@
-"""A sweep: heads of a model go step by step, and every step is saved at once, so that it can go on from
-there.
+"""A sweep: heads of a model go step by step, and every step is saved, so that it can go on from there.
 
 A step's file holds its mask in the form that `dsp prune --mask` takes.
 """
@@ -28,7 +27,7 @@ settings."""
 
 
 class Sweep:
-    """Steps of one sweep in a folder.
+    """The steps of one sweep in a folder.
 
     Args:
         folder: where `step-XX.json` and `mask-K<k>.json` go.
@@ -70,7 +69,7 @@ class Sweep:
         masks_of: Sequence[int] = (),
         say: Callable[[str], None] = print,
     ) -> list[Step]:
-        """Do what is missing, to the last of `kept_after`.
+        """Do the steps that are missing, to the last of `kept_after`.
 
         Args:
             keep: bool [N], heads of the full model.
@@ -86,34 +85,24 @@ class Sweep:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         first = not distributed or torch.distributed.get_rank() == 0
         with claimed(self.folder_option, self.folder) if first else contextlib.nullcontext():
-            return self._run(keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say)
-
-    def _run(
-        self, keep, kept_after, importance_of, score, subsets, budget, exact, masks_of, say
-    ) -> list[Step]:
-        if self.steps:
-            say(f"going on from step {self.steps[-1]['step']} of {len(kept_after)} in {self.folder}")
-        else:
-            self._save(self._step(0, keep, [], None))
-        for step in self.steps:
-            self._score(step, score, subsets, masks_of, say)
-        last = self.steps[-1]
-        removals = remove_stepwise(
-            importance_of,
-            torch.tensor(last["keep"], dtype=torch.bool),
-            kept_after[last["step"] :],
-            budget,
-            exact,
-            None if last["importance"] is None else torch.tensor(last["importance"], dtype=torch.float64),
-        )
-        for removal in removals:
-            step = self._step(len(self.steps), removal.keep, removal.removed, removal.importance)
-            self._save(step)
-            self._score(step, score, subsets, masks_of, say)
-        return self.steps
+            if self.steps:
+                say(f"going on from step {self.steps[-1]['step']} of {len(kept_after)} in {self.folder}")
+            else:
+                self._save(self._step(0, keep, [], None))
+            for step in self.steps:
+                self._score(step, score, subsets, masks_of, say)
+            last = self.steps[-1]
+            keep, known = torch.tensor(last["keep"], dtype=torch.bool), last["importance"]
+            importance = None if known is None else torch.tensor(known, dtype=torch.float64)
+            to_come = kept_after[last["step"] :]
+            for removal in remove_stepwise(importance_of, keep, to_come, budget, exact, importance):
+                step = self._step(len(self.steps), removal.keep, removal.removed, removal.importance)
+                self._save(step)
+                self._score(step, score, subsets, masks_of, say)
+            return self.steps
 
     def removed(self) -> list[int]:
-        """All heads that went, in their order."""
+        """List all heads that went, in their order."""
         return [head for step in self.steps for head in step["removed"]]
 
     def _step(self, number: int, keep: Tensor, removed: list[int], importance: Tensor | None) -> Step:
@@ -131,19 +120,16 @@ class Sweep:
     def _score(self, step: Step, score, subsets, masks_of, say) -> None:
         keep = torch.tensor(step["keep"], dtype=torch.bool)
         if step["kept"] in masks_of:
-            mask = {"blocks": step["blocks"], "keep": step["keep"]}
-            write_json(
-                os.path.join(self.folder, f"mask-K{step['kept']}.json"), json.dumps(mask, indent=1) + "\n"
-            )
+            mask = json.dumps({"blocks": step["blocks"], "keep": step["keep"]}, indent=1)
+            write_json(os.path.join(self.folder, f"mask-K{step['kept']}.json"), mask + "\n")
         for subset in subsets(step["kept"]):
             if subset not in step["scores"]:
                 step["scores"][subset] = score(keep, subset)
                 self._save(step)
-        scores = step["scores"].items()
-        shown = "".join(
-            f"  {self.metric} on {subset} {found['value']:.{self.decimals}f}" for subset, found in scores
-        )
-        say(f"step {step['step']}: {step['kept']} of {self.head_map.num_heads} heads{shown}")
+        shown = f"step {step['step']}: {step['kept']} of {self.head_map.num_heads} heads"
+        for subset, found in step["scores"].items():
+            shown += f"  {self.metric} on {subset} {found['value']:.{self.decimals}f}"
+        say(shown)
 
     def _save(self, step: Step) -> None:
         write_json(self._path(step["step"]), json.dumps(step) + "\n")
@@ -155,6 +141,7 @@ class Sweep:
 
     def _read(self) -> list[Step]:
         steps: list[Step] = []
+        advice = "delete it and start again, the steps before it are kept"
         while os.path.isfile(path := self._path(len(steps))):
             try:
                 step = read_json(path)
@@ -165,15 +152,11 @@ class Sweep:
                     and count == self.head_map.num_heads
                 )
             except DamagedError as error:
-                raise ValueError(
-                    f"{error}; delete it and start again, the steps before it are kept"
-                ) from None
+                raise ValueError(f"{error}; {advice}") from None
             except (KeyError, TypeError):
                 sound = False
             if not sound:
-                raise ValueError(
-                    f"{path} is damaged: delete it and start again, the steps before it are kept"
-                )
+                raise ValueError(f"{path} is damaged: {advice}")
             if differing := other_settings(settings, self.settings):
                 remedy = f"choose another {self.folder_option}, or delete that folder"
                 raise refusal(f"{self.folder} holds a sweep", differing, remedy)

@@ -1,5 +1,4 @@
-"""What a user should be told of a method's settings, before a long training and after it; the same words on
-every host.
+"""Advice on a method's settings, before a long training and after it, in the same words on every host.
 
 Each function gives sentences, none where all is well. Options are named with dashes, which every program here
 takes.
@@ -15,7 +14,7 @@ FROZEN = 1e-3
 
 
 def frozen_scores(temperature: float) -> list[str]:
-    """Of a relaxed sampler without annealing."""
+    """Warn of a relaxed sampler without annealing that is too cold to learn."""
     if temperature >= FROZEN:
         return []
     return [
@@ -26,7 +25,7 @@ def frozen_scores(temperature: float) -> list[str]:
 
 
 def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> list[str]:
-    """Of a cool-down in a training of so many updates."""
+    """Warn of a cool-down that is longer than a training of so many updates."""
     if cooling.start + cooling.steps <= updates:
         return []
     end = cooling(updates)
@@ -34,23 +33,20 @@ def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> list[str]:
         f"THE COOL-DOWN WILL NOT END: it takes {cooling.steps:,} updates"
         + (f" from update {cooling.start:,} on" if cooling.start else "")
         + f", the training has {updates:,}. The temperature ends at {end:.3g}, not at {cooling.final:g}: the "
-        "model is "
-        "trained with soft gates and deployed with hard ones. Give --cooldown-steps that the training has "
-        "room for."
+        "model is trained with soft gates and deployed with hard ones. Give --cooldown-steps that the "
+        "training has room for."
     ]
 
 
 def closed_heads(gates: ConcreteGates) -> list[str]:
-    """How many heads the penalty has left open, and what to change where that is none or all."""
+    """Say how many heads the penalty has left open, and what to change where that is none or all."""
     count, given = gates.num_heads, f"--l0-penalty {gates.l0_penalty:g}"
     by_penalty = int((gates.scores > 0).sum())
-    said = [f"{given} kept {by_penalty} of {count} heads (log_a above 0)"]
+    said = f"{given} kept {by_penalty} of {count} heads (log_a above 0)"
     if gates.budget is not None:
-        kept = int(gates.keep().sum())
-        return [f"{said[0]}; the budget deploys exactly {kept}, those with the largest log_a"]
-    if count and by_penalty in (0, count):
-        what, change = (
-            ("EVERY HEAD IS CLOSED", "lower") if by_penalty == 0 else ("NO HEAD IS CLOSED", "raise")
-        )
-        said.append(f"{what}: {change} --l0-penalty, or give --num-of-heads K to keep exactly K")
-    return said
+        deployed = int(gates.keep().sum())
+        return [f"{said}; the budget deploys exactly {deployed}, those with the largest log_a"]
+    if not count or 0 < by_penalty < count:
+        return [said]
+    problem = "EVERY HEAD IS CLOSED: lower" if by_penalty == 0 else "NO HEAD IS CLOSED: raise"
+    return [said, f"{problem} --l0-penalty, or give --num-of-heads K to keep exactly K"]

@@ -21,36 +21,34 @@ EPS = 1e-6
 
 
 def stretch(s: Tensor) -> Tensor:
-    """s in [0, 1] on (LOW, HIGH), clipped to [0, 1]."""
+    """Stretch s in [0, 1] to (LOW, HIGH), clipped to [0, 1]; any shape."""
     return (s * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
 
 
 def concrete_gates(log_a: Tensor, u: Tensor) -> Tensor:
-    """Gates [N] of noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / BETA)); differentiable in
-    log_a.
+    """Return gates [N] for noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / BETA)).
+
+    They are differentiable in log_a [N] (Louizos et al., section 2.2).
     """
     return stretch(torch.sigmoid((u.log() - torch.log1p(-u) + log_a) / BETA))
 
 
 def soft_gates(log_a: Tensor) -> Tensor:
-    """Gates [N] without noise: stretch(sigmoid(log_a)), without BETA. Above one half exactly where log_a >
-    0.
-    """
+    """Return gates [N] without noise or BETA, stretch(sigmoid(log_a)): above 1/2 exactly where log_a > 0."""
     return stretch(torch.sigmoid(log_a))
 
 
 def open_probability(log_a: Tensor) -> Tensor:
-    """P(gate > 0) of every head, [N]: sigmoid(log_a - BETA log(-LOW / HIGH))."""
+    """Return P(gate > 0) of every head, [N]: sigmoid(log_a - BETA log(-LOW / HIGH))."""
     return torch.sigmoid(log_a - BETA * math.log(-LOW / HIGH))
 
 
 class ConcreteGates(HeadScores):
-    """Voita: heads close as far as the penalty outweighs the loss. `scores` is log_a.
+    """Voita's gates: heads close as far as the penalty outweighs the loss. `scores` is log_a.
 
     Args:
-        budget: the K heads with the largest log_a are deployed (never by the clipped gates, which tie at 0
-            and 1).
-            None: those with log_a > 0, as many as the penalty has left open.
+        budget: the K heads with the largest log_a are deployed (not by the clipped gates, which tie at 0 and
+            1). None: those with log_a > 0, as many as the penalty has left open.
         l0_penalty: lambda, the loss of one head that is surely open.
 
     Raises:
@@ -64,9 +62,7 @@ class ConcreteGates(HeadScores):
         self.l0_penalty = l0_penalty
 
     def sample(self) -> Tensor:
-        """Gates [N] float32 in [0, 1], with fresh noise at every call; their number is not held to the
-        budget.
-        """
+        """Draw gates [N] float32 in [0, 1], with fresh noise at every call; the budget does not hold here."""
         # in double: next to 1, float32 has only 17 numbers in a millionth
         noise = torch.empty_like(self.scores, dtype=torch.float64).uniform_(EPS, 1.0 - EPS)
         return concrete_gates(self.scores.double(), noise).float()
@@ -75,15 +71,15 @@ class ConcreteGates(HeadScores):
         return self.scores.detach() > 0 if self.budget is None else super().keep()
 
     def soft_gates(self) -> Tensor:
-        """Gates [N] without noise: what decides by `> 0.5` where there is no budget."""
+        """Return gates [N] without noise: where there is no budget, those above 0.5 are deployed."""
         return soft_gates(self.scores.detach())
 
     def penalty(self) -> Tensor:
-        """lambda times the expected number of open heads."""
+        """Return lambda times the expected number of open heads, a scalar."""
         return self.l0_penalty * open_probability(self.scores).sum()
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Heads deployed, and the expected number of gates that are not 0 in training."""
+        """Return the heads deployed, and the expected number of gates that are not 0 in training."""
         return {
             "heads_open": self.keep().sum(),
             "expected_open": open_probability(self.scores.detach()).sum(),

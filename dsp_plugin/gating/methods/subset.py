@@ -40,7 +40,7 @@ class RelaxedSubset(HeadScores):
         return any(self.schedule(updates) != self.temperature for updates in later)
 
     def sample(self) -> Tensor:
-        """Gates [N] float32, summing to K, with fresh Gumbel noise at every call; a warm one can exceed 1.
+        """Draw gates [N] float32 that sum to K, with fresh Gumbel noise; a warm one can exceed 1.
 
         One below `SMALLEST_GATE` is an exact zero. Its gradient is that of the sample before.
         """
@@ -52,7 +52,7 @@ class RelaxedSubset(HeadScores):
         return gates
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Of the last sample: heads above one half, mean binary entropy in bits; and T."""
+        """Return T and, of the last sample, the heads above one half and the mean binary entropy in bits."""
         figures: dict[str, float | Tensor] = {"temperature": self.temperature}
         if self._last_sample is not None and self.num_heads:
             gates = self._last_sample.double().clamp(0.0, 1.0)

@@ -10,8 +10,7 @@ MAX_GAIN = 1e6
 MIN_TEMPERATURE = 1e-30
 """Two scores this close are equal in float64; below it 1 / T has no room left to be multiplied in."""
 SMALLEST_GATE = 2.0**-30
-"""A relaxed gate below this is an exact zero: its context is below float32's rounding beside that of any
-open head.
+"""A relaxed gate below this is an exact zero: its context is below float32's rounding beside an open head's.
 
 Else the gradients of its head's projections are so small that their squares, in Adam's second moment, are
 denormal numbers, of which a CPU takes the root five times slower."""

@@ -51,7 +51,7 @@ __all__ = ["gumbel_noise", "hard_topk", "relaxed_topk", "straight_through_topk"]
 def gumbel_noise(
     shape: Sequence[int], *, device: torch.device | str, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Standard Gumbel noise, -log(-log u) with u uniform and strictly inside (0, 1).
+    """Draw standard Gumbel noise, -log(-log u) with u uniform and strictly inside (0, 1).
 
     Returns:
         [*shape] float64, every entry finite (-6.6 to 36.8)
@@ -91,7 +91,7 @@ def relaxed_topk(scores: Tensor, k: int, temperature: float, noise: Tensor | Non
 
 
 def hard_topk(scores: Tensor, k: int) -> Tensor:
-    """The K heads with the largest scores; of equal scores the one with the lower index goes first.
+    """Choose the K heads with the largest scores; of equal scores the one with the lower index goes first.
 
     Args:
         scores: [N]
@@ -111,7 +111,7 @@ def hard_topk(scores: Tensor, k: int) -> Tensor:
 
 
 def straight_through_topk(scores: Tensor, k: int) -> Tensor:
-    """Hard gates that learn: forward the hard top K, backward the identity.
+    """Return hard gates that learn: forward the hard top K, backward the identity.
 
     It runs at every training step, so NaN is not looked for (that would make a GPU wait); `hard_topk` does
     that.
@@ -178,7 +178,7 @@ class _RelaxedTopK(torch.autograd.Function):
 
 
 class _NumpyRounds:
-    """The rounds on a CPU. NumPy on the tensors' own memory: its call overhead is a third of torch's."""
+    """The rounds on a CPU, by NumPy on the tensors' own memory: its call overhead is a third of torch's."""
 
     @staticmethod
     def forward(r: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
@@ -245,7 +245,7 @@ class _TorchRounds:
 
 
 def _rounds(x: Tensor) -> type | ModuleType:
-    """Who computes the rounds of a vector [N] or of probabilities [K, N]."""
+    """Choose who computes the rounds of a vector [N] or of probabilities [K, N]."""
     if x.device.type == "cpu":
         return _NumpyRounds
     kernels = _triton_kernels() if x.is_cuda else None
@@ -263,8 +263,7 @@ def _triton_kernels() -> ModuleType | None:
     try:  # Triton compiles at the first launch, and then wants a C compiler and Python's headers
         kernels.forward(torch.zeros(1, dtype=torch.float64, device="cuda"), 1, 1.0)
     except Exception as error:
-        warnings.warn(
-            f"Triton cannot compile here, so sampling heads on the GPU is slower: {error}", stacklevel=2
-        )
+        said = f"Triton cannot compile here, so sampling heads on the GPU is slower: {error}"
+        warnings.warn(said, stacklevel=2)
         return None
     return kernels

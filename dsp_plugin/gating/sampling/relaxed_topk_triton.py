@@ -1,5 +1,4 @@
-"""The rounds of the relaxed top-K on CUDA: one Triton kernel forward, one backward (formulas:
-`relaxed_topk.py`).
+"""The rounds of the relaxed top-K (formulas: `relaxed_topk.py`) on CUDA: a Triton kernel for each direction.
 
 Each kernel is a single program that holds all N heads, padded to a power of two, and loops over the K rounds
 inside, so a sample costs two launches and no synchronisation. Everything is float64. Imported only when
@@ -58,7 +57,7 @@ def _backward_kernel(
 
 
 def forward(scores: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Gates [N] and the probabilities of every round [K, N], of noisy scores [N] (float64, CUDA)."""
+    """Return gates [N] and the probabilities of every round [K, N] of noisy scores [N] (float64, CUDA)."""
     n = scores.numel()
     probs, gates = scores.new_empty(k, n), torch.empty_like(scores)
     with torch.cuda.device_of(scores):
@@ -69,7 +68,7 @@ def forward(scores: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]
 
 
 def backward(probs: Tensor, grad: Tensor, temperature: float) -> Tensor:
-    """The gradient of the scores [N], from dL/dgates [N] and the probabilities [K, N] (float64, CUDA)."""
+    """Return the gradient of the scores [N] from dL/dgates [N] and probabilities [K, N] (float64, CUDA)."""
     k, n = probs.shape
     out = torch.empty_like(grad)
     with torch.cuda.device_of(grad):

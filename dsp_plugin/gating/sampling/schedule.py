@@ -10,7 +10,7 @@ from .limits import MIN_TEMPERATURE
 
 @dataclass(frozen=True)
 class ExponentialCooling:
-    """T falls exponentially from `initial` to `final` over `steps` updates, then stays (DSP, section 3.3).
+    """A temperature that falls exponentially from `initial` to `final` in `steps` updates (DSP, section 3.3).
 
     T(s) = exp(ln T0 - (s / C) (ln T0 - ln Tf)) for s < C, else Tf; s counts from update `start`, T = T0
     before it. A function of the number of optimizer updates and of nothing else, so that a resumed run has
@@ -45,5 +45,5 @@ class ExponentialCooling:
 
 
 def constant_temperature(value: float) -> ExponentialCooling:
-    """No annealing: the final temperature from the first update on."""
+    """Return a schedule without annealing: the final temperature from the first update on."""
     return ExponentialCooling(initial=value, final=value, steps=0)

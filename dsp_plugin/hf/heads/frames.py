@@ -50,7 +50,7 @@ class Frame:
         show_open_heads(self.configs)
         # a copy knows of no model yet; a part is not the whole
         if module._modules.get(GATING) is self.switchboard:
-            self.switchboard.handshake.trains(module)
+            self.switchboard.handshake.watch_model(module)
         self.switchboard.begin_forward(module)
 
     def _refuse(self, position: int, found: Any) -> None:

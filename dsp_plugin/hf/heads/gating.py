@@ -76,8 +76,8 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
     configs = {id(part.config): part.config for part in model_parts(model)}
     open_frames(model, Frame(switchboard, _places(model, attentions), list(configs.values())))
     setattr(model, GATING, switchboard)
-    switchboard.handshake.trains(model)
-    switchboard.handshake.wants(advice=_ADVICE)
+    switchboard.handshake.watch_model(model)
+    switchboard.handshake.expect(advice=_ADVICE)
     return switchboard
 
 

@@ -78,7 +78,7 @@ def pruning_optimizers(
     _made.add(optimizer)
     if switchboard is not None:
         constant = rate if pruning_schedule == "constant" else None
-        switchboard.handshake.wants(lr=constant, weight_decay=0.0, keep=optimizer)
+        switchboard.handshake.expect(lr=constant, weight_decay=0.0, restore_in=optimizer)
     factors = [_factor(args.lr_scheduler_type, args, num_training_steps, args.learning_rate)] * len(groups)
     if scores:
         schedule = args.lr_scheduler_type if pruning_schedule is None else pruning_schedule

@@ -185,8 +185,8 @@ class GatedTransformerModel(TransformerModelBase):
         self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
         for parameter in gates.parameters():
             mark_scores(parameter, pruning_lr)
-        self.gating.handshake.trains(self)
-        self.gating.handshake.wants(lr=pruning_lr, weight_decay=0.0, advice=host_advice(self.method))
+        self.gating.handshake.watch_model(self)
+        self.gating.handshake.expect(lr=pruning_lr, weight_decay=0.0, advice=host_advice(self.method))
         connect(self, self.gating)
 
     def forward(self, *args, **kwargs):

@@ -102,7 +102,7 @@ def test_a_forward_pass_that_knows_of_no_gates(name):
 )
 def test_a_rate_or_a_decay_that_is_not_the_declared_one(options, match):
     model = Tiny(METHODS["constant"]())
-    model.gating.handshake.wants(lr=0.2, weight_decay=0.0)
+    model.gating.handshake.expect(lr=0.2, weight_decay=0.0)
     with pytest.raises(HandshakeError, match=match):
         train(model, torch.optim.AdamW(model.parameters(), **options), updates=1)
 
@@ -115,7 +115,7 @@ def test_a_rate_that_somebody_has_written_is_put_back_in_an_optimizer_that_was_m
             {"params": model.gating.parameters(), "lr": 0.2, "weight_decay": 0.0},
         ]
     )
-    model.gating.handshake.wants(lr=0.2, weight_decay=0.0, keep=optimizer)
+    model.gating.handshake.expect(lr=0.2, weight_decay=0.0, restore_in=optimizer)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
     for _ in range(3):
         train(model, optimizer, updates=1)

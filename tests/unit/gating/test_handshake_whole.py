@@ -86,7 +86,7 @@ def test_float32_copies_as_fairseq_makes_them(name):
     model = Tiny(METHODS[name]())
     for parameter in model.gating.parameters():
         parameter.param_group, parameter.optim_overrides = "scores", {"optimizer": {"lr": [0.2]}}
-    model.gating.handshake.wants(lr=0.2, weight_decay=0.0)
+    model.gating.handshake.expect(lr=0.2, weight_decay=0.0)
     copies = {p: nn.Parameter(p.detach().float().clone()) for p in model.parameters()}
     for p, copied in copies.items():
         for mark in ("param_group", "optim_overrides"):
@@ -146,7 +146,7 @@ def test_somebody_elses_optimizer_is_nobodys_business():
 def test_copies_are_watched_by_themselves():
     """An average of the model, say, beside it."""
     model = Tiny(METHODS["concrete"]())
-    model.gating.handshake.wants(lr=1e-3)
+    model.gating.handshake.expect(lr=1e-3)
     average = copy.deepcopy(model)
     train(model, adam(model.parameters()))
     assert average.gating.gates.trained == 0

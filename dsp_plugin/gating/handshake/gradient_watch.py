@@ -1,6 +1,4 @@
-"""Whether weights outside a gated model are trained through it: their gradients come in the backward
-passes of its gates.
-"""
+"""Finds out whether weights outside a gated model are trained through it, by their backward passes."""
 
 from __future__ import annotations
 
@@ -11,11 +9,13 @@ from torch import Tensor
 from ..draws.checkpoints import backward_number
 
 
-class Kinship:
+class GradientWatch:
     """Notes in which backward passes gradients of these parameters arrive, until `end`.
 
+    Weights that are trained through a gated model get theirs in the backward passes of its gates.
+
     Attributes:
-        backwards: their numbers.
+        backwards: the passes' numbers (see `backward_number`).
     """
 
     def __init__(self, parameters: Iterable[Tensor]):
@@ -28,6 +28,7 @@ class Kinship:
         ]
 
     def end(self) -> None:
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
