@@ -34,7 +34,7 @@ from dsp_plugin.hf.data.glue import Example, Task, find_task, load_split
 from dsp_plugin.hf.data.input_limits import longest_input
 from dsp_plugin.hf.diffs.training import find_task_head
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments
-from dsp_plugin.hf.programs.chassis.glue_work import GlueWork
+from dsp_plugin.hf.programs.chassis.glue_task import GlueTask
 from dsp_plugin.hf.programs.chassis.models import load
 from dsp_plugin.hf.programs.chassis.parsing import TRACEBACK, run
 from dsp_plugin.options.numbers import number
@@ -80,8 +80,8 @@ def packs_of(arguments: list[str]) -> dict[str, DiffPack]:
 
 def base_of(name: str) -> tuple[PreTrainedModel, object, list[str]]:
     """The base with a place for task heads, its tokenizer, and the names of the task head's parameters."""
-    work = GlueWork(GlueArguments(task_name=TASKS[0]))
-    model, tokenizer, new = load(ModelArguments(model_name_or_path=name, ignore_mismatched_sizes=True), work)
+    task = GlueTask(GlueArguments(task_name=TASKS[0]))
+    model, tokenizer, new = load(ModelArguments(model_name_or_path=name, ignore_mismatched_sizes=True), task)
     return model.eval(), tokenizer, find_task_head(model, new, () if new else ["classifier"])
 
 

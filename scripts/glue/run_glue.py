@@ -30,10 +30,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.chassis.train import train
-    from dsp_plugin.hf.programs.heads.methods import Method
+    from dsp_plugin.hf.programs.chassis.train import finetune
 
-    return run(lambda: train(__doc__, GlueArguments, Method, argv))
+    return run(lambda: finetune(__doc__, GlueArguments, argv))
 
 
 if __name__ == "__main__":

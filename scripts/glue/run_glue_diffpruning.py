@@ -31,10 +31,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.diffs.prune import PruneRun
-    from dsp_plugin.hf.programs.diffs.run import run_stage
+    from dsp_plugin.hf.programs.diffs.prune import run_prune
 
-    return run(lambda: run_stage(PruneRun, __doc__, GlueArguments, argv))
+    return run(lambda: run_prune(__doc__, GlueArguments, argv))
 
 
 if __name__ == "__main__":

@@ -34,10 +34,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.diffs.fixmask import FixMaskRun
-    from dsp_plugin.hf.programs.diffs.run import run_stage
+    from dsp_plugin.hf.programs.diffs.fixmask import run_fixmask
 
-    return run(lambda: run_stage(FixMaskRun, __doc__, GlueArguments, argv))
+    return run(lambda: run_fixmask(__doc__, GlueArguments, argv))
 
 
 if __name__ == "__main__":

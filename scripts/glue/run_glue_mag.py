@@ -32,10 +32,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.diffs.project import ProjectRun
-    from dsp_plugin.hf.programs.diffs.run import run_stage
+    from dsp_plugin.hf.programs.diffs.project import run_project
 
-    return run(lambda: run_stage(ProjectRun, __doc__, GlueArguments, argv))
+    return run(lambda: run_project(__doc__, GlueArguments, argv))
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.chassis.train import train
+    from dsp_plugin.hf.programs.heads.gated import train_heads
     from dsp_plugin.hf.programs.heads.methods import DSPArguments
 
-    return run(lambda: train(__doc__, SquadArguments, DSPArguments, argv))
+    return run(lambda: train_heads(__doc__, SquadArguments, DSPArguments, argv))
 
 
 if __name__ == "__main__":

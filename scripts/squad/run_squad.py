@@ -30,10 +30,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.chassis.train import train
-    from dsp_plugin.hf.programs.heads.methods import Method
+    from dsp_plugin.hf.programs.chassis.train import finetune
 
-    return run(lambda: train(__doc__, SquadArguments, Method, argv))
+    return run(lambda: finetune(__doc__, SquadArguments, argv))
 
 
 if __name__ == "__main__":

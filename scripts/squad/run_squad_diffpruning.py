@@ -31,10 +31,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.diffs.prune import PruneRun
-    from dsp_plugin.hf.programs.diffs.run import run_stage
+    from dsp_plugin.hf.programs.diffs.prune import run_prune
 
-    return run(lambda: run_stage(PruneRun, __doc__, SquadArguments, argv))
+    return run(lambda: run_prune(__doc__, SquadArguments, argv))
 
 
 if __name__ == "__main__":

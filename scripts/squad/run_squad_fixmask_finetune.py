@@ -35,10 +35,9 @@ def main(argv=None):
     require_transformers()
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
     from dsp_plugin.hf.programs.chassis.parsing import run
-    from dsp_plugin.hf.programs.diffs.fixmask import FixMaskRun
-    from dsp_plugin.hf.programs.diffs.run import run_stage
+    from dsp_plugin.hf.programs.diffs.fixmask import run_fixmask
 
-    return run(lambda: run_stage(FixMaskRun, __doc__, SquadArguments, argv))
+    return run(lambda: run_fixmask(__doc__, SquadArguments, argv))
 
 
 if __name__ == "__main__":

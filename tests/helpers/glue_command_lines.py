@@ -13,19 +13,24 @@ from dsp_plugin.hf.programs.chassis.arguments import (
     SquadArguments,
 )
 from dsp_plugin.hf.programs.chassis.parsing import parse
-from dsp_plugin.hf.programs.heads.methods import DSPArguments, Method, VoitaArguments
+from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 
-METHODS = {"run_glue": Method, "run_squad": Method, "run_dsp": DSPArguments, "run_voita": VoitaArguments}
+METHODS = {
+    "run_glue": [],
+    "run_squad": [],
+    "run_dsp": [DSPArguments],
+    "run_voita": [VoitaArguments],
+    "run_michel": [MichelArguments],
+}
 
 
 def understood(words: list) -> dict:
     """All options of a command line, after the checks that need no model."""
     data = SquadArguments if "/squad/" in words[0] else GlueArguments
     name, rest = words[0].split("/")[-1].removesuffix(".py"), words[1:]
-    own = [MichelArguments] if name == "run_michel" else [] if METHODS[name] is Method else [METHODS[name]]
     further = [] if name == "run_michel" else [ResultArguments, TrainingArguments]
-    found = parse("", [ModelArguments, data, *own, *further], rest)
+    found = parse("", [ModelArguments, data, *METHODS[name], *further], rest)
     for group in found:
         if hasattr(group, "check"):
             group.check()

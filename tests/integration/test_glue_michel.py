@@ -10,7 +10,7 @@ from glue_folders import write_task
 from hf_programs import HEADS, start, write_bert
 
 from dsp_plugin.hf import load_pruned
-from dsp_plugin.hf.programs.chassis.models import heads_of
+from dsp_plugin.hf.folders.model_heads import heads_of
 from dsp_plugin.records.record import find_records, load_record, mask_of
 from dsp_plugin.reports.report import make_report
 

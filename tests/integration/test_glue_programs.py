@@ -15,7 +15,7 @@ from hf_programs import HEADS, SHORT, mnli, start, write_bert
 
 from dsp_plugin.hf import load_pruned
 from dsp_plugin.hf.data.glue_tasks import find_task
-from dsp_plugin.hf.programs.chassis.models import heads_of
+from dsp_plugin.hf.folders.model_heads import heads_of
 from dsp_plugin.records.record import load_record, load_records, mask_of
 from dsp_plugin.reports.pictures.heads import head_map_text
 from dsp_plugin.reports.report import make_report
@@ -159,7 +159,7 @@ def test_pipelined_leaves_the_weights_alone(folder, plain):
 
 
 def test_straight_through_with_intermediate_masks(folder, monkeypatch):
-    monkeypatch.setattr("dsp_plugin.hf.programs.chassis.results.MASK_EVERY", 2)  # in place of 1000
+    monkeypatch.setattr("dsp_plugin.hf.programs.heads.written.MASK_EVERY", 2)  # in place of 1000
     words = [
         "--do_train",
         "--max_steps",

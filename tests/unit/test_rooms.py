@@ -71,6 +71,9 @@ FLOORS = {
         "folders",
         "export",
         "diffs",
+        "programs/chassis",
+        "programs/heads",
+        "programs/diffs",
         "programs",
     ),
 }
@@ -78,6 +81,8 @@ FLOORS = {
 STRANGERS = [
     ("hf/trainer", ("gating", "diffs"), "parts for any training"),
     ("hf/diffs", ("gating", "hf/heads"), "a diff needs no gates"),
+    ("hf/programs/chassis", ("gating", "hf/heads", "diffs", "hf/diffs"), "a chassis takes any system"),
+    ("hf/programs/diffs", ("gating", "hf/heads", "hf/programs/heads"), "a diff needs no gates"),
 ]
 # Who reads reports: programs, and nothing else.
 READERS_OF_REPORTS = ("cli", "hf/programs", "mt/programs", "reports")

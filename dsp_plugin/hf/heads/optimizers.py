@@ -104,28 +104,6 @@ def check_covered(optimizer: Optimizer | None, model: nn.Module) -> None:
         )
 
 
-def training_steps(args: TrainingArguments, num_examples: int) -> int:
-    """Optimizer updates that the Trainer makes with these arguments on so many examples.
-
-    Raises:
-        ValueError: no example, or `dataloader_drop_last` leaves no batch.
-    """
-    if num_examples < 1 and args.max_steps <= 0:
-        raise ValueError("there is no example to train on")
-    rounded = math.floor if args.dataloader_drop_last else math.ceil
-    per_process = rounded(rounded(num_examples / args.train_batch_size) / args.world_size)
-    if num_examples > 0 and not per_process:
-        raise ValueError(
-            f"--dataloader_drop_last leaves no batch: {num_examples} examples are less than "
-            f"{args.train_batch_size} for each of "
-            f"{args.world_size} process(es); leave it out, or make --per_device_train_batch_size smaller"
-        )
-    if args.max_steps > 0:
-        return args.max_steps
-    updates = max(math.ceil(per_process / args.gradient_accumulation_steps), 1)
-    return math.ceil(args.num_train_epochs * updates)
-
-
 def _groups(model: nn.Module, scores: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Group the parameters that learn, apart from the scores, by whether they have weight decay."""
     score_ids = {id(parameter) for parameter in scores}

@@ -19,9 +19,10 @@ from ...gating import Switchboard
 from ...records.history import append_heads, read_history, rewrite_history
 from ..trainer.epoch_order import EpochOrder
 from ..trainer.mean_loss import declare_mean_loss
+from ..trainer.updates import training_steps
 from .best_after_warmup import BestAfterWarmup
 from .gating import check_whole, switchboard_of
-from .optimizers import check_covered, pruning_optimizers, training_steps
+from .optimizers import check_covered, pruning_optimizers
 
 __all__ = ["HeadGatesCallback", "declare_mean_loss", "pruning_optimizers", "training_steps"]
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 import dataclasses
 import shlex
 
+import hf_programs  # noqa: F401  (first: see there)  isort: skip
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
 from dsp_plugin.hf.heads.training import training_steps
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments, SquadArguments
-from dsp_plugin.hf.programs.chassis.glue_work import GlueWork
+from dsp_plugin.hf.programs.chassis.glue_task import GlueTask
 from dsp_plugin.hf.programs.chassis.parsing import _is_users, parse
-from dsp_plugin.hf.programs.chassis.squad_work import SquadWork
+from dsp_plugin.hf.programs.chassis.squad_task import SquadTask
 from dsp_plugin.hf.programs.chassis.trainer_checks import check_trainer
 
 GIVEN = "--model_name_or_path m --output_dir out --use_cpu --do_train --do_eval "
@@ -24,8 +25,8 @@ GIVEN = "--model_name_or_path m --output_dir out --use_cpu --do_train --do_eval 
 def checked(words, task="MRPC"):
     data = SquadArguments if task == "SQuAD" else GlueArguments
     *_, options, args = parse("", [ModelArguments, data, TrainingArguments], shlex.split(GIVEN + words))
-    work = SquadWork(options) if task == "SQuAD" else GlueWork(dataclasses.replace(options, task_name=task))
-    check_trainer(args, work)
+    task = SquadTask(options) if task == "SQuAD" else GlueTask(dataclasses.replace(options, task_name=task))
+    check_trainer(args, task)
     return args
 
 

@@ -1,6 +1,4 @@
-"""The model of a program: tokenizer, configuration and weights; its heads in the numbers of the model it
-once was.
-"""
+"""The model of a program: tokenizer, configuration and weights."""
 
 from __future__ import annotations
 
@@ -11,19 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from ....options.faults import naming, one_line
 from ....records.files.sealed_folder import check_sealed
-from ....records.record import kept_heads
-from ....surgery import compose, mask_of_record
+from ...folders.model_heads import has_scores, tells_kept_heads
 from ...folders.pruned_folders import load_pruned
-from ...heads.gating import GATING, switchboard_of
-from ...heads.layouts.locate import head_map_of
-from ...heads.surgery.kept_heads import KEPT_HEADS, record_of
-from ...heads.surgery.pruning import check_surgery, original_head_map
 from .arguments import ModelArguments
 from .origin import check_head
 from .parsing import say
@@ -33,11 +25,11 @@ MOST_LAYERS = 10_000  # a damaged number of layers would fill the memory before 
 FEWEST_WORDS = 5
 
 
-def load(options: ModelArguments, work: Any) -> tuple[PreTrainedModel, Any, list[str]]:
+def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list[str]]:
     """Model and tokenizer for a task; and the names of the model's weights that are new and untrained.
 
     Args:
-        work: a `GlueWork` or `SquadWork`; it adopts the order of the model's labels.
+        task: a `GlueTask` or `SquadTask`; it adopts the order of the model's labels.
 
     Raises:
         ValueError, OSError: naming the option. Among them: damaged files, a task head of another task.
@@ -50,13 +42,13 @@ def load(options: ModelArguments, work: Any) -> tuple[PreTrainedModel, Any, list
             with naming(f"--{name} {folder}"):
                 check_sealed(folder)
     before = load_config(options, {})
-    work.adopt(before)
+    task.adopt(before)
     tokenizer = load_tokenizer(options)
-    model, new = load_model(options, work.model_class, load_config(options, work.config_entries()))
+    model, new = load_model(options, task.model_class, load_config(options, task.config_entries()))
     if not new:
-        new = check_head(model, before, options, work)
+        new = check_head(model, before, options, task)
     if getattr(model.config, "finetuning_task", None) is not None:  # older programs noted it
-        model.config.finetuning_task = work.name
+        model.config.finetuning_task = task.name
     if model.config.pad_token_id is None:  # GPT-2: classification looks for the last token that is none
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -122,7 +114,7 @@ def load_model(
     more: dict[str, Any] = {"ignore_mismatched_sizes": options.ignore_mismatched_sizes}
     if options.attn_implementation:
         more["attn_implementation"] = options.attn_implementation
-    if getattr(config, KEPT_HEADS, None) is not None:
+    if tells_kept_heads(config):
         entries = ("num_labels", "problem_type", "id2label", "label2id")
         labels = {
             entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None
@@ -182,36 +174,6 @@ def _new(loading: dict[str, Any]) -> list[str]:
     return sorted({*loading["missing_keys"], *other})
 
 
-def check_prunable(model: PreTrainedModel, options: ModelArguments) -> None:
-    """Try whether heads can be removed from a model that is to lose some at the end; it stays as it is.
-
-    Raises:
-        ValueError: they cannot; names the option.
-    """
-    try:
-        check_surgery(model)
-    except ValueError as error:
-        raise ValueError(
-            f"--model_name_or_path {options.model_name_or_path}: its heads cannot be removed: {error} "
-            "(--no_pruned chooses heads "
-            "and removes none)"
-        ) from error
-
-
-def has_scores(name: str) -> bool:
-    """Whether a folder holds a gated model, whose heads are all open wherever it is loaded without its
-    gates.
-    """
-    path = Path(name) / "model.safetensors"
-    if not path.is_file():
-        return False
-    try:
-        with safe_open(path, "pt") as file:
-            return any(key.startswith(GATING + ".") for key in file.keys())
-    except SafetensorError:
-        return False
-
-
 def say_open_heads(name: str) -> None:
     """Where a gated model is about to be used without its gates."""
     if has_scores(name):
@@ -220,26 +182,6 @@ def say_open_heads(name: str) -> None:
             "of heads is in"
         )
         say(f"{os.path.join(name, 'pruned')}: give that folder for the pruned model.")
-
-
-def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
-    """The `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the original
-    numbers.
-
-    None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
-    """
-    record, gated = record_of(model), switchboard_of(model)
-    try:
-        original = original_head_map(model)
-    except ValueError:
-        if record is not None or gated is not None:
-            raise
-        return None
-    if gated is not None:
-        record = compose(head_map_of(model), gated.gates.keep(), record)
-    if record is None:
-        return kept_heads(original.to_dict(), [True] * original.num_heads)
-    return kept_heads(original.to_dict(), mask_of_record(record, original).tolist())
 
 
 def _first_line(error: Exception) -> str:

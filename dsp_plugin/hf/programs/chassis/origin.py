@@ -25,25 +25,25 @@ def label_words(config: PreTrainedConfig) -> tuple[str, ...]:
     return tuple(re.sub(r"[\s-]+", "_", str(names[number]).strip().lower()) for number in sorted(names))
 
 
-def check_lengths(model: PreTrainedModel, tokenizer: Any, work: Any) -> None:
+def check_lengths(model: PreTrainedModel, tokenizer: Any, task: Any) -> None:
     """Raises: ValueError: a `--max_seq_length` that the tokenizer or the model's table of positions cannot
     take.
     """
-    length = work.options.max_seq_length
-    check_max_seq_length(length, tokenizer, work.pair)
+    length = task.options.max_seq_length
+    check_max_seq_length(length, tokenizer, task.pair)
     longest = longest_input(model)
     if longest is not None and length > longest:
         raise ValueError(f"--max_seq_length {length}: the model has positions for {longest} tokens at most")
 
 
 def check_head(
-    model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, work: Any
+    model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, task: Any
 ) -> list[str]:
     """A task head that the model brought along is this task's; with `--ignore_mismatched_sizes` it is begun
     anew where it is not.
 
     Args:
-        config: the model's own, before the task's entries. work: a `GlueWork` or `SquadWork`.
+        config: the model's own, before the task's entries. task: a `GlueTask` or `SquadTask`.
 
     Returns:
         names of the weights that are new.
@@ -52,13 +52,13 @@ def check_head(
         ValueError: the head is of another task, by the settings of its training, by its config's
             `finetuning_task` or by the names of its labels.
     """
-    reason = _other_task(config, options, work)
+    reason = _other_task(config, options, task)
     if reason is None:
         return []
     name = options.model_name_or_path
     if not options.ignore_mismatched_sizes:
         raise ValueError(
-            f"--model_name_or_path {name}: its task head {reason}, and this task is {work.name}: "
+            f"--model_name_or_path {name}: its task head {reason}, and this task is {task.name}: "
             "--ignore_mismatched_sizes begins "
             "with a new task head"
         )
@@ -90,26 +90,26 @@ def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
             )
 
 
-def _other_task(config: PreTrainedConfig, options: ModelArguments, work: Any) -> str | None:
+def _other_task(config: PreTrainedConfig, options: ModelArguments, task: Any) -> str | None:
     told = settings_of(options.model_name_or_path).get("task") or getattr(config, "finetuning_task", None)
     if isinstance(told, str):
         named = _task_name(told)
         if named is not None:
-            return None if named == work.name else f"was trained on {named}"
+            return None if named == task.name else f"was trained on {named}"
     theirs = label_words(config)
-    if not work.labels or all(map(_NO_NAME.fullmatch, theirs)) or sorted(theirs) == sorted(work.labels):
+    if not task.labels or all(map(_NO_NAME.fullmatch, theirs)) or sorted(theirs) == sorted(task.labels):
         return None
     # labels that are numbers in the task's files can have any names, but not those of another task
     named = {
         tuple(sorted(task.labels)) for task in TASKS.values() if not all(map(_NO_NAME.fullmatch, task.labels))
     }
-    if all(map(_NO_NAME.fullmatch, work.labels)) and tuple(sorted(theirs)) not in named:
+    if all(map(_NO_NAME.fullmatch, task.labels)) and tuple(sorted(theirs)) not in named:
         return None
     return f"has the labels {', '.join(theirs)}"
 
 
 def _task_name(told: str) -> str | None:
-    """As `work.name` has it; None of a task that is not ours."""
+    """As `task.name` has it; None of a task that is not ours."""
     if told.lower().startswith("squad"):
         return "SQuAD"
     try:

@@ -1,5 +1,6 @@
-"""One program for finetuning with and without pruning, on GLUE and on SQuAD: parse, build, train, score,
-record.
+"""One training program for every system, on GLUE and on SQuAD: parse, build, train, score, record.
+
+What is trained is a `System`; here is what all of them share. The chassis knows nothing of gates or diffs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +22,68 @@ from transformers.utils import logging as hf_logging
 from ....records.files.claim import claimed
 from ....records.files.sealed_folder import seal_folder
 from ....records.files.whole import check_folder
-from ....records.history import read_history
-from ....records.record import Metric, portable_path
+from ....records.record import Metric
 from ...data.input_limits import check_inputs
-from ...heads.gating import gate_heads, load_gating, switchboard_of
-from ...heads.layouts.locate import head_map_of
-from ...heads.surgery.kept_heads import record_of
-from ...heads.training import (
-    HeadGatesCallback,
-    check_arguments,
-    declare_mean_loss,
-    pruning_optimizers,
-    training_steps,
-)
-from ...trainer.epoch_order import EpochOrder
-from ...trainer.in_order import InOrderTrainer
-from ..heads.methods import Method
-from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
+from ...folders.model_heads import heads_of, parameters_of
+from ...trainer.updates import training_steps
+from .arguments import ModelArguments, ResultArguments
 from .dry_run import plan_lines
-from .glue_work import GlueWork
 from .identity import identity_of
-from .models import check_prunable, heads_of, load, say_open_heads
 from .origin import check_checkpoint, check_lengths
-from .output_folder import (
-    STATE,
-    NotedSettings,
-    begin,
-    settings_of,
-    starting_point,
-    training_settings,
-    updates_of,
-)
+from .output_folder import STATE, NotedSettings, begin, starting_point, updates_of
 from .parsing import parse, say
 from .places import check_model_folder, check_space
-from .results import IntermediateMasks, Records, parameters_of, save_pruned_model, say_heads, write_mask
-from .squad_work import SquadWork
+from .results import Records
+from .system import Setup, System
 from .trainer_checks import check_trainer
 
-Work = GlueWork | SquadWork
-WORK = {GlueArguments: GlueWork, SquadArguments: SquadWork}
-NOTED_MOMENTS = 100  # the heads are noted about so often in a training
+
+@dataclass
+class _Training:
+    """What came of `Trainer.train`.
+
+    Attributes:
+        was_over: whether the training was over before this start. resumed: whether it went on from a
+            checkpoint.
+    """
+
+    updates: int
+    seconds: float
+    was_over: bool
+    resumed: bool
 
 
-def train(doc: str, data: type, method: type[Method], argv: Sequence[str]) -> dict[str, Any]:
-    """The whole of a program that trains.
+def read_options(doc: str, data: type, own: Sequence[type], argv: Sequence[str]) -> tuple[Setup, list[Any]]:
+    """Parse a command line, once.
 
     Args:
-        doc: its help.
-        data: the group of options of the data, `GlueArguments` or `SquadArguments`.
-        method: the group of options of the method; `Method` for plain finetuning.
+        doc: the program's help. data: `GlueArguments` or `SquadArguments`. own: a system's own groups of
+            options, dataclasses; what they have of a method `check` is called.
+
+    Returns:
+        the options of every training program, and one instance of each of `own`.
+
+    Raises:
+        ValueError: options that cannot be; named.
+    """
+    groups = [ModelArguments, data, *own, ResultArguments, TrainingArguments]
+    model, data_options, *chosen, results, args = parse(doc, groups, argv)
+    log_levels(args)
+    if not args.output_dir:
+        raise ValueError("--output_dir: name a folder for the results")
+    for group in chosen:
+        if hasattr(group, "check"):
+            group.check()
+    return Setup(model, data_options, results, args), chosen
+
+
+def finetune(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
+    """Run the program of plain finetuning. Arguments as `read_options`, result as `train_system`."""
+    return train_system(System(read_options(doc, data, (), argv)[0]))
+
+
+def train_system(system: System) -> dict[str, Any]:
+    """Train, score and record as the options say; or say what would be (`--dry_run`).
 
     Returns:
         split -> metrics as the Trainer names them, of every scored split.
@@ -76,318 +91,188 @@ def train(doc: str, data: type, method: type[Method], argv: Sequence[str]) -> di
     Raises:
         ValueError, OSError: options, model, data or folder that cannot be; before training.
     """
-    own = [] if method is Method else [method]
-    parsed = parse(doc, [ModelArguments, data, *own, ResultArguments, TrainingArguments], argv)
-    model_options, data_options, results, args = parsed[0], parsed[1], parsed[-2], parsed[-1]
-    chosen = parsed[2] if own else Method()
-    log_levels(args)
-    if not (args.do_train or args.do_eval or args.do_predict):
-        raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
-    if not args.output_dir:
-        raise ValueError("--output_dir: name a folder for the results")
-    chosen.check()
-    return Run(chosen, WORK[data](data_options, model_options.cache_dir), model_options, results, args).go()
+    setup = system.setup
+    args, results = setup.args, setup.results
+    system.check()
+    check_model_folder(setup.model.model_name_or_path, args.output_dir, args.do_train, system.writes)
+    if results.record_dir:
+        check_folder("--record_dir", results.record_dir)
+    check_trainer(args, setup.task)
+    if results.dry_run:
+        if not args.do_train:
+            raise ValueError("--dry_run says what a training would be: give --do_train")
+        with tempfile.TemporaryDirectory() as scratch:
+            return _run(system, scratch)
+    with claimed("--output_dir", args.output_dir) if setup.is_main else contextlib.nullcontext():
+        return _run(system)
 
 
-class Run:
-    """One start of a program. The steps are methods in their order."""
+def _run(system: System, scratch: str = "") -> dict[str, Any]:
+    """Do the steps in their order.
 
-    finished = False  # whether the training was over before
-    scratch = ""  # where a dry run writes what nobody keeps
-
-    def __init__(
-        self,
-        method: Method,
-        work: Work,
-        options: ModelArguments,
-        results: ResultArguments,
-        args: TrainingArguments,
-    ):
-        self.method, self.work, self.options, self.results, self.args = method, work, options, results, args
-        self.main = args.process_index == 0
-
-    def go(self) -> dict[str, Any]:
-        self._check_places()
-        if self.results.record_dir:
-            check_folder("--record_dir", self.results.record_dir)
-        if self.results.dry_run:
-            if not self.args.do_train:
-                raise ValueError("--dry_run says what a training would be: give --do_train")
-            with tempfile.TemporaryDirectory() as self.scratch:
-                return self._go()
-        with claimed("--output_dir", self.args.output_dir) if self.main else contextlib.nullcontext():
-            return self._go()
-
-    def _go(self) -> dict[str, Any]:
-        args, work = self.args, self.work
-        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
-        overwrite = self.results.overwrite_output_dir
-        # before the optimizers are made, which may take the clipping upon themselves
-        settings = self._settings()
-        if args.do_train:
-            settings.update(identity_of(self.options), train_data=work.train_fingerprint())
-        checkpoint = starting_point(args, settings, overwrite) if args.do_train else None
-        if self.results.dry_run:
-            args.output_dir = self.scratch
-        model = self._model()
-        check_lengths(model, self.tokenizer, work)
-        if checkpoint is not None:
-            check_checkpoint(checkpoint, model)
-        work.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
-        work.tokenise(self.tokenizer)
-        wanted = training_steps(args, len(work.train)) if args.do_train else 0
-        for data in filter(None, [work.train, *work.dev.values(), *work.test.values()]):
-            check_inputs(data, model, self.options.tokenizer_name or self.options.model_name_or_path)
-        trainer = self._trainer(model)
-        if args.do_train:
-            trainer.add_callback(NotedSettings(settings))
-            check_space(args.output_dir, model, args)
-        if self.results.dry_run:
-            return self._say_plan(trainer, wanted, 0 if checkpoint is None else updates_of(checkpoint))
-        self.label = self.results.method or self._label(model)
-        updates = seconds = None
-        if args.do_train:
-            if self.main:
-                begin(args, settings, checkpoint, overwrite)
-            if checkpoint is not None and updates_of(checkpoint) >= wanted:
-                # nothing is left to do; where the end is inside an epoch, the Trainer would make one more
-                # update
-                self.finished, args.max_steps, args.num_train_epochs = True, -1, 0
-            started = time.time()
-            output = trainer.train(resume_from_checkpoint=checkpoint)
-            seconds, updates = time.time() - started, trainer.state.global_step
-            if self.finished:  # the state tells of the training, not of this start without one
-                done = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
-                trainer.state.max_steps, trainer.state.num_train_epochs = (
-                    done.max_steps,
-                    done.num_train_epochs,
-                )
-            if args.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
-                say(
-                    "--load_best_model_at_end: no checkpoint was scored that could be the best, and the "
-                    "model is the last one"
-                )
-            self._save(trainer)
-            trainer.save_state()
-            if self.main and (Path(args.output_dir) / "config.json").is_file():
-                seal_folder(args.output_dir)
-            trainer.save_metrics("train", output.metrics)
-            trainer = self._deployed(trainer)
-            model = trainer.model
-        scores = self._score(trainer) if args.do_eval else {}
-        if args.do_predict:
-            self._predict(trainer)
-        if self.main:
-            self._report(model, scores, updates, seconds, checkpoint)
-        return {split: metrics for split, (metrics, _) in scores.items()}
-
-    def _say_plan(self, trainer: Trainer, updates: int, done: int) -> dict[str, Any]:
-        heads = heads_of(trainer.model)
-        free = self.method.gated and not self.method.has_budget
-        stay = "as many as the penalty leaves" if free else None if heads is None else heads["kept"]
-        units = "heads: not known" if heads is None else f"heads that stay: {stay} of {heads['total']}"
-        for line in plan_lines(trainer, updates, units, done):
+    Args:
+        scratch: where a dry run writes what nobody keeps.
+    """
+    setup = system.setup
+    args, task = setup.args, setup.task
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+    # before the optimizers are made, which may take the clipping upon themselves
+    settings = system.settings()
+    checkpoint = None
+    if args.do_train:
+        settings.update(identity_of(setup.model), train_data=task.train_fingerprint())
+        checkpoint = starting_point(args, settings, setup.results.overwrite_output_dir)
+    if scratch:
+        args.output_dir = scratch
+    model = system.load()
+    check_lengths(model, system.tokenizer, task)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, model)
+    _read_data(system, model)
+    updates = training_steps(args, len(task.train)) if args.do_train else 0
+    trainer = system.trainer(model)
+    if args.do_train:
+        trainer.add_callback(NotedSettings(settings))
+        check_space(args.output_dir, model, args)
+    if scratch:
+        done = 0 if checkpoint is None else updates_of(checkpoint)
+        for line in plan_lines(trainer, updates, system.units(heads_of(trainer.model)), done):
             say(line)
         return {}
+    label = setup.results.method or system.label(model)
+    training = None
+    if args.do_train:
+        if setup.is_main:
+            begin(args, settings, checkpoint, setup.results.overwrite_output_dir)
+        training = _train(system, trainer, checkpoint, updates)
+        trainer = system.deployed(trainer)
+    scores = _score(setup, trainer) if args.do_eval else {}
+    if args.do_predict:
+        _predict(setup, trainer)
+    if setup.is_main:
+        _report(system, trainer.model, label, scores, training)
+    return {split: metrics for split, (metrics, _) in scores.items()}
 
-    def _check_places(self) -> None:
-        """Raises: ValueError: the run would write over what it reads."""
-        writes = ("pruned",) if self.method.gated and not self.results.no_pruned else ()
-        check_model_folder(self.options.model_name_or_path, self.args.output_dir, self.args.do_train, writes)
-        if self.results.record_dir:
-            check_folder("--record_dir", self.results.record_dir)
-        check_trainer(self.args, self.work)
-        if self.method.gated and self.args.do_train:
-            check_arguments(self.args)
 
-    def _save(self, trainer: Trainer) -> None:
-        """Write what was trained."""
-        trainer.save_model()
+def _read_data(system: System, model: PreTrainedModel) -> None:
+    """Read and tokenise the splits that the run needs; raises ValueError where the model cannot take them."""
+    options, args, task = system.setup.model, system.setup.args, system.setup.task
+    task.read(args.do_train, args.do_eval or args.eval_strategy != "no", args.do_predict)
+    task.tokenise(system.tokenizer)
+    for data in filter(None, [task.train, *task.dev.values(), *task.test.values()]):
+        check_inputs(data, model, options.tokenizer_name or options.model_name_or_path)
 
-    def _deployed(self, trainer: Trainer) -> Trainer:
-        """A Trainer of the model that is scored after training."""
-        return trainer
 
-    def _extra(self) -> dict[str, Any]:
-        """More for every record."""
-        return {}
-
-    def _settings(self) -> dict[str, Any]:
-        method = vars(self.method) if self.method.gated else {}
-        model = portable_path(self.options.model_name_or_path.rstrip("/"))
-        own = {
-            "method": self.method.label(),
-            "model": model,
-            "seed": self.args.seed,
-            **self.work.settings(),
-            **method,
-        }
-        return {**own, **training_settings(self.args)}
-
-    def _model(self) -> PreTrainedModel:
-        """The model with its gates; sets `tokenizer`."""
-        options, method, work = self.options, self.method, self.work
-        model, self.tokenizer, new = load(options, work)
-        trains = self.args.do_train
-        if new and not (trains and method.joint):
-            say(
-                f"{options.model_name_or_path} IS NO TRAINED MODEL OF {work.name}: {', '.join(new[:3])} are "
-                "new"
-                + (
-                    " and stay random, because without --joint_pruning only the choice of heads is learned"
-                    if trains
-                    else ""
-                )
-                + ". Finetune it first."
-            )
-        if not method.gated:
-            say_open_heads(options.model_name_or_path)
-            return model
-        if not self.results.no_pruned:
-            check_prunable(model, options)
-        if not trains:
-            method.adopt(settings_of(options.model_name_or_path))
-        gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
-        if not trains:
-            load_gating(model, options.model_name_or_path)
-        return model
-
-    def _trainer(self, model: PreTrainedModel) -> Trainer:
-        args, method, work = self.args, self.method, self.work
-        more: dict[str, Any] = {}
-        declare_mean_loss(model)  # before the Trainer is made
-        if method.gated:
-            model.to(args.device)  # before the optimizer looks at its weights
-            every = None
-            if args.do_train:
-                updates = training_steps(args, len(work.train))
-                for warning in method.warnings(updates) if self.main else ():
-                    say(warning)
-                more["optimizers"] = pruning_optimizers(model, args, updates, method.pruning_lr, method.joint)
-                every = max(1, updates // NOTED_MOMENTS)
-            more["callbacks"] = [HeadGatesCallback(model, every)]
-            if self.results.intermediate_masks:
-                more["callbacks"].append(IntermediateMasks(model))
-        return self._stock_trainer(model, **more)
-
-    def _stock_trainer(self, model: PreTrainedModel, **more: Any) -> Trainer:
-        args, work = self.args, self.work
-        more.setdefault("callbacks", [EpochOrder()])  # those of gates and diffs are such, too
-        scored = next(iter(work.dev), None)  # during training MNLI's matched set, as in the stock program
-        return InOrderTrainer(
-            model=model,
-            args=args,
-            train_dataset=work.train,
-            eval_dataset=None if scored is None else work.dev[scored],
-            compute_metrics=None if scored is None else work.compute_metrics(scored),
-            data_collator=work.collate,
-            processing_class=self.tokenizer,
-            **more,
+def _train(system: System, trainer: Trainer, checkpoint: str | None, updates: int) -> _Training:
+    """Train, from a checkpoint on where there is one, and write what was trained."""
+    args = system.setup.args
+    was_over = checkpoint is not None and updates_of(checkpoint) >= updates
+    if was_over:
+        # nothing is left to do; where the end is inside an epoch, the Trainer would make one more update
+        args.max_steps, args.num_train_epochs = -1, 0
+    started = time.time()
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    seconds, state = time.time() - started, trainer.state
+    if was_over:  # the state tells of the training, not of this start without one
+        done = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
+        state.max_steps, state.num_train_epochs = done.max_steps, done.num_train_epochs
+    if args.load_best_model_at_end and state.best_model_checkpoint is None:
+        say(
+            "--load_best_model_at_end: no checkpoint was scored that could be the best, and the "
+            "model is the last one"
         )
+    system.save(trainer)
+    trainer.save_state()
+    if system.setup.is_main and (Path(args.output_dir) / "config.json").is_file():
+        seal_folder(args.output_dir)
+    trainer.save_metrics("train", output.metrics)
+    return _Training(state.global_step, seconds, was_over, checkpoint is not None)
 
-    def _label(self, model: PreTrainedModel) -> str:
-        label = self.method.label()
-        if record_of(model) is None:
-            return label
-        return f"pruned-{label}" if self.method.gated else "pruned-tuned" if self.args.do_train else "pruned"
 
-    def _score(self, trainer: Trainer) -> dict[str, Any]:
-        """split -> (metrics as the Trainer names them, seconds)"""
-        found = {}
-        for split, data in self.work.dev.items():
-            trainer.compute_metrics = self.work.compute_metrics(split)
-            started = time.time()
-            output = trainer.predict(data, metric_key_prefix="eval")
-            seconds = time.time() - started
-            suffix = self.work.suffix(split)
-            metrics = {f"{name}{suffix}": value for name, value in output.metrics.items()}
-            found[split] = (metrics, seconds)
-            trainer.log_metrics(f"eval{suffix}", metrics)
-            trainer.save_metrics(f"eval{suffix}", metrics)
-            if self.main:
-                self.work.write_dev(self.args.output_dir, split, output.predictions)
-        return found
+def _score(setup: Setup, trainer: Trainer) -> dict[str, Any]:
+    """Score every development set: split -> (metrics as the Trainer names them, seconds)."""
+    found = {}
+    for split, data in setup.task.dev.items():
+        trainer.compute_metrics = setup.task.compute_metrics(split)
+        started = time.time()
+        output = trainer.predict(data, metric_key_prefix="eval")
+        seconds = time.time() - started
+        suffix = setup.task.suffix(split)
+        metrics = {f"{name}{suffix}": value for name, value in output.metrics.items()}
+        found[split] = (metrics, seconds)
+        trainer.log_metrics(f"eval{suffix}", metrics)
+        trainer.save_metrics(f"eval{suffix}", metrics)
+        if setup.is_main:
+            setup.task.write_dev(setup.args.output_dir, split, output.predictions)
+    return found
 
-    def _predict(self, trainer: Trainer) -> None:
-        trainer.compute_metrics = None
-        if not self.work.test and not self.args.do_eval:  # SQuAD: the scored set is the one to answer
-            for split, data in self.work.dev.items():
-                output = trainer.predict(data)
-                if self.main:
-                    self.work.write_dev(self.args.output_dir, split, output.predictions)
-        for split, data in self.work.test.items():
+
+def _predict(setup: Setup, trainer: Trainer) -> None:
+    """Write the predictions of the test sets."""
+    task, folder = setup.task, setup.args.output_dir
+    trainer.compute_metrics = None
+    if not task.test and not setup.args.do_eval:  # SQuAD: the scored set is the one to answer
+        for split, data in task.dev.items():
             output = trainer.predict(data)
-            if self.main:
-                for name in self.work.write_test(self.args.output_dir, split, output.predictions):
-                    say(f"predictions: {self.args.output_dir}/{name}")
-
-    def _report(
-        self,
-        model: PreTrainedModel,
-        scores: dict[str, Any],
-        updates: int | None,
-        seconds: float | None,
-        checkpoint: str | None,
-    ) -> None:
-        args, work, folder = self.args, self.work, self.args.output_dir.rstrip("/") or "/"
-        heads, parameters = heads_of(model), parameters_of(model)
-        records = Records(
-            work.kind,
-            self.results.record_dir or folder,
-            name=self.results.record_name or work.name,
-            method=self.label,
-            device=args.device,
-            seed=args.seed,
-            data=work.data_fingerprint(),
-            heads=heads,
-            parameters=parameters,
-        )
-        more = {
-            "model": self.options.model_name_or_path.rstrip("/").split("/")[-1],
-            "main_metric": work.main_metric,
-        }
-        more.update(self._extra())
-        # the record of a training that was over before says how long it took
-        if updates is not None and not (self.finished and Path(records.folder, "results.json").is_file()):
-            extra = {
-                **more,
-                "history": read_history(folder) if self.method.gated else [],
-                "resumed": checkpoint is not None,
-            }
-            extra["train_examples"] = len(work.train)
-            records.training(seconds, updates, extra)
-        for split, (metrics, took) in scores.items():
-            records.scoring(
-                split, _metrics(work, split, metrics), took, {**more, "examples": len(work.dev[split])}
-            )
-        if self.method.gated:
-            write_mask(f"{folder}/mask.json", model)
-            if not self.results.no_pruned:
-                save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
-        if heads is not None and (heads["kept"] < heads["total"] or self.method.gated):
-            say_heads(heads)
-        if self.method.gated:
-            for remark in self.method.remarks(switchboard_of(model).gates):
-                say(remark)
-        for split, (metrics, _) in scores.items():
-            for metric in _metrics(work, split, metrics):
-                say(f"{metric.name} on {metric.subset}: {metric.value:.2f} {metric.unit}")
-        say(f"records: {records.folder}")
+            if setup.is_main:
+                task.write_dev(folder, split, output.predictions)
+    for split, data in task.test.items():
+        output = trainer.predict(data)
+        if setup.is_main:
+            for name in task.write_test(folder, split, output.predictions):
+                say(f"predictions: {folder}/{name}")
 
 
-def _metrics(work: Work, split: str, metrics: dict[str, float]) -> list[Metric]:
-    """The task's own metrics, in percent, without those of speed and loss."""
-    suffix = work.suffix(split)
-    found = [(name, metrics.get(f"eval_{name}{suffix}")) for name in work.metrics]
+def _report(
+    system: System, model: PreTrainedModel, label: str, scores: dict[str, Any], training: _Training | None
+) -> None:
+    """Write the records and what the system writes beside them; print the scores."""
+    setup = system.setup
+    task, folder = setup.task, setup.args.output_dir.rstrip("/") or "/"
+    heads, parameters = heads_of(model), parameters_of(model)
+    records = Records(
+        task.kind,
+        setup.results.record_dir or folder,
+        name=setup.results.record_name or task.name,
+        method=label,
+        device=setup.args.device,
+        seed=setup.args.seed,
+        data=task.data_fingerprint(),
+        heads=heads,
+        parameters=parameters,
+    )
+    more = {
+        "model": setup.model.model_name_or_path.rstrip("/").split("/")[-1],
+        "main_metric": task.main_metric,
+        **system.figures(),
+    }
+    # the record of a training that was over before says how long it took
+    if training and not (training.was_over and Path(records.folder, "results.json").is_file()):
+        extra = {**more, **system.training_figures(), "resumed": training.resumed}
+        extra["train_examples"] = len(task.train)
+        records.training(training.seconds, training.updates, extra)
+    found = {split: _metrics(task, split, metrics) for split, (metrics, _) in scores.items()}
+    for split, (_, seconds) in scores.items():
+        records.scoring(split, found[split], seconds, {**more, "examples": len(task.dev[split])})
+    system.finish(model, heads, parameters)
+    for metric in sum(found.values(), []):
+        say(f"{metric.name} on {metric.subset}: {metric.value:.2f} {metric.unit}")
+    say(f"records: {records.folder}")
+
+
+def _metrics(task: Any, split: str, metrics: dict[str, float]) -> list[Metric]:
+    """Return the task's own metrics, in percent, without those of speed and loss."""
+    suffix = task.suffix(split)
+    found = [(name, metrics.get(f"eval_{name}{suffix}")) for name in task.metrics]
     return [
-        Metric(name, work.scale * value, unit="%", subset=work.subset(split))
+        Metric(name, task.scale * value, unit="%", subset=task.subset(split))
         for name, value in found
         if value is not None
     ]
 
 
 def log_levels(args: TrainingArguments) -> None:
-    """The Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
+    """Show the Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
     ours = logging.getLogger("dsp_plugin")
     # none for all loggers: the hub's and datasets' have their own, and would print twice
     if not ours.hasHandlers():

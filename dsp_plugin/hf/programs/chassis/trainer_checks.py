@@ -24,28 +24,28 @@ _UPDATES = 1000  # of a schedule that is made to see whether it can be
 _COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
-def check_trainer(args: TrainingArguments, work: Any) -> None:
+def check_trainer(args: TrainingArguments, task: Any) -> None:
     """Raises: ValueError: options of the Trainer that cannot be, or would do nothing; names option and what
     is possible.
 
     Args:
-        work: a `GlueWork` or `SquadWork`.
+        task: a `GlueTask` or `SquadTask`.
     """
     _check_reports(args)
     _check_optimizer(args)
     _check_schedule(args)
     _check_machinery(args)
     _check_workers(args)
-    _check_task(args, work)
-    _check_best(args, work)
+    _check_task(args, task)
+    _check_best(args, task)
 
 
-def check_metric(args: TrainingArguments, work: Any) -> None:
+def check_metric(args: TrainingArguments, task: Any) -> None:
     """Raises: ValueError: `--metric_for_best_model` is none of the task's."""
     given = args.metric_for_best_model
-    if given is not None and given.removeprefix("eval_") not in ("loss", *work.metrics):
+    if given is not None and given.removeprefix("eval_") not in ("loss", *task.metrics):
         raise ValueError(
-            f"--metric_for_best_model {given}: {work.name} has {', '.join(['loss', *work.metrics])}"
+            f"--metric_for_best_model {given}: {task.name} has {', '.join(['loss', *task.metrics])}"
         )
 
 
@@ -179,7 +179,7 @@ def _check_workers(args: TrainingArguments) -> None:
             )
 
 
-def _check_task(args: TrainingArguments, work: Any) -> None:
+def _check_task(args: TrainingArguments, task: Any) -> None:
     """What the task's scores are made of."""
     if not args.eval_do_concat_batches:
         raise ValueError(
@@ -192,28 +192,28 @@ def _check_task(args: TrainingArguments, work: Any) -> None:
             "--prediction_loss_only leaves no predictions to score: leave it out, or --do_eval "
             "and --do_predict"
         )
-    labels = list(work.label_columns)
+    labels = list(task.label_columns)
     if args.label_names is not None and sorted(args.label_names) != sorted(labels):
         raise ValueError(
-            f"--label_names {' '.join(args.label_names)}: those of {work.name} are "
+            f"--label_names {' '.join(args.label_names)}: those of {task.name} are "
             f"{' '.join(labels)}; leave it out"
         )
-    if args.label_smoothing_factor and not work.labels:
+    if args.label_smoothing_factor and not task.labels:
         why = "answers are numbers" if labels == ["labels"] else "answers are spans"
         raise ValueError(
-            f"--label_smoothing_factor {args.label_smoothing_factor}: {work.name}'s {why}, and there are no "
+            f"--label_smoothing_factor {args.label_smoothing_factor}: {task.name}'s {why}, and there are no "
             "labels to smooth; "
             "leave it out"
         )
 
 
-def _check_best(args: TrainingArguments, work: Any) -> None:
-    check_metric(args, work)
+def _check_best(args: TrainingArguments, task: Any) -> None:
+    check_metric(args, task)
     metric = args.metric_for_best_model
     strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
     evaluates = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
     if strategy == "best" and not (evaluates and metric is not None):
-        known = ", ".join(["loss", *work.metrics])
+        known = ", ".join(["loss", *task.metrics])
         raise ValueError(
             f"--save_strategy best needs --metric_for_best_model (one of {known}) and --eval_strategy steps "
             "or epoch"

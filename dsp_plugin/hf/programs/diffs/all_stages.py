@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import copy
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ....diffs import DiffPack
 from ....options.numbers import number
 from ....records.files.whole import check_folder
-from ...data.glue_tasks import find_task
-from ..chassis.arguments import GlueArguments
+from ..chassis.arguments import GlueArguments, SquadArguments
 from ..chassis.output_folder import check_training
 from ..chassis.parsing import say
 from ..chassis.places import check_written_file
-from ..chassis.squad_work import SquadWork
-from ..chassis.train import WORK
-from .fixmask import FixMaskRun
-from .project import ProjectRun
-from .prune import INFO, PruneRun
-from .run import PACK, run_stage, stage_options
+from ..chassis.system import Setup
+from ..chassis.train import train_system
+from .arguments import DiffOptions
+from .fixmask import FixMaskStage
+from .project import ProjectStage
+from .prune import INFO, prune, run_prune
+from .stage import PACK, read_stage_options
 
 # The paper's hyperparameters; what the command line says comes after and wins.
 PAPER = "--per_device_train_batch_size 8 --learning_rate 1e-5 --num_train_epochs".split()
@@ -37,11 +37,13 @@ _NOT_HERE = {
     "mask_checkpoint": "stage 2 writes it",
     "save_pack": "the packs are in --output_dir, one a density",
     "method": "each stage has its name in the records",
+    "resume_from_checkpoint": "each stage goes on from the last checkpoint in its own folder; start the same "
+    "command again",
 }
 
 
 def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The whole of the program.
+    """Run the three stages, the last two for each density.
 
     Args:
         doc: its help. data: `GlueArguments` or `SquadArguments`.
@@ -53,112 +55,98 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
         ValueError, OSError: options, model, data or files that cannot be.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--output_dir", "--output-dir")
-    parser.add_argument("--task_name", "--task-name")
     parser.add_argument("--target_sparsity", "--target-sparsity", nargs="+", default=["0.005"])
     parser.add_argument(
         "--finetune_learning_rate", "--finetune-learning-rate", type=number("positive"), default=5e-5
     )
     parser.add_argument("--finetune_num_train_epochs", "--finetune-num-train-epochs", type=number("positive"))
-    parser.add_argument("--record_dir", "--record-dir")
     for name in _NOT_HERE:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
     own, rest = parser.parse_known_args(list(argv))
     if "--help" in rest or "-h" in rest:
-        return run_stage(PruneRun, doc, data, ["--help"])
-    if not own.output_dir:
-        raise ValueError("--output_dir: name a folder for the results")
-    named = [
-        word for word in rest if word.startswith(("--resume_from_checkpoint", "--resume-from-checkpoint"))
-    ]
-    if named:
-        raise ValueError(
-            f"{named[0]}: each stage goes on from the last checkpoint in its own folder; start "
-            "the same command again"
-        )
+        return run_prune(doc, data, ["--help"])
     _refuse(own, "glue" if data is GlueArguments else "squad")
     densities = _densities(own.target_sparsity)
-    first_epochs, epochs = "2", 2.0  # SQuAD
-    if data is GlueArguments:
-        task = find_task(own.task_name or "").folder
-        rest += ["--task_name", task]
-        first_epochs, epochs = "3", 5.0 if task in LONGER else 3.0
-    if own.finetune_num_train_epochs is not None:
-        epochs = own.finetune_num_train_epochs
-    words = [*PAPER, first_epochs, *rest]
-    out = own.output_dir
+    first_epochs = "3" if data is GlueArguments else "2"
+    setup, options = read_stage_options(doc, data, [*PAPER, first_epochs, *rest])
+    epochs = own.finetune_num_train_epochs
+    if epochs is None:
+        epochs = 2.0 if data is SquadArguments else 5.0 if setup.task.name in LONGER else 3.0
 
-    def line(more: list[str], folder: str = "") -> list[str]:
-        """The options of a stage; its records are in the same folders as its results where --record_dir is
-        another place.
-        """
-        places = ["--output_dir", f"{out}/{folder}".rstrip("/")]
-        places += ["--record_dir", f"{own.record_dir}/{folder}".rstrip("/")] if own.record_dir else []
-        return [*words, *more, *places]
+    def projection(density: str) -> tuple[Setup, DiffOptions]:
+        given = {
+            "eval_checkpoint": f"{setup.args.output_dir}/{INFO}",
+            "save_checkpoint": f"{setup.args.output_dir}/{density}/{MASK}",
+        }
+        chosen = replace(options.projection, target_sparsity=float(density), **given)
+        return _in_folder(setup, f"{density}/2nd"), replace(options, projection=chosen)
 
-    def second(density: str) -> list[str]:
-        given = ["--eval_checkpoint", f"{out}/{INFO}", "--save_checkpoint", f"{out}/{density}/{MASK}"]
-        return line([*given, "--target_sparsity", density], f"{density}/2nd")
-
-    def third(density: str) -> list[str]:
-        given = [
-            "--mask_checkpoint",
-            f"{out}/{density}/{MASK}",
-            "--learning_rate",
-            str(own.finetune_learning_rate),
-        ]
-        return line(
-            [*given, "--save_pack", f"{out}/{density}/{PACK}", "--num_train_epochs", str(epochs)],
-            f"{density}/3rd",
-        )
+    def fixmask(density: str) -> tuple[Setup, DiffOptions]:
+        here = _in_folder(setup, f"{density}/3rd")
+        here.args.learning_rate, here.args.num_train_epochs = own.finetune_learning_rate, epochs
+        folder = f"{setup.args.output_dir}/{density}"
+        chosen = replace(options.fixmask, mask_checkpoint=f"{folder}/{MASK}", save_pack=f"{folder}/{PACK}")
+        return here, replace(options, fixmask=chosen)
 
     for density in densities:  # nothing that a later stage will need is found missing after the first
-        with contextlib.redirect_stdout(io.StringIO()):  # each stage will say its own
-            _check_later(stage_options(doc, data, second(density)), trains=False)
-            _check_later(stage_options(doc, data, third(density)), trains=True)
+        second, third = projection(density), fixmask(density)
+        _check_later(second[0], second[1].projection.save_checkpoint)
+        _check_later(third[0], third[1].fixmask.save_pack)
+        check_training(third[0].args, setup.results.overwrite_output_dir)
     say("stage 1: diff pruning")
-    run_stage(PruneRun, doc, data, line([]))
-    if stage_options(doc, data, line([]))[-2].dry_run:
+    prune(_in_folder(setup, ""), options)
+    if setup.results.dry_run:
         say(f"then for each of {', '.join(densities)}: projection, and {epochs:g} epochs of what is kept")
         return {}
     found: dict[str, dict[str, Any]] = {}
     for density in densities:
         say(f"stage 2: projection to {density}")
-        run_stage(ProjectRun, doc, data, second(density))
+        train_system(ProjectStage(*projection(density)))
         say(f"stage 3: finetuning of the share {density}")
-        found[density] = run_stage(FixMaskRun, doc, data, third(density))
-    names = find_task(own.task_name).metrics if data is GlueArguments else SquadWork.metrics
+        found[density] = train_system(FixMaskStage(*fixmask(density)))
     for density, scores in found.items():
-        path = f"{out}/{density}/{PACK}"
-        if os.path.isfile(path):  # without --do_train there is none
-            pack = DiffPack.load(path)
-            say(
-                f"{density}: {pack.count:,} of {pack.base.total:,} weights, {os.path.getsize(path):,} bytes "
-                f"in {path}"
-            )
-        for split, metrics in scores.items():
-            told = [
-                f"{name} {WORK[data].scale * value:.2f}"
-                for name in names
-                for key, value in metrics.items()
-                if f"eval_{name}" in key
-            ]
-            say(f"{density}: {', '.join(told)} on {split}")
+        _say_result(setup, density, scores)
     return found
 
 
-def _check_later(options: Sequence[Any], trains: bool) -> None:
-    """Raises: ValueError: a stage that is still to come could not write its files, or has a training of
-    other settings there.
+def _in_folder(setup: Setup, folder: str) -> Setup:
+    """Return a stage's own options: its results in a folder of --output_dir, its records in the same one of
+    --record_dir.
+
+    The `TrainingArguments` are a copy, because a Trainer and an optimizer write into theirs.
     """
-    projection, fixmask, results, args = options[-4:]
-    check_folder("--output_dir", args.output_dir)
-    if results.record_dir:
-        check_folder("--record_dir", results.record_dir)
-    model = {"--model_name_or_path": options[0].model_name_or_path}
-    check_written_file("--output_dir", fixmask.save_pack if trains else projection.save_checkpoint, model)
-    if trains:
-        check_training(args, results.overwrite_output_dir)
+    args, record_dir = copy.copy(setup.args), setup.results.record_dir
+    args.output_dir = f"{args.output_dir}/{folder}".rstrip("/")
+    record_dir = f"{record_dir}/{folder}".rstrip("/") if record_dir else record_dir
+    return Setup(setup.model, setup.data, replace(setup.results, record_dir=record_dir), args)
+
+
+def _say_result(setup: Setup, density: str, scores: dict[str, Any]) -> None:
+    """Print the size of a density's pack, and its scores."""
+    path = f"{setup.args.output_dir}/{density}/{PACK}"
+    if os.path.isfile(path):  # without --do_train there is none
+        pack = DiffPack.load(path)
+        say(
+            f"{density}: {pack.count:,} of {pack.base.total:,} weights, {os.path.getsize(path):,} bytes "
+            f"in {path}"
+        )
+    for split, metrics in scores.items():
+        shown = [
+            f"{name} {setup.task.scale * value:.2f}"
+            for name in setup.task.metrics
+            for key, value in metrics.items()
+            if f"eval_{name}" in key
+        ]
+        say(f"{density}: {', '.join(shown)} on {split}")
+
+
+def _check_later(setup: Setup, written: str) -> None:
+    """Raises: ValueError: a stage that is still to come could not write its folders, or its file."""
+    check_folder("--output_dir", setup.args.output_dir)
+    if setup.results.record_dir:
+        check_folder("--record_dir", setup.results.record_dir)
+    read = {"--model_name_or_path": setup.model.model_name_or_path}
+    check_written_file("--output_dir", written, read)
 
 
 def _densities(words: Sequence[str]) -> list[str]:

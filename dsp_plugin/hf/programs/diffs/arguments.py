@@ -5,19 +5,17 @@ three stages.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ....diffs.training.groups import grouping_name, method_name
 from ....diffs.training.passes.concrete import StretchedConcrete
 from ....diffs.training.vector import PENALTY_FORMS
 from ..chassis.arguments import option
-from ..heads.methods import Method
 
 VALUE_DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass
-class DiffArguments(Method):
+class DiffArguments:
     """Stage 1."""
 
     sparsity_pen: float = option("lambda, the price of a weight that may differ from the base", 1.25e-7)
@@ -50,6 +48,7 @@ class DiffArguments(Method):
     )
 
     def check(self) -> None:
+        """Raises: ValueError: groups of gates that exclude each other; named."""
         try:
             grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
         except ValueError as error:
@@ -60,10 +59,11 @@ class DiffArguments(Method):
 
     @property
     def grouping(self) -> str:
-        """tensor, neuron, layer, or none."""
+        """What shares a gate: tensor, neuron, layer, or none."""
         return grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
 
     def label(self) -> str:
+        """Return the method's name in records."""
         return method_name(self.grouping)
 
 
@@ -96,11 +96,15 @@ class FixMaskArguments:
     value_dtype: str = option("dtype of the values in the pack", "float16", choices=VALUE_DTYPES)
 
 
+@dataclass
+class DiffOptions:
+    """What the three groups say; one command line serves all stages."""
+
+    method: DiffArguments
+    projection: ProjectionArguments
+    fixmask: FixMaskArguments
+
+
 DiffArguments._argument_group_name = "Diff pruning, stage 1"  # type: ignore[attr-defined]
 ProjectionArguments._argument_group_name = "Diff pruning, stage 2"  # type: ignore[attr-defined]
 FixMaskArguments._argument_group_name = "Diff pruning, stage 3"  # type: ignore[attr-defined]
-
-
-def settings_of(options: DiffArguments) -> dict[str, Any]:
-    """What must not change between the start of a training and its resume."""
-    return dict(vars(options))

@@ -13,67 +13,90 @@ from ....diffs import SparseDiff
 from ....diffs.base import Base
 from ...trainer.mean_loss import declare_mean_loss
 from ..chassis.places import check_written_file
-from .run import PACK, DiffRun
+from ..chassis.system import Setup
+from .arguments import DiffOptions
+from .stage import PACK, DiffStage
 
 
-class BaselineRun(DiffRun):
-    """`--baseline full` leaves a model in --output_dir, which stage 2 takes as well (non-adaptive);
-    `--baseline last-layer` a pack without positions, and scores it reloaded."""
+class Baseline(DiffStage):
+    """Finetunes some of the base's own weights, without a diff."""
 
-    def prepare(self) -> None:
-        if not self.args.do_train:
+    def check(self) -> None:
+        if not self.setup.args.do_train:
             raise ValueError("nothing to do: give --do_train")
-        if not self._full:
-            check_written_file(
-                "--save_pack", self._path(), {"--model_name_or_path": self.options.model_name_or_path}
-            )
 
-    def _path(self) -> Path:
-        """Of the pack to write."""
-        return Path(self.fixmask.save_pack or f"{self.args.output_dir}/{PACK}")
+    def method_name(self) -> str:
+        return self.options.method.baseline
 
-    def _settings(self) -> dict[str, Any]:
-        frozen = {} if self.method.fix_layer < 0 else {"fix_layer": self.method.fix_layer}
-        return {**super()._settings(), "method": self.method.baseline, **frozen}
+    def settings(self) -> dict[str, Any]:
+        fix_layer = self.options.method.fix_layer
+        return {**super().settings(), **({} if fix_layer < 0 else {"fix_layer": fix_layer})}
 
-    def _label(self, model: PreTrainedModel) -> str:
-        return self.method.baseline
+    def label(self, model: PreTrainedModel) -> str:
+        return self.method_name()
 
-    def _model(self) -> PreTrainedModel:
-        model = self._base_model()
-        self.total = sum(
-            weight.numel() for name, weight in model.named_parameters() if name not in set(self.task_head)
-        )
-        self.full_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    def load(self) -> PreTrainedModel:
+        return self.load_base()
+
+    def learning(self, model: PreTrainedModel) -> set[str]:
+        """Return the names of the parameters that learn."""
+        raise NotImplementedError
+
+    def trainer(self, model: PreTrainedModel) -> Trainer:
+        declare_mean_loss(model)  # before the Trainer is made
+        learning = self.learning(model)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in learning)
+        return self.stock_trainer(model)
+
+
+class FullFinetuning(Baseline):
+    """Finetunes all weights (`--baseline full`); leaves a model in --output_dir, which stage 2 takes as well
+    (non-adaptive).
+    """
+
+    def __init__(self, setup: Setup, options: DiffOptions):
+        super().__init__(setup, options)
+        self._total = self._bytes = 0
+
+    def load(self) -> PreTrainedModel:
+        model = super().load()
+        self._total = sum(model.get_parameter(name).numel() for name in self.body_of(model))
+        self._bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         return model
 
+    def learning(self, model: PreTrainedModel) -> set[str]:
+        return {*self.task_head, *self.body_of(model)} - set(self.frozen(model))
+
+    def figures(self) -> dict[str, Any]:
+        sizes = {"bytes": self._bytes, "full_bytes": self._bytes}
+        return {"diff": {"method": self.method_name(), "total": self._total, "density": 1.0, **sizes}}
+
+
+class LastLayer(Baseline):
+    """Finetunes the task head (`--baseline last-layer`); writes a pack without positions, and scores it
+    reloaded.
+    """
+
+    def check(self) -> None:
+        super().check()
+        read = {"--model_name_or_path": self.setup.model.model_name_or_path}
+        check_written_file("--save_pack", self.path, read)
+
     @property
-    def _full(self) -> bool:
-        return self.method.baseline == "full"
+    def path(self) -> Path:
+        """The file of the pack to write."""
+        return Path(self.options.fixmask.save_pack or f"{self.setup.args.output_dir}/{PACK}")
 
-    def _trainer(self, model: PreTrainedModel) -> Trainer:
-        declare_mean_loss(model)  # before the Trainer is made
-        task_head, frozen = set(self.task_head), set(self._frozen(model))
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(name in task_head or (self._full and name not in frozen))
-        return self._stock_trainer(model)
+    def learning(self, model: PreTrainedModel) -> set[str]:
+        self.frozen(model)  # more layers than there are is refused here, too
+        return set(self.task_head)
 
-    def _save(self, trainer: Trainer) -> None:
-        if self._full:
-            trainer.save_model()
-            return
+    def save(self, trainer: Trainer) -> None:
         model = trainer.model
-        task_head = {name: weight for name, weight in model.named_parameters() if name in set(self.task_head)}
         base = Base.of(model, self.task_head)  # the body has not moved
-        self._write_pack(
-            self._path(), model, SparseDiff({}, {}), base, task_head, "float16", {"method": "last-layer"}
-        )
+        task_head, config = self.task_head_of(model), {"method": self.method_name()}
+        self.write_pack(self.path, model, SparseDiff({}, {}), base, task_head, "float16", config)
 
-    def _deployed(self, trainer: Trainer) -> Trainer:
-        return trainer if self._full else self._stock_trainer(self._packed_model().to(self.args.device))
-
-    def _extra(self) -> dict[str, Any]:
-        if not self._full:
-            return super()._extra()
-        sizes = {"bytes": self.full_bytes, "full_bytes": self.full_bytes}
-        return {"diff": {"method": "full", "total": self.total, "density": 1.0, **sizes}}
+    def deployed(self, trainer: Trainer) -> Trainer:
+        return self.stock_trainer(self.load_with_pack().to(self.setup.args.device))

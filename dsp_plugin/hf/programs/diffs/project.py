@@ -4,7 +4,7 @@ is trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,97 +21,119 @@ from ..chassis.models import load
 from ..chassis.output_folder import settings_of
 from ..chassis.parsing import say
 from ..chassis.places import check_written_file
-from .run import DiffRun
+from ..chassis.system import Setup
+from ..chassis.train import train_system
+from .arguments import DiffOptions
+from .stage import DiffStage, read_stage_options
 
 
-class ProjectRun(DiffRun):
+def run_project(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
+    """Run the program of stage 2. Arguments as `read_options`, result as `train_system`."""
+    return train_system(ProjectStage(*read_stage_options(doc, data, argv)))
+
+
+class ProjectStage(DiffStage):
     """Projects what stage 1 wrote, or the change of a finetuned model (non-adaptive), and scores the
     reloaded pack.
+
+    Attributes:
+        saved: what stage 1 wrote, once it was looked at; None of a finetuned model.
     """
 
-    saved: SavedVector | None = None
+    def __init__(self, setup: Setup, options: DiffOptions):
+        super().__init__(setup, options)
+        self.saved: SavedVector | None = None
 
-    def prepare(self) -> None:
-        given = self.projection.eval_checkpoint
+    def check(self) -> None:
+        setup, method = self.setup, self.options.method
+        given = self.options.projection.eval_checkpoint
         if not given:
             raise ValueError(
                 "--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model"
             )
-        read = {"--eval_checkpoint": given, "--model_name_or_path": self.options.model_name_or_path}
-        check_written_file("--save_checkpoint", self._path(), read)
-        if self.args.do_train:
+        read = {"--eval_checkpoint": given, "--model_name_or_path": setup.model.model_name_or_path}
+        check_written_file("--save_checkpoint", self.path, read)
+        if setup.args.do_train:
             say("--do_train is ignored: the projection trains nothing")
-            self.args.do_train = False
+            setup.args.do_train = False
         if Path(given).is_dir():
             self._check_origin(given)
             return
         with naming(f"--eval_checkpoint {given}"):
             self.saved = read_vector(given)
         low, high = self.saved.header["concrete"]
-        if (self.method.concrete_lower, self.method.concrete_upper) != (low, high):
+        if (method.concrete_lower, method.concrete_upper) != (low, high):
             raise ValueError(
-                f"--concrete_lower {self.method.concrete_lower} --concrete_upper "
-                f"{self.method.concrete_upper}: "
+                f"--concrete_lower {method.concrete_lower} --concrete_upper {method.concrete_upper}: "
                 f"the diff was trained with {low} and {high}"
             )
-        if self.saved.config.get("task", self.work.name) != self.work.name:
+        if self.saved.config.get("task", setup.task.name) != setup.task.name:
             raise ValueError(
                 f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on "
-                f"{self.work.name}"
+                f"{setup.task.name}"
             )
 
-    def _path(self) -> Path:
-        """Of the pack to write."""
-        return Path(self.projection.save_checkpoint or f"{self.args.output_dir}/projected.diff.safetensors")
+    @property
+    def path(self) -> Path:
+        """The file of the pack to write."""
+        return Path(
+            self.options.projection.save_checkpoint
+            or f"{self.setup.args.output_dir}/projected.diff.safetensors"
+        )
 
     def _check_origin(self, folder: str) -> None:
-        """Raises:
-        ValueError: the model in the folder was finetuned on another task. Of another base, perhaps only by
-            name, it says so.
+        """Say where the model in the folder was finetuned from another base, perhaps only by name.
+
+        Raises:
+            ValueError: it was finetuned on another task.
         """
-        told, base = settings_of(folder), self.options.model_name_or_path.rstrip("/")
-        if told.get("task", self.work.name) != self.work.name:
+        noted, base = settings_of(folder), self.setup.model.model_name_or_path.rstrip("/")
+        if noted.get("task", self.setup.task.name) != self.setup.task.name:
             raise ValueError(
-                f"--eval_checkpoint {folder} was trained on {told['task']}, not on {self.work.name}"
+                f"--eval_checkpoint {folder} was trained on {noted['task']}, not on {self.setup.task.name}"
             )
-        if Path(str(told.get("model", base))).name != Path(base).name:
+        if Path(str(noted.get("model", base))).name != Path(base).name:
             say(
-                f"--eval_checkpoint {folder} was finetuned from {told['model']}: --model_name_or_path should "
-                "be the same weights"
+                f"--eval_checkpoint {folder} was finetuned from {noted['model']}: --model_name_or_path "
+                "should be the same weights"
             )
 
-    def _label(self, model: PreTrainedModel) -> str:
-        return f"{self._method_name()}-projected"
+    def label(self, model: PreTrainedModel) -> str:
+        return f"{self.pack_name()}-projected"
 
-    def _model(self) -> PreTrainedModel:
-        model = self._base_model()
+    def load(self) -> PreTrainedModel:
+        """Project, write the pack, and load the base with it."""
+        projection = self.options.projection
+        model = self.load_base()
         base = Base.of(model, self.task_head)
         deltas, task_head, config = self._finetuned(model) if self.saved is None else self._trained(model)
         count = self._count(deltas, base.total)
-        layers = layer_numbers(list(deltas))[0] if self.projection.per_layer_projection else None
+        layers = layer_numbers(list(deltas))[0] if projection.per_layer_projection else None
         (diff,) = project(deltas, [count], layers)
         config["projection"] = {
-            name: getattr(self.projection, name)
+            name: getattr(projection, name)
             for name in ("target_sparsity", "threshold", "per_layer_projection", "sampled_diff")
         }
         self._say(diff, base.total)
-        self._write_pack(self._path(), model, diff, base, task_head, "float32", config)
-        return self._packed_model()
+        self.write_pack(self.path, model, diff, base, task_head, "float32", config)
+        return self.load_with_pack()
 
     def _trained(
         self, model: PreTrainedModel
     ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Changes, task head and configuration out of stage 1's file."""
+        """Read changes, task head and configuration out of stage 1's file."""
         saved, names = self.saved, [name for name, _ in model.named_parameters()]
         try:
             vector = saved.restore(model, group_function(saved.config.get("grouping", "tensor"), names))
         except ValueError as error:
-            raise ValueError(f"--eval_checkpoint {self.projection.eval_checkpoint}: {error}") from error
+            raise ValueError(
+                f"--eval_checkpoint {self.options.projection.eval_checkpoint}: {error}"
+            ) from error
         if sorted(saved.task_head) != sorted(self.task_head):
             raise ValueError(
                 f"--task_head: the diff was trained with the task head {', '.join(saved.task_head)}"
             )
-        deltas = vector.deltas(vector.steps if self.projection.sampled_diff else None)
+        deltas = vector.deltas(vector.steps if self.options.projection.sampled_diff else None)
         return (
             deltas,
             dict(saved.task_head),
@@ -121,23 +143,21 @@ class ProjectRun(DiffRun):
     def _finetuned(
         self, model: PreTrainedModel
     ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Of a finetuned model in a folder, the baseline of the paper."""
-        if self.projection.sampled_diff:
+        """Read them off a finetuned model in a folder, the baseline of the paper."""
+        if self.options.projection.sampled_diff:
             raise ValueError("--sampled_diff: there is nothing to sample in a finetuned model")
-        folder = self.projection.eval_checkpoint
+        folder = self.options.projection.eval_checkpoint
         finetuned, _, new = load(
-            replace(self.options, model_name_or_path=folder, config_name=None), self.work
+            replace(self.setup.model, model_name_or_path=folder, config_name=None), self.setup.task
         )
         if new:
             raise ValueError(
-                f"--eval_checkpoint {folder} is no model of {self.work.name}: "
+                f"--eval_checkpoint {folder} is no model of {self.setup.task.name}: "
                 f"{', '.join(new[:3])} are missing in it"
             )
         state = dict(finetuned.named_parameters())
-        task_head = set(self.task_head)
-        body: list[str] = [name for name, _ in model.named_parameters() if name not in task_head]
         try:
-            deltas = Difference(state, dict(model.named_parameters()), body)
+            deltas = Difference(state, dict(model.named_parameters()), self.body_of(model))
         except ValueError as error:
             raise ValueError(
                 f"--eval_checkpoint {folder} is no finetuned --model_name_or_path: {error}"
@@ -145,9 +165,10 @@ class ProjectRun(DiffRun):
         return deltas, {name: state[name].detach() for name in self.task_head}, {"method": "non-adaptive"}
 
     def _count(self, deltas: Mapping[str, Tensor], total: int) -> int:
-        threshold = self.projection.threshold
+        """Count the weights that may differ, by --threshold or by the share of them all."""
+        threshold = self.options.projection.threshold
         if threshold < 0:
-            return count_of(self.projection.target_sparsity, total)
+            return count_of(self.options.projection.target_sparsity, total)
         count = sum(int((deltas[name].abs() > threshold).sum()) for name in deltas)
         if not count:
             raise ValueError(f"--threshold {threshold}: no change is larger")

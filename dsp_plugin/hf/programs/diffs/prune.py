@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +12,60 @@ from ....diffs import DiffVector, layer_numbers, penalties_by_layer
 from ....diffs.training.groups import group_function
 from ....diffs.training.vector_file import save_vector
 from ....options.faults import naming
-from ....records.record import portable_path
 from ...diffs.training import DiffCallback, diff_optimizers
 from ..chassis.parsing import say
-from .arguments import DiffArguments, settings_of
-from .baselines import BaselineRun
-from .run import DiffRun
+from ..chassis.system import Setup
+from ..chassis.train import train_system
+from .arguments import DiffOptions
+from .baselines import FullFinetuning, LastLayer
+from .stage import DiffStage, read_stage_options
 
 INFO = "checkpoint-last-info.pt"
+BASELINES = {"full": FullFinetuning, "last-layer": LastLayer}
 
 
-class PruneRun(DiffRun):
+def run_prune(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
+    """Run the program of stage 1. Arguments as `read_options`, result as `train_system`."""
+    return prune(*read_stage_options(doc, data, argv))
+
+
+def prune(setup: Setup, options: DiffOptions) -> dict[str, Any]:
+    """Run stage 1, or the baseline that the options name instead; see `train_system`."""
+    return train_system(BASELINES.get(options.method.baseline, PruneStage)(setup, options))
+
+
+class PruneStage(DiffStage):
     """Trains, and writes `checkpoint-last-info.pt`, from which stage 2 projects; scores the deterministic
     theta.
+
+    Attributes:
+        vector: once the Trainer is made.
     """
 
-    @classmethod
-    def chosen(cls, method: DiffArguments) -> type[DiffRun]:
-        return BaselineRun if method.baseline else cls
+    def __init__(self, setup: Setup, options: DiffOptions):
+        super().__init__(setup, options)
+        self.vector: DiffVector | None = None
 
-    def prepare(self) -> None:
-        if not self.args.do_train:
+    def check(self) -> None:
+        if not self.setup.args.do_train:
             raise ValueError(
                 "nothing to do: give --do_train (the second stage's program scores a diff that is trained)"
             )
 
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), **settings_of(self.method)}
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), **vars(self.options.method)}
 
-    def _model(self) -> PreTrainedModel:
-        return self._base_model()
+    def load(self) -> PreTrainedModel:
+        return self.load_base()
 
-    def _label(self, model: PreTrainedModel) -> str:
-        return f"{self.method.label()}-unprojected"
+    def label(self, model: PreTrainedModel) -> str:
+        return f"{self.method_name()}-unprojected"
 
-    def _trainer(self, model: PreTrainedModel) -> Trainer:
-        method, args = self.method, self.args
+    def trainer(self, model: PreTrainedModel) -> Trainer:
+        method, args = self.options.method, self.setup.args
         model.to(args.device)
-        names = [name for name, _ in model.named_parameters()]
-        task_head = set(self.task_head)
-        body = [name for name in names if name not in task_head]
-        frozen = self._frozen(model)
-        if self.projection.per_layer_projection:  # stage 2 would find out only after this training
+        body, frozen = self.body_of(model), self.frozen(model)
+        if self.options.projection.per_layer_projection:  # stage 2 would find out only after this training
             with naming("--per_layer_projection"):
                 layer_numbers(body)
         penalty: Any = method.sparsity_pen
@@ -66,7 +79,7 @@ class PruneRun(DiffRun):
             model,
             task_head=self.task_head,
             frozen=frozen,
-            grouping=group_function(method.grouping, names),
+            grouping=group_function(method.grouping, [name for name, _ in model.named_parameters()]),
             concrete=method.concrete(),
             alpha_init=method.alpha_init,
             penalty=penalty,
@@ -74,35 +87,33 @@ class PruneRun(DiffRun):
             seed=args.seed,
         )
         optimizers = diff_optimizers(self.vector, args, alpha_lr=method.alpha_learning_rate)
-        return self._stock_trainer(model, optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
+        return self.stock_trainer(model, optimizers=optimizers, callbacks=[DiffCallback(optimizers[0])])
 
-    def _save(self, trainer: Trainer) -> None:
-        if self.main:
-            path = Path(self.args.output_dir) / INFO
-            save_vector(
-                path,
-                self.vector,
-                {
-                    "method": self.method.label(),
-                    "grouping": self.method.grouping,
-                    "sparsity_pen": self.method.sparsity_penalty_per_layer or self.method.sparsity_pen,
-                    "task": self.work.name,
-                    "base_model": portable_path(self.options.model_name_or_path.rstrip("/")),
-                    "labels": self.work.config_entries().get("id2label"),
-                },
-            )
-            say(f"for the projection: {path}")
+    def save(self, trainer: Trainer) -> None:
+        setup, method = self.setup, self.options.method
+        if not setup.is_main:
+            return
+        path = Path(setup.args.output_dir) / INFO
+        config = {
+            "method": method.label(),
+            "grouping": method.grouping,
+            "sparsity_pen": method.sparsity_penalty_per_layer or method.sparsity_pen,
+            "task": setup.task.name,
+            "base_model": setup.model_name,
+            "labels": setup.task.config_entries().get("id2label"),
+        }
+        save_vector(path, self.vector, config)
+        say(f"for the projection: {path}")
 
-    def _extra(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         deltas = self.vector.deltas()
         nonzeros = sum(int(deltas[name].count_nonzero()) for name in deltas)
         total = self.vector.layout.total
-        return {
-            "diff": {
-                "nonzeros": nonzeros,
-                "total": total,
-                "density": nonzeros / total,
-                "expected_density": self.vector.expected_count() / total,
-                "method": self.method.label(),
-            }
+        diff = {
+            "nonzeros": nonzeros,
+            "total": total,
+            "density": nonzeros / total,
+            "expected_density": self.vector.expected_count() / total,
+            "method": self.method_name(),
         }
+        return {"diff": diff}

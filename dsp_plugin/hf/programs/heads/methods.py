@@ -25,54 +25,9 @@ from ....gating.methods.advice import closed_heads, frozen_scores, unfinished_co
 from ..chassis.arguments import option
 
 
-class Method:
-    """What the training program asks of a method; this one is plain finetuning.
-
-    A method is also the dataclass of its options.
-    """
-
-    pruning_lr: float | None = None
-    pruning_warmup_updates = 0
-
-    @property
-    def gated(self) -> bool:
-        return False
-
-    @property
-    def joint(self) -> bool:
-        """Whether the model's weights learn."""
-        return True
-
-    def label(self) -> str:
-        """Name in the records of a model that had all its heads."""
-        return "unpruned"
-
-    def check(self) -> None:
-        """Raises: ValueError: options that exclude each other, named; what a number may be is in
-        `option_checks`.
-        """
-
-    def adopt(self, settings: Mapping[str, Any]) -> None:
-        """Of a model that is only scored: take over from the settings of its training what names it and
-        its figures.
-        """
-
-    def build(self, head_map: HeadMap) -> nn.Module:
-        """The gates. Raises: ValueError: a budget that the model's heads cannot meet."""
-        raise NotImplementedError
-
-    def warnings(self, updates: int) -> list[str]:
-        """What to know before a training of so many updates."""
-        return []
-
-    def remarks(self, gates: nn.Module) -> list[str]:
-        """What to know after it."""
-        return []
-
-
 @dataclass
-class GateArguments(Method):
-    """What every method with learned gates takes."""
+class GateArguments:
+    """What every method with learned gates takes, and what it is asked for; a method is a subclass."""
 
     num_of_heads: int | None = option("K: attention heads to keep, exactly, of all heads of the model")
     joint_pruning: bool = option(
@@ -91,18 +46,31 @@ class GateArguments(Method):
     )
     min_heads_per_block: int = option("heads that every attention block keeps at least, within the budget", 0)
 
+    # a method whose scores have a learning rate of their own has it as an option
+    pruning_lr: ClassVar[float | None] = None
     # options that a model's name in the records tells
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning",)
 
-    @property
-    def gated(self) -> bool:
-        return True
+    def label(self) -> str:
+        """Return the method's name in the records of a model that had all its heads."""
+        raise NotImplementedError
 
-    @property
-    def joint(self) -> bool:
-        return self.joint_pruning
+    def build(self, head_map: HeadMap) -> nn.Module:
+        """Make the gates. Raises: ValueError: a budget that the model's heads cannot meet."""
+        raise NotImplementedError
+
+    def warnings(self, updates: int) -> list[str]:
+        """Return what a user should know before a training of so many updates."""
+        return []
+
+    def remarks(self, gates: nn.Module) -> list[str]:
+        """Return what a user should know after it."""
+        return []
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
+        """Take over, for a model that is only scored, what names it and its figures from the settings of its
+        training.
+        """
         if str(settings.get("method", "")).split("-")[0] == self.label().split("-")[0]:
             for name in self._of_training:
                 setattr(self, name, settings.get(name, getattr(self, name)))
@@ -112,10 +80,13 @@ class GateArguments(Method):
         return self.num_of_heads is not None or bool(self.heads_per_kind)
 
     def check(self) -> None:
+        """Raises: ValueError: options that exclude each other, named; what a number may be is in
+        `option_checks`.
+        """
         parse_heads_per_kind(self.heads_per_kind)
 
     def budget(self, head_map: HeadMap) -> HeadBudget | None:
-        """Exactly so many heads; None where no number was given."""
+        """Return the budget of exactly so many heads; None where no number was given."""
         if not self.has_budget:
             return None
         per_kind = parse_heads_per_kind(self.heads_per_kind)

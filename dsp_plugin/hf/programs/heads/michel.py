@@ -20,17 +20,20 @@ from ....gating import FixedGates, HeadBudget, Step, end_of_removal, parse_heads
 from ....records.files.whole import check_folder
 from ....records.record import Metric, new_record, save_record
 from ...data.input_limits import check_inputs
+from ...folders.model_heads import heads_of, parameters_of
 from ...heads.gating import gate_heads, ungate_heads
 from ...heads.importance import ExampleRanking
 from ...heads.layouts.locate import head_map_of
 from ...heads.sweep import prune_by_importance
 from ..chassis.arguments import ModelArguments, option, required
-from ..chassis.models import check_prunable, heads_of, load, say_open_heads
+from ..chassis.models import load, say_open_heads
 from ..chassis.origin import check_lengths
 from ..chassis.parsing import parse, say
 from ..chassis.places import check_model_folder
-from ..chassis.results import Records, parameters_of, save_pruned_model, say_heads
-from ..chassis.train import WORK, Work, log_levels
+from ..chassis.results import Records, say_heads
+from ..chassis.system import TASKS
+from ..chassis.train import log_levels
+from .written import check_prunable, save_pruned_model
 
 
 @dataclass
@@ -111,7 +114,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
         the steps, see `prune_by_importance`.
 
     Raises:
-        ValueError, OSError: options, model, data or folder that cannot be; before long work.
+        ValueError, OSError: options, model, data or folder that cannot be; before long task.
     """
     model_options, data_options, options = parse(doc, [ModelArguments, data, MichelArguments], argv)
     options.check()
@@ -127,10 +130,10 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     for name in ("output_dir", "record_dir"):
         if getattr(options, name):
             check_folder(f"--{name}", getattr(options, name))
-    work = WORK[data](data_options, model_options.cache_dir)
-    shown = options.metric_name or work.main_metric
-    if shown not in work.metrics:
-        raise ValueError(f"--metric_name {shown}: {work.name} has {', '.join(work.metrics)}")
+    task = TASKS[data](data_options, model_options.cache_dir)
+    shown = options.metric_name or task.main_metric
+    if shown not in task.metrics:
+        raise ValueError(f"--metric_name {shown}: {task.name} has {', '.join(task.metrics)}")
     set_seed(options.seed)
     models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {
         f"pruned-K{k}" for k in options.budgets or []
@@ -140,38 +143,38 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
         check_folder("--record_dir", options.record_dir)
     check_model_folder(model_options.model_name_or_path, options.output_dir, False, tuple(models))
 
-    model, tokenizer, new = load(model_options, work)
+    model, tokenizer, new = load(model_options, task)
     if new:
         raise ValueError(
-            f"--model_name_or_path {model_options.model_name_or_path} is no trained model of {work.name} "
+            f"--model_name_or_path {model_options.model_name_or_path} is no trained model of {task.name} "
             f"({', '.join(new[:3])} are not in it): finetune it first"
         )
-    check_lengths(model, tokenizer, work)
+    check_lengths(model, tokenizer, task)
     say_open_heads(model_options.model_name_or_path)
     if not options.no_pruned:
         check_prunable(model, model_options)
     budget, budgets = _goal(options, model)
     by_importance = options.rank_by == "importance"
-    work.read(by_importance and options.importance_subset == "train", True, False)
-    work.tokenise(tokenizer)
-    measured = work.train if options.importance_subset == "train" else work.dev.get(options.importance_subset)
+    task.read(by_importance and options.importance_subset == "train", True, False)
+    task.tokenise(tokenizer)
+    measured = task.train if options.importance_subset == "train" else task.dev.get(options.importance_subset)
     if by_importance and measured is None:
         raise ValueError(
-            f"--importance_subset {options.importance_subset}: there are train, {', '.join(work.dev)}"
+            f"--importance_subset {options.importance_subset}: there are train, {', '.join(task.dev)}"
         )
 
-    for scored in filter(None, [work.train, *work.dev.values()]):
+    for scored in filter(None, [task.train, *task.dev.values()]):
         check_inputs(scored, model, model_options.tokenizer_name or model_options.model_name_or_path)
 
     model.to(args.device)
-    trainer = Trainer(model=model, args=args, data_collator=work.collate, processing_class=tokenizer)
+    trainer = Trainer(model=model, args=args, data_collator=task.collate, processing_class=tokenizer)
 
     def evaluate(split: str) -> dict[str, float]:
-        trainer.compute_metrics = work.compute_metrics(split)
-        found = trainer.predict(work.dev[split], metric_key_prefix="eval").metrics
+        trainer.compute_metrics = task.compute_metrics(split)
+        found = trainer.predict(task.dev[split], metric_key_prefix="eval").metrics
         return {
-            name: work.scale * found[f"eval_{name}"]
-            for name in sorted(work.metrics, key=lambda name: name != shown)
+            name: task.scale * found[f"eval_{name}"]
+            for name in sorted(task.metrics, key=lambda name: name != shown)
         }
 
     if options.overwrite_output_dir:
@@ -180,22 +183,22 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     steps = prune_by_importance(
         model,
         measured,
-        work.collate,
+        task.collate,
         options.output_dir,
         options.num_of_heads,
         evaluate,
         options.exact_pruning,
         options.ranking(),
-        () if options.no_scores else tuple(work.dev),
+        () if options.no_scores else tuple(task.dev),
         budgets,
         budget,
         options.score_only_budgets,
         {
-            **work.settings(),
+            **task.settings(),
             "importance_subset": options.importance_subset,
             "metric": shown,
-            "data": work.data_fingerprint(),
-            "scored": [work.subset(split) for split in work.dev],
+            "data": task.data_fingerprint(),
+            "scored": [task.subset(split) for split in task.dev],
         },
         progress=sys.stderr.isatty(),
         say=say,
@@ -210,7 +213,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
             steps,
             model,
             tokenizer,
-            work,
+            task,
             options,
             args,
             shown,
@@ -243,7 +246,7 @@ def _report(
     steps: list[Step],
     model: PreTrainedModel,
     tokenizer: Any,
-    work: Work,
+    task: Any,
     options: MichelArguments,
     args: TrainingArguments,
     shown: str,
@@ -253,11 +256,11 @@ def _report(
     folder = options.record_dir or options.output_dir
     method = options.method or ("michel" if options.rank_by == "importance" else options.rank_by)
     common = dict(
-        name=options.record_name or work.name,
+        name=options.record_name or task.name,
         method=method,
         device=args.device,
         seed=options.seed,
-        data=work.data_fingerprint(),
+        data=task.data_fingerprint(),
     )
     budgets = {step["kept"] for step in steps} & set(options.budgets or [steps[-1]["kept"]])
     for step in steps:
@@ -275,11 +278,11 @@ def _report(
             )
         ungate_heads(model)
         records = Records(
-            work.kind, os.path.join(folder, f"K{step['kept']}"), heads=heads, parameters=parameters, **common
+            task.kind, os.path.join(folder, f"K{step['kept']}"), heads=heads, parameters=parameters, **common
         )
         for split, found in step["scores"].items():
             metrics = [
-                Metric(name, value, unit="%", subset=work.subset(split))
+                Metric(name, value, unit="%", subset=task.subset(split))
                 for name, value in found["metrics"].items()
             ]
             records.scoring(
@@ -296,7 +299,7 @@ def _report(
         for s in steps
     ]
     summary = new_record(
-        f"{work.kind}-michel",
+        f"{task.kind}-michel",
         **common,
         heads=heads,
         parameters=parameters,

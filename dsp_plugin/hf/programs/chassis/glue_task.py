@@ -22,7 +22,7 @@ from .origin import label_words
 from .parsing import say
 
 
-class GlueWork:
+class GlueTask:
     """One GLUE task.
 
     Attributes:
@@ -41,8 +41,12 @@ class GlueWork:
 
     def __init__(self, options: GlueArguments, cache_dir: str | None = None):
         self.options, self.cache_dir = options, cache_dir
-        self.task: Task = find_task(options.task_name)
-        self.name, self.metrics, self.main_metric = self.task.folder, self.task.metrics, self.task.main_metric
+        self.definition: Task = find_task(options.task_name)
+        self.name, self.metrics, self.main_metric = (
+            self.definition.folder,
+            self.definition.metrics,
+            self.definition.main_metric,
+        )
         self.train: Dataset | None = None
         self.dev: dict[str, Dataset] = {}
         self.test: dict[str, Dataset] = {}
@@ -51,26 +55,28 @@ class GlueWork:
     @property
     def labels(self) -> tuple[str, ...]:
         """In the order of the model's outputs; none of a regression."""
-        return self.task.labels
+        return self.definition.labels
 
     @property
     def pair(self) -> bool:
         """Whether inputs are pairs of texts."""
-        return len(self.task.columns) > 1
+        return len(self.definition.columns) > 1
 
     def config_entries(self) -> dict[str, Any]:
         """What the model's config is to say of the task, whatever it said of another one."""
-        unnamed = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}} if self.task.is_regression else {}
-        return {**label_names(self.task), **unnamed}
+        unnamed = (
+            {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}} if self.definition.is_regression else {}
+        )
+        return {**label_names(self.definition), **unnamed}
 
     def adopt(self, config: PreTrainedConfig) -> None:
         """Number the labels as a model does that was trained with the same ones in another order (MNLI
         models of the hub).
         """
         names = label_words(config)
-        if names != self.task.labels and sorted(names) == sorted(self.task.labels):
+        if names != self.definition.labels and sorted(names) == sorted(self.definition.labels):
             say(f"the model numbers the labels as {', '.join(names)}; so do we")
-            self.task = replace(self.task, labels=names)
+            self.definition = replace(self.definition, labels=names)
 
     def read(self, train: bool, dev: bool, test: bool) -> None:
         """Read the splits that are asked for.
@@ -80,13 +86,13 @@ class GlueWork:
         """
         limits = self.options
         wanted = [("train", limits.max_train_samples)] if train else []
-        wanted += [(name, limits.max_eval_samples) for name in self.task.dev_splits] if dev else []
+        wanted += [(name, limits.max_eval_samples) for name in self.definition.dev_splits] if dev else []
         wanted += [(name, limits.max_predict_samples) for name in self._test_splits()] if test else []
-        original = find_task(self.task.name)
-        order = [self.task.labels.index(label) for label in original.labels]
+        original = find_task(self.definition.name)
+        order = [self.definition.labels.index(label) for label in original.labels]
         for split, limit in wanted:
             examples = load_split(original, split, limits.data_dir, self.cache_dir, limit)
-            if self.task.labels != original.labels:
+            if self.definition.labels != original.labels:
                 examples = [
                     example if example.label is None else example._replace(label=order[example.label])
                     for example in examples
@@ -100,7 +106,7 @@ class GlueWork:
             if split == "train":
                 self.train = data
             else:
-                (self.dev if self.task.split(split).is_labelled else self.test)[split] = data
+                (self.dev if self.definition.split(split).is_labelled else self.test)[split] = data
         self._examples = {}
         padding = (
             {"padding": "max_length", "max_length": self.options.max_seq_length}
@@ -110,15 +116,15 @@ class GlueWork:
         self.collate = DataCollatorWithPadding(tokenizer, **padding)
 
     def compute_metrics(self, split: str) -> Callable[[Any], dict[str, float]]:
-        return compute_metrics(self.task)
+        return compute_metrics(self.definition)
 
     def suffix(self, split: str) -> str:
         """What the Trainer's names of the metrics end with: `accuracy_mm` of MNLI's mismatched set."""
-        return self.task.split(split).suffix
+        return self.definition.split(split).suffix
 
     def subset(self, split: str) -> str:
         """The split's name in records; a part of it is another one."""
-        limit, rows = self.options.max_eval_samples, self.task.split(split).rows
+        limit, rows = self.options.max_eval_samples, self.definition.split(split).rows
         return split if limit is None or (rows is not None and limit >= rows) else f"{split}[:{limit}]"
 
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
@@ -126,12 +132,14 @@ class GlueWork:
 
     def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         """Write a prediction file; its name."""
-        write_predictions(folder, self.task, split, answers(self.task, predictions), self.test[split].indices)
-        return [self.task.split(split).submission]
+        write_predictions(
+            folder, self.definition, split, answers(self.definition, predictions), self.test[split].indices
+        )
+        return [self.definition.split(split).submission]
 
     def data_fingerprint(self) -> str:
         """Of all scored sets, the same for every run on them; empty where `datasets` has them."""
-        files = self._files(self.task.dev_splits)
+        files = self._files(self.definition.dev_splits)
         return fingerprint(files) if files else ""
 
     def train_fingerprint(self) -> str:
@@ -147,11 +155,11 @@ class GlueWork:
     def _test_splits(self) -> Sequence[str]:
         return [
             name
-            for name in self.task.test_splits
-            if not self.task.split(name).optional or not self.options.data_dir or self._files([name])
+            for name in self.definition.test_splits
+            if not self.definition.split(name).optional or not self.options.data_dir or self._files([name])
         ]
 
     def _files(self, splits: Sequence[str]) -> tuple[Path, ...]:
         folder = self.options.data_dir
-        paths = [Path(folder) / self.task.split(name).file for name in splits] if folder else []
+        paths = [Path(folder) / self.definition.split(name).file for name in splits] if folder else []
         return tuple(path for path in paths if path.is_file())

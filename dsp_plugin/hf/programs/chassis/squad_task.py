@@ -1,4 +1,4 @@
-"""SQuAD v1.1 for the programs, behind the interface of `glue_work.GlueWork`."""
+"""SQuAD v1.1 for the programs, behind the interface of `glue_task.GlueTask`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOC_STRIDE = 128
 TRAIN_FILE, PREDICT_FILE = "train-v1.1.json", "dev-v1.1.json"
 
 
-class SquadWork:
+class SquadTask:
     """Answers as spans of a text. The one scored split is `dev`, the questions of `--predict_file`.
 
     Raises:

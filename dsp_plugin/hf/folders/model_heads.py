@@ -1,0 +1,82 @@
+"""What a model's heads are to a record: which are kept, in the numbers of the model it once was, and how many
+weights that leaves.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...records.record import kept_heads
+from ...surgery import compose, mask_of_record
+from ..heads.gating import GATING, switchboard_of, ungate_heads
+from ..heads.layouts.locate import head_map_of
+from ..heads.surgery.kept_heads import KEPT_HEADS, record_of
+from ..heads.surgery.pruning import count_parameters, fill_heads, original_head_map, prune_heads
+
+
+def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
+    """Return the `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the
+    original numbers.
+
+    None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
+    """
+    record, gated = record_of(model), switchboard_of(model)
+    try:
+        original = original_head_map(model)
+    except ValueError:
+        if record is not None or gated is not None:
+            raise
+        return None
+    if gated is not None:
+        record = compose(head_map_of(model), gated.gates.keep(), record)
+    if record is None:
+        return kept_heads(original.to_dict(), [True] * original.num_heads)
+    return kept_heads(original.to_dict(), mask_of_record(record, original).tolist())
+
+
+def is_pruned(model: PreTrainedModel) -> bool:
+    """Whether some of a model's heads were removed."""
+    return record_of(model) is not None
+
+
+def tells_kept_heads(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is of a model of which some heads were removed."""
+    return getattr(config, KEPT_HEADS, None) is not None
+
+
+def pruned_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a gated model without its dead heads; the given one is not changed."""
+    smaller = copy.deepcopy(model)
+    prune_heads(smaller)
+    return smaller
+
+
+def parameters_of(model: PreTrainedModel) -> dict[str, int]:
+    """Count the weights of the model with all the heads it once had, and with the deployed ones alone."""
+    dense = copy.deepcopy(model)
+    ungate_heads(dense)
+    if is_pruned(dense):
+        fill_heads(dense)
+    before = count_parameters(dense)
+    del dense
+    after = count_parameters(model if switchboard_of(model) is None else pruned_copy(model))
+    return {"before": before, "after": after}
+
+
+def has_scores(name: str) -> bool:
+    """Whether a folder holds a gated model, whose heads are all open wherever it is loaded without its
+    gates.
+    """
+    path = Path(name) / "model.safetensors"
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return any(key.startswith(GATING + ".") for key in file.keys())
+    except SafetensorError:
+        return False

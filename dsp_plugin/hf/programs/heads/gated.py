@@ -1,0 +1,123 @@
+"""Finetuning with head gates: the system behind `run_dsp.py`, `run_voita.py` and any method like them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, Trainer
+
+from ....records.history import read_history
+from ...folders.model_heads import is_pruned
+from ...heads.gating import gate_heads, load_gating, switchboard_of
+from ...heads.layouts.locate import head_map_of
+from ...heads.training import HeadGatesCallback, check_arguments, pruning_optimizers
+from ...trainer.mean_loss import declare_mean_loss
+from ...trainer.updates import training_steps
+from ..chassis.models import load
+from ..chassis.output_folder import settings_of
+from ..chassis.parsing import say
+from ..chassis.results import say_heads
+from ..chassis.system import Setup, System
+from ..chassis.train import read_options, train_system
+from .methods import GateArguments
+from .written import IntermediateMasks, check_prunable, save_pruned_model, write_mask
+
+NOTED_MOMENTS = 100  # the heads are noted about so often in a training
+
+
+def train_heads(
+    doc: str, data: type, method: type[GateArguments], argv: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Run the program of a method with learned gates.
+
+    Args:
+        doc: its help. data: `GlueArguments` or `SquadArguments`. method: the method's group of options.
+
+    Returns:
+        split -> metrics as the Trainer names them, of every scored split.
+
+    Raises:
+        ValueError, OSError: options, model, data or folder that cannot be; before training.
+    """
+    setup, (chosen,) = read_options(doc, data, (method,), argv)
+    return train_system(HeadGatesSystem(setup, chosen))
+
+
+class HeadGatesSystem(System):
+    """Trains the choice of heads, with the model where it is joint; writes a smaller copy to `pruned`."""
+
+    def __init__(self, setup: Setup, method: GateArguments):
+        super().__init__(setup)
+        self.method = method
+        self.writes = () if setup.results.no_pruned else ("pruned",)
+
+    def check(self) -> None:
+        super().check()
+        if self.setup.args.do_train:
+            check_arguments(self.setup.args)
+
+    def method_name(self) -> str:
+        return self.method.label()
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), **vars(self.method)}
+
+    def load(self) -> PreTrainedModel:
+        """Load the model and put its gates in."""
+        setup, method = self.setup, self.method
+        trains, name = setup.args.do_train, setup.model.model_name_or_path
+        model, self.tokenizer, new = load(setup.model, setup.task)
+        if new and not (trains and method.joint_pruning):
+            why = " and stay random, because without --joint_pruning only the choice of heads is learned"
+            self.say_untrained(new, why if trains else "")
+        if not setup.results.no_pruned:
+            check_prunable(model, setup.model)
+        if not trains:
+            method.adopt(settings_of(name))
+        gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
+        if not trains:
+            load_gating(model, name)
+        return model
+
+    def trainer(self, model: PreTrainedModel) -> Trainer:
+        setup, method, args = self.setup, self.method, self.setup.args
+        declare_mean_loss(model)  # before the Trainer is made
+        model.to(args.device)  # before the optimizer looks at its weights
+        more: dict[str, Any] = {}
+        every = None
+        if args.do_train:
+            updates = training_steps(args, len(setup.task.train))
+            for warning in method.warnings(updates) if setup.is_main else ():
+                say(warning)
+            more["optimizers"] = pruning_optimizers(
+                model, args, updates, method.pruning_lr, method.joint_pruning
+            )
+            every = max(1, updates // NOTED_MOMENTS)
+        more["callbacks"] = [HeadGatesCallback(model, every)]
+        if setup.results.intermediate_masks:
+            more["callbacks"].append(IntermediateMasks(model))
+        return self.stock_trainer(model, **more)
+
+    def units(self, heads: Mapping[str, Any] | None) -> str:
+        if self.method.has_budget:
+            return super().units(heads)
+        return f"heads that stay: as many as the penalty leaves of {heads['total']}"
+
+    def label(self, model: PreTrainedModel) -> str:
+        return f"pruned-{self.method_name()}" if is_pruned(model) else self.method_name()
+
+    def training_figures(self) -> dict[str, Any]:
+        return {"history": read_history(self.setup.args.output_dir)}
+
+    def finish(
+        self, model: PreTrainedModel, heads: Mapping[str, Any] | None, parameters: Mapping[str, int]
+    ) -> None:
+        """Write mask.json and the pruned model; print the map of the heads and the method's remarks."""
+        folder = self.setup.args.output_dir.rstrip("/") or "/"
+        write_mask(f"{folder}/mask.json", model)
+        if not self.setup.results.no_pruned:
+            save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
+        say_heads(heads)
+        for remark in self.method.remarks(switchboard_of(model).gates):
+            say(remark)
