@@ -263,11 +263,12 @@ def test_a_model_whose_heads_cannot_be_removed_is_refused_before_data_are_read(
     folder, tmp_path, monkeypatch, program, words
 ):
     from dsp_plugin.hf.programs.chassis import models
+    from dsp_plugin.hf.programs.heads import written
 
     def refuses(model):
         raise ValueError("block 1 gives something else without its heads")
 
-    monkeypatch.setattr(models, "check_surgery", refuses)
+    monkeypatch.setattr(written, "check_surgery", refuses)
     monkeypatch.setattr(models, "_new", lambda loading: [])  # for run_michel the model is a trained one
     options = ["--data_dir", "/nowhere", "--output_dir", tmp_path / "out", *words]
     if program != "run_michel":

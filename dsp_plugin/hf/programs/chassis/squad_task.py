@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ class SquadTask:
 
     def __init__(self, options: SquadArguments, cache_dir: str | None = None):
         if options.doc_stride is None:
-            options.doc_stride = DOC_STRIDE  # longer than the room in a window, it is that room
+            options = replace(
+                options, doc_stride=DOC_STRIDE
+            )  # longer than the room in a window, it is that room
         elif options.doc_stride >= options.max_seq_length:
             raise ValueError(
                 f"--doc_stride {options.doc_stride}: below --max_seq_length, which is "

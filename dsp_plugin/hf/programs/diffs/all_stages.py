@@ -37,8 +37,6 @@ _NOT_HERE = {
     "mask_checkpoint": "stage 2 writes it",
     "save_pack": "the packs are in --output_dir, one a density",
     "method": "each stage has its name in the records",
-    "resume_from_checkpoint": "each stage goes on from the last checkpoint in its own folder; start the same "
-    "command again",
 }
 
 
@@ -65,6 +63,14 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
     own, rest = parser.parse_known_args(list(argv))
     if "--help" in rest or "-h" in rest:
         return run_prune(doc, data, ["--help"])
+    named = [
+        word for word in rest if word.startswith(("--resume_from_checkpoint", "--resume-from-checkpoint"))
+    ]
+    if named:
+        raise ValueError(
+            f"{named[0]}: each stage goes on from the last checkpoint in its own folder; start "
+            "the same command again"
+        )
     _refuse(own, "glue" if data is GlueArguments else "squad")
     densities = _densities(own.target_sparsity)
     first_epochs = "3" if data is GlueArguments else "2"
