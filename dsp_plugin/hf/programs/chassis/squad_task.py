@@ -33,9 +33,7 @@ class SquadTask:
 
     def __init__(self, options: SquadArguments, cache_dir: str | None = None):
         if options.doc_stride is None:
-            options = replace(
-                options, doc_stride=DOC_STRIDE
-            )  # longer than the room in a window, it is that room
+            options = replace(options, doc_stride=DOC_STRIDE)  # or the room in a window
         elif options.doc_stride >= options.max_seq_length:
             raise ValueError(
                 f"--doc_stride {options.doc_stride}: below --max_seq_length, which is "
