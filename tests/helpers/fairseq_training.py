@@ -65,17 +65,17 @@ WORDS = 30
 SENTENCES = {"train": 120, "valid": 16, "test": 12}
 
 
-def write_corpus(folder: Path) -> Path:
+def write_corpus(folder: Path, ending: str = "") -> Path:
     """A binarised corpus de -> en, one joined dictionary: the English side is the German one, word by
-    word, backwards.
+    word, backwards. Every word has the `ending`.
     """
     rng = random.Random(1)
     for split, size in SENTENCES.items():
         with open(folder / f"{split}.de", "w") as german, open(folder / f"{split}.en", "w") as english:
             for _ in range(size):
                 words = [rng.randrange(WORDS) for _ in range(rng.randint(3, 8))]
-                german.write(" ".join(f"d{w}" for w in words) + "\n")
-                english.write(" ".join(f"e{w}" for w in reversed(words)) + "\n")
+                german.write(" ".join(f"d{w}{ending}" for w in words) + "\n")
+                english.write(" ".join(f"e{w}{ending}" for w in reversed(words)) + "\n")
     command = [
         "--source-lang",
         "de",

@@ -123,7 +123,7 @@ def read_sweep(folder: Path) -> Any:
 
 
 def make_translations(folder: Path) -> list[Path]:
-    from dsp_plugin.mt.programs.generate import write_results
+    from dsp_plugin.mt.programs.generation_results import write_results
 
     write_results(
         str(folder),

@@ -6,7 +6,6 @@ of another plugin. So what a pruning method wants of them is looked for in the w
 """
 
 import contextvars
-import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Optional
 
-from fairseq import models
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -40,28 +38,9 @@ _SECTIONS = (
 _loading: "contextvars.ContextVar[bool]" = contextvars.ContextVar("loading", default=False)
 
 
-def tell_loading_from_training() -> None:
-    """Let `whole_training` know whether a model is built for a training or for weights that are in a
-    checkpoint.
-
-    fairseq tells its own `build_model` and not the model's; a checkpoint's configuration is that of its
-    training. Safe to call again.
-    """
-    stock = models.build_model
-    if getattr(stock, "tells_loading", False):
-        return
-
-    @functools.wraps(stock)
-    def build_model(cfg, task, from_checkpoint=False):
-        with _built_from(from_checkpoint):
-            return stock(cfg, task, from_checkpoint)
-
-    build_model.tells_loading = True
-    models.build_model = build_model
-
-
 @contextmanager
-def _built_from(checkpoint: bool) -> Iterator[None]:
+def built_from(checkpoint: bool) -> Iterator[None]:
+    """Tell `whole_training` what the models inside are built for: a training, or a checkpoint's weights."""
     token = _loading.set(_loading.get() or checkpoint)
     try:
         yield

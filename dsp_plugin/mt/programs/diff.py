@@ -26,6 +26,7 @@ from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint, read_base
 from ..diffs.optimizers import DiffAdamConfig, SparseAdamConfig
 from ..diffs.packs import Projection, read_trained, write_pack
+from ..patches import forget_best_score
 from ..training.same_command import FREE, difference, settings_of
 from .dry_run import dry_run, take_flag
 from .launch import PLUGIN_DIR, result_of, summarise_training, train, training_options
@@ -312,8 +313,6 @@ class Training:
 
     def run(self, label: str, name: str, finished: Callable[[], dict[str, Any]]) -> None:
         """Train, unless it is done. `finished` is called at its end and adds to its record."""
-        from fairseq import checkpoint_utils
-
         if os.path.isfile(os.path.join(self.folder, "results.json")):
             _say(f"{self.folder} is done")
             return
@@ -323,8 +322,7 @@ class Training:
         if _reached(self.folder, _given(self.flags, "--max-update")):
             summarise_training(self.folder, 0.0, label, name, finished)
             return
-        if hasattr(checkpoint_utils.save_checkpoint, "best"):
-            del checkpoint_utils.save_checkpoint.best  # fairseq keeps the best score of the training before
+        forget_best_score()
         train([*self.flags, "--save-dir", self.folder], label, name, finished)
 
     def _made(self) -> dict[str, Any] | list[str] | None:

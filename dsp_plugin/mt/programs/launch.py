@@ -28,8 +28,8 @@ from ..heads.checkpoint_heads import (
 )
 from ..heads.gated_model import GatedTransformerModel
 from ..heads.history import read_history
+from ..patches import give_back_folders
 from ..training.coverage import COVERAGE, Coverage
-from ..training.one_training import give_back_folders
 from ..training.option_checks import check_options
 from ..training.same_command import same_file
 from .refusals import raise_errors

@@ -30,7 +30,7 @@ from dsp_plugin.mt.checkpoints.checkpoint import (
     model_options,
     save_checkpoint,
 )
-from dsp_plugin.mt.checkpoints.whole_files import save_atomically
+from dsp_plugin.mt.patches import save_atomically
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from dsp_plugin.mt.checkpoints import options as checkpoint_options
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
 from dsp_plugin.mt.checkpoints.option_types import is_literal
 from dsp_plugin.mt.checkpoints.options import check_options
-from dsp_plugin.mt.patches import TorchOfCheckpoints
 
 dsp_plugin.register()
 CODE = "__import__('os').mkdir('it ran')"
@@ -307,15 +306,3 @@ def test_literals():
 def test_counters_and_meters(saved, read, change):
     with pytest.raises(ValueError, match="saved.pt is refused"):
         read({**saved["transformer"], **change})
-
-
-def test_fairseqs_own_loader_is_the_one_that_is_guarded(tmp_path):
-    """A newer fairseq that reads checkpoints elsewhere needs another patch."""
-    source = Path(checkpoint_utils.__file__).read_text("utf-8")
-    assert isinstance(checkpoint_utils.torch, TorchOfCheckpoints)
-    assert (
-        source.count("torch.load(") == 2 and "import torch\n" in source and "from torch import" not in source
-    )
-    assert checkpoint_utils.torch.HalfTensor is torch.HalfTensor
-    trainer = Path(checkpoint_utils.__file__).with_name("trainer.py").read_text("utf-8")
-    assert "torch.load(" not in trainer and "checkpoint_utils.load_checkpoint_to_cpu(" in trainer

@@ -180,7 +180,7 @@ def test_the_largest_p_counts_and_none_where_a_run_was_not_tested():
 
 def test_generate_writes_the_statistics_of_what_it_scored(tmp_path):
     pytest.importorskip("fairseq")
-    from dsp_plugin.mt.programs.generate import score, write_results
+    from dsp_plugin.mt.programs.generation_results import score, write_results
 
     args = SimpleNamespace(tokenizer=None, target_lang="en", gen_subset="test")
     hypotheses, references = (

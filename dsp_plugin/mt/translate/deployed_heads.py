@@ -3,13 +3,9 @@ changed what their checkpoints say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Optional
 
 import torch
-from fairseq import checkpoint_utils
 from fairseq.modules import MultiheadAttention
 from torch import nn
 
@@ -18,39 +14,6 @@ from ...gating.head_map import KINDS
 from ...surgery.record import compose, mask_of_record
 from ..heads.checkpoint_heads import CheckpointHeads, parameters_of_head
 from ..heads.gated_transformer import block_kind
-
-
-@dataclass
-class Running:
-    """What fairseq's generation has loaded.
-
-    Attributes:
-        models: the ensemble, as it translates.
-        task: the task with the data sets.
-    """
-
-    models: list[nn.Module] = field(default_factory=list)
-    task: Any = None
-
-
-@contextmanager
-def watch_loading() -> Iterator[Running]:
-    """Note the models and the task of a `fairseq-generate` that runs inside; a language model beside them
-    is not theirs.
-    """
-    found, load = Running(), checkpoint_utils.load_model_ensemble
-
-    def watched(filenames, *args, **kwargs):
-        models, cfg = load(filenames, *args, **kwargs)
-        if kwargs.get("task") is not None:
-            found.models, found.task = models, kwargs["task"]
-        return models, cfg
-
-    checkpoint_utils.load_model_ensemble = watched
-    try:
-        yield found
-    finally:
-        checkpoint_utils.load_model_ensemble = load
 
 
 def heads_of_model(model: nn.Module) -> CheckpointHeads:

@@ -1,0 +1,89 @@
+"""Canaries: what this plugin replaces in fairseq, or counts on, is as the patches take it to be.
+
+Where one fails, read what the newer fairseq does there, mend `dsp_plugin/mt/patches.py` (or take the patch
+out), and only then add the new digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fairseq")
+
+import fairseq.models
+import fairseq_cli.generate
+import fairseq_cli.train
+import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+
+import dsp_plugin
+from dsp_plugin.mt.patches import TorchOfCheckpoints, collected_hypotheses, patch_fairseq
+
+# (where, function) -> beginning of the SHA-256 of its source in fairseq 0.12.2, and in 0.12.3 where that
+# differs
+READ = {
+    (checkpoint_utils, "load_checkpoint_to_cpu"): ["96f7d33cde8e1582"],
+    (checkpoint_utils, "load_ema_from_checkpoint"): ["4b8b42252f29ec6c"],
+    (checkpoint_utils, "save_checkpoint"): ["6d723b0b350a2766", "61513534b9b33e6a"],
+    (checkpoint_utils, "torch_persistent_save"): ["5f397c23bc8811f6"],
+    (checkpoint_utils, "verify_checkpoint_directory"): ["413f93d9a158f8d4"],
+    (checkpoint_utils, "load_checkpoint"): ["67d83ee6ab6c7cf0", "08e4fa03a2ab86a9"],
+    (checkpoint_utils, "load_model_ensemble"): ["ffecc01166429332"],
+    (PathManager, "copy"): ["1d3c09d3f1965527"],
+    (PathManager, "supports_rename"): ["8dd0d0c99f5e6244"],
+    (fairseq.models, "build_model"): ["616b10d14de9810d"],
+    (fairseq_cli.generate, "_main"): ["ca3a4a7f2f3a7fc4"],
+    (fairseq_cli.train, "main"): ["60ff9dfe7b8c1627", "2a1b822cd8f53582"],
+    (fairseq_cli.train, "should_stop_early"): ["deb15b6c0cc23cfd"],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    dsp_plugin.register()
+
+
+@pytest.mark.parametrize("owner, name", READ, ids=lambda value: getattr(value, "__name__", value))
+def test_fairseqs_function_is_one_that_was_read(owner, name):
+    source = inspect.getsource(inspect.unwrap(getattr(owner, name)))
+    assert hashlib.sha256(source.encode()).hexdigest()[:16] in READ[owner, name]
+
+
+def test_each_is_replaced_once_however_often_fairseq_opens_the_plugin():
+    replaced = [
+        (checkpoint_utils, "torch_persistent_save"),
+        (checkpoint_utils, "verify_checkpoint_directory"),
+        (checkpoint_utils, "load_checkpoint"),
+        (PathManager, "copy"),
+        (fairseq.models, "build_model"),
+    ]
+    before = [getattr(owner, name) for owner, name in replaced]
+    patch_fairseq()
+    assert [getattr(owner, name) for owner, name in replaced] == before
+    for function in before:
+        assert function.__module__.startswith("fairseq.") and not hasattr(function.__wrapped__, "__wrapped__")
+        assert inspect.signature(function) == inspect.signature(function.__wrapped__)
+
+
+def test_checkpoints_are_read_where_the_guard_stands():
+    """A newer fairseq that reads checkpoints elsewhere needs another patch."""
+    source = Path(checkpoint_utils.__file__).read_text("utf-8")
+    assert isinstance(checkpoint_utils.torch, TorchOfCheckpoints)
+    assert (
+        source.count("torch.load(") == 2 and "import torch\n" in source and "from torch import" not in source
+    )
+    assert checkpoint_utils.torch.HalfTensor is torch.HalfTensor
+    trainer = Path(checkpoint_utils.__file__).with_name("trainer.py").read_text("utf-8")
+    assert "torch.load(" not in trainer and "checkpoint_utils.load_checkpoint_to_cpu(" in trainer
+
+
+def test_the_loader_is_watched_for_the_time_of_a_generation_alone():
+    stock = checkpoint_utils.load_model_ensemble
+    with collected_hypotheses():
+        assert checkpoint_utils.load_model_ensemble is not stock
+    assert checkpoint_utils.load_model_ensemble is stock
