@@ -46,7 +46,7 @@ class EpochOrder(SealedCheckpoints):
 
 
 def _sampler_of(loader: Any) -> Sampler | None:
-    """The sampler of examples below Accelerate's samplers of batches; it is the same object in a loader
+    """Find the sampler of examples below Accelerate's samplers of batches; it is the same object in a loader
     that skips.
     """
     batches = getattr(loader, "batch_sampler", None)

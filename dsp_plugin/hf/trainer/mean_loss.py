@@ -67,7 +67,7 @@ def _transformers_mean(model: PreTrainedModel) -> bool:
 
 
 def _source(function: Callable[..., Any]) -> str | None:
-    """None of a function without a file."""
+    """Return a function's source; None where it has no file."""
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
@@ -75,6 +75,6 @@ def _source(function: Callable[..., Any]) -> str | None:
 
 
 def _keyword_names(function: Callable[..., Any]) -> list[str]:
-    """Names of its `**kwargs`."""
+    """List the names of its `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.VAR_KEYWORD]

@@ -64,7 +64,7 @@ class SealedCheckpoints(TrainerCallback):
 
 
 def check_checkpoint(folder: str | os.PathLike) -> None:
-    """Compares a whole checkpoint with its list; without one, its torch files with the checksums in them,
+    """Compare a whole checkpoint with its list; without one, its torch files with the checksums in them,
     with a warning.
 
     Raises:
@@ -97,7 +97,7 @@ def _check_restored(optimizer: torch.optim.Optimizer | None, scheduler: Any) -> 
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
-    """Refuses a loaded state of Adam's that is not its parameters': torch's fused kernels take its sizes on
+    """Refuse a loaded state of Adam's that is not its parameters': torch's fused kernels take its sizes on
     trust.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
-    """A field with a help text; without a default it must be given."""
+    """Make a dataclass field with a help text; without a default its value is None."""
     return field(default=default, metadata={"help": help, **more})
 
 

@@ -63,7 +63,7 @@ class GlueTask:
         return len(self.definition.columns) > 1
 
     def config_entries(self) -> dict[str, Any]:
-        """What the model's config is to say of the task, whatever it said of another one."""
+        """Return what the model's config is to say of the task, whatever it said of another one."""
         unnamed = (
             {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}} if self.definition.is_regression else {}
         )
@@ -119,36 +119,36 @@ class GlueTask:
         return compute_metrics(self.definition)
 
     def suffix(self, split: str) -> str:
-        """What the Trainer's names of the metrics end with: `accuracy_mm` of MNLI's mismatched set."""
+        """Return what the Trainer's names of the metrics end with: `accuracy_mm` of MNLI's mismatched set."""
         return self.definition.split(split).suffix
 
     def subset(self, split: str) -> str:
-        """The split's name in records; a part of it is another one."""
+        """Return the split's name in records; a part of it is another one."""
         limit, rows = self.options.max_eval_samples, self.definition.split(split).rows
         return split if limit is None or (rows is not None and limit >= rows) else f"{split}[:{limit}]"
 
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
-        """Nothing: GLUE's development sets have no prediction files."""
+        """Write nothing: GLUE's development sets have no prediction files."""
 
     def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
-        """Write a prediction file; its name."""
+        """Write a prediction file; return its name."""
         write_predictions(
             folder, self.definition, split, answers(self.definition, predictions), self.test[split].indices
         )
         return [self.definition.split(split).submission]
 
     def data_fingerprint(self) -> str:
-        """Of all scored sets, the same for every run on them; empty where `datasets` has them."""
+        """Hash all scored sets, the same for every run on them; empty where `datasets` has them."""
         files = self._files(self.definition.dev_splits)
         return fingerprint(files) if files else ""
 
     def train_fingerprint(self) -> str:
-        """Of the training set; empty where `datasets` has it."""
+        """Hash the training set; empty where `datasets` has it."""
         files = self._files(["train"])
         return fingerprint(files) if files else ""
 
     def settings(self) -> dict[str, Any]:
-        """What must not change between the start of a training and its resume."""
+        """Return what must not change between the start of a training and its resume."""
         names = ("max_seq_length", "max_train_samples")
         return {"task": self.name, **{name: getattr(self.options, name) for name in names}}
 

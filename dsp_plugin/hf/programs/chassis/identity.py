@@ -29,7 +29,7 @@ _TOKENIZER = (
 
 
 def identity_of(options: ModelArguments) -> dict[str, str]:
-    """Short hashes of the model's and of the tokenizer's files; of the hub their name and revision.
+    """Hash the model's and the tokenizer's files, in short; of the hub return their name and revision.
 
     Raises:
         OSError: a file that cannot be read.
@@ -55,7 +55,7 @@ def _identity(name, options: ModelArguments, files_of) -> str:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """Configuration and weights; of both formats the one that Transformers prefers."""
+    """List configuration and weights; of both formats the one that Transformers prefers."""
     for ending in _WEIGHTS:
         weights = sorted(folder.glob(f"*model*{ending}"))
         if weights:

@@ -82,7 +82,7 @@ class _Flag:
 
 
 def modern_arguments(argv: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
-    """A command line in today's words.
+    """Translate a command line into today's words.
 
     Args:
         argv: as the user gave it; dashes and underscores in a flag's name are one.
@@ -120,7 +120,7 @@ def modern_arguments(argv: Sequence[str], known: Collection[str]) -> tuple[list[
 
 
 def _take(word: str, name: str, rest: list[str]) -> _Flag:
-    """The flag `word` with its value, which is removed from `rest`.
+    """Return the flag `word` with its value, which is removed from `rest`.
 
     Raises:
         ValueError: it needs one and has none.
@@ -143,7 +143,7 @@ def _is_on(flag: _Flag) -> bool:
 
 
 def _warmup(flag: _Flag, argv: Sequence[str]) -> list[str]:
-    """--warmup_steps below 1 is a share of all steps today; a number of steps given beside the share wins,
+    """Join warm-up flags: --warmup_steps below 1 is a share of all steps today; a number beside it wins,
     as it did.
     """
     try:

@@ -26,7 +26,7 @@ FEWEST_WORDS = 5
 
 
 def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list[str]]:
-    """Model and tokenizer for a task; and the names of the model's weights that are new and untrained.
+    """Load model and tokenizer for a task; return the names of the model's weights that are new, too.
 
     Args:
         task: a `GlueTask` or `SquadTask`; it adopts the order of the model's labels.
@@ -56,7 +56,7 @@ def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list
 
 
 def load_config(options: ModelArguments, entries: dict[str, Any]) -> PreTrainedConfig:
-    """The model's configuration with a task's entries (`num_labels`, ...).
+    """Load the model's configuration, with a task's entries (`num_labels`, ...).
 
     Raises:
         ValueError, OSError: there is none, or it is damaged; names the option.
@@ -105,7 +105,7 @@ def load_tokenizer(options: ModelArguments) -> Any:
 def load_model(
     options: ModelArguments, model_class: type, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, pruned where its folder says so, and the names of its weights that are new and untrained.
+    """Load the model, pruned where its folder says so; return the names of its new weights, too.
 
     Raises:
         ValueError, OSError: weights that are missing, damaged or of other shapes; names the option.
@@ -156,7 +156,7 @@ def load_model(
 
 
 def _further_layers(model: PreTrainedModel, unexpected: Sequence[str]) -> str | None:
-    """The first weight of the files that is like one of the model's but for the number of its layer."""
+    """Find the first weight of the files that is like one of the model's but for its layer's number."""
     own = {re.sub(r"\.\d+\.", ".*.", name) for name in model.state_dict()}
     for name in sorted(unexpected):
         kind = re.sub(r"\.\d+\.", ".*.", name)
@@ -169,13 +169,13 @@ def _further_layers(model: PreTrainedModel, unexpected: Sequence[str]) -> str | 
 
 
 def _new(loading: dict[str, Any]) -> list[str]:
-    """Names of the weights that are new: not in the files, or there in another size."""
+    """List the weights that are new: not in the files, or there in another size."""
     other = (key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
     return sorted({*loading["missing_keys"], *other})
 
 
 def say_open_heads(name: str) -> None:
-    """Where a gated model is about to be used without its gates."""
+    """Tell the user where a gated model is about to be used without its gates."""
     if has_scores(name):
         say(
             f"{name} holds scores of heads that are not looked at here: all its heads are open. Its choice "
@@ -185,14 +185,14 @@ def say_open_heads(name: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Of the hub's errors the rest is advice for other programs than ours."""
+    """Return an error's first line: of the hub's errors the rest is advice for other programs than ours."""
     if type(error) in (OSError, ValueError) and str(error).strip():
         return one_line(ValueError(str(error).strip().split("\n")[0]))
     return one_line(error)
 
 
 def _not_here(name: str) -> str:
-    """What to do about a name that is no folder."""
+    """Say what to do about a name that is no folder."""
     return (
         ""
         if Path(name).is_dir()

@@ -73,7 +73,7 @@ NUMBERS: Mapping[str, Meant] = {name: meaning for meaning, names in _TABLE for n
 
 
 def number_options(group: type) -> dict[str, type]:
-    """The options of a dataclass that are numbers, or lists of them: name -> int or float."""
+    """Find the options of a dataclass that are numbers, or lists of them: name -> int or float."""
     hints = get_type_hints(group)
     kinds = {field.name: _kind(hints[field.name]) for field in dataclasses.fields(group) if field.init}
     return {name: kind for name, kind in kinds.items() if kind is not None}
@@ -107,7 +107,7 @@ def check_numbers(groups: Iterable[type], values: Mapping[str, Any]) -> None:
 
 
 def check_file(groups: Iterable[type], values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a .json or .yaml file in the types of the options, where these are plain ones.
+    """Return the values of a .json or .yaml file in the types of the options, where these are simple.
 
     Numbers may be texts: YAML reads 1e-5 as one.
 
@@ -134,21 +134,21 @@ def check_file(groups: Iterable[type], values: dict[str, Any]) -> dict[str, Any]
                     f"{name}: {reprlib.repr(found[name])}: one of "
                     f"{', '.join(map(str, choices))} belongs there"
                 )
-            for plain, told in ((bool, "true or false"), (str, "a text")):
-                if _only(hints[name]) is plain and not isinstance(found[name], plain):
-                    raise ValueError(f"{name}: {reprlib.repr(found[name])}: {told} belongs there")
+            for kind, words in ((bool, "true or false"), (str, "a text")):
+                if _only(hints[name]) is kind and not isinstance(found[name], kind):
+                    raise ValueError(f"{name}: {reprlib.repr(found[name])}: {words} belongs there")
     check_numbers(groups, found)
     return found
 
 
 def _only(hint: Any) -> Any:
-    """The type itself where it is one type, or one type and None."""
+    """Return the type itself where it is one type, or one type and None."""
     kinds = [kind for kind in get_args(hint) or [hint] if kind is not type(None)]
     return kinds[0] if len(kinds) == 1 and get_origin(hint) is not list else None
 
 
 def _kind(hint: Any) -> Any:
-    """int or float of `int`, `Optional[float]`, `List[int]`, `Optional[List[float]]`; None of others."""
+    """Return int or float of `int`, `Optional[float]`, `List[int]` and their like; None of others."""
     kinds = [kind for kind in get_args(hint) or [hint] if kind is not type(None)]
     if len(kinds) != 1:
         return None
@@ -173,7 +173,7 @@ def _as_number(value: Any, kind: type) -> Any:
 
 
 def _check_inner(name: str, value: Any) -> None:
-    """Numbers inside a JSON object, such as those of a schedule, are finite; what they mean is the
+    """Check that numbers inside a JSON object, such as a schedule's, are finite; what they mean is the
     schedule's affair.
     """
     if isinstance(value, str):

@@ -20,7 +20,7 @@ _NO_NAME = re.compile(r"label_?\d+|\d+")
 
 
 def label_words(config: PreTrainedConfig) -> tuple[str, ...]:
-    """The names of a model's labels in the order of its outputs, in lower case, words joined by "_"."""
+    """Return a model's labels in the order of its outputs, in lower case, words joined by "_"."""
     names = getattr(config, "id2label", None) or {}
     return tuple(re.sub(r"[\s-]+", "_", str(names[number]).strip().lower()) for number in sorted(names))
 
@@ -39,7 +39,8 @@ def check_lengths(model: PreTrainedModel, tokenizer: Any, task: Any) -> None:
 def check_head(
     model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, task: Any
 ) -> list[str]:
-    """A task head that the model brought along is this task's; with `--ignore_mismatched_sizes` it is begun
+    """Check that a task head which the model brought along is this task's; with
+    `--ignore_mismatched_sizes` it is begun
     anew where it is not.
 
     Args:
@@ -77,12 +78,12 @@ def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
         theirs = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    told = [
+    compared = [
         (", ".join(theirs.architectures or ()), type(model).__name__),
         (str(theirs.num_labels), str(model.config.num_labels)),
     ]
-    told.append((", ".join(label_words(theirs)), ", ".join(label_words(model.config))))
-    for what, (there, here) in zip(("a", "number of labels:", "labels:"), told):
+    compared.append((", ".join(label_words(theirs)), ", ".join(label_words(model.config))))
+    for what, (there, here) in zip(("a", "number of labels:", "labels:"), compared):
         if there and there != here:
             raise ValueError(
                 f"--resume_from_checkpoint {checkpoint} is of another training: {what} {there} "
@@ -91,9 +92,9 @@ def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
 
 
 def _other_task(config: PreTrainedConfig, options: ModelArguments, task: Any) -> str | None:
-    told = settings_of(options.model_name_or_path).get("task") or getattr(config, "finetuning_task", None)
-    if isinstance(told, str):
-        named = _task_name(told)
+    noted = settings_of(options.model_name_or_path).get("task") or getattr(config, "finetuning_task", None)
+    if isinstance(noted, str):
+        named = _task_name(noted)
         if named is not None:
             return None if named == task.name else f"was trained on {named}"
     theirs = label_words(config)
@@ -108,18 +109,18 @@ def _other_task(config: PreTrainedConfig, options: ModelArguments, task: Any) ->
     return f"has the labels {', '.join(theirs)}"
 
 
-def _task_name(told: str) -> str | None:
-    """As `task.name` has it; None of a task that is not ours."""
-    if told.lower().startswith("squad"):
+def _task_name(noted: str) -> str | None:
+    """Return a task's name as `task.name` has it; None for a task that is not ours."""
+    if noted.lower().startswith("squad"):
         return "SQuAD"
     try:
-        return find_task(told).folder
+        return find_task(noted).folder
     except ValueError:
         return None
 
 
 def _begin_head(model: PreTrainedModel) -> list[str]:
-    """New random weights for what is not the model's body; their names."""
+    """Give new random weights to what is not the model's body; return their names."""
     body = model.base_model_prefix + "."
     head = [name for name, _ in model.named_parameters() if not name.startswith(body)]
     fresh = dict(type(model)(model.config).named_parameters())

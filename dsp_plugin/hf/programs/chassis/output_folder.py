@@ -42,7 +42,7 @@ _SAID_LATER = {*_OF_TRAINING, *_BY_CONTENT, "num_train_epochs", "examples_per_up
 
 
 def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite: bool) -> str | None:
-    """The checkpoint that training goes on from; None to begin. Changes nothing: see `begin`.
+    """Find the checkpoint that training goes on from; None to begin. Changes nothing: see `begin`.
 
     The same command, started again, goes on from the last whole checkpoint in `--output_dir`.
     `--resume_from_checkpoint` may name another one.
@@ -125,8 +125,8 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
 
 
 def training_settings(args: TrainingArguments) -> dict[str, Any]:
-    """What of the Trainer's options must be the same to go on: its checkpoints keep rates and schedule of
-    their own.
+    """Return the Trainer's options that must be the same to go on: its checkpoints keep rates and schedule
+    of their own.
 
     Of the batch it is the number of examples an update, however they are spread over processes and
     micro-batches; of the length `max_steps` where it is given, else `num_train_epochs`.
@@ -138,7 +138,7 @@ def training_settings(args: TrainingArguments) -> dict[str, Any]:
 
 
 def check_training(args: TrainingArguments, overwrite: bool) -> None:
-    """What is known of a later stage's training before its mask is: that its folder holds none with other
+    """Check what is known of a later stage's training before its mask is: its folder holds none with other
     rates or lengths.
 
     Raises:
@@ -154,7 +154,7 @@ def check_training(args: TrainingArguments, overwrite: bool) -> None:
 
 
 def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
-    """Called by the first process when nothing stands in the way of training any more.
+    """Begin to write, in the first process, when nothing stands in the way of training any more.
 
     Notes the settings in the folder; removes the checkpoints that are to be overwritten.
     """
@@ -169,7 +169,7 @@ def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | N
 
 
 def updates_of(checkpoint: str) -> int:
-    """How many updates the training had made when this whole checkpoint was written."""
+    """Return how many updates the training had made when this whole checkpoint was written."""
     return int(parse_json(read_bounded(Path(checkpoint) / STATE))["global_step"])
 
 
@@ -179,7 +179,7 @@ def _is_unfinished(checkpoint: str) -> bool:
 
 
 def settings_of(model: str) -> dict[str, Any]:
-    """The settings that a model was trained with by one of these programs; of a checkpoint's folder, its
+    """Read the settings that a model was trained with by one of these programs; of a checkpoint's folder, its
     training's.
 
     Empty where the folder does not say: of other programs, on the hub.
@@ -215,7 +215,7 @@ def _write(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _settings_file(model: str) -> Path | None:
-    """In the folder itself, or in that of the training whose checkpoint or pruned model it is."""
+    """Find settings.json in the folder, or in that of the training whose checkpoint or pruned model it is."""
     folder = Path(model).resolve()
     places = [folder] + (
         [folder.parent] if folder.name.startswith("checkpoint-") or folder.name == "pruned" else []
@@ -263,7 +263,7 @@ def _remove_checkpoints(folder: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Folders of the Trainer's checkpoints, oldest first, whole or not."""
+    """List the folders of the Trainer's checkpoints, oldest first, whole or not."""
     found = [
         path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()
     ]

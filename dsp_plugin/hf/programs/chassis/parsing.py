@@ -38,7 +38,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
-    """One instance of each group from a command line, from a .json or from a .yaml file.
+    """Make one instance of each group from a command line, from a .json or from a .yaml file.
 
     Flags of older Transformers are taken, too (`legacy_flags`); what is ignored of them is printed. Every
     number is looked at by what it means (`option_checks`). `--traceback` is every program's, see `run`.
@@ -123,12 +123,12 @@ def _is_users(error: Exception) -> bool:
 
 
 def _hint(error: Exception) -> str:
-    """Where more is to be had, of an error whose text was not made for a user."""
+    """Say where more is to be had, of an error whose text was not made for a user."""
     return "" if isinstance(error, (OSError, ValueError, ImportError)) else f" ({TRACEBACK} shows where)"
 
 
 def say(text: str) -> None:
-    """A line of the program's own among those of the Trainer; of several processes the first says it."""
+    """Print a line of the program's own among those of the Trainer; of several processes the first does."""
     if os.environ.get("RANK", "0") == "0":
         print(f"| {text}", flush=True)
 
@@ -155,7 +155,7 @@ class _Parser(HfArgumentParser):
         return found, rest
 
     def culprit(self, words: Sequence[str]) -> str:
-        """The option without which the dataclasses can be made; empty where there is no such one."""
+        """Find the option without which the dataclasses can be made; empty where there is no such one."""
         values = vars(super().parse_known_args(list(words))[0])
         for group in self.dataclass_types:
             given = {

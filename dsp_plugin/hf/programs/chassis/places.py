@@ -13,8 +13,8 @@ from ....records.files.whole import check_output
 
 
 def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[str, ...] = ()) -> None:
-    """A run must not write over the model that it starts from, nor remove it with the checkpoints of its
-    folder.
+    """Check that a run neither writes over the model it starts from, nor removes it with the checkpoints of
+    its folder.
 
     Args:
         model: folder or name on the hub. output_dir: the run's. trains: whether a model is written there.
@@ -47,7 +47,7 @@ def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[
 
 
 def check_written_file(option: str, path: str | os.PathLike, read: Mapping[str, str | None]) -> None:
-    """A file that a run writes is none of those that it reads.
+    """Check that a file which a run writes is none of those that it reads.
 
     Args:
         option: names `path`. read: option -> file or folder that is read, None where it was not given.
@@ -66,7 +66,7 @@ def check_written_file(option: str, path: str | os.PathLike, read: Mapping[str, 
 
 
 def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) -> None:
-    """A training's folder has room for the model and, where checkpoints are saved, for one of them.
+    """Check that a training's folder has room for the model and, where checkpoints are saved, for one.
 
     Raises:
         ValueError: it has not; says how much is free.

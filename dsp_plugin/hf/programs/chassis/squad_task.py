@@ -50,9 +50,7 @@ class SquadTask:
     labels, pair = (), True  # as of a GLUE task
 
     def config_entries(self) -> dict[str, Any]:
-        """The outputs are where an answer starts and where it ends, however many labels the model had
-        before.
-        """
+        """Return what the model's config is to say: two outputs, whatever it had before."""
         names = {0: "LABEL_0", 1: "LABEL_1"}
         return {
             "num_labels": 2,
@@ -108,7 +106,7 @@ class SquadTask:
         return ""
 
     def subset(self, split: str) -> str:
-        """The file's name, without its ending: dev-v1.1; a part of it is another one."""
+        """Return the file's name, without its ending: dev-v1.1; a part of it is another one."""
         stem = split if self._predict_file is None else self._predict_file.stem
         limit = self.options.max_eval_samples
         return stem if limit is None else f"{stem}[:{limit}]"
@@ -128,17 +126,17 @@ class SquadTask:
         return "" if self._predict_file is None else fingerprint([self._predict_file])
 
     def train_fingerprint(self) -> str:
-        """Of the training file; empty where it is not there, which `read` refuses by name."""
+        """Hash the training file; empty where it is not there, which `read` refuses by name."""
         path = self._path("train_file", TRAIN_FILE)
         return fingerprint([path]) if path.is_file() else ""
 
     def settings(self) -> dict[str, Any]:
-        """What must not change between the start of a training and its resume."""
+        """Return what must not change between the start of a training and its resume."""
         names = ("max_seq_length", "doc_stride", "max_query_length", "max_train_samples")
         return {"task": self.name, **{name: getattr(self.options, name) for name in names}}
 
     def _path(self, name: str, usual: str) -> Path:
-        """The file that an option names, or the usual one in `--data_dir`."""
+        """Return the path that an option names, or the usual one in `--data_dir`."""
         given, folder = getattr(self.options, name), self.options.data_dir
         if not given and not folder:
             raise DataError(

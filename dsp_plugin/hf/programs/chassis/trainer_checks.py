@@ -69,7 +69,7 @@ def _check_reports(args: TrainingArguments) -> None:
 
 
 def _is_here(name: str) -> bool:
-    """By Transformers' own question for the package of a reporting integration, where it has one by its
+    """Ask for a reporting integration's package as Transformers does, where it has a question of that
     name.
     """
     asked = (
@@ -80,7 +80,7 @@ def _is_here(name: str) -> bool:
 
 
 def _check_optimizer(args: TrainingArguments) -> None:
-    """The package is here, and what `--optim_args` and `--optim_target_modules` say is taken."""
+    """Check that the package is here, and what `--optim_args` and `--optim_target_modules` say is taken."""
     optim = str(getattr(args.optim, "value", args.optim))
     given = args.optim_args
     pairs = [pair.partition("=") for pair in (given or "").replace(" ", "").split(",") if pair]
@@ -180,7 +180,7 @@ def _check_workers(args: TrainingArguments) -> None:
 
 
 def _check_task(args: TrainingArguments, task: Any) -> None:
-    """What the task's scores are made of."""
+    """Check what the task's scores are made of."""
     if not args.eval_do_concat_batches:
         raise ValueError(
             "--eval_do_concat_batches False: scores are made of all batches in one, so leave it out"

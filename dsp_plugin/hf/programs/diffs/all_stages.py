@@ -156,7 +156,7 @@ def _check_later(setup: Setup, written: str) -> None:
 
 
 def _densities(words: Sequence[str]) -> list[str]:
-    """The densities as they were written, each once.
+    """Return the densities as they were written, each once.
 
     Raises:
         ValueError: one that is no share of the weights.

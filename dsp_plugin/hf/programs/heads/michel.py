@@ -4,24 +4,18 @@ et al., 2019).
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from ....gating import FixedGates, HeadBudget, Step, end_of_removal, parse_heads_per_kind, stops
+from ....gating import HeadBudget, Step, end_of_removal, parse_heads_per_kind, stops
 from ....records.files.whole import check_folder
-from ....records.record import Metric, new_record, save_record
 from ...data.input_limits import check_inputs
-from ...folders.model_heads import heads_of, parameters_of
-from ...heads.gating import gate_heads, ungate_heads
 from ...heads.importance import ExampleRanking
 from ...heads.layouts.locate import head_map_of
 from ...heads.sweep import prune_by_importance
@@ -30,10 +24,10 @@ from ..chassis.models import load, say_open_heads
 from ..chassis.origin import check_lengths
 from ..chassis.parsing import parse, say
 from ..chassis.places import check_model_folder
-from ..chassis.results import Records, say_heads
 from ..chassis.system import TASKS
 from ..chassis.train import log_levels
-from .written import check_prunable, save_pruned_model
+from .sweep_records import write_records
+from .written import check_prunable
 
 
 @dataclass
@@ -105,7 +99,7 @@ MichelArguments._argument_group_name = "Importance of heads"  # type: ignore[att
 
 
 def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
-    """The whole of `run_michel.py`.
+    """Run the whole of `run_michel.py`.
 
     Args:
         doc: its help. data: `GlueArguments` or `SquadArguments`.
@@ -114,7 +108,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
         the steps, see `prune_by_importance`.
 
     Raises:
-        ValueError, OSError: options, model, data or folder that cannot be; before long task.
+        ValueError, OSError: options, model, data or folder that cannot be; before long work.
     """
     model_options, data_options, options = parse(doc, [ModelArguments, data, MichelArguments], argv)
     options.check()
@@ -138,9 +132,6 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {
         f"pruned-K{k}" for k in options.budgets or []
     }
-    check_folder("--output_dir", options.output_dir)
-    if options.record_dir:
-        check_folder("--record_dir", options.record_dir)
     check_model_folder(model_options.model_name_or_path, options.output_dir, False, tuple(models))
 
     model, tokenizer, new = load(model_options, task)
@@ -209,7 +200,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
             "importance_examples": examples,
             "importance_subset": options.importance_subset if by_importance else None,
         }
-        _report(
+        write_records(
             steps,
             model,
             tokenizer,
@@ -223,7 +214,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
 
 
 def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[HeadBudget | None, list[int]]:
-    """What must hold at the end, None without a wish; and the numbers of heads to land on.
+    """Return what must hold at the end, None without a wish; and the numbers of heads to land on.
 
     Raises:
         ValueError: a step or a number of heads that the model does not allow.
@@ -240,93 +231,3 @@ def _remove_steps(folder: Path) -> None:
         path.unlink(missing_ok=True)  # another process may have been faster
     for path in folder.glob("pruned-K*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _report(
-    steps: list[Step],
-    model: PreTrainedModel,
-    tokenizer: Any,
-    task: Any,
-    options: MichelArguments,
-    args: TrainingArguments,
-    shown: str,
-    extra: dict[str, Any],
-) -> None:
-    """A record of the sweep and one of every scored step, the pruned models, the table."""
-    folder = options.record_dir or options.output_dir
-    method = options.method or ("michel" if options.rank_by == "importance" else options.rank_by)
-    common = dict(
-        name=options.record_name or task.name,
-        method=method,
-        device=args.device,
-        seed=options.seed,
-        data=task.data_fingerprint(),
-    )
-    budgets = {step["kept"] for step in steps} & set(options.budgets or [steps[-1]["kept"]])
-    for step in steps:
-        wanted = step["kept"] in (options.budgets or []) and not options.no_pruned
-        if not (step["scores"] or wanted or step is steps[-1]):
-            continue
-        gate_heads(model, FixedGates(torch.tensor(step["keep"], dtype=torch.bool)))
-        heads, parameters = heads_of(model), parameters_of(model)
-        if wanted:
-            save_pruned_model(
-                model,
-                tokenizer,
-                os.path.join(options.output_dir, f"pruned-K{step['kept']}"),
-                parameters["before"],
-            )
-        ungate_heads(model)
-        records = Records(
-            task.kind, os.path.join(folder, f"K{step['kept']}"), heads=heads, parameters=parameters, **common
-        )
-        for split, found in step["scores"].items():
-            metrics = [
-                Metric(name, value, unit="%", subset=task.subset(split))
-                for name, value in found["metrics"].items()
-            ]
-            records.scoring(
-                split,
-                metrics,
-                None,
-                {"main_metric": shown, "step": step["step"], "exact": options.exact_pruning},
-            )
-        if step["kept"] in budgets and step["kept"]:
-            say_heads(heads)
-    seconds = extra.pop("sweep_seconds")
-    curve = [
-        {"kept": s["kept"], shown: {split: found["value"] for split, found in s["scores"].items()}}
-        for s in steps
-    ]
-    summary = new_record(
-        f"{task.kind}-michel",
-        **common,
-        heads=heads,
-        parameters=parameters,
-        seconds={"sweep": seconds},
-        extra={
-            **extra,
-            "main_metric": shown,
-            "step": options.num_of_heads,
-            "exact": options.exact_pruning,
-            "curve": curve,
-            "removed": [head for step in steps for head in step["removed"]],
-            "per_batch": options.batch_importance,
-        },
-    )
-    written = save_record(summary, os.path.join(folder, "results.json"))
-    _say_table(steps, shown)
-    say(f"steps and masks: {options.output_dir}; record: {written}")
-
-
-def _say_table(steps: list[Step], shown: str) -> None:
-    splits = list(dict.fromkeys(split for step in steps for split in step["scores"]))
-    say("  ".join(["   K", *(f"{shown} {split}" for split in splits)]))
-    for step in steps:
-        cells = [
-            f"{step['scores'][split]['value']:>{len(shown) + 1 + len(split)}.2f}"
-            if split in step["scores"]
-            else f"{'-':>{len(shown) + 1 + len(split)}}"
-            for split in splits
-        ]
-        say("  ".join([f"{step['kept']:>4}", *cells]))
