@@ -61,6 +61,21 @@ BLEU = [
 BLEU += ["--eval-bleu-remove-bpe", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
 PIPELINED = [*DSP, "--num-of-heads", K, *ANNEALING]
 
+# leaves the weights of its rank behind, in weights.pt
+_RECORDER = """
+import runpy, torch
+from fairseq import checkpoint_utils
+
+save = checkpoint_utils.save_checkpoint
+
+def recording(cfg, trainer, *rest):
+    torch.save(trainer._model.state_dict(), "weights.pt")
+    return save(cfg, trainer, *rest)
+
+checkpoint_utils.save_checkpoint = recording
+runpy.run_module("fairseq_cli.train", run_name="__main__")
+"""
+
 WORDS = 30
 SENTENCES = {"train": 120, "valid": 16, "test": 12}
 
@@ -93,6 +108,13 @@ def write_corpus(folder: Path, ending: str = "") -> Path:
 def train(data: Path, save_dir: Path, *flags: object, **options: Any) -> Finished:
     """`fairseq-train data --save-dir save_dir ...`, in `save_dir`."""
     return run("fairseq_cli.train", [data, "--save-dir", save_dir, *flags], save_dir, **options)
+
+
+def weights_recorder(folder: Path) -> str:
+    """A program like fairseq-train that also leaves every rank's weights in its folder, as weights.pt."""
+    program = folder / "recorder.py"
+    program.write_text(_RECORDER)
+    return str(program)
 
 
 def train_in_two_processes(

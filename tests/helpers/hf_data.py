@@ -11,6 +11,15 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 IGNORED = -100
+# of a training that is scored at every update and ends with its best
+BEST_OF_STEPS: dict[str, Any] = dict(
+    eval_strategy="steps",
+    eval_steps=1,
+    save_strategy="steps",
+    save_steps=1,
+    load_best_model_at_end=True,
+    greater_is_better=True,
+)
 
 
 def sentences(count: int, seed: int = 1, longest: int = 9) -> list[dict[str, Any]]:

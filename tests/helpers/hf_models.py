@@ -7,44 +7,16 @@ from __future__ import annotations
 import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import (
-    AlbertConfig,
-    AlbertForSequenceClassification,
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    ElectraConfig,
-    ElectraForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MarianConfig,
-    MarianMTModel,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import PreTrainedModel
 
 VOCABULARY = 40
-_ENCODER = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=40,
-    max_position_embeddings=40,
-    pad_token_id=1,
-)
+BERT_SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
+_ENCODER = dict(**BERT_SIZES, vocab_size=VOCABULARY, max_position_embeddings=40, pad_token_id=1)
 _SEQ2SEQ = dict(
     vocab_size=VOCABULARY,
     d_model=32,
@@ -54,189 +26,112 @@ _SEQ2SEQ = dict(
     decoder_attention_heads=2,
     encoder_ffn_dim=40,
     decoder_ffn_dim=40,
-    max_position_embeddings=40,
     pad_token_id=1,
     bos_token_id=0,
     eos_token_id=2,
-    decoder_start_token_id=2,
-    forced_eos_token_id=None,
 )
+_TRANSLATOR = dict(**_SEQ2SEQ, max_position_embeddings=40, decoder_start_token_id=2, forced_eos_token_id=None)
+_DECODER = {**_ENCODER, "bos_token_id": 0, "eos_token_id": 2}
+_GROUPED = {**_DECODER, "num_attention_heads": 8, "num_key_value_heads": 4}
+# the names that sizes have in configurations of families that know no `intermediate_size`
+_FALCON = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+_GPT2 = dict(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40)
+_T5 = dict(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4)
+_DEBERTA = dict(**_ENCODER, relative_attention=True)
+
+_CLASSIFIER, _GENERATOR = "ForSequenceClassification", "ForConditionalGeneration"
+
+
+def _of(name: str, kind: str = "ForCausalLM", **sizes: Any) -> Callable[[], PreTrainedModel]:
+    """What makes a model of this family and these sizes, with random weights."""
+
+    def make() -> PreTrainedModel:  # imports the family only here
+        config = getattr(transformers, name + "Config")(**sizes)
+        return getattr(transformers, name + kind)(config)
+
+    return make
+
+
+def whisper(**sizes: Any) -> PreTrainedModel:
+    """A Whisper whose sequences are no text; `sizes` in place of those of the other families."""
+    given = {**_SEQ2SEQ, "num_mel_bins": 8, "decoder_start_token_id": 3, **sizes}
+    return _of("Whisper", _GENERATOR, **given)()
+
 
 # one head is one row of the HeadMap, a group of 2 query heads for Llama
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "bert": lambda: BertForSequenceClassification(BertConfig(**_ENCODER)),
-    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_ENCODER)),
-    "distilbert": lambda: DistilBertForSequenceClassification(
-        DistilBertConfig(
+    "bert": _of("Bert", _CLASSIFIER, **_ENCODER),
+    "roberta": _of("Roberta", _CLASSIFIER, **_ENCODER),
+    "distilbert": _of(
+        "DistilBert",
+        _CLASSIFIER,
+        **dict(
             vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=40
-        )
+        ),
     ),
-    "albert": lambda: AlbertForSequenceClassification(
-        AlbertConfig(**{**_ENCODER, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2)
+    "albert": _of(
+        "Albert", _CLASSIFIER, **{**_ENCODER, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2
     ),
-    "electra": lambda: ElectraForSequenceClassification(ElectraConfig(**_ENCODER, embedding_size=16)),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_positions=40,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            bos_token_id=0,
-            eos_token_id=2,
-        )
-    ),
-    "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(
-            **{**_ENCODER, "num_attention_heads": 8}, num_key_value_heads=4, bos_token_id=0, eos_token_id=2
-        )
-    ),
-    "bart": lambda: BartForConditionalGeneration(BartConfig(**_SEQ2SEQ)),
-    "marian": lambda: MarianMTModel(MarianConfig(**_SEQ2SEQ)),
-    "t5": lambda: T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            d_kv=8,
-            d_ff=40,
-            num_layers=2,
-            num_heads=4,
-            pad_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=2,
-        )
-    ),
+    "electra": _of("Electra", _CLASSIFIER, **_ENCODER, embedding_size=16),
+    "gpt2": _of("GPT2", "LMHeadModel", **_GPT2, bos_token_id=0, eos_token_id=2),
+    "llama": _of("Llama", **_GROUPED),
+    "bart": _of("Bart", _GENERATOR, **_TRANSLATOR),
+    "marian": _of("Marian", "MTModel", **_TRANSLATOR),
+    "t5": _of("T5", _GENERATOR, **_T5, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2),
 }
-_DECODER = {**_ENCODER, "bos_token_id": 0, "eos_token_id": 2}
-_GROUPED = {**_DECODER, "num_attention_heads": 8, "num_key_value_heads": 4}
 # not in every test: families whose attention has a layout of its own, or that work it out by themselves
 MORE: dict[str, Callable[[], PreTrainedModel]] = {
-    "deberta-v2": lambda: transformers.DebertaV2ForSequenceClassification(
-        transformers.DebertaV2Config(
-            **_ENCODER, relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=4
-        )
+    "deberta-v2": _of("DebertaV2", _CLASSIFIER, **_DEBERTA, pos_att_type=["c2p", "p2c"], position_buckets=4),
+    "deberta-v3": _of(
+        "DebertaV2",
+        _CLASSIFIER,
+        **_DEBERTA,
+        pos_att_type="p2c|c2p",
+        position_buckets=256,
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
     ),
-    "deberta-v3": lambda: transformers.DebertaV2ForSequenceClassification(
-        transformers.DebertaV2Config(
-            **_ENCODER,
-            relative_attention=True,
-            pos_att_type="p2c|c2p",
-            position_buckets=256,
-            share_att_key=True,
-            norm_rel_ebd="layer_norm",
-            position_biased_input=False,
-        )
+    "mpnet": _of("MPNet", _CLASSIFIER, **_ENCODER),
+    "modernbert": _of("ModernBert", _CLASSIFIER, **_ENCODER, global_attn_every_n_layers=2, local_attention=4),
+    "roformer": _of("RoFormer", _CLASSIFIER, **_ENCODER),
+    "rembert": _of("RemBert", _CLASSIFIER, **_ENCODER, input_embedding_size=16, output_embedding_size=16),
+    "megatron-bert": _of("MegatronBert", _CLASSIFIER, **_ENCODER),
+    "gpt-neox": _of("GPTNeoX", **_DECODER),
+    "persimmon": _of("Persimmon", **_DECODER),
+    "phi": _of("Phi", **_GROUPED),
+    "phi with norms": _of("Phi", **_DECODER, qk_layernorm=True),
+    "stablelm": _of("StableLm", **_GROUPED),
+    "qwen3": _of("Qwen3", **_GROUPED, head_dim=4),
+    "opt": _of(
+        "OPT", **_FALCON, ffn_dim=40, pad_token_id=1, max_position_embeddings=40, word_embed_proj_dim=32
     ),
-    "mpnet": lambda: transformers.MPNetForSequenceClassification(transformers.MPNetConfig(**_ENCODER)),
-    "modernbert": lambda: transformers.ModernBertForSequenceClassification(
-        transformers.ModernBertConfig(**_ENCODER, global_attn_every_n_layers=2, local_attention=4)
+    "gptj": _of("GPTJ", **_GPT2, rotary_dim=4),
+    "gpt-neo": _of(
+        "GPTNeo",
+        **dict(vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=4),
+        attention_types=[[["global", "local"], 1]],
+        window_size=4,
+        max_position_embeddings=40,
+        intermediate_size=40,
     ),
-    "roformer": lambda: transformers.RoFormerForSequenceClassification(
-        transformers.RoFormerConfig(**_ENCODER)
+    "bloom": _of("Bloom", vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4),
+    "mpt": _of("Mpt", vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=40),
+    "xglm": _of(
+        "XGLM",
+        **dict(vocab_size=VOCABULARY, d_model=32, num_layers=2, attention_heads=4),
+        ffn_dim=40,
+        max_position_embeddings=40,
     ),
-    "rembert": lambda: transformers.RemBertForSequenceClassification(
-        transformers.RemBertConfig(**_ENCODER, input_embedding_size=16, output_embedding_size=16)
+    "falcon": _of(
+        "Falcon",
+        **{**_FALCON, "hidden_size": 64, "num_attention_heads": 8},
+        num_kv_heads=4,
+        new_decoder_architecture=True,
     ),
-    "megatron-bert": lambda: transformers.MegatronBertForSequenceClassification(
-        transformers.MegatronBertConfig(**_ENCODER)
-    ),
-    "gpt-neox": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**_DECODER)),
-    "persimmon": lambda: transformers.PersimmonForCausalLM(transformers.PersimmonConfig(**_DECODER)),
-    "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**_GROUPED)),
-    "phi with norms": lambda: transformers.PhiForCausalLM(
-        transformers.PhiConfig(**_DECODER, qk_layernorm=True)
-    ),
-    "stablelm": lambda: transformers.StableLmForCausalLM(transformers.StableLmConfig(**_GROUPED)),
-    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_GROUPED, head_dim=4)),
-    "opt": lambda: transformers.OPTForCausalLM(
-        transformers.OPTConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            ffn_dim=40,
-            pad_token_id=1,
-            max_position_embeddings=40,
-            word_embed_proj_dim=32,
-        )
-    ),
-    "gptj": lambda: transformers.GPTJForCausalLM(
-        transformers.GPTJConfig(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40, rotary_dim=4
-        )
-    ),
-    "gpt-neo": lambda: transformers.GPTNeoForCausalLM(
-        transformers.GPTNeoConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_layers=2,
-            num_heads=4,
-            attention_types=[[["global", "local"], 1]],
-            window_size=4,
-            max_position_embeddings=40,
-            intermediate_size=40,
-        )
-    ),
-    "bloom": lambda: transformers.BloomForCausalLM(
-        transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
-    ),
-    "mpt": lambda: transformers.MptForCausalLM(
-        transformers.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=40)
-    ),
-    "xglm": lambda: transformers.XGLMForCausalLM(
-        transformers.XGLMConfig(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            num_layers=2,
-            attention_heads=4,
-            ffn_dim=40,
-            max_position_embeddings=40,
-        )
-    ),
-    "falcon": lambda: transformers.FalconForCausalLM(
-        transformers.FalconConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=8,
-            num_kv_heads=4,
-            new_decoder_architecture=True,
-        )
-    ),
-    "falcon with alibi": lambda: transformers.FalconForCausalLM(
-        transformers.FalconConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            multi_query=False,
-            alibi=True,
-        )
-    ),
-    "falcon of one key": lambda: transformers.FalconForCausalLM(
-        transformers.FalconConfig(
-            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=4, num_attention_heads=4
-        )
-    ),
-    "whisper": lambda: transformers.WhisperForConditionalGeneration(
-        transformers.WhisperConfig(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=40,
-            decoder_ffn_dim=40,
-            num_mel_bins=8,
-            max_source_positions=16,
-            max_target_positions=40,
-            pad_token_id=1,
-            bos_token_id=0,
-            eos_token_id=2,
-            decoder_start_token_id=3,
-        )
-    ),
+    "falcon with alibi": _of("Falcon", **_FALCON, multi_query=False, alibi=True),
+    "falcon of one key": _of("Falcon", **{**_FALCON, "num_hidden_layers": 4}),
+    "whisper": lambda: whisper(max_source_positions=16, max_target_positions=40),
 }
 # mask with the least number of the model's precision, which single precision must hold
 SINGLE = ("bloom", "mpt", "xglm")

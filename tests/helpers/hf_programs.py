@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from glue_folders import SIGNS, SUBJECTS, VERBS
+from hf_models import BERT_SIZES
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
 
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments, ResultArguments
@@ -32,32 +33,24 @@ def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
     words = sorted(set(re.findall(r"\w+", " ".join([*SUBJECTS, *VERBS, *SIGNS]))) | {"who", ".", "?", '"'})
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
     tokenizer = BertTokenizer.from_pretrained(folder, model_max_length=64)
-    sizes = dict(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=40,
-        max_position_embeddings=64,
-    )
+    sizes = {**BERT_SIZES, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
     torch.manual_seed(seed)
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **{**sizes, **config}))
+    model = BertForSequenceClassification(BertConfig(**{**sizes, **config}))
     del model.classifier  # the task head is to be new
     model.bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
+def on_task(folder: Path, task: str, model: str = "bert") -> list:
+    """The options that name `folder`/`model` and the data in `folder`/`task`."""
+    data = ["--task_name", task, "--data_dir", folder / task]
+    return ["--model_name_or_path", folder / model, *data]
+
+
 def mnli(folder: Path, model: str = "bert") -> list:
     """Model, data and short runs on `folder`/MNLI."""
-    return [
-        "--model_name_or_path",
-        folder / model,
-        "--task_name",
-        "MNLI",
-        "--data_dir",
-        folder / "MNLI",
-        *SHORT,
-    ]
+    return [*on_task(folder, "MNLI", model), *SHORT]
 
 
 def diff_options(words: list, data: type = GlueArguments) -> dict:

@@ -13,7 +13,7 @@ import torch
 from glue_folders import write_task
 from hf_data import arguments, padded, sentences, trainer
 from hf_diffs import base_model, in_diff, state_of, with_mask, without_dropout
-from hf_programs import start, write_bert
+from hf_programs import on_task, start, write_bert
 from hf_training import DATA, LAMBDA, K, QuietConcrete, Recorder, gated, prepared, scores_of
 from transformers import TrainerCallback
 
@@ -135,17 +135,9 @@ def programs(folder: Path, rank: int):
         write_bert(folder / "bert")
         write_task(folder / "CoLA", "CoLA", train=32, dev=7)
     torch.distributed.barrier()
-    words = [
-        "--model_name_or_path",
-        folder / "bert",
-        "--task_name",
-        "CoLA",
-        "--data_dir",
-        folder / "CoLA",
-        "--use_cpu",
-    ]
+    words = on_task(folder, "CoLA")
     words += (
-        "--max_seq_length 24 --do_train --do_eval --do_predict --max_steps 2 --learning_rate 1e-3 "
+        "--use_cpu --max_seq_length 24 --do_train --do_eval --do_predict --max_steps 2 --learning_rate 1e-3 "
         "--ddp_backend gloo"
     ).split()
     dsp = start(

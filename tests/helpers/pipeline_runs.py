@@ -6,14 +6,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PLACES = {"runs": "runs", "results": "results", "data": "glue"}
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for `import pipelines`
+
+
+def plans_in(folder: Path, plan: type, **defaults: Any) -> Callable[..., Any]:
+    """make(**settings) -> a plan of BERT whose runs, results and data are below `folder`."""
+    places = {name: str(folder / place) for name, place in PLACES.items()}
+    return lambda **settings: plan({"model": "bert", **defaults, **places, **settings})
+
 
 # Notes its start in `calls`; leaves a checkpoint; fails where its command line has what is in `broken`; waits
 # while `hold` is there, and for as many starts as `together` says; writes what others and the tables need.

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import dsp_plugin.hf  # noqa: F401  (first: it hides a torchaudio that cannot be loaded)  isort: skip
 
-
 import torch
+from hf_models import BERT_SIZES
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
@@ -24,10 +24,7 @@ class SentencePair(nn.Module):
         super().__init__()
         config = BertConfig(
             vocab_size=VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
+            **{**BERT_SIZES, "intermediate_size": 64},
             max_position_embeddings=16,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from glue_folders import write_squad, write_task
-from hf_programs import start, write_bert
+from hf_programs import on_task, start, write_bert
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -72,16 +72,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def mrpc(folder: Path, base: str, out: str) -> list:
-    words = [
-        "--model_name_or_path",
-        folder / base,
-        "--task_name",
-        "MRPC",
-        "--data_dir",
-        folder / "MRPC",
-        *QUICK,
-    ]
-    return [*words, "--output_dir", folder / out]
+    return [*on_task(folder, "MRPC", base), *QUICK, "--output_dir", folder / out]
 
 
 def outputs(model) -> torch.Tensor:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from glue_folders import write_task
-from hf_programs import ROOT, start, write_bert
+from hf_programs import ROOT, on_task, start, write_bert
 
 from dsp_plugin.diffs import DiffPack
 
@@ -24,17 +24,9 @@ PRUNE, MAG, FIX = "glue/run_glue_diffpruning", "glue/run_glue_mag", "glue/run_gl
 def test_killed_and_started_again_is_uninterrupted(tmp_path, capsys):
     write_bert(tmp_path / "bert")
     write_task(tmp_path / "CoLA", "CoLA", train=32, dev=8)
-    words = [
-        "--model_name_or_path",
-        tmp_path / "bert",
-        "--task_name",
-        "cola",
-        "--data_dir",
-        tmp_path / "CoLA",
-        "--do_train",
-    ]
+    words = on_task(tmp_path, "CoLA")
     words += (
-        "--max_seq_length 24 --max_steps 3 --save_steps 1 --per_device_train_batch_size 4 "
+        "--do_train --max_seq_length 24 --max_steps 3 --save_steps 1 --per_device_train_batch_size 4 "
         "--learning_rate 1e-3"
     ).split()
 
@@ -101,15 +93,15 @@ def test_killed_while_the_first_checkpoint_was_written_it_begins_anew(tmp_path, 
     write_bert(tmp_path / "bert")
     write_task(tmp_path / "CoLA", "CoLA", train=8, dev=4)
     words = [
-        "--model_name_or_path",
-        tmp_path / "bert",
-        "--task_name",
-        "cola",
-        "--data_dir",
-        tmp_path / "CoLA",
+        *on_task(tmp_path, "CoLA"),
         "--do_train",
+        "--max_seq_length",
+        24,
+        "--max_steps",
+        1,
+        "--output_dir",
+        tmp_path / "out",
     ]
-    words += ["--max_seq_length", 24, "--max_steps", 1, "--output_dir", tmp_path / "out"]
     (tmp_path / "out" / "checkpoint-1").mkdir(parents=True)
     (tmp_path / "out" / "checkpoint-1" / "trainer_state.json").write_text('{"epoch": ')
     start(PRUNE, *words)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from glue_folders import write_squad, write_task
-from hf_programs import start, write_bert
+from hf_programs import on_task, start, write_bert
 from safetensors.torch import load_file, save_file
 
 from dsp_plugin.cli.main import main as dsp
@@ -42,16 +42,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def cola(folder: Path, *words) -> list:
-    return [
-        "--model_name_or_path",
-        folder / "bert",
-        "--task_name",
-        "cola",
-        "--data_dir",
-        folder / "CoLA",
-        *COMMON,
-        *words,
-    ]
+    task = ["--task_name", "cola", "--data_dir", folder / "CoLA"]  # as the authors spell it
+    return ["--model_name_or_path", folder / "bert", *task, *COMMON, *words]
 
 
 @pytest.fixture(scope="module")
@@ -283,16 +275,9 @@ def test_the_last_layer_is_a_pack_without_positions(folder, capsys):
 
 def test_all_stages_in_one_command_with_two_densities(folder, capsys):
     words = [
-        "--model_name_or_path",
-        folder / "bert",
-        "--task_name",
-        "CoLA",
-        "--data_dir",
-        folder / "CoLA",
+        *on_task(folder, "CoLA"),
         "--max_seq_length",
         24,
-    ]
-    words += [
         "--do_train",
         "--do_eval",
         "--max_steps",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from glue_folders import write_task
-from hf_programs import SHORT, start, write_bert
+from hf_programs import SHORT, on_task, start, write_bert
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +20,18 @@ def folder(tmp_path_factory) -> Path:
 
 
 def words(folder: Path, out: Path) -> list:
-    data = [
-        "--model_name_or_path",
-        folder / "bert",
-        "--task_name",
-        "CoLA",
-        "--data_dir",
-        folder / "CoLA",
+    return [
+        *on_task(folder, "CoLA"),
         *SHORT,
+        "--do_train",
+        "--max_steps",
+        2,
+        "--disable_tqdm",
+        "true",
+        "--use_cpu",
+        "--output_dir",
+        out,
     ]
-    return [*data, "--do_train", "--max_steps", 2, "--disable_tqdm", "true", "--use_cpu", "--output_dir", out]
 
 
 def _file(path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 from claims import at_work
 from glue_folders import write_task
-from hf_programs import ROOT, start, write_bert
+from hf_programs import ROOT, on_task, start, write_bert
 
 from dsp_plugin.records.files.claim import LOCK
 
@@ -51,15 +51,7 @@ def test_fairseq_trainings(tiny_data, stock_run, tmp_path):
 def test_programs_of_the_trainer(tmp_path):
     write_bert(tmp_path / "bert")
     write_task(tmp_path / "CoLA", "CoLA", train=8, dev=4)
-    words = [
-        "--model_name_or_path",
-        tmp_path / "bert",
-        "--task_name",
-        "cola",
-        "--data_dir",
-        tmp_path / "CoLA",
-    ]
-    words += ["--max_seq_length", 24, "--output_dir", tmp_path / "runs"]
+    words = [*on_task(tmp_path, "CoLA"), "--max_seq_length", 24, "--output_dir", tmp_path / "runs"]
     train = [*words, "--do_train", "--max_steps", 1, "--per_device_train_batch_size", 4]
     with at_work(tmp_path / "runs") as other:
         for program, more in (

@@ -29,6 +29,7 @@ from fairseq_training import (
     train_in_two_processes,
     updates,
     validations,
+    weights_recorder,
 )
 
 SCORES = "gating.gates.scores"
@@ -266,29 +267,11 @@ def test_a_cooldown_longer_than_the_run_is_said_loudly_and_once(tiny_data, tmp_p
     assert printed.index("THE COOL-DOWN") < printed.index("begin training epoch 1")
 
 
-RECORDER = '''
-"""fairseq-train that also leaves every rank's weights behind."""
-import runpy, torch
-from fairseq import checkpoint_utils
-
-save = checkpoint_utils.save_checkpoint
-
-def recording(cfg, trainer, *rest):
-    torch.save(trainer._model.state_dict(), "weights.pt")
-    return save(cfg, trainer, *rest)
-
-checkpoint_utils.save_checkpoint = recording
-runpy.run_module("fairseq_cli.train", run_name="__main__")
-'''
-
-
 def test_two_processes_train_one_model(tiny_data, tmp_path):
     """Nothing random (no dropout, straight-through): equal to one process with batches twice as large."""
-    program = tmp_path / "recorder.py"
-    program.write_text(RECORDER)
     flags = [*DSP, "--num-of-heads", K, "--joint-pruning", "--use-ste", "--dropout", 0, "--max-update", 3]
     for rank in train_in_two_processes(
-        tiny_data, tmp_path / "two", *flags, "--batch-size", 15, program=str(program)
+        tiny_data, tmp_path / "two", *flags, "--batch-size", 15, program=weights_recorder(tmp_path)
     ):
         rank.succeeded()
     rank0, rank1 = (torch.load(tmp_path / f"two/rank{r}/weights.pt") for r in range(2))
@@ -305,11 +288,11 @@ def test_two_processes_with_random_gates_agree(tiny_data, tmp_path):
     """Annealed sampling and dropout: the ranks still end with the same weights, scores and mask, and can
     resume.
     """
-    program = tmp_path / "recorder.py"
-    program.write_text(RECORDER)
     for updates_made in (2, 3):
         flags = [*JOINT, "--batch-size", 15, "--max-update", updates_made]
-        for rank in train_in_two_processes(tiny_data, tmp_path / "two", *flags, program=str(program)):
+        for rank in train_in_two_processes(
+            tiny_data, tmp_path / "two", *flags, program=weights_recorder(tmp_path)
+        ):
             rank.succeeded()
         rank0, rank1 = (torch.load(tmp_path / f"two/rank{r}/weights.pt") for r in range(2))
         assert_same(dict(rank0), dict(rank1), "weights")

@@ -17,11 +17,13 @@ from fairseq_training import (
     BLEU,
     SETTINGS,
     SIZES,
+    STOCK,
     assert_same,
     checkpoint,
     train,
     train_in_two_processes,
     updates,
+    weights_recorder,
 )
 
 from dsp_plugin.cli.main import main
@@ -32,16 +34,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts/mt"
 SCORES = "gating.gates.scores"
 N = 24
 # as the reference's commands have them: stock names, no --joint-pruning
-REFERENCE = [
-    "--arch",
-    "transformer",
-    "--criterion",
-    "label_smoothed_cross_entropy",
-    "--optimizer",
-    "adam",
-    *SIZES,
-    *SETTINGS,
-]
+REFERENCE = STOCK
 PENALTY = ["--l0-penalty", 200]
 PLAIN = [
     *(
@@ -213,26 +206,11 @@ def test_a_penalty_that_closes_every_head(tiny_data, tmp_path):
     assert "valid_loss" in done.output and torch.isfinite(log_a(tmp_path)).all()
 
 
-RECORDER = """
-import runpy, torch
-from fairseq import checkpoint_utils
-
-save = checkpoint_utils.save_checkpoint
-
-def recording(cfg, trainer, *rest):
-    torch.save(trainer._model.state_dict(), "weights.pt")
-    return save(cfg, trainer, *rest)
-
-checkpoint_utils.save_checkpoint = recording
-runpy.run_module("fairseq_cli.train", run_name="__main__")
-"""
-
-
 def test_two_processes_agree(tiny_data, tmp_path):
-    program = tmp_path / "recorder.py"
-    program.write_text(RECORDER)
     flags = [*PLAIN, *PENALTY, "--pruning-lr", 0.1, "--joint-pruning", "--batch-size", 15, "--max-update", 3]
-    for rank in train_in_two_processes(tiny_data, tmp_path / "two", *flags, program=str(program)):
+    for rank in train_in_two_processes(
+        tiny_data, tmp_path / "two", *flags, program=weights_recorder(tmp_path)
+    ):
         rank.succeeded()
     rank0, rank1 = (dict(torch.load(tmp_path / f"two/rank{r}/weights.pt")) for r in range(2))
     assert_same(rank0, rank1, "weights")

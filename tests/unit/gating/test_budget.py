@@ -8,23 +8,15 @@ import itertools
 
 import pytest
 import torch
+from head_maps import head_map
 
-from dsp_plugin.gating import (
-    AttentionBlock,
-    HeadBudget,
-    HeadMap,
-    gumbel_noise,
-    parse_heads_per_kind,
-    relaxed_topk,
-)
+from dsp_plugin.gating import HeadBudget, gumbel_noise, parse_heads_per_kind, relaxed_topk
 
-HEADS = HeadMap(
-    [
-        AttentionBlock("e0", 3, "encoder-self"),
-        AttentionBlock("e1", 2, "encoder-self"),
-        AttentionBlock("c0", 3, "decoder-cross"),
-        AttentionBlock("c1", 0, "decoder-cross"),
-    ]
+HEADS = head_map(
+    ("e0", 3, "encoder-self"),
+    ("e1", 2, "encoder-self"),
+    ("c0", 3, "decoder-cross"),
+    ("c1", 0, "decoder-cross"),
 )
 N = HEADS.num_heads
 KIND = [block.kind for block in HEADS.blocks for _ in range(block.num_heads)]

@@ -7,6 +7,7 @@ import io
 
 import pytest
 import torch
+from head_maps import head_map
 
 from dsp_plugin.gating import (
     AttentionBlock,
@@ -26,13 +27,7 @@ from dsp_plugin.gating import (
     relaxed_topk,
 )
 
-HEADS = HeadMap(
-    [
-        AttentionBlock("a", 4, "encoder-self"),
-        AttentionBlock("b", 0, "decoder-cross"),
-        AttentionBlock("c", 3, "decoder-self"),
-    ]
-)
+HEADS = head_map(("a", 4, "encoder-self"), ("b", 0, "decoder-cross"), ("c", 3, "decoder-self"))
 N = HEADS.num_heads
 
 

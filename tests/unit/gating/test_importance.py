@@ -8,12 +8,11 @@ import math
 
 import pytest
 import torch
+from head_maps import head_map
 
 from dsp_plugin.gating import (
-    AttentionBlock,
     HeadBudget,
     HeadImportance,
-    HeadMap,
     RankedGates,
     next_removals,
     normalised,
@@ -24,13 +23,8 @@ from dsp_plugin.gating import (
     weight_magnitude,
 )
 
-HEADS = HeadMap(
-    [
-        AttentionBlock("a", 3, "encoder-self"),
-        AttentionBlock("b", 0, "decoder-cross"),
-        AttentionBlock("c", 2, "decoder-self"),
-        AttentionBlock("d", 2, "decoder-self"),
-    ]
+HEADS = head_map(
+    ("a", 3, "encoder-self"), ("b", 0, "decoder-cross"), ("c", 2, "decoder-self"), ("d", 2, "decoder-self")
 )
 N = HEADS.num_heads
 ALL = torch.ones(N, dtype=torch.bool)

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 import torch
-from hf_data import arguments, trainer
+from hf_data import BEST_OF_STEPS, arguments, trainer
 from hf_models import tiny_model
 from hf_training import DATA, METHODS
 from transformers import EarlyStoppingCallback
@@ -24,16 +24,7 @@ def prepared(folder, qualities, warmup, method="relaxed", joint=True, more=(), f
     torch.manual_seed(11)
     gate_heads(model, METHODS[method](head_map_of(model)), warmup)
     values = iter(qualities)
-    given = dict(
-        max_steps=6,
-        eval_strategy="steps",
-        eval_steps=1,
-        save_strategy="steps",
-        save_steps=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="quality",
-        greater_is_better=True,
-    )
+    given = dict(max_steps=6, **BEST_OF_STEPS, metric_for_best_model="quality")
     args = arguments(folder, **{**given, **options})
     optimizers = pruning_optimizers(model, args, 6, 0.3, joint)
     return trainer(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from hf_models import tiny_model  # isort: skip
+from hf_models import tiny_model, whisper  # isort: skip
 import transformers
 from torch import nn
 
@@ -24,25 +24,8 @@ def vit():
     )
 
 
-def whisper():
-    config = transformers.WhisperConfig(
-        vocab_size=40,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=20,
-        decoder_ffn_dim=20,
-        num_mel_bins=8,
-        max_source_positions=12,
-        max_target_positions=20,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=3,
-    )
-    return transformers.WhisperForConditionalGeneration(config)
+def speech():
+    return whisper(max_source_positions=12, max_target_positions=20)
 
 
 def clip():
@@ -64,7 +47,7 @@ def detector():
 # model, tokens and sequences of `sample_batches`, outputs, data
 KINDS = {
     "images": (vit, 6, 6, ["logits"]),
-    "speech": (whisper, 3 * 12 + 5 + 2, 6, ["logits", "encoder_last_hidden_state"]),
+    "speech": (speech, 3 * 12 + 5 + 2, 6, ["logits", "encoder_last_hidden_state"]),
     "text and images": (
         clip,
         None,

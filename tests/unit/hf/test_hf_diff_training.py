@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("transformers")
 from hf_models import tiny_model  # isort: skip
-from hf_data import arguments, trainer
+from hf_data import BEST_OF_STEPS, arguments, trainer
 from hf_diffs import DATA, HEAD, QUERY, base_model, in_diff, state_of, with_mask, without_dropout
 from transformers import TrainerCallback
 
@@ -50,16 +50,7 @@ def second_is_best() -> dict:
     return {"eval_dataset": DATA[:8], "compute_metrics": lambda _: {"turn": next(turns)}}
 
 
-BEST = dict(
-    max_steps=4,
-    save_strategy="steps",
-    save_steps=1,
-    eval_strategy="steps",
-    eval_steps=1,
-    load_best_model_at_end=True,
-    metric_for_best_model="turn",
-    greater_is_better=True,
-)
+BEST = dict(**BEST_OF_STEPS, max_steps=4, metric_for_best_model="turn")
 
 
 def test_the_diff_is_that_of_the_selected_checkpoint(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from hf_models import FAMILIES, VOCABULARY, tiny_model, uneven_mask  # isort: skip
+from hf_models import BERT_SIZES, FAMILIES, VOCABULARY, tiny_model, uneven_mask  # isort: skip
 from torch import nn
 from transformers import BertConfig, BertLMHeadModel, BertModel
 
@@ -150,11 +150,8 @@ def test_models_in_a_users_module_are_looked_at_one_by_one_or_with_inputs_of_the
 
 def test_a_decoder_by_itself_is_given_something_to_look_at():
     config = BertConfig(
+        **BERT_SIZES,
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=40,
         is_decoder=True,
         add_cross_attention=True,
         bos_token_id=0,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers as T
-from hf_models import tiny_model
+from hf_models import tiny_model, whisper
 from torch import nn
 
 from dsp_plugin.hf.probes.config_numbers import special_ids
@@ -21,25 +21,8 @@ SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, interme
 PIXELS = dict(image_size=32, patch_size=16)
 
 
-def whisper() -> T.PreTrainedModel:
-    config = T.WhisperConfig(
-        vocab_size=40,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=20,
-        decoder_ffn_dim=20,
-        num_mel_bins=8,
-        max_source_positions=16,
-        max_target_positions=32,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=3,
-    )
-    return T.WhisperForConditionalGeneration(config)
+def spectra() -> T.PreTrainedModel:
+    return whisper(max_source_positions=16, max_target_positions=32)
 
 
 def wav2vec2() -> T.PreTrainedModel:
@@ -90,7 +73,7 @@ KINDS: dict[str, tuple[Callable[[], T.PreTrainedModel], tuple[str, ...]]] = {
     ),
     "images": (lambda: T.ViTModel(T.ViTConfig(**SMALL, **PIXELS)), ("pixel_values",)),
     "waves": (wav2vec2, ("input_values", "attention_mask")),
-    "spectra": (whisper, ("input_features", "decoder_input_ids")),
+    "spectra": (spectra, ("input_features", "decoder_input_ids")),
     "images and text": (clip, ("input_ids", "attention_mask", "pixel_values")),
     "images within text": (llava, ("input_ids", "attention_mask", "pixel_values")),
     "series": (

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 from hf_models import tiny_model  # isort: skip
-from hf_data import arguments, padded, sentences, trainer
+from hf_data import BEST_OF_STEPS, arguments, padded, sentences, trainer
 from hf_training import COOLING, DATA, METHODS, K, Recorder, gated, prepared, scores_of
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -116,13 +116,8 @@ def test_the_best_checkpoint_brings_its_scores_back(tmp_path):
         pruning_lr=5.0,
         more={"eval_dataset": DATA[:4], "compute_metrics": lambda found: {"quality": next(values)}},
         max_steps=4,
-        eval_strategy="steps",
-        eval_steps=1,
-        save_strategy="steps",
-        save_steps=1,
-        load_best_model_at_end=True,
+        **BEST_OF_STEPS,
         metric_for_best_model="quality",
-        greater_is_better=True,
     )
     callback = run.callback_handler.callbacks[-2]
     assert isinstance(callback, HeadGatesCallback)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hf_programs import diff_options
-from pipeline_runs import ROOT
+from pipeline_runs import ROOT, plans_in
 
 from dsp_plugin.diffs.packs import summary
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, SquadArguments
@@ -24,16 +24,7 @@ from pipelines.plans.diff import DiffPlan
 def plan(tmp_path, monkeypatch):
     """plan(**settings): everything in the test's folder."""
     monkeypatch.chdir(ROOT)
-
-    def make(**config):
-        places = {
-            "runs": str(tmp_path / "runs"),
-            "results": str(tmp_path / "results"),
-            "data": str(tmp_path / "glue"),
-        }
-        return DiffPlan({"model": "bert", **places, **config})
-
-    return make
+    return plans_in(tmp_path, DiffPlan)
 
 
 def test_the_programs_know_all_that_is_asked_for(plan):

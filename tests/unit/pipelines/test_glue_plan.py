@@ -7,7 +7,7 @@ from glue_command_lines import understood  # first: see there  isort: skip
 import json
 
 import pytest
-from pipeline_runs import ROOT
+from pipeline_runs import ROOT, plans_in
 
 from dsp_plugin.hf.data.glue_tasks import find_task
 from dsp_plugin.records.kept_heads import kept_heads
@@ -20,16 +20,7 @@ from pipelines.plans.glue import GluePlan
 def plan(tmp_path, monkeypatch):
     """plan(**settings): everything in the test's folder."""
     monkeypatch.chdir(ROOT)
-
-    def make(**config):
-        places = {
-            "runs": str(tmp_path / "runs"),
-            "results": str(tmp_path / "results"),
-            "data": str(tmp_path / "glue"),
-        }
-        return GluePlan({"model": "bert", "tasks": "CoLA", **places, **config})
-
-    return make
+    return plans_in(tmp_path, GluePlan, tasks="CoLA")
 
 
 def test_the_programs_know_all_that_is_asked_for(plan):

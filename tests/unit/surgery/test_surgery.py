@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from head_maps import head_map
 
-from dsp_plugin.gating import AttentionBlock, HeadMap
+from dsp_plugin.gating import HeadMap
 from dsp_plugin.surgery import (
     Projections,
     check_record,
@@ -128,9 +129,7 @@ def test_tensors_that_do_not_belong_together():
 
 
 def uneven(a: int, b: int) -> HeadMap:
-    return HeadMap(
-        [AttentionBlock("encoder.a", a, "encoder-self"), AttentionBlock("decoder.b", b, "decoder-self")]
-    )
+    return head_map(("encoder.a", a, "encoder-self"), ("decoder.b", b, "decoder-self"))
 
 
 def test_records_compose_in_the_numbers_of_the_original_model():
