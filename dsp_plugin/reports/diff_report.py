@@ -1,12 +1,10 @@
-"""The part of a report that is about sparse diffs: tables and pictures of one setting, and of all side by
-side.
-"""
+"""The part of a report that is about sparse diffs: tables and pictures of each setting, and side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.findings import diff_findings, sentences
@@ -27,8 +25,8 @@ from dsp_plugin.reports.tables.diffs import (
 from dsp_plugin.reports.tables.rows import Row, metric_column, spread_notes, table_rows
 
 _NOTE = (
-    "density: share of the weights, without the task head, that may differ from the base. Scores: of "
-    "the reloaded file."
+    "density: share of the weights, without the task head, that may differ from the base. "
+    "Scores: of the reloaded file."
 )
 _UNTOUCHED = "Tensors without a single change (all-zero groups)."
 
@@ -37,7 +35,7 @@ WriteTable = Callable[..., str]
 
 
 class DiffReport:
-    """Collects the settings' sections; `overview` puts those of one base side by side.
+    """Makes the sections of settings with diffs; `overview` puts those of one base side by side.
 
     Args:
         folder: for the PNG files.
@@ -64,7 +62,7 @@ class DiffReport:
         self._records: dict[str, Sequence[Record]] = {}
 
     def sections(self, stem: str, name: str, records: Sequence[Record], metric: str | None) -> list[Section]:
-        """Makes what there is to show of one setting.
+        """Make the sections of one setting.
 
         Args:
             stem: how the files' names begin.
@@ -74,9 +72,8 @@ class DiffReport:
         Raises:
             ValueError: see `tables.table_rows`.
         """
-        full = [
-            r for r in records if r.method == FULL and diff_figures(r) is None
-        ]  # finetuned by another program
+        # finetuned by another program
+        full = [record for record in records if record.method == FULL and diff_figures(record) is None]
         records = [record for record in records if diff_figures(record) is not None]
         rows, columns = diff_rows(records, metric or "")
         columns = [column for column in columns if any(row[column] not in (None, "") for row in rows)]
@@ -87,10 +84,8 @@ class DiffReport:
         density = self._density(f"{stem}-density", name, _points(records, score), score, records)
         findings = diff_findings(rows, score)
         if findings:
-            self.found[name] = [
-                list_html(sentences(findings, [*rows, *table_rows(full)[0]], score, FULL)),
-                *density,
-            ]
+            said = sentences(findings, [*rows, *table_rows(full)[0]], score, FULL)
+            self.found[name] = [list_html(said), *density]
         else:
             below[0].parts += density
         below[0].parts += self._sizes(f"{stem}-sizes", name, rows, records)
@@ -99,20 +94,17 @@ class DiffReport:
         return below
 
     def overview(self) -> list[Section]:
-        """The settings of each base side by side, where there are several of one base."""
+        """Put the settings of each base side by side, where there are several of one base."""
         bases: dict[int, list[str]] = {}
         for name, records in self._records.items():
             bases.setdefault(diff_figures(records[0]).get("total", 0), []).append(name)
         groups = [names for names in bases.values() if len(names) > 1]
-        return [
-            self._overview("diffs" + (f"-{n}" if n > 1 else ""), names) for n, names in enumerate(groups, 1)
-        ]
+        stems = ("diffs" if n == 1 else f"diffs-{n}" for n in range(1, len(groups) + 1))
+        return [self._overview(stem, names) for stem, names in zip(stems, groups)]
 
     def _overview(self, stem: str, names: Sequence[str]) -> Section:
         tables = {name: self._tables[name] for name in names}
-        glue = [
-            name for name in names if all(record.kind.startswith("glue") for record in self._records[name])
-        ]
+        glue = [name for name in names if all(r.kind.startswith("glue") for r in self._records[name])]
         glue = glue if len(glue) > 1 else []
         rows, columns = across_rows(tables, self._scores, glue)
         columns = [column for column in columns if any(row[column] is not None for row in rows)]
@@ -124,17 +116,15 @@ class DiffReport:
         averages: dict[str, dict[float, list[float]]] = {}
         for row in rows:
             if average and row[average] is not None:
-                averages.setdefault(row["method"], {})[float(row["density"].rstrip("%")) / 100] = [
-                    row[average]
-                ]
+                density = float(row["density"].rstrip("%")) / 100
+                averages.setdefault(row["method"], {})[density] = [row[average]]
         records = [record for name in glue for record in self._records[name]]
         section.parts += self._density(f"{stem}-density", average, averages, average, records)
         untouched = {name: _untouched(rows) for name, rows in tables.items()}
         cells, columns = across_rows(tables, untouched)
         if any(row[name] is not None for row in cells for name in untouched):
-            section.parts.append(
-                self.write_table(f"{stem}-untouched", cells, columns, [_UNTOUCHED], whole=True)
-            )
+            table = self.write_table(f"{stem}-untouched", cells, columns, [_UNTOUCHED], whole=True)
+            section.parts.append(table)
         by_method: dict[str, list[tuple[str, Record]]] = {}
         seen: set[str] = set()
         for name in names:
@@ -159,14 +149,12 @@ class DiffReport:
         if sum(len(curve) for curve in points.values()) < 2 or not set(points) - {FULL, LAST_LAYER}:
             return []
         title = f"{name}: score against density"
-        caption = (
-            f"{score} against the density, one line a method; across: full finetuning and the task head alone"
-        )
+        caption = f"{score} against the density, one line a method; "
+        caption += "across: full finetuning and the task head alone"
         several = any(len(values) > 1 for curve in points.values() for values in curve.values())
         caption += "; bars and bands are the standard deviation over seeds." if several else "."
-        return self._figure(
-            stem, title, caption, records, lambda path: density_png(points, path, score, title, self.methods)
-        )
+        draw = partial(density_png, points, measure=score, title=title, methods=self.methods)
+        return self._figure(stem, title, caption, records, draw)
 
     def _sizes(self, stem: str, name: str, rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         untouched = _untouched(rows)
@@ -174,49 +162,38 @@ class DiffReport:
         shown.sort(key=lambda row: row["method"] != FULL)
         if len(shown) < 2:
             return []
-        labels = [
-            row["method"] + ("" if row["method"] in (FULL, LAST_LAYER) else f" {row['density']}")
-            for row in shown
-        ]
+        labels = [_label(row) for row in shown]
         measures = {"file (kB)": [mean_of(row["bytes"]) / 1000 for row in shown]}
         measures[untouched] = [mean_of(row[untouched]) for row in shown]
         title = f"{name}: size of a task, and tensors it leaves as they are"
-        caption = (
-            "The task's file beside a full copy of the weights, and tensors without a single change "
-            "(all-zero groups)."
-        )
-        return self._figure(
-            stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title)
-        )
+        caption = "The task's file beside a full copy of the weights, and tensors without a single change "
+        caption += "(all-zero groups)."
+        draw = partial(comparison_png, labels, measures, title=title)
+        return self._figure(stem, title, caption, records, draw)
 
     def _shares(self, stem: str, title: str, packs: Sequence[tuple[str, Record]]) -> list[str]:
         layered = [
-            (label, r)
-            for label, r in packs
-            if diff_figures(r).get("layers") and diff_figures(r).get("nonzeros")
+            (label, record)
+            for label, record in packs
+            if diff_figures(record).get("layers") and diff_figures(record).get("nonzeros")
         ]
         if not layered:
             return []
-        seeds = sorted({record.seed for _, record in layered if record.seed is not None})
-        caption = (
-            "Share of a pack's non-zeros that lies in each layer; the first row is the layer's share "
-            "of all weights."
-        )
+        records = [record for _, record in layered]
+        seeds = sorted({record.seed for record in records if record.seed is not None})
+        caption = "Share of a pack's non-zeros that lies in each layer; the first row is the layer's share "
+        caption += "of all weights."
         caption += f" Seed {', '.join(map(str, seeds))}." if seeds else ""
         content = [(label, diff_figures(record)["layers"]) for label, record in layered]
-        return self._figure(
-            stem, title, caption, [r for _, r in layered], lambda path: share_png(content, path, title)
-        )
+        draw = partial(share_png, content, title=title)
+        return self._figure(stem, title, caption, records, draw)
 
     def _storage(self, stem: str, by_method: Mapping[str, Sequence[tuple[str, Record]]]) -> list[str]:
-        """N tasks: as many full copies, or one base and a pack each."""
-        copy = max(
-            (diff_figures(r).get("full_bytes") or 0 for packs in by_method.values() for _, r in packs),
-            default=0,
-        )
-        tasks = max(
-            (len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)), default=0
-        )
+        """Compare N tasks as so many full copies with one base and a pack each."""
+        records = [record for packs in by_method.values() for _, record in packs]
+        copy = max((diff_figures(record).get("full_bytes") or 0 for record in records), default=0)
+        counts = [len(packs) for method, packs in by_method.items() if method not in (FULL, LAST_LAYER)]
+        tasks = max(counts, default=0)
         sums = {
             method: sum(diff_figures(record)["bytes"] for _, record in packs)
             for method, packs in by_method.items()
@@ -230,18 +207,16 @@ class DiffReport:
         measures = {"MB": [tasks * copy / 1e6, *((copy + size) / 1e6 for size in sums.values())]}
         measures["kB a further task"] = [copy / 1e3, *(size / tasks / 1e3 for size in sums.values())]
         title = f"Storage of {tasks} tasks"
-        records = [record for packs in by_method.values() for _, record in packs]
         caption = f"{tasks} tasks on disk as full copies of the model, or as one base and a pack a task."
-        return self._figure(
-            stem, title, caption, records, lambda path: comparison_png(labels, measures, path, title)
-        )
+        draw = partial(comparison_png, labels, measures, title=title)
+        return self._figure(stem, title, caption, records, draw)
 
     def _figure(
-        self, stem: str, title: str, caption: str, records: Sequence[Record], draw: Callable[[Path], Any]
+        self, stem: str, title: str, caption: str, records: Sequence[Record], draw: Callable[..., None]
     ) -> list[str]:
         path = self.folder / f"{stem}.png"
         try:
-            draw(path)
+            draw(path=path)
         except ValueError as error:
             self.problems.append(f"{title}: no picture, because {error}.")
             return []
@@ -249,28 +224,29 @@ class DiffReport:
         return [figure_html(path, title, caption, records)]
 
 
+def _label(row: Row) -> str:
+    return row["method"] if row["method"] in (FULL, LAST_LAYER) else f"{row['method']} {row['density']}"
+
+
 def _untouched(rows: Sequence[Row]) -> str:
-    """The column of untouched tensors; its name says of how many."""
+    """Return the column of untouched tensors, whose name says of how many."""
     return next((column for column in (rows[0] if rows else ()) if column.startswith("untouched")), "")
 
 
 def _points(records: Sequence[Record], score: str) -> dict[str, dict[float, list[float]]]:
-    """Maps method to density to what the last stage scored in the column `score`, a value a seed."""
+    """Map method to density to what the last stage scored in the column `score`, a value a seed."""
     found: dict[str, dict[float, dict[int | None, float]]] = {}
     for record in records:
         kind = read_method(record.method)
         for metric in record.metrics if kind.percent is not None and not kind.stage else ():
             if metric_column(metric.name, metric.subset, metric.unit) == score:
-                found.setdefault(kind.method, {}).setdefault(kind.percent / 100, {})[record.seed] = (
-                    metric.value
-                )
-    return {
-        method: {d: list(seeds.values()) for d, seeds in curve.items()} for method, curve in found.items()
-    }
+                curve = found.setdefault(kind.method, {})
+                curve.setdefault(kind.percent / 100, {})[record.seed] = metric.value
+    return {m: {d: list(seeds.values()) for d, seeds in curve.items()} for m, curve in found.items()}
 
 
 def _last_stage(records: Sequence[Record]) -> list[Record]:
-    """One record a finished pack: the first seed's, scored."""
+    """Return one record a finished pack: the first seed's, scored."""
     found: dict[str, Record] = {}
     for record in sorted(records, key=lambda r: (r.seed is not None, r.seed or 0, not r.metrics)):
         if not read_method(record.method).stage:

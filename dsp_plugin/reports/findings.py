@@ -1,4 +1,4 @@
-"""What a report opens with: the best method at each budget beside the model it came from, in sentences."""
+"""The sentences that a report opens with: the best method at each budget beside the model it came from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from dsp_plugin.reports.tables.short import is_pruned
 
 CAVEAT = (
     "The best method of a budget is picked by the very score that is shown, which flatters it. p says how "
-    "likely so large a difference is on these test sentences if there is none, "
-    "and nothing of other seeds."
+    "likely so large a difference is on these test sentences if there is none, and nothing of other seeds."
 )
 _LOWER_IS_BETTER = {"loss", "nll", "ppl", "perplexity", "ter", "wer", "cer", "mse", "rmse", "mae", "error"}
 
@@ -33,7 +32,7 @@ class Finding:
 
 
 def head_findings(rows: Iterable[Row], score: str, baseline: str) -> list[Finding]:
-    """The best method of each number of heads, most heads first.
+    """Find the best method of each number of heads, most heads first.
 
     Args:
         rows: of a setting, see `tables.rows.table_rows`.
@@ -46,12 +45,9 @@ def head_findings(rows: Iterable[Row], score: str, baseline: str) -> list[Findin
 
 
 def diff_findings(rows: Iterable[Row], score: str) -> list[Finding]:
-    """The best diff of each density, the densest first; what is not of the last stage is no candidate."""
-    diffs = [
-        row
-        for row in rows
-        if row["method"] not in (FULL, LAST_LAYER) and "," not in row["method"] and row["density"] is not None
-    ]
+    """Find the best diff of each density, the densest first; only rows of the last stage are candidates."""
+    last = [row for row in rows if row["density"] is not None and "," not in row["method"]]
+    diffs = [row for row in last if row["method"] not in (FULL, LAST_LAYER)]
     diffs.sort(key=lambda row: -float(row["density"].rstrip("%")))
     return _best(diffs, score, lambda row: f"{row['density']} of the weights")
 
@@ -69,7 +65,7 @@ def _best(rows: Iterable[Row], score: str, budget: Callable[[Row], str]) -> list
 
 
 def sentences(findings: Sequence[Finding], rows: Sequence[Row], score: str, baseline: str) -> list[str]:
-    """Says what was found: the baseline's score, a sentence a budget, and of how many seeds it is.
+    """Say what was found: the baseline's score, a sentence a budget, and of how many seeds it is.
 
     Args:
         findings: of these rows.
@@ -78,8 +74,8 @@ def sentences(findings: Sequence[Finding], rows: Sequence[Row], score: str, base
         baseline: a method.
     """
     bases = [row for row in rows if row["method"] == baseline and mean_of(row.get(score)) is not None]
-    told = [f"{row['method']}{_heads(row)}: {score} {cell_text(row[score])}." for row in bases]
-    told = told or [f"{score}; there is no such score of {baseline}."]
+    lines = [f"{row['method']}{_heads(row)}: {score} {cell_text(row[score])}." for row in bases]
+    lines = lines or [f"{score}; there is no such score of {baseline}."]
     p_column = f"p {score.partition(' ')[2].partition(' (')[0]}".rstrip()
     tested = any(isinstance(finding.row.get(p_column), PValue) for finding in findings)
     for finding in findings:
@@ -94,12 +90,12 @@ def sentences(findings: Sequence[Finding], rows: Sequence[Row], score: str, base
         size, share = row.get("bytes"), row.get("% of a full copy")
         if mean_of(size) is not None and mean_of(share) is not None:
             text += f"; its file has {cell_text(size)} bytes, {cell_text(share)}% of a full copy"
-        told.append(text + ".")
+        lines.append(text + ".")
     runs = {row["runs"] for row in [finding.row for finding in findings] + bases}
     seeds = "One seed each: what another seed would give is not known."
     if runs != {1}:
         seeds = f"Means over seeds, {' or '.join(map(str, sorted(runs)))} of each method."
-    return [*told, seeds if tested else f"{seeds} Differences were not tested for significance."]
+    return [*lines, seeds if tested else f"{seeds} Differences were not tested for significance."]
 
 
 def _heads(row: Row) -> str:

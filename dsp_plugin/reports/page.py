@@ -107,16 +107,15 @@ class Section:
 
 
 def page_html(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole page with a table of contents.
+    """Return the whole page, with a table of contents.
 
     Args:
         title: text.
         lead: HTML parts below the title.
         sections: two levels of headings at most.
     """
-    contents, body, number = [], [], 0
-    for section in sections:
-        number += 1
+    contents, body = [], []
+    for number, section in enumerate(sections, 1):
         anchor = f"s{number}"
         body.append(f'<section id="{anchor}">\n<h2>{escape(section.heading)}</h2>')
         body += section.parts
@@ -138,32 +137,33 @@ def page_html(title: str, lead: Sequence[str], sections: Sequence[Section]) -> s
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Text as a paragraph; `kind` is a class of the style sheet, such as "faint" or "warning"."""
+    """Make text a paragraph; `kind` is a class of the style sheet, such as "faint" or "warning"."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def code_block(text: str) -> str:
+    """Make text a block of code."""
     return f"<pre><code>{escape(text)}</code></pre>"
 
 
 def list_html(lines: Iterable[str]) -> str:
-    """Lines of text as a list."""
+    """Make lines of text a list."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def notes_html(notes: Iterable[str]) -> str:
-    """Lines in small print below a table; empty if there is none."""
+    """Make lines of text the small print below a table; empty if there is none."""
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
 def folded(summary: str, parts: Sequence[str]) -> str:
-    """Parts that show when `summary` is clicked."""
+    """Fold parts away until `summary` is clicked."""
     return f"<details><summary>{escape(summary)}</summary>\n{''.join(parts)}\n</details>"
 
 
 def table_html(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Rows of `tables.table_rows`, in a frame of its own that scrolls where the window is narrow."""
+    """Show rows of `tables.table_rows` in a frame of their own that scrolls where the window is narrow."""
 
     def kind(column: str) -> str:
         return ' class="text"' if column in TEXT_COLUMNS else ' class="note"' if column == "note" else ""
@@ -174,13 +174,12 @@ def table_html(rows: Sequence[Row], columns: Sequence[str]) -> str:
         return f"<td{kind(column)}>{escape(cell_text(row[column]))}</td>"
 
     head = "".join(f'<th scope="col"{kind(column)}>{escape(column)}</th>' for column in columns)
-    lines = ["<tr>" + "".join(cell(row, column) for column in columns) + "</tr>" for row in rows]
-    body = "\n".join(lines)
+    body = "\n".join("<tr>" + "".join(cell(row, column) for column in columns) + "</tr>" for row in rows)
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
 def figure_html(picture: str | os.PathLike, alt: str, caption: str, records: Sequence[Record]) -> str:
-    """A PNG, inlined, with its caption and the commands and versions that made the records it shows."""
+    """Inline a PNG, with its caption and the commands and versions that made the records it shows."""
     content = Path(picture).read_bytes()
     width, height = (round(side * 96 / _PICTURE_DPI) for side in struct.unpack(">II", content[16:24]))
     data = base64.b64encode(content).decode("ascii")
@@ -196,7 +195,7 @@ def figure_html(picture: str | os.PathLike, alt: str, caption: str, records: Seq
 
 
 def provenance_html(records: Sequence[Record]) -> str:
-    """Says which commands made these records, with which versions and on what device; folded if several."""
+    """Say which commands made these records, with which versions and on what device; folded if several."""
     commands = list(dict.fromkeys(record.command for record in records if record.command))
     surroundings = notes_html(surroundings_of(records))
     if len(commands) == 1:
@@ -205,24 +204,21 @@ def provenance_html(records: Sequence[Record]) -> str:
 
 
 def surroundings_of(records: Iterable[Record]) -> list[str]:
-    """Versions and devices of the records, each once."""
+    """List the versions and devices of the records, each once."""
+    records = list(records)
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in record.versions.items()) for record in records)
+    lines = [f"versions: {text}" for text in versions if text]
     devices = dict.fromkeys(record.device for record in records)
-    return [f"versions: {text}" for text in versions if text] + [
-        f"device: {text}" for text in devices if text
-    ]
+    return lines + [f"device: {text}" for text in devices if text]
 
 
 def record_html(record: Record, where: str) -> str:
-    """One record of the list of all: a line, and folded what made it."""
+    """Show one record of the list of all: a line, and folded what made it."""
     heads = "" if record.heads is None else f"K {record.heads['kept']}/{record.heads['total']}"
     seed = "" if record.seed is None else f"seed {record.seed}"
     known = ", ".join(part for part in (record.kind, record.name, record.method, heads, seed) if part)
     metrics = [
-        f"{metric.name} {metric.subset}".rstrip()
-        + f" {cell_text(metric.value)}"
-        + (f" {metric.unit}" if metric.unit else "")
-        for metric in record.metrics
+        f"{m.name} {m.subset}".rstrip() + f" {cell_text(m.value)} {m.unit}".rstrip() for m in record.metrics
     ]
     shown = "; ".join(metrics[:3]) + (f"; and {len(metrics) - 3} more" if len(metrics) > 3 else "")
     notes = [f"data: {record.data}"] if record.data else []
@@ -230,12 +226,10 @@ def record_html(record: Record, where: str) -> str:
     notes += surroundings_of([record])
     command = code_block(record.command) if record.command else paragraph("no command was noted", "faint")
     summary = f'<span class="where">{escape(where)}</span> <span class="faint">{escape(known)}</span>'
-    value = f" {escape(shown)}" if shown else ""
-    return (
-        f'<details class="record"><summary>{summary}{value}</summary>\n{command}{notes_html(notes)}</details>'
-    )
+    summary += f" {escape(shown)}" if shown else ""
+    return f'<details class="record"><summary>{summary}</summary>\n{command}{notes_html(notes)}</details>'
 
 
 def file_name(text: str) -> str:
-    """`text` as part of a file name: letters, digits, '.', '-' and '_' only, never hidden."""
+    """Make `text` part of a file name: letters, digits, '.', '-' and '_' only, never hidden."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.") or "unnamed"

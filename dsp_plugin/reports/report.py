@@ -47,7 +47,7 @@ Found = Sequence["tuple[Path, Record]"]
 
 @dataclass(frozen=True)
 class Report:
-    """Says what was made: how many records and settings it shows, the files, and what could not be shown."""
+    """A report that was made: its numbers of records and settings, its files, and what could not be shown."""
 
     records: int
     settings: int
@@ -62,7 +62,7 @@ def make_report(
     baseline: str | None = None,
     command: str = "",
 ) -> Report:
-    """Writes index.html, tables/ (Markdown, CSV, LaTeX) and pictures/ (PNG) to the folder `out`.
+    """Write index.html, tables/ (Markdown, CSV, LaTeX) and pictures/ (PNG) to the folder `out`.
 
     Each file is written whole or not at all, index.html last. Other files in `out` are left alone.
 
@@ -81,9 +81,8 @@ def make_report(
     check_folder("--out", out)
     found = find_records(results)
     if not found:
-        raise ValueError(
-            f"no result records in {results}: they are the results.json of trainings and scorings"
-        )
+        where = "they are the results.json of trainings and scorings"
+        raise ValueError(f"no result records in {results}: {where}")
     names = sorted({record.name for _, record in found})
     unknown = sorted(set(only) - set(names))
     if unknown:
@@ -114,9 +113,8 @@ class _Writer:
         self.problems: list[str] = []
         # each has one colour in all pictures; what has no heads is in none of them
         self.methods = sorted({r.method for _, r in found if r.heads is not None and diff_figures(r) is None})
-        self.diffs = DiffReport(
-            out / "pictures", self.tables, [record for _, record in found], self.files, self.problems
-        )
+        records = [record for _, record in found]
+        self.diffs = DiffReport(out / "pictures", self.tables, records, self.files, self.problems)
         self._found: dict[str, list[str]] = {}  # setting -> what the page opens with, as HTML
         self._taken: Counter[str] = Counter()
 
@@ -132,7 +130,7 @@ class _Writer:
         notes: Sequence[str],
         whole: bool = False,
     ) -> str:
-        """Writes a table's files, and returns it as HTML.
+        """Write a table's files, and return it as HTML.
 
         Markdown, LaTeX and the page have its short form (`tables.short`) unless `whole`; CSV and a fold
         all of it.
@@ -147,7 +145,7 @@ class _Writer:
         return html + folded("every row and column, steps of sweeps too", [table_html(rows, columns)])
 
     def opening(self, names: Sequence[str]) -> Section:
-        """Makes the section of what was found in these settings, which have had their sections made."""
+        """Make the section of what was found in these settings, which have had their sections made."""
         below = [Section(name, self._found[name]) for name in names if name in self._found]
         others = [name for name in names if name not in self._found]
         parts = [paragraph(CAVEAT, "faint")] if below else []
@@ -156,7 +154,7 @@ class _Writer:
         return Section("What was found", parts, below)
 
     def section(self, name: str) -> Section:
-        """Shows all of a setting: what is about heads and scores, then what is about sparse diffs."""
+        """Show all of a setting: what is about heads and scores, then what is about sparse diffs."""
         found = [(path, record) for path, record in self.found if record.name == name]
         records = [record for _, record in found]
         self._taken[file_name(name).lower()] += 1
@@ -181,15 +179,11 @@ class _Writer:
         comparisons = compare_with_baseline(found, metric, self.baseline) if metric else []
         rows, columns = table_rows(records, p_values=largest_p(comparisons))
         columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
-        findings = head_findings(
-            short_table(rows, columns)[0], main_column(columns, metric or ""), self.baseline
-        )
+        score = main_column(columns, metric or "")
+        findings = head_findings(short_table(rows, columns)[0], score, self.baseline)
         notes = signature_notes(records)
-        if (
-            len(rows) == 1
-            and records[0].heads is None
-            and sum(len(record.metrics) for record in records) > _WIDE
-        ):
+        measures = sum(len(record.metrics) for record in records)
+        if len(rows) == 1 and records[0].heads is None and measures > _WIDE:
             rows, columns = _measures(records)
             comparisons = []
         notes += self._significance_note(comparisons)
@@ -200,9 +194,8 @@ class _Writer:
             table.parts.append(folded(f"each run beside {self.baseline}", [one_by_one]))
         drawer = SettingPictures(self.out / "pictures", stem, name, records, self.baseline, self.methods)
         if findings:
-            score = main_column(columns, metric)
-            told = list_html(sentences(findings, rows, score, self.baseline))
-            self._found[name] = [told, *drawer.overview(metric, score, findings)]
+            said = list_html(sentences(findings, rows, score, self.baseline))
+            self._found[name] = [said, *drawer.overview(metric, score, findings)]
         below = [table, *drawer.curves(metric), *drawer.head_maps(), *drawer.histories()]
         self.files += drawer.files
         self.problems += drawer.problems
@@ -213,30 +206,23 @@ class _Writer:
             seed = os.environ.get("SACREBLEU_SEED", "12345")
             return [
                 f"p: paired bootstrap resampling against {self.baseline} of the same seed and test set "
-                "(sacreBLEU's, "
-                f"{SAMPLES} resamples, seed {seed}); of several seeds the largest; the smallest there can be "
-                "is "
-                f"{1 / (SAMPLES + 1):.3f}. Empty where a run has no counterpart or its sentences were not "
-                "kept."
+                f"(sacreBLEU's, {SAMPLES} resamples, seed {seed}); of several seeds the largest; the "
+                f"smallest there can be is {1 / (SAMPLES + 1):.3f}. Empty where a run has no counterpart or "
+                "its sentences were not kept."
             ]
-        reasons = Counter(one.why for one in comparisons)
-        return [
-            f"not tested for significance: {reason} ({_count(n, 'score')})." for reason, n in reasons.items()
-        ]
+        reasons = Counter(one.why for one in comparisons).items()
+        return [f"not tested for significance: {why} ({_count(n, 'score')})." for why, n in reasons]
 
 
 def main_metric(records: Sequence[Record]) -> str | None:
-    """The score that a setting is about; None without any.
+    """Return the name of the score that a setting is about; None without any.
 
     BLEU where there is one, else the `extra["main_metric"]` of a record, else what most records have.
     """
     counts = Counter(metric.name for record in records for metric in record.metrics if metric.name != "speed")
     named = {record.extra.get("main_metric") for record in records}
-    return (
-        min(counts, key=lambda name: (name != "BLEU", name not in named, -counts[name], name))
-        if counts
-        else None
-    )
+    ranked = sorted(counts, key=lambda name: (name != "BLEU", name not in named, -counts[name], name))
+    return ranked[0] if ranked else None
 
 
 def _summary(records: Sequence[Record]) -> str:
@@ -247,7 +233,7 @@ def _summary(records: Sequence[Record]) -> str:
 
 
 def _measures(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
-    """Many measures of one run: a row a subset, a column a measure."""
+    """Set many measures of one run out: a row a subset, a column a measure."""
     rows: dict[str, dict[str, object]] = {}
     columns = ["on"]
     for metric in (metric for record in records for metric in record.metrics):
@@ -260,30 +246,18 @@ def _measures(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
 def _comparison_rows(comparisons: Sequence[Comparison], baseline: str) -> tuple[list[Row], list[str]]:
     columns = ["method", "K", "seed", "on", "score", baseline, "difference", "p", "note"]
     rows = []
-    for one in sorted(
-        comparisons, key=lambda one: (one.subset, -(one.setting.kept or 0), one.setting.method)
-    ):
+    for one in sorted(comparisons, key=lambda c: (c.subset, -(c.setting.kept or 0), c.setting.method)):
         heads = "-" if one.setting.kept is None else f"{one.setting.kept}/{one.setting.total}"
-        cells = (
-            one.setting.method,
-            heads,
-            "-" if one.seed is None else str(one.seed),
-            one.subset,
-            float(one.value),
-            one.baseline,
-            one.delta,
-            "" if one.p is None else f"{one.p:.3f}",
-            one.why,
-        )
-        rows.append(dict(zip(columns, cells)))
+        seed, p = "-" if one.seed is None else str(one.seed), "" if one.p is None else f"{one.p:.3f}"
+        run = (one.setting.method, heads, seed, one.subset)
+        rows.append(dict(zip(columns, (*run, float(one.value), one.baseline, one.delta, p, one.why))))
     return rows, columns if any(row["note"] for row in rows) else columns[:-1]
 
 
 def _all_records(found: Found, results: Path) -> Section:
     lines = [record_html(record, path.relative_to(results).as_posix()) for path, record in found]
-    return Section(
-        "All records", [paragraph("Click on one for its command, versions and data.", "faint"), *lines]
-    )
+    hint = paragraph("Click on one for its command, versions and data.", "faint")
+    return Section("All records", [hint, *lines])
 
 
 def _count(number: int, noun: str) -> str:

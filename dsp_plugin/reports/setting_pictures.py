@@ -43,18 +43,16 @@ class SettingPictures:
         self.problems: list[str] = []
 
     def curves(self, metric: str | None) -> list[Section]:
-        """The setting's score, then the speed, against the heads kept: a picture a test set."""
+        """Draw the setting's score, then the speed, against the heads kept: a picture a test set."""
         figures = []
+        metrics = [metric for record in self.records for metric in record.metrics]
         for measure in [metric] * (metric is not None) + ["speed"]:
-            subsets = sorted(
-                {m.subset for record in self.records for m in record.metrics if m.name == measure}
-            )
-            for subset in subsets:
+            for subset in sorted({found.subset for found in metrics if found.name == measure}):
                 figures += self._curve(measure, subset)
         return [Section("Against the heads kept", figures)] if figures else []
 
     def overview(self, metric: str, score: str, findings: Sequence[Finding]) -> list[str]:
-        """Draws what the page opens with: the score over the heads kept, and the heads of each budget's best.
+        """Draw what the page opens with: the score over the heads kept, and the heads of each budget's best.
 
         Args:
             metric: the setting's score.
@@ -67,17 +65,13 @@ class SettingPictures:
         best = []
         for finding in findings:
             shown = (finding.row["method"], int(finding.row["K"].partition("/")[0]))
-            runs = [
-                r
-                for r in self.records
-                if r.heads and (r.method, r.heads["kept"]) == shown and r.metric(metric, subset)
-            ]
-            best.append((shown[0], min(runs, key=lambda run: run.seed or 0)))
+            runs = [r for r in self.records if r.heads and (r.method, r.heads["kept"]) == shown]
+            scored_runs = [run for run in runs if run.metric(metric, subset)]
+            best.append((shown[0], min(scored_runs, key=lambda run: run.seed or 0)))
         path = self._path("overview")
         title = f"{self.name}: {score}"
-        overview_png(
-            points, total, [(method, run.heads) for method, run in best], path, score, title, self.baseline
-        )
+        best_heads = [(method, run.heads) for method, run in best]
+        overview_png(points, total, best_heads, path, score, title, self.baseline)
         caption = (
             "Grey: all methods; blue: the best with this number of heads; dashed: "
             f"{self.baseline}. Beside: the heads that the best keep, a row a layer (first seed)."
@@ -86,8 +80,8 @@ class SettingPictures:
 
     def _curve(self, measure: str, subset: str) -> list[str]:
         points, total = curve_points(self.records, measure, subset)
-        pruned = {method: kept for method, kept in points.items() if method != self.baseline or len(kept) > 1}
-        if not pruned or sum(len(kept) for kept in points.values()) < 2:
+        pruned = {name: curve for name, curve in points.items() if name != self.baseline or len(curve) > 1}
+        if not pruned or sum(len(curve) for curve in points.values()) < 2:
             return []  # nothing to compare
         shown = [r for r in self.records if r.heads is not None and r.metric(measure, subset) is not None]
         unit = next((r.metric(measure, subset).unit for r in shown), "")
@@ -96,34 +90,27 @@ class SettingPictures:
         path = self._path(measure, *([subset] if subset else []))
         title = f"{self.name}: {measure}{on}"
         curve_png(points, total, path, label, title, self.baseline, self.methods)
-        several = any(len(values) > 1 for kept in points.values() for values in kept.values())
         caption = f"{label}{on} against the number of heads kept, one line a method"
-        caption += "; bars (and the band) are the standard deviation over seeds" if several else ""
-        caption += (
-            f"; dashed: {self.baseline}" if self.baseline in points and self.baseline not in pruned else ""
-        )
-        caption += (
-            ". Points of one K stand side by side so that none hides another." if len(pruned) > 1 else "."
-        )
+        if any(len(values) > 1 for curve in points.values() for values in curve.values()):
+            caption += "; bars (and the band) are the standard deviation over seeds"
+        if self.baseline in points and self.baseline not in pruned:
+            caption += f"; dashed: {self.baseline}"
+        caption += "."
+        if len(pruned) > 1:
+            caption += " Points of one K stand side by side so that none hides another."
         return [figure_html(path, f"{title}, against the heads kept", caption, shown)]
 
     def head_maps(self) -> list[Section]:
-        """Draws which heads each run keeps: a panel a run, a picture a model, or one a K if they are many."""
+        """Draw which heads each run keeps: a panel a run, a picture a model, or one a K if they are many."""
         runs: dict[tuple, Record] = {}
         for record in self.records:
             if record.heads is not None and record.heads["total"]:
-                kept = tuple(
-                    (b["name"], b["kind"], b["num_heads"], tuple(b["kept"])) for b in record.heads["blocks"]
-                )
-                runs.setdefault((record.method, record.seed, kept), record)
+                choice = tuple(tuple(block["kept"]) for block in record.heads["blocks"])
+                runs.setdefault((record.method, record.seed, _shape(record), choice), record)
         pruned = [record for record in runs.values() if record.heads["kept"] < record.heads["total"]]
-        pruned.sort(
-            key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed)
-        )
         models: dict[tuple, list[Record]] = {}
-        for record in pruned:
-            blocks = tuple((b["name"], b["kind"], b["num_heads"]) for b in record.heads["blocks"])
-            models.setdefault(blocks, []).append(record)
+        for record in sorted(pruned, key=self._place):
+            models.setdefault(_shape(record), []).append(record)
         figures = []
         for number, records in enumerate(models.values()):
             groups: dict[int | None, list[Record]] = {}
@@ -146,22 +133,16 @@ class SettingPictures:
         head_grid_png(panels, path, title)
         caption = (
             "Which heads each run keeps: a panel a run, a row a layer (numbered from 0, grouped by the kind "
-            "of "
-            "attention), a square a head. Models trained from different seeds do not share the meaning of a "
-            "head's number."
+            "of attention), a square a head. Models trained from different seeds do not share the meaning of "
+            "a head's number."
         )
         return figure_html(path, title, caption, records)
 
     def histories(self) -> list[Section]:
-        """The kept heads over training, from the records that noted them: the first seed of each method
-        and K.
-        """
+        """Draw the kept heads over training where they were noted, of the first seed of each method and K."""
         figures, seen = [], set()
         with_history = [r for r in self.records if r.heads is not None and r.extra.get("history")]
-        with_history.sort(
-            key=lambda r: (-r.heads["kept"], self.methods.index(r.method), r.seed is not None, r.seed)
-        )
-        for record in with_history:
+        for record in sorted(with_history, key=self._place):
             seed = "" if record.seed is None else f", seed {record.seed}"
             what = f"{record.method}, K = {record.heads['kept']}{seed}"
             try:
@@ -177,11 +158,15 @@ class SettingPictures:
             head_history_png(record.heads, record.extra["history"], path, f"{self.name}: {what}")
             caption = (
                 f"Heads that {what} would keep at each of {len(entries)} moments of its training: a row a "
-                "head, grouped "
-                "by layer; below, how many they are."
+                "head, grouped by layer; below, how many they are."
             )
             figures.append(figure_html(path, f"{self.name}: heads over training, {what}", caption, [record]))
         return [Section("Over training", figures)] if figures else []
+
+    def _place(self, record: Record) -> tuple:
+        """Return a sort key: most heads first, then by method and seed."""
+        method = self.methods.index(record.method)
+        return (-record.heads["kept"], method, record.seed is not None, record.seed)
 
     def _path(self, *parts: str) -> Path:
         path = self.folder / f"{'-'.join([self.stem, *map(file_name, parts)])}.png"
@@ -189,3 +174,8 @@ class SettingPictures:
             path = path.with_name(f"{path.stem}-2.png")
         self.files.append(path)
         return path
+
+
+def _shape(record: Record) -> tuple:
+    """Return what tells models apart: the names, kinds and sizes of their blocks."""
+    return tuple((block["name"], block["kind"], block["num_heads"]) for block in record.heads["blocks"])

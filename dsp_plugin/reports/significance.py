@@ -1,5 +1,4 @@
-"""Is a run really worse, or better, than the baseline? Paired bootstrap resampling, by sacreBLEU's own
-`PairedTest`.
+"""Is a run really worse, or better, than the baseline? Paired bootstrap resampling, by sacreBLEU's own test.
 
 It works from the statistics of each sentence that lie beside the records (see `sentences`), so the
 translations are not scored again. Koehn (2004), Statistical Significance Tests for Machine Translation
@@ -41,13 +40,14 @@ class Comparison:
 
     @property
     def delta(self) -> float | None:
+        """The run's score less the baseline's; None where there is no counterpart."""
         return None if self.baseline is None else self.value - self.baseline
 
 
 def paired_bootstrap(
     baseline: Sequence[Sequence[int]], systems: Sequence[Sequence[Sequence[int]]]
 ) -> list[float]:
-    """Computes each p against the baseline: how likely so large a difference in BLEU is if there is none.
+    """Compute each p against the baseline: how likely so large a difference in BLEU is if there is none.
 
     Args:
         baseline: [S, 10] statistics of the sentences, see `scores.bleu_statistics`.
@@ -83,7 +83,7 @@ def paired_bootstrap(
 def compare_with_baseline(
     found: Iterable[tuple[Path, Record]], metric: str = "BLEU", baseline: str = "unpruned"
 ) -> list[Comparison]:
-    """Every run that is not the baseline, beside it; in the order of the records.
+    """Compare every run that is not the baseline with it, in the order of the records.
 
     The counterpart has the same name, seed and test set, and the method `baseline`: with the same number of
     heads if there is one, else the only one there is. Data and signature must agree.
@@ -93,9 +93,8 @@ def compare_with_baseline(
         metric: name of the score; only BLEU can be tested so far, others get a difference without p.
         baseline: a method.
     """
-    scored = [
-        (path, record, score) for path, record in found for score in record.metrics if score.name == metric
-    ]
+    scores = [(path, record, score) for path, record in found for score in record.metrics]
+    scored = [entry for entry in scores if entry[2].name == metric]
     bases = [entry for entry in scored if entry[1].method == baseline]
     results: list[Comparison] = []
     waiting: dict[int, list[tuple[int, list[list[int]]]]] = {}  # baseline -> (place in results, statistics)
@@ -106,9 +105,8 @@ def compare_with_baseline(
         known = {"metric": metric, "subset": score.subset, "value": score.value}
         place = _counterpart(record, score, bases)
         if place is None:
-            results.append(
-                Comparison(setting_of(record), record.seed, **known, why=f"no {baseline} run of this seed")
-            )
+            why = f"no {baseline} run of this seed"
+            results.append(Comparison(setting_of(record), record.seed, **known, why=why))
             continue
         base_path, base, base_score = bases[place]
         known["baseline"] = base_score.value
@@ -128,15 +126,14 @@ def compare_with_baseline(
                 why = str(error)
         results.append(Comparison(setting_of(record), record.seed, **known, why=why))
     for place, entries in waiting.items():  # in one go a baseline: its resamples are drawn once
-        for (position, _), p in zip(
-            entries, paired_bootstrap(statistics[place], [rows for _, rows in entries])
-        ):
+        found_ps = paired_bootstrap(statistics[place], [rows for _, rows in entries])
+        for (position, _), p in zip(entries, found_ps):
             results[position] = Comparison(**{**vars(results[position]), "p": p})
     return results
 
 
 def largest_p(comparisons: Iterable[Comparison]) -> Mapping[tuple[Setting, str, str], PValue]:
-    """Maps (setting, metric, subset) to the largest p of its seeds, unless a run of them was not tested."""
+    """Map (setting, metric, subset) to the largest p of its seeds, unless a run of them was not tested."""
     grouped: dict[tuple[Setting, str, str], list[float | None]] = {}
     for one in comparisons:
         grouped.setdefault((one.setting, one.metric, one.subset), []).append(one.p)

@@ -12,7 +12,8 @@ from dsp_plugin.records.files.whole import replacing
 # Okabe and Ito's colours, told apart in any kind of colour blindness, without their yellow, which is too pale
 # on white. Markers and dashes differ too, so that the picture reads in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-GREY, INK, FAINT = "#B8B8B8", "#222222", "#6B6B6B"
+BLUE = COLOURS[0]
+PALE, GREY, FAINT, INK = "#DEDEDE", "#B8B8B8", "#6B6B6B", "#222222"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _DASHES = ("-", "--", "-.", ":")
 
@@ -25,24 +26,17 @@ class Chart:
     """
 
     def __init__(self, lines: int) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.figure = Figure(figsize=(8.0, 6.2) if lines > 7 else (5.3, 4.0), dpi=200, layout="constrained")
-        FigureCanvasAgg(self.figure)
+        self.figure = new_figure(*((8.0, 6.2) if lines > 7 else (5.3, 4.0)))
         self.figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         self.axes = self.figure.subplots()
         self.entries = 0
         self.values: list[float] = []
 
     def across(self, values: Sequence[float], label: str, dashes: Sequence[float] = (6, 3)) -> None:
-        """A dashed line from side to side at the mean of the values, one a seed; a band is their standard
-        deviation.
-        """
+        """Draw a dashed line across at the mean of the values, one a seed, and a band of their deviation."""
         mean, sd = mean_sd(values)
-        self.axes.axhline(
-            mean, color=FAINT, linestyle=(0, tuple(dashes)), linewidth=1.3, zorder=1, label=label
-        )
+        style = (0, tuple(dashes))
+        self.axes.axhline(mean, color=FAINT, linestyle=style, linewidth=1.3, zorder=1, label=label)
         if sd:
             self.axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=0.35, linewidth=0, zorder=0)
         self._count(values)
@@ -50,7 +44,7 @@ class Chart:
     def line(
         self, number: int, places: Sequence[float], values: Sequence[Sequence[float]], label: str
     ) -> None:
-        """One line.
+        """Draw one line.
 
         Args:
             number: decides its colour, marker and dashes.
@@ -81,7 +75,7 @@ class Chart:
         self.values += values
 
     def save(self, path: str | os.PathLike, along: str, measure: str, title: str = "") -> None:
-        """Writes the PNG, whole or not at all; `along` and `measure` are the names of the axes."""
+        """Write the PNG, whole or not at all; `along` and `measure` are the names of the axes."""
         style_axes(self.axes, self.values, along, measure)
         if title:
             self.axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold", pad=10)
@@ -96,8 +90,21 @@ class Chart:
         save_figure(self.figure, path)
 
 
+def new_figure(width: float, height: float) -> Any:
+    """Make an empty figure of this size in inches.
+
+    By the object interface, without pyplot, so that neither a display nor the caller's backend is touched.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def style_axes(axes: Any, values: Sequence[float], along: str, measure: str) -> None:
-    """Gives axes the look of all pictures of a report.
+    """Give axes the look of all pictures of a report.
 
     Args:
         axes: of matplotlib.
@@ -117,12 +124,12 @@ def style_axes(axes: Any, values: Sequence[float], along: str, measure: str) -> 
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation, 0 for a single value."""
+    """Return the mean and the sample standard deviation, which is 0 for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def save_figure(figure: Any, path: str | os.PathLike, title: str = "", handles: Sequence[Any] = ()) -> None:
-    """Writes a PNG, whole or not at all.
+    """Write a PNG, whole or not at all.
 
     Args:
         figure: of matplotlib.

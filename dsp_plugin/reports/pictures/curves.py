@@ -1,6 +1,4 @@
-"""A measure against the number of heads kept, one line a method: the picture of what pruning costs and
-gains.
-"""
+"""A measure against the number of heads kept, one line a method: what pruning costs and gains."""
 
 from __future__ import annotations
 
@@ -18,13 +16,12 @@ Points = Mapping[str, Mapping[int, Sequence[float]]]
 def curve_points(
     records: Iterable[Record], metric: str, subset: str
 ) -> tuple[dict[str, dict[int, list[float]]], int]:
-    """Collects what there is to draw of one setting name.
+    """Collect what there is to draw of one setting name.
 
     Records of one run that both have the metric (it is the same number) count once.
 
     Returns:
-        method -> heads kept -> values, one a seed; and the number of heads of the unpruned model (0: no
-        record).
+        method -> heads kept -> values, one a seed; and the unpruned model's number of heads (0: no record).
     """
     found: dict[str, dict[int, dict[int | None, float]]] = {}
     total = 0
@@ -32,10 +29,9 @@ def curve_points(
         measured = record.metric(metric, subset)
         if measured is not None and record.heads is not None:
             total = max(total, record.heads["total"])
-            found.setdefault(record.method, {}).setdefault(record.heads["kept"], {})[record.seed] = (
-                measured.value
-            )
-    return {m: {k: list(seeds.values()) for k, seeds in kept.items()} for m, kept in found.items()}, total
+            curve = found.setdefault(record.method, {})
+            curve.setdefault(record.heads["kept"], {})[record.seed] = measured.value
+    return {m: {k: list(seeds.values()) for k, seeds in curve.items()} for m, curve in found.items()}, total
 
 
 def curve_png(
@@ -47,8 +43,7 @@ def curve_png(
     baseline: str = "unpruned",
     methods: Sequence[str] = (),
 ) -> None:
-    """Draws one line a method over the heads kept; bars are the standard deviation over seeds, where there
-    are several.
+    """Draw one line a method over the heads kept; bars are the standard deviation over several seeds.
 
     Args:
         points: see `curve_points`.
@@ -78,15 +73,16 @@ def curve_png(
     for position, method in enumerate(drawn):
         # side by side, so that bars and markers of the same K do not hide each other
         shift = min(0.008, 0.06 / len(drawn)) * total * (position - (len(drawn) - 1) / 2)
-        kept = sorted(points[method])
-        chart.line(styled.index(method), [k + shift for k in kept], [points[method][k] for k in kept], method)
+        heads = sorted(points[method])
+        values = [points[method][k] for k in heads]
+        chart.line(styled.index(method), [k + shift for k in heads], values, method)
     chart.axes.set_xticks(head_ticks({kept for kept, _ in every}, total))
     chart.axes.set_xlim(-0.03 * total - 0.01, 1.03 * total + 0.01)
     chart.save(path, f"heads kept, of {total}", measure, title)
 
 
 def head_ticks(kept: Iterable[int], total: int) -> list[int]:
-    """Numbers of heads to name below an axis, less those that would run into the next; `total` stays."""
+    """Choose numbers of heads to name below an axis: `total`, and those that do not run into the next."""
     shown: list[int] = []
     for tick in sorted({*kept, 0, total}, reverse=True):
         if not shown or shown[-1] - tick >= 0.035 * total:

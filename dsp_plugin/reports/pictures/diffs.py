@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart, save_figure
+from dsp_plugin.reports.pictures.charts import FAINT, INK, Chart, new_figure, save_figure
 from dsp_plugin.reports.tables.diffs import FULL, LAST_LAYER
 
 # method -> density, a share -> the value of each seed
@@ -17,8 +17,7 @@ Points = Mapping[str, Mapping[float, Sequence[float]]]
 def density_png(
     points: Points, path: str | os.PathLike, measure: str, title: str = "", methods: Sequence[str] = ()
 ) -> None:
-    """Draws one line a method over the density, on a logarithmic axis; full finetuning and the last layer go
-    across.
+    """Draw one line a method over the density, on a logarithmic axis; the baselines' lines go across.
 
     Args:
         points: densities in (0, 1]; those of `full` and `last-layer` play no part.
@@ -31,9 +30,7 @@ def density_png(
         ValueError: nothing to draw, a value that is not finite, a density outside (0, 1].
     """
     lines = {method: curve for method, curve in points.items() if method not in (FULL, LAST_LAYER) and curve}
-    every = [
-        (density, value) for curve in lines.values() for density, values in curve.items() for value in values
-    ]
+    every = [(density, v) for curve in lines.values() for density, values in curve.items() for v in values]
     if not every:
         raise ValueError("there is nothing to draw")
     if not all(math.isfinite(value) and 0 < density <= 1 for density, value in every):
@@ -60,8 +57,7 @@ def density_png(
 def share_png(
     packs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draws which share of a pack's non-zeros lies in each layer: a row a pack, a column a layer, percent in
-    each cell.
+    """Draw which share of a pack's non-zeros lies in each layer, in percent: a row a pack, a column a layer.
 
     The first row is the layer's share of all weights: what changes spread evenly would give.
 
@@ -73,9 +69,6 @@ def share_png(
     Raises:
         ValueError: no pack, packs of models with different layers, no layer, or a pack without any non-zero.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not packs or not packs[0][1]:
         raise ValueError("there is no pack to draw")
     models = {tuple((layer["layer"], layer["weights"]) for layer in layers) for _, layers in packs}
@@ -87,31 +80,27 @@ def share_png(
     label_width = 0.075 * max(len(label) for label, _ in rows)
     cell = max(0.62, 0.085 * max(map(len, names)))
     width = max(label_width + cell * len(names) + 0.3, 0.1 * len(title) + 0.3)
-    figure = Figure(figsize=(width, 0.3 * len(rows) + 0.75), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, 0.3 * len(rows) + 0.75)
     axes = figure.subplots()
-    axes.imshow(
-        [shares for _, shares in rows], cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none"
-    )
+    cells = [shares for _, shares in rows]
+    axes.imshow(cells, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
     for y, (_, shares) in enumerate(rows):
         for x, share in enumerate(shares):
             text = f"{share:.0%}" if share >= 0.095 or not share else f"{share:.1%}"
-            axes.text(
-                x, y, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK
-            )
+            colour = "white" if share > 0.55 else INK
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     axes.axhline(0.5, color="white", linewidth=3)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.set_xticks(range(len(names)), names)
-    axes.tick_params(
-        length=0, labelsize=8, colors=INK, top=True, labeltop=True, bottom=False, labelbottom=False
-    )
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.get_yticklabels()[0].set_color(FAINT)
     axes.spines[:].set_visible(False)
     save_figure(figure, path, title)
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
-    """Names of layers that fit above a column.
+    """Shorten names of layers so that they fit above a column.
 
     >>> short_names(["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.10", "bert.pooler"])
     ['embeddings', 'layer 0', 'layer 10', 'pooler']
@@ -139,7 +128,7 @@ def _shares(layers: Sequence[Mapping[str, Any]], what: str) -> list[float]:
 
 
 def _apart(ticks: Sequence[float]) -> list[float]:
-    """The ticks without those whose numbers would run into the one before."""
+    """Leave out the ticks whose numbers would run into the one before."""
     shown: list[float] = []
     for tick in ticks:
         if not shown or tick >= 1.25 * shown[-1]:

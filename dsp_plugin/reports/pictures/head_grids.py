@@ -1,6 +1,4 @@
-"""Many masks in one picture: a small panel a run, so that one sees at a glance which heads each method
-keeps.
-"""
+"""Many masks in one picture: a small panel a run, to see at a glance which heads each method keeps."""
 
 from __future__ import annotations
 
@@ -12,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from dsp_plugin.records.kept_heads import mask_of
-from dsp_plugin.reports.pictures.charts import save_figure
+from dsp_plugin.reports.pictures.charts import BLUE, FAINT, INK, PALE, new_figure, save_figure
 from dsp_plugin.reports.pictures.heads import layer_numbers
 
-_BLUE, _GREY, _INK, _FAINT = "#0072B2", "#DEDEDE", "#222222", "#6B6B6B"
 _GAP = 0.6  # between two kinds, in heads
 
 
@@ -25,8 +22,7 @@ def head_grid_png(
     title: str = "",
     columns: int = 3,
 ) -> None:
-    """Draws which heads are kept: a panel a run; in it a row is a layer, a column a head, rows grouped by
-    kind.
+    """Draw which heads are kept: a panel a run, in it a row a layer (grouped by kind) and a column a head.
 
     Args:
         panels: (label, `heads` field of a record), all of the same model.
@@ -37,8 +33,6 @@ def head_grid_png(
     Raises:
         ValueError: no panel, no head, or panels of different models.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     if not panels or not panels[0][1]["total"]:
@@ -55,24 +49,20 @@ def head_grid_png(
     cell = min(0.22, 1.9 / width)  # inches; a model of 16 heads a layer still fits
     label = 0.075 * max(map(len, labels))
     panel_width = max(width * cell, 1.3)  # wide enough for the name of a method
-    size = (
-        label + columns * (panel_width + 0.15) + 0.2,
-        lines * (height * cell + 0.66) + 0.5 + 0.35 * bool(title),
-    )
-    figure = Figure(figsize=(max(size[0], 0.095 * len(title) + 0.3), size[1]), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    width = max(label + columns * (panel_width + 0.15) + 0.2, 0.095 * len(title) + 0.3)
+    figure = new_figure(width, lines * (height * cell + 0.66) + 0.5 + 0.35 * bool(title))
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.09, wspace=0.03, hspace=0.02)
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for position, (axes, (name, heads)) in enumerate(zip(grid.flat, panels)):
         draw_heads(axes, name, heads, labelled=position % columns == 0)
-    handles = [Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")]
+    handles = [Patch(color=BLUE, label="kept"), Patch(color=PALE, label="removed")]
     save_figure(figure, path, title, handles)
 
 
 def draw_heads(axes: Any, name: str, heads: Mapping[str, Any], labelled: bool = True) -> None:
-    """Draws one model's heads: a row a layer, grouped by kind, a square a head, blue if it is kept.
+    """Draw one model's heads: a row a layer, grouped by kind, a square a head, blue if it is kept.
 
     Args:
         axes: of matplotlib.
@@ -89,20 +79,18 @@ def draw_heads(axes: Any, name: str, heads: Mapping[str, Any], labelled: bool = 
     for number in order:
         for x, kept in enumerate(flags[starts[number] : starts[number + 1]]):
             corner = (x - 0.44, tops[number] - 0.44)
-            axes.add_patch(Rectangle(corner, 0.88, 0.88, facecolor=_BLUE if kept else _GREY, linewidth=0))
+            axes.add_patch(Rectangle(corner, 0.88, 0.88, facecolor=BLUE if kept else PALE, linewidth=0))
     width = max(block["num_heads"] for block in blocks)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(max(tops.values()) + 0.5, -0.5), aspect="equal", anchor="NW")
     axes.set_xticks([])
     axes.set_yticks([tops[number] for number in order], [labels[number] * labelled for number in order])
-    axes.tick_params(length=0, labelsize=8, colors=_FAINT)
+    axes.tick_params(length=0, labelsize=8, colors=FAINT)
     axes.spines[:].set_visible(False)
-    axes.set_title(name, fontsize=8.5, color=_INK, loc="left", pad=4)
+    axes.set_title(name, fontsize=8.5, color=INK, loc="left", pad=4)
 
 
 def block_labels(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A short name for each block: "encoder-self 0", and its number alone where the block before is of its
-    kind.
-    """
+    """Name each block "encoder-self 0", or by its number alone where the block before is of its kind."""
     kinds: dict[str, list[int]] = {}
     for number, block in enumerate(blocks):
         kinds.setdefault(block["kind"], []).append(number)
@@ -116,7 +104,7 @@ def block_labels(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(blocks: Sequence[Mapping[str, Any]]) -> tuple[list[int], dict[int, float]]:
-    """The blocks grouped by kind: their order, and block -> height of its row, in heads."""
+    """Group the blocks by kind: return their order, and block -> height of its row, in heads."""
     kinds = list(dict.fromkeys(block["kind"] for block in blocks))
     order = sorted(range(len(blocks)), key=lambda number: kinds.index(blocks[number]["kind"]))
     tops, height = {}, 0.0

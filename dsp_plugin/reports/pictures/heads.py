@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dsp_plugin.reports.pictures.charts import save_figure
+from dsp_plugin.reports.pictures.charts import BLUE, FAINT, INK, PALE, new_figure, save_figure
 
 _KEPT, _REMOVED = "■", "·"
 _KEPT_ASCII, _REMOVED_ASCII = "#", "."
-
-# Okabe and Ito's blue, and a light grey: told apart in any kind of colour blindness and in print.
-_BLUE, _GREY, _INK, _FAINT = "#0072B2", "#DEDEDE", "#222222", "#6B6B6B"
 _CELL = 0.34  # inches a head
+_NO_HEAD = {"facecolor": "white", "edgecolor": "#B5B5B5", "hatch": "/////", "linewidth": 0}
 
 
 @dataclass
@@ -41,13 +39,13 @@ class _Panel:
 
     @property
     def count(self) -> str:
-        """For a mask: "7 of 24"."""
+        """A mask's kept heads, in words: "7 of 24"."""
         flags = np.concatenate(self.values)
         return f"{int(flags.sum())} of {len(flags)}"
 
 
 def head_map_text(head_map: Mapping[str, Any], mask: Sequence[bool], ascii_only: bool | None = None) -> str:
-    """The kept heads as lines of text: one row a block, grouped by kind, with counts.
+    """Show the kept heads as lines of text: one row a block, grouped by kind, with counts.
 
     Args:
         head_map: see the module.
@@ -78,22 +76,17 @@ def head_map_text(head_map: Mapping[str, Any], mask: Sequence[bool], ascii_only:
 def head_map_png(
     head_map: Mapping[str, Any], mask_or_scores: Sequence[Any], path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draws a mask or scores: rows are layers, columns heads, one panel a kind of attention.
+    """Draw a mask or scores: rows are layers, columns heads, one panel a kind of attention.
 
     Args:
         head_map: see the module.
-        mask_or_scores: [N]; booleans and integers are a mask (kept or removed), floats are scores (a colour
-            scale).
+        mask_or_scores: [N]; booleans and integers are a mask, floats are scores (a colour scale).
         path: the PNG file, written whole or not at all.
         title: a line above the picture.
 
     Raises:
         ValueError: wrong length, no head at all, a score that is not finite, an integer that is not 0 or 1.
     """
-    # the object interface: no pyplot, so neither a display nor the caller's backend is touched
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     values = _as_array(mask_or_scores)
     panels = _panels(head_map, values)
     if not len(values):
@@ -105,61 +98,56 @@ def head_map_png(
     rows = max(len(panel.layers) for panel in panels)
     width = sum(widths) * _CELL + 0.85 * len(panels) + (0.6 if is_mask else 1.2)
     width = max(width, 0.3 + 0.1 * len(title))  # about 0.1 inches a letter of the title
-    figure = Figure(figsize=(width, rows * _CELL + 1.95), dpi=200, layout="constrained")
+    figure = new_figure(width, rows * _CELL + 1.95)
     # the counts must not touch the next panel's layer numbers
     figure.get_layout_engine().set(wspace=0.06, h_pad=0.08)
-    FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     for axes, panel in zip(all_axes, panels):
         _draw_panel(axes, panel, rows, scale)
     all_axes[0].set_yticks(range(len(panels[0].layers)), [f"layer {label}" for label in panels[0].layers])
     if scale is not None:
         bar = figure.colorbar(scale, ax=list(all_axes), aspect=18, pad=0.03)
-        bar.set_label("score of the head", color=_INK, fontsize=9)
-        bar.ax.tick_params(labelsize=8, length=2, colors=_INK)
+        bar.set_label("score of the head", color=INK, fontsize=9)
+        bar.ax.tick_params(labelsize=8, length=2, colors=INK)
         bar.outline.set_visible(False)
     uneven = any(len(row) < panel.width or not len(row) for panel in panels for row in panel.values)
     save_figure(figure, path, title, _legend_handles(is_mask, uneven))
 
 
 def _draw_panel(axes: Any, panel: _Panel, rows: int, scale: Any) -> None:
-    """One kind: a square a head; `scale` maps scores to colours, None for a mask. All panels are `rows`
-    high.
-    """
+    """Draw one kind, a square a head, `rows` high; `scale` maps scores to colours, None for a mask."""
     from matplotlib.patches import Rectangle
 
     width = max(panel.width, 1)
     for y, row in enumerate(panel.values):
         for x in range(width):
             if x >= len(row):  # this layer has fewer heads than the widest one
-                style = {"facecolor": "white", "edgecolor": "#B5B5B5", "hatch": "/////", "linewidth": 0}
+                style = _NO_HEAD
             elif scale is None:
-                style = {"facecolor": _BLUE if row[x] else _GREY, "linewidth": 0}
+                style = {"facecolor": BLUE if row[x] else PALE, "linewidth": 0}
             else:
                 style = {"facecolor": scale.to_rgba(float(row[x])), "linewidth": 0}
             axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, **style))
         if scale is None:
-            axes.text(width - 0.3, y, f"{int(row.sum())}/{len(row)}", va="center", fontsize=7, color=_FAINT)
+            axes.text(width - 0.3, y, f"{int(row.sum())}/{len(row)}", va="center", fontsize=7, color=FAINT)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal", anchor="NW")
     axes.set_xticks(range(width), [str(head) for head in range(width)])
     axes.set_yticks(range(len(panel.layers)), panel.layers)
-    axes.tick_params(length=0, labelsize=8, colors=_INK)
+    axes.tick_params(length=0, labelsize=8, colors=INK)
     axes.spines[:].set_visible(False)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set_xlabel("head", color=_INK, fontsize=9)
+    axes.set_xlabel("head", color=INK, fontsize=9)
     title = panel.kind if scale is not None else f"{panel.kind}\n{panel.count} kept"
-    axes.set_title(title, fontsize=9, color=_INK, weight="bold", pad=8)
+    axes.set_title(title, fontsize=9, color=INK, weight="bold", pad=8)
 
 
 def _legend_handles(is_mask: bool, uneven: bool) -> list[Any]:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="removed")] if is_mask else []
+    handles = [Patch(color=BLUE, label="kept"), Patch(color=PALE, label="removed")] if is_mask else []
     if uneven:
-        handles.append(
-            Patch(facecolor="white", edgecolor="#B5B5B5", hatch="/////", linewidth=0, label="no such head")
-        )
+        handles.append(Patch(**_NO_HEAD, label="no such head"))
     return handles
 
 
@@ -177,7 +165,7 @@ def _colour_scale(scores: np.ndarray) -> Any:
 
 
 def _panels(head_map: Mapping[str, Any], values: np.ndarray) -> list[_Panel]:
-    """The values [N] cut into blocks and grouped by kind, kinds in the order of their first block."""
+    """Cut the values [N] into blocks and group these by kind, kinds in the order of their first block."""
     blocks = head_map["blocks"]
     total = sum(block["num_heads"] for block in blocks)
     if values.shape != (total,):
@@ -194,18 +182,14 @@ def _panels(head_map: Mapping[str, Any], values: np.ndarray) -> list[_Panel]:
 
 
 def layer_numbers(names: list[str]) -> list[str]:
-    """The number in each block's name (encoder.layers.3.self_attn: 3), or the position where that tells
-    too little.
-    """
+    """Return the number in each name (encoder.layers.3.self_attn: 3), or positions if it tells too little."""
     found = [re.findall(r"\d+", name) for name in names]
     numbers = [digits[-1] for digits in found if digits]
-    if len(set(numbers)) == len(names):
-        return numbers
-    return [str(position) for position in range(len(names))]
+    return numbers if len(set(numbers)) == len(names) else list(map(str, range(len(names))))
 
 
 def _as_array(values: Sequence[Any]) -> np.ndarray:
-    """List, array or tensor, wherever it lives, as an array; a mask of integers as booleans."""
+    """Make a list, array or tensor an array on the CPU; a mask of integers becomes one of booleans."""
     tensor = torch.as_tensor(values).detach().cpu()
     array = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
     if array.dtype.kind in "iu":

@@ -1,6 +1,4 @@
-"""How the choice of heads moved during training: one row a head, one column a moment at which it was
-noted.
-"""
+"""How the choice of heads moved during training: one row a head, one column a moment that was noted."""
 
 from __future__ import annotations
 
@@ -10,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dsp_plugin.reports.pictures.charts import save_figure
+from dsp_plugin.reports.pictures.charts import BLUE, GREY, INK, PALE, new_figure, save_figure
 from dsp_plugin.reports.pictures.head_grids import block_labels
-
-_BLUE, _GREY, _INK, _FAINT = "#0072B2", "#DEDEDE", "#222222", "#6B6B6B"
 
 
 def check_history(head_map: Mapping[str, Any], history: Any) -> list[tuple[int, list[bool]]]:
-    """The `extra["history"]` of a training record as (updates, keep [N]), in the order of the updates.
+    """Read the `extra["history"]` of a training record as (updates, keep [N]), in the order of the updates.
 
     Args:
         head_map: the `heads` field of the record, or `HeadMap.to_dict()`; N heads.
@@ -46,7 +42,7 @@ def check_history(head_map: Mapping[str, Any], history: Any) -> list[tuple[int, 
 def head_history_png(
     head_map: Mapping[str, Any], history: Any, path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draws the kept heads over training; below it how many there were.
+    """Draw the kept heads over training; below it how many there were.
 
     Args:
         head_map, history: see `check_history`.
@@ -56,9 +52,7 @@ def head_history_png(
     Raises:
         ValueError: the history is not what `check_history` asks for, or there is no head.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     entries = check_history(head_map, history)
@@ -81,34 +75,26 @@ def head_history_png(
         labels.append(names[number])
         start, row = start + block["num_heads"], row + block["num_heads"]
     row_height = min(0.13, 7.5 / row)
-    size = (max(5.6, 0.095 * len(title) + 0.3), row * row_height + 1.9)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(5.6, 0.095 * len(title) + 0.3), row * row_height + 1.9)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[row * row_height, 0.6])
     # each moment is a column of its own: they need not be equally far apart
-    upper.imshow(
-        np.array(picture),
-        cmap=ListedColormap([_GREY, _BLUE]),
-        vmin=0,
-        vmax=1,
-        aspect="auto",
-        interpolation="none",
-    )
+    colours = ListedColormap([PALE, BLUE])
+    upper.imshow(np.array(picture), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="none")
     upper.set_yticks(ticks, labels)
-    upper.tick_params(length=0, labelsize=8, colors=_INK, labelbottom=False)
+    upper.tick_params(length=0, labelsize=8, colors=INK, labelbottom=False)
     upper.spines[:].set_visible(False)
     counts = flags.sum(axis=0)
-    lower.step(range(moments), counts, where="mid", color=_INK, linewidth=1.2)
+    lower.step(range(moments), counts, where="mid", color=INK, linewidth=1.2)
     lower.set_ylim(0, max(len(flags), 1))
     lower.set_yticks([0, len(flags)])
-    lower.set_ylabel("kept", fontsize=8, color=_INK)
+    lower.set_ylabel("kept", fontsize=8, color=INK)
     shown = sorted({round(place) for place in np.linspace(0, moments - 1, min(8, moments))})
     lower.set_xticks(shown, [f"{updates[place]:,}" for place in shown])
     lower.set_xlim(-0.5, moments - 0.5)
-    lower.set_xlabel("updates", fontsize=9, color=_INK)
-    lower.tick_params(length=2, labelsize=8, colors=_INK)
+    lower.set_xlabel("updates", fontsize=9, color=INK)
+    lower.tick_params(length=2, labelsize=8, colors=INK)
     lower.spines[["top", "right"]].set_visible(False)
-    lower.spines[["left", "bottom"]].set_color("#B8B8B8")
-    handles = [Patch(color=_BLUE, label="kept"), Patch(color=_GREY, label="not kept")]
+    lower.spines[["left", "bottom"]].set_color(GREY)
+    handles = [Patch(color=BLUE, label="kept"), Patch(color=PALE, label="not kept")]
     save_figure(figure, path, title, handles)

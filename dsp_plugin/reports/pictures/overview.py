@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsp_plugin.reports.pictures.charts import COLOURS, FAINT, GREY, mean_sd, save_figure, style_axes
+from dsp_plugin.reports.pictures.charts import BLUE, FAINT, GREY, mean_sd, new_figure, save_figure, style_axes
 from dsp_plugin.reports.pictures.curves import Points, head_ticks
 from dsp_plugin.reports.pictures.head_grids import draw_heads
 
@@ -20,7 +20,7 @@ def overview_png(
     title: str = "",
     baseline: str = "unpruned",
 ) -> None:
-    """Draws all methods in grey, the best of each budget in blue with its score, and the heads it keeps.
+    """Draw all methods in grey, the best of each budget in blue with its score, and the heads it keeps.
 
     Args:
         points: see `curves.curve_points`; a baseline with one number of heads is a dashed line across.
@@ -34,30 +34,23 @@ def overview_png(
     Raises:
         ValueError: there is no best method to show.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not best:
         raise ValueError("there is nothing to draw")
-    figure = Figure(figsize=(8.6, 4.4), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.6, 4.4)
     left, right = figure.subfigures(1, 2, width_ratios=(2.1, 1))
     axes = left.subplots()
     for method, curve in points.items():
-        kept = sorted(curve)
-        means = [mean_sd(curve[place])[0] for place in kept]
-        if method == baseline and len(kept) == 1:
+        numbers = sorted(curve)
+        means = [mean_sd(curve[number])[0] for number in numbers]
+        if method == baseline and len(numbers) == 1:
             axes.axhline(means[0], color=FAINT, linestyle=(0, (6, 3)), linewidth=1.3)
-            axes.annotate(
-                method, (total, means[0]), (0, 4), textcoords="offset points", ha="right", color=FAINT
-            )
+            right_end = (total, means[0])
+            axes.annotate(method, right_end, (0, 4), textcoords="offset points", ha="right", color=FAINT)
         else:
-            axes.plot(kept, means, color=GREY, marker="o", markersize=4, linewidth=1, clip_on=False)
+            axes.plot(numbers, means, color=GREY, marker="o", markersize=4, linewidth=1, clip_on=False)
     scores = [mean_sd(points[method][heads["kept"]])[0] for method, heads in best]
     for (_, heads), score in zip(best, scores):
-        axes.plot(
-            heads["kept"], score, "o", color=COLOURS[0], markersize=8, markeredgecolor="white", zorder=4
-        )
+        axes.plot(heads["kept"], score, "o", color=BLUE, markersize=8, markeredgecolor="white", zorder=4)
         axes.annotate(
             f"{score:.2f}",
             (heads["kept"], score),
@@ -65,7 +58,7 @@ def overview_png(
             textcoords="offset points",
             ha="center",
             fontsize=9,
-            color=COLOURS[0],
+            color=BLUE,
             weight="bold",
             zorder=5,
             bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},

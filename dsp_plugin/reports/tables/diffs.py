@@ -2,9 +2,8 @@
 
 A record is of a diff where it has `extra["diff"]`, which the programs of diff pruning write from the reloaded
 pack: `method`, `total` and `density` always, `positions`, `nonzeros`, `bytes`, `full_bytes`, `tensors`,
-    `untouched`,
-`layers` where there is a pack. Its method ends with the density, and with the stage where that is not the
-last: `diff-structured-0.5%`, `diff-structured-0.5%-projected`, `diff-structured-unprojected`.
+`untouched`, `layers` where there is a pack. Its method ends with the density, and with the stage where that
+is not the last: `diff-structured-0.5%`, `diff-structured-0.5%-projected`, `diff-structured-unprojected`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from dsp_plugin.reports.tables.rows import Row, Setting, Spread, setting_of, spr
 
 FULL, LAST_LAYER = "full", "last-layer"
 _ORDER = (FULL, LAST_LAYER, "non-adaptive", "diff-unstructured", "diff-structured")
-_LABEL = re.compile(
-    r"(?P<method>.*?)(?:-(?P<percent>\d+(?:\.\d+)?)%)?(?:-(?P<stage>projected|unprojected|scored))?"
-)
+_STAGE = r"(?:-(?P<stage>projected|unprojected|scored))?"
+_LABEL = re.compile(r"(?P<method>.*?)(?:-(?P<percent>\d+(?:\.\d+)?)%)?" + _STAGE)
 
 
 class DiffMethod(NamedTuple):
-    """Holds what a record's method says: density in percent or None, and the stage if not the last."""
+    """A record's method taken apart: name, density in percent or None, and the stage if not the last."""
 
     method: str
     percent: float | None = None
@@ -33,21 +31,21 @@ class DiffMethod(NamedTuple):
 
 
 def read_method(label: str) -> DiffMethod:
-    """
+    """Take a record's method apart.
+
     >>> read_method("diff-structured-0.5%-projected")
     DiffMethod(method='diff-structured', percent=0.5, stage='projected')
     """
-    found = _LABEL.fullmatch(label)
-    percent = (
-        {FULL: 100.0, LAST_LAYER: 0.0}.get(label) if found["percent"] is None else float(found["percent"])
-    )
+    found, percent = _LABEL.fullmatch(label), {FULL: 100.0, LAST_LAYER: 0.0}.get(label)
+    if found["percent"] is not None:
+        percent = float(found["percent"])
     return DiffMethod(found["method"], percent, found["stage"] or "")
 
 
 def diff_figures(record: Record) -> Mapping[str, Any] | None:
-    """Returns what a record says of a diff; None if it is of none."""
-    told = record.extra.get("diff")
-    return told if isinstance(told, dict) else None
+    """Return what a record says of a diff; None if it is of none."""
+    figures = record.extra.get("diff")
+    return figures if isinstance(figures, dict) else None
 
 
 def diff_rows(
@@ -57,7 +55,7 @@ def diff_rows(
     subsets: Sequence[str] = (),
     seeds: int | None = None,
 ) -> tuple[list[Row], list[str]]:
-    """The rows of one setting's table: a method and a density each, averaged over its seeds.
+    """Make the rows of one setting's table: a method and a density each, averaged over its seeds.
 
     Stage 2's score stands beside stage 3's, as "before stage 3".
 
@@ -79,28 +77,26 @@ def diff_rows(
         records, [like._replace(method=label) for label in expected], subsets, seeds, metric=metric
     )
     by_label = {row["method"]: row for row in rows}
-    told: dict[str, dict[int | None, Mapping[str, Any]]] = {}
+    by_seed: dict[str, dict[int | None, Mapping[str, Any]]] = {}
     for record in records:
-        told.setdefault(record.method, {})[record.seed] = diff_figures(record)
+        by_seed.setdefault(record.method, {})[record.seed] = diff_figures(record)
     score = main_column(columns, metric)
     full = mean_of(by_label.get(FULL, {}).get(score))
-    tensors = {t["tensors"] for seeded in told.values() for t in seeded.values() if t.get("tensors")}
+    every = [figures for seeded in by_seed.values() for figures in seeded.values()]
+    tensors = {figures["tensors"] for figures in every if figures.get("tensors")}
     untouched = "untouched tensors" + (f" of {max(tensors)}" if len(tensors) == 1 else "")
-    measured = [
-        column for column in columns if column not in ("setting", "method", "K", "parameters", "runs")
-    ]
+    measured = [c for c in columns if c not in ("setting", "method", "K", "parameters", "runs")]
     times = [column for column in measured if column == "updates" or column.startswith("seconds")]
     made = []
     for label in sorted(by_label, key=method_order):
-        kind, row, known = read_method(label), by_label[label], list(told.get(label, {}).values())
+        kind, row, known = read_method(label), by_label[label], list(by_seed.get(label, {}).values())
         if kind.stage == "projected" and label.removesuffix("-projected") in by_label:
             continue  # its score stands in the row of the last stage
         value = mean_of(row.get(score))
-        density = (
-            mean_of(spread(t.get("density") for t in known)) if kind.percent is None else kind.percent / 100
-        )
-        # full finetuning, the last layer and stage 1 lack some of what follows: they have no projection, or
-        # no file
+        density = mean_of(spread(t.get("density") for t in known))
+        if kind.percent is not None:
+            density = kind.percent / 100
+        # full finetuning, the last layer and stage 1 have no projection, or no file, and so lack some figures
         lacking = "" if known and (kind.stage == "unprojected" or kind.method in (FULL, LAST_LAYER)) else None
         figures = {
             "non-zeros": spread(t.get("nonzeros", t.get("total")) for t in known),
@@ -128,7 +124,7 @@ def diff_rows(
 def across_rows(
     tables: Mapping[str, Sequence[Row]], shown: Mapping[str, str], averaged: Sequence[str] = ()
 ) -> tuple[list[Row], list[str]]:
-    """One column of several settings' tables side by side, and its average.
+    """Put one column of several settings' tables side by side, with its average.
 
     Args:
         tables: setting -> rows of `diff_rows`.
@@ -161,25 +157,20 @@ def across_rows(
 
 
 def main_column(columns: Sequence[str], metric: str) -> str:
-    """The first column with this metric."""
+    """Return the first column with this metric."""
     return next((c for c in columns if c == metric or c.startswith(f"{metric} ")), metric)
 
 
 def mean_of(value: Any) -> float | None:
-    """The mean of a cell; None if it holds no number."""
+    """Return the mean of a cell; None if it holds no number."""
     if isinstance(value, Spread):
         return value.mean
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def method_order(label: str) -> tuple:
-    """Baselines first, then the methods, each by density from high to low."""
+    """Return a sort key: baselines first, then the methods, each by density from high to low."""
     kind = read_method(label)
     rank = _ORDER.index(kind.method) if kind.method in _ORDER else len(_ORDER)
-    return (
-        rank,
-        kind.method,
-        bool(kind.stage),
-        -(kind.percent if kind.percent is not None else 100.0),
-        kind.stage,
-    )
+    percent = 100.0 if kind.percent is None else kind.percent
+    return (rank, kind.method, bool(kind.stage), -percent, kind.stage)

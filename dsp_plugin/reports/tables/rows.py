@@ -1,6 +1,4 @@
-"""Tables of results, made from records only: one row a setting, averaged over its seeds; Markdown, CSV,
-LaTeX.
-"""
+"""Tables of results from records: one row a setting, averaged over its seeds; Markdown, CSV, LaTeX."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 class Setting(NamedTuple):
-    """What a row of the table stands for; its runs differ by the seed only.
+    """The setting that a row of the table stands for; its runs differ by the seed only.
 
     Args:
         name, method: as in the records.
@@ -47,6 +45,7 @@ class Spread:
 
 
 def setting_of(record: Record) -> Setting:
+    """Return the setting that a record belongs to."""
     heads = record.heads or {}
     return Setting(record.name, record.method, heads.get("kept"), heads.get("total"))
 
@@ -59,7 +58,7 @@ def table_rows(
     p_values: Mapping[tuple[Setting, str, str], PValue] | None = None,
     metric: str = "BLEU",
 ) -> tuple[list[Row], list[str]]:
-    """The rows of the table and the names of its columns, in order.
+    """Make the rows of the table, and the names of its columns in order.
 
     Records that share setting and seed are parts of one run (training, each test set) and are joined.
 
@@ -85,9 +84,8 @@ def table_rows(
     groups: dict[Setting, dict[int | None, _Run]] = {setting: {} for setting in expected}
     found: dict[Setting, dict[int | None, _Run]] = {}
     for record in records:
-        runs = groups.get(setting_of(record))
-        if runs is None:
-            runs = found.setdefault(setting_of(record), {})
+        setting = setting_of(record)
+        runs = groups[setting] if setting in groups else found.setdefault(setting, {})
         runs.setdefault(record.seed, _Run()).add(record)
     groups.update(sorted(found.items(), key=lambda item: _most_heads_first(item[0])))
     for setting, runs in groups.items():
@@ -119,50 +117,41 @@ def table_rows(
 
 
 def signature_notes(records: Iterable[Record]) -> list[str]:
-    """One line a metric that has signatures, for below the table: "BLEU test_2016_flickr:
-    nrefs:1|case:lc|...".
-    """
+    """Write one line a metric with signatures, for below the table: "BLEU flickr: nrefs:1|case:lc|..."."""
     found: dict[tuple[str, str], set[str]] = {}
-    for record in records:
-        for metric in record.metrics:
-            if metric.signature:
-                found.setdefault((metric.name, metric.subset), set()).add(metric.signature)
-    return [
-        f"{name} {subset}".rstrip() + ": " + "; ".join(sorted(s))
-        for (name, subset), s in sorted(found.items())
-    ]
+    for metric in (metric for record in records for metric in record.metrics):
+        if metric.signature:
+            found.setdefault((metric.name, metric.subset), set()).add(metric.signature)
+    return [f"{' '.join(key).rstrip()}: {'; '.join(sorted(found[key]))}" for key in sorted(found)]
 
 
 def spread_notes(rows: Sequence[Row]) -> list[str]:
-    """Says what stands below a table that has spreads."""
+    """Say what stands below a table that has spreads."""
     if any(isinstance(value, Spread) for row in rows for value in row.values()):
         return ["numbers with ±: mean and standard deviation over the seeds."]
     return []
 
 
 def comparable_signature(signature: str) -> str:
-    """The signature without sacreBLEU's version, which is no difference in what is measured."""
+    """Return the signature without sacreBLEU's version, which is no difference in what is measured."""
     return "|".join(part for part in signature.split("|") if not part.startswith("version:"))
 
 
 def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """A Markdown table; means as "38.12 ± 0.21", what is missing as "not measured"."""
+    """Write a Markdown table; means as "38.12 ± 0.21", what is missing as "not measured"."""
     cells = [[cell_text(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
     return _tabulated(cells, [column.replace("|", "\\|") for column in columns], columns, "pipe")
 
 
 def latex_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """The same as a LaTeX `tabular` for the package booktabs."""
+    """Write the same as a LaTeX `tabular` for the package booktabs."""
     cells = [[cell_text(row.get(column)) for column in columns] for row in rows]
     text = _tabulated(cells, columns, columns, "latex_booktabs")
-    return (
-        text.replace("±", r"$\pm$").replace("|", r"\textbar{}") + "\n"
-    )  # tabulate leaves these two as they are
+    # tabulate leaves these two as they are
+    return text.replace("±", r"$\pm$").replace("|", r"\textbar{}") + "\n"
 
 
-def _tabulated(
-    cells: Sequence[Sequence[str]], headers: Sequence[str], columns: Sequence[str], form: str
-) -> str:
+def _tabulated(cells: list[list[str]], headers: Sequence[str], columns: Sequence[str], form: str) -> str:
     from tabulate import tabulate
 
     align = ["left" if column in TEXT_COLUMNS else "right" for column in columns] if cells else None
@@ -170,7 +159,7 @@ def _tabulated(
 
 
 def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """The same as CSV, with unrounded numbers; a column with a spread is followed by its "sd"."""
+    """Write the same as CSV, with unrounded numbers; a column with a spread is followed by its "sd"."""
     spread = {column for column in columns for row in rows if isinstance(row.get(column), Spread)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -179,10 +168,8 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     for row in rows:
         cells: list[Any] = []
         for column in columns:
-            value = row.get(column)
-            cells.append(
-                NOT_MEASURED if value is None else value.mean if isinstance(value, Spread) else value
-            )
+            value = NOT_MEASURED if row.get(column) is None else row[column]
+            cells.append(value.mean if isinstance(value, Spread) else value)
             if column in spread:
                 cells.append(value.sd if isinstance(value, Spread) else "")
         writer.writerow(cells)
@@ -222,8 +209,7 @@ class _Run:
         first = self.records[0]
         raise ValueError(
             f"two records of one run differ in {what}: {first.kind} and {record.kind}, both of "
-            f"{_describe(record)}. "
-            "Keep one of them, or give settings that differ other names"
+            f"{_describe(record)}. Keep one of them, or give settings that differ other names"
         )
 
 
@@ -241,17 +227,16 @@ def _require_comparable(setting: Setting, runs: Mapping[int | None, _Run]) -> No
             data[run.data] = run.records[0]
         for key, metric in run.metrics.items():
             signatures.setdefault(key, {})[comparable_signature(metric.signature)] = run.records[0]
-    for what, values in [
-        ("data", data),
-        *((f"signature of {' '.join(k).rstrip()}", v) for k, v in signatures.items()),
-    ]:
+    checked = {"data": data}
+    checked.update((f"signature of {' '.join(key).rstrip()}", found) for key, found in signatures.items())
+    for what, values in checked.items():
         if len(values) > 1:
             both = " and ".join(map(_describe, list(values.values())[:2]))
             raise ValueError(f"runs of one setting cannot be averaged, their {what} differs: {both}")
 
 
 def _metric_columns(runs: Sequence[_Run], subsets: Sequence[str], first: str) -> dict[str, tuple[str, str]]:
-    """Column name -> (metric name, subset): `first`, then by name; expected subsets first, in their order."""
+    """Map column to (metric name, subset): `first`, then by name; expected subsets first, in their order."""
     units = {key: metric.unit for run in runs for key, metric in run.metrics.items()}
     for subset in subsets:
         units.setdefault((first, subset), "")
@@ -261,7 +246,7 @@ def _metric_columns(runs: Sequence[_Run], subsets: Sequence[str], first: str) ->
 
 
 def metric_column(name: str, subset: str, unit: str) -> str:
-    """The column of a metric: "f1 dev (%)"."""
+    """Name the column of a metric: "f1 dev (%)"."""
     return f"{name} {subset}".rstrip() + (f" ({unit})" if unit else "")
 
 
@@ -270,19 +255,17 @@ def _most_heads_first(setting: Setting) -> tuple:
 
 
 def spread(values: Iterable[float | None]) -> float | Spread | None:
-    """None if there is no value, the value itself if all agree, their spread otherwise; None among them is
-    left out.
-    """
+    """Return the spread of values, leaving None out; a value alone, or counts that agree, as they are."""
     values = [value for value in values if value is not None]
     if len(values) < 2:
         return values[0] if values else None
-    if len(set(values)) == 1 and isinstance(values[0], int):  # counts that are the same in all runs
+    if len(set(values)) == 1 and isinstance(values[0], int):
         return values[0]
     return Spread(statistics.fmean(values), statistics.stdev(values), len(values))
 
 
 def cell_text(value: Any) -> str:
-    """A cell as a person reads it: "38.12 ± 0.21", "1,428,480", "1.2e-07", "not measured"."""
+    """Write a cell as a person reads it: "38.12 ± 0.21", "1,428,480", "1.2e-07", "not measured"."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, Spread):

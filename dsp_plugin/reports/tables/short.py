@@ -10,7 +10,7 @@ _SWEEP = "seconds (sweep)"  # only what a sweep was asked for has its time; the 
 
 
 def short_table(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Leaves out the steps of sweeps, which belong to a curve, and the columns that most rows lack.
+    """Leave out the steps of sweeps, which belong to a curve, and the columns that most rows lack.
 
     Rows with no number left go too.
 
@@ -21,18 +21,18 @@ def short_table(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[Row],
     """
     sweeps = {row.get("method") for row in rows if row.get(_SWEEP) is not None}
     budgets = {row.get("K") for row in rows if row.get("method") not in sweeps and is_pruned(row)}
-    kept = [
+    shown = [
         row
         for row in rows
         if row.get("method") not in sweeps or row.get(_SWEEP) is not None or row.get("K") in budgets
     ]
-    lacking = {column: sum(row.get(column) is None for row in kept) for column in columns}
-    columns = [column for column in columns if 2 * lacking[column] <= len(kept) > lacking[column]]
+    lacking = {column: sum(row.get(column) is None for row in shown) for column in columns}
+    columns = [column for column in columns if 2 * lacking[column] <= len(shown) > lacking[column]]
     numbers = [column for column in columns if column not in TEXT_COLUMNS]
-    return [row for row in kept if any(row.get(column) is not None for column in numbers)], columns
+    return [row for row in shown if any(row.get(column) is not None for column in numbers)], columns
 
 
 def is_pruned(row: Row) -> bool:
-    """Whether some of the heads are gone: K is "12/24", and not "24/24" or "-"."""
+    """Return whether some of the heads are gone: K is "12/24", and not "24/24" or "-"."""
     kept, _, total = row.get("K", "").partition("/")
     return kept != total and total != ""
