@@ -1,4 +1,4 @@
-"""From a Transformers folder to one that loads without this package, checked and certified."""
+"""Export of a Transformers folder to one that loads without this package, checked and certified."""
 
 from __future__ import annotations
 
@@ -24,30 +24,25 @@ from ..heads.gating import GATING, gate_heads
 from ..heads.layouts.locate import head_map_of
 from ..heads.surgery.kept_heads import record_of
 from ..heads.surgery.pruning import original_head_map
-from ..probes.comparison import takes_text, write_certificate
+from ..probes.comparison import takes_text
 from ..probes.sample_batches import sample_batches, text_batches
 from .masked import pruned_and_masked
-from .onnx_export import certify, export_onnx
+from .onnx_export import certify, export_onnx, finish_export
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "source.spm",
+_TOKENIZER_FILES = tuple(
+    "tokenizer.json tokenizer_config.json vocab.txt vocab.json spiece.model source.spm".split()
 )
 _BESIDE_TOKENIZER = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "target.spm")
 
 
 @dataclass
 class Export:
-    """What was written.
+    """The outcome of an export.
 
     Attributes:
-        head_map: heads of the model before any removal, N.
-        keep: bool [N], those the export has.
-        certificate: its outputs beside those of the masked model.
+        head_map: the N heads of the model before any removal.
+        keep: bool [N], the heads that the export has.
+        certificate: the comparison of its outputs with those of the masked model.
     """
 
     head_map: HeadMap
@@ -66,16 +61,17 @@ def export_folder(
     """Export the model of a folder as "onnx" or "dense".
 
     Args:
-        folder: or a name on the hub; pruned, or with all its heads and `mask` or `num_of_heads` to say which
-            of them to keep.
-        out: folder to write; the tokenizer, if there is one, goes with it.
-        num_of_heads: K, of a folder with head scores.
-        mask: file, see `read_mask`, for the heads the model has now.
-        text: file with sentences to check on, one a line; else sentences of this package where there is a
+        folder: the folder of a model, or a name on the hub; pruned, or with all its heads and `mask` or
+            `num_of_heads` to say which of them to keep.
+        out: folder to write, with the tokenizer, if there is one.
+        form: "onnx" or "dense".
+        num_of_heads: K, for a folder with head scores.
+        mask: a file for the heads the model has now, see `read_mask`.
+        text: file with sentences to check on, one a line; None for sentences of this package where there is a
             tokenizer, and random ids where there is none.
 
     Raises:
-        FileNotFoundError, ValueError: the folder cannot be loaded, or says not which heads to keep; see
+        FileNotFoundError, ValueError: the folder cannot be loaded, or does not say which heads to keep; see
             `export_onnx`.
     """
     source = find_folder(folder, {}, (*_TOKENIZER_FILES, *_BESIDE_TOKENIZER))
@@ -95,12 +91,8 @@ def export_folder(
     certificate = write(model, out, batches, data, tokenizer)
     pruned, _ = pruned_and_masked(model)
     head_map, record = original_head_map(pruned), record_of(pruned)
-    keep = (
-        torch.ones(head_map.num_heads, dtype=torch.bool)
-        if record is None
-        else mask_of_record(record, head_map)
-    )
-    return Export(head_map, keep, certificate)
+    all_heads = torch.ones(head_map.num_heads, dtype=torch.bool)
+    return Export(head_map, all_heads if record is None else mask_of_record(record, head_map), certificate)
 
 
 def export_dense_checked(
@@ -110,10 +102,9 @@ def export_dense_checked(
     data: str = "random ids",
     tokenizer: Any = None,
 ) -> Certificate:
-    """`export_dense` with a certificate: what stock `from_pretrained` makes of the folder, beside the masked
-    model.
+    """Write a folder with `export_dense`, load it with stock `from_pretrained`, and certify its outputs.
 
-    Arguments and errors as `export_onnx`.
+    Arguments, returned value and errors are those of `export_onnx`.
     """
     with new_folder(out, NAME) as folder:
         export_dense(model, folder)
@@ -122,21 +113,18 @@ def export_dense_checked(
         pruned, masked = pruned_and_masked(model)
         reference = pruned if record_of(model) is not None else masked
         certificate = certify(reference.float().cpu(), stock, batches or sample_batches(model), data)
-        certificate.require(f"the dense export of {type(model).__name__}")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-        write_certificate(certificate, folder)
+        finish_export(folder, certificate, f"the dense export of {type(model).__name__}", tokenizer)
     return certificate
 
 
 def load_source(
     folder: str | os.PathLike | Source, num_of_heads: int | None = None, mask: str | None = None
 ) -> PreTrainedModel:
-    """The model of a folder in float32, gated by a fixed mask where `mask` or `num_of_heads` names one.
+    """Load the model of a folder in float32, gated by a fixed mask where `mask` or `num_of_heads` names one.
 
     Raises:
-        ValueError: the folder has head scores and neither says how many to keep, or `num_of_heads` and it has
-            none.
+        ValueError: the folder has head scores and neither argument says how many to keep; or `num_of_heads`
+            is given and it has none.
     """
     source = find_folder(folder, {})
     model, folder = load_model(source, dtype=torch.float32), source.folder
@@ -162,7 +150,7 @@ def load_source(
 
 
 def tokenizer_of(folder: str | os.PathLike) -> Any | None:
-    """The tokenizer of a folder, None where it has none.
+    """Load the tokenizer of a folder; None where it has none.
 
     Raises:
         ValueError: its files cannot be read.
@@ -172,16 +160,15 @@ def tokenizer_of(folder: str | os.PathLike) -> Any | None:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain Exceptions
-        raise ValueError(
-            f"the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the tokenizer of {folder} cannot be loaded: {reason}") from error
 
 
 def _scores(folder: Path) -> Tensor | None:
-    """Head scores saved with a gated model."""
+    """Read the head scores that were saved with a gated model; None where there are none."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            # of an inner model, if that was gated
+            # the names begin with the path of an inner model, if that was gated
             found = [name for name in file.keys() if f".{name}".endswith(f".{GATING}.gates.scores")]
             if len(found) > 1:
                 raise ValueError(

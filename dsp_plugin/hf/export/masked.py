@@ -1,6 +1,4 @@
-"""The two models that an export begins with: the one to write, without its dead heads, and the masked one
-to check it by.
-"""
+"""The two models of an export: the one to write, without closed heads, and the masked one to check it by."""
 
 from __future__ import annotations
 
@@ -14,16 +12,14 @@ from ..heads.surgery.pruning import fill_heads, prune_heads
 
 
 def pruned_and_masked(model: PreTrainedModel) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """(pruned, masked), both in `eval()`; the given model is not changed.
+    """Return a pruned and a masked copy of a model, both in `eval()`; the model itself is not changed.
 
     Args:
-        model: gated: it is the masked one, and loses its closed heads. Pruned: the masked one has the
-            original sizes and zeros for the heads that are gone. With all its heads: both are the model
-            itself.
+        model: a gated model: the pruned copy loses its closed heads. A pruned one: the masked copy has the
+            original sizes, with zeros for removed heads. One with all its heads: both are copies of it.
 
     Raises:
-        ValueError: the model is not supported, or its weights are not plain ones (quantised, or with an
-            adapter).
+        ValueError: the model is not supported, or has quantised weights or an adapter.
     """
     pruned, masked = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
     if switchboard_of(model) is not None:

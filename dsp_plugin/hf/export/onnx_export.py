@@ -1,6 +1,8 @@
-"""ONNX files of pruned models, checked with ONNX Runtime against the masked model.
+"""Export of pruned models to ONNX files, checked with ONNX Runtime against the masked model.
 
 A block is as small in the graph as in the pruned model. Needs the packages onnx, onnxscript and onnxruntime.
+
+Notation: B sequences, L tokens, V vocabulary, h key heads of a block, P tokens in a cache, d size of a head.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ..probes.sample_batches import sample_batches
 from .masked import pruned_and_masked
 from .onnx_graphs import Graph, graphs_of
 
-RELATIVE_TOLERANCE = 1e-4  # of the largest output; float32 has 6e-8 a sum
+RELATIVE_TOLERANCE = 1e-4  # relative to the largest output; float32 has 6e-8 a sum
 
 
 def export_onnx(
@@ -47,19 +49,22 @@ def export_onnx(
         model: pruned, gated (its closed heads are removed), or with all its heads; it is not changed.
         out: folder to write; an earlier export is replaced.
         batches: the model's inputs to check the outputs on, see `compare`; random ids where not given.
-        data: what the batches are.
-        tokenizer: saved with it, if given.
+        data: description of the batches, for the certificate.
+        tokenizer: saved with the graphs, if given.
+
+    Returns:
+        the comparison of ONNX Runtime's outputs with those of the masked model.
 
     Raises:
         ValueError: the model is not supported, or is of a kind that has no graph.
-        ExportError: ONNX Runtime's outputs are not those of the masked model; nothing is written.
+        ExportError: ONNX Runtime's outputs differ from those of the masked model; nothing is written.
         FileExistsError: `out` holds other things.
         ImportError: a package is missing.
     """
     if not isinstance(model, PreTrainedModel):
+        name = type(model).__name__
         raise ValueError(
-            f"{type(model).__name__} is no Transformers model, and has no graph to export; "
-            "export_dense writes it"
+            f"{name} is no Transformers model, and has no graph to export; export_dense writes it"
         )
     import onnx  # noqa: F401  (the exporter needs these two, and looks for them only after a minute)
     import onnxscript  # noqa: F401
@@ -73,18 +78,27 @@ def export_onnx(
         for name, graph in graphs.items():
             write_graph(graph.eval(), folder / name)
         certificate = certify(masked, OnnxModel(folder, graphs), batches or sample_batches(masked), data)
-        certificate.require(f"the ONNX export of {type(model).__name__}")
         pruned.config.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-        write_certificate(certificate, folder)
+        finish_export(folder, certificate, f"the ONNX export of {type(model).__name__}", tokenizer)
     return certificate
+
+
+def finish_export(folder: Path, certificate: Certificate, name: str, tokenizer: Any | None) -> None:
+    """Write the tokenizer and the certificate into the folder of an export.
+
+    Raises:
+        ExportError: the certificate says that the outputs differ; names the export by `name`.
+    """
+    certificate.require(name)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    write_certificate(certificate, folder)
 
 
 def certify(
     masked: PreTrainedModel, other: nn.Module, batches: Sequence[Mapping[str, Tensor]], data: str
 ) -> Certificate:
-    """`compare` with a tolerance relative to the largest output."""
+    """Compare two models as `compare` does, with a tolerance relative to the largest output."""
     certificate = compare(masked, other, batches, data=data)
     return replace(certificate, tolerance=RELATIVE_TOLERANCE * max(1.0, certificate.largest_output))
 
@@ -98,7 +112,7 @@ def write_graph(graph: Graph, path: Path) -> None:
     axes = tuple(graph.axes[name] for name in graph.shapes)
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it tells of packages that nothing here uses
+    exporter.setLevel(logging.ERROR)  # it warns of packages that nothing here uses
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -120,13 +134,13 @@ def write_graph(graph: Graph, path: Path) -> None:
 
 
 class OnnxModel(nn.Module):
-    """The graphs of an export behind the keywords of the Transformers model, run by ONNX Runtime.
+    """The graphs of an export, called with the keywords of the Transformers model and run by ONNX Runtime.
 
-    A decoder takes the first half of the tokens in one step and the others one by one, through the cache.
+    A decoder reads the first half of the tokens in one step and the others one by one, through the cache.
 
     Args:
-        folder: with the .onnx files.
-        graphs: what they were made from, see `graphs_of`.
+        folder: holds the .onnx files.
+        graphs: the graphs they were made from, see `graphs_of`.
     """
 
     def __init__(self, folder: str | os.PathLike, graphs: Mapping[str, Graph]):
@@ -147,6 +161,7 @@ class OnnxModel(nn.Module):
         }
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of the model for a batch, by name: logits [B, L, V], for example."""
         if "encoder_model.onnx" in self._sessions:
             return self._encoder_decoder(batch)
         if self._takes_steps("model.onnx"):
@@ -157,7 +172,7 @@ class OnnxModel(nn.Module):
         return self.run("model.onnx", inputs)
 
     def run(self, name: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One run of a graph; inputs that it does not have are left out."""
+        """Run a graph once; inputs that it does not have are left out."""
         shapes, outputs = self._graphs[name]
         given = {key: inputs[key].cpu().numpy() for key, _ in shapes}
         return dict(zip(outputs, map(torch.from_numpy, self._sessions[name].run(list(outputs), given))))
@@ -177,7 +192,7 @@ class OnnxModel(nn.Module):
         )
 
     def _by_steps(self, name: str, ids: Tensor, mask: Tensor, fixed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits [B, L, V] of tokens [B, L], with a cache that grows from nothing."""
+        """Return the logits [B, L, V] of tokens [B, L], with a cache [B, h, P, d] that grows from P = 0."""
         shapes = self._graphs[name][0]
         cache = {
             key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in shapes if len(shape) > 2
@@ -186,7 +201,7 @@ class OnnxModel(nn.Module):
         half = max(1, ids.shape[1] // 2)
         logits, start = [], 0
         for end in range(half, ids.shape[1] + 1):
-            positions = torch.arange(start, end).expand(ids.shape[0], -1)
+            positions = torch.arange(start, end).expand(ids.shape[0], -1)  # [new tokens] -> [B, new tokens]
             new = {"input_ids": ids[:, start:end], "attention_mask": mask[:, :end], "position_ids": positions}
             given = self.run(name, {**new, **cache})
             logits.append(given["logits"])
@@ -196,10 +211,6 @@ class OnnxModel(nn.Module):
 
 
 def _as_past(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """present.* of one run, as the past_key_values.* of the next."""
-    prefix = "present."
-    return {
-        f"past_key_values.{key[len(prefix) :]}": value
-        for key, value in outputs.items()
-        if key.startswith(prefix)
-    }
+    """Rename the present.* of one run to the past_key_values.* of the next."""
+    present = {key: value for key, value in outputs.items() if key.startswith("present.")}
+    return {key.replace("present", "past_key_values", 1): value for key, value in present.items()}

@@ -1,9 +1,7 @@
-"""What is traced into ONNX graphs: a model in one pass, or one step of a decoder with its cache as plain
-tensors.
+"""Modules that are traced into ONNX graphs: a model in one pass, or one step of a decoder with its cache.
 
 Notation: B sequences, L new tokens, P tokens in the cache, S source tokens, h_i key/value heads that block i
-    has left,
-d size of a head, V vocabulary.
+has left, d size of a head, C width of the model, V vocabulary.
 
     single pass          input_ids [B, L], attention_mask [B, L] (token_type_ids [B, L]) -> logits ...
     decoder step         input_ids [B, L], attention_mask [B, P + L], position_ids [B, L],
@@ -41,12 +39,12 @@ _SELF, _CROSS = "decoder-self", "decoder-cross"
 
 
 class Graph(nn.Module):
-    """A module that takes and gives plain tensors.
+    """A module whose inputs and outputs are tensors.
 
     Attributes:
         shapes: name of every input -> its shape as it is traced; axes named by `axes` may be of any size.
-        axes: name of every input -> {dimension: what it counts}.
-        outputs: names of what it gives.
+        axes: name of every input -> {dimension: name of what it counts}.
+        outputs: names of the outputs.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -57,18 +55,18 @@ class Graph(nn.Module):
         self.outputs: list[str] = []
 
     def ids(self, name: str, length: int, axis: str) -> None:
-        """One more input of whole numbers."""
+        """Add an input of whole numbers [B, length]."""
         self.shapes[name], self.axes[name] = (_B, length), {0: "batch", 1: axis}
 
     def cache(self, name: str, attention: Attention, length: int, axis: str) -> None:
-        """Two more inputs, the keys and values of a block, if it has any head."""
+        """Add two inputs [B, h, length, d], the keys and values of a block, if it has any head."""
         if attention.block.num_heads:
             for part in ("key", "value"):
                 self.shapes[f"{name}.{part}"] = (_B, attention.block.num_heads, length, head_dim(attention))
                 self.axes[f"{name}.{part}"] = {0: "batch", 2: axis}
 
     def example(self) -> tuple[Tensor, ...]:
-        """Inputs to trace with, in the order of `shapes`."""
+        """Make inputs to trace with, in the order of `shapes`."""
         generator = torch.Generator().manual_seed(1)
         return tuple(
             torch.randn(shape, generator=generator) if len(shape) > 2 else torch.ones(shape, dtype=torch.long)
@@ -142,6 +140,7 @@ class EncoderPass(Graph):
             if attention.block.num_heads:
                 _, key, value, _ = attention.projections
                 shape = (*hidden.shape[:2], -1, head_dim(attention))
+                # [B, S, h * d] -> [B, S, h, d] -> [B, h, S, d]
                 given += [part.module(hidden).view(shape).transpose(1, 2) for part in (key, value)]
         return tuple(given)
 
@@ -173,7 +172,7 @@ class CrossDecoderStep(Graph):
         cache = EncoderDecoderCache(own, DynamicCache())
         cache.cross_attention_cache = cross
         cache.is_updated = dict.fromkeys(range(len(self.crossing)), True)
-        # only its sizes are looked at, because all keys and values are in the cache
+        # only its sizes are read, because all keys and values are in the cache
         hidden = torch.zeros(*source.shape, 1, dtype=self.model.dtype)
         logits = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
@@ -187,7 +186,7 @@ class CrossDecoderStep(Graph):
 
 
 def graphs_of(model: PreTrainedModel) -> dict[str, Graph]:
-    """The graphs of a model by the names of their files.
+    """Return the graphs of a model by the names of their files.
 
     Raises:
         ValueError: the model is not supported, or is of a kind that is none of those above.
@@ -205,7 +204,11 @@ def graphs_of(model: PreTrainedModel) -> dict[str, Graph]:
 
 
 def by_layer(model: PreTrainedModel, kind: str) -> list[Attention]:
-    """The blocks of one kind in the order of the layers that a cache numbers."""
+    """Return the blocks of one kind in the order of the layers that a cache numbers.
+
+    Raises:
+        ValueError: a block does not say which layer of a cache is its own.
+    """
     found = [attention for attention in attentions_of(model) if attention.block.kind == kind]
     if any(getattr(attention.module, "layer_idx", None) is None for attention in found):
         name = type(model).__name__
@@ -217,7 +220,7 @@ def by_layer(model: PreTrainedModel, kind: str) -> list[Attention]:
 
 
 def head_dim(attention: Attention) -> int:
-    """d: rows that one key head has."""
+    """Return d, the number of rows that one key head has."""
     joint = attention.projections[0].parts > 1
     return attention.projections[0 if joint else 1].unit
 
@@ -234,17 +237,15 @@ def _present(names) -> Iterator[str]:
 def _cache(
     attentions: list[Attention], tensors: dict[str, Tensor], name: str, size: int, length: int
 ) -> DynamicCache:
-    """A cache of these tensors; a block without heads has keys of the right length and no elements."""
+    """Make a cache of these tensors [B, h, P, d]; a block without heads has keys [B, 0, P, d]."""
     cache = DynamicCache()
     cache.layers = []
     for index, attention in enumerate(attentions):
         layer, base = ShapedLayer(), name.format(index)
-        empty: Tensor | None = None
-        if not attention.block.num_heads:
-            empty = torch.zeros(size, 0, length, head_dim(attention))
-        layer.keys, layer.values = (
-            tensors[f"{base}.{part}"] if empty is None else empty for part in ("key", "value")
-        )
+        if attention.block.num_heads:
+            layer.keys, layer.values = (tensors[f"{base}.{part}"] for part in ("key", "value"))
+        else:
+            layer.keys = layer.values = torch.zeros(size, 0, length, head_dim(attention))
         layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
         cache.layers.append(layer)
     return cache

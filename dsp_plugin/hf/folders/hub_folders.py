@@ -1,4 +1,4 @@
-"""Where a model's files are: in a folder here, or on the hub under a name such as `organisation/model`."""
+"""Location of a model's files: a folder here, or a name on the hub such as `organisation/model`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# what from_pretrained knows of the hub, too
+# options of from_pretrained about the hub
 _OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-# what a model is made from; its tokenizer comes by itself, cards and other programs' weights are not needed
-_FILES = (
-    "config.json",
-    "generation_config.json",
-    "checksums.json",
-    "pruned_module.json",
-    "model*.safetensors",
-    "*.index.json",
+# the files a model is made from: no cards, no weights for other programs; a tokenizer is asked for by itself
+_FILES = tuple(
+    "config.json generation_config.json checksums.json pruned_module.json model*.safetensors "
+    "*.index.json".split()
 )
 
 
 class Source(NamedTuple):
-    """Where a model is read from.
+    """The folder a model is read from.
 
     Attributes:
-        folder: on this machine.
-        whole: all its files are there; else those that a model is made from.
+        folder: its path on this machine.
+        whole: it holds all files of the model; else only those that a model is made from.
     """
 
     folder: Path
@@ -35,15 +31,13 @@ class Source(NamedTuple):
 def find_folder(
     name: str | os.PathLike | Source, options: dict[str, Any], more: Sequence[str] = ()
 ) -> Source:
-    """Find the folder of a model: `name` itself where it is one, else what the hub (or its cache here) has
-    under this name.
-
-    What was found before is given back as it is.
+    """Find the folder of a model, or download the model of this name from the hub (or its cache here).
 
     Args:
-        options: for `from_pretrained`; those that are about finding files are taken out: `revision`, `token`,
-            `cache_dir`, `local_files_only`, `force_download` as there, and `subfolder`.
-        more: other files that are wanted than those of the model.
+        name: a folder or a name on the hub; a `Source` is returned as it is.
+        options: options of `from_pretrained`; those about finding files are taken out: `revision`, `token`,
+            `cache_dir`, `local_files_only`, `force_download`, and `subfolder`.
+        more: names or patterns of further files to download.
 
     Raises:
         FileNotFoundError: there is neither a folder nor a model of the hub of this name, or the hub cannot be
@@ -60,7 +54,7 @@ def find_folder(
     wanted = [f"{inside}/{pattern}" if inside else pattern for pattern in (*_FILES, *more)]
     try:
         folder = snapshot_download(os.fspath(name), allow_patterns=wanted, **found)
-    except Exception as error:  # what the hub, the network or the cache answer is of many classes
+    except Exception as error:  # the hub, the network and the cache fail in many classes
         reason = str(error).strip().splitlines()
         raise FileNotFoundError(
             f"{name} is neither a folder ({Path(name).absolute()}) nor, as far as can be seen from here, a "

@@ -12,21 +12,20 @@ _HEADER = "---\nlibrary_name: transformers\ntags:\n- head-pruning\n---\n\n"
 
 
 def pruned_card(model: nn.Module, original: HeadMap, record: KeptHeads, before: int, after: int) -> str:
-    """Write the model card (Markdown) of a model whose heads were removed; `before` and `after` count its
-    parameters.
+    """Write the model card (Markdown) of a model whose heads were removed.
+
+    Args:
+        original: the model's heads before any removal.
+        before, after: numbers of parameters.
     """
     kept = sum(len(heads) for heads in record.values())
     name = type(model).__name__
-    stock = isinstance(model, PreTrainedModel)
-    refused = (
-        "so stock `from_pretrained` refuses the shapes" if stock else (f"so a new `{name}` has other shapes")
-    )
-    load = (
-        f'load_pruned("FOLDER")  # {name}'
-        if stock
-        else (f'load_pruned("FOLDER", model={name}(...))  # with all its heads')
-    )
-    source = '"FOLDER"' if stock else "model"
+    if isinstance(model, PreTrainedModel):
+        refused, source = "so stock `from_pretrained` refuses the shapes", '"FOLDER"'
+        load = f'load_pruned("FOLDER")  # {name}'
+    else:
+        refused, source = f"so a new `{name}` has other shapes", "model"
+        load = f'load_pruned("FOLDER", model={name}(...))  # with all its heads'
     return (
         f"{_HEADER}# {name}, {kept} of {original.num_heads} attention heads\n\n"
         f"The other heads were removed from the query, key, value and output projections, {refused}. Load it "
@@ -44,12 +43,9 @@ def pruned_card(model: nn.Module, original: HeadMap, record: KeptHeads, before: 
 def dense_card(model: nn.Module, original: HeadMap, record: KeptHeads) -> str:
     """Write the model card (Markdown) of a dense copy, in which removed heads are zeros."""
     kept = sum(len(heads) for heads in record.values())
-    stock = isinstance(model, PreTrainedModel)
-    loads = (
-        "stock `from_pretrained`"
-        if stock
-        else f"`safetensors.torch.load_model({type(model).__name__}(...), FILE)`"
-    )
+    loads = f"`safetensors.torch.load_model({type(model).__name__}(...), FILE)`"
+    if isinstance(model, PreTrainedModel):
+        loads = "stock `from_pretrained`"
     return (
         f"{_HEADER}# {type(model).__name__}, {kept} of {original.num_heads} attention heads, dense\n\n"
         f"The weights of the other heads are zeros, in the original shapes: {loads} loads it, and it "

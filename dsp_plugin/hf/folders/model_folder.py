@@ -1,12 +1,11 @@
-"""What the folder of a model must hold before anything is made of it: a configuration, weights, and the
-checksums of both.
-"""
+"""Checks of a model's folder before a model is made of it: configuration, weights, and their checksums."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import transformers
 from safetensors import SafetensorError, safe_open
@@ -21,8 +20,11 @@ INDEX = "model.safetensors.index.json"
 
 
 def class_of(folder: Path, config: PreTrainedConfig, model_class: type | None) -> type[PreTrainedModel]:
-    """Return the class to make: `model_class`, what an `AutoModelFor...` has for this configuration, or the
-    one it was saved from.
+    """Return the class to load a folder in.
+
+    Args:
+        model_class: a model class; an `AutoModelFor...`, for the class it has for this configuration; None
+            for the class the folder was saved from.
 
     Raises:
         ValueError: there is none, or it is no class of a Transformers model.
@@ -50,9 +52,9 @@ def _named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """Find the model class of this name: not all of them stand at the top of Transformers."""
     around = type(config).__module__
     beside = around.replace(".configuration_", ".modeling_")
-    places = (
-        [transformers, import_module(beside)] if beside != around and find_spec(beside) else [transformers]
-    )
+    places = [transformers]
+    if beside != around and find_spec(beside):
+        places.append(import_module(beside))
     for place in places:
         found = getattr(place, name, None)
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
@@ -61,34 +63,49 @@ def _named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def some(names: list[str]) -> str:
-    """Name the first few of them."""
+    """Return a text with the first few names."""
     return ", ".join(names[:4]) + (" ..." if names[4:] else "")
 
 
 def read_config(folder: Path, whole: bool = True) -> PreTrainedConfig:
-    """Read the configuration of a folder, after a look at its checksums.
+    """Read the configuration of a folder, after its checksums were compared.
 
     Args:
         whole: see `check_sealed`.
 
     Raises:
-        FileNotFoundError: it has none, or a listed file is missing. ValueError: it is damaged.
+        FileNotFoundError: it has none, or a listed file is missing.
+        ValueError: it is damaged.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a model: there is no {path.name} in it")
     check_sealed(folder, whole=whole)
-    try:
-        data = parse_json(read_bounded(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    data = read_json(path)
     if not isinstance(data, dict) or "model_type" not in data:
         raise ValueError(f"{path} is not the configuration of a model")
     return AutoConfig.from_pretrained(folder)
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a model.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return parse_json(read_bounded(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
 def check_weights(folder: Path) -> None:
-    """Refuse weights that are missing or cannot be read, before a model is built."""
+    """Refuse weights that are missing or cannot be read, before a model is built.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged.
+    """
     names = [WEIGHTS]
     if (folder / INDEX).is_file():
         try:

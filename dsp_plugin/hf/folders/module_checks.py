@@ -1,4 +1,4 @@
-"""Whether a user's own module is the one that a folder was saved from: its state, weights and settings."""
+"""Checks that a user's own module is like the one that a folder was saved from: state, weights, settings."""
 
 from __future__ import annotations
 
@@ -15,32 +15,21 @@ from ..heads.surgery.kept_heads import record_of
 from .model_folder import some
 
 RECORD = "pruned_module.json"
-# of a configuration, what has no share in what a model of the same weights gives
-_WITHOUT_EFFECT = {
-    "_name_or_path",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "architectures",
-    "kept_heads",
-    "id2label",
-    "label2id",
-    "use_cache",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "gradient_checkpointing",
-    "_attn_implementation",
-    "_attn_implementation_internal",
-    "initializer_range",
-    "initializer_factor",
-    "init_std",
-    "problem_type",
-    "tie_word_embeddings",
-}
+# entries of a configuration that do not change the outputs of a model with the same weights
+_WITHOUT_EFFECT = frozenset(
+    "_name_or_path transformers_version dtype torch_dtype architectures kept_heads id2label label2id "
+    "use_cache output_attentions output_hidden_states return_dict gradient_checkpointing _attn_implementation "
+    "_attn_implementation_internal initializer_range initializer_factor init_std problem_type "
+    "tie_word_embeddings".split()
+)
 
 
 def check_fresh(module: nn.Module, folder: Path) -> None:
+    """Refuse to load a folder into a module that is gated, pruned or without values.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
     name = type(module).__name__
     if boards_of(module):
         raise ValueError(
@@ -53,12 +42,20 @@ def check_fresh(module: nn.Module, folder: Path) -> None:
     empty = [key for key, value in named_tensors(module) if value.device.type == "meta"]
     if empty:
         raise ValueError(
-            f"the {name} to load {folder} into is on the device `meta` ({some(empty)}): build "
-            "it on a real one"
+            f"the {name} to load {folder} into is on the device `meta` ({some(empty)}): build it on a real one"
         )
 
 
 def check_fits(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse a state with other names, shapes or ties than a module has, or of a finer type.
+
+    Args:
+        skeleton: the module with the folder's shapes, without values.
+        state: the tensors of the folder by all their names.
+
+    Raises:
+        ValueError: names the tensors.
+    """
     expected = {name: value for name, value in skeleton.state_dict().items() if isinstance(value, Tensor)}
     found: list[str] = []
     if missing := sorted(expected.keys() - state.keys()):
@@ -66,12 +63,13 @@ def check_fits(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) -
     if more := sorted(state.keys() - expected.keys()):
         found.append(f"the module has no {some(more)}")
     both = sorted(expected.keys() & state.keys())
-    shapes = [name for name in both if expected[name].shape != state[name].shape]
-    if shapes:
-        odd = [
-            f"{name} ({list(state[name].shape)} there, {list(expected[name].shape)} here)" for name in shapes
-        ]
-        found.append(f"of other shapes are {some(odd)}")
+    other_shapes = [
+        f"{name} ({list(state[name].shape)} there, {list(expected[name].shape)} here)"
+        for name in both
+        if expected[name].shape != state[name].shape
+    ]
+    if other_shapes:
+        found.append(f"of other shapes are {some(other_shapes)}")
     if found:
         raise ValueError(
             f"{folder} is of another module than this {type(skeleton).__name__}: {'; '.join(found)}"
@@ -98,8 +96,13 @@ def _check_ties(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) 
 
 
 def check_settings(folder: Path, module: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Refuse other settings: weights that fit do not make the same model where an activation or a number of
-    groups is another.
+    """Refuse other settings, such as another activation: weights that fit do not make the same model then.
+
+    Args:
+        saved: path of a Transformers model in the module -> its configuration in the folder.
+
+    Raises:
+        ValueError: names the settings that differ.
     """
     models = {
         path: part for path, part in module.named_modules() if path in saved and hasattr(part, "config")
@@ -128,6 +131,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], within: str 
 
 
 def settings_of(model: nn.Module) -> dict[str, Any]:
+    """Return a model's whole configuration as JSON holds it."""
     return json.loads(model.config.to_json_string(use_diff=False))
 
 
@@ -136,5 +140,6 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer by each of its names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)

@@ -2,8 +2,7 @@
 
 `model.safetensors` holds its state, `pruned_module.json` the rest: the record of kept heads, by names from
 the module on; the names of tied weights, of which the file holds one; and the configurations of the
-Transformers models inside. The code of the module is the user's, and so it is the user who builds it: nothing
-here is a pickle.
+Transformers models inside. The module is built by the user's own code: nothing here is a pickle.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...records.files.sealed import parse_json, read_bounded, write_json
+from ...records.files.sealed import write_json
 from ...records.files.sealed_folder import check_sealed, warn_no_list
 from ...surgery import KeptHeads
 from ..heads.gating import boards_of
@@ -28,7 +27,7 @@ from ..heads.layouts.locate import transformers_models
 from ..heads.surgery.kept_heads import own_configs, record_of
 from ..heads.surgery.pruning import prune_to_record
 from .hub_folders import Source
-from .model_folder import WEIGHTS
+from .model_folder import WEIGHTS, read_json
 from .module_checks import RECORD, check_fits, check_fresh, check_settings, named_tensors, settings_of
 
 
@@ -38,26 +37,22 @@ def write_module(module: nn.Module, folder: Path) -> None:
     Raises:
         ValueError: a part of its state is no tensor, or has no values.
     """
-    aliases = write_state(module, folder)
-    gates = [f"{path}." for path in boards_of(module).values() if path is not None]
-    models = {
-        path: part
-        for path, part in module.named_modules()
-        if any(part is m for m in transformers_models(module))
-    }
+    models = {id(model) for model in transformers_models(module)}
     content = {
         "format": 1,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
         "kept_heads": record_of(module),
-        "tied": aliases,
-        "gates": gates,
-        "configurations": {path: settings_of(part) for path, part in models.items()},
+        "tied": write_state(module, folder),
+        "gates": [f"{path}." for path in boards_of(module).values() if path is not None],
+        "configurations": {
+            path: settings_of(part) for path, part in module.named_modules() if id(part) in models
+        },
     }
     write_json(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
 
 def write_state(module: nn.Module, folder: Path) -> dict[str, str]:
-    """Write `module.state_dict()`, of tied weights one; return {name that was left out: name it is tied to}.
+    """Write `module.state_dict()`, tied weights once; return {name that was left out: name it is tied to}.
 
     Raises:
         ValueError: a part of it is no tensor, or has no values.
@@ -93,16 +88,21 @@ def is_module_folder(folder: Path) -> bool:
 
 
 def saved_class(folder: Path) -> str:
-    """Return the class of the module that a folder holds; raise a ValueError where the record is damaged."""
+    """Return the class of the module that a folder holds.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
     return _read_record(folder)["class"]
 
 
 def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """Give a module that has all its heads the shapes and the values of a folder, in place: wholly, or not at
-    all.
+    """Give a module that has all its heads the shapes and the values of a folder, in place.
+
+    After an error the module is what it was.
 
     Args:
-        module: or what builds it, called without arguments.
+        module: the module, or a function without arguments that builds it.
 
     Returns:
         the module, in `eval()` mode.
@@ -164,9 +164,8 @@ def _skeleton(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for _, value in named_tensors(module):
         empty = torch.empty_like(value, device="meta")
-        memo[id(value)] = (
-            nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
-        )
+        is_parameter = isinstance(value, nn.Parameter)
+        memo[id(value)] = nn.Parameter(empty, value.requires_grad) if is_parameter else empty
     return copy.deepcopy(module, memo)
 
 
@@ -174,20 +173,16 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a pruned module: there is no {RECORD} in it")
-    try:
-        record = parse_json(read_bounded(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    record = read_json(path)
+    refusal = ValueError(f"{path} is not the record of a pruned module")
     parts = {"class": str, "kept_heads": dict, "tied": dict, "gates": list, "configurations": dict}
-    if not isinstance(record, dict) or any(
-        not isinstance(record.get(name), kind) for name, kind in parts.items()
-    ):
-        raise ValueError(f"{path} is not the record of a pruned module")
+    if not isinstance(record, dict) or not all(isinstance(record.get(n), kind) for n, kind in parts.items()):
+        raise refusal
     if record.get("format") != 1:
         raise ValueError(f"{path} is of a later version of this package (format {record.get('format')})")
     texts = [*record["tied"].values(), *record["gates"]]
     if not all(isinstance(text, str) for text in texts) or not _is_record(record["kept_heads"]):
-        raise ValueError(f"{path} is not the record of a pruned module")
+        raise refusal
     return record
 
 
@@ -198,7 +193,7 @@ def _is_record(kept: KeptHeads) -> bool:
 
 
 def _read_state(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Read all tensors by all their names, but those of gates."""
+    """Read all tensors but those of gates, by all their names."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no weights: {WEIGHTS} is missing")

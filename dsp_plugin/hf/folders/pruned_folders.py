@@ -1,4 +1,4 @@
-"""Pruned models in folders: saving, loading, and dense copies that stock Transformers loads.
+"""Folders of pruned models: saving, loading, and dense copies that stock Transformers loads.
 
 A pruned folder is an ordinary Transformers folder (config.json, safetensors) whose configuration holds
 `kept_heads`, with a list of its files and their checksums, which are compared when it is loaded. Stock
@@ -48,23 +48,23 @@ def save_pruned(
 ) -> None:
     """Write a pruned model: weights, the record of kept heads, a model card README.md, and checksums.
 
-    Of a Transformers model the record is in its configuration. `model.save_pretrained` writes the same
-    without card and checksums; `load_pruned` reads both. Of a user's own module around Transformers models it
-    is in pruned_module.json. The folder appears in one step: of a model that is there already either all
-    stays or all goes. Other files in it stay.
+    A Transformers model has the record in its configuration: `model.save_pretrained` writes the same without
+    card and checksums, and `load_pruned` reads both. A user's own module around Transformers models has it in
+    pruned_module.json. The folder is written in one step: a model that is there already is replaced wholly or
+    not at all. Other files in it stay.
 
     Args:
-        model: after `prune_heads`, or from `load_pruned`.
+        model: pruned by `prune_heads`, or loaded by `load_pruned`.
         folder: made if it does not exist.
-        parameters_before: weights of the model with all its heads; worked out where not given.
-        tokenizer: saved with it, if given.
+        parameters_before: weights of the model with all its heads; counted where not given.
+        tokenizer: saved with the model, if given.
         check: the model runs once on a small random batch beside a copy of it with zeros in the place of
-            removed heads, and nothing is written if they differ. False for no such look; a mapping of
-            `model`'s keyword arguments to look at it with these.
+            removed heads, and nothing is written if their outputs differ. False for no check; a mapping of
+            `model`'s keyword arguments to check it with these.
 
     Raises:
-        ValueError: the model has all its heads and no record, or gives something else than its dense copy; a
-            part of a user's own module's state is no tensor.
+        ValueError: the model has all its heads and no record, or other outputs than its dense copy; a part of
+            the state of a user's own module is no tensor.
         OSError: the folder cannot be written.
     """
     if record_of(model) is None:
@@ -78,7 +78,7 @@ def save_pruned(
     with new_folder(folder, None, _is_no_model) as made:
         if isinstance(model, PreTrainedModel):
             with left_as_it_was(model):
-                own_configs(model)  # of a model in which a part was pruned by itself it does not say so yet
+                own_configs(model)  # which do not say it yet where a part was pruned by itself
                 write_record(model)
                 model.save_pretrained(made)
         else:
@@ -104,11 +104,11 @@ def load_pruned(
             that the folder does not have is new, as with stock `from_pretrained`; one of another size has to
             be asked for by `ignore_mismatched_sizes=True`.
         model: for the folder of a user's own module, and only there: the module as its class makes it, with
-            all its heads and any weights, or what makes it when it is called without arguments. It gets the
-            folder's shapes and values in place, or stays as it is where they do not fit.
-        kwargs: for `from_pretrained`, such as `dtype`, `device_map`, `num_labels`, `attn_implementation` (a
-            stock name), and for the hub `revision`, `token`, `cache_dir`, `local_files_only`; with
-            `output_loading_info=True` model and loading information are returned, as there.
+            all its heads and any weights, or a function without arguments that makes it. It gets the folder's
+            shapes and values in place, or stays as it is where they do not fit.
+        kwargs: options of `from_pretrained`, such as `dtype`, `device_map`, `num_labels`,
+            `attn_implementation` (a stock name), and for the hub `revision`, `token`, `cache_dir`,
+            `local_files_only`; with `output_loading_info=True` model and loading information are returned.
 
     Returns:
         the model, in `eval()` mode.
@@ -116,7 +116,7 @@ def load_pruned(
     Raises:
         FileNotFoundError: the folder, its configuration or (a part of) its weights are missing, and the hub
             has no such model.
-        ValueError: a file is damaged or another one than was saved, there is no record of kept heads, or it
+        ValueError: a file is damaged or not the one that was saved, there is no record of kept heads, or it
             is of another model, or of another kind than was asked for; names the folder.
     """
     source = find_folder(folder, kwargs)
@@ -130,7 +130,7 @@ def load_model(folder: str | os.PathLike | Source, **kwargs: Any) -> PreTrainedM
     """Load the model of a folder, or of the hub, in the class it was saved from, pruned or not.
 
     Args:
-        kwargs: for `from_pretrained`.
+        kwargs: options of `from_pretrained`.
 
     Raises:
         FileNotFoundError, ValueError: see `load_pruned`.
@@ -147,11 +147,10 @@ def load_model(folder: str | os.PathLike | Source, **kwargs: Any) -> PreTrainedM
 
 
 def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -> None:
-    """Write a model of the original sizes, removed heads as zeros: any program that knows the architecture
-    loads it.
+    """Write a model in its original sizes, with zeros for removed heads, as any stock program loads it.
 
-    The outputs are those of the pruned model. The given model is not changed. Of a user's own module it is
-    the weights alone, for `safetensors.torch.load_model`.
+    Its outputs are those of the pruned model, which is not changed. A user's own module is written as its
+    weights alone, for `safetensors.torch.load_model`.
 
     Args:
         model: a pruned model, a gated one (its mask is applied), or the folder of a pruned Transformers
@@ -192,14 +191,15 @@ def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> A
     record = getattr(config, KEPT_HEADS, None)
     if record is None:
         raise ValueError(
-            f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it "
-            "with from_pretrained"
+            f"{folder} has no record of kept heads (`{KEPT_HEADS}` in config.json): load it with "
+            "from_pretrained"
         )
     if not (folder / LIST).is_file():
         warn_no_list(folder)
     check_weights(folder)
     stock = class_of(folder, config, model_class)
-    other_head, tell = kwargs.pop("ignore_mismatched_sizes", False), kwargs.pop("output_loading_info", False)
+    new_task_head = kwargs.pop("ignore_mismatched_sizes", False)
+    with_loading_info = kwargs.pop("output_loading_info", False)
     try:
         model, loading = _with_shapes(stock, record).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -211,7 +211,7 @@ def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> A
         raise ValueError(
             f"{folder} does not fit its own record of kept heads: {some(wrong)} have other shapes"
         )
-    if wrong and not other_head:
+    if wrong and not new_task_head:
         raise ValueError(
             f"{folder} has other shapes than {stock.__name__} wants of {some(wrong)}: "
             "give ignore_mismatched_sizes=True to begin with a new task head"
@@ -220,7 +220,7 @@ def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> A
     if missing and stock.__name__ in (config.architectures or []):
         raise ValueError(f"{folder} is damaged: its weights lack {some(missing)}")
     model.__class__ = stock  # the class that only builds the shapes has done its work
-    return (model, loading) if tell else model
+    return (model, loading) if with_loading_info else model
 
 
 def _is_no_model(name: str) -> bool:

@@ -1,1 +1,1 @@
-"""Where a Transformers model keeps its attention heads, and what follows their number."""
+"""Location of a Transformers model's attention heads, and of the sizes that follow their number."""

@@ -1,5 +1,4 @@
-"""Layouts of attention by family: names of projections, and the classes that work out their attention by
-themselves.
+"""Layouts of attention by family: names of projections, and classes that compute attention by themselves.
 
 Notation: d size of a head, G query heads that share one key/value head, H query heads, B examples.
 """
@@ -31,21 +30,21 @@ SEPARATE: tuple[tuple[tuple[str, str, str], tuple[str, ...]], ...] = (
     (("q_lin", "k_lin", "v_lin"), ("out_lin",)),  # DistilBERT, XLM
     (("q", "k", "v"), ("o",)),  # T5, MPNet
 )
-# classes of projections that multiply by their weight and add their bias in words of their own
-PLAIN_LINEAR = frozenset({"falcon.FalconLinear"})
+# classes of projections whose own forward is that of an `nn.Linear`
+LINEAR_LIKE = frozenset({"falcon.FalconLinear"})
 # further projections of the input to heads, where a module has them (DeBERTa-v2, without `share_att_key`)
 FURTHER = ("pos_key_proj", "pos_query_proj")
 
 
 @dataclass(frozen=True)
 class Joint:
-    """Query, key and value in one matrix.
+    """A layout with query, key and value in one matrix.
 
     Attributes:
         input, output: names of the projections.
-        interleaved: the rows of one key/value head, G queries, key and value, lie together; else three
-            sections.
-        classes: the classes (the part of the module path after `models.`, without the file) that order it so.
+        interleaved: the rows of G queries, a key and a value lie together, head by head; else the matrix has
+            three sections.
+        classes: the classes with this layout, as `family_of` names them.
     """
 
     input: str
@@ -54,34 +53,26 @@ class Joint:
     classes: frozenset[str]
 
 
+_INTERLEAVED = frozenset(
+    "gpt_neox.GPTNeoXAttention bloom.BloomAttention falcon.FalconAttention "
+    "persimmon.PersimmonAttention".split()
+)
 JOINT = (
     Joint("Wqkv", "Wo", False, frozenset({"modernbert.ModernBertAttention"})),
     Joint("Wqkv", "out_proj", False, frozenset({"mpt.MptAttention"})),
-    Joint(
-        "query_key_value",
-        "dense",
-        True,
-        frozenset(
-            {
-                "gpt_neox.GPTNeoXAttention",
-                "bloom.BloomAttention",
-                "falcon.FalconAttention",
-                "persimmon.PersimmonAttention",
-            }
-        ),
-    ),
+    Joint("query_key_value", "dense", True, _INTERLEAVED),
 )
 
 
 @dataclass(frozen=True)
 class OwnForward:
-    """A class that works out its attention by itself, whose forward was read and tried.
+    """A class that computes its attention by itself, and whose forward was read and tried.
 
     Attributes:
         biases: arguments that have a dimension of heads.
-        causal: it attends to what came before only, though no attribute of the module says so.
+        causal: it attends to earlier positions only, though no attribute of the module says so.
         no_sizes: integers its forward reads that may equal a number or width of heads, and are none.
-        unless: module -> why this one cannot be served after all; None: it can.
+        unless: module -> reason why this one cannot be served after all; None: it can.
     """
 
     biases: tuple[Bias, ...] = ()
@@ -118,8 +109,9 @@ OWN_FORWARD: dict[str, OwnForward] = {
 
 
 def family_of(module_class: type) -> str:
-    """ "bloom.BloomAttention" for the class in the file of that family that defines this class's forward;
-    else "".
+    """Return the family and name of the Transformers class that defines a class's forward; "" for others.
+
+    For example "bloom.BloomAttention", for that class and for one that inherits its forward.
     """
     for base in module_class.__mro__:
         if "forward" in base.__dict__:

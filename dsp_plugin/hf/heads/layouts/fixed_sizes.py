@@ -1,9 +1,8 @@
-"""Integers that a forward reads and that must follow the number of heads; what cannot be made to follow is
-refused.
+"""Integers that a forward reads and that must follow the number of heads; others are refused.
 
-Roles are told by name and checked by value: a number of heads, of key/value heads, or the width of all heads.
-A width that may also be the model's own is taken for the heads' only where the source uses it for the context
-alone.
+A role is recognised by the name and checked by the value: a number of heads, of key/value heads, or the width
+of all heads. A width that may also be the model's own is taken for the heads' only where the source uses it
+for the context alone.
 
 Notation: H query heads, K key/value heads, d size of a head, G = H / K.
 """
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from .projections import Projection, Size
+from .projections import Projection, Size, name_in
 from .size_probe import Probe
 from .sources import Source, hands_on_bias, read_only_for_zeros, reshapes_only_context, source_of
 
@@ -33,7 +32,7 @@ _NO_VALUES = ("dtype", "device", "shape", "size", "ndim", "dim", "is_cuda")
 
 
 class NotKnown(ValueError):
-    """Why an attention module cannot be served."""
+    """The reason why an attention module cannot be served."""
 
 
 def sizes_of(
@@ -44,17 +43,19 @@ def sizes_of(
     no_sizes: frozenset[str],
     probe: Callable[[], Probe | None],
 ) -> tuple[Size, ...]:
-    """The sizes of one attention module and of the parts of it that are no projections.
+    """Find the sizes of an attention module and of those parts of it that are no projections.
 
     Args:
-        no_sizes: names of integers that are read, but follow nothing.
-        probe: called only where names do not tell.
+        group: G.
+        head_dim: d.
+        no_sizes: names of integers that are read, but do not depend on the number of heads.
+        probe: called only where a name leaves the role open.
 
     Raises:
-        NotKnown: it reads something that cannot follow the number of heads, or may be such.
+        NotKnown: it reads something that cannot follow the number of heads, or that may be of this kind.
     """
     heads = next(p for p in projections if p.out).num_heads
-    output = _name_in(module, next(p.module for p in projections if not p.out))
+    output = name_in(module, next(p.module for p in projections if not p.out))
     owned = {id(projection.module) for projection in projections}
     found: list[Size] = []
     for path, part, source in _read_parts(module, owned):
@@ -105,7 +106,7 @@ def _read_parts(module: nn.Module, owned: set) -> Iterator[tuple[str, nn.Module,
 def _unit(
     part_class: type, name: str, value: int, group: int, head_dim: int, output: str | None
 ) -> int | None:
-    """What one head of the HeadMap adds to the integer of this name; None: nothing that is known."""
+    """Return how much one head of the HeadMap adds to the integer of this name; None if unknown."""
     if _QUERY_HEADS.search(name):
         return group
     if _KEY_HEADS.search(name):
@@ -145,7 +146,3 @@ def _check_weight(part: nn.Module, chain: tuple[str, ...], owned: set, where: st
         return
     if chain[1] in ("weight", "bias") and (len(chain) == 2 or chain[2] not in _NO_VALUES):
         raise NotKnown(f"uses {where} without calling the projection, so that no gate is asked")
-
-
-def _name_in(module: nn.Module, part: nn.Module) -> str | None:
-    return next((name for name, found in module.named_children() if found is part), None)

@@ -1,9 +1,8 @@
-"""Where a Transformers model keeps its attention heads: found by the structure of its modules and the source
-of its forwards.
+"""Location of a Transformers model's attention heads, by the structure of its modules and their source.
 
-Every module that works out attention must have one of the layouts of `families`; else the model is refused,
-because a module that was overlooked would keep heads that are counted as gone. Nothing is taken for what it
-is by its size alone.
+Every module that computes attention must have one of the layouts of `families`; else the model is refused,
+because a module that was overlooked would keep heads that are counted as removed. A size alone never decides
+what a tensor is.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from .wrappers import projection_reason
 
 
 def head_map_of(model: nn.Module) -> HeadMap:
-    """The heads of a model as they are now: encoder-self, then decoder-cross, then decoder-self blocks.
+    """Return the heads a model has now: encoder-self, then decoder-cross, then decoder-self blocks.
 
     Names are module paths inside the base model, so that a model with a task head and one without have the
-    same; in a module of a user's own around Transformers models, paths inside that module. A layer that is
-    used several times (ALBERT) is one block.
+    same; in a user's own module around Transformers models, paths inside that module. A layer that is used
+    several times (ALBERT) is one block.
 
     Raises:
         ValueError: the model is not supported; names it and the reason.
@@ -41,11 +40,10 @@ def head_map_of(model: nn.Module) -> HeadMap:
 
 
 def attentions_of(root: nn.Module) -> list[Attention]:
-    """The attention blocks in the order of `head_map_of`.
+    """Return the attention blocks in the order of `head_map_of`.
 
     Args:
-        root: a Transformers model, or any module with Transformers models in it. Only what lies in those is
-            counted.
+        root: a Transformers model, or any module with Transformers models in it. Only blocks in those count.
 
     Raises:
         ValueError: see `head_map_of`.
@@ -63,7 +61,7 @@ def attentions_of(root: nn.Module) -> list[Attention]:
             found.append(_attention(root, path, part, own))
         except NotKnown as error:
             raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {error}") from None
-        except Exception as error:  # whatever a class that nobody here has seen does when it is looked at
+        except Exception as error:  # a class that was never tried here may raise anything
             reason = f"cannot be looked at ({type(error).__name__}: {error})"
             raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {reason}") from error
     overlooked = overlooked_attention(models, [attention.module for attention in found])
@@ -78,7 +76,7 @@ def attentions_of(root: nn.Module) -> list[Attention]:
 
 
 def transformers_models(root: nn.Module) -> list[PreTrainedModel]:
-    """The outermost Transformers models in `root`: itself, or the ones a module of a user's own holds."""
+    """Return the outermost Transformers models in `root`: itself, or those in a user's own module."""
     if isinstance(root, PreTrainedModel):
         return [root]
     found = [model for child in root.children() for model in transformers_models(child)]
@@ -86,17 +84,15 @@ def transformers_models(root: nn.Module) -> list[PreTrainedModel]:
 
 
 def model_parts(root: nn.Module) -> Iterator[nn.Module]:
-    """Every module with a configuration that chooses an attention implementation: not those of models
-    without the interface.
-    """
-    own = {
+    """Yield every module with a configuration that chooses its attention implementation."""
+    without_interface = {
         id(part.config)
         for part in root.modules()
         if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation()
     }
     for part in root.modules():
         config = getattr(part, "config", None)
-        if hasattr(config, "_attn_implementation") and id(config) not in own:
+        if hasattr(config, "_attn_implementation") and id(config) not in without_interface:
             yield part
 
 
@@ -159,7 +155,7 @@ class _Look:
 def _has_twice(
     projections: tuple[Projection, ...], names: list[str | None], once: nn.Module, twice: nn.Module
 ) -> bool:
-    """Whether all projections inside the attention module have twice the heads, of the size they had."""
+    """Return whether all projections inside the attention module have twice the heads, of the same size."""
     for projection, name in zip(projections, names):
         if name is None:  # in the module around
             continue
@@ -183,7 +179,7 @@ def _group(module: nn.Module) -> int:
 
 
 def _joint(module: nn.Module, head_dim: int, group: int) -> tuple[Projection, ...] | None:
-    """Query, key and value in one matrix."""
+    """Find the projections of a module with query, key and value in one matrix; None in any other."""
     family = family_of(type(module))
     for joint in JOINT:
         if family in joint.classes:
@@ -202,6 +198,7 @@ def _joint(module: nn.Module, head_dim: int, group: int) -> tuple[Projection, ..
 def _separate(
     root: nn.Module, path: str, module: nn.Module, head_dim: int, group: int
 ) -> tuple[str, tuple[Projection, ...] | None]:
+    """Find separate projections, and the path that names the block: the parent's if that has the output."""
     parent = path.rpartition(".")[0]
     for inputs, outputs in SEPARATE:
         if not all(isinstance(getattr(module, name, None), nn.Module) for name in inputs):
@@ -212,13 +209,12 @@ def _separate(
             if found is not None:
                 query, key, value = (getattr(module, name) for name in inputs)
                 wide = head_dim * group
-                shared = [Projection(key, True, head_dim), Projection(value, True, head_dim)]
-                shared += [
-                    Projection(getattr(module, more), True, head_dim)
-                    for more in FURTHER
-                    if hasattr(module, more)
+                shared = [key, value, *(getattr(module, more) for more in FURTHER if hasattr(module, more))]
+                inputs = [
+                    Projection(query, True, wide),
+                    *(Projection(part, True, head_dim) for part in shared),
                 ]
-                return name, (Projection(query, True, wide), *shared, Projection(found, False, wide))
+                return name, (*inputs, Projection(found, False, wide))
     return path, None
 
 
@@ -231,11 +227,7 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 
 def _check_alone(root: nn.Module, found: list[Attention]) -> None:
-    """Every block has a name and an output projection of its own.
-
-    Raises:
-        ValueError: one has not; names it.
-    """
+    """Check that every block has a name and an output projection of its own."""
     outputs = Counter(id(attention.output.module) for attention in found)
     names = Counter(attention.block.name for attention in found)
     for attention in found:
@@ -245,17 +237,12 @@ def _check_alone(root: nn.Module, found: list[Attention]) -> None:
                 root, f"several of its attention blocks are called {name}, in its base model or outside"
             )
         if outputs[id(attention.output.module)] > 1:
-            raise _refusal(
-                root,
-                f"the output projection of {name} is another block's, too, and cannot tell "
-                "whose heads it is given",
-            )
+            reason = "is another block's, too, and cannot tell whose heads it is given"
+            raise _refusal(root, f"the output projection of {name} {reason}")
 
 
 def _name(root: nn.Module, path: str) -> str:
-    """A path from `root` as the HeadMap has it: inside the base model of a Transformers model without its
-    name.
-    """
+    """Return the name of a block in the HeadMap: its path, without the name of the base model in front."""
     prefix = getattr(root, "base_model_prefix", "") + "."
     inside = isinstance(root, PreTrainedModel) and root.base_model is not root and path.startswith(prefix)
     return path[len(prefix) :] if inside else path

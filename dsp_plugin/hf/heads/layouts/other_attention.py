@@ -1,10 +1,9 @@
-"""Attention that is not among the blocks that were found: a model is refused for it, because its heads would
-be overlooked.
+"""A search for attention outside the blocks that were found: its heads would be overlooked.
 
-Told by what a module does (its forward, or a function of its own, makes scores of products and sums with
-them) or by its name, where it has weights of its own. Routers to experts and mixers of the state-space kind
-(Mamba and its kin) have no heads and are left alone, and so is whatever a user's own module has beside the
-Transformers models in it.
+It is recognised by its source (a forward, or a function it calls, makes weights of products and sums with
+them) or by its name, where it has weights. Routers to experts and mixers of the state-space kind (Mamba and
+its kin) have no heads and are left alone, and so is all that a user's own module has beside the Transformers
+models in it.
 """
 
 from __future__ import annotations
@@ -18,12 +17,14 @@ from .sources import works_out_attention
 
 
 def overlooked_attention(models: Iterable[PreTrainedModel], found: Iterable[nn.Module]) -> str | None:
-    """The first module that does attention and is not in `found`, nor around or inside one of those; None:
-    there is none.
+    """Describe the first module with attention that is not in `found`, nor around or inside one of those.
 
     Args:
         models: the outermost Transformers models.
         found: their attention modules.
+
+    Returns:
+        its path and class, or None where there is none.
     """
     known = {id(module) for module in found}
     for model in models:
@@ -38,9 +39,7 @@ def overlooked_attention(models: Iterable[PreTrainedModel], found: Iterable[nn.M
 
 
 def _outside(module: nn.Module, known: set[int], path: str = "") -> list[tuple]:
-    """All modules but the known ones and what is inside them; innermost first, so that what does the work
-    is named.
-    """
+    """Return all modules but the known ones and their parts, innermost first: those do the work."""
     if id(module) in known:
         return []
     inside = [
@@ -52,7 +51,7 @@ def _outside(module: nn.Module, known: set[int], path: str = "") -> list[tuple]:
 
 
 def _around(module: nn.Module, known: set[int]) -> set[int]:
-    """Modules that hold a known one."""
+    """Return the ids of the modules that hold a known one."""
     found: set[int] = set()
     for child in module.children():
         found |= _around(child, known)

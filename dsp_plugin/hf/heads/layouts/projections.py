@@ -1,8 +1,8 @@
-"""What heads have a share in: the matrices, the sizes and the arguments of one attention block.
+"""The parts of an attention block that belong to its heads: matrices, sizes and arguments.
 
 Notation: C width of the model, d size of a head, G query heads that share one key/value head (1 without
-    grouped
-queries). With G > 1 one "head" of the HeadMap is such a group: a key/value head and all its query heads.
+grouped queries). With G > 1 one "head" of the HeadMap is such a group: a key/value head and all its query
+heads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Projection:
         module: an `nn.Linear` or a `Conv1D`.
         out: its output features belong to heads (query, key, value); else its input features (output
             projection).
-        unit: features a head has: d, or G * d; of query, key and value interleaved head by head (G + 2) * d.
-        parts: equal sections side by side (query, key and value in one matrix: 3).
+        unit: features of a head: d, G * d, or (G + 2) * d where query, key and value are interleaved.
+        parts: number of equal sections side by side (3 for query, key and value in one matrix).
     """
 
     module: nn.Module
@@ -34,11 +34,13 @@ class Projection:
 
     @property
     def features(self) -> int:
+        """All features that belong to heads: rows or columns of the weight."""
         weight = self.module.weight
         return weight.shape[int(self.out) if isinstance(self.module, Conv1D) else 1 - int(self.out)]
 
     @property
     def num_heads(self) -> int:
+        """Number of heads of the HeadMap."""
         return self.features // (self.unit * self.parts)
 
 
@@ -48,8 +50,8 @@ class Size:
 
     Attributes:
         module: the attention module or a part of it.
-        name: of the attribute: "num_heads" (unit G), "num_key_value_heads" (1), "all_head_size" (G * d).
-        unit: what one head of the HeadMap adds to it.
+        name: the attribute: "num_heads" (unit G), "num_key_value_heads" (1), "all_head_size" (G * d).
+        unit: how much one head of the HeadMap adds to it.
     """
 
     module: nn.Module
@@ -63,7 +65,7 @@ class Bias:
 
     Attributes:
         argument: its name in the signature: "position_bias" (MPNet), "alibi" (BLOOM).
-        dim: of the heads.
+        dim: the dimension of heads.
         batched: examples and heads lie in one dimension, B * H (BLOOM's alibi [B * H, 1, S]).
     """
 
@@ -78,12 +80,12 @@ class Attention:
 
     Attributes:
         block: its entry in the HeadMap.
-        module: the module whose `forward` works out the attention.
+        module: the module whose `forward` computes the attention.
         group: G.
-        projections: all its weights that heads have a share in.
+        projections: all its weights with rows or columns of heads.
         sizes: the integers that must follow the number of heads.
         biases: the arguments of `module` that have a dimension of heads.
-        dispatches: it calls Transformers' attention interface; else it works out the attention by itself.
+        dispatches: it calls Transformers' attention interface; else it computes the attention by itself.
     """
 
     block: AttentionBlock
@@ -98,3 +100,8 @@ class Attention:
     def output(self) -> Projection:
         """The output projection: its input is the heads' context, side by side."""
         return next(projection for projection in self.projections if not projection.out)
+
+
+def name_in(module: nn.Module, part: nn.Module) -> str | None:
+    """Return the name under which a module holds a part; None where it does not hold it directly."""
+    return next((name for name, found in module.named_children() if found is part), None)

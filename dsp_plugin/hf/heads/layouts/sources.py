@@ -1,8 +1,7 @@
-"""What the source of a module's `forward` says: which attributes it reads, and whether it works out
-attention.
+"""Reading of the source of a module's `forward`: the attributes it uses, and whether it computes attention.
 
-A forward is its own text and that of the methods and functions it hands `self` to, looked up along the method
-resolution order. Only the text is read: nothing is run.
+The source of a forward is its own text and that of the methods and functions it hands `self` to, looked up
+along the method resolution order. Only the text is read: nothing is run.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,11 +32,11 @@ _ROUTES = re.compile(r"Router|Gate\b|Gating|MoE|Moe|Expert|MLP|Mlp")
 
 @dataclass(frozen=True)
 class Source:
-    """The text of one class's forward.
+    """The source of one class's forward.
 
     Attributes:
         reads: chains of attributes of `self` that it reads: ("num_heads",), ("config", "hidden_size").
-        text: of all functions together, for a search for words.
+        text: the text of all functions together, for a search for words.
         functions: their syntax trees with the name that stands for the module, `forward` first.
     """
 
@@ -48,7 +47,7 @@ class Source:
 
 @cache
 def source_of(module_class: type) -> Source | None:
-    """The source of a class's forward; None where there is no text to read (a notebook, a compiled file)."""
+    """Return the source of a class's forward; None where there is no text (a notebook, a compiled file)."""
     forward = _tree(getattr(module_class, "forward", None))
     if forward is None:
         return None
@@ -71,16 +70,13 @@ def source_of(module_class: type) -> Source | None:
 
 
 def dispatches(module_class: type) -> bool:
-    """Whether this class calls the attention interface. Transformers itself can only tell by the source,
-    too.
-    """
-    source = source_of(module_class)
-    return source is not None and INTERFACE in source.text
+    """Return whether this class calls the attention interface; Transformers, too, reads the source for it."""
+    return INTERFACE in _text(module_class)
 
 
 @cache
 def works_out_attention(module_class: type) -> bool:
-    """Whether a forward makes weights of products, and a sum with them, by itself: attention of any kind.
+    """Return whether a forward by itself makes weights of products, and sums with them, as attention does.
 
     Routers to experts have a softmax, too, and mixers of the state-space kind have products, but not both.
     """
@@ -95,9 +91,7 @@ def works_out_attention(module_class: type) -> bool:
 
 
 def called_after(module_class: type, name: str, output: str) -> bool:
-    """Whether the submodule `name` is called, and only in statements behind the last call of the submodule
-    `output`.
-    """
+    """Return whether the submodule `name` is called, but only after the last call of `output`, another one."""
     source = source_of(module_class)
     if source is None:
         return False
@@ -109,73 +103,70 @@ def called_after(module_class: type, name: str, output: str) -> bool:
 
 
 def reshapes_only_context(module_class: type, name: str, output: str) -> bool:
-    """Whether the integer `name` is read only to give the output projection's input its shape."""
+    """Return whether the integer `name` is read only to give the output projection's input its shape."""
+
+    def shapes(function: ast.FunctionDef, self_name: str) -> Iterator[ast.AST]:
+        inputs = {
+            argument.id
+            for call in _calls(function)
+            if _chain(call.func, self_name) == (output,)
+            for argument in call.args
+            if isinstance(argument, ast.Name)
+        }
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign):
+                if any(isinstance(target, ast.Name) and target.id in inputs for target in node.targets):
+                    for call in _calls(node.value):
+                        if isinstance(call.func, ast.Attribute) and call.func.attr in ("view", "reshape"):
+                            yield from call.args
+
+    return _read_only_in(module_class, name, shapes)
+
+
+def read_only_for_zeros(module_class: type, name: str) -> bool:
+    """Return whether the integer `name` is read only as a size of `torch.zeros`."""
+
+    def zeros(function: ast.FunctionDef, self_name: str) -> Iterator[ast.AST]:
+        return (call for call in _calls(function) if ast.unparse(call.func) == "torch.zeros")
+
+    return _read_only_in(module_class, name, zeros)
+
+
+def hands_on_bias(module_class: type) -> bool:
+    """Return whether a forward hands the attention interface a bias for all heads, which ours slices (T5)."""
+    return dispatches(module_class) and "position_bias=position_bias" in _text(module_class)
+
+
+def pairs_heads(module_class: type) -> bool:
+    """Return whether a forward splits or repeats along the heads, so that a head's place decides its role."""
+    return bool(_PAIRS.search(_text(module_class)))
+
+
+def _text(module_class: type) -> str:
+    source = source_of(module_class)
+    return "" if source is None else source.text
+
+
+def _read_only_in(
+    module_class: type, name: str, allowed: Callable[[ast.FunctionDef, str], Iterator[ast.AST]]
+) -> bool:
+    """Return whether the attribute `name` is read only inside the expressions that `allowed` yields."""
     source = source_of(module_class)
     if source is None:
         return False
     for function, self_name in source.functions:
-        fed = _names_fed_to(function, self_name, output)
-        good = {
-            id(read)
-            for statement in ast.walk(function)
-            if isinstance(statement, ast.Assign)
-            and any(isinstance(t, ast.Name) and t.id in fed for t in statement.targets)
-            for call in ast.walk(statement.value)
-            if isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Attribute)
-            and call.func.attr in ("view", "reshape")
-            for argument in call.args
-            for read in ast.walk(argument)
-        }
-        for node in ast.walk(function):
-            if _chain(node, self_name) == (name,) and id(node) not in good:
-                return False
-    return True
-
-
-def hands_on_bias(module_class: type) -> bool:
-    """Whether a forward hands the attention interface a bias for all heads, which our function slices
-    (T5).
-    """
-    source = source_of(module_class)
-    return source is not None and INTERFACE in source.text and "position_bias=position_bias" in source.text
-
-
-def pairs_heads(module_class: type) -> bool:
-    """Whether a forward splits or repeats along the dimension of heads, so that one head's place says what
-    it does.
-    """
-    source = source_of(module_class)
-    return source is not None and bool(_PAIRS.search(source.text))
-
-
-def read_only_for_zeros(module_class: type, name: str) -> bool:
-    """Whether the integer `name` is read only as a size of `torch.zeros`."""
-    for function, self_name in source_of(module_class).functions:
-        calls = (
-            node
-            for node in ast.walk(function)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.zeros"
-        )
-        good = {id(read) for call in calls for read in ast.walk(call)}
+        good = {id(read) for expression in allowed(function, self_name) for read in ast.walk(expression)}
         if any(_chain(node, self_name) == (name,) and id(node) not in good for node in ast.walk(function)):
             return False
     return True
 
 
-def _names_fed_to(function: ast.FunctionDef, self_name: str, output: str) -> set[str]:
-    return {
-        argument.id
-        for call in ast.walk(function)
-        if isinstance(call, ast.Call) and _chain(call.func, self_name) == (output,)
-        for argument in call.args
-        if isinstance(argument, ast.Name)
-    }
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
 def _call_lines(function: ast.FunctionDef, self_name: str, part: str) -> list[int]:
-    calls = (node for node in ast.walk(function) if isinstance(node, ast.Call))
-    return [call.lineno for call in calls if (_chain(call.func, self_name) or ("",))[0] == part]
+    return [call.lineno for call in _calls(function) if (_chain(call.func, self_name) or ("",))[0] == part]
 
 
 def _tree(function: object) -> ast.FunctionDef | None:
@@ -203,7 +194,7 @@ def _first(function: ast.FunctionDef) -> str:
 def _called(
     module_class: type, function: ast.FunctionDef, name: str
 ) -> Iterator[tuple[ast.FunctionDef, str]]:
-    """The methods of the module, and functions beside its class, that `function` uses with the module."""
+    """Yield the module's methods, and functions beside its class, that `function` uses with the module."""
     for node in ast.walk(function):
         chain = _chain(node, name)
         if chain is not None and len(chain) == 1:
@@ -234,6 +225,7 @@ def _method(module_class: type, name: str) -> Iterator[tuple[ast.FunctionDef, st
 
 
 def _reads(function: ast.FunctionDef, name: str) -> Iterator[tuple[str, ...]]:
+    """Yield the chains of attributes that a function reads of the variable `name`."""
     aliases = {}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -255,17 +247,14 @@ def _reads(function: ast.FunctionDef, name: str) -> Iterator[tuple[str, ...]]:
             and node.func.id == "getattr"
             and len(node.args) > 1
         ):
-            owner = (
-                ()
-                if isinstance(node.args[0], ast.Name) and node.args[0].id == name
-                else _chain(node.args[0], name)
-            )
-            if owner is not None and isinstance(node.args[1], ast.Constant):
-                yield (*owner, str(node.args[1].value))
+            owner, attribute = node.args[:2]
+            chain = () if isinstance(owner, ast.Name) and owner.id == name else _chain(owner, name)
+            if chain is not None and isinstance(attribute, ast.Constant):
+                yield (*chain, str(attribute.value))
 
 
 def _chain(node: ast.AST, name: str) -> tuple[str, ...] | None:
-    """("config", "hidden_size") for `self.config.hidden_size` with `name` "self"; None for anything else."""
+    """Return ("config", "hidden_size") for `self.config.hidden_size` with `name` "self"; None for others."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

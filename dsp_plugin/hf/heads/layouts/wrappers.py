@@ -1,7 +1,6 @@
-"""What a model or a projection may be wrapped in so that its heads cannot be reached, and what to do about
-it.
+"""Refusal of models and projections that are wrapped in something, so that their heads cannot be reached.
 
-Classes of other packages are told by name, so that none of these packages is imported for it.
+Classes of other packages are recognised by name, so that none of these packages is imported for it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from .families import PLAIN_LINEAR, family_of
+from .families import LINEAR_LIKE, family_of
 
 _INSIDE = "work on the model inside ({}), and wrap it afterwards"
-# (first word of the package, class): what to do
+_REFUSED = "heads can be removed from plain weights only"
+# (first word of the package, class) -> what to do
 _WRAPPERS: dict[tuple[str, str], str] = {
     ("torch", "DataParallel"): _INSIDE.format("`.module`"),
     ("torch", "DistributedDataParallel"): _INSIDE.format("`.module`"),
@@ -34,7 +34,7 @@ _WRAPPERS: dict[tuple[str, str], str] = {
 
 
 def check_root(model: nn.Module) -> None:
-    """Refuse a model that is wrapped in something, or holds a part that is, whose heads cannot be cut there.
+    """Refuse a model that is wrapped in something, or that holds such a part.
 
     Raises:
         ValueError: names the wrapper and what to do.
@@ -52,7 +52,7 @@ def check_root(model: nn.Module) -> None:
 
 
 def check_projection(where: str, module: nn.Module) -> None:
-    """Refuse a projection whose rows and columns are not simply those of its `weight` and `bias`.
+    """Refuse a projection whose rows and columns are not those of its `weight` and `bias` alone.
 
     Args:
         where: the block it belongs to, for the message.
@@ -66,46 +66,32 @@ def check_projection(where: str, module: nn.Module) -> None:
 
 
 def projection_reason(module: nn.Module) -> str | None:
-    """Why the heads of a projection cannot be cut, and what to do; None where they can."""
+    """Return why the heads of a projection cannot be cut, and what to do; None where they can."""
     kind = type(module).__name__
-    plain = "heads can be removed from plain weights only"
     if any(base.__module__.startswith("peft.") for base in type(module).__mro__):
-        return f"is a {kind}, with an adapter: {plain}; merge the adapter first (merge_and_unload)"
+        return f"is a {kind}, with an adapter: {_REFUSED}; merge the adapter first (merge_and_unload)"
     if parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)
         return (
-            f"works its {names} out of other tensors: {plain}; first call "
+            f"works its {names} out of other tensors: {_REFUSED}; first call "
             f"torch.nn.utils.parametrize.remove_parametrizations on it"
         )
+    utils = "torch.nn.utils"
     if hasattr(module, "weight_mask") and hasattr(module, "weight_orig") or hasattr(module, "bias_mask"):
-        return (
-            f"is pruned by torch.nn.utils.prune: {plain}; first make that lasting with "
-            "torch.nn.utils.prune.remove"
-        )
+        return f"is pruned by {utils}.prune: {_REFUSED}; first make that lasting with {utils}.prune.remove"
     if hasattr(module, "weight_g") and hasattr(module, "weight_v"):
-        return f"has a normed weight: {plain}; first call torch.nn.utils.remove_weight_norm on it"
+        return f"has a normed weight: {_REFUSED}; first call {utils}.remove_weight_norm on it"
     if hasattr(module, "weight_orig"):
-        return (
-            f"has a spectrally normed weight: {plain}; first call torch.nn.utils.remove_spectral_norm on it"
-        )
-    weight = getattr(module, "weight", None)
+        return f"has a spectrally normed weight: {_REFUSED}; first call {utils}.remove_spectral_norm on it"
     if not isinstance(module, (nn.Linear, Conv1D)):
-        return (
-            f"is a {kind}: {plain}; merge adapters into them, or load the model without quantisation, first"
-        )
-    reason = _tensor_reason(weight) or _tensor_reason(module.bias)
+        return f"is a {kind}: {_REFUSED}; merge adapters into them, or load the model without quantisation, first"
+    reason = _tensor_reason(getattr(module, "weight", None)) or _tensor_reason(module.bias)
     if reason is not None:
         return reason
-    others = [
-        name
-        for name, _ in (*module.named_parameters(), *module.named_buffers())
-        if name not in ("weight", "bias")
-    ]
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    others = ", ".join([name for name in names if name not in ("weight", "bias")][:3])
     if others:
-        return (
-            f"is a {kind} with tensors of its own ({', '.join(others[:3])}): {plain}; merge them into it "
-            "first"
-        )
+        return f"is a {kind} with tensors of its own ({others}): {_REFUSED}; merge them into it first"
     return _forward_reason(module, kind) or _hook_reason(module)
 
 
@@ -115,11 +101,8 @@ def _tensor_reason(tensor: Tensor | None) -> str | None:
     data = tensor.data if isinstance(tensor, Tensor) else tensor
     if type(data).__name__ == "DTensor":
         return "is spread over several devices (DTensor): remove heads before the model is sharded"
-    if (
-        type(tensor) not in (nn.Parameter, Tensor)
-        or type(data) is not Tensor
-        or not tensor.is_floating_point()
-    ):
+    stock = type(tensor) in (nn.Parameter, Tensor) and type(data) is Tensor
+    if not stock or not tensor.is_floating_point():
         return (
             f"has weights of type {type(data).__name__} ({str(tensor.dtype).removeprefix('torch.')}), not "
             "plain ones: load the model without quantisation first"
@@ -130,20 +113,18 @@ def _tensor_reason(tensor: Tensor | None) -> str | None:
 def _forward_reason(module: nn.Module, kind: str) -> str | None:
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:
-        offloads = [getattr(one, "offload", False) for one in (hook, *getattr(hook, "hooks", ()))]
+        offloads = any(getattr(one, "offload", False) for one in (hook, *getattr(hook, "hooks", ())))
         return (
             "is offloaded by accelerate: load the whole model on devices first (no offload)"
-            if any(offloads)
+            if offloads
             else None
         )
     if "forward" in vars(module):
         return "has a forward that was put in place of its own: undo that first"
     # the class of a Conv1D without input features is one of ours
     ours = type(module).__module__.startswith(__name__.partition(".")[0] + ".")
-    plain = (
-        type(module).forward in (nn.Linear.forward, Conv1D.forward) or family_of(type(module)) in PLAIN_LINEAR
-    )
-    if not ours and not plain:
+    stock = type(module).forward in (nn.Linear.forward, Conv1D.forward)
+    if not ours and not stock and family_of(type(module)) not in LINEAR_LIKE:
         return (
             f"is a {kind}, which computes something else than its weights say: use a plain Linear or "
             "Conv1D there"
@@ -154,19 +135,17 @@ def _forward_reason(module: nn.Module, kind: str) -> str | None:
 def _hook_reason(module: nn.Module) -> str | None:
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for hook in hooks.values():
-            if any(_has_weights(value, module) for value in _carried(hook)):
+            if any(_has_weights(value, module) for value in _held_by(hook)):
                 name = getattr(hook, "__qualname__", type(hook).__name__)
                 return f"has a forward hook with weights of its own ({name}): remove that hook first"
     return None
 
 
-def _carried(hook: Callable) -> Iterator[Any]:
-    """What a hook brings along: of a partial its arguments, of a closure its cells, of an object its
-    attributes.
-    """
+def _held_by(hook: Callable) -> Iterator[Any]:
+    """Yield the values a hook holds: a partial's arguments, a closure's cells, an object's attributes."""
     if isinstance(hook, functools.partial):
         yield from (*hook.args, *hook.keywords.values())
-        yield from _carried(hook.func)
+        yield from _held_by(hook.func)
         return
     for cell in getattr(hook, "__closure__", None) or ():
         try:
@@ -181,15 +160,14 @@ def _carried(hook: Callable) -> Iterator[Any]:
 
 
 def _has_weights(value: Any, module: nn.Module) -> bool:
-    # a model whose hook only watches its own projection brings nothing along
+    # a model that holds the module itself adds nothing to it
     if isinstance(value, nn.Module):
         return any(True for _ in value.parameters()) and all(part is not module for part in value.modules())
     return isinstance(value, nn.Parameter)
 
 
 def check_values(model: nn.Module) -> None:
-    """Refuse a model that has weights without values (on the meta device): they are offloaded, or were never
-    loaded.
+    """Refuse a model with weights on the meta device: they are offloaded, or were never loaded.
 
     Raises:
         ValueError: names the first one.

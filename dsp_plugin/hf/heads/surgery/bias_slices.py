@@ -1,5 +1,6 @@
-"""Biases of the scores that are made for all heads and handed to a block that has fewer: its part of them
-is taken.
+"""Selection of a pruned block's part of the score biases, which the model makes for all heads.
+
+Notation: B examples, H all query heads, h query heads the block has left.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _BIASES = "dsp_biases"  # the attribute of an attention module that says which o
 
 
 def slice_biases(module: nn.Module, biases: Sequence[Bias]) -> None:
-    """Let an attention module with a link take its heads' part of these arguments. Safe to call again."""
+    """Let an attention module with a link select its heads in these arguments. Safe to call again."""
     if biases:
         setattr(module, _BIASES, tuple(biases))
         add_hook(module, _slice, with_kwargs=True)
@@ -45,19 +46,20 @@ def _slice(
 
 
 def _part(module: nn.Module, bias: Bias, value: Tensor) -> Tensor:
+    """Return the part of a bias that belongs to the heads which are left."""
     link = module.__dict__[LINK]
     size = value.shape[bias.dim]
     if link.kept is None or size == 1 and not bias.batched:  # one for all heads
         return value
-    # a stand-in's
-    index = (
-        link.kept_index(value.device) if link.kept else torch.zeros(1, dtype=torch.long, device=value.device)
-    )
-    index = index if link.group == 1 else _queries(index, link.group)
+    # a block without heads runs with one stand-in
+    none_left = not link.kept
+    index = value.new_zeros(1, dtype=torch.long) if none_left else link.kept_index(value.device)
+    index = index if link.group == 1 else _query_heads(index, link.group)
     heads = link.original * link.group
-    if bias.batched and size % heads == 0:  # [B * H, ...] -> [B, H, ...] and back
+    if bias.batched and size % heads == 0:
         dim = bias.dim % value.dim()
-        return value.unflatten(dim, (-1, heads)).index_select(dim + 1, index).flatten(dim, dim + 1)
+        by_head = value.unflatten(dim, (-1, heads))  # [..., B * H, ...] -> [..., B, H, ...]
+        return by_head.index_select(dim + 1, index).flatten(dim, dim + 1)  # -> [..., B * h, ...]
     if not bias.batched and size == heads:
         return value.index_select(bias.dim, index)
     raise ValueError(
@@ -66,15 +68,13 @@ def _part(module: nn.Module, bias: Bias, value: Tensor) -> Tensor:
     )
 
 
-def _queries(heads: Tensor, group: int) -> Tensor:
-    """Numbers of the query heads of these groups."""
-    return (heads[:, None] * group + heads.new_tensor(range(group))).flatten()
+def _query_heads(groups: Tensor, size: int) -> Tensor:
+    """Return the numbers of the query heads of these groups, [groups] -> [groups * size]."""
+    return (groups[:, None] * size + groups.new_tensor(range(size))).flatten()
 
 
 @cache
-def _positions(module_class: type) -> dict[str, int | None]:
-    """{argument: its position in a call}"""
-    return {
-        name: position
-        for position, name in enumerate(list(inspect.signature(module_class.forward).parameters)[1:])
-    }
+def _positions(module_class: type) -> dict[str, int]:
+    """Return the position of every argument in a call of the module."""
+    names = list(inspect.signature(module_class.forward).parameters)[1:]  # without `self`
+    return {name: position for position, name in enumerate(names)}

@@ -1,8 +1,10 @@
 """The cache of a decoder block that has lost all its heads.
 
-Transformers asks a cache how long it is, its first layer above all, and a stock layer whose keys have no
+Transformers asks a cache for its length, its first layer above all, and a stock layer whose keys have no
 elements answers 0: positions would start again at every step. Such a block's layer is made to answer by the
 shape of its keys, [B, 0, L, d], instead.
+
+Notation: B examples, L positions, d size of a head.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
+from ..heads_link import drop_forward_hook
+
 
 class ShapedLayer(DynamicLayer):
-    """A `DynamicLayer` that tells its length from the shape of its keys, whether they have elements or
-    not.
-    """
+    """A `DynamicLayer` that tells its length from the shape of its keys, even if they have no elements."""
 
     def get_seq_length(self) -> int:
         if not self.is_initialized or self.keys.dim() < 2:  # what a lazily made layer begins with is [0]
@@ -25,18 +27,14 @@ class ShapedLayer(DynamicLayer):
 
 
 def count_steps_without_heads(module: nn.Module) -> None:
-    """Let the cache of this self-attention module, which has no head left, know its length. Safe to call
-    again.
-    """
-    forget(module)
+    """Let the cache of a self-attention module without heads know its length. Safe to call again."""
+    forget_steps(module)
     module.register_forward_hook(_reshape_layer, with_kwargs=True)
 
 
-def forget(module: nn.Module) -> None:
+def forget_steps(module: nn.Module) -> None:
     """Undo `count_steps_without_heads`."""
-    for key in [key for key, hook in module._forward_hooks.items() if hook is _reshape_layer]:
-        del module._forward_hooks[key]
-        module._forward_hooks_with_kwargs.pop(key, None)
+    drop_forward_hook(module, _reshape_layer)
 
 
 def _reshape_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -1,9 +1,9 @@
 """A block that has lost all its heads, in a class whose forward cannot view a tensor without heads.
 
-Such a block runs its stock forward with one head of zeros: the query, key and value projections, which have
-no rows left, put out zeros for one head, and the output projection, which has no columns left, takes none of
-them, so that the block gives what its output bias gives. Caches, biases and shapes all go on as in any other
-block.
+Such a block runs its stock forward with one head of zeros as a stand-in: the query, key and value
+projections, which have no rows left, put out zeros for one head, and the output projection, which has no
+columns left, reads none of them. The block returns its output bias; caches, biases and shapes are as in any
+other block.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..heads_link import add_hook, drop_hook
+from ..heads_link import add_hook, drop_forward_hook, drop_hook
 from ..layouts.projections import Attention
 
-_WIDTH = "dsp_stand_in"  # features that a projection without rows puts out
+_WIDTH = "dsp_stand_in"  # the attribute of a projection without rows: features that it puts out
 
 
 def run_without_heads(attention: Attention) -> None:
-    """Let a block whose projections have no head left run. Nothing to do for one whose forward takes no heads
-    as they are.
+    """Let a block whose projections have no head left run with a stand-in, if its forward needs a head.
 
     To be called after the block's sizes are set: they become those of one head. Safe to call again.
     """
@@ -31,8 +30,8 @@ def run_without_heads(attention: Attention) -> None:
     for projection in attention.projections:
         if projection.out:
             projection.module.__dict__[_WIDTH] = projection.unit * projection.parts
-            _drop_put_out(projection.module)
-            projection.module.register_forward_hook(_put_out)
+            drop_forward_hook(projection.module, _put_out_zeros)
+            projection.module.register_forward_hook(_put_out_zeros)
         else:
             add_hook(projection.module, _take_nothing, prepend=True)
 
@@ -42,26 +41,19 @@ def run_with_heads(attention: Attention) -> None:
     for projection in attention.projections:
         if projection.out:
             projection.module.__dict__.pop(_WIDTH, None)
-            _drop_put_out(projection.module)
+            drop_forward_hook(projection.module, _put_out_zeros)
         else:
             drop_hook(projection.module, _take_nothing)
 
 
 def needs_a_head(attention: Attention) -> bool:
-    """Whether the block's forward must be given a head in order to run: it reads its number, or does not
-    dispatch.
-    """
+    """Return whether the block's forward needs a head to run: it reads their number or does not dispatch."""
     return bool(attention.sizes) or not attention.dispatches
 
 
-def _put_out(projection: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return output.new_zeros(*output.shape[:-1], projection.__dict__[_WIDTH])
+def _put_out_zeros(projection: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return output.new_zeros(*output.shape[:-1], projection.__dict__[_WIDTH])  # [..., 0] -> [..., features]
 
 
 def _take_nothing(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return args[0][..., :0], *args[1:]
-
-
-def _drop_put_out(projection: nn.Module) -> None:
-    for key in [key for key, hook in projection._forward_hooks.items() if hook is _put_out]:
-        del projection._forward_hooks[key]
+    return args[0][..., :0], *args[1:]  # [..., d] -> [..., 0]

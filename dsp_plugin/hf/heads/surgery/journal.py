@@ -1,4 +1,4 @@
-"""Changes to a model that are made all or not at all."""
+"""Changes to a model that are made wholly or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 
 class Snapshot:
-    """What every module of a model holds at one moment: attributes, parameters, buffers, hooks, classes,
-    configurations.
+    """A note of all that a model's modules hold: attributes, parameters, buffers, hooks, classes, configs.
 
     Tensors are noted, not copied, but for buffers, which a forward pass may write into.
     """
@@ -46,7 +45,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back, the very same objects. Safe to call again."""
+        """Put everything back, the same objects as before. Safe to call again."""
         for thing, kind, attributes in self._objects:
             if type(thing) is not kind:
                 thing.__class__ = kind
@@ -65,9 +64,7 @@ class Snapshot:
 
 @contextmanager
 def all_or_nothing(root: nn.Module) -> Iterator[None]:
-    """Around changes to a model: whatever is raised among them, an interruption too, leaves it as it was
-    before.
-    """
+    """Undo the changes made to a model inside the block if anything is raised there, an interruption too."""
     snapshot = Snapshot(root)
     try:
         yield
@@ -78,7 +75,7 @@ def all_or_nothing(root: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def left_as_it_was(root: nn.Module) -> Iterator[None]:
-    """Around anything that is done to a model for a while only."""
+    """Undo the changes made to a model inside the block at its end."""
     snapshot = Snapshot(root)
     try:
         yield

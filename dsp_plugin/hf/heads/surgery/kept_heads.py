@@ -1,6 +1,4 @@
-"""The record of what a model has kept of its heads: read off its modules, and written into configurations
-for saving.
-"""
+"""The record of the heads a model has kept, read off its modules and written into its configurations."""
 
 from __future__ import annotations
 
@@ -13,12 +11,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ....surgery import KeptHeads
 from ..heads_link import LINK
 from ..layouts.locate import attentions_of, transformers_models
+from ..layouts.projections import Attention
 
 KEPT_HEADS = "kept_heads"  # the attribute of a configuration that holds the record
 
 
 def record_of(model: nn.Module) -> KeptHeads | None:
-    """What is left of each block's heads, by their original numbers; None for a model that has them all.
+    """Return {block: original numbers of the heads it has kept}; None for a model that was never pruned.
 
     It is read off the modules, not off the configuration, which other models may share. Names are those of
     `head_map_of(model)`.
@@ -26,16 +25,23 @@ def record_of(model: nn.Module) -> KeptHeads | None:
     links = (module.__dict__.get(LINK) for module in model.modules())
     if all(link is None or link.kept is None for link in links):
         return None
-    record = {}
-    for attention in attentions_of(model):
-        link = attention.module.__dict__.get(LINK)
-        gone = link is not None and link.kept is not None
-        record[attention.block.name] = list(link.kept) if gone else list(range(attention.block.num_heads))
-    return record
+    return {attention.block.name: heads_left(attention) for attention in attentions_of(model)}
+
+
+def heads_left(attention: Attention) -> list[int]:
+    """Return the original numbers of the heads a block has now."""
+    link = attention.module.__dict__.get(LINK)
+    return list(range(attention.block.num_heads)) if link is None or link.kept is None else list(link.kept)
+
+
+def original_count(attention: Attention) -> int:
+    """Return the number of heads a block had before any removal."""
+    link = attention.module.__dict__.get(LINK)
+    return attention.block.num_heads if link is None else link.original
 
 
 def write_record(model: nn.Module) -> None:
-    """Let the configurations of a model, and of Transformers models in it, say what is left of their heads.
+    """Write the record into the configurations of a model and of the Transformers models in it.
 
     Parts that have a configuration of their own get their own record in it; parts that share the one of the
     whole do not.
@@ -52,22 +58,21 @@ def write_record(model: nn.Module) -> None:
 
 
 def own_configs(model: nn.Module) -> None:
-    """Give a model a copy of its configuration in every place that holds it, so that other models keep
-    theirs.
+    """Give a model a copy of its configuration in every place that holds it; other models keep theirs.
 
-    In a module of a user's own every Transformers model gets one of its own, because each has its own record.
+    In a user's own module every Transformers model gets its own copy, because each has its own record.
     """
-    around: dict[int, Any] = {}
-    owned = set()
+    all_copies: dict[int, Any] = {}
+    inside = set()
     for inner in transformers_models(model):
         copies: dict[int, Any] = {}
         for part in inner.modules():
-            owned.add(id(part))
+            inside.add(id(part))
             _copy_configs(part, copies)  # one memo: what parts of a model shared they share again
-        around = {**copies, **around}
+        all_copies = {**copies, **all_copies}
     for part in model.modules():
-        if id(part) not in owned:
-            _copy_configs(part, around)
+        if id(part) not in inside:
+            _copy_configs(part, all_copies)
 
 
 def _copy_configs(part: nn.Module, copies: dict[int, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Taking heads out of a Transformers model for good, and filling them up again with zeros.
+"""Removal of heads from a Transformers model, and the way back with zeros in their places.
 
-The rows of the query, key and value projections and the columns of the output projection that belong to a
-removed head go; the output bias stays. What is left gives what the model gives with the head's gate at 0. The
-record of what was kept is `config.kept_heads`, {block: original head numbers}: it is saved with the model.
+A removed head loses its rows of the query, key and value projections and its columns of the output
+projection; the output bias stays. The outputs are those of the model with the head's gate at 0. The record of
+the heads that were kept is `config.kept_heads`, {block: original head numbers}: it is saved with the model.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor, nn
 
 from ....gating import AttentionBlock, HeadMap, Switchboard
 from ....surgery import KeptHeads, check_record
-from ..gating import boards_of, check_whole, link_heads, ungate_heads
+from ..gating import link_heads, ungate_heads
 from ..heads_link import LINK, forget_heads
 from ..interface import use_ours, use_stock
 from ..layouts.locate import attentions_of
 from ..layouts.projections import Attention
 from ..layouts.wrappers import check_projection, check_root, check_values
 from .bias_slices import forget_biases, slice_biases
-from .empty_cache import count_steps_without_heads, forget
+from .empty_cache import count_steps_without_heads, forget_steps
 from .headless import needs_a_head, run_with_heads, run_without_heads
 from .journal import all_or_nothing, left_as_it_was
 from .keep_forms import flags_of
-from .kept_heads import own_configs, write_record
+from .kept_heads import heads_left, original_count, own_configs, write_record
 from .last_look import LastLook
 from .slices import check_shared, columns_of, cut, fill
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What `prune_heads` did.
+    """The outcome of `prune_heads`.
 
     Attributes:
-        heads_before, heads_after: of the model, by its HeadMap.
+        heads_before, heads_after: numbers of heads in the model's HeadMap.
         parameters_before, parameters_after: weights of the model; shared ones count once, those of gates do
             not.
         kept_heads: the record, {block: original head numbers}.
@@ -55,13 +55,12 @@ def prune_heads(
     keep: Sequence[bool] | Tensor | Mapping[int, Sequence[int]] | None = None,
     check: bool | Mapping[str, Any] = True,
 ) -> Removal:
-    """Remove the heads that are not kept, in place. An optimizer made before holds weights that are no longer
-    there.
+    """Remove the heads that are not kept, in place.
 
     A gated model loses its gates: those of the heads that are left would all be open. The pruned model gets a
     configuration of its own, which holds the record. Before it is handed back it runs once on a small random
     batch beside the masked model, with a cache, too, where it has one. All is done or nothing: after an error
-    or an interruption the model is what it was.
+    or an interruption the model is what it was. An optimizer made before holds weights of the old shapes.
 
     Args:
         model: any model `head_map_of` takes, or a module around such models; it may have been pruned before.
@@ -73,9 +72,9 @@ def prune_heads(
 
     Raises:
         ValueError: the model is not supported, wrapped or gated as a part of a larger one; `keep` is missing
-            or does not fit; nothing has trained or ranked the scores of the gates; a projection is not a
-            plain one (quantised, or with an adapter) or shared with a block that keeps other heads; the model
-            does not run on the batch; or without its heads it gives something else than with these masked.
+            or does not fit; nothing has trained or ranked the scores of the gates; a projection is quantised,
+            has an adapter or is shared with a block that keeps other heads; the model
+            does not run on the batch; or its outputs without these heads differ from those with them masked.
     """
     surgery = _Surgery(model, keep)
     with all_or_nothing(model):
@@ -85,11 +84,10 @@ def prune_heads(
 def check_surgery(
     model: nn.Module, keep: Sequence[bool] | Tensor | None = None, inputs: Mapping[str, Any] | None = None
 ) -> None:
-    """Try whether heads can be removed from a model, which is left as it is: before hours of training, not
-    after.
+    """Check, before hours of training, that heads can be removed from a model, which is left as it is.
 
     Args:
-        model: see `prune_heads`; gates of its own have no say in it.
+        model: see `prune_heads`; its own gates play no part.
         keep: see `prune_heads`; None to remove every other head, and all of the first block.
         inputs: keyword arguments of `model`; None for a small random batch.
 
@@ -109,18 +107,17 @@ def check_surgery(
 
 
 def check_pruned(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> None:
-    """Compare a pruned model with its dense form, zeros in the place of removed heads. The model is left as
-    it is.
+    """Compare a pruned model with its dense form, zeros in the place of removed heads; it is left as it is.
 
     Args:
         inputs: keyword arguments of `model`; None for a small random batch.
 
     Raises:
-        ValueError: the two do not give the same, or the model does not run on the batch.
+        ValueError: their outputs differ, or the model does not run on the batch.
     """
     attentions = attentions_of(model)
-    changed = [attention.block.name for attention in attentions if _left(attention) != _all(attention)]
-    if not changed or _on_meta(model):
+    changed = [a.block.name for a in attentions if len(heads_left(a)) < original_count(a)]
+    if not changed or any(weight.is_meta for weight in model.parameters()):
         return
     look = LastLook(model, attentions, changed, inputs)
     with left_as_it_was(model):
@@ -156,19 +153,15 @@ def fill_heads(model: nn.Module) -> None:
 
 
 def original_head_map(model: nn.Module) -> HeadMap:
-    """The heads a model had before any removal."""
-    attentions = attentions_of(model)
-    return HeadMap([AttentionBlock(a.block.name, len(_all(a)), a.block.kind) for a in attentions])
+    """Return the HeadMap a model had before any removal."""
+    blocks = [(attention.block, original_count(attention)) for attention in attentions_of(model)]
+    return HeadMap([AttentionBlock(block.name, count, block.kind) for block, count in blocks])
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Weights of a model; shared ones count once, those of gates do not."""
-    gates = {
-        id(weight)
-        for module in model.modules()
-        if isinstance(module, Switchboard)
-        for weight in module.parameters()
-    }
+    """Count the weights of a model; shared ones count once, those of gates do not."""
+    boards = [module for module in model.modules() if isinstance(module, Switchboard)]
+    gates = {id(weight) for board in boards for weight in board.parameters()}
     return sum(weight.numel() for weight in model.parameters() if id(weight) not in gates)
 
 
@@ -177,7 +170,11 @@ class _Surgery:
 
     Args:
         model, keep: see `prune_heads`.
-        values: the weights must be there, and not only their shapes.
+        values: the weights must have values, and not only shapes.
+
+    Attributes:
+        keep: {block: numbers of the heads to keep among those it has now}.
+        record: {block: original numbers of the same heads}.
     """
 
     def __init__(self, model: nn.Module, keep: Any, values: bool = True):
@@ -185,102 +182,58 @@ class _Surgery:
         self.model = model
         self.attentions = attentions_of(model)
         self.heads = HeadMap([attention.block for attention in self.attentions])
-        self.left: KeptHeads = {attention.block.name: _left(attention) for attention in self.attentions}
-        self.kept = self.heads.kept_by_block(self._flags(keep))  # numbers of now
-        self.record: KeptHeads = {
-            name: [self.left[name][head] for head in heads] for name, heads in self.kept.items()
-        }
+        self.keep = self.heads.kept_by_block(flags_of(model, self.attentions, keep))
+        self.record: KeptHeads = {}
         for attention in self.attentions:
+            name, left = attention.block.name, heads_left(attention)
+            self.record[name] = [left[head] for head in self.keep[name]]
             for projection in attention.projections:
-                check_projection(attention.block.name, projection.module)
+                check_projection(name, projection.module)
         if values:
             check_values(model)
-        check_shared(model, self.attentions, self.kept)
+        check_shared(model, self.attentions, self.keep)
 
     def run(self, check: bool | Mapping[str, Any], owned: bool) -> Removal:
-        """Do it.
+        """Remove the heads, and take a last look.
 
         Args:
+            check: see `prune_heads`.
             owned: let the model have a configuration of its own from here on.
         """
         parameters = count_parameters(self.model)
-        changed = [block.name for block in self.heads.blocks if len(self.kept[block.name]) < block.num_heads]
+        changed = [block.name for block in self.heads.blocks if len(self.keep[block.name]) < block.num_heads]
         look = None
         if owned:
             own_configs(self.model)
         ungate_heads(self.model)
         if check is not False and changed:
             look = LastLook(self.model, self.attentions, changed, None if check is True else check)
+            blocks = {a.block.name: (a.output, a.block.num_heads) for a in self.attentions}
             look.first(
-                {
-                    a.block.name: columns_of(a.output, self.kept[a.block.name], a.block.num_heads)
-                    for a in self.attentions
-                }
+                {name: columns_of(out, self.keep[name], heads) for name, (out, heads) in blocks.items()}
             )
-        cut(self.attentions, self.kept)
+        cut(self.attentions, self.keep)
         for attention in self.attentions:
-            self._tell(attention)
+            self._set_forward(attention)
         write_record(self.model)
         if look is not None:
             look.second()
-        after = sum(len(heads) for heads in self.kept.values())
+        after = sum(len(heads) for heads in self.record.values())
         return Removal(self.heads.num_heads, after, parameters, count_parameters(self.model), self.record)
 
-    def _tell(self, attention: Attention) -> None:
-        """Let a block know which of its heads are left."""
+    def _set_forward(self, attention: Attention) -> None:
+        """Note in a block which of its heads are left, and let its forward run with them."""
         record, module = self.record[attention.block.name], attention.module
         link_heads(attention).keep(record)
         slice_biases(module, attention.biases)
         if not record:
             run_without_heads(attention)
-        stands_in = needs_a_head(attention)
-        if attention.dispatches and (
-            not record
-            and not stands_in
-            or "position_bias" in inspect.signature(type(module).forward).parameters
-        ):
+        headless = not record and not needs_a_head(attention)
+        takes_bias = "position_bias" in inspect.signature(type(module).forward).parameters
+        if attention.dispatches and (headless or takes_bias):
             use_ours(module)
-        if not record and not stands_in and attention.block.kind == "decoder-self":
+        if headless and attention.block.kind == "decoder-self":
             count_steps_without_heads(module)
-
-    def _flags(self, keep: Any) -> list[bool]:
-        boards = boards_of(self.model)
-        for board in boards:
-            check_whole(self.model, board)
-        if keep is not None:
-            return flags_of(
-                keep, self.heads, self.left, {a.block.name: len(_all(a)) for a in self.attentions}
-            )
-        if not boards:
-            raise ValueError("which heads to keep was not said: give `keep`, or a gated model")
-        if any(getattr(board.gates, "decided", None) is False for board in boards):
-            raise ValueError(
-                "the scores of the heads are those of the random start: nothing has trained or ranked them; "
-                "train the gated model "
-                "first, load its scores (load_gating), or say with `keep` which heads are to stay"
-            )
-        masks = {board: board.head_map.split(board.gates.keep()) for board in boards}
-        return [bool(flag) for attention in self.attentions for flag in _mask(attention, masks)]
-
-
-def _mask(attention: Attention, masks: dict[Switchboard, list[Tensor]]) -> Sequence[Any]:
-    """Flags of a block's heads, by the gates of its own; all True where it has none."""
-    link = getattr(attention.module, LINK, None)
-    if link is None or link.switchboard is None:
-        return [True] * attention.block.num_heads
-    return masks[link.switchboard][link.position].tolist()
-
-
-def _left(attention: Attention) -> list[int]:
-    """Original numbers of the heads a block has now."""
-    link = getattr(attention.module, LINK, None)
-    return list(range(attention.block.num_heads)) if link is None or link.kept is None else list(link.kept)
-
-
-def _all(attention: Attention) -> list[int]:
-    """Numbers of the heads a block once had."""
-    link = getattr(attention.module, LINK, None)
-    return list(range(attention.block.num_heads if link is None else link.original))
 
 
 def _fill(model: nn.Module) -> None:
@@ -292,13 +245,9 @@ def _fill(model: nn.Module) -> None:
     fill(attentions, kept, {name: link.original for name, link in links.items()})
     for attention in attentions:
         run_with_heads(attention)
-        forget(attention.module)
+        forget_steps(attention.module)
         forget_biases(attention.module)
         forget_heads(attention.module)
         forget_heads(attention.output.module)
     use_stock(model)
     write_record(model)
-
-
-def _on_meta(model: nn.Module) -> bool:
-    return any(weight.is_meta for weight in model.parameters())
