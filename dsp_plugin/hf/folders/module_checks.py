@@ -18,9 +18,9 @@ RECORD = "pruned_module.json"
 # entries of a configuration that do not change the outputs of a model with the same weights
 _WITHOUT_EFFECT = frozenset(
     "_name_or_path transformers_version dtype torch_dtype architectures kept_heads id2label label2id "
-    "use_cache output_attentions output_hidden_states return_dict gradient_checkpointing _attn_implementation "
-    "_attn_implementation_internal initializer_range initializer_factor init_std problem_type "
-    "tie_word_embeddings".split()
+    "use_cache output_attentions output_hidden_states return_dict gradient_checkpointing "
+    "_attn_implementation _attn_implementation_internal initializer_range initializer_factor init_std "
+    "problem_type tie_word_embeddings".split()
 )
 
 
@@ -42,7 +42,8 @@ def check_fresh(module: nn.Module, folder: Path) -> None:
     empty = [key for key, value in named_tensors(module) if value.device.type == "meta"]
     if empty:
         raise ValueError(
-            f"the {name} to load {folder} into is on the device `meta` ({some(empty)}): build it on a real one"
+            f"the {name} to load {folder} into is on the device `meta` ({some(empty)}): build it "
+            "on a real one"
         )
 
 

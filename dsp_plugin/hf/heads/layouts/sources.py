@@ -91,7 +91,7 @@ def works_out_attention(module_class: type) -> bool:
 
 
 def called_after(module_class: type, name: str, output: str) -> bool:
-    """Return whether the submodule `name` is called, but only after the last call of `output`, another one."""
+    """Return whether the submodule `name` is called, but only after the last call of `output`."""
     source = source_of(module_class)
     if source is None:
         return False

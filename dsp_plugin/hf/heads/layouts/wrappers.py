@@ -84,7 +84,10 @@ def projection_reason(module: nn.Module) -> str | None:
     if hasattr(module, "weight_orig"):
         return f"has a spectrally normed weight: {_REFUSED}; first call {utils}.remove_spectral_norm on it"
     if not isinstance(module, (nn.Linear, Conv1D)):
-        return f"is a {kind}: {_REFUSED}; merge adapters into them, or load the model without quantisation, first"
+        return (
+            f"is a {kind}: {_REFUSED}; merge adapters into them, or load the model without quantisation, "
+            "first"
+        )
     reason = _tensor_reason(getattr(module, "weight", None)) or _tensor_reason(module.bias)
     if reason is not None:
         return reason
