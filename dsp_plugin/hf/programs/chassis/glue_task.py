@@ -50,6 +50,7 @@ class GlueTask:
         self.train: Dataset | None = None
         self.dev: dict[str, Dataset] = {}
         self.test: dict[str, Dataset] = {}
+        self.collate: DataCollatorWithPadding | None = None
         self._examples: dict[str, list[Example]] = {}
 
     @property

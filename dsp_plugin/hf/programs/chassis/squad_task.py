@@ -44,6 +44,7 @@ class SquadTask:
         self.train: SquadDataset | None = None
         self.dev: dict[str, SquadDataset] = {}
         self.test: dict[str, SquadDataset] = {}
+        self.collate: DataCollatorWithPadding | None = None
         self._questions: dict[str, list[Question]] = {}
         self._predict_file: Path | None = None
 
