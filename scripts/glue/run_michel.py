@@ -22,21 +22,18 @@ import sys
 from pathlib import Path
 
 
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv:  # before the long imports
-        sys.exit(__doc__ + "\nGive --model_name_or_path and --output_dir; --help explains the options.")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from dsp_plugin.cli.doctor import require_transformers
-    from dsp_plugin.cli.short_help import answer_help
-
-    answer_help(__doc__, argv, "glue", "michel")
-    require_transformers()
+def program(argv):
     from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
-    from dsp_plugin.hf.programs.chassis.parsing import run
     from dsp_plugin.hf.programs.heads.michel import michel
 
-    return run(lambda: michel(__doc__, GlueArguments, argv))
+    return michel(__doc__, GlueArguments, argv)
+
+
+def main(argv=None):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from dsp_plugin.cli.start import start_program
+
+    return start_program(program, __doc__, argv, "glue", "michel")
 
 
 if __name__ == "__main__":

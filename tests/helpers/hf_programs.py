@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from glue_folders import SIGNS, SUBJECTS, VERBS
 from hf_models import BERT_SIZES
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArguments, ResultArguments
+from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
 from dsp_plugin.hf.programs.chassis.parsing import parse
-from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
+from dsp_plugin.hf.programs.chassis.train import option_groups
+from dsp_plugin.hf.programs.diffs.stage import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADS = 8  # of the tiny model: 2 layers of 4
@@ -57,15 +58,7 @@ def diff_options(words: list, data: type = GlueArguments) -> dict:
     """All options that the programs of diff pruning understand of a command line, the program itself left
     out.
     """
-    groups = [
-        ModelArguments,
-        data,
-        DiffArguments,
-        ProjectionArguments,
-        FixMaskArguments,
-        ResultArguments,
-        TrainingArguments,
-    ]
+    groups = option_groups(data, OPTIONS)
     return {name: value for group in parse("", groups, words) for name, value in vars(group).items()}
 
 

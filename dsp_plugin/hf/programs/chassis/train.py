@@ -53,6 +53,11 @@ class _Training:
     resumed: bool
 
 
+def option_groups(data: type, own: Sequence[type]) -> list[type]:
+    """List the dataclasses of a program's options; arguments as `read_options`."""
+    return [ModelArguments, data, *own, ResultArguments, TrainingArguments]
+
+
 def read_options(doc: str, data: type, own: Sequence[type], argv: Sequence[str]) -> tuple[Setup, list[Any]]:
     """Parse a command line, once.
 
@@ -66,8 +71,7 @@ def read_options(doc: str, data: type, own: Sequence[type], argv: Sequence[str])
     Raises:
         ValueError: options that cannot be; named.
     """
-    groups = [ModelArguments, data, *own, ResultArguments, TrainingArguments]
-    model, data_options, *chosen, results, args = parse(doc, groups, argv)
+    model, data_options, *chosen, results, args = parse(doc, option_groups(data, own), argv)
     log_levels(args)
     if not args.output_dir:
         raise ValueError("--output_dir: name a folder for the results")

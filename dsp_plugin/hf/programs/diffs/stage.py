@@ -21,6 +21,7 @@ from ..chassis.system import Setup, System
 from ..chassis.train import read_options
 from .arguments import DiffArguments, DiffOptions, FixMaskArguments, ProjectionArguments
 
+OPTIONS = (DiffArguments, ProjectionArguments, FixMaskArguments)
 PACK = "task.diff.safetensors"  # in --output_dir, what a task ends in
 # What a folder's config.json must say for the merged model to be the task's.
 _CONFIG_ENTRIES = ("id2label", "label2id", "problem_type", "pad_token_id")
@@ -28,7 +29,7 @@ _CONFIG_ENTRIES = ("id2label", "label2id", "problem_type", "pad_token_id")
 
 def read_stage_options(doc: str, data: type, argv: Sequence[str]) -> tuple[Setup, DiffOptions]:
     """Parse the command line of a stage; see `read_options`."""
-    setup, groups = read_options(doc, data, (DiffArguments, ProjectionArguments, FixMaskArguments), argv)
+    setup, groups = read_options(doc, data, OPTIONS, argv)
     return setup, DiffOptions(*groups)
 
 
