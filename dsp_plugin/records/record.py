@@ -164,6 +164,15 @@ def new_record(kind: str, name: str, method: str, device: object = None, **field
     return Record(kind=kind, name=name, method=method, **{**surroundings, **fields})
 
 
+def method_label(method: str, density: float) -> str:
+    """Name a method that keeps a share of the weights, such as `diff-structured-0.5%`.
+
+    Args:
+        density: the share, rounded to two digits: 0.00498 of a small model is 0.5%.
+    """
+    return f"{method}-{float(f'{100 * density:.2g}'):g}%"
+
+
 def save_record(record: Record, path: str | os.PathLike) -> Path:
     """Writes the record, whole or not at all; returns the file's path.
 

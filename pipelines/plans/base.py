@@ -17,11 +17,6 @@ def needed(path: str | Path) -> list[str]:
     return [] if Path(path).is_file() else [str(path)]
 
 
-def method_label(method: str, density: float) -> str:
-    """Name a method in records of its last stage, as `dsp_plugin.diffs`, which needs torch, does it."""
-    return f"{method}-{float(f'{100 * density:.2g}'):g}%"
-
-
 class Plan:
     """The runs that the options ask for.
 

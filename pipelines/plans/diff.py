@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsp_plugin.options.numbers import number
-from dsp_plugin.records.record import load_records
+from dsp_plugin.records.record import load_records, method_label
 from dsp_plugin.reports.tables.diffs import across_rows, diff_rows, main_column
 from dsp_plugin.reports.tables.rows import csv_table, markdown_table
 
-from .base import method_label, needed
+from .base import needed
 from .bert import SQUAD, BertPlan
 from .options import Option, words_of
 

@@ -13,9 +13,9 @@ from typing import Any
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.files.sealed import read_json, write_json
 from dsp_plugin.records.files.whole import check_folder
-from dsp_plugin.records.record import load_records
+from dsp_plugin.records.record import load_records, method_label
 
-from .base import Plan, method_label, needed
+from .base import Plan, needed
 from .domain_rows import PACK, Domain, Row, table_text
 from .mt import MTPlan
 from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...records.record import method_label
 from ..sparse import SparseDiff
 from .golomb import floor_bits
 from .layers import layer_of
@@ -106,15 +107,6 @@ def layer_summaries(pack: DiffPack) -> list[LayerSummary]:
             layers.items(), key=_by_number
         )
     ]
-
-
-def method_label(method: str, density: float) -> str:
-    """Name a method in records of the last stage, such as `diff-structured-0.5%`.
-
-    Args:
-        density: a share, rounded to two digits: 0.00498 of a small model is 0.5%.
-    """
-    return f"{method}-{float(f'{100 * density:.2g}'):g}%"
 
 
 def pack_label(pack: DiffPack) -> str:

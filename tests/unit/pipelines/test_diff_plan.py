@@ -13,10 +13,8 @@ import pytest
 from hf_programs import diff_options
 from pipeline_runs import ROOT, plans_in
 
-from dsp_plugin.diffs.packs import summary
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, SquadArguments
-from dsp_plugin.records.record import Metric, Record, save_record
-from pipelines.plans import base
+from dsp_plugin.records.record import Metric, Record, method_label, save_record
 from pipelines.plans.diff import DiffPlan
 
 
@@ -57,9 +55,12 @@ def test_make_knows_the_whole_grid(monkeypatch):
     assert "SQuAD/structured-0.01-seed1" in made.known
 
 
-@pytest.mark.parametrize("density", [0.005, 0.0025, 0.00498, 0.01, 0.123, 1])
-def test_methods_are_named_as_in_records(density):
-    assert base.method_label("any", density) == summary.method_label("any", density)
+@pytest.mark.parametrize(
+    "density, name",
+    [(0.005, "0.5"), (0.0025, "0.25"), (0.00498, "0.5"), (0.01, "1"), (0.123, "12"), (1, "100")],
+)
+def test_methods_are_named_as_in_records(density, name):
+    assert method_label("any", density) == f"any-{name}%"
 
 
 def test_what_there_is_to_do(plan, tmp_path, monkeypatch):

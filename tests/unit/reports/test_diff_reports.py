@@ -6,9 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dsp_plugin.diffs.packs.summary import method_label
 from dsp_plugin.records.kept_heads import kept_heads
-from dsp_plugin.records.record import Metric, Record, save_record
+from dsp_plugin.records.record import Metric, Record, method_label, save_record
 from dsp_plugin.reports.pictures.diffs import density_png, share_png, short_names
 from dsp_plugin.reports.report import make_report
 from dsp_plugin.reports.tables.diffs import DiffMethod, across_rows, diff_rows, read_method
