@@ -8,8 +8,7 @@ random.
 
 `speedup_K<K>` is the time of stock fairseq's unpruned model over that of ours with K of its 72 heads left for
 good (K72: the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the
-    same for the time inside
-the attention modules alone. For two checkpoints of your own, see
+same for the time inside the attention modules alone. For two checkpoints of your own, see
 `dsp_plugin.mt.programs.speed.translation_speed`.
 """
 

@@ -9,8 +9,7 @@ gradients cleared; all arms take the same batches in turn. The arms:
 
 - full: torch's AdamW(fused=True) on all parameters;
 - structured_fused, structured_eager, unstructured_fused: diff pruning, its sample of theta for the next step
-included,
-  by the fused passes and in plain torch;
+  included, by the fused passes and in plain torch;
 - fixmask: 0.5 % of the positions, spread at random over all tensors, and the task head.
 
 `..._ratio` is the time of an arm over full's: the median over all rounds. `pass_bytes_per_second` is what the

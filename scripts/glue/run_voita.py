@@ -2,8 +2,8 @@
 """Finetune a model on a GLUE task whose attention heads close under an L0 penalty (Voita et al., 2019).
 
   joint              --l0_penalty LAMBDA --joint_pruning
-  pipelined          --l0_penalty LAMBDA --model_name_or_path output/      (weights stay, only the gates are
-                     learned)
+  pipelined          --l0_penalty LAMBDA --model_name_or_path output/
+                     (a finetuned model: its weights stay, only the gates are learned)
   exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
 
 Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores

@@ -11,9 +11,8 @@ rounding.
 
 With --all every attention class of Transformers is looked at instead, in small models made from their
 configurations (`family_checks`): each is right (gated, pruned and reloaded are the stock model with these
-    heads closed by hand, with a cache
-and in training, too), or refused, or wrong, or it cannot be built small. The table is written beside the
-record.
+heads closed by hand, with a cache and in training, too), or refused, or wrong, or it cannot be built small.
+The table is written beside the record.
 
     python scripts/hf/check_families.py --out results/hf/families
     python scripts/hf/check_families.py --out families --families gpt2 t5

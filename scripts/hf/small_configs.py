@@ -1,9 +1,8 @@
 """Small configurations of every model in Transformers, made by the names of their fields.
 
 Sizes that mean different things are different numbers wherever the configuration allows it, so that none is
-taken for
-another: width 48, query heads 6, key/value heads 2, head 16 (8 where width / heads is fixed), feed-forward
-    40, vocabulary 56.
+taken for another: width 48, query heads 6, key/value heads 2, head 16 (8 where width / heads is fixed),
+feed-forward 40, vocabulary 56.
 """
 
 from __future__ import annotations

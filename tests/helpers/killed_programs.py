@@ -1,11 +1,9 @@
 """Programs that are killed (SIGKILL) where their files are being written: `killed_programs.py JOBS.json`.
 
 JOBS.json: a list of {"program", "words", "call", "file", "count"}. Each program runs in a process of its own,
-    forked before
-anything is computed. `call` is "torch.save", which then writes half of the file, or "os.replace", which then
-has no
-effect: the process dies in the `count`th call that writes a file of this name. Exit status 0 where all were
-    killed.
+forked before anything is computed. `call` is "torch.save", which then writes half of the file, or
+"os.replace", which then has no effect: the process dies in the `count`th call that writes a file of this
+name. Exit status 0 where all were killed.
 """
 
 from __future__ import annotations

@@ -80,9 +80,8 @@ class DiffTranslationTask(GatedTranslationTask):
     """Translation that starts from a base.
 
     Training: by --optimizer diff_adam the diff is learnt, by fixmask_adam the positions of --mask-pack are
-        finetuned, by
-    any other all weights (the baseline). Checkpoints hold the model with the diff in it, so they translate
-    like any other.
+    finetuned, by any other all weights (the baseline). Checkpoints hold the model with the diff in it, so
+    they translate like any other.
     """
 
     starts_from_base = True

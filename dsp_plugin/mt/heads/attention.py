@@ -27,11 +27,10 @@ class OutputBias(nn.Module):
 class GatedMultiheadAttention(MultiheadAttention):
     """Stock parameters and key names (`q_proj` ... `out_proj`), so that a stock checkpoint loads into it.
 
-    Differences from the stock module: `scaled_dot_product_attention` in training and in incremental
-    decoding alike; each head's context is multiplied by its gate just before the output projection;
-    h * d may differ from C once heads were taken out (`resize`); attention weights are worked out only
-    where they are asked for (`--print-alignment`, `need_head_weights`), never because
-    a decoder layer asks by default.
+    Differences from the stock module: `scaled_dot_product_attention` in training and in incremental decoding
+    alike; each head's context is multiplied by its gate just before the output projection; h * d may differ
+    from C once heads were taken out (`resize`); attention weights are worked out only where they are asked
+    for (`--print-alignment`, `need_head_weights`), never because a decoder layer asks by default.
 
     Raises:
         ValueError: xFormers, extra key/value biases or zero attention are configured, which gates do not

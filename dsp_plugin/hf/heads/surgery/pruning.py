@@ -73,8 +73,8 @@ def prune_heads(
     Raises:
         ValueError: the model is not supported, wrapped or gated as a part of a larger one; `keep` is missing
             or does not fit; nothing has trained or ranked the scores of the gates; a projection is quantised,
-            has an adapter or is shared with a block that keeps other heads; the model
-            does not run on the batch; or its outputs without these heads differ from those with them masked.
+            has an adapter or is shared with a block that keeps other heads; the model does not run on the
+            batch; or its outputs without these heads differ from those with them masked.
     """
     surgery = _Surgery(model, keep)
     with all_or_nothing(model):

@@ -39,9 +39,8 @@ def check_lengths(model: PreTrainedModel, tokenizer: Any, task: Any) -> None:
 def check_head(
     model: PreTrainedModel, config: PreTrainedConfig, options: ModelArguments, task: Any
 ) -> list[str]:
-    """Check that a task head which the model brought along is this task's; with
-    `--ignore_mismatched_sizes` it is begun
-    anew where it is not.
+    """Check that a task head which the model brought along is this task's; with `--ignore_mismatched_sizes`
+    it is begun anew where it is not.
 
     Args:
         config: the model's own, before the task's entries. task: a `GlueTask` or `SquadTask`.

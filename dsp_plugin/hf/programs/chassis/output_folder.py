@@ -53,8 +53,7 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
     Raises:
         ValueError: the folder, or the one of the named checkpoint, holds a training with other settings, a
             finished model without checkpoints, or files of other programs; a checkpoint to resume from that
-            is none, or damaged, or in the
-        middle of its training and without its optimizer.
+            is none, or damaged, or in the middle of its training and without its optimizer.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
