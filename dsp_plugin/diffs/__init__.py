@@ -1,6 +1,4 @@
-"""Sparse diffs: train, project, fix the mask, pack, apply, revert, serve. Pure torch and safetensors; knows
-no host.
-"""
+"""Sparse diffs: train, project, fix the mask, pack, apply, revert, serve. Pure torch and safetensors."""
 
 from .packs.layers import frozen_names, layer_numbers, penalties_by_layer
 from .packs.pack import DiffPack

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-# what the parameters of a LayerNorm are called in checkpoints from before 2020, which Transformers renames on
-# loading
+# a LayerNorm's parameters in checkpoints from before 2020, which Transformers renames on loading
 _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """What parameters are called in another model.
+    """The names that parameters have in another model.
 
     Attributes:
         called: name here → name there.
@@ -73,9 +72,7 @@ class Base:
         if not names:
             raise ValueError("the model has no parameters beside its task head")
         first = {same[0]: tensors[same[0]] for same in names.values()}
-        parameters = {
-            name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in sorted(first.items())
-        }
+        parameters = {name: (dtype_name(first[name]), tuple(first[name].shape)) for name in sorted(first)}
         tied = {same[0]: tuple(same[1:]) for same in names.values() if len(same) > 1}
         return cls(parameters, base_hash(first), tied)
 
@@ -92,11 +89,10 @@ class Base:
         """
         found = find_names(self.parameters, tensors, self.tied)
         for name, (_, shape) in self.parameters.items():
-            if tuple(tensors[found[name]].shape) != shape:
-                there = list(tensors[found[name]].shape)
-                raise ValueError(
-                    f"wrong base: {found[name]} has the shape {there}, the diff was made on {list(shape)}"
-                )
+            there = list(tensors[found[name]].shape)
+            if there != list(shape):
+                wrong = f"{found[name]} has the shape {there}, the diff was made on {list(shape)}"
+                raise ValueError(f"wrong base: {wrong}")
         return found
 
     def check(self, tensors: Mapping[str, Tensor], found: Names) -> None:
@@ -184,6 +180,7 @@ def find_names(
 
 
 def dtype_name(tensor: Tensor) -> str:
+    """Return a tensor's dtype as files write it, such as `float32`."""
     return str(tensor.dtype).replace("torch.", "")
 
 

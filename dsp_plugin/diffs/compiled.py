@@ -36,8 +36,7 @@ SECONDS = 300  # for the compiler
 
 
 def load(source: Path, without: str) -> ctypes.CDLL | None:
-    """Compile and open a C++ file, or open what was compiled before; None, with a warning that says why,
-    where it cannot be had.
+    """Compile and open a C++ file, or open what was compiled before; None, with a warning, if it cannot.
 
     Compiled with $CXX, g++ or clang++ into $XDG_CACHE_HOME/dsp_plugin (by default ~/.cache), under a name
     that changes with source, compiler and processor. DSP_NO_COMPILER=1 does without.
@@ -47,9 +46,8 @@ def load(source: Path, without: str) -> ctypes.CDLL | None:
     """
     if os.environ.get("DSP_NO_COMPILER", "0") not in ("", "0"):
         return None
-    compiler = next(
-        filter(None, map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++"]))), None
-    )
+    known = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
+    compiler = next(filter(None, map(shutil.which, known)), None)
     if compiler is None:
         warnings.warn(f"no C++ compiler (g++, clang++ or $CXX): {without}")
         return None
@@ -70,7 +68,7 @@ def load(source: Path, without: str) -> ctypes.CDLL | None:
 
 
 class _Unsafe(Exception):
-    """Why nothing can be kept in the cache's folder."""
+    """Raised where nothing can be kept in the cache's folder; says why."""
 
 
 def cache_folder() -> Path:
@@ -154,6 +152,5 @@ def _name(key: str, content: bytes) -> str:
 
 
 def _run(command: Sequence[str], seconds: int, check: bool = True) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=check, timeout=seconds
-    )
+    text = {"encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(command, capture_output=True, check=check, timeout=seconds, **text)

@@ -1,6 +1,4 @@
-"""Projection of a full-size diff onto the L0 ball: exactly so many positions, the largest (Guo, Rush, Kim,
-section 3.2).
-"""
+"""Projection of a full-size diff onto the L0 ball: its K largest positions (Guo, Rush, Kim, section 3.2)."""
 
 from __future__ import annotations
 
@@ -34,9 +32,8 @@ class Difference(Mapping[str, Tensor]):
     def __init__(self, finetuned: Mapping[str, Tensor], base: Mapping[str, Tensor], names: Sequence[str]):
         missing = [name for name in names if name not in finetuned]
         if missing:
-            raise ValueError(
-                f"the finetuned weights lack {len(missing)} parameters: {', '.join(missing[:3])}"
-            )
+            some = ", ".join(missing[:3])
+            raise ValueError(f"the finetuned weights lack {len(missing)} parameters: {some}")
         called = find_names(names, base)
         for name in names:
             here, there = list(finetuned[name].shape), list(base[called[name]].shape)
@@ -58,8 +55,7 @@ class Difference(Mapping[str, Tensor]):
 
 
 def count_of(density: float, total: int) -> int:
-    """Return the number of positions that a density means: density x total, rounded to the nearest, at least
-    1.
+    """Return the number of positions that a density means: density x total, rounded, at least 1.
 
     Raises:
         ValueError: a density outside (0, 1].
@@ -115,30 +111,26 @@ def project(
             flat = delta.reshape(-1)  # any shape -> [elements]
             key = _magnitude(flat, width)
             for number, (cut, ties) in enumerate(cuts):
-                keep, equal = key > cut, (key == cut).nonzero().squeeze(1)
+                keep, equal = key > cut, (key == cut).nonzero().squeeze(1)  # [elements], [ties]
                 taken = equal[:ties]
                 keep[taken] = True
                 cuts[number] = (cut, ties - taken.numel())
-                positions = keep.nonzero().squeeze(1)
+                positions = keep.nonzero().squeeze(1)  # [elements] -> [n, 1] -> [n]
                 if positions.numel():
                     chosen[number][name] = (positions.cpu(), flat[positions].cpu())
-    diffs = [
-        SparseDiff({name: entries[name] for name in sizes if name in entries}, shapes) for entries in chosen
-    ]
-    for diff in diffs:
+    diffs = []
+    for found in chosen:
+        diff = SparseDiff({name: found[name] for name in sizes if name in found}, shapes)
         zeros = sum(int((values == 0).sum()) for _, values in diff.entries.values())
         if zeros:
-            logger.warning(
-                f"of {diff.count} positions asked for, {zeros} change nothing: the diff has fewer non-zeros"
-            )
+            few = f"{zeros} change nothing: the diff has fewer non-zeros"
+            logger.warning(f"of {diff.count} positions asked for, {few}")
+        diffs.append(diff)
     return diffs
 
 
-def _histograms(
-    deltas: Mapping[str, Tensor], width: int = 4
-) -> tuple[dict[str, int], dict[str, Tensor], int]:
-    """Return each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes of the numbers
-    compared.
+def _histograms(deltas: Mapping[str, Tensor], width: int = 4) -> tuple[dict[str, int], dict, int]:
+    """Return each tensor's size, the histogram of its magnitudes' upper 16 bits, and the bytes compared.
 
     Raises:
         ValueError: a value that is not a finite number.
@@ -158,7 +150,7 @@ def _histograms(
 
 
 def _magnitude(flat: Tensor, width: int) -> Tensor:
-    """Return integers in the order of |value| as a float of `width` bytes: its bits without the sign."""
+    """Return integers [n] in the order of |value| as a float of `width` bytes: its bits without the sign."""
     if width == 8:
         return flat.to(torch.float64).contiguous().view(torch.int64) & 0x7FFFFFFFFFFFFFFF
     return flat.to(torch.float32).contiguous().view(torch.int32) & 0x7FFFFFFF
@@ -167,8 +159,7 @@ def _magnitude(flat: Tensor, width: int) -> Tensor:
 def _thresholds(
     deltas: Mapping[str, Tensor], uppers: Mapping[str, Tensor], counts: Sequence[int], width: int
 ) -> list[tuple[int, int]]:
-    """Find, for each count, the magnitude of the count-th largest value, and how many of exactly that one
-    belong to the count.
+    """Find the magnitude of each count-th largest value, and how many of exactly that one belong to it.
 
     A histogram of the upper 16 bits, then ones of the next 16 (float64: three times): exact, without sorting
     and without a full-size copy.
@@ -181,7 +172,7 @@ def _thresholds(
         lowers = {bits: torch.zeros(1 << 16, dtype=torch.int64) for bits, _ in filter(None, found)}
         for name in uppers:
             if any(uppers[name][bits >> (first - 16 - shift)] for bits in lowers):
-                key = _magnitude(deltas[name].reshape(-1), width)
+                key = _magnitude(deltas[name].reshape(-1), width)  # any shape -> [elements]
                 for bits, histogram in lowers.items():
                     here = key[(key >> (shift + 16)) == bits]
                     histogram += torch.bincount((here >> shift) & 0xFFFF, minlength=1 << 16).cpu()
@@ -201,9 +192,7 @@ def _bucket(histogram: Tensor, count: int) -> tuple[int, int]:
 
 
 def _shares(count: int, sizes: Mapping[int, int]) -> dict[int, int]:
-    """Share `count` out in proportion to sizes; what rounding leaves goes to the largest remainders, then in
-    order.
-    """
+    """Share `count` out in proportion to sizes; what rounding leaves goes to the largest remainders."""
     total = sum(sizes.values())
     shares = {part: count * size // total for part, size in sizes.items()}
     by_remainder = sorted(sizes, key=lambda part: -(count * sizes[part] % total))

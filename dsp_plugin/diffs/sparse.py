@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class SparseDiff:
-    """What a task changes in its base, one entry a changed tensor.
+    """The changes that a task makes to its base, one entry a changed tensor.
 
     Attributes:
         entries: name → (positions [n] int64, values [n]). Positions are into the flattened tensor
@@ -37,10 +38,7 @@ class SparseDiff:
 
     def size(self, name: str) -> int:
         """Return the number of elements of the tensor `name` in the base."""
-        size = 1
-        for extent in self.shapes[name]:
-            size *= extent
-        return size
+        return math.prod(self.shapes[name])
 
     @property
     def count(self) -> int:
@@ -53,8 +51,7 @@ class SparseDiff:
         return sum(self.size(name) for name in self.shapes)
 
     def density(self, total: int | None = None) -> float:
-        """Return the share of `total` elements (default: all elements of `shapes`) that the diff stores, in
-        [0, 1].
+        """Return the share, 0 .. 1, of `total` elements (default: all of `shapes`) that the diff stores.
 
         Raises:
             ValueError: `total` is smaller than the number of stored positions, or 0.
@@ -74,14 +71,11 @@ class SparseDiff:
 
 def _check_entry(name: str, positions: Tensor, values: Tensor, size: int) -> None:
     if positions.dtype != torch.int64 or positions.dim() != 1:
-        raise ValueError(
-            f"'{name}': positions must be int64 [n], not {positions.dtype} {list(positions.shape)}"
-        )
+        given = f"{positions.dtype} {list(positions.shape)}"
+        raise ValueError(f"'{name}': positions must be int64 [n], not {given}")
     if not values.is_floating_point() or values.shape != positions.shape:
-        raise ValueError(
-            f"'{name}': values must be floating [{positions.numel()}], not {values.dtype} "
-            f"{list(values.shape)}"
-        )
+        given = f"{values.dtype} {list(values.shape)}"
+        raise ValueError(f"'{name}': values must be floating [{positions.numel()}], not {given}")
     if positions.numel() == 0:
         return
     if int(positions[0]) < 0 or int(positions[-1]) >= size:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +17,14 @@ from .pack import DiffPack
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much two diffs have in common, over the whole base or one layer.
+    """The overlap of two diffs, over the whole base or one layer.
 
     Attributes:
         first, second: positions of each.
         both: positions that both change.
         cosine: of the two diffs as vectors over all weights; NaN where one of them is zero.
-        same_sign: share of the common positions where both values have the same sign; NaN where there are
-            none.
-        expected: common positions of two random choices of as many positions, the same numbers in every
-            tensor.
+        same_sign: share of the common positions where both values have one sign; NaN where there are none.
+        expected: common positions of two random choices of as many positions in every tensor.
     """
 
     first: int
@@ -116,28 +113,22 @@ def add_packs(
     if not all(map(math.isfinite, weights)):
         raise ValueError(f"weights must be finite, got {weights}")
     check_same_base(packs)
+    last = len(packs) - 1
     if task_head is None and any(pack.task_head for pack in packs):
-        raise ValueError(
-            f"the packs have task heads, which cannot be added: choose one by task_head=0 .. {len(packs) - 1}"
-        )
-    if task_head is not None and not 0 <= task_head < len(packs):
-        raise ValueError(f"task_head must be 0 .. {len(packs) - 1}, got {task_head}")
+        choice = f"choose one by task_head=0 .. {last}"
+        raise ValueError(f"the packs have task heads, which cannot be added: {choice}")
+    if task_head is not None and not 0 <= task_head <= last:
+        raise ValueError(f"task_head must be 0 .. {last}, got {task_head}")
     entries = {}
     for name in packs[0].diff.shapes:
-        parts = [
-            (pack.diff.entries[name], weight)
-            for pack, weight in zip(packs, weights)
-            if name in pack.diff.entries
-        ]
+        found = [(pack.diff.entries.get(name), weight) for pack, weight in zip(packs, weights)]
+        parts = [(entry, weight) for entry, weight in found if entry is not None]
         if parts:
             entries[name] = _sum(parts)
-    config: dict[str, Any] = {
-        "sum_of": [{"weight": w, "config": pack.config} for pack, w in zip(packs, weights)]
-    }
+    summands = [{"weight": weight, "config": pack.config} for pack, weight in zip(packs, weights)]
     diff = SparseDiff(entries, packs[0].diff.shapes)
-    return DiffPack.create(
-        diff, packs[0].base, {} if task_head is None else packs[task_head].task_head, config, dtype
-    )
+    tensors = {} if task_head is None else packs[task_head].task_head
+    return DiffPack.create(diff, packs[0].base, tensors, {"sum_of": summands}, dtype)
 
 
 def check_same_base(packs: Sequence[DiffPack], names: Sequence[str] | None = None) -> Base:
@@ -149,10 +140,8 @@ def check_same_base(packs: Sequence[DiffPack], names: Sequence[str] | None = Non
     names = names or [f"pack {number}" for number in range(1, len(packs) + 1)]
     for pack, name in zip(packs, names):
         if (pack.base.hash, pack.base.parameters) != (packs[0].base.hash, packs[0].base.parameters):
-            raise ValueError(
-                f"different bases: {names[0]} was made on {packs[0].base.hash[:12]}..., {name} on "
-                f"{pack.base.hash[:12]}..."
-            )
+            first, other = packs[0].base.hash[:12], pack.base.hash[:12]
+            raise ValueError(f"different bases: {names[0]} was made on {first}..., {name} on {other}...")
     return packs[0].base
 
 
@@ -164,7 +153,7 @@ def _meet(a: Tensor, b: Tensor) -> tuple[int, Tensor, Tensor]:
     place = torch.searchsorted(b, a)
     place_there = place.clamp(max=max(len(b) - 1, 0))
     hit = (b[place_there] == a) if len(b) else torch.zeros(len(a), dtype=torch.bool)
-    return int(hit.sum()), hit.nonzero().squeeze(1), place_there[hit]
+    return int(hit.sum()), hit.nonzero().squeeze(1), place_there[hit]  # hit [n] -> [common, 1] -> [common]
 
 
 def _sum(parts: list[tuple[tuple[Tensor, Tensor], float]]) -> tuple[Tensor, Tensor]:

@@ -21,17 +21,12 @@ def seal(path: str | os.PathLike) -> None:
 
 def fits(path: str | os.PathLike, checksum: object) -> bool:
     """Return whether a file is what was sealed with the checksum that its metadata hold."""
-    return (
-        isinstance(checksum, str)
-        and len(checksum) == len(NO_CHECKSUM)
-        and _digest(path, checksum)[1] == checksum
-    )
+    whole = isinstance(checksum, str) and len(checksum) == len(NO_CHECKSUM)
+    return whole and _digest(path, checksum)[1] == checksum
 
 
 def _digest(path: str | os.PathLike, written: str) -> tuple[int, str]:
-    """Find where the checksum `written` stands in the file, and what it should be; -1 where it does not stand
-    there.
-    """
+    """Find where the checksum `written` stands in the file (-1: nowhere), and what it should be."""
     with open(path, "rb") as file:
         start = file.read(8)
         header = start + file.read(int.from_bytes(start, "little"))

@@ -1,5 +1,4 @@
-"""What a pack, an undo record or a vector may hold, whoever wrote the file: checked before anything is made
-of it.
+"""Checks of what a pack, an undo record or a vector may hold, whoever wrote it, before it is used.
 
 A checksum says that a file is as it was written, not that what was written makes sense: any program can
 compute one.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -128,9 +128,7 @@ def check_values(name: str, values: Tensor) -> None:
 
 
 def check_task_head(task_head: Mapping[str, Tensor], base: Base) -> None:
-    """Raise a ValueError for a task head whose tensors are not finite floating numbers, are empty, or are the
-    base's own.
-    """
+    """Raise a ValueError for a task head with tensors that are empty, not finite, or the base's own."""
     taken = {*base.parameters, *(other for others in base.tied.values() for other in others)}
     for name, tensor in task_head.items():
         check_name(name)
@@ -144,18 +142,12 @@ def check_task_head(task_head: Mapping[str, Tensor], base: Base) -> None:
 
 def all_finite(values: Tensor) -> bool:
     """Return whether no value is infinite or not a number, in any floating dtype."""
-    wide = (
-        values
-        if values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-        else values.float()
-    )
-    return bool(torch.isfinite(wide).all())
+    usual = values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return bool(torch.isfinite(values if usual else values.float()).all())
 
 
 def check_config(config: Any) -> None:
-    """Raise a ValueError for a pack's `config` that is no JSON object, is nested too deeply, or whose
-    `model_config` holds what is not the task's to say.
-    """
+    """Raise a ValueError for a `config` that is no JSON object, too deep, or says more than a task may."""
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise ValueError("its config is no JSON object")
     check_depth(config, "its config")
@@ -186,23 +178,19 @@ def check_config_before(before: str, now: str | None) -> None:
     """Compare the configuration that an undo record holds with that of the model now.
 
     Raises:
-        ValueError: they differ in more than a task may set, so that it is not what an applied pack has
-            changed.
+        ValueError: they differ in more than a task may set, so in more than an applied pack has changed.
     """
     try:
         old, new = (parse_json(text or "", "the configuration") for text in (before, now))
-        different = [
-            key
-            for key in {*old, *new} - {*_MODEL_CONFIG}
-            if key not in old or key not in new or old[key] != new[key]
-        ]
+        others = {*old, *new} - {*_MODEL_CONFIG}
+        different = [k for k in others if k not in old or k not in new or old[k] != new[k]]
     except (ValueError, TypeError) as error:
         raise ValueError(f"cannot revert: config.json is missing or damaged ({error})") from None
     if different:
+        keys = ", ".join(map(repr, sorted(different)[:3]))
         raise ValueError(
-            "cannot revert: config.json and the undo record differ in "
-            f"{', '.join(map(repr, sorted(different)[:3]))}, which no "
-            "diff has changed; dsp diff revert --base BASE --pack PACK needs no record"
+            f"cannot revert: config.json and the undo record differ in {keys}, which no diff has changed; "
+            "dsp diff revert --base BASE --pack PACK needs no record"
         )
 
 
@@ -222,10 +210,7 @@ def _shape(name: str, shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"the shape of {name!r} is none")
     check_numbers(shape, f"the sizes of {name!r}")
-    elements = 1
-    for size in shape:
-        elements *= size
-    if elements > MAX_ELEMENTS or any(size > MAX_ELEMENTS for size in shape):
+    if math.prod(shape) > MAX_ELEMENTS or any(size > MAX_ELEMENTS for size in shape):
         raise ValueError(f"{name!r} has the shape {shape}, which no tensor has")
     return tuple(shape)
 

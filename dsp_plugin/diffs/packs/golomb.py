@@ -47,6 +47,7 @@ class CodedPositions:
 
     @property
     def num_bytes(self) -> int:
+        """The bytes that the streams take."""
         return self.unary.size + self.fixed.size + self.extra.size
 
 
@@ -108,7 +109,7 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.nda
         raise ValueError("it has more bits than positions")
     splits = [_split(divisor) for divisor in coded.divisors]
     total = sum(coded.counts)
-    ones = np.flatnonzero(np.unpackbits(coded.unary, bitorder="little").view(bool))
+    ones = np.flatnonzero(np.unpackbits(coded.unary, bitorder="little").view(bool))  # [bits] -> [positions]
     if len(ones) != total:
         raise ValueError(f"it has {len(ones)} positions where {total} are announced")
     quotients = np.diff(ones, prepend=-1) - 1
@@ -130,8 +131,7 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.nda
         gaps += remainder
         gaps += 1
         rising = np.cumsum(gaps) - 1
-        # no single gap wraps round 64 bits where the largest fits; a sum that did would be negative in
-        # between
+        # no gap wraps round 64 bits where the largest fits; a sum that did would be negative in between
         if count and (int(quotient.max()) * divisor > size or rising.min() < 0 or rising.max() >= size):
             raise ValueError(f"its positions leave a tensor of {size} elements")
         decoded.append(rising)
@@ -142,9 +142,7 @@ def decode_positions(coded: CodedPositions, sizes: Sequence[int]) -> list[np.nda
 
 
 def best_divisor(gaps: np.ndarray) -> int:
-    """Return the divisor, of a few around the best one for a geometric distribution, that codes these gaps
-    shortest.
-    """
+    """Return the divisor, of a few around a geometric distribution's best, that codes these gaps shortest."""
     if not len(gaps):
         return 1
     # Gallager and van Voorhis: m = ceil(log(2 - p) / -log(1 - p)), p = 1 / (mean gap + 1)
@@ -155,9 +153,7 @@ def best_divisor(gaps: np.ndarray) -> int:
 
 
 def floor_bits(count: int, size: int) -> float:
-    """Return log2 of the number of ways to choose `count` of `size` positions: no code does better on average
-    over them.
-    """
+    """Return log2 of the ways to choose `count` of `size` positions: no code takes fewer bits on average."""
     if not 0 <= count <= size:
         raise ValueError(f"{count} positions cannot be chosen from {size}")
     return (math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)) / math.log(2)
@@ -171,9 +167,7 @@ def _cost(gaps: np.ndarray, divisor: int) -> int:
 
 
 def _split(divisor: int) -> tuple[int, int]:
-    """Return (bits, threshold) of the truncated binary code: remainders below the threshold take so many
-    bits, the others one more.
-    """
+    """Return (bits, threshold) of truncated binary: remainders take so many bits, from there on one more."""
     width = divisor.bit_length() - 1
     return width, 2 ** (width + 1) - divisor
 
@@ -193,6 +187,7 @@ def _from_bit_planes(planes: np.ndarray) -> np.ndarray:
 
 
 def _pack(bits: Sequence[np.ndarray]) -> np.ndarray:
+    # each of any shape -> [its bits], together [bits]
     whole = np.concatenate([part.reshape(-1) for part in bits]) if bits else np.zeros(0, np.uint8)
     return np.packbits(whole, bitorder="little")
 

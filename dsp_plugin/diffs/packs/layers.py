@@ -12,8 +12,7 @@ _EMBEDDING = re.compile(r"embed|\b(?:wte|wpe|shared)\b")
 
 
 def layer_of(name: str) -> str:
-    """Return the layer of a parameter: its name up to the layer's number, else up to the first number, else
-    without the last two parts.
+    """Return a parameter's layer: its name up to the layer's (or any) number, or less its last two parts.
 
     >>> layer_of("bert.encoder.layer.3.output.dense.weight"), layer_of("bert.embeddings.LayerNorm.bias")
     ('bert.encoder.layer.3', 'bert.embeddings')
@@ -25,8 +24,7 @@ def layer_of(name: str) -> str:
 
 
 def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
-    """Number the layers: return name -> layer, and the number L of layers; 0 embeddings, 1 .. L the numbered
-    layers, L + 1 everything else.
+    """Number the layers (0 embeddings, 1 .. L the numbered, L + 1 all else): return name -> number, and L.
 
     Everything else is what carries no number and is no embedding by its name: poolers, final norms, output
     projections. Where a model has several stacks (an encoder and a decoder), they are numbered through in the
@@ -38,10 +36,8 @@ def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
     order = sorted(set(keys.values()), key=lambda key: (stacks.index(key[0]), key[1]))
     number = {key: index for index, key in enumerate(order, start=1)}
     rest = len(order) + 1
-    layers = {
-        name: number[keys[name]] if name in keys else 0 if _EMBEDDING.search(name) else rest for name in names
-    }
-    return layers, len(order)
+    others = {name: 0 if _EMBEDDING.search(name) else rest for name in names}
+    return {n: number[keys[n]] if n in keys else others[n] for n in names}, len(order)
 
 
 def frozen_names(names: Iterable[str], fix_layer: int) -> list[str]:
@@ -52,23 +48,19 @@ def frozen_names(names: Iterable[str], fix_layer: int) -> list[str]:
     """
     layers, count = layer_numbers(names)
     if not -1 <= fix_layer <= count:
-        raise ValueError(
-            f"fix_layer must be between -1 (nothing) and the number of layers ({count}), got {fix_layer}"
-        )
+        allowed = f"between -1 (nothing) and the number of layers ({count})"
+        raise ValueError(f"fix_layer must be {allowed}, got {fix_layer}")
     return [] if fix_layer < 0 else [name for name, number in layers.items() if number <= fix_layer]
 
 
 def penalties_by_layer(names: Iterable[str], penalties: Sequence[float]) -> dict[str, float]:
-    """Return name -> lambda, from one lambda a layer: embeddings, layer 1 .. L, everything else (L + 2
-    numbers).
+    """Return name -> lambda, from L + 2 lambdas: of the embeddings, layer 1 .. L, and everything else.
 
     Raises:
         ValueError: another number of penalties.
     """
     layers, count = layer_numbers(names)
     if len(penalties) != count + 2:
-        raise ValueError(
-            f"the penalty per layer needs {count + 2} numbers (embeddings, {count} layers, the rest), got "
-            f"{len(penalties)}"
-        )
+        needed = f"{count + 2} numbers (embeddings, {count} layers, the rest)"
+        raise ValueError(f"the penalty per layer needs {needed}, got {len(penalties)}")
     return {name: float(penalties[number]) for name, number in layers.items()}

@@ -1,6 +1,4 @@
-"""The weights of a Transformers folder: one safetensors file, or several with an index. Needs no
-Transformers.
-"""
+"""The weights of a Transformers folder, one safetensors file or more with an index; needs no Transformers."""
 
 from __future__ import annotations
 
@@ -49,6 +47,7 @@ class ModelFolder:
 
     @property
     def config_path(self) -> Path:
+        """The folder's config.json."""
         return self.folder / "config.json"
 
     def state(self) -> dict[str, Tensor]:
@@ -59,8 +58,7 @@ class ModelFolder:
         return tensors
 
     def write(self, state: Mapping[str, Tensor], changed: set[str], into: Path | None = None) -> list[Path]:
-        """Bring the files to `state`, each whole or not at all; only those that hold a tensor of `changed`
-        are written.
+        """Bring the files that hold a tensor of `changed` to `state`, each whole or not at all.
 
         Tensors of `changed` that the folder does not have go to the last file; those that `state` does not
         have go.
@@ -81,8 +79,7 @@ class ModelFolder:
         for file in sorted(touched):
             with safe_open(self.folder / file, "pt") as old:
                 metadata = old.metadata()
-            # copies: the state may be mapped from the very file that is replaced, and may hold one tensor
-            # twice
+            # copies: the state may be mapped from the file that is replaced, and hold one tensor twice
             tensors = {name: state[name].contiguous().clone() for name in state if placed[name] == file}
             with replacing(into / file) as temporary:
                 save_file(tensors, temporary, metadata)
@@ -98,9 +95,9 @@ class ModelFolder:
 
     @contextlib.contextmanager
     def in_one_step(self) -> Iterator[Path]:
-        """Yield a folder with all files of this one, in whose place it comes when the body is done: a kill
-        before leaves this one as it is. Files in it must be replaced, not written into: they are hard links.
+        """Yield a folder with all files of this one, in whose place it comes when the body is done.
 
+        A kill before leaves this one as it is. Files must be replaced, not written into: they are hard links.
         Yields the folder itself where it cannot be replaced (the working folder, a mounted file system).
         """
         if why_not_replaceable(self.folder):
@@ -117,9 +114,10 @@ class ModelFolder:
             check_inside(self.folder, self.folder / name, own=True)
 
     def copy_to(self, out: str | os.PathLike, state: Mapping[str, Tensor], config: str | None = None) -> None:
-        """Write a folder with these weights in one file and copies of all other files (configuration,
-        tokenizer), and of sub-folders without weights (the pooling of sentence-transformers). It appears in
-        one step.
+        """Write a folder with these weights in one file; it appears in one step.
+
+        All other files (configuration, tokenizer) are copied along, and sub-folders without weights (the
+        pooling of sentence-transformers).
 
         Args:
             config: text of its config.json; None for a copy.
@@ -199,6 +197,5 @@ def check_copy(option: str, out: str | os.PathLike) -> None:
     there = sorted(path.name for path in Path(out).iterdir()) if os.path.isdir(out) else []
     other = [name for name in there if name != _SINGLE and (name == _INDEX or Path(name).suffix in _WEIGHTS)]
     if other:
-        raise ValueError(
-            f"{option} {out} holds weights of another model ({', '.join(other[:3])}): name another folder"
-        )
+        some = ", ".join(other[:3])
+        raise ValueError(f"{option} {out} holds weights of another model ({some}): name another folder")

@@ -25,8 +25,7 @@ class DiffPack:
     Notation: θ0 the base's weights, δ the diff.
 
     Attributes:
-        diff: positions and values δ, by the base's parameter names; `shapes` lists all parameters of the
-            base.
+        diff: positions and values δ, by the base's parameter names; `shapes` lists all its parameters.
         base: names, dtypes, shapes and hash of the base.
         task_head: full tensors by name, trained dense.
         config: plain JSON; what made the pack. `model_config`, where it is there, is a dictionary of entries
@@ -66,15 +65,11 @@ class DiffPack:
                 raise ValueError(f"the diff changes '{name}', which the base does not have")
             shape = base.parameters[name][1]
             if tuple(diff.shapes[name]) != shape:
-                raise ValueError(
-                    f"the diff takes '{name}' to be {list(diff.shapes[name])}, in the base it "
-                    f"is {list(shape)}"
-                )
+                taken = f"'{name}' to be {list(diff.shapes[name])}"
+                raise ValueError(f"the diff takes {taken}, in the base it is {list(shape)}")
             if len(positions):
-                entries[name] = (
-                    positions.detach().cpu().clone(),
-                    _in_dtype(name, values.detach().cpu(), dtype),
-                )
+                rounded = _in_dtype(name, values.detach().cpu(), dtype)
+                entries[name] = (positions.detach().cpu().clone(), rounded)
             check_changed(base, name)
         check_task_head(task_head, base)
         check_config(dict(config))
@@ -177,14 +172,10 @@ class DiffPack:
         self.apply(merged, check)
         if not called.here or not self.task_head:
             return merged
-        return {
-            name if name in self.task_head else called.here + name: tensor for name, tensor in merged.items()
-        }
+        return {name if name in self.task_head else called.here + name: merged[name] for name in merged}
 
     def _stored(self, name: str, called: Names, tensors: Mapping[str, Tensor]) -> list[str]:
-        """List the names under which a changed parameter is stored: one, but for tied weights that a file
-        holds twice.
-        """
+        """List the names that store a changed parameter: more than one for tied weights held twice."""
         stored = [called[name]]
         weight = tensors[called[name]]
         for other in map(called.translate, self.base.tied.get(name, ())):
@@ -192,10 +183,8 @@ class DiffPack:
             if copy is None or other == called[name] or copy.data_ptr() == weight.data_ptr():
                 continue
             if not torch.equal(copy, weight):
-                raise ValueError(
-                    f"wrong base: {other} and {called[name]} differ, where the diff was made they are one "
-                    "weight"
-                )
+                differ = f"{other} and {called[name]} differ, where the diff was made they are one weight"
+                raise ValueError(f"wrong base: {differ}")
             stored.append(other)
         return stored
 
@@ -211,10 +200,10 @@ class DiffPack:
             raise ValueError(f"the model has no place for the pack's task head: it lacks {missing}") from None
         for name, tensor in self.task_head.items():
             if tensors[called[name]].shape != tensor.shape:
+                here, there = list(tensors[called[name]].shape), list(tensor.shape)
                 raise ValueError(
-                    f"the model's task head {called[name]} has the shape "
-                    f"{list(tensors[called[name]].shape)}, "
-                    f"the pack's {list(tensor.shape)}: build the model with as many labels"
+                    f"the model's task head {called[name]} has the shape {here}, the pack's {there}: build "
+                    "the model with as many labels"
                 )
             in_dtype(name, tensor, tensors[called[name]])
         return {
@@ -238,9 +227,7 @@ def change_of(name: str, weight: Tensor, positions: Tensor, values: Tensor) -> C
 
 
 def patched(old: Tensor, values: Tensor) -> Tensor:
-    """Return θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 or, where the base
-    is, float64.
-    """
+    """Return θ0 + δ at the changed positions, [n] in the dtype of `old`; added in float32 at least."""
     wide = torch.promote_types(old.dtype, torch.float32)
     return (old.to(wide) + values.to(old.device).to(wide)).to(old.dtype)
 
@@ -253,9 +240,8 @@ def in_dtype(name: str, tensor: Tensor, own: Tensor) -> Tensor:
     """
     copy = tensor.to(own.device, own.dtype, copy=True)
     if not all_finite(copy):
-        raise ValueError(
-            f"the pack's task head {name} holds values that the model's {dtype_name(own)} cannot"
-        )
+        dtype = dtype_name(own)
+        raise ValueError(f"the pack's task head {name} holds values that the model's {dtype} cannot")
     return copy
 
 
@@ -264,7 +250,6 @@ def _in_dtype(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"the diff of '{name}' holds values that are not finite")
     rounded = values.to(dtype, copy=True)
     if not bool(torch.isfinite(rounded).all()):
-        raise ValueError(
-            f"the diff of '{name}' holds values up to {float(values.abs().max()):g}, too large for {dtype}"
-        )
+        most = float(values.abs().max())
+        raise ValueError(f"the diff of '{name}' holds values up to {most:g}, too large for {dtype}")
     return rounded

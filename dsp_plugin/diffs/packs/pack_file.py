@@ -140,16 +140,13 @@ def unpack(raw: bytes, path: str) -> tuple[SparseDiff, Base, dict[str, Tensor], 
     if type(version) is not int or version < 1:
         raise ValueError(f"{path} is damaged: format version {str(version)[:40]!r}")
     if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, and this dsp_plugin reads up to {FORMAT_VERSION}: update "
-            "dsp_plugin"
-        )
+        known = f"this dsp_plugin reads up to {FORMAT_VERSION}: update dsp_plugin"
+        raise ValueError(f"{path} has format version {version}, and {known}")
     checksum = str(about.get("checksum")).encode()
     blank = raw.replace(checksum, NO_CHECKSUM.encode(), 1) if len(checksum) == 64 else b""
     if hashlib.sha256(blank).hexdigest() != checksum.decode():
         raise ValueError(f"{path} is damaged: its content does not fit its checksum")
-    # from here on only a program that writes wrong files can be at fault, but it must not get at a model
-    # either
+    # from here on only a program that writes wrong files is at fault, but it must not get at a model either
     with malformed(f"{path} is not a valid diff pack", ValueError, zlib.error, OverflowError):
         return _content(load_tensors(raw), about)
 
@@ -160,9 +157,8 @@ def position_bytes(diff: SparseDiff) -> int:
 
 
 def _encode(diff: SparseDiff, names: list[str]) -> tuple[CodedPositions, list[tuple[int, ...]]]:
-    return encode_matrices(
-        [diff.entries[name][0].cpu().numpy() for name in names], [diff.shapes[name] for name in names]
-    )
+    positions = [diff.entries[name][0].cpu().numpy() for name in names]
+    return encode_matrices(positions, [diff.shapes[name] for name in names])
 
 
 def _read_about(raw: bytes, path: str, size: int) -> dict[str, Any]:
@@ -203,12 +199,11 @@ def _content(
     base = base_of(about["base_hash"], index["parameters"], index["tied"])
     names, facts, values = list(base.parameters), index["changed"], tensors["values"]
     if not isinstance(facts, list) or not all(
-        isinstance(entry, list) and len(entry) in (3, 5) for entry in facts
+        isinstance(fact, list) and len(fact) in (3, 5) for fact in facts
     ):
         raise ValueError("its list of changed tensors has entries of a wrong length")
-    check_numbers(
-        [about["positions"], *(number for entry in facts for number in entry)], "its counts and divisors"
-    )
+    numbers = [number for entry in facts for number in entry]
+    check_numbers([about["positions"], *numbers], "its counts and divisors")
     numbers = [entry[0] for entry in facts]
     for place in numbers:
         if place >= len(names):
@@ -220,20 +215,14 @@ def _content(
         raise ValueError(f"its values are {values.dtype}")
     counts = [entry[1] for entry in facts]
     if values.dim() != 1 or not len(values) == sum(counts) == about["positions"]:
-        raise ValueError(
-            f"it has {values.numel()} values for {sum(counts)} positions, where "
-            f"{about['positions']} are announced"
-        )
+        announced = f"{about['positions']} are announced"
+        raise ValueError(f"it has {values.numel()} values for {sum(counts)} positions, where {announced}")
     check_values("values", values)
     changed = [names[place] for place in numbers]
     streams = [tensors[f"positions.{name}"].numpy() for name in _STREAMS]
-    positions = decode_matrices(
-        streams, [base.parameters[name][1] for name in changed], [entry[1:] for entry in facts]
-    )
-    entries = {
-        name: (torch.from_numpy(where), what)
-        for name, where, what in zip(changed, positions, values.split(counts))
-    }
+    shapes = [base.parameters[name][1] for name in changed]
+    positions = map(torch.from_numpy, decode_matrices(streams, shapes, [entry[1:] for entry in facts]))
+    entries = dict(zip(changed, zip(positions, values.split(counts))))
     diff = SparseDiff(entries, {name: shape for name, (_, shape) in base.parameters.items()})
     task_head = {name[len("head.") :]: tensors[name] for name in sorted(tensors) if name.startswith("head.")}
     check_task_head(task_head, base)

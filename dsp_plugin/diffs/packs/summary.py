@@ -1,4 +1,4 @@
-"""What is in a pack, in figures: size by part, bits a position beside their floor, changes by layer."""
+"""A pack in figures: size by part, bits a position beside their floor, changes by layer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _LAYER_FIGURES = ("layer", "weights", "nonzeros", "tensors", "untouched")
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer: its weights, its positions, the norm of its diff, its tensors and those without any
-    position.
+    """One layer: its weights and positions, the norm of its diff, its tensors and those without a position.
 
     `nonzeros` of the positions hold a value that is not zero.
     """
@@ -36,6 +35,7 @@ class LayerSummary:
 
     @property
     def density(self) -> float:
+        """The share of the weights that have a position."""
         return self.positions / self.weights if self.weights else 0.0
 
 
@@ -74,6 +74,7 @@ class PackSummary:
 
     @property
     def density(self) -> float:
+        """The share of the weights that have a position."""
         return self.positions / self.weights
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,21 +90,13 @@ def layer_summaries(pack: DiffPack) -> list[LayerSummary]:
     for name in pack.diff.shapes:
         sums = layers.setdefault(layer_of(name), [0, 0, 0, 0.0, 0, 0])
         values = pack.diff.entries[name][1] if name in pack.diff.entries else torch.empty(0)
-        more = (
-            pack.diff.size(name),
-            len(values),
-            int(values.count_nonzero()),
-            float(values.double().square().sum()),
-            1,
-            not len(values),
-        )
+        square = float(values.double().square().sum())
+        more = (pack.diff.size(name), len(values), int(values.count_nonzero()), square, 1, not len(values))
         for place, number in enumerate(more):
             sums[place] += number
     return [
-        LayerSummary(
-            layer, int(weights), int(positions), int(nonzeros), squares**0.5, int(tensors), int(empty)
-        )
-        for layer, (weights, positions, nonzeros, squares, tensors, empty) in sorted(
+        LayerSummary(layer, weights, positions, nonzeros, square**0.5, tensors, untouched)
+        for layer, (weights, positions, nonzeros, square, tensors, untouched) in sorted(
             layers.items(), key=_by_number
         )
     ]
@@ -145,9 +138,7 @@ def record_figures(pack: DiffPack, file_bytes: int) -> dict[str, Any]:
 
 
 def mask_fingerprint(diff: SparseDiff) -> str:
-    """Return the first 16 hexadecimal digits of SHA-256 over the names and positions of a diff, whatever its
-    values.
-    """
+    """Return 16 hexadecimal digits of the SHA-256 over a diff's names and positions, whatever its values."""
     digest = hashlib.sha256()
     for name, (positions, _) in sorted(diff.entries.items()):
         if positions.numel():

@@ -64,9 +64,7 @@ def decode_matrices(
 
 
 def split_rows(positions: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return (positions [n] in the matrix of touched rows alone, touched rows [R]); None where that is not
-    shorter.
-    """
+    """Return (positions [n] among the touched rows, touched rows [R]); None where that is not shorter."""
     if len(shape) < 2 or not len(positions):
         return None
     height, width = shape[0], int(np.prod(shape[1:]))

@@ -1,7 +1,6 @@
 """Changing a few weights of a model in place, and changing them back bit for bit.
 
-The old values are kept: subtracting what was added does not give them back, because floating-point sums are
-rounded.
+The old values are kept: floating-point sums are rounded, so that subtraction does not give them back.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class Change:
-    """What changed in one tensor: positions [n] int64 in the flattened tensor, old and new values [n] in its
-    dtype.
-    """
+    """The changes of one tensor: positions [n] int64 in the flattened tensor, old and new values [n]."""
 
     positions: Tensor
     old: Tensor
@@ -30,7 +27,7 @@ class Change:
 
 @dataclass
 class Undo:
-    """What was changed in a model.
+    """The changes that were made to a model.
 
     Attributes:
         changes: by the model's own names.
@@ -80,9 +77,8 @@ class Undo:
     @property
     def num_bytes(self) -> int:
         """The bytes that the old values take."""
-        old = [change.old for change in self.changes.values()] + [
-            old for old, _ in self.task_head.values() if old is not None
-        ]
+        old = [change.old for change in self.changes.values()]
+        old += [tensor for tensor, _ in self.task_head.values() if tensor is not None]
         return sum(tensor.numel() * tensor.element_size() for tensor in old)
 
 
@@ -90,11 +86,11 @@ def put(weight: Tensor, positions: Tensor, values: Tensor) -> None:
     """Write `values` [n] at `positions` [n] of the flattened `weight`, in place, without gradients."""
     values, weight = values.to(weight.device), weight.detach()
     if weight.is_contiguous():
-        weight.view(-1).scatter_(0, positions.to(weight.device), values)
+        weight.view(-1).scatter_(0, positions.to(weight.device), values)  # [elements]
     else:
-        flat = weight.reshape(-1)  # a copy
+        flat = weight.reshape(-1)  # [elements], a copy
         flat.scatter_(0, positions.to(weight.device), values)
-        weight.copy_(flat.view(weight.shape))
+        weight.copy_(flat.view(weight.shape))  # [elements] -> the weight's shape
 
 
 def _taken(weight: Tensor, positions: Tensor) -> Tensor | None:
@@ -108,5 +104,6 @@ def _same_bits(here: Tensor | None, there: Tensor) -> bool:
     """Compare bit for bit: 0 and -0 differ, a NaN equals itself."""
     if here is None or here.dtype != there.dtype or here.shape != there.shape:
         return False
-    bits = _BITS[here.element_size()]
-    return torch.equal(here.detach().contiguous().view(bits), there.to(here.device).contiguous().view(bits))
+    bits, there = _BITS[here.element_size()], there.to(here.device)
+    # integers of as many bytes, in the same shape
+    return torch.equal(here.detach().contiguous().view(bits), there.contiguous().view(bits))

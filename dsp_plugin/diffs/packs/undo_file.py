@@ -33,7 +33,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class UndoRecord:
-    """What a diff changed in a stored model.
+    """The changes that a diff made to a stored model.
 
     Attributes:
         base: whom the restored weights must be equal to.
@@ -49,6 +49,7 @@ class UndoRecord:
 
     @classmethod
     def of(cls, undo: Undo, base: Base, config: str | None = None) -> UndoRecord:
+        """Make the record of what `DiffPack.apply` changed in a base."""
         old = {name: (change.positions, change.old) for name, change in undo.changes.items()}
         return cls(base, old, {name: before for name, (before, _) in undo.task_head.items()}, config)
 
@@ -92,13 +93,12 @@ class UndoRecord:
         tensors = {f"head.{name}": tensor for name, tensor in self.task_head.items() if tensor is not None}
         for name, (positions, values) in self.old.items():
             tensors[f"positions.{name}"], tensors[f"old.{name}"] = positions, values
+        parameters = self.base.parameters.items()
         about = {
             "format_version": _VERSION,
             "checksum": NO_CHECKSUM,
             "base_hash": self.base.hash,
-            "parameters": [
-                [name, dtype, list(shape)] for name, (dtype, shape) in self.base.parameters.items()
-            ],
+            "parameters": [[name, dtype, list(shape)] for name, (dtype, shape) in parameters],
             "tied": {name: list(others) for name, others in self.base.tied.items()},
             "head_added": [name for name, tensor in self.task_head.items() if tensor is None],
             "config": self.config,
@@ -121,25 +121,22 @@ class UndoRecord:
         with malformed(f"{path} is not an undo record, or is damaged", ValueError):
             with safe_open(path, "pt") as file:
                 about = parse_json((file.metadata() or {})[_KEY], "its header")
-                if about["format_version"] > _VERSION:
-                    raise ValueError(
-                        f"format version {about['format_version']} is newer than this dsp_plugin: update it"
-                    )
+                version = about["format_version"]
+                if version > _VERSION:
+                    raise ValueError(f"format version {version} is newer than this dsp_plugin: update it")
                 if "checksum" not in about:
-                    raise ValueError(
-                        "it has no checksum; dsp diff revert --base BASE --pack PACK needs no record"
-                    )
+                    remedy = "dsp diff revert --base BASE --pack PACK needs no record"
+                    raise ValueError(f"it has no checksum; {remedy}")
                 if not fits(path, about["checksum"]):
                     raise ValueError("its content does not fit its checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             return _content(tensors, about)
 
     def restore(self, state: MutableMapping[str, Tensor]) -> set[str]:
-        """Write the old values into `state`; gives the names that were touched. Restoring twice does no harm.
+        """Write the old values into `state`; return the names that were touched. Twice does no harm.
 
         Raises:
-            ValueError: what comes out is not the base, because `state` was changed otherwise; it is as it was
-                then.
+            ValueError: the outcome is not the base, as `state` was changed otherwise; it stays as it was.
         """
         for name, (positions, values) in self.old.items():
             weight = state.get(name)
@@ -147,10 +144,10 @@ class UndoRecord:
                 raise ValueError(f"cannot revert: the model has no {name} of the type that was changed")
             if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < weight.numel():
                 raise ValueError(f"cannot revert: {name} has another shape than when it was changed")
+        # any shape -> [elements] -> [n]
         before = {name: state[name].reshape(-1)[positions] for name, (positions, _) in self.old.items()}
-        restored = {
-            name: tensor for name, tensor in {**state, **self.task_head}.items() if tensor is not None
-        }
+        whole = {**state, **self.task_head}
+        restored = {name: tensor for name, tensor in whole.items() if tensor is not None}
         for name, (positions, values) in self.old.items():
             put(state[name], positions, values)
         try:
@@ -158,9 +155,8 @@ class UndoRecord:
         except ValueError as error:
             for name, (positions, _) in self.old.items():
                 put(state[name], positions, before[name])
-            raise ValueError(
-                f"cannot revert: the model was changed since the diff was applied ({error})"
-            ) from None
+            changed = f"the model was changed since the diff was applied ({error})"
+            raise ValueError(f"cannot revert: {changed}") from None
         for name in self.task_head:
             state.pop(name, None)
         state.update((name, tensor) for name, tensor in self.task_head.items() if tensor is not None)

@@ -37,15 +37,13 @@ class BankTask:
 
 
 class DiffBank:
-    """Serves several tasks from one model in memory. The model belongs to the bank: change it by the bank
-    alone.
+    """Serves several tasks from one model in memory, which belongs to the bank: only the bank may change it.
 
     Every task costs the memory of its positions, 8 bytes + 2 weights each (mixed, 8 bytes + 1 weight more),
     and its task head. One forward at a time.
 
     Args:
-        model: the base, on its device and in its dtype, with a place for the task heads (of any number of
-            labels).
+        model: the base, on its device, in its dtype, with a place for task heads of any number of labels.
         rows_first: whether every tensor inside the model is known to have its rows first. Unless it is, a
             batch is never mixed at a size that could be taken for another one, such as as many tokens as rows
             (see `run`, `mixed`).
@@ -67,6 +65,7 @@ class DiffBank:
 
     @property
     def tasks(self) -> list[str]:
+        """The names of the tasks, in the order in which they came."""
         return list(self._tasks)
 
     @property
@@ -111,8 +110,7 @@ class DiffBank:
         self._units.clear()
 
     def switch(self, name: str | None) -> None:
-        """Bring a task's weights and its task head into the model, in place; None brings the base back, bit
-        for bit.
+        """Bring a task's weights and task head into the model, in place; None: the base's, bit for bit.
 
         Only positions of the task that goes and of the one that comes are written.
 
@@ -131,9 +129,8 @@ class DiffBank:
                 put(self._parameters[parameter], change.positions, change.new)
             for parameter, own in self._own_task_head.items():
                 # another tensor rather than other values: numbers of labels differ
-                self._parameters[parameter].data = (
-                    own if coming is None else coming.task_head.get(parameter, own)
-                )
+                task_head = {} if coming is None else coming.task_head
+                self._parameters[parameter].data = task_head.get(parameter, own)
         self._current = name
 
     @contextlib.contextmanager
@@ -159,9 +156,8 @@ class DiffBank:
             changed = {name for task in present.values() for name in {*task.changes, *task.task_head}}
             units = self._units[frozenset(present)] = units_of(self.model, changed)
         unclear = not self.rows_first and len(present) > 1
-        rows = RowTasks(
-            units, self._parameters, list(present.values()), _numbers(tasks, list(present)), unclear
-        )
+        numbers = tuple(map(list(present).index, tasks))
+        rows = RowTasks(units, self._parameters, list(present.values()), numbers, unclear)
 
         def before_forward(_: nn.Module, args: Any, kwargs: Any) -> None:
             if unclear and len(tasks) in other_sizes((args, kwargs), len(tasks)):
@@ -206,9 +202,8 @@ class DiffBank:
         if len(order) > len(tasks):
             for tensor in tensors_in(output):
                 if not tensor.dim() or len(tensor) != len(order):
-                    raise ValueError(
-                        f"an output is {list(tensor.shape)} and has no row for each task: use grouped"
-                    )
+                    shape = list(tensor.shape)
+                    raise ValueError(f"an output is {shape} and has no row for each task: use grouped")
         return take_rows(output, back, len(order))
 
     def grouped(self, tasks: Sequence[str], *args: Any, **kwargs: Any) -> Any:
@@ -234,23 +229,18 @@ class DiffBank:
 
     def _check_names(self, tasks: Sequence[str]) -> None:
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
-            raise ValueError(
-                f"tasks: a list with the name of a task for every row belongs there, not {tasks!r}"
-            )
+            wanted = "a list with the name of a task for every row belongs there"
+            raise ValueError(f"tasks: {wanted}, not {tasks!r}")
         if not tasks:
             raise ValueError("tasks: there is none; give the name of a task for every row")
         for row, name in enumerate(tasks):
             if not isinstance(name, str):
-                raise ValueError(
-                    f"tasks[{row}] is {name!r}: every row has a task; of the base, run the "
-                    "model after switch(None)"
-                )
+                advice = "every row has a task; of the base, run the model after switch(None)"
+                raise ValueError(f"tasks[{row}] is {name!r}: {advice}")
             self._task(name)
 
     def _check_rows(self, tasks: Sequence[str], inputs: Any) -> None:
-        """Refuse another number of tasks than there are rows: the rest would be left in its order, or be
-        answered as the base.
-        """
+        """Refuse another number of tasks than rows: the rest would be left in its order, or to the base."""
         self._check_names(tasks)
         rows = [len(tensor) for tensor in tensors_in(inputs) if tensor.dim()]
         if rows and (len(tasks) not in rows or len(tasks) == 1 != rows[0]):
@@ -280,8 +270,3 @@ class DiffBank:
         for name in task_head:
             self._own_task_head.setdefault(name, self._parameters[name].data)
         return task_head
-
-
-def _numbers(tasks: Sequence[str], distinct: list[str]) -> tuple[int, ...]:
-    place = {name: number for number, name in enumerate(distinct)}
-    return tuple(place[name] for name in tasks)

@@ -1,4 +1,4 @@
-"""What a task adds to the base's outputs, in a compiled loop or by torch: sparse products, changed vectors.
+"""Sparse products and changed vectors, which a task adds to the base's outputs: a compiled loop, or torch.
 
 torch's own sparse product costs some 0.1 ms a call whatever it has to do, more than eight tasks' dense
 product of a small layer. The loop (row_products.cpp) takes about 12 times as long as a dense product for each
@@ -35,9 +35,7 @@ class _Linear(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled loops; None, with a warning that says why, where they cannot be had (see
-    `compiled.load`).
-    """
+    """Return the compiled loops; None, with a warning, where they cannot be had (see `compiled.load`)."""
     return load(SOURCE, "tasks are mixed by torch's own sparse products, slower")
 
 
@@ -69,15 +67,14 @@ class LinearDiff:
         self.outputs, self.inputs = reversed(shape) if transposed else shape
         some = weight if weight is not None else bias
         dtype, none = torch.promote_types(some.new.dtype, torch.float32), some.positions[:0]
-        where, values = (
-            (none, none.to(dtype)) if weight is None else (weight.positions, _difference(weight, dtype))
-        )
+        where, values = none, none.to(dtype)
+        if weight is not None:
+            where, values = weight.positions, _difference(weight, dtype)
         output, column = where // shape[1], where % shape[1]
         if transposed:
             output, column = column, output
         else:
-            # by rising input: neighbouring entries then add to different outputs, and need not wait for each
-            # other
+            # by rising input: neighbouring entries add to different outputs, and need not wait for each other
             order = column.argsort(stable=True)
             output, column, values = output[order], column[order], values[order]
         self._output, self._input, self._values = output.int(), column.int(), values
@@ -93,7 +90,8 @@ class LinearDiff:
         """Add x[rows] δᵀ and the bias's change to y[rows], in place; y [B, ..., O], x [B, ..., I]."""
         direct = y.dtype == x.dtype == self._values.dtype and y.is_contiguous() and x.is_contiguous()
         if not (direct and isinstance(rows, slice) and loops_for(y)):
-            self._add_by_torch(y, rows, x[rows].reshape(-1, self.inputs).to(self._values.dtype), direct)
+            tokens = x[rows].reshape(-1, self.inputs)  # [b, ..., I] -> [n, I]
+            self._add_by_torch(y, rows, tokens.to(self._values.dtype), direct)
             return
         tokens, size = y[0].numel() // self.outputs, y.element_size()
         first = rows.start * tokens * size
@@ -116,39 +114,22 @@ class LinearDiff:
 
     def _make_csr(self) -> Tensor:
         order = self._output.argsort(stable=True)
-        begin = torch.searchsorted(
-            self._output[order], torch.arange(self.outputs + 1, device=order.device)
-        ).int()
+        outputs, columns, values = self._output[order], self._input[order], self._values[order]
+        begin = torch.searchsorted(outputs, torch.arange(self.outputs + 1, device=order.device)).int()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that sparse tensors are a beta feature
             shape = (self.outputs, self.inputs)
-            return torch.sparse_csr_tensor(
-                begin, self._input[order], self._values[order], shape, check_invariants=False
-            )
+            return torch.sparse_csr_tensor(begin, columns, values, shape, check_invariants=False)
 
 
 def put_vectors(y: Tensor, rows: Any, ids: Tensor, change: Change) -> None:
-    """Write the changed elements of an embedding into the vectors y [B, ..., width] that were looked up for
-    ids [B, ...].
-    """
+    """Write an embedding's changed elements into the vectors y [B, ..., width] looked up for ids [B, ...]."""
     width, ids = y.shape[-1], ids[rows].contiguous()
-    if (
-        loops_for(y)
-        and isinstance(rows, slice)
-        and y.is_contiguous()
-        and ids.dtype == torch.int64
-        and y.dtype == change.new.dtype
-    ):
+    direct = y.is_contiguous() and ids.dtype == torch.int64 and y.dtype == change.new.dtype
+    if direct and isinstance(rows, slice) and loops_for(y):
         there = y.data_ptr() + rows.start * y[0].numel() * y.element_size()
-        _compiled("put_vectors", y.dtype)(
-            there,
-            ids.data_ptr(),
-            change.positions.data_ptr(),
-            change.new.data_ptr(),
-            len(change.new),
-            ids.numel(),
-            width,
-        )
+        addresses = (ids.data_ptr(), change.positions.data_ptr(), change.new.data_ptr())
+        _compiled("put_vectors", y.dtype)(there, *addresses, len(change.new), ids.numel(), width)
         return
     first = ids.reshape(-1) * width  # [n] where each token's vector begins
     begin = torch.searchsorted(change.positions, first)

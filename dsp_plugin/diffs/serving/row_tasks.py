@@ -9,8 +9,7 @@ each unit answers the rows of every task with that task's weights:
     sparse    a linear layer: all rows go through the base's weights in one product, then x @ δᵀ is added to
               each task's rows (row_product.py). The products of single tasks would be too small to be
               quick. Tasks with many tokens and many changes are quicker as wholes.
-    lookup    an embedding: all rows are looked up in the base, then the changed elements are written into the
-              rows.
+    lookup    an embedding: all rows are looked up in the base, then its changed elements are written in.
     vectors   a layer norm: each task's rows with its own two vectors, of which the bank keeps whole copies.
 
 Notation: B rows, T tasks, n tokens of a task's rows, I and O input and output features of a linear layer.
@@ -66,14 +65,13 @@ def units_of(model: nn.Module, changed: set[str]) -> dict[str, tuple[nn.Module, 
     descend("", model)
     for name in units:
         if name.split(".")[-1] in _NO_ROWS:
-            raise ValueError(
-                f"tasks cannot be mixed in one batch: {name} ({_NO_ROWS[0]}) has no rows; use grouped"
-            )
+            unit = f"{name} ({_NO_ROWS[0]})"
+            raise ValueError(f"tasks cannot be mixed in one batch: {unit} has no rows; use grouped")
     return units
 
 
 class RowTasks:
-    """Which row belongs to which task, and the forwards that follow it.
+    """Knows which row belongs to which task, and installs forwards that follow it.
 
     Args:
         units: from `units_of`.
@@ -93,10 +91,8 @@ class RowTasks:
     ):
         self._units, self._parameters, self._tasks, self._numbers = units, parameters, tasks, numbers
         self._unclear = unclear
-        self._rows = [
-            slice_of([row for row, task in enumerate(numbers) if task == number])
-            for number in range(len(tasks))
-        ]
+        rows_of = ([row for row, task in enumerate(numbers) if task == n] for n in range(len(tasks)))
+        self._rows = [slice_of(rows) for rows in rows_of]
         order = torch.cat([torch.arange(len(numbers))[rows] for rows in self._rows])
         # [B] where each row is among the rows in the order of tasks; None where they are in it already
         self._back = None if bool((order == torch.arange(len(numbers))).all()) else order.argsort()
@@ -104,8 +100,9 @@ class RowTasks:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Put our forwards into the units for the time of the block. (Not hooks: a hook cannot keep the
-        base's own forward from running.)
+        """Put our forwards into the units for the time of the block.
+
+        They are no hooks, which cannot keep the base's own forward from running.
         """
         before = {name: vars(module).get("forward") for name, (module, _) in self._units.items()}
         try:
@@ -122,8 +119,7 @@ class RowTasks:
         """Check that every change had its effect.
 
         Raises:
-            ValueError: a unit was not called, nor another one with the same weights: its changes had no
-                effect.
+            ValueError: neither a unit nor another one with its weights was called.
         """
         reached = {parameter for name in self._called for parameter in self._units[name][1]}
         silent = [name for name, (_, parameters) in self._units.items() if not reached.issuperset(parameters)]
@@ -136,9 +132,8 @@ class RowTasks:
     def _forward(self, name: str, module: nn.Module, names: list[str]) -> Callable:
         own = module.forward
         kind, stock = self._whole, type(module).forward
-        if "forward" in vars(module) or any(
-            parameter in task.task_head for task in self._tasks for parameter in names
-        ):
+        in_task_head = any(name in task.task_head for task in self._tasks for name in names)
+        if "forward" in vars(module) or in_task_head:
             pass
         elif stock is nn.Linear.forward or _is_conv1d(module):
             kind = self._linear
@@ -176,9 +171,8 @@ class RowTasks:
         weight, bias = (self._name_of(own_parameter, names) for own_parameter in (module.weight, module.bias))
         tokens = x.numel() // max(x.shape[-1], 1)
         if tokens >= SPARSE_BELOW * len(self._tasks):
-            most = max(
-                len(task.changes[weight].positions) if weight in task.changes else 0 for task in self._tasks
-            )
+            changes = [task.changes[weight] for task in self._tasks if weight in task.changes]
+            most = max((len(change.positions) for change in changes), default=0)
             if most > SPARSE_UP_TO * module.weight.numel() or not loops_for(x):
                 return self._whole(name, module, names, own, args, kwargs)
         y = own(x)
@@ -186,10 +180,8 @@ class RowTasks:
             if weight not in task.changes and bias not in task.changes:
                 continue
             if (weight, bias) not in task.linear:
-                changes = (task.changes.get(weight), task.changes.get(bias))
-                task.linear[weight, bias] = LinearDiff(
-                    *changes, tuple(module.weight.shape), _is_conv1d(module)
-                )
+                changes, shape = (task.changes.get(weight), task.changes.get(bias)), module.weight.shape
+                task.linear[weight, bias] = LinearDiff(*changes, tuple(shape), _is_conv1d(module))
             task.linear[weight, bias].add_to(y, rows, x)
         return y
 
@@ -215,9 +207,7 @@ class RowTasks:
         self._require_clear(name, x)
         parts = []
         for task, rows in zip(self._tasks, self._rows):
-            weight, bias = (
-                self._vector(task, parameter, names) for parameter in (module.weight, module.bias)
-            )
+            weight, bias = (self._vector(task, vector, names) for vector in (module.weight, module.bias))
             parts.append(F.layer_norm(x[rows], module.normalized_shape, weight, bias, module.eps))
         joined = torch.cat(parts)  # [b of each task, ..., features] -> [B, ..., features]
         return joined if self._back is None else joined[self._back.to(x.device)]

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 def take_rows(tree: Any, rows: Any, size: int, sizes: int = 1) -> Any:
-    """Return `tree` (tensors in tuples, lists, dictionaries) with these rows of every tensor that has `size`
-    rows.
+    """Return `tree` (tensors in tuples, lists, dictionaries) with these rows of the tensors of `size` rows.
 
-    `sizes`: tensors with fewer dimensions are left alone.
+    Args:
+        sizes: tensors with fewer dimensions are left alone.
 
     Raises:
         ValueError: there is a cache in it, whose rows cannot be taken.
@@ -32,12 +32,12 @@ def take_rows(tree: Any, rows: Any, size: int, sizes: int = 1) -> Any:
 
 
 def join_rows(parts: Sequence[tuple[int, Any]], spread: bool = False) -> Any:
-    """Put the outputs of several groups of rows, (number of rows, output), together, in the order of the
-    groups.
+    """Put the outputs of several groups of rows, (number of rows, output), together in their order.
 
-    Where the last size differs, as logits do by the number of labels, the smaller ones are filled up with
-    -inf. `spread`: an output with a single row, such as the vectors of positions, stands for all rows of its
-    group.
+    Where the last size differs, as logits do by the number of labels, smaller ones are filled up with -inf.
+
+    Args:
+        spread: an output with a single row, such as the vectors of positions, stands for all of its group.
 
     Raises:
         ValueError: an output has no row an example, or is a cache.
@@ -46,31 +46,28 @@ def join_rows(parts: Sequence[tuple[int, Any]], spread: bool = False) -> Any:
     _refuse_cache(first)
     if isinstance(first, Tensor):
         if spread:
+            # [1, ...] -> [n, ...]
             parts = [(n, t.expand(n, *t.shape[1:]) if t.dim() and t.shape[0] == 1 else t) for n, t in parts]
         if any(not tensor.dim() or tensor.shape[0] != length for length, tensor in parts):
-            raise ValueError(
-                f"the rows of several tasks cannot be put together: an output is {list(first.shape)}"
-            )
-        widest = max(tensor.shape[-1] for _, tensor in parts)
-        if any(tensor.dim() > 1 and tensor.shape[-1] != widest for _, tensor in parts):
-            parts = [
-                (n, F.pad(tensor, (0, widest - tensor.shape[-1]), value=-torch.inf)) for n, tensor in parts
-            ]
-        return torch.cat([tensor for _, tensor in parts])
+            shape = list(first.shape)
+            raise ValueError(f"the rows of several tasks cannot be put together: an output is {shape}")
+        tensors = [tensor for _, tensor in parts]
+        widest = max(tensor.shape[-1] for tensor in tensors)
+        if any(tensor.dim() > 1 and tensor.shape[-1] != widest for tensor in tensors):
+            tensors = [F.pad(t, (0, widest - t.shape[-1]), value=-torch.inf) for t in tensors]
+        return torch.cat(tensors)
     if isinstance(first, dict):
         return _like(first, {key: join_rows([(n, part[key]) for n, part in parts], spread) for key in first})
     if isinstance(first, (tuple, list)):
-        return _like(
-            first, [join_rows([(n, part[place]) for n, part in parts], spread) for place in range(len(first))]
-        )
+        places = range(len(first))
+        return _like(first, [join_rows([(n, part[place]) for n, part in parts], spread) for place in places])
     return first
 
 
 def _refuse_cache(tree: Any) -> None:
     if hasattr(tree, "get_seq_length"):
-        raise ValueError(
-            f"rows of a {type(tree).__name__} cannot be taken: call the model with use_cache=False"
-        )
+        cache = type(tree).__name__
+        raise ValueError(f"rows of a {cache} cannot be taken: call the model with use_cache=False")
 
 
 def _like(old: Any, new: Any) -> Any:
@@ -81,6 +78,7 @@ def _like(old: Any, new: Any) -> Any:
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
+    """List the tensors in tuples, lists and dictionaries, however nested."""
     if isinstance(tree, Tensor):
         return [tree]
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ()
@@ -101,4 +99,5 @@ def slice_of(rows: list[int]) -> Any:
 
 
 def number_of(rows: Any) -> int:
+    """Return how many rows a slice or a tensor of `slice_of` stands for."""
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)

@@ -1,6 +1,4 @@
-"""Finetuning with the mask fixed: only the kept positions move, and the optimizer's state is as large as the
-mask.
-"""
+"""Finetuning with a fixed mask: only its positions move, and the optimizer's state is as large as it is."""
 
 from __future__ import annotations
 
@@ -19,15 +17,14 @@ from ..packs.pack import patched
 from ..sparse import SparseDiff
 from .passes.torch_passes import Rates, adam
 from .placement import base_tensors, place
-from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
+from .task_head import TaskHeadAdamW, check_rates, clip_factor, dense, overwrite
 from .watches import BufferWatch, ForeignSteps
 
 FORMAT = 1
 
 
 class FixMaskAdamW(torch.optim.Optimizer):
-    """AdamW on a diff's K values, and on the task head beside them; every other weight stays bit for bit at
-    the base.
+    """AdamW on a diff's K values and the task head beside them; other weights stay bit for bit at the base.
 
     Its parameter groups hold the model's own parameters. A step gathers their gradients at the K positions,
     updates the K values and writes base + value there. Tensors without a position ask for no gradient any
@@ -63,24 +60,14 @@ class FixMaskAdamW(torch.optim.Optimizer):
         max_norm: float | None = 1.0,
         task_head_weight_decay: float = 0.0,
     ):
-        for name, value in {
-            "lr": lr,
-            "task_head_lr": task_head_lr or 0.0,
-            "eps": eps,
-            "max_norm": max_norm or 0.0,
-        }.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be 0 or more and finite, got {value}")
+        check_rates(lr=lr, task_head_lr=task_head_lr or 0.0, eps=eps, max_norm=max_norm or 0.0)
         require_free(model, base)
         placed = place(model, task_head, asking_only=False)  # another mask may have frozen some
         self._check(diff, placed.body)
         tensors = dict(zip(placed.body, base_tensors(placed.body, base)))
         self.body, self.task_head = placed.body, placed.task_head
-        self.touched = {
-            name: p
-            for name, p in placed.body.items()
-            if name in diff.entries and diff.entries[name][0].numel()
-        }
+        changed = {name for name, (positions, _) in diff.entries.items() if positions.numel()}
+        self.touched = {name: parameter for name, parameter in placed.body.items() if name in changed}
         device = next(iter(self.touched.values())).device
         self.positions = [diff.entries[name][0].to(device) for name in self.touched]
         self.shapes = {name: tuple(parameter.shape) for name, parameter in placed.body.items()}
@@ -107,22 +94,11 @@ class FixMaskAdamW(torch.optim.Optimizer):
         for name, parameter in placed.body.items():
             parameter.requires_grad_(name in self.touched)
 
-        groups: list[dict[str, Any]] = [
-            {
-                "params": list(self.touched.values()),
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "max_norm": max_norm or 0.0,
-            }
-        ]
+        settings = {"lr": lr, "betas": betas, "eps": eps, "max_norm": max_norm or 0.0}
+        groups: list[dict[str, Any]] = [{"params": list(self.touched.values()), **settings}]
         if placed.task_head:
-            groups.append(
-                {
-                    "params": list(placed.task_head.values()),
-                    "lr": lr if task_head_lr is None else task_head_lr,
-                }
-            )
+            rate = lr if task_head_lr is None else task_head_lr
+            groups.append({"params": list(placed.task_head.values()), "lr": rate})
         super().__init__(groups, {"lr": lr})
         for index, parameter in enumerate(self.touched.values()):
             flats = {"values": self.values, "mean": self._mean, "square": self._square}
@@ -139,8 +115,10 @@ class FixMaskAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Take one AdamW step of the values and the task head. A tensor without a gradient counts as one of
-        zeros.
+        """Take one AdamW step of the values and the task head. A tensor without a gradient counts as zeros.
+
+        Raises:
+            HandshakeError: another optimizer has moved weights of the body.
         """
         loss = None
         if closure is not None:
@@ -153,7 +131,7 @@ class FixMaskAdamW(torch.optim.Optimizer):
             )
         group = self.param_groups[0]
         grads = [dense(parameter.grad) for parameter in self.touched.values()]
-        # each [elements] -> [n], together [K]
+        # each of any shape -> [elements] -> [n], together [K]
         grad = torch.cat(
             [
                 self.values.new_zeros(positions.numel())
@@ -172,18 +150,14 @@ class FixMaskAdamW(torch.optim.Optimizer):
         return loss
 
     def diff(self) -> SparseDiff:
-        """Return the diff as it stands: the same positions, the values now. Warn of buffers that training has
-        changed.
-        """
+        """Return the diff: the same positions, the values now. Warn of buffers that training has changed."""
         self._buffers.warn()
         parts = [part.detach().cpu().clone() for part in self.values.split(self._counts)]
         entries = {name: (at.cpu(), part) for name, at, part in zip(self.touched, self.positions, parts)}
         return SparseDiff(entries, self.shapes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a state as any optimizer's, with three tensors of each parameter's kept positions; under
-        'diff' the mask and the base.
-        """
+        """Return a state as any optimizer's, three tensors [n] a parameter; in 'diff' the mask and base."""
         state = super().state_dict()
         state["diff"] = {
             "format": FORMAT,
@@ -220,26 +194,21 @@ class FixMaskAdamW(torch.optim.Optimizer):
             self._write()
 
     def _write(self) -> None:
-        parts = self.values.split(self._counts)
-        for parameter, positions, below, part in zip(
-            self.touched.values(), self.positions, self._below, parts
-        ):
-            parameter.data.view(-1)[positions] = patched(below, part)  # [elements] at [n]
+        parts = zip(self.touched.values(), self.positions, self._below, self.values.split(self._counts))
+        for parameter, positions, below, values in parts:
+            parameter.data.view(-1)[positions] = patched(below, values)  # [elements] at [n]
 
     @staticmethod
     def _check(diff: SparseDiff, body: Mapping[str, nn.Parameter]) -> None:
+        another = "the mask is of another model"
         unknown = [name for name in diff.entries if name not in body]
         if unknown:
-            raise ValueError(
-                f"the mask is of another model: '{unknown[0]}' is no parameter of this one's body"
-            )
+            raise ValueError(f"{another}: '{unknown[0]}' is no parameter of this one's body")
         if diff.count == 0:
             raise ValueError("the mask has no position")
         for name, (_, values) in diff.entries.items():
             if diff.shapes[name] != tuple(body[name].shape):
-                raise ValueError(
-                    f"the mask is of another model: '{name}' has the shape {list(diff.shapes[name])} there, "
-                    f"{list(body[name].shape)} here"
-                )
+                there, here = list(diff.shapes[name]), list(body[name].shape)
+                raise ValueError(f"{another}: '{name}' has the shape {there} there, {here} here")
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(f"the diff of '{name}' holds values that are not finite numbers")

@@ -122,9 +122,8 @@ def stretches_of(
             try:
                 stretches.append(Stretch(index, 0, size, numbers.setdefault(answer, len(numbers))))
             except TypeError as error:
-                raise ValueError(
-                    f"the group function must give a label or an integer tensor for '{name}'"
-                ) from error
+                wrong = f"the group function must give a label or an integer tensor for '{name}'"
+                raise ValueError(wrong) from error
             continue
         starts, lengths, labels = _runs(name, answer, shape)
         short += int((lengths < SHORT).sum())
@@ -154,8 +153,7 @@ def _runs(name: str, labels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tens
         # [..., 1, 1] -> [...] -> the tensor's leading sizes -> [elements / inner]
         flat = labels.reshape(labels.shape[:leading]).expand(shape[:leading]).reshape(-1)
     except RuntimeError as error:
-        raise ValueError(
-            f"the groups {list(labels.shape)} of '{name}' do not broadcast to {list(shape)}"
-        ) from error
+        wrong = f"the groups {list(labels.shape)} of '{name}' do not broadcast to {list(shape)}"
+        raise ValueError(wrong) from error
     values, counts = torch.unique_consecutive(flat, return_counts=True)
     return (counts.cumsum(0) - counts) * inner, counts * inner, values

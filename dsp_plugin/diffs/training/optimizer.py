@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from .passes.torch_passes import Moments, NextTheta, Rates, StepInputs, adam
-from .task_head import TaskHeadAdamW, clip_factor, dense, overwrite
+from .task_head import TaskHeadAdamW, check_rates, clip_factor, dense, overwrite
 from .vector import DiffVector
 
 FORMAT = 1
 
 
 class DiffAdamW(torch.optim.Optimizer):
-    """Trains a DiffVector, and the task head beside it, from the ordinary gradients of the model's
-    parameters.
+    """Trains a DiffVector, and the task head beside it, from the gradients of the model's parameters.
 
     Gradients of w (and the task head), and those of alpha (and the groups' alpha), are clipped to a norm
     each, after the pull-back: the host's own clipping must be off. A learning-rate scheduler reaches w and
@@ -34,15 +33,13 @@ class DiffAdamW(torch.optim.Optimizer):
 
     Args:
         vector: what is trained.
-        lr: of w; task_head_lr: of the task head (default: lr). alpha_lr: of alpha and the groups' alpha,
-            constant.
+        lr: of w. task_head_lr: of the task head (default: lr). alpha_lr: of both alpha, constant.
         betas, eps: of both AdamW. alpha_eps: of alpha's (default: eps).
         eps_uncorrected: add alpha's eps to the root of the mean square before its bias correction, as
             Transformers' former AdamW did (the paper's program); alpha then moves later.
         max_norm, alpha_max_norm: clipping norms; 0 or None for none.
         task_head_weight_decay: of the task head.
-        writes_next: let a step write the next sample into the model in passing, which saves reading w and
-            alpha again.
+        writes_next: let a step write the next sample into the model, to read w and alpha only once.
 
     Raises:
         ValueError: a rate, eps or norm that is negative or not finite.
@@ -74,18 +71,10 @@ class DiffAdamW(torch.optim.Optimizer):
             alpha_max_norm=alpha_max_norm or 0.0,
             task_head_lr=lr if task_head_lr is None else task_head_lr,
         )
-        for name, value in numbers.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be 0 or more and finite, got {value}")
+        check_rates(**numbers)
         task_head_lr = numbers.pop("task_head_lr")
-        groups = [
-            {
-                "params": vector.layout.parameters,
-                **numbers,
-                "eps_uncorrected": eps_uncorrected,
-                "betas": betas,
-            }
-        ]
+        settings = {**numbers, "eps_uncorrected": eps_uncorrected, "betas": betas}
+        groups = [{"params": vector.layout.parameters, **settings}]
         if vector.task_head:
             groups.append({"params": list(vector.task_head.values()), "lr": task_head_lr})
         super().__init__(groups, {"lr": lr})
@@ -133,13 +122,8 @@ class DiffAdamW(torch.optim.Optimizer):
         w_rates = w_rates._replace(clip=clip_factor(w_square, group["max_norm"]))
         alpha_rates = alpha_rates._replace(clip=clip_factor(alpha_square, group["alpha_max_norm"]))
         if vector.structured:
-            adam(
-                vector.group_alpha,
-                *self._group_moments,
-                group_grad.to(vector.w.dtype),
-                alpha_rates,
-                group["betas"],
-            )
+            group_grad = group_grad.to(vector.w.dtype)
+            adam(vector.group_alpha, *self._group_moments, group_grad, alpha_rates, group["betas"])
         following = None
         if self.writes_next:
             next_keys = vector.keys(vector.steps + 1)
@@ -152,9 +136,7 @@ class DiffAdamW(torch.optim.Optimizer):
         return loss
 
     def metrics(self) -> dict[str, float]:
-        """Return figures of the last step, before clipping: norms of the gradients, expected number of
-        non-zeros and its share.
-        """
+        """Return the last step's unclipped norms of gradients, and expected number and share of non-zeros."""
         values = {name: float(value) for name, value in self._last.items()}
         if values:
             values["expected_density"] = values["expected_count"] / self.vector.layout.total
@@ -185,8 +167,9 @@ class DiffAdamW(torch.optim.Optimizer):
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a state as any optimizer's, w and alpha in each parameter's; under 'diff' what is of no one
-        parameter. The tensors are views: save or copy them before the next step.
+        """Return a state as any optimizer's, w and alpha in each parameter's; the rest is in 'diff'.
+
+        The tensors are views: save or copy them before the next step.
         """
         vector, state = self.vector, super().state_dict()
         state["diff"] = {
@@ -206,27 +189,25 @@ class DiffAdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state: w, alpha, moments, the task head's, rates, and the noise where it was. The
-        penalty is this run's; where the state's was another, a warning says so.
+        """Go on from a state: w, alpha, moments, the task head's, rates, and the noise where it was.
+
+        The penalty is this run's; where the state's was another, a warning says so.
 
         Raises:
-            ValueError: a state of another optimizer, model, base or kind of diff. Nothing has been changed
-                then.
+            ValueError: a state of another optimizer, model, base or kind of diff. Nothing is changed then.
         """
         vector, saved = self.vector, state_dict.get("diff")
         if not isinstance(saved, dict) or saved.get("format") != FORMAT:
             raise ValueError("this is not the state of a diff's optimizer, or one of a newer version")
         if saved["names"] != vector.layout.names:
             odd = sorted(set(saved["names"]) ^ set(vector.layout.names))[:3]
-            raise ValueError(
-                f"the state is of a diff of other parameters: {', '.join(odd) or 'another order'}"
-            )
+            different = ", ".join(odd) or "another order"
+            raise ValueError(f"the state is of a diff of other parameters: {different}")
+        another = "the state belongs to another base"
         if saved["base"] != vector.base_hash():
-            raise ValueError(
-                "the state belongs to another base: theta would be put together from the wrong weights"
-            )
+            raise ValueError(f"{another}: theta would be put together from the wrong weights")
         if saved.get("frozen", vector.frozen_hash) != vector.frozen_hash:  # older states do not tell
-            raise ValueError("the state belongs to another base: what stays frozen is another there")
+            raise ValueError(f"{another}: what stays frozen is another there")
         for name, here in _settings(vector).items():
             if saved["settings"].get(name) != here:
                 raise ValueError(
@@ -236,9 +217,7 @@ class DiffAdamW(torch.optim.Optimizer):
             raise ValueError("the state was trained with other groups, though with as many of them")
         penalties = vector.penalties.unique().tolist()
         if saved.get("penalties", penalties) != penalties:  # older states do not tell
-            there, here = (
-                ", ".join(f"{value:g}" for value in values) for values in (saved["penalties"], penalties)
-            )
+            there, here = (", ".join(f"{x:g}" for x in found) for found in (saved["penalties"], penalties))
             warnings.warn(f"the state was trained with lambda {there} and goes on with {here}", stacklevel=2)
         self._task_head.check(state_dict)
         for index, parameter in enumerate(vector.layout.parameters):

@@ -12,9 +12,7 @@ from ..base import base_hash, find_names, task_head_names
 
 
 class Placement(NamedTuple):
-    """Parameters by their part: `body` gets a sparse diff, `task_head` is trained dense, `frozen` stays as it
-    is.
-    """
+    """Parameters by their part: `body` gets a sparse diff, `task_head` is trained dense, `frozen` stays."""
 
     body: dict[str, nn.Parameter]
     task_head: dict[str, nn.Parameter]
@@ -24,8 +22,7 @@ class Placement(NamedTuple):
 def place(
     model: nn.Module, task_head: Iterable[str] = (), frozen: Iterable[str] = (), asking_only: bool = True
 ) -> Placement:
-    """Sort a model's parameters. Tied weights count once; buffers are no parameters; frozen ones stop asking
-    for gradients.
+    """Sort a model's parameters, tied weights once, no buffers; frozen ones stop asking for gradients.
 
     Args:
         task_head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of
@@ -60,30 +57,24 @@ def place(
 
 
 def base_tensors(body: Mapping[str, nn.Parameter], base: Mapping[str, Tensor] | None) -> list[Tensor]:
-    """Return the base's tensor of each parameter, in its dtype, on its device, in no memory that training
-    writes to.
+    """Return the base's tensor of each parameter, in its dtype and on its device, in memory of its own.
 
     Args:
-        base: weights of the base by name (a leading `bert.` more or less is seen through); None: the model's
-            own now.
+        base: weights of the base by name (a leading `bert.` is seen through); None: the model's own now.
 
     Raises:
         ValueError: the base lacks a parameter or has it in another shape.
     """
     if base is None:
-        return [
-            parameter.detach().clone(memory_format=torch.contiguous_format) for parameter in body.values()
-        ]
+        return [p.detach().clone(memory_format=torch.contiguous_format) for p in body.values()]
     found = find_names(body, base)
     live = {parameter.untyped_storage().data_ptr() for parameter in body.values()}
     tensors = []
     for name, parameter in body.items():
         tensor = base[found[name]].detach()
         if tensor.shape != parameter.shape:
-            raise ValueError(
-                f"wrong base: {found[name]} has the shape {list(tensor.shape)}, the model "
-                f"{list(parameter.shape)}"
-            )
+            there, here = list(tensor.shape), list(parameter.shape)
+            raise ValueError(f"wrong base: {found[name]} has the shape {there}, the model {here}")
         tensor = tensor.to(device=parameter.device, dtype=parameter.dtype).contiguous()
         tensors.append(tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor)
     return tensors
@@ -109,16 +100,14 @@ def frozen_hash(placed: Placement, base: Mapping[str, Tensor] | None) -> str | N
 def _check(body: Mapping[str, nn.Parameter]) -> None:
     devices = {parameter.device for parameter in body.values()}
     if len(devices) > 1:
-        raise ValueError(
-            f"a diff is trained on one device, the parameters are on {sorted(map(str, devices))}"
-        )
+        found = sorted(map(str, devices))
+        raise ValueError(f"a diff is trained on one device, the parameters are on {found}")
     spans = []
     for name, parameter in body.items():
         kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
         if kinds & {"DTensor", "FlatParameter"} or hasattr(parameter, "ds_id") or parameter.numel() == 0:
-            raise ValueError(
-                f"'{name}' is sharded or empty: diffs need whole parameters (no FSDP, no ZeRO stage 3)"
-            )
+            advice = "diffs need whole parameters (no FSDP, no ZeRO stage 3)"
+            raise ValueError(f"'{name}' is sharded or empty: {advice}")
         if not parameter.is_floating_point():
             raise ValueError(f"'{name}' is {parameter.dtype}: a diff needs floating parameters")
         if not parameter.is_contiguous():

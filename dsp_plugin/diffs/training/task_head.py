@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,15 +17,13 @@ class TaskHeadAdamW:
     """
 
     def __init__(self, outer: torch.optim.Optimizer, betas, eps: float, weight_decay: float):
-        self.parameters: list[nn.Parameter] = (
-            outer.param_groups[1]["params"] if len(outer.param_groups) > 1 else []
-        )
+        self.parameters: list[nn.Parameter] = []
         self._outer = outer
         self._adam: torch.optim.AdamW | None = None
-        if self.parameters:
-            self._adam = torch.optim.AdamW(
-                self.parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay
-            )
+        if len(outer.param_groups) > 1:
+            self.parameters = outer.param_groups[1]["params"]
+            options = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+            self._adam = torch.optim.AdamW(self.parameters, lr=0.0, **options)
             self._adam.state = outer.state
 
     def square(self) -> Tensor | float:
@@ -42,21 +41,16 @@ class TaskHeadAdamW:
         self._adam.step()
 
     def check(self, state: dict[str, Any]) -> None:
-        """Raise a ValueError where a saved state's groups or the task head's tensors in it are of other
-        sizes.
-        """
+        """Raise a ValueError where a state's groups, or the task head's tensors in it, are of other sizes."""
         groups = self._outer.param_groups
-        if [len(group["params"]) for group in state["param_groups"]] != [
-            len(group["params"]) for group in groups
-        ]:
+        there, here = ([len(g["params"]) for g in found] for found in (state["param_groups"], groups))
+        if there != here:
             raise ValueError("the state has another number of parameters: another task head")
         for index, parameter in enumerate(self.parameters, start=len(groups[0]["params"])):
             for name, tensor in state["state"].get(index, {}).items():
                 if name != "step" and tensor.shape != parameter.shape:
-                    raise ValueError(
-                        f"the state's task head has the shape {list(tensor.shape)}, here "
-                        f"{list(parameter.shape)}"
-                    )
+                    there, here = list(tensor.shape), list(parameter.shape)
+                    raise ValueError(f"the state's task head has the shape {there}, here {here}")
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over the task head's state, and every group's settings."""
@@ -70,10 +64,15 @@ class TaskHeadAdamW:
             group.update({name: value for name, value in given.items() if name != "params"})
 
 
+def check_rates(**numbers: float) -> None:
+    """Raise a ValueError that names the first of these numbers that is negative or not finite."""
+    for name, value in numbers.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be 0 or more and finite, got {value}")
+
+
 def clip_factor(square: Tensor, max_norm: float) -> Tensor | float:
-    """Return the factor that brings a gradient of this squared norm to `max_norm` at most, as torch's
-    clip_grad_norm_ does.
-    """
+    """Return the factor that clips a gradient of this squared norm to `max_norm`, as clip_grad_norm_ does."""
     if not max_norm:
         return 1.0
     return (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
@@ -85,5 +84,6 @@ def dense(grad: Tensor | None) -> Tensor | None:
 
 
 def overwrite(here: Tensor, there: Tensor) -> None:
+    """Copy a state's tensor into this one of the same shape, in place."""
     if here.data_ptr() != there.data_ptr():  # a state handed straight back is views of this one
         here.copy_(there)

@@ -1,5 +1,4 @@
-"""A sparse diff in training: theta = base + z * gate * w beside an untouched model (Guo, Rush, Kim, ACL
-2021).
+"""A sparse diff in training (Guo, Rush, Kim, ACL 2021): theta = base + z * gate * w beside a model as it is.
 
 theta is written into the model's parameters before a step, the host runs forward and backward as always, and
 the ordinary gradient at theta is pulled back onto w, alpha and the groups' alpha in closed form. So there is
@@ -33,9 +32,7 @@ PENALTY_FORMS = ("paper", "additive")
 
 
 class GroupGates(NamedTuple):
-    """What one step needs to know of the groups: [G] each, and the price of an element that is surely open,
-    [P].
-    """
+    """The groups in one step, [G] each, and the price [P] of an element that is surely open."""
 
     gate: Tensor
     slope: Tensor  # d gate / d alpha
@@ -91,9 +88,8 @@ class DiffVector:
         fused: bool | None = None,
     ):
         if isinstance(grouping, str) and grouping not in GROUPINGS:
-            raise ValueError(
-                f"grouping must be one of {', '.join(GROUPINGS)}, a function or None, got '{grouping}'"
-            )
+            known = f"{', '.join(GROUPINGS)}, a function or None"
+            raise ValueError(f"grouping must be one of {known}, got '{grouping}'")
         if penalty_form not in PENALTY_FORMS:
             raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
         require_free(model, base)
@@ -125,9 +121,7 @@ class DiffVector:
     # ---- what is in the model ----
 
     def sample(self) -> None:
-        """Write the sample of the coming step into the model, unless it is there. The same one until the step
-        is taken.
-        """
+        """Write the coming step's sample into the model, unless it is there; the same one until the step."""
         self.drawn = True
         if self._written != "sample":
             gates = self.group_gates(self.keys(self.steps))
@@ -135,17 +129,13 @@ class DiffVector:
             self.mark("sample")
 
     def deterministic(self) -> None:
-        """Write the deterministic theta, z = clip(sigmoid(alpha)(high - low) + low, 0, 1), unless it is
-        there.
-        """
+        """Write theta of z = clip(sigmoid(alpha)(high - low) + low, 0, 1), no noise, unless it is there."""
         if self._written != "deterministic":
             self.passes.write(self.base, self.w, self.alpha, self.group_gates(None).gate, None)
             self.mark("deterministic")
 
     def mark(self, written: str) -> None:
-        """Note what the parameters hold now: 'sample' (of the coming step), 'deterministic', 'loaded', or
-        'nothing' that will do.
-        """
+        """Note what the parameters hold: 'sample' (the next one), 'deterministic', 'loaded' or 'nothing'."""
         self._written = written
 
     def attach(self) -> None:
@@ -190,12 +180,11 @@ class DiffVector:
     # ---- the diff ----
 
     def keys(self, step: int) -> Keys:
+        """Return the keys of a step's noise."""
         return step_keys(self.seed, step)
 
     def group_gates(self, keys: Keys | None) -> GroupGates:
-        """Return the groups' gates, sampled with these keys or deterministic; all ones where the diff is
-        unstructured.
-        """
+        """Return the groups' gates, sampled with these keys or deterministic; all 1 without groups."""
         if self.structured:
             opened, opening = self.concrete.open_probability(self.group_alpha)
             if keys is None:
@@ -230,9 +219,7 @@ class DiffVector:
         return float((self._opened_by_group() * self.group_gates(None).opened.double()).sum())
 
     def penalty(self) -> float:
-        """Return lambda times the expected L0 norm, in the form chosen; what the updates descend beside the
-        loss.
-        """
+        """Return lambda times the expected L0 norm, in the form chosen: what is descended beside the loss."""
         opened = self.group_gates(None).opened.double()
         weight = opened if self.penalty_form == "paper" else 1
         by_element = float((self._opened_by_group(weighted=True) * weight).sum())
@@ -241,9 +228,7 @@ class DiffVector:
         return by_element + float((self.group_penalties() * opened).sum())
 
     def group_penalties(self) -> Tensor:
-        """Return lambda of each group's own term in the additive form: the mean of its elements', [G]
-        float64.
-        """
+        """Return lambda of each group's term in the additive form, its elements' mean: [G] float64."""
         length = self.layout.length.to(self.penalties.device).double()
         return self.layout.group_sums(self.penalties.double() * length) / self.layout.group_sums(length)
 

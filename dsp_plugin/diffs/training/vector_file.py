@@ -32,7 +32,7 @@ _FLAT = ("w", "alpha", "group_alpha")
 
 @dataclass(frozen=True)
 class SavedVector:
-    """What `save_vector` wrote.
+    """A vector as `save_vector` wrote it.
 
     Attributes:
         flat: w, alpha [N] and group_alpha [G]. task_head: its tensors by name.
@@ -57,18 +57,14 @@ class SavedVector:
         parameters = dict(model.named_parameters())
         missing = [name for name in [*self.header["names"], *self.task_head] if name not in parameters]
         if missing:
-            raise ValueError(
-                f"wrong base: it lacks {len(missing)} parameters of the diff: {', '.join(missing[:3])}"
-            )
+            some = ", ".join(missing[:3])
+            raise ValueError(f"wrong base: it lacks {len(missing)} parameters of the diff: {some}")
         if base_hash({name: parameters[name] for name in self.header["names"]}) != self.header["base"]:
             raise ValueError("wrong base: its weights are not those that the diff was trained on")
         body = set(self.header["names"])
         frozen = [name for name in parameters if name not in body and name not in self.task_head]
-        # older files do not tell of what was frozen
-        if (
-            self.header.get("frozen")
-            and base_hash({name: parameters[name] for name in frozen}) != self.header["frozen"]
-        ):
+        known = self.header.get("frozen")  # older files do not tell of it
+        if known and base_hash({name: parameters[name] for name in frozen}) != known:
             raise ValueError("wrong base: the weights that were frozen are not those of the diff's base")
         concrete = StretchedConcrete(*self.header["concrete"])
         vector = DiffVector(
@@ -120,9 +116,7 @@ def save_vector(path: str | os.PathLike, vector: DiffVector, config: Mapping[str
     except TypeError as error:
         raise ValueError(f"the configuration is not JSON: {error}") from error
     tensors = {name: getattr(vector, name).detach().cpu().clone() for name in _FLAT}
-    tensors.update(
-        {f"head.{name}": tensor.detach().cpu().clone() for name, tensor in vector.task_head.items()}
-    )
+    tensors.update({f"head.{n}": tensor.detach().cpu().clone() for n, tensor in vector.task_head.items()})
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         seal(temporary)
@@ -144,28 +138,22 @@ def _read(path: str) -> SavedVector:
     with safe_open(path, "pt") as file:
         metadata = (file.metadata() or {}).get(_KEY)
         if metadata is None:
-            raise ValueError(
-                f"{path} holds no diff in training (it is not what diff pruning's first stage writes)"
-            )
+            wrong = "holds no diff in training (it is not what diff pruning's first stage writes)"
+            raise ValueError(f"{path} {wrong}")
         header = parse_json(metadata, f"{path}'s header")
         if header["format"] != FORMAT:
-            raise ValueError(
-                f"{path} is of format {header['format']}, this version reads {FORMAT}: update dsp_plugin"
-            )
+            wrong = f"is of format {header['format']}, this version reads {FORMAT}: update dsp_plugin"
+            raise ValueError(f"{path} {wrong}")
         # files without a checksum are older; they do not tell of the grouping either
         if "checksum" not in header and "grouping" not in header:
-            warnings.warn(
-                f"{path} was written before these files had a checksum: damage to it cannot be seen"
-            )
+            older = "was written before these files had a checksum: damage to it cannot be seen"
+            warnings.warn(f"{path} {older}")
         elif not fits(path, header["checksum"]):
             raise ValueError(f"{path} is damaged: its content does not fit its checksum")
         _check(header, path)
         flat = {name: file.get_tensor(name) for name in _FLAT}
-        task_head = {
-            key[len("head.") :]: file.get_tensor(key)
-            for key in sorted(file.keys())
-            if key.startswith("head.")
-        }
+        keys = [key for key in sorted(file.keys()) if key.startswith("head.")]
+        task_head = {key.removeprefix("head."): file.get_tensor(key) for key in keys}
     for name, tensor in {**flat, **task_head}.items():
         if not tensor.is_floating_point() or not all_finite(tensor):
             raise ValueError(f"{path} holds numbers that are not finite: {name}")
@@ -189,10 +177,7 @@ def _check(header: dict[str, Any], path: str) -> None:
     if not (whole and texts and kinds):
         raise ValueError(f"{path}: its header has values of another kind")
     check_depth(header["config"], f"{path}: its config")
-    if (
-        not isinstance(concrete, list)
-        or len(concrete) != 2
-        or not all(type(end) in (int, float) for end in concrete)
-    ):
+    ends = concrete if isinstance(concrete, list) else []
+    if len(ends) != 2 or not all(type(end) in (int, float) for end in ends):
         raise ValueError(f"{path}: its stretched interval is none")
     StretchedConcrete(*concrete)

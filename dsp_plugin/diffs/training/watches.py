@@ -1,4 +1,4 @@
-"""What else may change a model while a diff is trained in it: its buffers, and other optimizers."""
+"""Watches over what else may change a model while a diff is trained in it: buffers, and other optimizers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,19 @@ from ...handshake.optimizer_steps import watch_steps
 
 
 class BufferWatch:
-    """Remembers the floating buffers that a model saves, as they are now; their sizes are small (BatchNorm's
-    statistics).
-    """
+    """Remembers the floating buffers that a model saves, as they are now; they are small (BatchNorm's)."""
 
     def __init__(self, model: nn.Module):
         self._model = model
         self._warned = False
         saved = model.state_dict().keys()
-        self._before = {
-            name: buffer.detach().clone() for name, buffer in self._floating().items() if name in saved
-        }
+        now = self._floating()
+        self._before = {name: now[name].detach().clone() for name in now if name in saved}
 
     def changed(self) -> list[str]:
         """Return the names of those that are other now, to the bit."""
-        now = self._floating()
-        return [
-            name for name, before in self._before.items() if name not in now or not _same(before, now[name])
-        ]
+        now, before = self._floating(), self._before
+        return [name for name in before if name not in now or not _same(before[name], now[name])]
 
     def warn(self) -> None:
         """Warn once, if any changed."""
@@ -56,8 +51,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 class ForeignSteps:
-    """Calls `met` before an optimizer that is not `own` steps on any of these parameters; for as long as it
-    is kept.
+    """Calls `met` before an optimizer that is not `own` steps on any of these parameters, while it lives.
 
     Args:
         own: optimizer -> whether it is the diff's.
@@ -75,6 +69,7 @@ class ForeignSteps:
         watch_steps(self)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Call `met` where the optimizer is another one with any of the parameters."""
         if optimizer not in self._known:
             held = (
                 id(p) in self._parameters
@@ -87,4 +82,4 @@ class ForeignSteps:
             self._met()
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        pass
+        """Do nothing."""

@@ -1,5 +1,4 @@
-"""The stretched concrete gate of diff pruning (Guo, Rush, Kim, ACL 2021, section 3.1; Louizos et al., ICLR
-2018).
+"""The stretched concrete gate of diff pruning (Guo, Rush, Kim, 2021, section 3.1; Louizos et al., 2018).
 
 Notation: u uniform noise in (0, 1), alpha the gate's learned location, s = sigmoid(logit u + alpha),
 z = clip(s (high - low) + low, 0, 1). There is no temperature.
@@ -16,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# exp(ALPHA_LIMIT) is still finite in float32; beyond it z, its slope and the penalty's are 0 or 1 to the last
-# bit.
+# exp(ALPHA_LIMIT) is finite in float32; beyond it z, its slope and the penalty's are 0 or 1 to the last bit.
 ALPHA_LIMIT = 80.0
 NOISE_LOW, NOISE_HIGH = 1e-4, 1 - 1e-4
 
@@ -27,12 +25,10 @@ class StretchedConcrete:
     """Gates in [0, 1] that are exactly 0 or exactly 1 with positive probability.
 
     Args:
-        low, high: what s in (0, 1) is stretched to (`concrete_lower`, `concrete_upper`; the paper's -1.5 and
-            1.5).
+        low, high: what s in (0, 1) is stretched to (`concrete_lower` and `concrete_upper`; paper: +-1.5).
 
     Raises:
-        ValueError: not low < 0 and high > 1 (then exact zeros or exact ones could not be drawn), or not
-            finite.
+        ValueError: not low < 0 and high > 1 (exact zeros or ones could not be drawn), or not finite.
     """
 
     low: float = -1.5

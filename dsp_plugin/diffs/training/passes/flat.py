@@ -21,7 +21,7 @@ PIECE = 1 << 16
 
 
 class FlatLayout:
-    """Where each of some parameters lies on the line, and the pieces.
+    """The places of parameters on the line, and its pieces.
 
     Args:
         names, parameters: what to lay out, T of each; all on one device.
@@ -59,10 +59,12 @@ class FlatLayout:
 
     @property
     def groups(self) -> int:
+        """The number of groups, G."""
         return len(self.labels)
 
     @property
     def device(self) -> torch.device:
+        """The device that all parameters are on."""
         return self.parameters[0].device
 
     def grouping_hash(self) -> str:
@@ -90,8 +92,7 @@ class FlatLayout:
 
 
 class Deltas(Mapping[str, Tensor]):
-    """The full-size diff z * gate * w, name -> change of that tensor, worked out a tensor at a time when
-    asked for.
+    """The full-size diff z * gate * w, name -> change of that tensor, worked out when it is asked for.
 
     Args:
         layout: of the tensors.

@@ -1,5 +1,4 @@
-"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use and kept
-(compiled.py).
+"""The passes of diff pruning as single loops on the CPU: passes.cpp, compiled on first use (compiled.py).
 
 Each array is read once and written once a pass, with no temporary and whatever the sizes of the tensors.
 (torch.compile was tried for this: it splits the in-place update into several loops with three full-size
@@ -27,9 +26,8 @@ SOURCE = Path(__file__).with_name("passes.cpp")
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _PIECES = "flat local length tensor group"
-_POINTERS = (
-    f"{_PIECES} theta base grad w alpha w_mean w_square alpha_mean alpha_square gate next_gate price sums"
-)
+_MOMENTS = "w_mean w_square alpha_mean alpha_square"
+_POINTERS = f"{_PIECES} theta base grad w alpha {_MOMENTS} gate next_gate price sums"
 _FLOATS = "w_clip w_rate w_root w_eps alpha_clip alpha_rate alpha_root alpha_eps beta1 beta2"
 
 
@@ -39,10 +37,7 @@ class _Job(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
         *((name, ctypes.c_float) for name in ("low", "high")),
-        *(
-            (name, ctypes.c_uint32)
-            for name in ("first_key", "second_key", "next_first_key", "next_second_key")
-        ),
+        *((name, ctypes.c_uint32) for name in "first_key second_key next_first_key next_second_key".split()),
         *((name, ctypes.c_float) for name in _FLOATS.split()),
         ("sampled", ctypes.c_int32),
     ]
@@ -50,9 +45,7 @@ class _Job(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled passes; None, with a warning that says why, where they cannot be had (see
-    `compiled.load`).
-    """
+    """Return the compiled passes; None, with a warning, where they cannot be had (see `compiled.load`)."""
     return load(SOURCE, "diff pruning runs without its fused passes, slower")
 
 
@@ -72,23 +65,20 @@ class NativePasses:
     def can(layout: FlatLayout, dtype: torch.dtype) -> bool:
         """Return whether these parameters, with w in `dtype`, are for this class and a compiler is there."""
         dtypes = {parameter.dtype for parameter in layout.parameters}
-        fits = (
-            layout.device.type == "cpu"
-            and dtype == torch.float32
-            and len(dtypes) == 1
-            and dtypes <= set(DTYPES)
-        )
-        return fits and library() is not None
+        ours = len(dtypes) == 1 and dtypes <= set(DTYPES)
+        return layout.device.type == "cpu" and dtype == torch.float32 and ours and library() is not None
 
     def write(
         self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Keys | None
     ) -> None:
+        """Do as `TorchPasses.write`."""
         job, alive = self._job(w, alpha, gate, base=base)
         job.sampled = int(keys is not None)
         job.first_key, job.second_key = _unsigned(keys or (0, 0))
         self._run("write", job, alive)
 
     def measure(self, step: StepInputs) -> Tensor:
+        """Do as `TorchPasses.measure`."""
         sums = torch.empty(self.layout.flat.numel(), 4, dtype=torch.float64)
         job, alive = self._job(step.w, step.alpha, step.gate, grads=step.grads, price=step.price)
         job.sums = sums.data_ptr()
@@ -105,6 +95,7 @@ class NativePasses:
         betas: tuple[float, float],
         following: NextTheta | None = None,
     ) -> None:
+        """Do as `TorchPasses.update`."""
         base = None if following is None else following.base
         job, alive = self._job(step.w, step.alpha, step.gate, base, step.grads, step.price)
         for name, tensor in moments._asdict().items():
@@ -160,13 +151,12 @@ class NativePasses:
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         bounds = self._shares(torch.get_num_threads())
         address = ctypes.addressof(job)
-        # ctypes lets go of Python's lock, so plain threads run side by side
-        threads = [
-            threading.Thread(target=function, args=(address, *share)) for share in zip(bounds[1:], bounds[2:])
-        ]
+        first, *others = zip(bounds, bounds[1:])
+        # ctypes lets go of Python's lock, so that threads run side by side
+        threads = [threading.Thread(target=function, args=(address, *share)) for share in others]
         for thread in threads:
             thread.start()
-        function(address, bounds[0], bounds[1])
+        function(address, *first)
         for thread in threads:
             thread.join()
 
@@ -196,8 +186,8 @@ def passes_for(
         return TorchPasses(layout, concrete, compiled=True)
     if fused:
         raise RuntimeError(
-            "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, or "
-            "a GPU"
+            "no fused passes here: they need float32 or bfloat16 parameters on a CPU with a C++ compiler, "
+            "or a GPU"
         )
     return TorchPasses(layout, concrete)
 

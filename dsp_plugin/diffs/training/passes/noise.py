@@ -52,9 +52,7 @@ def hashed(position: Tensor, first: int | Tensor, second: int | Tensor) -> Tenso
 
 
 def uniform(start: int, count: int, keys: Keys, device: torch.device | str = "cpu") -> Tensor:
-    """Return the noise of positions start .. start + count - 1: [count] float32 in [1e-4, 1 - 1e-4], of 24
-    random bits each.
-    """
+    """Return the noise of positions from `start` on: [count] float32 in [1e-4, 1 - 1e-4], of 24 bits."""
     # int64, then wrapped: `start` may lie beyond 2^31
     position = torch.arange(start, start + count, device=device).to(torch.int32)
     bits = _shift(hashed(position, *keys), 8)

@@ -28,9 +28,7 @@ WINDOW = {"cpu": 1 << 14, "cuda": 1 << 22}
 
 
 class Rates(NamedTuple):
-    """One AdamW's numbers for one step: x -= rate * mean / (sqrt(square) * root + eps), on a gradient times
-    `clip`.
-    """
+    """AdamW's numbers for one step: x -= rate mean / (sqrt(square) root + eps), gradients times `clip`."""
 
     clip: float | Tensor
     rate: float
@@ -48,7 +46,7 @@ class Moments(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """What a step is worked out from.
+    """The tensors that a step is worked out from.
 
     Attributes:
         grads: the gradient at theta of every tensor; None counts as zero.
@@ -66,7 +64,7 @@ class StepInputs(NamedTuple):
 
 
 class NextTheta(NamedTuple):
-    """What an update writes into the parameters in passing: the sample of these keys and group gates."""
+    """The sample, of these keys and group gates, that an update writes into the parameters in passing."""
 
     base: Sequence[Tensor]
     gate: Tensor
@@ -81,10 +79,12 @@ def noise_of(start: int, keys: Keys, like: Tensor) -> Tensor:
 def drawn_theta(
     base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, start: int, keys: Keys, concrete: StretchedConcrete
 ) -> Tensor:
+    """Return theta of the elements from position `start` on, sampled with these keys."""
     return base + concrete.sample(alpha, noise_of(start, keys, w))[0] * gate * w
 
 
 def mean_theta(base: Tensor, w: Tensor, alpha: Tensor, gate: Tensor, concrete: StretchedConcrete) -> Tensor:
+    """Return the deterministic theta."""
     return base + concrete.mean(alpha)[0] * gate * w
 
 
@@ -98,9 +98,7 @@ def pulled_back(
     keys: Keys,
     concrete: StretchedConcrete,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to the gradient of
-    a group's gate.
-    """
+    """Return (gradient of w, gradient of alpha, G w z, P(z > 0)), elementwise; G w z sums to a gate's."""
     z, slope = concrete.sample(alpha, noise_of(start, keys, w))
     opened, opening = concrete.open_probability(alpha)
     through = grad * w
@@ -143,9 +141,7 @@ class TorchPasses:
     def write(
         self, base: Sequence[Tensor], w: Tensor, alpha: Tensor, gate: Tensor, keys: Keys | None
     ) -> None:
-        """Write theta into the parameters: the sample of `keys`, or the deterministic theta where that is
-        None.
-        """
+        """Write theta into the parameters, the sample of `keys` or, without keys, the deterministic one."""
         for window in self.windows:
             self._write_window(window, base, w, alpha, gate, keys)
 
@@ -158,12 +154,10 @@ class TorchPasses:
             lengths = self._length[window.pieces]
             for number, column in enumerate(columns):
                 if lengths.numel() == 1:
-                    sums[window.pieces, number] = column.sum(dtype=torch.float64)
+                    total = column.sum(dtype=torch.float64)
                 else:
-                    # [elements] -> [pieces]
-                    sums[window.pieces, number] = torch.segment_reduce(
-                        column.double(), "sum", lengths=lengths
-                    )
+                    total = torch.segment_reduce(column.double(), "sum", lengths=lengths)  # [pieces]
+                sums[window.pieces, number] = total
         return sums
 
     def update(
@@ -175,36 +169,28 @@ class TorchPasses:
         betas: tuple[float, float],
         following: NextTheta | None = None,
     ) -> None:
-        """Take one AdamW step of w and one of alpha, in place; where `following` says so, write the next
-        sample of theta.
-        """
+        """Take an AdamW step of w and one of alpha, in place; write the next theta if `following` says so."""
         for window in self.windows:
             to_w, to_alpha, _, _ = self._pull_back(window, step)
             here = window.flat
-            w, alpha = step.w[here], step.alpha[here]
-            self._adam(w, moments.w_mean[here], moments.w_square[here], to_w, w_rates, betas)
-            self._adam(
-                alpha, moments.alpha_mean[here], moments.alpha_square[here], to_alpha, alpha_rates, betas
-            )
+            w_mean, w_square, alpha_mean, alpha_square = (moment[here] for moment in moments)
+            self._adam(step.w[here], w_mean, w_square, to_w, w_rates, betas)
+            self._adam(step.alpha[here], alpha_mean, alpha_square, to_alpha, alpha_rates, betas)
             if following is not None:
                 self._write_window(window, following.base, step.w, step.alpha, following.gate, following.keys)
 
     def _pull_back(self, window: _Window, step: StepInputs) -> tuple[Tensor, ...]:
         here, grads, w = window.flat, step.grads, step.w
-        # each tensor -> [its elements in the window], together [elements]
-        grad = torch.cat(
-            [
-                w.new_zeros(last - first)
-                if grads[t] is None
-                else grads[t].reshape(-1)[first:last].to(w.dtype)
-                for t, first, last in window.spans
-            ]
-        )
+        parts = []
+        for tensor, first, last in window.spans:
+            found = grads[tensor]  # any shape -> [its elements in the window]
+            part = w.new_zeros(last - first) if found is None else found.reshape(-1)[first:last].to(w.dtype)
+            parts.append(part)
+        grad = torch.cat(parts)  # [elements]
         gate = self._spread(step.gate[self._group[window.pieces]], window)
         price = self._spread(step.price[window.pieces], window)
-        return self._pulled(
-            grad, w[here], step.alpha[here], gate, price, here.start, step.keys, self.concrete
-        )
+        alpha = step.alpha[here]
+        return self._pulled(grad, w[here], alpha, gate, price, here.start, step.keys, self.concrete)
 
     def _write_window(self, window, base, w, alpha, gate, keys) -> None:
         here = window.flat
@@ -216,13 +202,12 @@ class TorchPasses:
         else:
             theta = self._drawn(below, w[here], alpha[here], gate, here.start, keys, self.concrete)
         parts = theta.split([last - first for _, first, last in window.spans])
+        # each tensor -> [elements] -> [those in the window]
         targets = [self.layout.parameters[t].data.view(-1)[first:last] for t, first, last in window.spans]
         torch._foreach_copy_(targets, list(parts))
 
     def _spread(self, per_piece: Tensor, window: _Window) -> Tensor:
-        """Spread one number a piece [pieces] to one an element of the window [elements] (or one that
-        broadcasts).
-        """
+        """Spread numbers of pieces [pieces] to the window's [elements]; a single one stays as it is."""
         if per_piece.numel() == 1:
             return per_piece
         size = window.flat.stop - window.flat.start
@@ -232,20 +217,19 @@ class TorchPasses:
 
 def _windows(layout: FlatLayout, size: int) -> list[_Window]:
     """Take neighbouring pieces together up to `size` elements."""
-    flats, lengths, tensors, locals_ = (
-        x.tolist() for x in (layout.flat, layout.length, layout.tensor, layout.local)
-    )
+    flats, lengths = layout.flat.tolist(), layout.length.tolist()
+    tensors, locals_ = layout.tensor.tolist(), layout.local.tolist()
     windows: list[_Window] = []
     first = 0
     while first < len(flats):
-        last, spans = first, {}  # type: int, Dict[int, Tuple[int, int]]
+        last = first
+        spans: dict[int, tuple[int, int]] = {}
         while last < len(flats) and (last == first or flats[last] + lengths[last] - flats[first] <= size):
             begin, _ = spans.get(tensors[last], (locals_[last], 0))
             spans[tensors[last]] = (begin, locals_[last] + lengths[last])
             last += 1
         end = flats[last - 1] + lengths[last - 1]
-        windows.append(
-            _Window(slice(first, last), slice(flats[first], end), [(t, *span) for t, span in spans.items()])
-        )
+        elements = [(tensor, *span) for tensor, span in spans.items()]
+        windows.append(_Window(slice(first, last), slice(flats[first], end), elements))
         first = last
     return windows
