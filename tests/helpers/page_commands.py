@@ -134,7 +134,7 @@ def dsp_options(program: str) -> set[str]:
 
 @functools.cache
 def transformers_options(script: str) -> set[str]:
-    """By the script's call of `answer_help`, which test_short_help.py holds against the program's parser."""
+    """By what the script hands to `start_program`; test_short_help.py holds it against the parser."""
     from dataclasses import fields
 
     from transformers import TrainingArguments
@@ -142,7 +142,8 @@ def transformers_options(script: str) -> set[str]:
     from dsp_plugin.cli.short_help import ALWAYS, PROGRAMS, groups_of, read_options
     from dsp_plugin.hf.programs.chassis.legacy_flags import EXPANDED, IGNORED, RENAMED
 
-    call = re.search(r'answer_help\(__doc__, argv, "(\w+)", "(\w+)"\)', (ROOT / script).read_text("utf-8"))
+    text = (ROOT / script).read_text("utf-8")
+    call = re.search(r'start_program\(\s*program, __doc__, argv, "(\w+)", "(\w+)"', text)
     files = (group.partition(":") for group in groups_of(call[1], call[2]))
     known = {option.name for file, _, name in files for option in read_options(PROGRAMS / file, name)[1]}
     if call[2] != "michel":  # the one that has no Trainer
