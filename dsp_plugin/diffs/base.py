@@ -116,8 +116,7 @@ class Base:
 def base_hash(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 (hexadecimal) over the names in sorted order, each with its dtype, shape and bytes.
 
-    Every tensor counts under every name it has in `state`: leave out the task head and second names of tied
-    weights.
+    A tensor counts under every name in `state`: leave out the task head and second names of tied weights.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -2,8 +2,7 @@
 
 A file in the cache is loaded only if it is this user's, a regular file that neither group nor others may
 write, in folders of the same kind up to the root of the cache, and if its bytes have the SHA-256 that its
-name ends with. Anything else is compiled anew. What cannot be kept is compiled into a private folder for this
-process.
+name ends with. Anything else is compiled anew, into a folder of this process where nothing can be kept.
 
 Why not torch.utils.cpp_extension: it needs ninja and links torch's headers (half a minute where this takes
 seconds); it keys its cache by source and flags, not by processor, which -march=native depends on; it loads
@@ -29,8 +28,7 @@ from pathlib import Path
 
 from ..options.terminal import printable
 
-# No -ffast-math: sums keep their order, not-a-number stays one, and theta is the same to the bit whichever
-# loop wrote it.
+# No -ffast-math: sums keep their order, NaN stays NaN, and theta is the same to the bit by any loop.
 FLAGS = "-O3 -march=native -std=c++17 -fopenmp-simd -fno-math-errno -fno-trapping-math -fPIC -shared".split()
 SECONDS = 300  # for the compiler
 

@@ -40,8 +40,7 @@ def require_detached(model: nn.Module) -> None:
     """Check that weights can be written into a model.
 
     Raises:
-        ValueError: a `DiffVector` is attached to it or to a part of it, and would write over them; it is a
-            copy of such a model.
+        ValueError: a `DiffVector` is attached to it or a part of it, or it is a copy of such a model.
     """
     if attached_to(model) is not None:
         raise ValueError(

@@ -82,8 +82,7 @@ def project(
             each count by its size (largest remainders).
 
     Raises:
-        ValueError: a count outside 1 .. all elements; a name without a layer; a value that is not a finite
-            number.
+        ValueError: a count outside 1 .. all elements, a name without a layer, a value that is not finite.
     """
     sizes, uppers, width = _histograms(deltas)
     total = sum(sizes.values())

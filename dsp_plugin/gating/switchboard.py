@@ -28,8 +28,7 @@ class Switchboard(nn.Module):
     pass that was. In evaluation the blocks get the deployed mask `keep()`, worked out once per switch to
     `eval()`, not once a block and decoding step.
 
-    Its `handshake` watches that the rest of the method is there: the optimizer, the penalty, the number of
-    updates.
+    Its `handshake` watches that the method's other halves are there: optimizer, penalty, number of updates.
 
     Args:
         head_map: the model's heads, N in all.
@@ -81,8 +80,7 @@ class Switchboard(nn.Module):
     def draw(self) -> None:
         """Draw gates for what is called from now on outside a forward pass of the whole model.
 
-        They hold until a gradient has come back through them. Nothing to do in evaluation or under
-        `override`.
+        They hold until a gradient has come back through them. In evaluation or `override` nothing is done.
         """
         if self.training and self._override is None:
             if top_hooks(True) is not None and checkpoints_here().again is not None:
@@ -95,12 +93,10 @@ class Switchboard(nn.Module):
 
         Args:
             module: the model, or a part of it.
-            whole: all blocks are in it. Parts that are called one after the other share gates until one of
-                them comes again.
+            whole: all blocks are in it. Parts that are called one by one share gates until one comes again.
 
         Raises:
-            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is
-                not known.
+            HandshakeError: it is computed again for a backward pass, with which gates at first is not known.
         """
         self.handshake.watch_model(module)
         sample = self._sample if self.training and self._override is None else None
@@ -138,8 +134,7 @@ class Switchboard(nn.Module):
         None means that all its heads are open, which spares the multiplication.
 
         Raises:
-            HandshakeError: it is computed again for a backward pass, and what it was handed the first time is
-                not known.
+            HandshakeError: it is computed again for a backward pass, with which gates at first is not known.
         """
         fixed = self._fixed
         if fixed is not None and not self.training and top_hooks(True) is None and backward_number() == -1:

@@ -1,7 +1,6 @@
 """Watching the steps of all torch optimizers, whoever makes them, with no help from the host.
 
-torch has one hook for the steps of all optimizers. Watchers are held weakly, and called in the order in which
-they came.
+torch has one hook for the steps of all optimizers. Watchers are held weakly, and called in their order.
 """
 
 from __future__ import annotations

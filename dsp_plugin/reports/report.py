@@ -132,8 +132,7 @@ class _Writer:
     ) -> str:
         """Write a table's files, and return it as HTML.
 
-        Markdown, LaTeX and the page have its short form (`tables.short`) unless `whole`; CSV and a fold
-        all of it.
+        Markdown, LaTeX and the page have its short form (`tables.short`) unless `whole`; CSV and a fold all.
         """
         short = (rows, columns) if whole else short_table(rows, columns)
         self.write(f"tables/{stem}.md", markdown_table(*short) + "\n\n" + "\n".join(notes) + "\n")

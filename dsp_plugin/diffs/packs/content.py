@@ -1,7 +1,6 @@
 """Checks of what a pack, an undo record or a vector may hold, whoever wrote it, before it is used.
 
-A checksum says that a file is as it was written, not that what was written makes sense: any program can
-compute one.
+A checksum, which any program can compute, says that a file is as it was written, not that it makes sense.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ _DTYPES = {
     str(dtype)[len("torch.") :]: dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)
 }
 _HEX = re.compile("[0-9a-f]{64}")
-# What a task says of its model, with the types of its values. Everything else in a config.json is the base's:
-# what is in it can name code to be fetched and run (auto_map, attn_implementation) or change what the base
-# computes.
+# What a task says of its model, with the types of its values. All else in a config.json is the base's, where
+# it can name code to be fetched and run (auto_map, attn_implementation) or change what the base computes.
 _MODEL_CONFIG = {
     "architectures": (list,),
     "id2label": (dict,),

@@ -6,8 +6,7 @@ entropy H(p) / p for small p. At p = 0.5 % that is 9.1 bits where a 16-bit gap t
 
 A gap g is split by its tensor's divisor m into a quotient g // m, written as so many zeros and a one, and a
 remainder g % m in truncated binary: floor(log2 m) bits, for the larger remainders one more. The three kinds
-of bits go to streams of their own, which are shared by all tensors, so that nothing has to be read bit by
-bit:
+of bits go to streams of their own, shared by all tensors, so that nothing has to be read bit by bit:
 
     unary      for each position: quotient zeros, then a one
     fixed      for each tensor: floor(log2 m) bit planes of [positions] bits, the lowest first

@@ -26,9 +26,8 @@ def layer_of(name: str) -> str:
 def layer_numbers(names: Iterable[str]) -> tuple[dict[str, int], int]:
     """Number the layers (0 embeddings, 1 .. L the numbered, L + 1 all else): return name -> number, and L.
 
-    Everything else is what carries no number and is no embedding by its name: poolers, final norms, output
-    projections. Where a model has several stacks (an encoder and a decoder), they are numbered through in the
-    order they come.
+    All else is what carries no number and is no embedding by its name: poolers, final norms, output
+    projections. Several stacks (an encoder and a decoder) are numbered through in the order they come.
     """
     names = list(names)
     keys = {name: (match[1], int(match[2])) for name in names if (match := _NUMBERED.match(name))}

@@ -60,8 +60,7 @@ class ModelFolder:
     def write(self, state: Mapping[str, Tensor], changed: set[str], into: Path | None = None) -> list[Path]:
         """Bring the files that hold a tensor of `changed` to `state`, each whole or not at all.
 
-        Tensors of `changed` that the folder does not have go to the last file; those that `state` does not
-        have go.
+        Tensors of `changed` that are new to the folder go to the last file; those that `state` lacks go.
 
         Args:
             into: see `in_one_step`; None for the folder itself.

@@ -10,8 +10,7 @@
     tensors  "head.NAME"       the dense task head
 
 The checksum is the SHA-256 of the whole file with zeros in its own place: no byte can change unnoticed.
-Whoever wrote the file, its content is checked, too (content.py), with work and memory in proportion to the
-file.
+Whoever wrote the file, its content is checked, too (content.py), with work in proportion to the file.
 """
 
 from __future__ import annotations

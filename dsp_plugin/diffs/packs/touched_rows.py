@@ -1,8 +1,7 @@
 """Positions in a matrix of which many rows are untouched: the touched rows, and positions among those alone.
 
-A task sees few of a vocabulary's words. The rows of an embedding that it never reads keep a diff of exactly
-0, and the positions lie closer in what is left: with a fifth of the rows touched each costs log2(5) = 2.3
-bits less.
+A task sees few of a vocabulary's words. The rows of an embedding that it never reads keep a diff of 0, and
+positions lie closer in what is left: with a fifth of the rows touched each costs log2(5) = 2.3 bits less.
 """
 
 from __future__ import annotations

@@ -53,8 +53,7 @@ class Undo:
         """Write the old values back.
 
         Raises:
-            ValueError: the model is another one, or its changed weights were changed again since; nothing is
-                written.
+            ValueError: it is another model, or its weights were changed again since; nothing is written.
         """
         tensors = tensors_of(target)
         for name, change in self.changes.items():

@@ -77,8 +77,7 @@ class DiffBank:
         """Take in a task. The model goes back to the base first.
 
         Args:
-            check: compare the base's hash, once for all packs of the same base. False for a base in another
-                dtype.
+            check: compare the base's hash, once for all packs of one base. False: a base in another dtype.
 
         Raises:
             ValueError: the name is taken, the model is not the pack's base, has no place for its task head,

@@ -4,8 +4,7 @@ The model is cut into the smallest modules that are changed as wholes, its units
 each unit answers the rows of every task with that task's weights:
 
     whole     the changed positions are written, the task's rows go through, the old values are written back.
-              Serves every module whose inputs and outputs have one row an example: what nobody has
-              planned for, too.
+              Serves every module whose inputs and outputs have one row an example.
     sparse    a linear layer: all rows go through the base's weights in one product, then x @ δᵀ is added to
               each task's rows (row_product.py). The products of single tasks would be too small to be
               quick. Tasks with many tokens and many changes are quicker as wholes.
@@ -32,8 +31,7 @@ from .rows import join_rows, number_of, slice_of, take_rows, tensors_in
 # T5's: its input is a table of distances, which has no rows but may look so when the batch is as long as wide
 _NO_ROWS = ("relative_attention_bias",)
 # Measured on a CPU: with so few tokens a task sparse products are quicker than a dense one of its own, and in
-# a compiled loop so they are with any number of tokens as long as no more than this share of the weights is
-# changed.
+# a compiled loop with any number of tokens while no more than this share of the weights is changed.
 SPARSE_BELOW = 96
 SPARSE_UP_TO = 0.02
 

@@ -3,8 +3,7 @@
 A group function is asked once a tensor, with its name and shape, and answers with either
 - a hashable label: the whole tensor belongs to the group of that label, which other tensors may share, or
 - an integer tensor that broadcasts to the shape: elements of the same number form a group within this tensor.
-  Work goes by stretches of neighbours in one group: rows are cheap, the columns of a large matrix are
-  refused.
+  Work goes by stretches of neighbours in a group: rows are cheap, columns of a large matrix are refused.
 """
 
 from __future__ import annotations
@@ -108,9 +107,8 @@ def stretches_of(
     """Cut every tensor into stretches of one group, in order; return them and the groups' labels.
 
     Raises:
-        ValueError: the function's answer for a tensor is neither hashable nor an integer tensor that
-            broadcasts to it; the answers cut the parameters into more than `MAX_SHORT` stretches of fewer
-            than `SHORT` elements.
+        ValueError: an answer is neither hashable nor an integer tensor that broadcasts to the tensor; there
+            are more than `MAX_SHORT` stretches of fewer than `SHORT` elements.
     """
     short = 0
     stretches: list[Stretch] = []

@@ -93,8 +93,7 @@ class DiffAdamW(torch.optim.Optimizer):
         """Pull the gradients at theta back and update w, alpha, the groups' alpha and the task head.
 
         Raises:
-            RuntimeError: the model has seen no sample since the last step, so these are gradients of
-                something else.
+            RuntimeError: the model has seen no sample since the last step: other gradients than theta's.
         """
         loss = None
         if closure is not None:

@@ -25,8 +25,7 @@ def place(
     """Sort a model's parameters, tied weights once, no buffers; frozen ones stop asking for gradients.
 
     Args:
-        task_head, frozen: names of parameters, or of modules for all in them. A tied parameter goes by any of
-            its names.
+        task_head, frozen: names of parameters (any of a tied one's), or of modules for all in them.
         asking_only: parameters that ask for no gradient count as frozen; else as body.
 
     Raises:

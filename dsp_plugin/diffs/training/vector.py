@@ -62,8 +62,7 @@ class DiffVector:
         penalty: lambda of the unnormalised expected number of non-zeros; or one a parameter by name.
         penalty_form: 'paper', the product of an element's and its group's probabilities to be open, summed;
             or 'additive', their sum, which the authors' program uses.
-        seed: of the noise. fused: None, the fused passes where they can be had; False, never; True, or an
-            error.
+        seed: of the noise. fused: None, fused passes where they can be had; False, never; True, or an error.
 
     Raises:
         ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or

@@ -21,8 +21,7 @@ class Held:
     """The parts of a model that one optimizer holds, and what it had seen of the method at its last step.
 
     Attributes:
-        sizes: of its groups; and how many parameters of the gates learn. It is looked at again where these
-            have changed.
+        sizes: of its groups, and how many of the gates' parameters learn: looked at again if they change.
     """
 
     sizes: list[int]

@@ -116,8 +116,7 @@ def measure_importance(
         batches: (what the host runs, its number of examples B).
         losses_of: the losses of a batch's examples [B], each summed over its tokens, and the tokens.
         override: puts gates [B, N] in the place of the model's own for a while (`Switchboard.override`).
-        keep: bool [N], heads that are there; None means all. Removed ones have a gate of 0 and still get a
-            gradient.
+        keep: bool [N], heads that are there (None: all). Removed ones have a gate of 0, and a gradient.
         per_batch: see `HeadImportance`.
 
     Raises:

@@ -42,8 +42,7 @@ def next_removals(
         importance: [N], no NaN among the heads still there.
         keep: bool [N].
         count: how many, at least 0.
-        budget: what must still be possible at the end: no kind of attention and no block falls below its
-            share of it.
+        budget: what must be possible at the end: no kind of attention and no block falls below its share.
 
     Raises:
         ValueError: NaN, or fewer than `count` heads may go.

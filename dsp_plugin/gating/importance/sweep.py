@@ -37,8 +37,7 @@ class Sweep:
         folder_option: how the user named the folder, for messages.
 
     Raises:
-        ValueError: the folder holds steps of other settings, or a damaged one; names the file and what
-            differs.
+        ValueError: the folder holds steps of other settings, or a damaged one; says which and what differs.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Advice on a method's settings, before a long training and after it, in the same words on every host.
 
-Each function gives sentences, none where all is well. Options are named with dashes, which every program here
-takes.
+Each function gives sentences, none where all is well. Options have dashes, as all programs take them.
 """
 
 from __future__ import annotations

@@ -18,15 +18,13 @@ Backward. Write G = dL/dz and R^j = dL/dr^j, with R^(K+1) = 0. Round j gives, go
     R^j     = R^(j+1) + (v - p^j * sum(v)) / T             (the Jacobian of the softmax)
 
 and R^1 is the gradient of the scores. So only the K x N probabilities are kept, and a round is a handful of
-passes over N numbers: a tight NumPy loop on a CPU, one Triton kernel a direction on CUDA, torch operations
-elsewhere.
+passes over N numbers: a NumPy loop on a CPU, a Triton kernel a direction on CUDA, torch operations elsewhere.
 
 The recursion multiplies R by up to p / (T (1 - p)) a round. Between T of about 0.1 and 0.0001 the sample is
 chaotic in its scores: the exact gradient reaches 1e20 for K = 68 of 72, and overflows float64 where scores
 tie at a low T. One such number spoils Adam's second moment for thousands of updates, so R is held to
 `MAX_GAIN` times the norm of G after every round, keeping its direction. Wherever that bound is not reached
-(for DSP's scores and noise and T of 0.1 and above, gains stay below about 1000) the gradient is the exact
-one.
+(for DSP's scores and noise, gains stay below about 1000 for T of 0.1 and above) the gradient is exact.
 """
 
 from __future__ import annotations
@@ -113,8 +111,7 @@ def hard_topk(scores: Tensor, k: int) -> Tensor:
 def straight_through_topk(scores: Tensor, k: int) -> Tensor:
     """Return hard gates that learn: forward the hard top K, backward the identity.
 
-    It runs at every training step, so NaN is not looked for (that would make a GPU wait); `hard_topk` does
-    that.
+    It runs at every training step, so NaN is not looked for, which would make a GPU wait; see `hard_topk`.
 
     Args:
         scores: [N]
@@ -171,8 +168,7 @@ class _RelaxedTopK(torch.autograd.Function):
         (p,) = ctx.saved_tensors
         out = _rounds(p).backward(p, grad.detach().contiguous(), ctx.temperature)
         if ctx.dtype == torch.float16:
-            # 65504 is within MAX_GAIN's reach. NaN stays NaN, so that a loss scaler still sees an overflow
-            # upstream.
+            # 65504 is within MAX_GAIN's reach. NaN stays NaN, so that a loss scaler still sees an overflow.
             out = out.clamp_(-65504.0, 65504.0)
         return out.to(ctx.dtype), None, None, None
 

@@ -1,8 +1,7 @@
 """The rounds of the relaxed top-K (formulas: `relaxed_topk.py`) on CUDA: a Triton kernel for each direction.
 
 Each kernel is a single program that holds all N heads, padded to a power of two, and loops over the K rounds
-inside, so a sample costs two launches and no synchronisation. Everything is float64. Imported only when
-scores lie on a GPU.
+inside, so a sample costs two launches and no synchronisation. All is float64. Imported for scores on a GPU.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ def backward(probs: Tensor, grad: Tensor, temperature: float) -> Tensor:
 
 
 def _as_tensor(temperature: float, like: Tensor) -> Tensor:
-    # Triton rounds a float argument to float32. A fill is a launch; a copy from the host would be a
-    # synchronisation.
+    # Triton rounds a float argument to float32. A fill is a launch; a copy from the host would synchronise.
     return like.new_full((1,), temperature)
 
 

@@ -17,8 +17,7 @@ class ExponentialCooling:
     the temperature it would have had.
 
     Raises:
-        ValueError: a temperature the sampler cannot divide by (not positive, not finite), or a negative
-            number of steps.
+        ValueError: a temperature that is not positive and finite, or a negative number of steps.
     """
 
     initial: float

@@ -1,8 +1,7 @@
 """Pictures of a model's heads: a small map for the terminal, and a PNG of a mask or of scores.
 
 Both take the head map as a dict, {"blocks": [{"name", "num_heads", "kind"}, ...]}, that is
-`HeadMap.to_dict()` or the `heads` field of a record. N is the number of heads in all, in the order of the
-blocks.
+`HeadMap.to_dict()` or the `heads` field of a record. N is the number of heads, in the order of the blocks.
 """
 
 from __future__ import annotations

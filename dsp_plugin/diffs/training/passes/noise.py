@@ -6,8 +6,7 @@ uninterrupted one would have drawn, and data-parallel ranks agree without talkin
 integer multiplications, exclusive-ors and shifts (the finalizers of C. Wellons' `lowbias32` and of
 MurmurHash3), and fuse with what uses them.
 
-Positions count modulo 2^32: in a model with more parameters than that, positions 2^32 apart share their
-noise.
+Positions count modulo 2^32: in a model with more parameters, positions 2^32 apart share their noise.
 """
 
 from __future__ import annotations
