@@ -84,7 +84,7 @@ def answer_help(doc: str, argv: Sequence[str], data: str, method: str) -> None:
 
 
 def short_help(doc: str, program: str, data: str, method: str) -> str:
-    """The text of `answer_help`."""
+    """Write the text of `answer_help`."""
     trainer = method != "michel"  # the one that trains nothing
     groups = (group.partition(":") for group in groups_of(data, method))
     found = [read_options(PROGRAMS / file, name) for file, _, name in groups]
@@ -103,7 +103,7 @@ def short_help(doc: str, program: str, data: str, method: str) -> str:
 
 
 def groups_of(data: str, method: str) -> Sequence[str]:
-    """The dataclasses of a program's own options, "file.py:Name" in the folder of the programs."""
+    """List the dataclasses of a program's own options, "file.py:Name" in the folder of the programs."""
     results = () if method == "michel" else ("chassis/arguments.py:ResultArguments",)
     return (
         "chassis/arguments.py:ModelArguments",
@@ -114,8 +114,7 @@ def groups_of(data: str, method: str) -> Sequence[str]:
 
 
 def read_options(path: Path, name: str) -> tuple[str, list[Option]]:
-    """The heading and the options of a dataclass, those of its bases in the same file first, as a dataclass
-    has them.
+    """Return a dataclass's heading and options, those of its bases in the same file first.
 
     Raises:
         ValueError: the file has no such class.
@@ -131,7 +130,7 @@ def read_options(path: Path, name: str) -> tuple[str, list[Option]]:
 
 
 def _lineage(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
-    """A class and its bases, as far as they are in the file."""
+    """List a class and its bases, as far as they are in the file."""
     node = classes.get(name)
     if node is None:
         return []
@@ -140,7 +139,7 @@ def _lineage(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
 
 
 def _heading(tree: ast.Module, name: str) -> str:
-    """What the argument group is called: `Name._argument_group_name = "..."`; else the class's own name."""
+    """Return the argument group's name: `Name._argument_group_name = "..."`; else the class's own."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Assign)
@@ -173,7 +172,7 @@ def _fields(node: ast.ClassDef) -> Iterator[Option]:
 
 
 def _literal(node: ast.expr) -> object:
-    """Its value; of a text put together from values of other modules, the texts that stand there."""
+    """Return a node's value; of a text made of other modules' values, the texts that stand there."""
     try:
         return ast.literal_eval(node)
     except ValueError:

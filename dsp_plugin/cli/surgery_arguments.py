@@ -11,7 +11,7 @@ from dsp_plugin.records.files.whole import check_output
 
 
 def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False) -> None:
-    """The source, --out, and which heads to keep; with `folders`, for Transformers folders, too."""
+    """Add the source, --out, and which heads to keep; with `folders`, for Transformers folders, too."""
     source, out = "a fairseq checkpoint (.pt)", "the checkpoint to write; CHECKPOINT stays as it is"
     if folders:
         source += ", or a Transformers folder"
@@ -51,7 +51,7 @@ def start(args: argparse.Namespace) -> None:
 
 
 def _of_folder(folder: str) -> str:
-    """What to do with a folder where a fairseq checkpoint is asked for."""
+    """Say what to do with a folder where a fairseq checkpoint is asked for."""
     if not os.path.isfile(os.path.join(folder, "config.json")):
         return f"{folder} is a folder: name a checkpoint (.pt) in it"
     smaller = os.path.join(folder, "pruned")

@@ -15,6 +15,4 @@ class VoitaLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionCon
 
 @register_criterion("voita_label_smoothed_cross_entropy", dataclass=VoitaLabelSmoothedCrossEntropyConfig)
 class VoitaLabelSmoothedCrossEntropyCriterion(GatedCrossEntropyCriterion):
-    """The stock loss and, in training, lambda times the expected number of open heads; logs deployed and
-    expected heads.
-    """
+    """The stock loss and, in training, lambda times the expected open heads; logs the heads that are open."""

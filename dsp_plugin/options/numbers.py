@@ -36,7 +36,7 @@ class Meaning:
     also: tuple[float, ...] = ()
 
     def or_else(self, *values: float, told: str = "") -> Meaning:
-        """This or one of `values`; `told` says what they mean, to stand behind "or -1"."""
+        """Allow this or one of `values`; `told` says what they mean, to stand behind "or -1"."""
         written = " or ".join(f"{value:g}" for value in values)
         return replace(
             self, words=f"{self.words}, or {written}{told and ' ' + told}", also=(*self.also, *values)
@@ -72,7 +72,7 @@ MEANINGS: Mapping[str, Meaning] = {
 
 
 def check_number(value: Any, meaning: str | Meaning | Sequence[str | Meaning]) -> str | None:
-    """Why `value` is not what is meant, such as "a finite number above 0 belongs there"; None where it is.
+    """Say why `value` is not what is meant, as "a finite number above 0 belongs there"; None where it is.
 
     Args:
         value: a number, or a list or tuple of numbers, each of which is looked at. None is nobody's number:
@@ -89,9 +89,7 @@ def check_number(value: Any, meaning: str | Meaning | Sequence[str | Meaning]) -
 
 
 def number(*meanings: str | Meaning) -> Callable[[str], float]:
-    """For `argparse`'s `type=`: a text as a number that is one of these meanings; an int where only whole
-    ones are meant.
-    """
+    """Make an argparse `type=`: a text as a number of one of these meanings; an int where all are whole."""
     whole = all((MEANINGS[one] if isinstance(one, str) else one).whole for one in meanings)
 
     def parse(text: str) -> float:

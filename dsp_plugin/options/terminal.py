@@ -6,8 +6,7 @@ import unicodedata
 
 
 def printable(text: object, keep: str = "\n\t") -> str:
-    r"""`text` with control and formatting characters written out, as \x1b: printed, they change nothing but
-    the screen's text.
+    r"""Write control and formatting characters of `text` out, as \x1b: printed, they change nothing but text.
 
     Args:
         keep: characters that stay; line ends and tabs, where a text may have lines.
@@ -21,6 +20,6 @@ def printable(text: object, keep: str = "\n\t") -> str:
 
 
 def _acts(char: str) -> bool:
-    """Controls, formats such as a change of direction, surrogates, and what Unicode takes for line ends."""
+    """Return whether a character is a control, a format such as a change of direction, or ends a line."""
     category = unicodedata.category(char)
     return category[0] == "C" or category in ("Zl", "Zp")

@@ -1,3 +1,1 @@
-"""Result records, and how files are written: whole or not at all, sealed, read as data. Pure Python and
-torch.
-"""
+"""Result records, and how files are written: whole or not at all, sealed, read as data. No host."""

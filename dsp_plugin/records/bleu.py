@@ -17,7 +17,7 @@ class Score(TypedDict):
 def bleu(
     hypotheses: Sequence[str], references: Sequence[str], lowercase: bool = False, tokenize: str = "13a"
 ) -> Score:
-    """Corpus BLEU (0..100) of detokenised lines against one reference a line.
+    """Score detokenised lines against one reference a line: corpus BLEU, 0..100.
 
     Args:
         hypotheses: S detokenised translations.
@@ -39,8 +39,7 @@ def bleu(
 def bleu_statistics(
     hypotheses: Sequence[str], references: Sequence[str], lowercase: bool = False, tokenize: str = "13a"
 ) -> list[list[int]]:
-    """sacreBLEU's sufficient statistics of each sentence: all that a significance test needs, without the
-    texts.
+    """Return sacreBLEU's statistics of each sentence, which a significance test needs in the place of texts.
 
     Args:
         hypotheses, references, lowercase, tokenize: as for `bleu`; S sentences.
@@ -74,7 +73,7 @@ def _checked_bleu(
 
 
 def detokenize(lines: Iterable[str], lang: str) -> list[str]:
-    """Undoes Moses tokenisation (sacremoses) of lines without BPE marks, the way fairseq's "moses" does.
+    """Undo Moses tokenisation (sacremoses) of lines without BPE marks, the way fairseq's "moses" does.
 
     Args:
         lines: blank-separated tokens.

@@ -51,7 +51,7 @@ class Certificate:
         return self.largest_difference <= self.tolerance  # NaN is not
 
     def require(self, what: str) -> None:
-        """Raises ExportError unless the outputs are equal; `what` was exported."""
+        """Raise an ExportError unless the outputs are equal; `what` was exported."""
         if not self.equal:
             raise ExportError(
                 f"{what} is not equal to the masked model: its outputs differ by up to "
@@ -60,7 +60,7 @@ class Certificate:
             )
 
     def sentence(self) -> str:
-        """One line that tells the outcome."""
+        """Tell the outcome in one line."""
         return (
             f"largest difference to the masked model: {self.largest_difference:.2e} (outputs up to "
             f"{self.largest_output:.3g}) over {self.tokens:,} tokens in {self.sequences:,} sequences of "
@@ -71,8 +71,7 @@ class Certificate:
 def write_certificate(
     certificate: Certificate, export: str | os.PathLike, final: str | os.PathLike | None = None
 ) -> Path:
-    """Write the certificate with the SHA-256 of the weights it speaks of; a folder is sealed, so it comes
-    last.
+    """Write the certificate with its weights' SHA-256; a folder is sealed, so it comes last.
 
     Args:
         export: the folder of an export, in which it is called certificate.json, or a file, beside which it is
@@ -100,7 +99,7 @@ def write_certificate(
 
 
 def read_certificate(export: str | os.PathLike) -> Certificate:
-    """The certificate of an export that is still what was compared.
+    """Read the certificate of an export that is still what was compared.
 
     Raises:
         FileNotFoundError: there is none.

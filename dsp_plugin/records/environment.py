@@ -40,8 +40,7 @@ _ROOT = (
 
 
 def portable_path(path: str | os.PathLike) -> str:
-    """`path` without the machine: relative to the repository or the working folder, or the base name if it
-    lies outside both.
+    """Return `path` without the machine: relative to the repository or working folder, else its base name.
 
     A relative path stays as it is. For showing only: two places can have one name here.
     """
@@ -56,7 +55,7 @@ def portable_path(path: str | os.PathLike) -> str:
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
-    """The command (`sys.argv` if None) as one could type it in the root of the repository.
+    """Return the command (`sys.argv` if None) as one could type it in the root of the repository.
 
     A program of the repository is called by `python`, an installed one by its name. Each absolute path is
     that of `portable_path`; so is a relative one that is there and leads into the repository, where another
@@ -75,7 +74,7 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def _inside(path: str, folder: str) -> str | None:
-    """The path relative to the folder it lies in, None outside; both may be reached by a link."""
+    """Return the path relative to the folder it lies in, None outside; both may be reached by a link."""
     for clean in (os.path.normpath, os.path.realpath):
         relative = os.path.relpath(clean(path), clean(folder))
         if relative.split(os.sep, 1)[0] != os.pardir:
@@ -84,9 +83,7 @@ def _inside(path: str, folder: str) -> str | None:
 
 
 def _from_root(word: str) -> str:
-    """A word that is a relative path of something in the repository, as an absolute path; others as they
-    are.
-    """
+    """Make a word that is a relative path of something in the repository absolute; others stay."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     is_path = value and "\0" not in value and not os.path.isabs(value) and os.path.exists(value)
     if not is_path or _inside(os.path.abspath(value), _ROOT) is None:
@@ -102,7 +99,7 @@ def _portable_argument(argument: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of those of our packages that are installed; imports no host."""
+    """Return the versions of Python and of those of our packages that are installed; imports no host."""
     found = {"python": platform.python_version()}
     for name, distributions in _DISTRIBUTIONS.items():
         for distribution in distributions:
@@ -119,7 +116,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: object = None) -> str:
-    """The accelerator's or the processor's name, the latter with the number of threads torch uses.
+    """Name the accelerator, or the processor with the number of threads that torch uses.
 
     Args:
         device: `torch.device` or its text; None means the first GPU if there is one, else the CPU.
@@ -146,7 +143,7 @@ def _processor() -> str:
 
 
 def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
-    """A short name for data: 16 hex digits of SHA-256 over file names and contents.
+    """Return a short name for data: 16 hex digits of SHA-256 over file names and contents.
 
     The order of `paths` and the folder they lie in play no part. A folder stands for all its files with their
     names inside it, without hidden files and without `*.log` (fairseq's preprocess.log tells paths and

@@ -1,5 +1,4 @@
-"""Which heads a run would have kept, noted while it trains: `heads.jsonl`, one line a moment, with a checksum
-over all.
+"""The heads that a run would have kept while it trained: `heads.jsonl`, a line a moment, with one checksum.
 
 The file is written anew at every moment, so that a kill never leaves a part of it, and what is missing is
 noticed.
@@ -17,7 +16,7 @@ HISTORY = "heads.jsonl"
 
 
 def append_heads(folder: str | os.PathLike, updates: int, keep: Sequence[Any]) -> None:
-    """Appends {"updates", "keep": 0 or 1 a head, in head-map order} to `folder`/heads.jsonl.
+    """Append {"updates", "keep": 0 or 1 a head, in head-map order} to `folder`/heads.jsonl.
 
     Args:
         updates: optimizer updates made so far.
@@ -32,8 +31,7 @@ def append_heads(folder: str | os.PathLike, updates: int, keep: Sequence[Any]) -
 
 
 def read_history(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The entries in the order of their updates; of a part that was trained twice (after a kill) the later
-    one.
+    """Read the entries in the order of their updates; of a part trained twice (after a kill) the later one.
 
     Raises:
         ValueError: the file is damaged; says what to do. OSError: it cannot be read.
@@ -50,9 +48,7 @@ def read_history(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def rewrite_history(folder: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> None:
-    """Makes these entries of `read_history` all that `folder`/heads.jsonl holds; without any, there is no
-    such file.
-    """
+    """Make these entries of `read_history` all that `folder`/heads.jsonl holds; without any it goes."""
     path = os.path.join(folder, HISTORY)
     if entries:
         write_lines(path, entries)

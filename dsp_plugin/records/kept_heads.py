@@ -7,7 +7,7 @@ from typing import Any
 
 
 def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, Any]:
-    """The `heads` field: {"total", "kept", "blocks": [{"name", "kind", "num_heads", "kept": head numbers}]}.
+    """Make the `heads` field: {"total", "kept", "blocks": [{"name", "kind", "num_heads", "kept": numbers}]}.
 
     Args:
         head_map: `HeadMap.to_dict()`.
@@ -30,14 +30,12 @@ def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, A
 
 
 def mask_of(heads: Mapping[str, Any]) -> list[bool]:
-    """The mask [N] back from the `heads` field (which can itself stand for the head map: it has its
-    blocks).
-    """
+    """Return the mask [N] of a `heads` field, which can itself stand for the head map: it has its blocks."""
     return [head in block["kept"] for block in heads["blocks"] for head in range(block["num_heads"])]
 
 
 def check_heads(heads: Any) -> None:
-    """Raises ValueError, naming the part, unless `heads` is what `kept_heads` makes and adds up."""
+    """Raise a ValueError that names the part unless `heads` is what `kept_heads` makes and adds up."""
     if not _has_keys(heads, "total", "kept", "blocks") or not isinstance(heads["blocks"], list):
         raise ValueError("heads must be null or {total, kept, blocks}")
     total = kept = 0

@@ -104,7 +104,7 @@ class Record:
     schema_version: int = SCHEMA_VERSION
 
     def validate(self) -> None:
-        """Raises RecordError, naming the field, if a field has a wrong type or heads do not add up."""
+        """Raise a RecordError that names the field if one has a wrong type or heads do not add up."""
         for name in ("kind", "name", "method"):
             _require(
                 isinstance(getattr(self, name), str) and getattr(self, name),
@@ -149,12 +149,12 @@ class Record:
                 raise RecordError(str(error)) from None
 
     def metric(self, name: str, subset: str = "") -> Metric | None:
-        """The metric of that name and subset, or None."""
+        """Return the metric of that name and subset, or None."""
         return next((m for m in self.metrics if (m.name, m.subset) == (name, subset)), None)
 
 
 def new_record(kind: str, name: str, method: str, device: object = None, **fields: Any) -> Record:
-    """A record of this process: command, versions and device filled in, the other fields as given.
+    """Make a record of this process: command, versions and device filled in, the other fields as given.
 
     Args:
         device: `torch.device` or its text that the run used; None means the first GPU if there is one, else
@@ -174,7 +174,7 @@ def method_label(method: str, density: float) -> str:
 
 
 def save_record(record: Record, path: str | os.PathLike) -> Path:
-    """Writes the record, whole or not at all; returns the file's path.
+    """Write the record, whole or not at all; return the file's path.
 
     Args:
         path: the file, its name ending in ".json", or a folder, in which it is called results.json.
@@ -202,7 +202,7 @@ def save_record(record: Record, path: str | os.PathLike) -> Path:
 
 
 def check_record_path(option: str, path: str | os.PathLike) -> None:
-    """For saying before work is begun that `save_record` cannot write to the path that `option` names.
+    """Check, before work is begun, that `save_record` can write to the path that `option` names.
 
     Raises:
         ValueError: there is a device, or a folder where a file should be; or nothing can be written.
@@ -215,7 +215,7 @@ def check_record_path(option: str, path: str | os.PathLike) -> None:
 
 
 def load_record(path: str | os.PathLike) -> Record:
-    """Reads and checks one record; warns of one without a checksum.
+    """Read and check one record; warn of one without a checksum.
 
     Raises:
         RecordError: damaged, from a newer version of this package, or not a record; names the file.
@@ -228,12 +228,12 @@ def load_record(path: str | os.PathLike) -> Record:
 
 
 def load_records(folder: str | os.PathLike) -> list[Record]:
-    """All records among the *.json files below `folder`, in the order of their paths; see `find_records`."""
+    """Read all records among the *.json files below `folder`, in their paths' order; see `find_records`."""
     return [record for _, record in find_records(folder)]
 
 
 def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
-    """All records among the *.json files below `folder` with their paths, in the order of these.
+    """Find all records among the *.json files below `folder`, with their paths, in the order of these.
 
     A file that is damaged is reported by a warning (logging) and left out. JSON of another kind is left out
     too, which is logged as information only, unless the file is called results.json. One warning counts the
@@ -265,7 +265,7 @@ def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
 
 
 def _load(path: Path) -> tuple[Record, bool]:
-    """`load_record`, and whether it was checked against a checksum."""
+    """Do as `load_record`; return also whether it was checked against a checksum."""
     try:
         fields, sealed = load_json(path)
         return _from_fields(fields), sealed
@@ -327,7 +327,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _plain_number(value: Any) -> Any:
-    """NumPy's and torch's scalars for JSON."""
+    """Turn NumPy's and torch's scalars into JSON's."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} {value!r}")

@@ -1,6 +1,4 @@
-"""Putting checksums into what earlier versions wrote, or users changed: which files and folders of a tree
-are ours.
-"""
+"""Putting checksums into what earlier versions wrote, or users changed, below a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ _KEPT_HEADS, _GATING = "kept_heads", "gating."
 
 @dataclass
 class Sealed:
-    """What has a checksum now, and what has none and why."""
+    """The files and folders that have a checksum now, and those that have none and why."""
 
     files: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -39,7 +37,7 @@ class Sealed:
 
 
 def seal_path(path: str | os.PathLike) -> Sealed:
-    """Puts checksums into a file, or into all files and folders of ours below a folder.
+    """Put checksums into a file, or into all files and folders of ours below a folder.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -82,7 +80,7 @@ def _is_ours(path: Path, content: Any) -> bool:
 
 
 def _is_of_weights(folder: Path, names: list[str], asked: bool) -> bool:
-    """Whether a folder has a list, or would have one if it were written now. `asked`: the user named it."""
+    """Return whether a folder has a list, or would have one if written now. `asked`: the user named it."""
     if LIST in names or CERTIFICATE in names or (_STATE in names and folder.name.startswith("checkpoint-")):
         return True
     if "config.json" not in names:

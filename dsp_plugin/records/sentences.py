@@ -1,5 +1,4 @@
-"""`sentences.json.xz` beside a record: what each sentence adds to the score, so that runs can be compared in
-pairs.
+"""`sentences.json.xz` beside a record: what each sentence adds to the score, to compare runs in pairs.
 
 {"metric": "BLEU", "signature": sacreBLEU's, "statistics": [S, 10] integers, see `bleu.bleu_statistics`}
 
@@ -55,8 +54,7 @@ def read_sentences(path: str | os.PathLike) -> Any:
 
 
 def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]] | None:
-    """The statistics [S, 10] of a record's metric, from the file beside the record; None if they are not
-    there.
+    """Read the statistics [S, 10] of a record's metric from the file beside the record; None without one.
 
     Args:
         folder: where the record lies.

@@ -1,6 +1,4 @@
-"""Taking heads out of attention projections for good, and the record of what was kept. Pure torch; knows
-no host.
-"""
+"""Taking heads out of attention projections for good, and the record of what was kept. Pure torch."""
 
 from .mask_file import read_mask
 from .record import KeptHeads, check_record, compose, mask_of_record

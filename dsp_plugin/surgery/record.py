@@ -19,7 +19,7 @@ KeptHeads = dict[str, list[int]]
 def compose(
     head_map: HeadMap, keep: Sequence[bool] | Tensor, earlier: Mapping[str, Sequence[int]] | None = None
 ) -> KeptHeads:
-    """The record after keeping `keep` of a model that may have been pruned before.
+    """Return the record after keeping `keep` of a model that may have been pruned before.
 
     Args:
         head_map: the model's heads as they are now, N.
@@ -41,9 +41,7 @@ def compose(
 
 
 def check_record(record: Mapping[str, Sequence[int]], original: HeadMap) -> None:
-    """Raises ValueError, naming the block, unless `record` can be a record of the model with the heads
-    `original`.
-    """
+    """Raise a ValueError naming the block unless `record` can be one of a model with `original` heads."""
     names = {block.name for block in original.blocks}
     if not isinstance(record, Mapping) or set(record) != names:
         found = sorted(set(record) ^ names)[:4] if isinstance(record, Mapping) else type(record).__name__
@@ -64,7 +62,7 @@ def check_record(record: Mapping[str, Sequence[int]], original: HeadMap) -> None
 
 
 def mask_of_record(record: Mapping[str, Sequence[int]], original: HeadMap) -> Tensor:
-    """Bool [N], True = kept, N the heads of the original model.
+    """Return bool [N], True = kept, N the heads of the original model.
 
     Raises:
         ValueError: the record is of another model.

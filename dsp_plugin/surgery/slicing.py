@@ -31,7 +31,7 @@ class Projections:
 
 
 def head_rows(kept: Sequence[int], head_dim: int) -> Tensor:
-    """Rows of a query, key or value projection (and columns of the output projection) of these heads.
+    """List the rows of a query, key or value projection (columns of the output projection) of these heads.
 
     Args:
         kept: h head numbers.
@@ -47,7 +47,7 @@ def head_rows(kept: Sequence[int], head_dim: int) -> Tensor:
 def slice_block(
     tensors: Mapping[str, Tensor], kept: Sequence[int], head_dim: int, names: Projections = Projections()
 ) -> dict[str, Tensor]:
-    """One block's tensors with the other heads gone.
+    """Return one block's tensors with the other heads gone.
 
     Without any head only what belongs to none is left: the output bias, and tensors of other names.
 
@@ -86,7 +86,7 @@ def fill_block(
     shapes: Mapping[str, Sequence[int]],
     names: Projections = Projections(),
 ) -> dict[str, Tensor]:
-    """The inverse of `slice_block`: a dense block whose missing heads are zeros in their old places.
+    """Undo `slice_block`: return a dense block whose missing heads are zeros in their old places.
 
     With zeros on both sides of a head neither side ever gets a gradient: it stays dead when the dense model
     is trained.

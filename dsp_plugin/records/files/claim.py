@@ -18,7 +18,7 @@ LOCK = ".in-use.lock"
 
 @contextlib.contextmanager
 def claimed(option: str, folder: str | os.PathLike, name: str = LOCK) -> Iterator[None]:
-    """Keeps other programs out of `folder` while the body runs; arguments and errors as `claim`."""
+    """Keep other programs out of `folder` while the body runs; arguments and errors as `claim`."""
     lock = claim(option, folder, name)
     try:
         yield
@@ -27,10 +27,9 @@ def claimed(option: str, folder: str | os.PathLike, name: str = LOCK) -> Iterato
 
 
 def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> FileLock | None:
-    """Locks a folder until `give_back`, until what it returns is gone, or this process ends in any way. In
-    this process the folder may be claimed again.
+    """Lock a folder until `give_back`, until what it returns is gone, or this process ends in any way.
 
-    Of several processes of one program the first claims. The folder is made.
+    Of several processes of one program the first claims; one process may claim again. The folder is made.
 
     Args:
         option: names `folder`.
@@ -63,7 +62,7 @@ def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> FileLock 
 
 
 def give_back(lock: FileLock | None) -> None:
-    """Ends a claim; None, or one that is over, is none."""
+    """End a claim; None, or one that is over, is none."""
     if lock is None or not lock.is_locked:
         return
     if lock.lock_counter == 1:

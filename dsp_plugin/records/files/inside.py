@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_named(folder: str | os.PathLike, name: Any, told: str | os.PathLike) -> None:
-    """Refuses what a file of a folder names as another file of it, and is none.
+    """Refuse what a file of a folder names as another file of it, and is none.
 
     Args:
         told: the file that names it, for the error.
@@ -23,7 +23,7 @@ def check_named(folder: str | os.PathLike, name: Any, told: str | os.PathLike) -
 
 
 def check_inside(folder: str | os.PathLike, path: str | os.PathLike, own: bool = False) -> None:
-    """Refuses a link that leads out of the folder which it is in.
+    """Refuse a link that leads out of the folder which it is in.
 
     In the cache of the Hugging Face hub every file of a model is a link to `blobs/`: to read, that is inside.
 

@@ -20,7 +20,7 @@ _OLD = ".old"
 
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """Gives a new folder `.NAME.RANDOM.tmp` beside `path`, which nobody else can read; it goes at the end.
+    """Make a folder `.NAME.RANDOM.tmp` beside `path`, which nobody else can read, for the time of the block.
 
     Beside it, because renaming is only atomic within one file system. It is locked for as long as this
     process lives, so that those of killed processes are known and removed by the next one that writes `path`.
@@ -44,8 +44,7 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def recover(path: Path) -> None:
-    """Remove what killed processes left of `path`; put it back where one was killed while it replaced a
-    folder.
+    """Remove what killed processes left of `path`; put back a folder that one was about to replace.
 
     Only folders of this user with such a name, which no living process holds.
     """
@@ -68,8 +67,7 @@ def recover(path: Path) -> None:
 
 
 def take_place(made: Path, path: Path) -> None:
-    """Let the folder `made`, which lies in a scratch folder, become `path`; a folder that is there goes to
-    `made`'s place.
+    """Let the folder `made`, in a scratch folder, become `path`; a folder that is there goes to its place.
 
     In one step where the system can (Linux, on nearly all file systems); else there is a moment without
     `path`, and `recover` puts it back after a kill.
@@ -92,7 +90,7 @@ def take_place(made: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Whether the two changed places; False where the system or its file system knows no such thing."""
+    """Return whether the two changed places; False where the system or file system knows no such thing."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # not Linux, or an old C library
@@ -106,14 +104,12 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _beginning(name: str) -> str:
-    """So much of a name that a file's name can still hold more (255 bytes)."""
+    """Cut a name so that a file's name can still hold more (255 bytes)."""
     return name.encode()[:200].decode(errors="ignore")
 
 
 def _locked(folder: Path) -> int | None:
-    """A handle of the folder that locks it until it is closed; None where another has it, or nothing can
-    be locked.
-    """
+    """Return a handle that locks the folder until it is closed; None where that cannot be."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

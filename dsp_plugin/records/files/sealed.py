@@ -30,7 +30,7 @@ class DamagedError(ValueError):
 
 
 def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its checksum in the first entry."""
+    """Return the content with its checksum in the first entry."""
     return {
         CHECKSUM: _checksum_of(content),
         **{name: value for name, value in content.items() if name != CHECKSUM},
@@ -38,7 +38,7 @@ def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def seal_text(text: str) -> str:
-    """The text of a JSON object with its checksum, in the same layout; an old checksum is replaced.
+    """Return the text of a JSON object with its checksum, in the same layout; an old checksum is replaced.
 
     Raises:
         ValueError: it is no JSON object.
@@ -60,7 +60,7 @@ def seal_text(text: str) -> str:
 
 
 def write_json(path: str | os.PathLike, text: str) -> None:
-    """Writes the text of a JSON object with its checksum, whole or not at all.
+    """Write the text of a JSON object with its checksum, whole or not at all.
 
     Raises:
         OSError: it cannot be written. ValueError: it is no JSON object.
@@ -69,7 +69,7 @@ def write_json(path: str | os.PathLike, text: str) -> None:
 
 
 def read_json(path: str | os.PathLike, warn: bool = True) -> Any:
-    """What a JSON file says, without its checksum.
+    """Read what a JSON file says, without its checksum.
 
     Args:
         warn: of an object without a checksum, once a file.
@@ -85,7 +85,7 @@ def read_json(path: str | os.PathLike, warn: bool = True) -> Any:
 
 
 def content_of(path: str | os.PathLike, data: bytes) -> Any:
-    """What the JSON `data` of the file `path` says, without its checksum. Raises: as `read_json`."""
+    """Read what the JSON `data` of the file `path` says, without its checksum. Raises: as `read_json`."""
     content, sealed = _checked(path, data)
     if not sealed and isinstance(content, dict):
         warn_unsealed(path)
@@ -93,7 +93,7 @@ def content_of(path: str | os.PathLike, data: bytes) -> Any:
 
 
 def load_json(path: str | os.PathLike) -> tuple[Any, bool]:
-    """`read_json` without a warning, and whether the content was checked against a checksum."""
+    """Do as `read_json` without a warning; return also whether the content was checked."""
     try:
         data = read_bounded(path)
     except ValueError as error:
@@ -114,7 +114,7 @@ def _checked(path: str | os.PathLike, data: bytes) -> tuple[Any, bool]:
 
 
 def write_lines(path: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, each with the checksum over all of them, whole or not at all.
+    """Write one JSON object a line, each with the checksum over all of them, whole or not at all.
 
     Raises:
         OSError: it cannot be written. ValueError: there is no entry.
@@ -126,7 +126,7 @@ def write_lines(path: str | os.PathLike, entries: Sequence[dict[str, Any]]) -> N
 
 
 def read_lines(path: str | os.PathLike, warn: bool = True) -> list[dict[str, Any]]:
-    """The entries of `write_lines`, without the checksum.
+    """Read the entries of `write_lines`, without the checksum.
 
     In a file without a checksum (of an earlier version, which appended to it) a last line that a kill cut off
     is left out.
@@ -147,7 +147,7 @@ def read_lines(path: str | os.PathLike, warn: bool = True) -> list[dict[str, Any
 
 
 def reseal_json(path: str | os.PathLike) -> None:
-    """Puts the checksum of what a JSON file says now into it.
+    """Put the checksum of what a JSON file says now into it.
 
     Raises:
         ValueError: it is no JSON object. OSError: it cannot be read or written.
@@ -162,7 +162,7 @@ def reseal_json(path: str | os.PathLike) -> None:
 
 
 def reseal_lines(path: str | os.PathLike) -> None:
-    """`reseal_json` for a file of JSON objects, one a line."""
+    """Do as `reseal_json` for a file of JSON objects, one a line."""
     write_lines(
         path,
         [{name: value for name, value in entry.items() if name != CHECKSUM} for entry in _read_entries(path)],
@@ -170,7 +170,7 @@ def reseal_lines(path: str | os.PathLike) -> None:
 
 
 def _read_entries(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """What the lines say, checksums included."""
+    """Read what the lines say, checksums included."""
     try:
         text = _decoded(read_bounded(path))
     except ValueError as error:
@@ -193,7 +193,7 @@ def _read_entries(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads` whose every refusal is a ValueError of one line.
+    """Do as `json.loads`, whose every refusal is here a ValueError of one line.
 
     Raises:
         ValueError: not UTF-8, no JSON, or nested too deeply.
@@ -207,7 +207,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_bounded(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
 
     Raises:
         ValueError: there are more than `limit`. OSError: it cannot be read.
@@ -223,7 +223,7 @@ def read_bounded(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
 
 
 def misfit(path: str | os.PathLike) -> str:
-    """What to say of a file whose content does not fit its checksum."""
+    """Say of a file that its content does not fit its checksum."""
     return (
         f"{path} is damaged: its content does not fit its checksum (if it was changed on purpose: dsp "
         f"seal {path})"
@@ -233,7 +233,7 @@ def misfit(path: str | os.PathLike) -> str:
 def warn_unsealed(
     path: str | os.PathLike, what: str = "has no checksum (it is of an earlier version)"
 ) -> None:
-    """Says once that a file or folder cannot be checked, and how it gets a checksum."""
+    """Say once that a file or folder cannot be checked, and how it gets a checksum."""
     key = os.path.abspath(path)
     if key not in _warned:
         _warned.add(key)
@@ -241,14 +241,14 @@ def warn_unsealed(
 
 
 def _is_sealed(content: dict[str, Any]) -> bool:
-    """Whether there is a checksum, also one whose name, or value, or both, damage has changed."""
+    """Return whether there is a checksum, also one whose name, or value, or both, damage has changed."""
     return CHECKSUM in content or any(
         isinstance(value, str) and _resembles_checksum(value) for value in content.values()
     )
 
 
 def _resembles_checksum(value: str) -> bool:
-    """No other text of ours is as long and so nearly all hexadecimal digits."""
+    """Return whether a text is as long as a checksum and nearly all hexadecimal, as no other text of ours."""
     wanted = len("sha256:") + 64
     return abs(len(value) - wanted) <= 2 and sum(letter in "0123456789abcdef" for letter in value) >= 60
 

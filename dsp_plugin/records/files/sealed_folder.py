@@ -41,8 +41,7 @@ _OTHERS = (
 
 
 def seal_folder(folder: str | os.PathLike) -> Path:
-    """Writes the list of the files that are in the folder now; the last thing to be written there. Returns
-    its path.
+    """Write the list of the files that are in the folder now, as the last file; return its path.
 
     Raises:
         OSError: a file cannot be read, or the list not written.
@@ -57,7 +56,7 @@ def seal_folder(folder: str | os.PathLike) -> Path:
 
 
 def unseal_folder(folder: str | os.PathLike) -> bool:
-    """Takes the list away before files of the folder are changed; whether there was one."""
+    """Take the list away before files of the folder are changed; return whether there was one."""
     path = Path(folder) / LIST
     there = path.is_file()
     path.unlink(missing_ok=True)
@@ -65,7 +64,7 @@ def unseal_folder(folder: str | os.PathLike) -> bool:
 
 
 def check_sealed(folder: str | os.PathLike, warn: bool = False, whole: bool = True) -> bool:
-    """Compares the folder with its list; whether it has one.
+    """Compare the folder with its list; return whether it has one.
 
     Args:
         warn: say so where it has none: it was written by us.
@@ -104,19 +103,17 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False, whole: bool = Tr
 
 
 def warn_no_list(folder: str | os.PathLike) -> None:
-    """Says once that a folder of ours cannot be checked, and how it gets a list."""
+    """Say once that a folder of ours cannot be checked, and how it gets a list."""
     warn_unsealed(folder, f"has no {LIST} (it is of an earlier version, or written by other programs)")
 
 
 def holds_model(name: str) -> bool:
-    """Whether a file of this name holds (part of) a model, or the list of its files: it goes when another
-    model comes.
-    """
+    """Return whether a file of this name holds (part of) a model, or its list: it goes when another comes."""
     return name in (LIST, "certificate.json") or any(fnmatchcase(name, pattern) for pattern in _MODEL)
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hex digits."""
+    """Return the SHA-256 of a file, in hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

@@ -23,8 +23,7 @@ _lock = threading.Lock()
 
 
 def load_torch_data(file: BinaryIO, path: str) -> Any:
-    """What a file of `torch.save` holds, on the CPU: tensors, numbers, texts, tables, argparse's Namespaces,
-    arrays of numbers.
+    """Read a file of `torch.save` on the CPU: tensors, numbers, texts, tables, Namespaces, arrays of numbers.
 
     Nothing of it is made before the whole file has been checked: its checksums, the types in its pickle, the
     size of every storage, tensor and array.
@@ -88,7 +87,7 @@ def _read(file: BinaryIO, entry: Entry, most: int) -> bytes:
 
 
 def _check_before_zip(file: BinaryIO) -> None:
-    """Files of torch before 1.6: five pickles, then the storages one behind the other."""
+    """Check a file of torch before 1.6: five pickles, then the storages one behind the other."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     found: dict[str, Storage] = {}

@@ -344,7 +344,7 @@ def _device(*told: Any) -> _Leaf:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How pickle's protocol 2 writes bytes."""
+    """Encode as pickle's protocol 2 writes bytes."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise Refused("bytes in an unusual code")
     return text.encode("latin1")
@@ -423,7 +423,7 @@ def _measure(value: Any, written: int, size: int) -> None:
     inside: set = set()
 
     def weigh(item: Any, depth: int) -> tuple[int, int]:
-        """Parts of an item, each as often as it is met, and bytes of tensors."""
+        """Count the parts of an item, each as often as it is met, and the bytes of tensors."""
         if type(item) is _Tensor:
             return 1, item.nbytes
         if isinstance(item, (str, bytes)):

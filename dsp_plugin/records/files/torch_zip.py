@@ -1,5 +1,4 @@
-"""Is a file that `torch.save` wrote still what was written? Its zip entries have a CRC32 each, which torch
-never compares.
+"""Is a file of `torch.save` still what was written? Its zip entries have CRC32s that torch never compares.
 
 Every byte of such a file is an entry's, checked by its CRC32, or part of the archive's own tables, which say
 everything twice. So a flipped bit, a cut and an appended tail are all found, and each entry is exactly where
@@ -80,7 +79,7 @@ def entries_of_torch_zip(file: BinaryIO, path: str) -> dict[str, Entry]:
 
 
 def _directory(file: BinaryIO) -> tuple[int, list[zipfile.ZipInfo]]:
-    """Where the central directory starts, and its entries in the order of the file.
+    """Find where the central directory starts, and its entries in the order of the file.
 
     Every reader must find the same directory: nothing may follow it, and the two tables at the end must
     agree.
@@ -127,7 +126,7 @@ def _directory(file: BinaryIO) -> tuple[int, list[zipfile.ZipInfo]]:
 
 
 def _end_of_directory(file: BinaryIO, position: int, total: int) -> int:
-    """Where the last of the entries ends that begin at `position`, by the lengths they state."""
+    """Find where the last of the entries ends that begin at `position`, by the lengths they state."""
     for _ in range(total):
         file.seek(position)
         position += _CENTRAL.size + sum(_CENTRAL.unpack(file.read(_CENTRAL.size))[10:13])
@@ -196,9 +195,7 @@ def _check_header(file: BinaryIO, entry: zipfile.ZipInfo, damage: str) -> int:
 
 
 def _descriptors(entry: zipfile.ZipInfo) -> list[bytes]:
-    """What may stand behind an entry's contents. miniz writes no descriptor for an empty entry, and long
-    ones from 4 GiB on.
-    """
+    """List what may stand behind an entry's contents: of miniz nothing if empty, long ones from 4 GiB on."""
     if not entry.flag_bits & _HAS_DESCRIPTOR:
         return [b""]
     told = [struct.pack("<4sI2Q", b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size)]

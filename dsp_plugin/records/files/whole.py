@@ -23,8 +23,7 @@ _KINDS = {
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path of the same name; the file that the body writes there takes the place of `path`
-    on success.
+    """Give a temporary path of the same name; the file that the body writes there replaces `path` on success.
 
     When the body or the renaming fails, `path` is as it was and the temporary file is gone. A process that is
     killed leaves `path` as it was, too, and a hidden folder beside it that the next writing of `path`
@@ -53,7 +52,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def new_folder(
     path: str | os.PathLike, mark: str | None, keep: Callable[[str], bool] | None = None
 ) -> Iterator[Path]:
-    """Gives an empty temporary folder; on success it becomes `path`, in one step.
+    """Give an empty temporary folder; on success it becomes `path`, in one step.
 
     When the body fails, or the process is killed, `path` is as it was. A folder that is there already is
     replaced only if it is empty or holds the file `mark`: then it is an earlier result, and not something
@@ -88,7 +87,7 @@ def new_folder(
 
 
 def check_new_folder(path: str | os.PathLike, mark: str | None) -> None:
-    """Raises FileExistsError (NotADirectoryError, PermissionError) where `new_folder` would."""
+    """Raise the FileExistsError (NotADirectoryError, PermissionError) that `new_folder` would."""
     kind = kind_of(path)
     if kind == "a folder":
         if mark is not None and any(Path(path).iterdir()) and not (Path(path) / mark).is_file():
@@ -104,7 +103,7 @@ def check_new_folder(path: str | os.PathLike, mark: str | None) -> None:
 
 
 def why_not_replaceable(folder: str | os.PathLike) -> str:
-    """Why a folder cannot give its place to another one; empty where it can."""
+    """Say why a folder cannot give its place to another one; empty where it can."""
     target = os.path.realpath(folder)
     if os.path.ismount(target):
         return "is a mounted file system"
@@ -118,7 +117,7 @@ def why_not_replaceable(folder: str | os.PathLike) -> str:
 
 
 def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, object] | None = None) -> None:
-    """For saying so before work is begun.
+    """Check, before work is begun, that a file can be written.
 
     Args:
         option: names `path`, a file that is to be written.
@@ -136,9 +135,7 @@ def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, obje
 
 
 def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
-    """Raises ValueError where an output, a file or a folder, is one of the inputs. Arguments as
-    `check_output`.
-    """
+    """Raise a ValueError where an output is one of the inputs. Arguments as `check_output`."""
     for name, read in inputs.items():
         if (
             read is not None
@@ -150,7 +147,7 @@ def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, ob
 
 
 def check_output_folder(option: str, path: str | os.PathLike, mark: str | None) -> None:
-    """For saying before work is begun that `new_folder` cannot make the folder that `option` names.
+    """Check, before work is begun, that `new_folder` can make the folder that `option` names.
 
     Raises:
         ValueError: see `check_new_folder`.
@@ -162,7 +159,7 @@ def check_output_folder(option: str, path: str | os.PathLike, mark: str | None) 
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Refuses to write a file at `path` if there is anything else, or no folder to write it into.
+    """Refuse to write a file at `path` if there is anything else, or no folder to write it into.
 
     Raises:
         FileExistsError: a folder, a device, a FIFO or a socket is there. NotADirectoryError, PermissionError:
@@ -178,7 +175,7 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def check_folder(option: str, path: str | os.PathLike) -> None:
-    """Refuses a folder to write into that cannot be one.
+    """Refuse a folder to write into that cannot be one.
 
     Raises:
         ValueError: `option`, which names it, leads to a file, a device ..., or nothing can be written there.
@@ -193,9 +190,7 @@ def check_folder(option: str, path: str | os.PathLike) -> None:
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """What is at `path`, links followed: "a file", "a folder", "a device" ...; None where there is
-    nothing.
-    """
+    """Say what is at `path`, links followed: "a file", "a folder", "a device" ...; None for nothing."""
     try:
         mode = os.lstat(os.path.realpath(path)).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -204,7 +199,7 @@ def kind_of(path: str | os.PathLike) -> str | None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` as UTF-8 to `path`, whole or not at all (see `replacing`)."""
+    """Write `text` as UTF-8 to `path`, whole or not at all (see `replacing`)."""
     with replacing(path) as temporary:
         # newline="": line ends are the caller's (the csv module writes its own)
         with open(temporary, "w", encoding="utf-8", newline="") as handle:
@@ -212,9 +207,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def _check_parent(path: str | os.PathLike) -> None:
-    """Raises: NotADirectoryError, PermissionError: the nearest folder above `path` that is there is none,
-    or is locked.
-    """
+    """Raise an OSError where the nearest folder above `path` that is there is none, or is locked."""
     above = Path(os.path.realpath(path)).parent
     while not os.path.lexists(above):
         above = above.parent
@@ -225,9 +218,7 @@ def _check_parent(path: str | os.PathLike) -> None:
 
 
 def link_entry(source: Path, target: Path) -> None:
-    """The same file or folder once more: by hard links, or copied where there can be none. Links stay
-    links.
-    """
+    """Make a file or folder once more by hard links, or copies where there can be none. Links stay links."""
 
     def link(one: str, other: str) -> None:
         try:
