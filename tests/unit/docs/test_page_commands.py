@@ -84,6 +84,12 @@ def test_a_wrong_option_is_noticed():
         assert [name for name in command.options() if name.replace("-", "_") not in known] == [wrong]
 
 
+def test_variables_are_set_on_their_page():
+    for command in COMMANDS:
+        names = set(re.findall(r"\$\{?([A-Za-z]\w*)", " ".join(command.words)))
+        assert names <= {"PWD", "rank"}, f"{command}: {names}"
+
+
 def test_settings_of_make_are_its_own():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     own = set(re.search(r"^SETTINGS := (.+)$", makefile, re.MULTILINE)[1].split())

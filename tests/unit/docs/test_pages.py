@@ -69,6 +69,9 @@ def test_links_and_paths_lead_somewhere(page):
     for path in re.findall(places, text):
         made = path.startswith("results/") and not (ROOT / path).exists()
         assert made or (ROOT / path).exists() or path in example_files(), path
+    for path in re.findall(r"`((?:[\w-]+/)+[\w*.-]+\.(?:py|cpp|smk|sh|yaml))`", text):
+        places = (ROOT, ROOT / "dsp_plugin", page.parent)
+        assert path in example_files() or any(list(place.glob(path)) for place in places), path
 
 
 def example_files() -> set[str]:
