@@ -59,6 +59,20 @@ def test_every_make_target_that_is_named_has_a_rule():
         assert re.search(rf"^{target}:.*\n\t|^{target}: \S", makefile, re.MULTILINE), f"make {target}"
 
 
+def test_figures_are_those_of_the_tables():
+    results, benchmarks = (
+        (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("results", "benchmarks")
+    )
+    table = (ROOT / "results" / "multi30k" / "table.md").read_text("utf-8").split("\n\n")[1]
+    assert table in results
+    rows = re.findall(
+        r"^\|.*\|$", (ROOT / "README.md").read_text("utf-8").partition("## Results")[2], re.MULTILINE
+    )
+    for _, _, before, after, _, _ in (row.split("|") for row in rows[2:7]):
+        for figure in (before.strip(), after.strip()):
+            assert figure == "1" or re.search(rf"(?<=[ |]){figure}(?=[ ,|])", results + benchmarks), figure
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_paths_lead_somewhere(page):
     text = BLOCK.sub("", page.read_text("utf-8"))
