@@ -6,9 +6,30 @@ from __future__ import annotations
 
 from hf_models import FAMILIES  # first: see there  isort: skip
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def printed_afresh(program: str, *words: object) -> list[str]:
+    """The lines that a program prints in a process of its own, where these helpers can be imported."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from data_prep_programs import PREP, run
 
-PREP = Path(__file__).resolve().parents[2] / "data-prep"
 sys.path.insert(0, str(PREP))
 
 import download_glue_data as glue
-
-# Nobody listens there, so whatever wants the network is refused at once, online or not.
-NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-
-
-def run(program: str, *arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("DSP_DATA_DIR", "no_proxy", "NO_PROXY")
-    }
-    start = [sys.executable] if program.endswith(".py") else ["bash"]
-    return subprocess.run(
-        [*start, str(PREP / program), *map(str, arguments)],
-        cwd=cwd,
-        env={**inherited, "DSP_PYTHON": sys.executable, **NO_NETWORK, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def write_rte(folder: Path, **other_rows: int) -> None:

@@ -59,6 +59,17 @@ def test_every_make_target_that_is_named_has_a_rule():
         assert re.search(rf"^{target}:.*\n\t|^{target}: \S", makefile, re.MULTILINE), f"make {target}"
 
 
+def test_modules_of_the_api_pages_are_there():
+    named = [
+        name
+        for page in PAGES
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
+
+
 def test_figures_are_those_of_the_tables():
     results, benchmarks = (
         (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("results", "benchmarks")

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
-from hf_modules import MODULES, outputs, own_module, pair_batch  # first: see hf_models  isort: skip
+from hf_modules import (  # first: see hf_models  isort: skip
+    MODULES,
+    outputs,
+    own_module,
+    pair_batch,
+    printed_afresh,
+)
 from hf_models import FAMILIES, batch_of, logits, tiny_model, uneven_mask
 
 from dsp_plugin.gating import FixedGates, RelaxedSubset, constant_temperature
@@ -206,20 +209,7 @@ def test_a_fresh_process_reads_a_pickle(tmp_path):
         "    with torch.no_grad():\n"
         "        print(float((run(model, batches[name]) - expected[name, state]).abs().max()))\n"
     )
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "models.pt")],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    differences = list(map(float, done.stdout.splitlines()))
+    differences = list(map(float, printed_afresh(program, tmp_path / "models.pt")))
     assert len(differences) == len(saved) and max(differences) <= 1e-10
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
-from hf_modules import MODULES, SentencePair, TwoEncoders, outputs, own_module, pair_batch  # isort: skip
+from hf_modules import (  # isort: skip
+    MODULES,
+    SentencePair,
+    TwoEncoders,
+    outputs,
+    own_module,
+    pair_batch,
+    printed_afresh,
+)
 from hf_models import FAMILIES, batch_of, tiny_model
 from killed_everywhere import killed_everywhere
 from safetensors.torch import load_file, load_model, save_file
@@ -92,16 +98,8 @@ def test_a_fresh_process_reads_them(tmp_path):
         "    model = dsp_plugin.hf.load_pruned(f'{sys.argv[1]}/{name}', model=cls().double())\n"
         "    print(float((outputs(model, batch) - expected).abs().max()))\n"
     )
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=env, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert max(map(float, done.stdout.splitlines()[-len(MODULES) :])) <= 1e-10
+    lines = printed_afresh(program, tmp_path)
+    assert max(map(float, lines[-len(MODULES) :])) <= 1e-10
 
 
 def test_what_is_in_the_folder(folder):
