@@ -198,7 +198,7 @@ def fairseq_options(program: str, chosen: tuple[tuple[str, str], ...]) -> set[st
     from fairseq import options
 
     from dsp_plugin import register
-    from dsp_plugin.mt.programs.launch import training_arguments
+    from dsp_plugin.mt.programs.launch import method_words
 
     register()
     own, kinds, defaults = FAIRSEQ_PROGRAMS[program]
@@ -206,7 +206,7 @@ def fairseq_options(program: str, chosen: tuple[tuple[str, str], ...]) -> set[st
     words = [word for name, value in choices.items() for word in (f"--{name}", value)]
     method = choices.get("task", "").removesuffix("_translation")
     if program.startswith("scripts/mt/run_") and method in ("dsp", "voita"):
-        words = training_arguments(words, method)
+        words = method_words(words, method)
     known = own()
     for kind in kinds:
         parser = getattr(options, f"get_{kind}_parser")()

@@ -418,7 +418,7 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
         (["--per-layer-projection"], "was projected with other options"),
         # what only stage 3 needs is said before stage 1, whose folder is not there here
         (["--save-dir", "/dev/null"], "--save-dir /dev/null is a device"),
-        (["--save-dir", "new", "--finetune-max-update", "1.5"], "--max-update: invalid int value: '1.5'"),
+        (["--save-dir", "new", "--finetune-max-update", "1.5"], "--finetune-max-update: invalid int value"),
         (["--save-dir", "new", "--clip-norm", "nan"], "--clip-norm nan: a finite number"),
         (["--save-dir", "new", "--sparsity-pen", "-1"], "--sparsity-pen -1.0: a finite number, 0 or more"),
         (["--save-dir", "new", "--per-params-alpha", "x"], "--per-params-alpha: invalid int value: 'x'"),
@@ -467,16 +467,15 @@ def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypa
 
 def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
     """Stage 1 removed and trained once more with another lambda, the folder of the density left as it was."""
-    from dsp_plugin.mt.programs import diff as diff_command
+    from dsp_plugin.mt.programs.diff import run_diff
+    from dsp_plugin.mt.programs.diff_stages import Training
 
-    made = diff_command.Training._made
-    monkeypatch.setattr(
-        diff_command.Training, "_made", lambda self: None if self.folder.endswith("1st") else made(self)
-    )
-    monkeypatch.setattr(diff_command.Training, "run", lambda *_: None)
+    noted = Training._noted
+    monkeypatch.setattr(Training, "_noted", lambda self: None if self.folder.endswith("1st") else noted(self))
+    monkeypatch.setattr(Training, "run", lambda *_: None)
     words = [str(word) for word in done[1]]
     with pytest.raises(
         ValueError, match=f"mask.diff.safetensors is of a stage 1 with other settings: remove .*/{DENSITY}"
     ):
-        diff_command.run_diff([*words, "--sparsity-pen", "1"])
-    assert set(diff_command.run_diff([*words, "--log-interval", "9"])) == {str(DENSITY)}
+        run_diff([*words, "--sparsity-pen", "1"])
+    assert set(run_diff([*words, "--log-interval", "9"])) == {str(DENSITY)}

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .argv import OwnOptions
 from .refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
@@ -23,7 +24,7 @@ Options of this program:
 
 
 def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
-    """Train as `fairseq-train` does, with a method's defaults (see `launch.training_arguments`).
+    """Train as `fairseq-train` does, with a method's defaults (see `launch.method_options`).
 
     Args:
         doc: the program's own help.
@@ -34,20 +35,21 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
         sys.exit(doc + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
 
-    from .dry_run import dry_run, take_flag
-    from .launch import options_help, train, training_arguments
+    from .dry_run import dry_run
+    from .launch import method_options, options_help, train
 
     if "--help" in argv or "-h" in argv:
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
 
     def main(argv: list[str]) -> None:
-        only_planned, argv = take_flag(argv)
-        record, argv = _record_options(argv)
-        arguments = training_arguments(argv, method)
-        if only_planned:
-            dry_run(arguments)
+        parser = OwnOptions("--record-name", "--method")
+        parser.flag("--dry-run", "say what would train; write nothing")
+        own, rest = parser.split(argv)
+        options = method_options(rest, method)
+        if own.dry_run:
+            dry_run(options)
         else:
-            train(arguments, record.method, record.record_name)
+            train(options, own.method, own.record_name)
 
     run_program(main, argv)
 
@@ -66,7 +68,7 @@ def generation_program(doc: str, argv: Sequence[str]) -> None:
 
 
 def diff_program(doc: str, argv: Sequence[str]) -> None:
-    """The three stages of diff pruning, see `diff_command.run_diff`."""
+    """Run the three stages of diff pruning, see `diff.run_diff`."""
     if not argv:
         sys.exit(doc + "\nGive the prepared data folder, --base-checkpoint and fairseq-train's options.")
     if "--help" in argv or "-h" in argv:
@@ -80,7 +82,7 @@ def diff_program(doc: str, argv: Sequence[str]) -> None:
 
 
 def pack_program(doc: str, argv: Sequence[str]) -> None:
-    """A pack out of a checkpoint, see `diff_packs.write_pack`."""
+    """Write a pack out of a checkpoint, see `packs.write_pack`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--base-checkpoint", required=True, help="the trained model that the diff is against")
@@ -137,17 +139,3 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
         )
 
     run_program(main, argv)
-
-
-def _record_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The values of our own options of training programs, and the options that are left for fairseq."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--record-name")
-    parser.add_argument("--method")
-    raise_errors(parser)
-    return parser.parse_known_args(list(argv))
-
-
-def has_option(argv: Sequence[str], *names: str) -> bool:
-    """Whether one of these options is on a command line."""
-    return any(argument.split("=")[0] in names for argument in argv)

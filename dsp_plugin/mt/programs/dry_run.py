@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -51,12 +50,6 @@ class Plan:
             f"dry run: {self.checkpoint / 1e6:,.1f} MB a checkpoint, {self.moments / 1e6:,.1f} MB of moments "
             "in memory; nothing was written",
         ]
-
-
-def take_flag(argv: Sequence[str]) -> tuple[bool, list[str]]:
-    """Whether a command line asks for a dry run, and the command line without the flag."""
-    asked = [word for word in argv if word in ("--dry-run", "--dry_run")]
-    return bool(asked), [word for word in argv if word not in asked]
 
 
 def plan_of(parsed: argparse.Namespace) -> Plan:
@@ -145,14 +138,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def dry_run(arguments: list[str]) -> Plan:
-    """Print what `fairseq-train` with these arguments would do, and do none of it."""
-    from ... import register
-    from .launch import hush_hosts, training_options
+def dry_run(options: argparse.Namespace) -> Plan:
+    """Print what `fairseq-train` with these options would do, and do none of it."""
+    from .launch import hush_hosts
 
-    register()
     hush_hosts()
-    plan = plan_of(training_options(arguments))
+    plan = plan_of(options)
     for line in plan.lines():
         print(f"| {line}", flush=True)
     return plan

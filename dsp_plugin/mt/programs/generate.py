@@ -17,14 +17,16 @@ from ..diffs.base import read_pack
 from ..heads.checkpoint_heads import heads_of_checkpoint
 from ..patches import collected_hypotheses
 from ..training.option_checks import check_options
+from .argv import OwnOptions, words_of
 from .generation_results import Generation, keep_results
-from .launch import PLUGIN_DIR, hush_hosts, option, parse_for_fairseq
-from .refusals import raise_errors
+from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 
 
-def own_options() -> argparse.ArgumentParser:
-    """The options `generate_dsp.py` and its like add to fairseq-generate's."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def own_options() -> OwnOptions:
+    """The options `generate_dsp.py` and its like add to fairseq-generate's, and those of fairseq's that they
+    have a say in.
+    """
+    parser = OwnOptions("--user-dir", "--task", "--diff-pack")
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
     parser.add_argument(
         "--record-dir", help="folder for results.json, mask.json, the translations and sentences.json"
@@ -49,19 +51,14 @@ def generate(argv: Sequence[str]) -> Record:
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq_cli import generate as fairseq_generate
 
-    from ... import register
-
-    register()
     hush_hosts()
-    parser = own_options()
-    raise_errors(parser)
-    own, rest = parser.parse_known_args(list(argv))
+    own, rest = own_options().split(argv)
     check_options(own)
-    pack_path = option(rest, "--diff-pack")
-    task = "diff_translation" if pack_path else "dsp_translation"
-    for name, default in (("--user-dir", PLUGIN_DIR), ("--task", task)):
-        if option(rest, name) is None:
-            rest += [name, default]
+    rest += words_of(
+        user_dir=own.user_dir or PLUGIN_DIR,
+        task=own.task or ("diff_translation" if own.diff_pack else "dsp_translation"),
+        diff_pack=own.diff_pack,
+    )
     args = parse_for_fairseq(options.get_generation_parser, rest)
     for name, folder in (("--record-dir", own.record_dir), ("--results-path", args.results_path)):
         if folder is not None:
@@ -78,7 +75,7 @@ def generate(argv: Sequence[str]) -> Record:
         )
     if args.num_shards > 1:  # fairseq's program has these options, but goes by those of distributed training
         args.distributed_world_size, args.distributed_rank = args.num_shards, args.shard_id
-    pack = read_pack(pack_path, "--diff-pack") if pack_path else None
+    pack = read_pack(own.diff_pack, "--diff-pack") if own.diff_pack else None
     paths = _files(args, utils.split_paths(args.path))
     states = [load_checkpoint(path) for path in paths]
     overrides = _overrides(args.model_overrides, states)

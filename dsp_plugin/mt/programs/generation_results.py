@@ -35,7 +35,7 @@ class Generation:
     Attributes:
         own: the options of `generate.own_options`. args: fairseq's.
         paths, states: the checkpoints. overrides: of --model-overrides.
-        pack: of --diff-pack, its path in `args`.
+        pack: of --diff-pack.
         ran: the models and what they translated. cfg: the configuration that they ran with.
         seconds: what it took.
     """
@@ -90,7 +90,7 @@ def keep_results(done: Generation) -> Record:
             **({"ensemble": several} if len(several) > 1 else {}),
             **({"model_overrides": done.overrides} if done.overrides else {}),
             **({"dtype": str(weights.dtype).split(".")[-1]} if weights.dtype != torch.float32 else {}),
-            **({"diff": record_figures(done.pack, os.path.getsize(args.diff_pack))} if done.pack else {}),
+            **({"diff": record_figures(done.pack, os.path.getsize(own.diff_pack))} if done.pack else {}),
         },
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{subset}")

@@ -1,6 +1,4 @@
-"""The command line of `run_michel.py`: its options, the checks before any long work, the record at the
-end.
-"""
+"""What `run_michel.py` does: the checks before any long work, the sweep, the record at the end."""
 
 import argparse
 import logging
@@ -18,7 +16,7 @@ from ...records.record import Metric, Record, fingerprint, kept_heads, new_recor
 from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint
 from ..heads.checkpoint_heads import SCORES, heads_of_checkpoint
-from ..heads.importance import MAX_TOKENS, RANKINGS, SentenceRanking, batches_of
+from ..heads.importance import MAX_TOKENS, SentenceRanking, batches_of
 from ..surgery.fewer_heads import model_without
 from ..surgery.pruning import CheckpointModel, prepare, remove_heads
 from ..training.data_checks import data_fingerprint
@@ -26,126 +24,17 @@ from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import check_options
 from ..translate.scoring import score_model
 from ..translate.translate import translation_task
-from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
-from .refusals import raise_errors
-
-# of fairseq's options, those that mean something here; "arch" is compared with the checkpoint's
-_USED = {
-    "data",
-    "source_lang",
-    "target_lang",
-    "restore_file",
-    "path",
-    "arch",
-    "batch_size",
-    "max_tokens",
-    "post_process",
-    "seed",
-    "cpu",
-    "user_dir",
-    "no_progress_bar",
-    "log_format",
-}
-
-
-def own_options() -> argparse.ArgumentParser:
-    """The options that `run_michel.py` adds to fairseq's."""
-    parser = argparse.ArgumentParser(prog="run_michel.py", add_help=False, allow_abbrev=False)
-
-    def flag(name: str, text: str) -> None:
-        parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", action="store_true", help=text)
-
-    parser.add_argument(
-        "--num-of-heads", type=int, metavar="STEP", help="heads to remove a step (a STEP here, not a budget)"
-    )
-    flag("exact-pruning", "work the importance out anew under the current mask before every step")
-    parser.add_argument(
-        "--budgets",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="K",
-        help="numbers of heads the sweep lands on exactly; it stops at the smallest (default: 0)",
-    )
-    parser.add_argument(
-        "--heads-per-kind", help="the end: heads left of each kind, encoder-self=4,decoder-cross=4,..."
-    )
-    parser.add_argument(
-        "--min-heads-per-block", type=int, default=0, help="heads that every attention block keeps"
-    )
-    parser.add_argument("--rank-by", choices=RANKINGS, default="importance", help="(default: importance)")
-    parser.add_argument(
-        "--importance-subset", default="train", help="what importance is worked out on (default: train)"
-    )
-    parser.add_argument(
-        "--importance-samples", type=int, metavar="N", help="on N of its sentences (default: all)"
-    )
-    flag("batch-importance", "take the absolute value of a batch's gradient, not of every example's")
-    flag("dont-normalize-importance-by-layer", "do not divide by the L2 norm over a block's heads")
-    flag("dont-normalize-global-importance", "do not scale to 0..1 over all heads")
-    parser.add_argument(
-        "--eval-subset", nargs="+", default=["valid"], help="what to score at every step (default: valid)"
-    )
-    flag("no-scores", "work out masks only")
-    flag("score-only-budgets", "score only the full model and the budgets")
-    flag("no-detok", "score the text as it is, not Moses-detokenised")
-    parser.add_argument(
-        "--save-dir", help="(default: michel_results/<the checkpoint's folder>-<how heads are ranked>)"
-    )
-    parser.add_argument(
-        "--record-name", help="name of the setting in results.json (default: the checkpoint's folder)"
-    )
-    parser.add_argument(
-        "--method", help="name of the method in results.json (default: michel, or how heads are ranked)"
-    )
-    flag("traceback", "show all that led to an error")
-    return parser
-
-
-def fairseq_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """fairseq's options, those of training and of generation together, and those given that mean nothing
-    here.
-    """
-    from fairseq import options
-
-    def make() -> argparse.ArgumentParser:
-        parser = options.get_parser("Michel", "translation")
-        options.add_dataset_args(parser)
-        options.add_distributed_training_args(parser, default_world_size=1)
-        options.add_model_args(parser)
-        options.add_optimization_args(parser)
-        options.add_checkpoint_args(parser)
-        groups.append(options.add_generation_args(parser))
-        parser.set_defaults(arch="transformer", user_dir=PLUGIN_DIR)
-        parsers.append(parser)
-        return parser
-
-    parsers: list[argparse.ArgumentParser] = []
-    groups: list = []
-    args = parse_for_fairseq(make, argv)
-    (parser,), (generation,) = parsers, groups
-    args.search = {a.dest: getattr(args, a.dest) for a in generation._group_actions if hasattr(args, a.dest)}
-    # common to all evaluation
-    for name in ("path", "post_process", "quiet", "model_overrides", "results_path"):
-        args.search.pop(name, None)
-    given = [word.split("=")[0] for word in argv if word.startswith("-")]
-    known = {
-        word: parser._option_string_actions[word].dest
-        for word in given
-        if word in parser._option_string_actions
-    }
-    return args, [word for word, dest in known.items() if dest not in _USED and dest not in args.search]
+from .argv import given
+from .launch import hush_hosts
+from .michel_options import fairseq_options, own_options
 
 
 def run(argv: Sequence[str]) -> Record:
-    """The whole of `run_michel.py`.
+    """Remove heads step by step, scoring what is left, as the command line of `run_michel.py` asks.
 
     Raises:
         ValueError, OSError: options, checkpoint or data that cannot be; before any long work.
     """
-    from ... import register
-
-    register()
     hush_hosts()
     # as fairseq's own programs, but of its messages only the progress bar's
     logging.basicConfig(
@@ -157,9 +46,7 @@ def run(argv: Sequence[str]) -> Record:
     )
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     logging.getLogger("fairseq.logging").setLevel(logging.INFO)
-    parser = own_options()
-    raise_errors(parser)
-    own, rest = parser.parse_known_args(list(argv))
+    own, rest = own_options().split(argv)
     check_options(own)
     args, ignored = fairseq_options(rest)
     if ignored:
@@ -171,7 +58,7 @@ def run(argv: Sequence[str]) -> Record:
     check_folder("--save-dir", folder)
     state = load_checkpoint(path)
     source = prepare(state)
-    if any(word in ("-a", "--arch") or word.startswith("--arch=") for word in rest):
+    if {"-a", "--arch"} & set(given(rest)):
         check_same_sizes(path, source.options, vars(args))
     keep = heads_of_checkpoint({**state, "model": source.tensors}).keep if SCORES in source.tensors else None
     keep = torch.ones(source.head_map.num_heads, dtype=torch.bool) if keep is None else keep

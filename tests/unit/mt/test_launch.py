@@ -10,10 +10,12 @@ import torch
 pytest.importorskip("fairseq")
 
 from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
-from dsp_plugin.mt.programs.launch import _label, option, result_of, summarise_training, training_arguments
+from dsp_plugin.mt.programs.launch import method_options
+from dsp_plugin.mt.programs.training_results import _label, result_of, summarise_training
 from dsp_plugin.records.record import load_record
 
-START = ["data", "--restore-file", "trained.pt", "--reset-optimizer"]
+DATA = ["data", "--arch", "transformer", "--max-tokens", "9"]
+START = [*DATA, "--restore-file", "trained.pt", "--reset-optimizer"]
 PIPELINED = START + ["--num-of-heads", "4"]
 
 
@@ -30,9 +32,9 @@ def checkpoint(
 
 
 def restored(argv, folder, method: str = "dsp"):
-    """(--restore-file, whether the optimizer is reset) of the translated command line."""
-    arguments = training_arguments([*argv, "--save-dir", str(folder)], method)
-    return os.path.relpath(option(arguments, "--restore-file")), "--reset-optimizer" in arguments
+    """(--restore-file, whether the optimizer is reset) that fairseq is given."""
+    options = method_options([*argv, "--save-dir", str(folder)], method)
+    return os.path.relpath(options.restore_file), options.reset_optimizer
 
 
 def test_stock_names_become_ours():
@@ -43,25 +45,24 @@ def test_stock_names_become_ours():
         "--optimizer",
         "adam",
         "--criterion=label_smoothed_cross_entropy",
+        "--batch-size=9",
     ]
-    arguments = training_arguments(given)
-    assert option(arguments, "--arch") == "dsp_transformer_iwslt_de_en"
-    assert option(arguments, "--optimizer") == "dsp_adam"
-    assert option(arguments, "--criterion") == "dsp_label_smoothed_cross_entropy"
-    assert option(arguments, "--task") == "dsp_translation"
-    assert option(training_arguments(["data", "--optimizer", "sgd"]), "--optimizer") == "sgd"
+    options = method_options(given)
+    assert options.arch == "dsp_transformer_iwslt_de_en"
+    assert options.optimizer == "dsp_adam"
+    assert options.criterion == "dsp_label_smoothed_cross_entropy"
+    assert options.task == "dsp_translation"
+    assert method_options([*DATA, "--optimizer", "sgd"]).optimizer == "sgd"
 
 
 @pytest.mark.parametrize(
     "given", ["transformer_multi30k", "dsp_transformer_multi30k", "voita_transformer_multi30k"]
 )
 def test_another_methods_names(given):
-    arguments = training_arguments(
-        ["data", "-a", given, "--criterion", "label_smoothed_cross_entropy"], "voita"
-    )
-    assert option(arguments, "--arch") == "voita_transformer_multi30k"
-    assert option(arguments, "--criterion") == "voita_label_smoothed_cross_entropy"
-    assert option(arguments, "--task") == "voita_translation"
+    options = method_options([*DATA, "-a", given, "--criterion", "label_smoothed_cross_entropy"], "voita")
+    assert options.arch == "voita_transformer_multi30k"
+    assert options.criterion == "voita_label_smoothed_cross_entropy"
+    assert options.task == "voita_translation"
 
 
 def test_another_methods_checkpoint_is_not_its_own(tmp_path):
@@ -102,26 +103,24 @@ def test_a_run_is_its_own_from_any_folder(tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     monkeypatch.chdir(tmp_path)
-    first = training_arguments([*START, "--save-dir", "run"])
-    assert option(first, "--restore-file") == str(tmp_path / "trained.pt")  # what its checkpoints will say
-    checkpoint(run, scores=False, restored=option(first, "--restore-file"))
+    first = method_options([*START, "--save-dir", "run"])
+    assert first.restore_file == str(tmp_path / "trained.pt")  # what its checkpoints will say
+    checkpoint(run, scores=False, restored=first.restore_file)
     for folder in (".", "elsewhere", "run"):
         monkeypatch.chdir(tmp_path / folder)
         up = os.path.relpath(tmp_path)
         for start in (f"{up}/trained.pt", str(tmp_path / "trained.pt"), f"{up}/./run/../trained.pt"):
             for save_dir in (f"{up}/run", f"{up}/run/", str(run), f"{run}//"):
-                again = training_arguments(
-                    ["data", f"--restore-file={start}", "--reset-optimizer", "--save-dir", save_dir]
+                again = method_options(
+                    [*DATA, f"--restore-file={start}", "--reset-optimizer", "--save-dir", save_dir]
                 )
-                assert option(again, "--restore-file") == str(run / "checkpoint_last.pt")
-                assert "--reset-optimizer" not in again
-    other = training_arguments(["data", "--restore-file", str(tmp_path / "other.pt"), "--save-dir", str(run)])
-    assert option(other, "--restore-file") == str(tmp_path / "other.pt")
+                assert again.restore_file == str(run / "checkpoint_last.pt")
+                assert not again.reset_optimizer
+    other = method_options([*DATA, "--restore-file", str(tmp_path / "other.pt"), "--save-dir", str(run)])
+    assert other.restore_file == str(tmp_path / "other.pt")
     # fairseq's name for the last checkpoint in --save-dir is no path
-    assert (
-        option(training_arguments(["data", "--restore-file", "checkpoint_last.pt"]), "--restore-file")
-        == "checkpoint_last.pt"
-    )
+    named = method_options([*DATA, "--restore-file", "checkpoint_last.pt"])
+    assert named.restore_file == "checkpoint_last.pt"
 
 
 # ---- what is said of a training comes from the checkpoints that it wrote

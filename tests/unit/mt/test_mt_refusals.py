@@ -150,7 +150,7 @@ def test_the_line_of_an_option_that_cannot_be(words, told):
         "label_smoothed_cross_entropy",
     ]
     with pytest.raises(ValueError) as refused:
-        launch.training_options(launch.training_arguments([*start, *words]))
+        launch.method_options([*start, *words])
     assert str(refused.value).startswith(told)
 
 
