@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import dsp_plugin
 from dsp_plugin.gating import FixedGates
-from dsp_plugin.mt.checkpoints.plain_python import plain
+from dsp_plugin.mt.checkpoints.built_in_types import to_built_in_types
 from dsp_plugin.mt.heads.gated_transformer import head_map_of
 from dsp_plugin.mt.heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
@@ -52,7 +52,10 @@ def options(**changes: Any) -> dict[str, Any]:
     """Every option of `dsp_transformer`, as a checkpoint holds them."""
     defaults = OmegaConf.structured(DSPTransformerConfig)
     cfg = OmegaConf.merge(defaults, {**SIZES, **changes})
-    return {**plain(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)), "_name": "dsp_transformer"}
+    return {
+        **to_built_in_types(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)),
+        "_name": "dsp_transformer",
+    }
 
 
 def build(settings: dict[str, Any]) -> DSPTransformerModel:

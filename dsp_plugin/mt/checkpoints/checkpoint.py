@@ -17,10 +17,10 @@ from ...records.settings import other_settings
 
 
 def load_checkpoint(path: str, with_options: bool = True) -> dict[str, Any]:
-    """A fairseq checkpoint as a dictionary of tensors and plain values, on the CPU.
+    """Read a fairseq checkpoint as a dictionary of tensors and values of built-in types, on the CPU.
 
     Args:
-        with_options: hold its options to what is declared (see checkpoint_options.py), without which no model
+        with_options: hold its options to what is declared (see options.py), without which no model
             may be built from them. False: for a program that only writes them back.
 
     Raises:
@@ -35,7 +35,7 @@ def load_checkpoint(path: str, with_options: bool = True) -> dict[str, Any]:
 
 
 def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> dict[str, Any]:
-    """As `load_checkpoint`, from an open file; `path` is for messages."""
+    """Read a checkpoint from an open file, as `load_checkpoint` does; `path` is for messages."""
     state = load_torch_data(file, path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise ValueError(f"{path} is not a fairseq checkpoint: it has no 'model' entry")
@@ -47,8 +47,7 @@ def read_checkpoint(file: BinaryIO, path: str, with_options: bool = True) -> dic
 
 
 def save_checkpoint(state: dict[str, Any], path: str) -> None:
-    """Write a checkpoint whole or not at all (see `reports.files.replacing`): a full disk leaves the old file
-    whole.
+    """Write a checkpoint whole or not at all (see `replacing`): a full disk leaves the old file whole.
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
@@ -61,7 +60,7 @@ def save_checkpoint(state: dict[str, Any], path: str) -> None:
 
 
 def model_options(state: dict[str, Any]) -> dict[str, Any]:
-    """The options of the checkpoint's model as a flat dictionary, old (`args`) or new (`cfg`) format.
+    """Return the options of the checkpoint's model as a flat dictionary, old (`args`) or new (`cfg`) format.
 
     Raises:
         ValueError: the checkpoint has no options.

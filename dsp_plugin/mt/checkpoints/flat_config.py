@@ -12,7 +12,7 @@ _SECTIONS = {"encoder": EncDecBaseConfig, "decoder": DecoderConfig, "quant_noise
 
 
 def _flat_fields() -> list[tuple]:
-    """The fields of fairseq's nested TransformerConfig under the flat names of its command line.
+    """Return the fields of fairseq's nested TransformerConfig under the flat names of its command line.
 
     Taken from the host, so that our options are always the host's; flat, because both --arch functions
     and YAML files speak flat names (fairseq itself has no config group for its transformer).

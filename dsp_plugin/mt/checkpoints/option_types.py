@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
 # of a model's options: the least and the largest value. Sizes are also held to the file's
-# (checkpoint_options)
+# (options.py)
 _RANGES = {
     **{
         name: (0, 1)
@@ -53,8 +53,8 @@ _TUPLES_OF_NUMBERS = ("adam_betas", "adamax_betas", "lamb_betas", "adafactor_eps
 
 
 def as_declared(name: str, declared: Any, value: Any) -> Any:
-    """`value` in its declared type; texts that stand for a number, a truth value or a list of numbers are
-    read as such.
+    """Return `value` in its declared type; texts that stand for a number, a truth value or a list of numbers
+    are read as such.
 
     Args:
         name: of the option, for messages; some have ranges.
@@ -70,7 +70,7 @@ def as_declared(name: str, declared: Any, value: Any) -> Any:
     except (ValueError, OverflowError):
         wanted = getattr(declared, "__name__", str(declared)).replace("typing.", "")
         raise ValueError(f"option {name} is {_shown(value)}, which is no {wanted}") from None
-    check_plain(name, found)
+    check_inert(name, found)
     if name in _RANGES and isinstance(found, (int, float)):
         least, largest = _RANGES[name]
         if not least <= found <= largest:  # not a number is in no range
@@ -80,10 +80,12 @@ def as_declared(name: str, declared: Any, value: Any) -> Any:
     return found
 
 
-def check_plain(name: str, value: Any, depth: int = 0) -> None:
-    """Raises:
-    ValueError: `value` is anything but numbers, texts, lists and tables of them, of reasonable size, or has
-        `${...}`.
+def check_inert(name: str, value: Any, depth: int = 0) -> None:
+    """Refuse what is more than data.
+
+    Raises:
+        ValueError: `value` is anything but numbers, texts, lists and tables of them, of reasonable size, or
+            has `${...}`.
     """
     if depth > _DEEPEST:
         raise ValueError(f"option {name} is nested too deeply")
@@ -98,9 +100,9 @@ def check_plain(name: str, value: Any, depth: int = 0) -> None:
         if len(value) > _LONGEST_LIST:
             raise ValueError(f"option {name} has {len(value)} entries")
         for item in [*value, *value.values()] if isinstance(value, dict) else value:
-            check_plain(name, item, depth + 1)
+            check_inert(name, item, depth + 1)
     elif hasattr(value, "__dict__"):  # a Namespace inside
-        check_plain(name, vars(value), depth + 1)
+        check_inert(name, vars(value), depth + 1)
 
 
 def json_object(name: str, text: str, deepest: int) -> Any:
@@ -123,7 +125,9 @@ def json_object(name: str, text: str, deepest: int) -> Any:
 
 
 def _check_members(name: str, table: dict[str, Any]) -> None:
-    """Members are numbers, texts or lists of these; of the record of kept heads, lists of numbers."""
+    """Refuse members that are not numbers, texts or lists of these; of the record of kept heads, lists of
+    numbers.
+    """
     for key, value in table.items():
         items = value if isinstance(value, list) else [value]
         large = any(isinstance(item, (int, float)) and not abs(item) <= _LARGEST_IN_JSON for item in items)
@@ -207,7 +211,7 @@ def _convert(declared: Any, value: Any) -> Any:
         if isinstance(value, str) and value in choices:
             return value
     elif declared is Any or isinstance(declared, type):
-        return value  # checked to be plain
+        return value  # checked to be inert
     raise ValueError
 
 

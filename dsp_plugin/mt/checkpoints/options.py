@@ -9,27 +9,25 @@ is refused by name.
 
 import argparse
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import torch
 
-from .option_types import as_declared, check_plain, is_literal
+from .declared_options import (
+    NAMES_OF_SECTIONS,
+    check_model,
+    class_of,
+    declared_anywhere,
+    model_types,
+    types_of,
+)
+from .option_types import as_declared, check_inert, is_literal
 
 logger = logging.getLogger(__name__)
 
-ALLOW_MODELS = "DSP_ALLOW_MODELS"
-
 Section = Union[argparse.Namespace, dict[str, Any]]
 
-_TASKS = {"translation"}
-_CRITERIONS = {
-    "cross_entropy",
-    "label_smoothed_cross_entropy",
-    "label_smoothed_cross_entropy_with_alignment",
-    "adaptive_loss",
-}
 # what fairseq evaluates of models that DSP_ALLOW_MODELS may name (grep: eval, utils.eval_*, in
 # fairseq/models)
 _EVALUATED = {
@@ -79,16 +77,6 @@ _FILES = {
     "quantization_config_path",
     "diff_pack",
 }
-_NAMES_OF_SECTIONS = (
-    "task",
-    "model",
-    "criterion",
-    "optimizer",
-    "lr_scheduler",
-    "scoring",
-    "bpe",
-    "tokenizer",
-)
 # flat options of before fairseq 0.10.1 that `_upgrade_state_dict` knows by these names
 _OLD_NAMES = {
     "max_positions": Optional[int],
@@ -97,7 +85,7 @@ _OLD_NAMES = {
     "remove_bpe": Optional[str],
     "min_lr": float,
 }
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def check_options(state: dict[str, Any], path: str) -> None:
@@ -126,37 +114,15 @@ def check_options(state: dict[str, Any], path: str) -> None:
         _check_history(state)
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from None
-    strange = sorted(name for name in left_out if name not in _declared_anywhere())
-    if strange and path not in _told:
-        _told.add(path)
+    strange = sorted(name for name in left_out if name not in declared_anywhere())
+    if strange and path not in _warned:
+        _warned.add(path)
         shown = ", ".join(repr(name[:60]) for name in strange[:10]) + (" ..." if len(strange) > 10 else "")
         logger.warning(f"{path}: left out what no model, task or criterion here declares: {shown}")
 
 
-def allowed_models() -> set[str]:
-    """Architectures that are built from a file: stock `transformer`'s, the plugin's, and those of
-    DSP_ALLOW_MODELS.
-    """
-    from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
-
-    known = {**MODEL_REGISTRY, **ARCH_MODEL_REGISTRY}
-    ours = {name for name, model in known.items() if _is_ours(model)}
-    stock = {name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model == "transformer"} | {
-        "transformer"
-    }
-    return ours | stock | _named_by_user()
-
-
-def _named_by_user() -> set[str]:
-    return {name.strip() for name in os.environ.get(ALLOW_MODELS, "").split(",") if name.strip()}
-
-
-def _is_ours(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-
-
 def _sections(cfg: Any, left_out: set[str]) -> dict[str, Any]:
-    """`cfg` of a checkpoint of fairseq 0.10.1 or later: {section: options}."""
+    """Read `cfg` of a checkpoint of fairseq 0.10.1 or later: {section: options}."""
     from fairseq.dataclass.configs import FairseqConfig
 
     if not isinstance(cfg, dict):
@@ -170,9 +136,9 @@ def _sections(cfg: Any, left_out: set[str]) -> dict[str, Any]:
             found[section] = None
         elif section not in known:
             left_out.add(str(section))
-        elif options is None or section not in _NAMES_OF_SECTIONS:
+        elif options is None or section not in NAMES_OF_SECTIONS:
             found[section] = (
-                options if options is None else _read(section, options, _types(known[section]), left_out)
+                options if options is None else _read(section, options, types_of(known[section]), left_out)
             )
         elif isinstance(options, str) and section != "model":  # `scoring: bleu`
             found[section] = as_declared(section, str, options)
@@ -184,83 +150,51 @@ def _sections(cfg: Any, left_out: set[str]) -> dict[str, Any]:
 
 
 def _model(options: Any, left_out: set[str]) -> Section:
-    name = _check_model(_plain_section("model", options))
-    checked = _read("model", options, _model_types(name), left_out)
+    name = check_model(_table_of("model", options))
+    checked = _read("model", options, model_types(name), left_out)
     _put(checked, "_name", name)
     return checked
-
-
-def _check_model(options: Mapping[str, Any]) -> str:
-    """Name of the model, which must be one of those that are built from files."""
-    names = [options[key] for key in ("_name", "arch") if options.get(key) is not None]
-    if not names:
-        raise ValueError("its options do not name the model (neither '_name' nor 'arch')")
-    allowed = allowed_models()
-    for name in names:
-        if not isinstance(name, str) or name not in allowed:
-            raise ValueError(
-                f"its model is {str(name)[:60]!r}; models are built from a file if they are fairseq's "
-                "'transformer' or this "
-                f"plugin's. If you trust the file, allow others by name: {ALLOW_MODELS}={str(name)[:60]}"
-            )
-    return names[0]
 
 
 def _named(section: str, options: Any, left_out: set[str]) -> Section:
-    """A section that names its class; nameless where the class is not among those built from files."""
-    given = _plain_section(section, options)
+    """Read a section that names its class; nameless where the class is not among those built from files."""
+    given = _table_of(section, options)
     name = given.get("_name")
-    config = _class_of(section, name)
+    config = class_of(section, name)
     if config is None:
         left_out.add(f"{section} {name}")
         return {"_name": None}
-    checked = _read(section, options, _types(config), left_out)
+    checked = _read(section, options, types_of(config), left_out)
     _put(checked, "_name", name)
     return checked
 
 
-def _class_of(section: str, name: Any) -> Optional[type]:
-    """The dataclass of a task, criterion, optimizer ... of this name, if one may be built from a file."""
-    from fairseq.registry import REGISTRIES
-    from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
-
-    if not isinstance(name, str):
-        return None
-    registry = REGISTRIES.get(section, {})
-    classes = TASK_REGISTRY if section == "task" else registry.get("registry", {})
-    configs = TASK_DATACLASS_REGISTRY if section == "task" else registry.get("dataclass_registry", {})
-    allowed = {"task": _TASKS, "criterion": _CRITERIONS}.get(section)
-    if name not in classes or (allowed is not None and name not in allowed and not _is_ours(classes[name])):
-        return None
-    return configs.get(name)
-
-
 def _flat(args: Any, left_out: set[str]) -> argparse.Namespace:
-    """`args` of a checkpoint of before fairseq 0.10.1: all options in one Namespace, which Hydra is then
+    """Read `args` of a checkpoint of before fairseq 0.10.1: all options in one Namespace, which Hydra is then
     to read.
     """
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.registry import REGISTRIES
 
-    given = _plain_section("args", args)
-    name = _check_model({"arch": given.get("arch")})
+    given = _table_of("args", args)
+    name = check_model({"arch": given.get("arch")})
     types: dict[str, Any] = {**_OLD_NAMES, "arch": str}
     for section, field in FairseqConfig.__dataclass_fields__.items():
-        if section not in _NAMES_OF_SECTIONS and section != "_name":
-            types.update(_types(field.type))
+        if section not in NAMES_OF_SECTIONS and section != "_name":
+            types.update(types_of(field.type))
     dropped = set()
     for section in ("task", *REGISTRIES):
         named = given.get(section)
-        config = _class_of(section, named)
+        config = class_of(section, named)
         if config is not None:
-            types.update({**_types(config), section: str})
+            types.update({**types_of(config), section: str})
         elif named is not None and section != "task":
             dropped.add(section)
         elif named is not None:
             raise ValueError(
                 f"its task is {str(named)[:60]!r}; of old checkpoints those of 'translation' are read"
             )
-    types.update(_model_types(name))
+    types.update(model_types(name))
     checked = _read("args", argparse.Namespace(**given), types, left_out)
     left_out.update(f"{section} {given[section]}" for section in dropped)
     for key, value in vars(checked).items():
@@ -272,36 +206,14 @@ def _flat(args: Any, left_out: set[str]) -> argparse.Namespace:
     return checked
 
 
-def _model_types(name: str) -> dict[str, Any]:
-    """Options of an architecture by name, with their types; argparse's models declare theirs in a parser."""
-    from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
-
-    from .flat_config import FlatTransformerConfig
-
-    model = ARCH_MODEL_NAME_REGISTRY.get(name, name)
-    if model == "transformer":
-        return {**_types(FlatTransformerConfig), "arch": str}
-    if model in MODEL_DATACLASS_REGISTRY:
-        return {**_types(MODEL_DATACLASS_REGISTRY[model]), "arch": str}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    if name not in ARCH_MODEL_REGISTRY:
-        raise ValueError(f"its model is {name!r}, which is not registered: name its plugin with --user-dir")
-    ARCH_MODEL_REGISTRY[name].add_args(parser)
-    return {**{action.dest: Any for action in parser._actions}, "arch": str}
-
-
-def _types(config: type) -> dict[str, Any]:
-    return {name: field.type for name, field in config.__dataclass_fields__.items() if name != "_name"}
-
-
 def _read(section: str, options: Any, types: Mapping[str, Any], left_out: set[str]) -> Section:
-    """The declared ones of a section's options, in the same kind of container."""
+    """Return the declared ones of a section's options, in the same kind of container."""
     found: dict[str, Any] = {}
-    for name, value in _plain_section(section, options).items():
+    for name, value in _table_of(section, options).items():
         if name == "_name":
             found[name] = None  # where a section names its class, the caller puts it in
         elif name not in types:
-            check_plain(f"{section}.{name}", value)
+            check_inert(f"{section}.{name}", value)
             left_out.add(name)
         elif value is not None and name in _PROGRAMS:
             raise ValueError(f"option {name}: fairseq runs its value as a program: {str(value)[:60]!r}")
@@ -316,7 +228,7 @@ def _read(section: str, options: Any, types: Mapping[str, Any], left_out: set[st
     return argparse.Namespace(**found) if isinstance(options, argparse.Namespace) else found
 
 
-def _plain_section(section: str, options: Any) -> dict[str, Any]:
+def _table_of(section: str, options: Any) -> dict[str, Any]:
     values = vars(options) if isinstance(options, argparse.Namespace) else options
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"'{section}' is no table of options")
@@ -328,33 +240,6 @@ def _put(options: Section, name: str, value: Any) -> None:
         options[name] = value
     else:
         setattr(options, name, value)
-
-
-def _declared_anywhere() -> set[str]:
-    """Names that are no surprise in a checkpoint: old models keep the whole command line among their
-    options.
-    """
-    from fairseq.dataclass.configs import FairseqConfig
-    from fairseq.models import MODEL_DATACLASS_REGISTRY
-    from fairseq.registry import REGISTRIES
-    from fairseq.tasks import TASK_DATACLASS_REGISTRY
-
-    def names(configs: Iterable[Optional[type]]) -> list[str]:
-        return [
-            name
-            for config in configs
-            if hasattr(config, "__dataclass_fields__")
-            for name in config.__dataclass_fields__
-        ]
-
-    registries = [registry["dataclass_registry"].values() for registry in REGISTRIES.values()]
-    sections = [field.type for field in FairseqConfig.__dataclass_fields__.values()]
-    every = (MODEL_DATACLASS_REGISTRY.values(), TASK_DATACLASS_REGISTRY.values(), sections, *registries)
-    return (
-        {name for configs in every for name in names(configs)}
-        | set(_NAMES_OF_SECTIONS)
-        | {"no_seed_provided"}
-    )
 
 
 def _check_size(options: Optional[Section], tensors: Any) -> None:
@@ -388,8 +273,8 @@ def _check_size(options: Optional[Section], tensors: Any) -> None:
 
 
 def _check_history(state: dict[str, Any]) -> None:
-    """What fairseq's Trainer takes from a checkpoint beside options and tensors: counters, and meters by
-    class name.
+    """Check what fairseq's Trainer takes from a checkpoint beside options and tensors: counters, and meters
+    by class name.
     """
     from fairseq.logging import meters
 

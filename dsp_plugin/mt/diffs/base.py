@@ -54,7 +54,7 @@ class BaseCheckpoint:
     task_state: dict[str, Any] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, Any]:
-        """The options that a model on this base must share: all but those of training."""
+        """Return the options that a model on this base must share: all but those of training."""
         return {
             name: value
             for name, value in self.options.items()
@@ -62,7 +62,9 @@ class BaseCheckpoint:
         }
 
     def model(self) -> nn.Module:
-        """The model itself, built without its data; in float32, its parameters asking for gradients."""
+        """Return the model itself, built without its data; in float32, its parameters asking for
+        gradients.
+        """
         from ..surgery.equality import model_of, placeholder_task
 
         state = {"cfg": {"model": self.options}, "model": self.tensors}
@@ -156,7 +158,7 @@ def start_from(model: nn.Module, mask: Optional[SparseDiff] = None) -> DiffStart
 
 
 def start_of(parameters: Iterable[Tensor], optimizer: str) -> DiffStart:
-    """The start that `start_from` has left on parameters.
+    """Return the start that `start_from` has left on parameters.
 
     Raises:
         ValueError: there is none.
@@ -168,8 +170,10 @@ def start_of(parameters: Iterable[Tensor], optimizer: str) -> DiffStart:
 
 
 def read_pack(path: str, option: str) -> DiffPack:
-    """Raises:
-    FileNotFoundError, ValueError: no such file, a damaged one, one of a newer format; names the option.
+    """Read the pack that an option names.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, a damaged one, one of a newer format; names the option.
     """
     try:
         return DiffPack.load(path)

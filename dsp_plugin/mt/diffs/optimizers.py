@@ -119,8 +119,10 @@ class DiffAdam(SparseAdam):
 
     @staticmethod
     def check(cfg: DiffAdamConfig) -> None:
-        """Raises:
-        ValueError: values that cannot be; names the option.
+        """Look at the values of the options.
+
+        Raises:
+            ValueError: values that cannot be; names the option.
         """
         for name in ("sparsity_pen", "alpha_learning_rate"):
             if not 0 <= getattr(cfg, name) < math.inf:
@@ -166,20 +168,22 @@ class FixMaskAdam(SparseAdam):
 
     @staticmethod
     def check(cfg: FixMaskAdamConfig) -> None:
-        """Raises:
-        ValueError: values that cannot be; names the option.
+        """Look at the values of the options.
+
+        Raises:
+            ValueError: values that cannot be; names the option.
         """
         if cfg.finetune not in (0, 1):
             raise ValueError(f"--finetune must be 0 or 1, got {cfg.finetune}")
 
 
 def grouping_of(cfg) -> str:
-    """tensor, neuron, layer or none, by a DiffAdamConfig or what a checkpoint has of one."""
+    """Return tensor, neuron, layer or none, by a DiffAdamConfig or what a checkpoint has of one."""
     return grouping_name(cfg.per_params_alpha, cfg.per_neuron_alpha, cfg.per_layer_alpha)
 
 
 def vector_of(model, base, cfg) -> DiffVector:
-    """The diff that these options ask for, at its start.
+    """Return the diff that these options ask for, at its start.
 
     Args:
         model: that the diff is trained in. base: its base's weights by name.

@@ -60,13 +60,13 @@ class TrainedDiff:
     Attributes:
         kind: 'diff' (stage 1), 'fixmask' (stage 3) or 'full' (all weights finetuned).
         deltas: full-size changes by name; of stage 3, None.
-        kept: the sparse diff of stage 3, None otherwise.
+        finetuned: the sparse diff of stage 3, None otherwise.
         config: what a pack says of its making.
     """
 
     kind: str
     deltas: Optional[Mapping[str, Tensor]] = None
-    kept: Optional[SparseDiff] = None
+    finetuned: Optional[SparseDiff] = None
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -99,12 +99,12 @@ def write_pack(
     model = base.model()
     identity = Base.of(model)
     trained = read_trained(checkpoint, model, projection is not None and projection.sampled, fix_layer)
-    if trained.kept is not None:
+    if trained.finetuned is not None:
         if projection is not None:
             raise ValueError(
                 f"{checkpoint}: its mask is fixed already (--target-sparsity is for the stages before)"
             )
-        diff = trained.kept
+        diff = trained.finetuned
     else:
         if projection is None:
             raise ValueError(
@@ -114,15 +114,15 @@ def write_pack(
         layers = layer_numbers(list(trained.deltas))[0] if projection.per_layer else None
         (diff,) = project(trained.deltas, [count_of(projection.density, identity.total)], layers)
         trained.config["projection"] = dict(vars(projection))
-    told = {"base_model": portable_path(base.path), **trained.config, **config}
-    size = DiffPack.create(diff, identity, config=told, dtype=dtype).save(path)
+    made_by = {"base_model": portable_path(base.path), **trained.config, **config}
+    size = DiffPack.create(diff, identity, config=made_by, dtype=dtype).save(path)
     return DiffPack.load(path), size
 
 
 def read_trained(
     checkpoint: str, model: nn.Module, sampled: bool = False, fix_layer: int = -1
 ) -> TrainedDiff:
-    """The diff in a checkpoint.
+    """Return the diff in a checkpoint.
 
     Args:
         model: its base, freshly loaded; it may be written to.
@@ -138,9 +138,9 @@ def read_trained(
     config = {"updates": history.get("num_updates"), "seed": (cfg.get("common") or {}).get("seed")}
     optimizer_state = state.get("last_optimizer_state") or {}
     # by what the state holds: --amp wraps the optimizer, and fairseq notes the wrapper
-    told = optimizer_state.get("diff")
-    kind = "full" if told is None else "fixmask" if "positions" in told else "diff"
-    if told is None and (cfg.get("optimizer") or {}).get("_name") in ("diff_adam", "fixmask_adam"):
+    saved = optimizer_state.get("diff")
+    kind = "full" if saved is None else "fixmask" if "positions" in saved else "diff"
+    if saved is None and (cfg.get("optimizer") or {}).get("_name") in ("diff_adam", "fixmask_adam"):
         raise ValueError(
             f"{checkpoint} has no optimizer state, which holds the diff: train without "
             "--no-save-optimizer-state"
@@ -164,7 +164,7 @@ def read_trained(
         if kind == "fixmask":
             config["finetuned_updates"] = config.pop("updates")
             config = {**_config_of_mask((cfg.get("task") or {}).get("mask_pack")), **config}
-            return TrainedDiff(kind, kept=_kept(model, optimizer_state), config=config)
+            return TrainedDiff(kind, finetuned=_finetuned_diff(model, optimizer_state), config=config)
         parameters = dict(model.named_parameters())
         config.update(method="non-adaptive", fix_layer=fix_layer)
         frozen = frozen_names(parameters, fix_layer)
@@ -174,8 +174,8 @@ def read_trained(
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def _kept(model: nn.Module, state: dict[str, Any]) -> SparseDiff:
-    """The diff in the state of a `FixMaskAdamW`, which compares the base."""
+def _finetuned_diff(model: nn.Module, state: dict[str, Any]) -> SparseDiff:
+    """Return the diff in the state of a `FixMaskAdamW`, which compares the base."""
     positions = (state.get("diff") or {}).get("positions") or {}
     parameters = dict(model.named_parameters())
     unknown = [name for name in positions if name not in parameters]
@@ -189,7 +189,7 @@ def _kept(model: nn.Module, state: dict[str, Any]) -> SparseDiff:
 
 
 def _config_of_mask(path: Optional[str]) -> dict[str, Any]:
-    """What the pack of the mask says of its making, where it is still there."""
+    """Return what the pack of the mask says of its making, where it is still there."""
     try:
         return dict(DiffPack.load(path).config) if path else {}
     except (FileNotFoundError, ValueError):

@@ -149,7 +149,7 @@ class DiffTranslationTask(GatedTranslationTask):
                     metrics.log_scalar(name, value, priority=420, round=7)
 
     def _check_training(self, whole) -> None:
-        """Options that exclude each other. `whole` is the whole configuration."""
+        """Refuse options that exclude each other. `whole` is the whole configuration."""
         if self.cfg.diff_pack:
             raise ValueError(
                 "--diff-pack is for translating; --mask-pack names the pack whose positions are finetuned"

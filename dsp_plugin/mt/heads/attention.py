@@ -79,7 +79,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         before_softmax: bool = False,
         need_head_weights: bool = False,
     ) -> tuple[Tensor, Optional[Tensor]]:
-        """As the stock module.
+        """Attend as the stock module does.
 
         Args:
             query: [T, B, C].
@@ -109,6 +109,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         kv_bsz, src_len = keys.size(0), keys.size(2)
         beam = bsz // kv_bsz
         # hypotheses of one sentence share keys and values: lay them side by side as queries
+        # B' sentences of `beam` hypotheses each: [T, B, h * d] -> [T, B', beam, h, d] -> [B', h, beam * T, d]
         queries = self.q_proj(query).view(tgt_len, kv_bsz, beam, self.num_heads, self.head_dim)
         queries = queries.permute(1, 3, 2, 0, 4).reshape(
             kv_bsz, self.num_heads, beam * tgt_len, self.head_dim
@@ -123,17 +124,18 @@ class GatedMultiheadAttention(MultiheadAttention):
             context = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
             weights = None
 
-        # [B', h, beam * T, d] -> [T, B, h, d]
+        # [B', h, beam * T, d] -> [B', h, beam, T, d] -> [T, B', beam, h, d] -> [T, B, h, d]
         context = context.view(kv_bsz, self.num_heads, beam, tgt_len, self.head_dim).permute(3, 0, 2, 1, 4)
         context = context.reshape(tgt_len, bsz, self.num_heads, self.head_dim)
         gates = self.read_gates() if self.read_gates is not None else None
         if gates is not None:
             # [h] or, one row an example, [B, h]; cast so that half-precision contexts stay half
             context = context * gates.to(context.dtype).unsqueeze(-1)
-        output = self.out_proj(context.reshape(tgt_len, bsz, -1))
+        output = self.out_proj(context.reshape(tgt_len, bsz, -1))  # [T, B, h * d] -> [T, B, C]
 
         if weights is None:
             return output, None
+        # [B', h, beam * T, S] -> [B', h, beam, T, S] -> [h, B', beam, T, S] -> [h, B, T, S]
         weights = weights.view(kv_bsz, self.num_heads, beam, tgt_len, src_len).permute(1, 0, 2, 3, 4)
         weights = weights.reshape(self.num_heads, bsz, tgt_len, src_len)
         open_heads = None if self.training or gates is None else heads_open(gates)
@@ -147,15 +149,16 @@ class GatedMultiheadAttention(MultiheadAttention):
         return self.dropout_module.p > 0 and (self.training or self.dropout_module.apply_during_inference)
 
     def _split_heads(self, projected: Tensor) -> Tensor:
-        """[S, B, h * d] -> [B, h, S, d]."""
+        """Turn [S, B, h * d] into [B, h, S, d]."""
         src_len, bsz, _ = projected.shape
+        # [S, B, h * d] -> [S, B, h, d] -> [B, h, S, d]
         return projected.view(src_len, bsz, self.num_heads, self.head_dim).permute(1, 2, 0, 3)
 
     def _keys_and_values(
         self, query, key, value, key_padding_mask, incremental_state, static_kv
     ) -> tuple[Tensor, Tensor, Optional[Tensor]]:
-        """Keys and values [B', h, S, d] of this step, with the cache read and written, and their mask [B',
-        1, 1, S].
+        """Project the keys and values [B', h, S, d] of this step, with the cache read and written, and make
+        their mask [B', 1, 1, S].
         """
         saved = self._get_input_buffer(incremental_state) if incremental_state is not None else None
         if saved and static_kv and "key_mask" in saved:
@@ -197,8 +200,8 @@ class GatedMultiheadAttention(MultiheadAttention):
         return keys, values, first_keys(mask, keys.size(2))
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
-        """As the stock module: hypothesis i goes on from what was hypothesis new_order[i], of the same
-        sentence.
+        """Reorder as the stock module does: hypothesis i goes on from what was hypothesis new_order[i], of
+        the same sentence.
         """
         saved = self._get_input_buffer(incremental_state)
         if "cache" in saved:
@@ -208,6 +211,7 @@ class GatedMultiheadAttention(MultiheadAttention):
             # sentences have finished; as long as none has, what all hypotheses of a sentence share stays
             # where it is
             beam = saved["beam"]
+            # [B] -> [B', beam] -> [B'], the sentences that are left
             rows, names = new_order.view(-1, beam)[:, 0] // beam, ("prev_key", "prev_value", "key_mask")
         else:
             return incremental_state
@@ -218,7 +222,9 @@ class GatedMultiheadAttention(MultiheadAttention):
 
     @staticmethod
     def _joined_mask(mask: Optional[Tensor], attn_mask: Tensor, dtype: torch.dtype, beam: int) -> Tensor:
-        """Key mask and `attn_mask` [T, S] as one additive mask, broadcastable to [B', h, beam * T, S]."""
+        """Join the key mask and `attn_mask` [T, S] to one additive mask, broadcastable to [B', h, beam * T,
+        S].
+        """
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(attn_mask, float("-inf"))
         attn_mask = attn_mask.to(dtype)
@@ -227,7 +233,10 @@ class GatedMultiheadAttention(MultiheadAttention):
         return attn_mask if mask is None else mask + attn_mask
 
     def _explicit_attention(self, queries, keys, values, mask, dropout) -> tuple[Tensor, Tensor]:
-        """Context [B', h, Q, d] and weights [B', h, Q, S]; fused attention cannot give the weights."""
+        """Return the context [B', h, Q, d] and the weights [B', h, Q, S], which fused attention
+        cannot give.
+        """
+        # [B', h, Q, d] @ [B', h, d, S] -> [B', h, Q, S]
         logits = (queries * self.scaling) @ keys.transpose(-2, -1)
         logits = logits if mask is None else logits + mask
         # half precision is too coarse for a softmax; double stays double, as in the fused path
@@ -238,10 +247,11 @@ class GatedMultiheadAttention(MultiheadAttention):
     def _without_heads(
         self, query, key, key_padding_mask, want_weights, need_head_weights
     ) -> tuple[Tensor, Optional[Tensor]]:
-        """The output bias alone: no projection, no cache. Weights, if asked for, spread evenly over the
-        source.
+        """Return the output bias alone: no projection, no cache. Weights, if asked for, spread evenly over
+        the source.
         """
         tgt_len, bsz, embed_dim = query.shape
+        # [C] -> [T, B, C]
         output = self.out_proj.bias.to(query.dtype).expand(tgt_len, bsz, embed_dim)
         if not want_weights:
             return output, None
@@ -250,18 +260,19 @@ class GatedMultiheadAttention(MultiheadAttention):
 
     @staticmethod
     def _even_weights(query: Tensor, key: Tensor, key_padding_mask: Optional[Tensor]) -> Tensor:
-        """[B, T, S], the same for every key that is no padding."""
+        """Return weights [B, T, S] that are the same for every key that is no padding."""
         tgt_len, bsz, _ = query.shape
         src_len = key.size(0)
         weights = query.new_ones(key.size(1), src_len)
         if key_padding_mask is not None:
             weights = weights.masked_fill(key_padding_mask.to(torch.bool), 0.0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
+        # [B', S] -> [B, 1, S] -> [B, T, S]
         return weights.repeat_interleave(bsz // key.size(1), dim=0)[:, None, :].expand(bsz, tgt_len, src_len)
 
 
 def key_mask(padding: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
-    """Additive mask [B, 1, 1, S'] of a padding mask [B, S]; None if there is none.
+    """Make the additive mask [B, 1, 1, S'] of a padding mask [B, S]; None if there is none.
 
     S' is S rounded up to a multiple of 8: on a GPU fused attention wants aligned rows, and would copy others
     at every call. Cut it with `first_keys`.
@@ -275,5 +286,5 @@ def key_mask(padding: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
 
 
 def first_keys(mask: Optional[Tensor], src_len: int) -> Optional[Tensor]:
-    """[B, 1, 1, S'] -> [B, 1, 1, S]."""
+    """Cut [B, 1, 1, S'] to [B, 1, 1, S]."""
     return None if mask is None else mask[..., :src_len]

@@ -40,7 +40,8 @@ class CheckpointHeads:
 
 
 def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -> HeadMap:
-    """HeadMap of a checkpoint's model tensors; same names and order as `head_map_of` the model built from it.
+    """Build the HeadMap of a checkpoint's model tensors; same names and order as `head_map_of` the model
+    built from it.
 
     Head counts come from the tensors' own shapes, so that models with heads removed are right too.
 
@@ -61,8 +62,8 @@ def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -
 
 
 def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
-    """The heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores rank
-    first.
+    """Return the heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores
+    rank first.
 
     Raises:
         ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not
@@ -86,8 +87,8 @@ def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = Non
 
 
 def random_scores(state: dict[str, Any]) -> Optional[str]:
-    """Why the scores of a checkpoint are known to be nobody's choice; None where they are trained, ranked,
-    or not known.
+    """Say why the scores of a checkpoint are known to be nobody's choice; None where they are trained,
+    ranked, or not known.
     """
     chosen = state["model"].get(CHOSEN)
     if chosen is not None:
@@ -106,7 +107,7 @@ def random_scores(state: dict[str, Any]) -> Optional[str]:
 
 
 def model_of_checkpoint(state: dict[str, Any]) -> tuple[type[GatedTransformerModel], dict[str, Any]]:
-    """The model class of a checkpoint with head scores, and all its options.
+    """Return the model class of a checkpoint with head scores, and all its options.
 
     Raises:
         ValueError: its model is none of this plugin's.
@@ -146,13 +147,13 @@ def gates_of_checkpoint(state: dict[str, Any], head_map: HeadMap) -> nn.Module:
 
 
 def original_head_map(now: HeadMap, options: dict[str, Any]) -> HeadMap:
-    """The heads a model had before any removal, by its options; `now` are those it has left."""
+    """Return the heads a model had before any removal, by its options; `now` are those it has left."""
     counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
     return HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in now.blocks])
 
 
 def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
-    """The same heads among those of the model before any removal, for records and pictures.
+    """Return the same heads among those of the model before any removal, for records and pictures.
 
     Raises:
         ValueError: the checkpoint's record of removed heads is damaged.
@@ -169,7 +170,9 @@ def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> Checkp
 
 
 def parameters_of_head(block: AttentionBlock, options: dict[str, Any]) -> int:
-    """Parameters that go with one head: its rows of q, k, v with their biases, its columns of the output."""
+    """Count the parameters that go with one head: its rows of q, k, v with their biases, its columns of the
+    output.
+    """
     side = block.name.split(".", 1)[0]
     width = int(options[f"{side}_embed_dim"])
     head_dim = width // int(options[f"{side}_attention_heads"])
@@ -178,5 +181,5 @@ def parameters_of_head(block: AttentionBlock, options: dict[str, Any]) -> int:
 
 
 def _layer_order(name: str) -> list[Any]:
-    """Numeric order of layers: 'layers.10' after 'layers.9'."""
+    """Order layers by number: 'layers.10' after 'layers.9'."""
     return [int(part) if part.isdigit() else part for part in name.split(".")]

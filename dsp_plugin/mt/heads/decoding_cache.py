@@ -31,7 +31,7 @@ class DecodingCache:
             room[:, :, 0] = keys
             room[:, :, 1] = values
         else:
-            new = torch.stack((keys, values), dim=2)
+            new = torch.stack((keys, values), dim=2)  # [T, B, 2, W]
             self._storage = new if old is None else torch.cat((old[:start], new))
         return self._storage[: self._steps, :, 0], self._storage[: self._steps, :, 1]
 

@@ -12,7 +12,9 @@ from ...gating import Switchboard
 
 
 def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
-    """The switchboard of a model, through all wrappers of data-parallel training; None without gates."""
+    """Return the switchboard of a model, through all wrappers of data-parallel training; None
+    without gates.
+    """
     while model is not None:
         found = getattr(model, "gating", None)
         if isinstance(found, Switchboard):

@@ -54,7 +54,7 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def build_gates(cls, head_map: HeadMap, options: dict[str, Any]) -> nn.Module:
-        """The method's `HeadGates` for these heads, from the model's flat options."""
+        """Return the method's `HeadGates` for these heads, from the model's flat options."""
         raise NotImplementedError
 
     @classmethod
@@ -74,7 +74,7 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def label(cls, options) -> str:
-        """Name in records of a training with these options."""
+        """Return the name in records of a training with these options."""
         if not cls.wants_gates(options):
             return "no-pruning"
         return f"{cls.method}-{'pipelined' if cls.freezes_weights(options) else 'joint'}"
@@ -119,7 +119,7 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def warnings(cls, options) -> list[str]:
-        """What a user should know before a long training with these options."""
+        """Return what a user should know before a long training with these options."""
         return []
 
     @classmethod
@@ -131,12 +131,12 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def remarks(cls, options, gates: nn.Module) -> list[str]:
-        """What a user should know after a training with these options that ended with these gates."""
+        """Return what a user should know after a training with these options that ended with these gates."""
         return []
 
     @classmethod
     def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Options with those filled in that a checkpoint of an earlier version does not have."""
+        """Fill in the options that a checkpoint of an earlier version does not have."""
         name = next(name for name, model in MODEL_REGISTRY.items() if model is cls)
         config = MODEL_DATACLASS_REGISTRY[name]()
         own = set(config.__dataclass_fields__) - set(FlatTransformerConfig.__dataclass_fields__)
@@ -212,7 +212,7 @@ class GatedTransformerModel(TransformerModelBase):
 
 
 def budget_of(head_map: HeadMap, options: dict[str, Any]) -> Optional[HeadBudget]:
-    """The budget that the options all methods share ask for; None if they ask for none.
+    """Return the budget that the options all methods share ask for; None if they ask for none.
 
     Raises:
         ValueError: see `HeadBudget`.
@@ -224,7 +224,9 @@ def budget_of(head_map: HeadMap, options: dict[str, Any]) -> Optional[HeadBudget
 
 
 def register_architectures(model: str) -> None:
-    """`<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` for a registered model."""
+    """Register `<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` for a
+    registered model.
+    """
     for name, sizes in ARCHITECTURES.items():
         register_model_architecture(model, f"{model}_{name}")(sizes)
 
@@ -239,12 +241,12 @@ def _narrow(args, layers: int, dim: int):
 
 
 def multi30k(args):
-    """3+3 layers, d 256, 4 heads: what two cores train on Multi30k in half an hour."""
+    """Choose 3+3 layers, d 256, 4 heads: what two cores train on Multi30k in half an hour."""
     _narrow(args, layers=3, dim=256)
 
 
 def multi30k_small(args):
-    """2+2 layers, d 128, 4 heads (24 in all)."""
+    """Choose 2+2 layers, d 128, 4 heads (24 in all)."""
     _narrow(args, layers=2, dim=128)
 
 

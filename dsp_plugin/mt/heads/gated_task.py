@@ -122,11 +122,11 @@ class GatedTranslationTask(CheckedTranslationTask):
         """
         self._coverage = coverage
         name = next((name for name, known in self.datasets.items() if known is dataset), "the input")
-        told = self.state.state_dict.setdefault(COVERAGE, {})
+        incomplete = self.state.state_dict.setdefault(COVERAGE, {})
         if coverage.whole:
-            told.pop(name, None)
-        elif told.get(name) != [coverage.covered, coverage.total]:
-            told[name] = [coverage.covered, coverage.total]
+            incomplete.pop(name, None)
+        elif incomplete.get(name) != [coverage.covered, coverage.total]:
+            incomplete[name] = [coverage.covered, coverage.total]
             logger.warning(
                 f"ONLY {coverage.covered} OF {coverage.total} SENTENCES of {name}: every score and output of "
                 "this run is of "
@@ -140,11 +140,11 @@ class GatedTranslationTask(CheckedTranslationTask):
             metrics.log_scalar("sentences_of_set", self._coverage.total, priority=900)
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes into every checkpoint as its task state; fairseq's own tasks read over it."""
+        """Return what goes into every checkpoint as its task state; fairseq's own tasks read over it."""
         return {**super().state_dict(), PATIENCE: patience_now(), DICTIONARIES: dictionaries_of(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As the task above; what a checkpoint says of its own training is none of this task's."""
+        """Load as the task above does; what a checkpoint says of its own training is none of this task's."""
         super().load_state_dict(
             {key: value for key, value in state_dict.items() if key not in (COVERAGE, PATIENCE)}
         )

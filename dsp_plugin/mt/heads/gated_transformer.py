@@ -60,7 +60,7 @@ class GatedDecoderLayer(TransformerDecoderLayerBase):
 
 
 def _wrapped(layer: nn.Module, cfg) -> nn.Module:
-    """What fairseq does to every layer it builds: activation checkpointing and FSDP, if asked for."""
+    """Do what fairseq does to every layer it builds: activation checkpointing and FSDP, if asked for."""
     if cfg.checkpoint_activations:
         # under fairseq's own name for it, so that its `unwrap_checkpoint` finds it
         layer.precheckpoint_forward = layer.forward
@@ -95,6 +95,7 @@ class GatedEncoder(TransformerEncoderBase):
             if beam < 2 or self.cfg.cross_self_attention or not torch.equal(new_order, spread):
                 return super().reorder_encoder_out(encoder_out, new_order)
         elif new_order.numel() != beam * sentences:
+            # [B] -> [B', beam] -> [B']
             encoder_out = super().reorder_encoder_out(encoder_out, new_order.view(-1, beam)[:, 0] // beam)
         return {**encoder_out, "beam": beam}
 
@@ -145,7 +146,7 @@ class GatedDecoder(TransformerDecoderBase):
 
 
 def attention_blocks(model: nn.Module) -> dict[str, GatedMultiheadAttention]:
-    """Attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross,
+    """Return the attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross,
     decoder-self.
     """
     by_kind: dict[str, dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
@@ -156,7 +157,7 @@ def attention_blocks(model: nn.Module) -> dict[str, GatedMultiheadAttention]:
 
 
 def head_map_of(model: nn.Module) -> HeadMap:
-    """The model's heads as they are now, removed ones not counted."""
+    """Return the model's heads as they are now, removed ones not counted."""
     return HeadMap(
         [
             AttentionBlock(name=name, num_heads=module.num_heads, kind=block_kind(name))
@@ -171,11 +172,11 @@ def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
         module.read_gates = None if switchboard is None else partial(switchboard.block_gates, position)
 
 
-def encode_kept_heads(kept: dict[str, list[int]]) -> str:
-    """The record of surgery as it stands in the model's config: {block name: heads kept, by their first
-    numbers}.
+def encode_kept_heads(record: dict[str, list[int]]) -> str:
+    """Return the record of surgery as it stands in the model's config: {block name: heads kept, by their
+    first numbers}.
     """
-    return json.dumps(kept, separators=(",", ":"))
+    return json.dumps(record, separators=(",", ":"))
 
 
 def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:

@@ -53,7 +53,7 @@ class SentenceRanking(RankingOptions):
     batch_size: Optional[int] = None
 
     def source(self, model: nn.Module, dataset, task, **progress: Any) -> ImportanceOf:
-        """keep -> importance [N] of the model's heads, larger is better, by this ranking.
+        """Return the function keep -> importance [N] of the model's heads, larger is better, by this ranking.
 
         Args:
             model: with gated attention, with or without gates on it.
@@ -69,8 +69,8 @@ class SentenceRanking(RankingOptions):
 
 
 def batches_of(dataset, task, ranking: SentenceRanking) -> list[np.ndarray]:
-    """Numbers of sentences, batch by batch, of similar length; every sentence (of the sample) that the
-    model can take.
+    """Split a subset into batches of similar length, by the numbers of its sentences; every sentence (of the
+    sample) that the model can take is in one of them.
     """
     chosen, _ = dataset.filter_indices_by_size(ranking.sample(len(dataset)), task.max_positions())
     tokens = dataset.num_tokens_vec(chosen).astype(np.int64)
@@ -93,8 +93,8 @@ def head_importance(
     log_format: Optional[str] = None,
     prefix: str = "importance",
 ) -> HeadImportance:
-    """Importance of every head under a mask; of several processes each takes a part, and all get the same
-    sums.
+    """Work out the importance of every head under a mask; of several processes each takes a part, and all get
+    the same.
 
     L(x) is the negative log-likelihood of the reference in nats, teacher-forced, summed over its tokens,
     without label smoothing. The model is in evaluation mode: no dropout, and no gates but these.
@@ -143,7 +143,7 @@ def _samples(dataset, batches, device: torch.device) -> Iterator[tuple[dict[str,
 
 
 def example_losses(model: nn.Module, sample: dict[str, Any]) -> Tensor:
-    """Negative log-likelihood of every reference, summed over its tokens: [B], nats."""
+    """Return the negative log-likelihood of every reference, summed over its tokens: [B], nats."""
     output, target = model(**sample["net_input"]), sample["target"]
     if getattr(model.decoder, "adaptive_softmax", None) is not None:
         log_probs = model.get_normalized_probs(output, log_probs=True, sample=sample)
@@ -151,12 +151,13 @@ def example_losses(model: nn.Module, sample: dict[str, Any]) -> Tensor:
         # not by the host's own function, which makes float32 of double precision
         wide = torch.promote_types(output[0].dtype, torch.float32)
         log_probs = F.log_softmax(output[0], dim=-1, dtype=wide)
+    # [B, T, V] at [B, T, 1] -> [B, T, 1] -> [B, T]
     nll = -log_probs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     return nll.masked_fill(target == model.decoder.padding_idx, 0.0).sum(-1)
 
 
 def magnitudes(model: nn.Module) -> Tensor:
-    """L2 norm of each head's weights in its four projections: [N] float64."""
+    """Return the L2 norm of each head's weights in its four projections: [N] float64."""
     found = []
     for block in attention_blocks(model).values():
         projections = [getattr(block, f"{name}_proj").weight for name in "qkv"] if block.num_heads else []
@@ -170,7 +171,7 @@ def magnitudes(model: nn.Module) -> Tensor:
 
 @contextmanager
 def gating_of(model: nn.Module) -> Iterator[Switchboard]:
-    """The model's switchboard; for the time being one with all heads open, if it has none."""
+    """Lend the model's switchboard; for the time being one with all heads open, if it has none."""
     if getattr(model, "gating", None) is not None:
         yield model.gating
         return

@@ -49,8 +49,8 @@ def built_from(checkpoint: bool) -> Iterator[None]:
 
 
 def whole_training(cfg: Any) -> Optional[DictConfig]:
-    """The whole configuration of the training that a model is being built for; None where none is about to
-    start.
+    """Return the whole configuration of the training that a model is being built for; None where none is
+    about to start.
 
     Args:
         cfg: the model's own configuration, as `build_model` is given it.
@@ -62,7 +62,7 @@ def whole_training(cfg: Any) -> Optional[DictConfig]:
 
 
 def name_of(section: Any) -> Optional[str]:
-    """Registered name of a part of the configuration."""
+    """Return the registered name of a part of the configuration."""
     return None if section is None else getattr(section, "_name", None)
 
 
@@ -113,8 +113,8 @@ def check_training(model_class: type, whole: DictConfig, options: dict[str, Any]
 
 
 def host_advice(method: str) -> dict[str, str]:
-    """What to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as fairseq's
-    users say it.
+    """Say what to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as
+    fairseq's users say it.
     """
     return {
         "optimizer": "use --optimizer dsp_adam, and a task that hands all parameters that learn to it",
@@ -129,8 +129,8 @@ def host_advice(method: str) -> dict[str, str]:
 
 
 def _check_criterion(name: Optional[str], method: str) -> None:
-    """The penalty is added to the loss by our criterions; another plugin's may do so, fairseq's own do
-    not.
+    """Refuse a criterion of fairseq's that leaves the penalty out of the loss; ours add it, another plugin's
+    may do so.
     """
     criterion = CRITERION_REGISTRY.get(name)
     if criterion is None or issubclass(criterion, GatedCrossEntropyCriterion) or not _is_stock(criterion):
@@ -143,7 +143,7 @@ def _check_criterion(name: Optional[str], method: str) -> None:
 
 
 def _check_optimizer(name: Optional[str]) -> None:
-    """Scores need an optimizer that leaves their learning rate alone; fairseq builds it long after the
+    """Refuse an optimizer that would change the scores' learning rate; fairseq builds it long after the
     model.
     """
     optimizer = OPTIMIZER_REGISTRY.get(name)
@@ -208,7 +208,7 @@ def _check_start(start: str, whole: DictConfig, options: dict[str, Any], task: A
 
 
 def wanted_checkpoint(checkpoint: DictConfig) -> str:
-    """The file that fairseq would restore. Of the configuration's section `checkpoint`."""
+    """Return the file that fairseq would restore, by the configuration's section `checkpoint`."""
     if checkpoint.restore_file != "checkpoint_last.pt":
         return checkpoint.restore_file
     last = os.path.join(checkpoint.save_dir, "checkpoint_last.pt")
@@ -218,7 +218,7 @@ def wanted_checkpoint(checkpoint: DictConfig) -> str:
 
 
 def starting_checkpoint(checkpoint: DictConfig) -> Optional[str]:
-    """The checkpoint fairseq will restore, by its own rules; None if there is none.
+    """Return the checkpoint fairseq will restore, by its own rules; None if there is none.
 
     Raises:
         ValueError: a --restore-file that does not exist; fairseq would silently train from scratch.

@@ -59,7 +59,7 @@ class DSPAdam(FairseqAdam):
         return False
 
     def get_lr(self) -> float:
-        """The scheduled rate; in pipelined mode, where only scores learn, theirs."""
+        """Return the scheduled rate; in pipelined mode, where only scores learn, theirs."""
         return self._own[0].get("lr", self.param_groups[0]["lr"])
 
     def set_lr(self, lr: float) -> None:

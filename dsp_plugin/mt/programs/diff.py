@@ -37,7 +37,9 @@ def _number(text: str) -> float:
 
 
 def own_options() -> OwnOptions:
-    """The options that `run_diff.py` adds to fairseq-train's, and those of fairseq's that it has a say in."""
+    """Return a parser of the options that `run_diff.py` adds to fairseq-train's, and of those of fairseq's
+    that it has a say in.
+    """
     fairseqs = "optimizer user-dir task mask-pack diff-pack restore-file finetune-from-model clip-norm"
     fairseqs += " lr-scheduler max-update"
     parser = OwnOptions("--base-checkpoint", "--record-name", *(f"--{name}" for name in fairseqs.split()))
@@ -124,7 +126,7 @@ def _check(own: argparse.Namespace) -> None:
 
 
 def _projections(own: argparse.Namespace) -> dict[str, Projection]:
-    """Name of its folder -> projection, of each density once however it is written.
+    """Return the projection of each density, by the name of its folder; each once however it is written.
 
     Raises:
         ValueError: a density outside (0, 1].
@@ -142,7 +144,7 @@ def _projections(own: argparse.Namespace) -> dict[str, Projection]:
 
 
 def _options_of_stage1(own: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace:
-    """fairseq-train's options of stage 1.
+    """Read fairseq-train's options of stage 1.
 
     Where the command line names no schedule, the rate falls linearly to 0 over the updates of a stage, as in
     the paper. By --max-epoch alone their number is not known before the data are read: then the rate is
@@ -172,7 +174,7 @@ def _options_of_stage1(own: argparse.Namespace, rest: Sequence[str]) -> argparse
 
 
 def _share(own: argparse.Namespace, text: str, projection: Projection, first: Training) -> Share:
-    """Stages 2 and 3 of one density."""
+    """Prepare stages 2 and 3 of one density."""
     folder = os.path.join(own.save_dir, text)
     mask, pack = (os.path.join(folder, part) for part in (MASK, PACK))
     changed = {

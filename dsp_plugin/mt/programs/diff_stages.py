@@ -99,8 +99,8 @@ class Training:
         return load_checkpoint(last)["optimizer_history"][-1]["num_updates"] >= updates
 
     def _noted(self) -> dict[str, Any] | list[str] | None:
-        """The settings of the folder: by option, or as the words of an earlier version; None where there
-        are none.
+        """Return the settings of the folder: by option, or as the words of an earlier version; None where
+        there are none.
         """
         path = os.path.join(self.folder, _SETTINGS)
         if not os.path.isfile(path):

@@ -20,7 +20,8 @@ class Plan:
 
     Attributes:
         learning, parameters: weights that learn, of all (head scores among them).
-        kept, heads: attention heads that stay, of all; `kept` is None where the training itself decides.
+        heads_left, heads: attention heads that stay, of all; `heads_left` is None where the training
+            itself decides.
         sentences: of the training set. updates: that would be made in all; None: no option says so.
         seconds: of one update, the median of a few real ones.
         checkpoint, moments: bytes of a checkpoint, and of the optimizer's state in memory.
@@ -28,7 +29,7 @@ class Plan:
 
     learning: int
     parameters: int
-    kept: Optional[int]
+    heads_left: Optional[int]
     heads: int
     sentences: int
     updates: Optional[int]
@@ -38,7 +39,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Say it, a line each."""
-        stay = "as many as the penalty leaves" if self.kept is None else f"{self.kept}"
+        stay = "as many as the penalty leaves" if self.heads_left is None else f"{self.heads_left}"
         updates = "no option bounds them" if self.updates is None else f"{self.updates:,}"
         total = "unknown" if self.updates is None else _duration(self.updates * self.seconds)
         return [
@@ -87,7 +88,7 @@ def plan_of(parsed: argparse.Namespace) -> Plan:
 
 
 def _seconds_an_update(trainer: Any, batches: Any, accumulated: int) -> float:
-    """Make a few updates of the model in memory; seconds of one."""
+    """Make a few updates of the model in memory, and return the seconds of one."""
     samples = []
     for sample in batches.next_epoch_itr(shuffle=False):
         samples.append(sample)
@@ -103,14 +104,14 @@ def _seconds_an_update(trainer: Any, batches: Any, accumulated: int) -> float:
 
 
 def _heads(model: nn.Module) -> dict[str, Optional[int]]:
-    """The model's heads, and how many its gates would keep."""
+    """Count the model's heads, and how many its gates would keep."""
     from ..heads.gated_transformer import head_map_of
 
     heads = head_map_of(model).num_heads
     gates = getattr(getattr(model, "gating", None), "gates", None)
     budget = getattr(gates, "budget", None)
-    kept = heads if gates is None else None if budget is None else budget.total
-    return {"kept": kept, "heads": heads}
+    left = heads if gates is None else None if budget is None else budget.total
+    return {"heads_left": left, "heads": heads}
 
 
 def _updates(cfg: Any, an_epoch: int) -> Optional[int]:
@@ -120,7 +121,7 @@ def _updates(cfg: Any, an_epoch: int) -> Optional[int]:
 
 
 def _bytes(model: nn.Module, trainer: Any) -> dict[str, int]:
-    """Bytes of the model's and of the optimizer's tensors, as a checkpoint holds them."""
+    """Count the bytes of the model's and of the optimizer's tensors, as a checkpoint holds them."""
 
     def size(value: Any) -> int:
         if torch.is_tensor(value):

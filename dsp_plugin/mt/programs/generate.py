@@ -23,8 +23,8 @@ from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 
 
 def own_options() -> OwnOptions:
-    """The options `generate_dsp.py` and its like add to fairseq-generate's, and those of fairseq's that they
-    have a say in.
+    """Return a parser of the options that `generate_dsp.py` and its like add to fairseq-generate's, and of
+    those of fairseq's that they have a say in.
     """
     parser = OwnOptions("--user-dir", "--task", "--diff-pack")
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
@@ -106,7 +106,7 @@ def generate(argv: Sequence[str]) -> Record:
 
 
 def _files(args, paths: Sequence[str]) -> list[str]:
-    """The checkpoints that fairseq reads for these paths.
+    """Return the checkpoints that fairseq reads for these paths.
 
     Raises:
         ValueError: parts of checkpoints.
@@ -122,7 +122,7 @@ def _files(args, paths: Sequence[str]) -> list[str]:
 
 
 def _overrides(text: str, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """--model-overrides as a dictionary.
+    """Read --model-overrides as a dictionary.
 
     Raises:
         ValueError: it is none, or has an option that no checkpoint has: fairseq would leave it out without a
@@ -166,8 +166,8 @@ class _OutputOfPart:
 
 @contextmanager
 def _output(folder: Optional[str], subset: str, label: Callable[[], str]) -> Iterator[_OutputOfPart]:
-    """Where fairseq's own output goes: standard output, or the file of its --results-path, which appears when
-    it is whole.
+    """Open where fairseq's own output goes: standard output, or the file of its --results-path, which appears
+    when it is whole.
 
     Args:
         label: asked at the end for the set's name, which says how much of it there is.

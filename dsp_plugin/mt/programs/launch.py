@@ -72,8 +72,8 @@ def arch_of(name: str, method: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """A checkpoint's path that the checkpoints to come can keep, whatever folder the training is resumed
-    from.
+    """Return a checkpoint's path that the checkpoints to come can keep, whatever folder the training is
+    resumed from.
     """
     # fairseq's word for the one in --save-dir; a remote store
     if path == "checkpoint_last.pt" or "://" in path:

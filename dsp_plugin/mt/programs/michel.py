@@ -116,7 +116,7 @@ def run(argv: Sequence[str]) -> Record:
 
 
 def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int):
-    """Numbers of heads after every step, and the budget at the end."""
+    """Return the numbers of heads after every step, and the budget at the end."""
     if own.num_of_heads is None:
         raise ValueError(
             "--num-of-heads: give the number of heads to remove a step (a step here, not a budget)"
@@ -129,7 +129,7 @@ def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int):
 
 
 def _task(args: argparse.Namespace, needed: dict[str, str]):
-    """The translation task with these subsets loaded ({subset: option that names it})."""
+    """Load the translation task with these subsets ({subset: option that names it})."""
     folder = args.data.split(os.pathsep)[0]
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"no prepared data: {folder} is not a folder")
@@ -161,7 +161,7 @@ def _run_name(path: str) -> str:
 
 
 def _settings(path: str, own, args, ranking: SentenceRanking, search: dict[str, Any]) -> dict[str, Any]:
-    """All that the steps depend on; what is scored may change from one start to the next."""
+    """Collect all that the steps depend on; what is scored may change from one start to the next."""
     names = (
         "num_of_heads",
         "exact_pruning",
@@ -193,7 +193,7 @@ def _report(
     sentences: int,
     seconds: float,
 ) -> Record:
-    """The table, the heads that are left, and results.json."""
+    """Print the table and the heads that are left, and write results.json."""
     last = steps[-1]
     pruned = remove_heads(source, torch.tensor(last["keep"], dtype=torch.bool))
     method = own.method or ("michel" if ranking.rank_by == "importance" else ranking.rank_by)

@@ -29,7 +29,7 @@ _USED = {
 
 
 def own_options() -> OwnOptions:
-    """The options that `run_michel.py` adds to fairseq's."""
+    """Return a parser of the options that `run_michel.py` adds to fairseq's."""
     parser = OwnOptions(prog="run_michel.py")
     parser.add_argument(
         "--num-of-heads", type=int, metavar="STEP", help="heads to remove a step (a STEP here, not a budget)"
@@ -79,8 +79,8 @@ def own_options() -> OwnOptions:
 
 
 def fairseq_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """fairseq's options, those of training and of generation together, and those given that mean nothing
-    here.
+    """Read fairseq's options, those of training and of generation together, and name those given that mean
+    nothing here.
     """
     from fairseq import options
 

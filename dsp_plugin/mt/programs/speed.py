@@ -21,7 +21,8 @@ def translation_speed(
     cpu: bool = False,
     length: Optional[int] = None,
 ) -> list[float]:
-    """Sentences a second of each checkpoint on a binarised subset: medians over `repeats` interleaved passes.
+    """Measure sentences a second of each checkpoint on a binarised subset: medians over `repeats` interleaved
+    passes.
 
     Interleaved (A B A B ...), so that a machine that slows down slows all of them. Loading, batching and
     scoring are not counted; a first batch each warms up.

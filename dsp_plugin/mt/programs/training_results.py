@@ -80,7 +80,8 @@ def summarise_training(
 
 
 def result_of(save_dir: str) -> Optional[str]:
-    """The checkpoint that says what came of a training: the best, or the last where heads close one by one.
+    """Return the checkpoint that says what came of a training: the best, or the last where heads close one by
+    one.
 
     A best checkpoint that the last one knows nothing of is another training's, which was in the folder
     before.
@@ -99,19 +100,21 @@ def result_of(save_dir: str) -> Optional[str]:
 
 
 def _best_score(state: dict) -> Optional[float]:
-    """The best validation of a training, up to a checkpoint of it."""
+    """Return the best validation of a training, up to a checkpoint of it."""
     return (state.get("extra_state") or {}).get("best")
 
 
 def _training_time(save_dir: str) -> float:
-    """Seconds that a training took, over all its starts; 0 where its last checkpoint is not there."""
+    """Return the seconds that a training took, over all its starts; 0 where its last checkpoint is
+    not there.
+    """
     last = os.path.join(save_dir, "checkpoint_last.pt")
     state = load_checkpoint(last) if os.path.isfile(last) else {}
     return float((state.get("extra_state") or {}).get("previous_training_time", 0.0))
 
 
 def _label(state: dict) -> str:
-    """The method that a checkpoint's own options name."""
+    """Return the method that a checkpoint's own options name."""
     options = model_options(state)
     model_class = ARCH_MODEL_REGISTRY.get(options.get("_name") or options.get("arch"))
     if model_class is None or not issubclass(model_class, GatedTransformerModel):

@@ -75,7 +75,7 @@ def export_ctranslate2(
 
 
 def even_heads(pruned: Pruned) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-    """The pruned checkpoint with zero heads behind the others, until every block of a stack has as many as
+    """Put zero heads behind the others of the pruned checkpoint, until every block of a stack has as many as
     the fullest.
 
     Returns:
@@ -101,7 +101,7 @@ def even_heads(pruned: Pruned) -> tuple[dict[str, Any], dict[str, dict[str, int]
 
 
 def spec_of(model: nn.Module, counts: dict[str, dict[str, int]]):
-    """CTranslate2's description of a model, its weights in it.
+    """Describe a model for CTranslate2, its weights in it.
 
     Args:
         model: of `even_heads`.
@@ -159,7 +159,8 @@ def certify(
     words: str,
     counts: dict[str, dict[str, int]],
 ) -> Certificate:
-    """Scores of given translations, and translations by beam search, of CTranslate2 and of the masked model.
+    """Compare scores of given translations, and translations by beam search, of CTranslate2 and of the masked
+    model.
 
     The scores decide. Beam search is told only: where two hypotheses tie, the last bit of a sum chooses.
     """
@@ -207,5 +208,5 @@ def _vocabulary(words) -> list[str]:
 
 
 def _words(words, numbers: Sequence[int]) -> list[str]:
-    """Without the end mark, which CTranslate2 adds."""
+    """Return the words without the end mark, which CTranslate2 adds."""
     return [words[number] for number in numbers if number != words.eos()]

@@ -85,13 +85,13 @@ def task_and_pairs(
 
 
 def text_pairs(dataset, limit: int) -> list[Pair]:
-    """The first pairs of a loaded subset with targets."""
+    """Return the first pairs of a loaded subset with targets."""
     rows = (dataset[number] for number in range(min(limit, len(dataset))))
     return [Pair(row["source"].tolist(), row["target"].tolist()) for row in rows]
 
 
 def random_pairs(task, count: int = 8, longest: int = 9) -> list[Pair]:
-    """Pairs of random tokens, for models without text."""
+    """Draw pairs of random tokens, for models without text."""
     draw = random.Random(1)
 
     def sentence(words: Dictionary) -> list[int]:
@@ -103,7 +103,9 @@ def random_pairs(task, count: int = 8, longest: int = 9) -> list[Pair]:
 
 
 def placeholder_task(tensors: dict[str, Tensor]) -> Any:
-    """What fairseq builds a model by where there is no data folder: dictionaries of the embeddings' sizes."""
+    """Make what fairseq builds a model by where there is no data folder: dictionaries of the embeddings'
+    sizes.
+    """
     words = {}
     for side in ("encoder", "decoder"):
         words[side] = Dictionary()
@@ -113,7 +115,7 @@ def placeholder_task(tensors: dict[str, Tensor]) -> Any:
 
 
 def model_of(state: dict[str, Any], task: Any) -> nn.Module:
-    """The model of a checkpoint as surgery writes it, in float32 and `eval()`.
+    """Return the model of a checkpoint as surgery writes it, in float32 and `eval()`.
 
     Raises:
         ValueError: the model was trained with other dictionaries, or the tensors do not fit the options.
@@ -137,7 +139,9 @@ def model_of(state: dict[str, Any], task: Any) -> nn.Module:
 
 
 def masked_model(source: CheckpointModel, keep: Tensor, task: Any) -> nn.Module:
-    """The checkpoint's model with all the heads it has now, those that are not kept multiplied by 0."""
+    """Return the checkpoint's model with all the heads it has now, those that are not kept
+    multiplied by 0.
+    """
     model = model_of(remove_heads(source, torch.ones_like(keep)).state, task)
     model.add_gates(FixedGates(keep), pruning_lr=None, joint=True)
     return model.eval().requires_grad_(False)
@@ -147,7 +151,7 @@ def masked_model(source: CheckpointModel, keep: Tensor, task: Any) -> nn.Module:
 def target_log_probs(
     model: nn.Module, task: Any, pairs: Sequence[Pair], batch_size: int = 16
 ) -> list[Tensor]:
-    """Log probability of every target token given those before it: [target length] a pair."""
+    """Return the log probability of every target token given those before it: [target length] a pair."""
     found: list[Tensor] = []
     pad, eos = task.source_dictionary.pad(), task.target_dictionary.eos()
     for start in range(0, len(pairs), batch_size):
@@ -167,7 +171,7 @@ def target_log_probs(
 def certificate_of(
     expected: Sequence[Tensor], found: Sequence[Tensor], data: str, extra: Optional[dict[str, Any]] = None
 ) -> Certificate:
-    """Log probabilities of the same tokens by two models.
+    """Compare the log probabilities of the same tokens by two models.
 
     Raises:
         ValueError: they are not of the same tokens.

@@ -8,7 +8,8 @@ from .pruning import CheckpointModel, remove_heads
 
 
 def model_without(source: CheckpointModel, keep: Tensor, task) -> nn.Module:
-    """The checkpoint's model with the other heads removed, as `dsp prune` would write it; in evaluation mode.
+    """Return the checkpoint's model with the other heads removed, as `dsp prune` would write it; in
+    evaluation mode.
 
     Args:
         keep: bool [heads the model has now].

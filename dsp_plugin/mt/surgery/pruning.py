@@ -14,8 +14,8 @@ from torch import Tensor
 from ... import register
 from ...gating import AttentionBlock, HeadMap
 from ...surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
+from ..checkpoints.built_in_types import checkpoint_to_start_from, options_by_section
 from ..checkpoints.flat_config import FlatTransformerConfig
-from ..checkpoints.plain_python import plain_checkpoint, plain_config
 from ..heads.checkpoint_heads import (
     SCORES,
     head_map_of_state,
@@ -36,7 +36,7 @@ class CheckpointModel:
 
     Attributes:
         state: the checkpoint as it was loaded.
-        cfg: its options, plain.
+        cfg: its options by section, in built-in types.
         options: those of the model, as `dsp_transformer` takes them.
         tensors: its weights by the names of today.
         head_map: the heads it has now.
@@ -58,7 +58,7 @@ class Pruned:
     """A checkpoint after surgery.
 
     Attributes:
-        state: the new checkpoint, of plain types only.
+        state: the new checkpoint, of built-in types only.
         head_map: heads of the original model, N.
         keep: bool [N], the heads that are left.
         record: the same as {block: original head numbers}.
@@ -103,7 +103,7 @@ def prepare(state: dict[str, Any]) -> CheckpointModel:
         ValueError: it is of another kind of model, or its tensors, options and record contradict each other.
     """
     register()
-    cfg = plain_config(state)
+    cfg = options_by_section(state)
     options = dsp_model_options(cfg)
     tensors = _unpacked(state["model"])
     now = head_map_of_state(tensors, options)
@@ -125,7 +125,7 @@ def prepare(state: dict[str, Any]) -> CheckpointModel:
 def choose_heads(
     source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
 ) -> Tensor:
-    """The heads to keep, bool [heads the model has now]. Arguments and errors as `prune_state`."""
+    """Choose the heads to keep, bool [heads the model has now]. Arguments and errors as `prune_state`."""
     count = source.head_map.num_heads
     if mask is not None:
         if num_of_heads is not None:
@@ -157,7 +157,7 @@ def choose_heads(
 
 
 def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:
-    """The operation itself. `keep` is bool [heads the model has now].
+    """Take the heads out. `keep` is bool [heads the model has now].
 
     Raises:
         ValueError: tensors that do not fit each other.
@@ -183,7 +183,7 @@ def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:
     )
     options.update(kept_heads=encode_kept_heads(record))
     return Pruned(
-        state=plain_checkpoint(source.state, {**source.cfg, "model": options}, model),
+        state=checkpoint_to_start_from(source.state, {**source.cfg, "model": options}, model),
         head_map=source.original,
         keep=mask_of_record(record, source.original),
         record=record,
@@ -194,7 +194,7 @@ def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:
 
 
 def dsp_model_options(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The options of `dsp_transformer` for a checkpoint of ours or of stock fairseq's transformer.
+    """Return the options of `dsp_transformer` for a checkpoint of ours or of stock fairseq's transformer.
 
     Raises:
         ValueError: the checkpoint is of another kind of model.
@@ -227,13 +227,13 @@ def take_block(model: dict[str, Tensor], block: AttentionBlock) -> dict[str, Ten
 
 
 def put_block(model: dict[str, Tensor], block: AttentionBlock, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `take_block`."""
+    """Undo `take_block`."""
     model.update({f"{block.name}.{name}": tensor for name, tensor in tensors.items()})
 
 
 def count_parameters(tensors: dict[str, Tensor], options: dict[str, Any]) -> int:
-    """Weights of a model by its checkpoint: without head scores and buffers, shared embeddings counted
-    once.
+    """Count the weights of a model by its checkpoint: without head scores and buffers, shared embeddings
+    counted once.
     """
     shared = {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
     if options.get("share_all_embeddings") or options.get("merge_src_tgt_embed"):
@@ -257,13 +257,14 @@ def _side(block: AttentionBlock) -> str:
 
 
 def _unpacked(model: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Projections of old fairseq, packed in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C], by their
-    names of today.
+    """Split the projections of old fairseq, joined in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C],
+    into those of today.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.items():
         block, _, last = name.rpartition(".")
         if last in ("in_proj_weight", "in_proj_bias"):
+            # [3 C, C] -> three of [C, C]; [3 C] -> three of [C]
             for projection, part in zip("qkv", tensor.chunk(3)):
                 tensors[f"{block}.{projection}_proj.{last[len('in_proj_') :]}"] = part.clone()
         else:

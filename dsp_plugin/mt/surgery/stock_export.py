@@ -39,10 +39,10 @@ _PLUGIN = __name__.partition(".")[0]
 def export_fairseq(
     state: dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
 ) -> Pruned:
-    """The checkpoint as stock fairseq's `transformer`: every head in its place, those that are not kept
-    zeros.
+    """Make the checkpoint one of stock fairseq's `transformer`: every head in its place, those that are not
+    kept zeros.
 
-    Scores are left out, task, criterion and optimizer are stock, and all values are of plain types. A
+    Scores are left out, task, criterion and optimizer are stock, and all values are of built-in types. A
     checkpoint without scores keeps the heads it has.
 
     Args:
@@ -72,7 +72,9 @@ def export_fairseq(
 def keep_of(
     source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
 ) -> torch.Tensor:
-    """`choose_heads`, but a checkpoint of which nothing says what to remove keeps the heads it has."""
+    """Choose as `choose_heads`, but a checkpoint of which nothing says what to remove keeps the
+    heads it has.
+    """
     if mask is None and num_of_heads is None and SCORES not in source.tensors:
         mask = torch.ones(source.head_map.num_heads, dtype=torch.bool)
     return choose_heads(source, num_of_heads, mask)
@@ -86,7 +88,7 @@ def certify_fairseq(
     subset: Optional[str],
     limit: int,
 ) -> Certificate:
-    """Stock fairseq's model of an exported checkpoint beside the masked one. Arguments as
+    """Compare stock fairseq's model of an exported checkpoint with the masked one. Arguments as
     `export_ctranslate2`.
 
     Raises:
@@ -103,7 +105,7 @@ def certify_fairseq(
 
 
 def stock_config(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Options of ours as stock fairseq's: nothing in them asks for the plugin.
+    """Write options of ours as stock fairseq's: nothing in them asks for the plugin.
 
     Raises:
         ValueError: a task, criterion or optimizer of ours that has no stock counterpart.
@@ -131,14 +133,14 @@ def stock_config(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def stock_class(cls: type) -> type:
-    """The class itself, or the nearest it is derived from, that is none of this plugin's."""
+    """Return the class itself, or the nearest it is derived from, that is none of this plugin's."""
     return next(base for base in cls.__mro__ if base.__module__.partition(".")[0] != _PLUGIN)
 
 
 def dense_shapes(
     block: AttentionBlock, options: dict[str, Any], heads: Optional[int] = None
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of a block's tensors with `heads` heads (None: as many as the stock model has).
+    """Return the shapes of a block's tensors with `heads` heads (None: as many as the stock model has).
 
     The model's width is C; keys and values come from the encoder, of its width, where the block is
     cross-attention.

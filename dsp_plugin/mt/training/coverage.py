@@ -26,8 +26,8 @@ class Coverage:
         return self.covered == self.total
 
     def label(self, name: str) -> str:
-        """The set's name; of a part of it `name-16-of-21`, so that its score is not taken for the whole
-        set's.
+        """Return the set's name; of a part of it `name-16-of-21`, so that its score is not taken for the
+        whole set's.
         """
         return name if self.whole else f"{name}-{self.covered}-of-{self.total}"
 
@@ -42,8 +42,8 @@ def is_training_pass(arguments: dict) -> bool:
 
 
 def coverage_of(iterator, max_valid_steps: Optional[int] = None) -> Coverage:
-    """Sentences of an `EpochBatchIterator` that is read to its end, or in a validation for `max_valid_steps`
-    batches.
+    """Count the sentences of an `EpochBatchIterator` that is read to its end, or in a validation for
+    `max_valid_steps` batches.
 
     Of several shards those of all processes count where these share their results, else this process's own.
     """

@@ -60,8 +60,10 @@ def check_languages(
 
 
 def read_dictionary(path: str) -> Dictionary:
-    """Raises:
-    ValueError: no dictionary of fairseq's; names the file. FileNotFoundError: no such file.
+    """Read a dictionary.
+
+    Raises:
+        ValueError: no dictionary of fairseq's; names the file. FileNotFoundError: no such file.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such dictionary")
@@ -110,8 +112,9 @@ def check_set(
 
 
 def data_fingerprint(data: str, subset: str = "") -> str:
-    """Fingerprint of a binarised folder: its dictionaries and every held-out set, the same for all of them;
-    of another `subset` that is scored, its files too."""
+    """Fingerprint a binarised folder: its dictionaries and every held-out set, the same for all of them; of
+    another `subset` that is scored, its files too.
+    """
     folder = data.split(os.pathsep)[0]
     wanted = ("dict.", "valid", "test", *([f"{subset}."] if subset else []))
     names = sorted(n for n in os.listdir(folder) if n.startswith(wanted))
@@ -127,7 +130,7 @@ def _there(path: str) -> bool:
 
 
 def _rows(path: str, words: int, lang: str) -> Optional[int]:
-    """Sentences of one side; None where it is of a kind that is not looked into.
+    """Count the sentences of one side; None where it is of a kind that is not looked into.
 
     Raises:
         ValueError: a file that is missing or cut, or word numbers that the dictionary does not have.

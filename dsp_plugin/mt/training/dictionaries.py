@@ -14,7 +14,7 @@ over it."""
 
 
 def dictionaries_of(task: Any) -> dict[str, str]:
-    """Fingerprints of a translation task's dictionaries: their words in their order, without counts."""
+    """Fingerprint a translation task's dictionaries: their words in their order, without counts."""
     sides = {"source": task.source_dictionary, "target": task.target_dictionary}
     return {
         side: hashlib.sha256("\n".join(words.symbols).encode()).hexdigest()[:16]

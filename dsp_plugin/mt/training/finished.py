@@ -13,7 +13,7 @@ PATIENCE = "dsp_patience"
 
 
 def finished(state: dict[str, Any], optimization, checkpointing) -> Optional[str]:
-    """Why the training that wrote a checkpoint is at its end; None if it is not.
+    """Say why the training that wrote a checkpoint is at its end; None if it is not.
 
     Args:
         state: the checkpoint.
@@ -36,8 +36,8 @@ def finished(state: dict[str, Any], optimization, checkpointing) -> Optional[str
 
 
 def patience_now() -> Optional[dict[str, Any]]:
-    """What fairseq's early stopping remembers of this run's validations, in a function's attributes; None
-    before the first.
+    """Return what fairseq's early stopping remembers of this run's validations, in a function's attributes;
+    None before the first.
     """
     for memory in _early_stopping():
         if hasattr(memory, "best"):
@@ -57,8 +57,8 @@ def restore_patience(state: Optional[dict[str, Any]]) -> None:
 
 
 def _early_stopping() -> Iterator[Any]:
-    """fairseq's `should_stop_early`: of the module, and of the main program where that is
-    `python -m fairseq_cli.train`.
+    """Find fairseq's `should_stop_early`: of the module, and of the main program where that is `python -m
+    fairseq_cli.train`.
     """
     for module in ("fairseq_cli.train", "__main__"):
         found = getattr(sys.modules.get(module), "should_stop_early", None)

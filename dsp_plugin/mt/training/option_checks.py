@@ -133,7 +133,7 @@ def flag_of(name: str) -> str:
 
 
 def _options_of(node: Any) -> Iterator[tuple[str, Any]]:
-    """(name, value) of all options in a configuration, however deep; what cannot be resolved is left to
+    """Yield (name, value) of all options in a configuration, however deep; what cannot be resolved is left to
     its reader.
     """
     if isinstance(node, Namespace):
@@ -211,7 +211,7 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
 
 
 def _check_schedule(values: Mapping[str, Any]) -> None:
-    """What the schedule of the learning rate divides by."""
+    """Check what the schedule of the learning rate divides by."""
     name, warmup, last = (values.get(option) for option in ("lr_scheduler", "warmup_updates", "max_update"))
     if name in ("inverse_sqrt", "cosine", "reduce_lr_on_plateau") and len(values.get("lr") or []) > 1:
         raise ValueError(
@@ -232,7 +232,9 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
 
 
 def _check_search(values: Mapping[str, Any], among: str = "") -> None:
-    """Options of the search that exclude each other; fairseq asserts these in the middle of its work."""
+    """Refuse options of the search that exclude each other; fairseq asserts these in the middle of
+    its work.
+    """
 
     def flag(name: str) -> str:
         return f"{among}{name}" if among else flag_of(name)
@@ -258,7 +260,7 @@ def _check_search(values: Mapping[str, Any], among: str = "") -> None:
 
 
 def _check_metric(values: Mapping[str, Any]) -> None:
-    """The metric that the best checkpoint is chosen by must be one that validation gives."""
+    """Refuse a metric for the best checkpoint that validation does not give."""
     metric = values.get("best_checkpoint_metric")
     # not a training by one of the criterions looked at here
     if metric is None or "label_smoothing" not in values:
@@ -274,7 +276,7 @@ def _check_metric(values: Mapping[str, Any]) -> None:
 
 
 def _written(value: Any) -> str:
-    """A value as it would be typed."""
+    """Write a value as it would be typed."""
     if isinstance(value, (list, tuple, ListConfig)):
         return ",".join(map(str, value))
     return str(value)

@@ -41,7 +41,7 @@ _PLACES = (
 
 
 def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Option -> value, as JSON has it, of all that a training's result depends on.
+    """Return option -> value, as JSON has it, of all that a training's result depends on.
 
     Args:
         parsed: all of its options, those at their defaults, too.

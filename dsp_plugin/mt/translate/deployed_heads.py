@@ -17,8 +17,8 @@ from ..heads.gated_transformer import block_kind
 
 
 def heads_of_model(model: nn.Module) -> CheckpointHeads:
-    """The heads a model has, and those that it deploys in evaluation mode. Of stock fairseq's transformer:
-    all.
+    """Return the heads a model has, and those that it deploys in evaluation mode. Of stock fairseq's
+    transformer: all.
 
     Raises:
         ValueError: it has no attention blocks of an encoder-decoder transformer.
@@ -40,7 +40,7 @@ def heads_of_model(model: nn.Module) -> CheckpointHeads:
 
 
 def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHeads:
-    """The same heads among those of the model before any removal, for records and pictures."""
+    """Return the same heads among those of the model before any removal, for records and pictures."""
     record: Optional[dict[str, list[int]]] = getattr(model, "kept_heads", None)
     if not record:
         return heads
@@ -55,8 +55,8 @@ def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHea
 def parameters_of_model(
     model: nn.Module, heads: CheckpointHeads, original: CheckpointHeads
 ) -> dict[str, int]:
-    """Parameters of a model with all the heads it once had, and with the deployed ones alone; head scores
-    are none.
+    """Count the parameters of a model with all the heads it once had, and with the deployed ones alone; head
+    scores are none.
     """
     sizes = {
         f"{side}_{size}": getattr(model.encoder.cfg, f"{side}_{size}")

@@ -11,7 +11,7 @@ from .translate import translate
 def score_model(
     model: nn.Module, task, subset: str, post_process: Optional[str] = None, detok: bool = True, **search: Any
 ) -> Score:
-    """sacreBLEU of a model's translations of a loaded subset, with its signature.
+    """Score a model's translations of a loaded subset by sacreBLEU, with its signature.
 
     Args:
         model: prepared for generation by this.

@@ -27,7 +27,7 @@ class Translation:
 def translation_task(
     data: str, subset: Optional[str], source_lang: Optional[str] = None, target_lang: Optional[str] = None
 ):
-    """fairseq's stock translation task on a data-bin folder, `subset` (if any) loaded.
+    """Set up fairseq's stock translation task on a data-bin folder, `subset` (if any) loaded.
 
     Raises:
         FileNotFoundError: no such folder or subset.
@@ -49,7 +49,7 @@ def translation_task(
 
 
 def load_model(path: str, task, overrides: Optional[dict[str, Any]] = None) -> nn.Module:
-    """The model of a checkpoint by fairseq's own loader. `overrides` change its options, as
+    """Load the model of a checkpoint by fairseq's own loader. `overrides` change its options, as
     `--model-overrides`.
     """
     models, _ = checkpoint_utils.load_model_ensemble([path], arg_overrides=overrides, task=task)
@@ -66,7 +66,7 @@ def translate(
     batch_size: int = 64,
     **search: Any,
 ) -> list[Translation]:
-    """Translations of the first `limit` sentences of a loaded subset, in its order.
+    """Translate the first `limit` sentences of a loaded subset, in its order.
 
     Args:
         model: on any device and in any precision; like fairseq's own program, this prepares it for
@@ -85,7 +85,7 @@ def translate(
 
 
 def _batches(dataset, limit: Optional[int], batch_size: int) -> Iterator[dict[str, Any]]:
-    """Batches of sentences of similar length, so that little is padded."""
+    """Make batches of sentences of similar length, so that little is padded."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     order = sorted(range(count), key=dataset.size)
     for start in range(0, count, batch_size):

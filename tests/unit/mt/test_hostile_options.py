@@ -217,7 +217,7 @@ def test_unknown_options_are_left_out_with_one_warning(saved, tmp_path, caplog):
     state = changed(saved["dsp_transformer"], other_plugins_option=CODE, another={"a": [1, 2]})
     state["cfg"]["their_section"] = {"x": 1}
     torch.save(state, tmp_path / "other.pt")
-    checkpoint_options._told.clear()
+    checkpoint_options._warned.clear()
     for _ in range(2):
         model, _ = through_fairseq(tmp_path / "other.pt")
     warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]

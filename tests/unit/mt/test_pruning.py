@@ -15,7 +15,7 @@ fairseq = pytest.importorskip("fairseq")
 
 import tiny_models as tiny
 
-from dsp_plugin.mt.checkpoints.plain_python import plain
+from dsp_plugin.mt.checkpoints.built_in_types import to_built_in_types
 from dsp_plugin.mt.heads.checkpoint_heads import random_scores
 from dsp_plugin.mt.heads.gated_transformer import head_map_of
 from dsp_plugin.mt.surgery.pruning import prepare, prune_state
@@ -196,10 +196,10 @@ def test_the_checkpoint_given_is_left_as_it_is():
 
 def test_plain_values():
     mixed = argparse.Namespace(a=np.float64(1.5), b=(np.int64(2), [np.array([1, 2])]), c=None, d=True)
-    assert plain(mixed) == {"a": 1.5, "b": [2, [[1, 2]]], "c": None, "d": True}
-    assert type(plain(np.float64(1.5))) is float
+    assert to_built_in_types(mixed) == {"a": 1.5, "b": [2, [[1, 2]]], "c": None, "d": True}
+    assert type(to_built_in_types(np.float64(1.5))) is float
     with pytest.raises(ValueError, match="object"):
-        plain({"x": object()})
+        to_built_in_types({"x": object()})
 
 
 def refused(named: str, state, *args, **kwargs) -> None:

@@ -76,7 +76,7 @@ class DSPTransformerModel(GatedTransformerModel):
 
 
 def cooling_of(options) -> ExponentialCooling | None:
-    """The temperature schedule that the options ask for; None without annealing."""
+    """Return the temperature schedule that the options ask for; None without annealing."""
     if not options["annealing"]:
         return None
     return ExponentialCooling(

@@ -93,7 +93,7 @@ class MichelTransformerModel(GatedTransformerModel):
 
 
 def ranking_of(options, **more) -> SentenceRanking:
-    """The ranking that the model's options ask for; `more` are fields of `SentenceRanking`."""
+    """Return the ranking that the model's options ask for; `more` are fields of `SentenceRanking`."""
     return SentenceRanking(
         rank_by=options["rank_by"],
         per_batch=options["batch_importance"],
@@ -146,15 +146,17 @@ class MichelTranslationTask(GatedTranslationTask):
             batch_size=sentences,
         )
         exact = self._options["exact_pruning"] and ranking.rank_by == "importance"
-        count, kept = gates.num_heads, gates.budget.total
-        step = min(self._options["heads_per_step"], max(1, count)) if exact else max(1, count - kept)
+        count, budget = gates.num_heads, gates.budget.total
+        step = min(self._options["heads_per_step"], max(1, count)) if exact else max(1, count - budget)
         data = self.datasets[self.cfg.train_subset]
         log_format = None if self._is_master and not self.cfg.no_progress_bar else "none"
         importance_of = ranking.source(model, data, self, log_format=log_format)
         keep, removed = torch.ones(count, dtype=torch.bool), []
-        logger.info(f"choosing {kept} of {count} heads by {ranking.rank_by}{', exactly' if exact else ''}")
+        logger.info(f"choosing {budget} of {count} heads by {ranking.rank_by}{', exactly' if exact else ''}")
         importance = None
-        for removal in remove_stepwise(importance_of, keep, stops(count, step, [kept]), gates.budget, exact):
+        for removal in remove_stepwise(
+            importance_of, keep, stops(count, step, [budget]), gates.budget, exact
+        ):
             removed += removal.removed
             keep, importance = removal.keep, removal.importance
         if exact or importance is None:  # how the heads that stay compare, for whoever asks for fewer later

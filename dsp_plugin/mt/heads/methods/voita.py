@@ -67,7 +67,7 @@ class VoitaTransformerModel(GatedTransformerModel):
 
     @classmethod
     def remarks(cls, options, gates: ConcreteGates) -> list[str]:
-        """How many heads lambda has left open, and what to change where that is none or all."""
+        """Say how many heads lambda has left open, and what to change where that is none or all."""
         return closed_heads(gates)
 
 
