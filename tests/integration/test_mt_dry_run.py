@@ -9,6 +9,8 @@ import pytest
 from fairseq_commands import run
 from fairseq_training import ANNEALING, SETTINGS, SIZES, K
 
+from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "mt"
 STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam"]
 JOINT = ["--num-of-heads", K, "--joint-pruning"]
@@ -25,7 +27,15 @@ PROGRAMS = {
 def test_it_says_what_would_train_and_writes_nothing(name, tiny_data, stock_run, tmp_path):
     own, heads = PROGRAMS[name]
     if name == "run_diff":
-        own = [*own, "--base-checkpoint", stock_run / "checkpoint_last.pt"]
+        # one that a program of this plugin has trained: it has options that diff_transformer does not declare
+        state = load_checkpoint(str(stock_run / "checkpoint_last.pt"))
+        state["cfg"]["model"] = {
+            **vars(state["cfg"]["model"]),
+            "_name": "dsp_transformer",
+            "num_of_heads": None,
+        }
+        save_checkpoint(state, str(tmp_path / "base.pt"))
+        own = [*own, "--base-checkpoint", tmp_path / "base.pt"]
     decay = SETTINGS.index("--weight-decay")  # diff pruning has none
     settings = SETTINGS if name != "run_diff" else SETTINGS[:decay] + SETTINGS[decay + 2 :]
     command = [tiny_data, "--save-dir", tmp_path / "save", "--max-update", 7, *own, *settings, "--dry-run"]

@@ -63,10 +63,12 @@ def plan_of(parsed: argparse.Namespace) -> Plan:
         ValueError, OSError: what the training itself would refuse.
     """
     from fairseq import tasks
+    from fairseq.dataclass.initialize import add_defaults
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.trainer import Trainer
 
     cfg = convert_namespace_to_omegaconf(parsed)
+    add_defaults(cfg)  # as fairseq's own program; a model may then have options that only its base knows
     torch.manual_seed(cfg.common.seed)
     task = tasks.setup_task(cfg.task)
     model = task.build_model(cfg.model)
