@@ -106,7 +106,7 @@ def check_inert(name: str, value: Any, depth: int = 0) -> None:
 
 
 def json_object(name: str, text: str, deepest: int) -> Any:
-    """The JSON object of an option's text, read only if its brackets are at most `deepest` deep.
+    """Read the JSON object of an option's text, only if its brackets are at most `deepest` deep.
 
     Raises:
         ValueError: it is none, or deeper; names the option.

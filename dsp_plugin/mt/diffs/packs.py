@@ -1,6 +1,4 @@
-"""From the checkpoint of a training to a diff pack: stage 1 projected, stage 3 as it is, full finetuning
-cut down.
-"""
+"""Make a diff pack of a checkpoint: stage 1 projected, stage 3 as it is, full finetuning cut down."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def model_of_checkpoint(state: dict[str, Any]) -> tuple[type[GatedTransformerMod
 
 
 def gates_of_checkpoint(state: dict[str, Any], head_map: HeadMap) -> nn.Module:
-    """The `HeadGates` that a checkpoint was trained with, its state loaded.
+    """Return the `HeadGates` that a checkpoint was trained with, its state loaded.
 
     Raises:
         ValueError: its model is none of this plugin's, or options and state do not fit.

@@ -69,7 +69,7 @@ def _wrapped(layer: nn.Module, cfg) -> nn.Module:
 
 
 def _recomputed(forward, offload_to_cpu: bool, *args, **kwargs):
-    """Activation checkpointing by torch. fairseq's own kind runs one backward a layer, each through the gates
+    """Recompute activations by torch. fairseq's own kind runs one backward a layer, each through the gates
     that all layers share, and none at all where a layer's inputs need no gradient (pipelined pruning)."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
@@ -81,7 +81,7 @@ class GatedEncoder(TransformerEncoderBase):
     """Stock, but the hypotheses of a beam search share the one encoder output of their sentence."""
 
     def reorder_encoder_out(self, encoder_out, new_order):
-        """As stock, where `new_order` is anything but a beam search's.
+        """Reorder as stock, where `new_order` is anything but a beam search's.
 
         A beam search first asks for every sentence `beam` times. Stock makes these copies, and copies all of
         them again at every step. Gated attention does without (it takes B queries and B / beam keys), so here
@@ -121,7 +121,7 @@ class GatedDecoder(TransformerDecoderBase):
         alignment_layer: Optional[int] = None,
         alignment_heads: Optional[int] = None,
     ):
-        """As stock; attention weights only where --print-alignment or `alignment_layer` asks for them,
+        """Extract as stock; attention weights only where --print-alignment or `alignment_layer` asks,
         else None.
         """
         if alignment_layer is None and not self.weights_asked:

@@ -1,4 +1,4 @@
-"""From the command lines users know to fairseq's own programs with this plugin in them."""
+"""Lead from the command lines users know to fairseq's own programs with this plugin in them."""
 
 import argparse
 import logging

@@ -41,7 +41,7 @@ def task_and_pairs(
     limit: int,
     words_needed: bool,
 ) -> tuple[Any, list[Pair], str]:
-    """What two models are compared on: text of the binarised data folder where there is one, else random
+    """Find what two models are compared on: text of the binarised data folder where there is one, else random
     tokens.
 
     Args:

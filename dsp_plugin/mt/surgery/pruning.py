@@ -105,7 +105,7 @@ def prepare(state: dict[str, Any]) -> CheckpointModel:
     register()
     cfg = options_by_section(state)
     options = dsp_model_options(cfg)
-    tensors = _unpacked(state["model"])
+    tensors = _split_projections(state["model"])
     now = head_map_of_state(tensors, options)
     original = original_head_map(now, options)
     earlier = None
@@ -256,7 +256,7 @@ def _side(block: AttentionBlock) -> str:
     return block.name.split(".", 1)[0]
 
 
-def _unpacked(model: dict[str, Tensor]) -> dict[str, Tensor]:
+def _split_projections(model: dict[str, Tensor]) -> dict[str, Tensor]:
     """Split the projections of old fairseq, joined in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C],
     into those of today.
     """
