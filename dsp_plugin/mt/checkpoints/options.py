@@ -30,53 +30,25 @@ Section = Union[argparse.Namespace, dict[str, Any]]
 
 # what fairseq evaluates of models that DSP_ALLOW_MODELS may name (grep: eval, utils.eval_*, in
 # fairseq/models)
-_EVALUATED = {
-    "encoder_layers",
-    "decoder_layers",
-    "encoder_attention",
-    "decoder_attention",
-    "self_attention",
-    "project_input",
-    "gated_attention",
-    "downsample",
-    "pretrained",
-    "character_filters",
-    "conv_feature_layers",
-    "conv_aggregator_layers",
-    "adaptive_softmax_cutoff",
-    "adaptive_input_cutoff",
-    "encoder_glu",
-    "decoder_glu",
-    "weight_softmax",
-    "encoder_xformers_att_config",
-    "decoder_xformers_att_config",
-    "xformers_att_config",
-    "vggblock_enc_config",
-    "encoder_kernel_size_list",
-    "decoder_kernel_size_list",
-    "input_layers",
-    "conv_layers",
-}
+_EVALUATED = set(
+    """
+    encoder_layers decoder_layers encoder_attention decoder_attention self_attention project_input
+    gated_attention downsample pretrained character_filters conv_feature_layers conv_aggregator_layers
+    adaptive_softmax_cutoff adaptive_input_cutoff encoder_glu decoder_glu weight_softmax
+    encoder_xformers_att_config decoder_xformers_att_config xformers_att_config vggblock_enc_config
+    encoder_kernel_size_list decoder_kernel_size_list input_layers conv_layers
+    """.split()
+)
 _PROGRAMS = ("encoder_xformers_att_config", "decoder_xformers_att_config")
 # names of files and addresses that are read when a model, tokenizer or generator is built; the weights are in
 # the checkpoint
-_FILES = {
-    "encoder_embed_path",
-    "decoder_embed_path",
-    "lm_path",
-    "replace_unk",
-    "bpe_codes",
-    "bpe_merges",
-    "bpe_vocab",
-    "bpe_merges_path",
-    "bpe_vocab_path",
-    "sentencepiece_model",
-    "sentencepiece_model_path",
-    "gpt2_encoder_json",
-    "gpt2_vocab_bpe",
-    "quantization_config_path",
-    "diff_pack",
-}
+_FILES = set(
+    """
+    encoder_embed_path decoder_embed_path lm_path replace_unk bpe_codes bpe_merges bpe_vocab
+    bpe_merges_path bpe_vocab_path sentencepiece_model sentencepiece_model_path gpt2_encoder_json
+    gpt2_vocab_bpe quantization_config_path diff_pack
+    """.split()
+)
 # flat options of before fairseq 0.10.1 that `_upgrade_state_dict` knows by these names
 _OLD_NAMES = {
     "max_positions": Optional[int],

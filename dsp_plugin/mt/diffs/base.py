@@ -19,22 +19,13 @@ logger = logging.getLogger(__name__)
 
 # options of a transformer that change how it is trained, and neither its weights nor what it computes with
 # them
-_OF_TRAINING = {
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "adaptive_softmax_dropout",
-    "relu_dropout",
-    "encoder_layerdrop",
-    "decoder_layerdrop",
-    "checkpoint_activations",
-    "offload_activations",
-    "min_params_to_wrap",
-    "quant_noise_pq",
-    "quant_noise_pq_block_size",
-    "quant_noise_scalar",
-    "export",
-}
+_OF_TRAINING = set(
+    """
+    dropout attention_dropout activation_dropout adaptive_softmax_dropout relu_dropout encoder_layerdrop
+    decoder_layerdrop checkpoint_activations offload_activations min_params_to_wrap quant_noise_pq
+    quant_noise_pq_block_size quant_noise_scalar export
+    """.split()
+)
 
 
 @dataclass

@@ -10,22 +10,12 @@ from .argv import OwnOptions, given
 from .launch import PLUGIN_DIR, parse_for_fairseq
 
 # of fairseq's options, those that mean something here; "arch" is compared with the checkpoint's
-_USED = {
-    "data",
-    "source_lang",
-    "target_lang",
-    "restore_file",
-    "path",
-    "arch",
-    "batch_size",
-    "max_tokens",
-    "post_process",
-    "seed",
-    "cpu",
-    "user_dir",
-    "no_progress_bar",
-    "log_format",
-}
+_USED = set(
+    """
+    data source_lang target_lang restore_file path arch batch_size max_tokens post_process seed cpu
+    user_dir no_progress_bar log_format
+    """.split()
+)
 
 
 def own_options() -> OwnOptions:
