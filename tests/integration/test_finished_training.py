@@ -42,7 +42,7 @@ def test_no_update_beyond_the_end(tiny_data, tmp_path, end):
     assert ("is finished" in second.output) != (
         "stopping training because current learning rate" in second.output
     )
-    assert "COOL-DOWN IS LONGER" not in second.output
+    assert "COOL-DOWN WILL NOT END" not in second.output
 
 
 def test_a_higher_limit_goes_on_and_patience_counts_on(tiny_data, tmp_path):

@@ -256,13 +256,13 @@ def test_pipelined_by_the_reference_flags(tiny_data, stock_run, tmp_path):
 
 def test_a_cooldown_longer_than_the_run_is_said_loudly_and_once(tiny_data, tmp_path):
     printed = train(tiny_data, tmp_path, *JOINT, "--cooldown-steps", 16, "--max-epoch", 2).succeeded().output
-    warnings = [line for line in printed.splitlines() if "THE COOL-DOWN IS LONGER" in line]
+    warnings = [line for line in printed.splitlines() if "THE COOL-DOWN WILL NOT END" in line]
     assert len(warnings) == 1
     # 2 epochs of 4 updates, half of the cool-down: the geometric mean of 1 and 0.01
     assert (
-        "--cooldown-steps 16" in warnings[0]
-        and "8 updates" in warnings[0]
-        and "temperature 0.1 instead of 0.01" in warnings[0]
+        "it takes 16 updates" in warnings[0]
+        and "the training has 8" in warnings[0]
+        and "ends at 0.1, not at 0.01" in warnings[0]
     )
     assert printed.index("THE COOL-DOWN") < printed.index("begin training epoch 1")
 

@@ -8,7 +8,7 @@ from typing import Optional
 from torch import nn
 
 from ....gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset, constant_temperature
-from ....gating.methods.advice import frozen_scores
+from ....gating.methods.advice import frozen_scores, unfinished_cooldown
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ...training.coverage import is_training_pass
 from ..gated_model import GatedTransformerModel, budget_of
@@ -120,12 +120,6 @@ class DSPTranslationTask(GatedTranslationTask):
             # alone
             uncounted = epoch - 1 if self.cfg.reset_optimizer else 0
             limits.append((self.cfg.max_epoch - uncounted) * updates_per_epoch)
-        if limits and min(limits) < cooling.start + cooling.steps:
-            after = f" after {cooling.start} updates of --pruning-warmup-updates" if cooling.start else ""
-            logger.warning(
-                f"THE COOL-DOWN IS LONGER THAN THE RUN: --cooldown-steps {cooling.steps}{after}, but "
-                "training ends after "
-                f"about {min(limits)} updates, at temperature {cooling(min(limits)):.3g} instead of "
-                f"{cooling.final:.3g}. The deployed mask may differ from the gates the model has learned "
-                "with."
-            )
+        if limits:
+            for warning in unfinished_cooldown(cooling, min(limits)):
+                logger.warning(warning)
