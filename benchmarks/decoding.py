@@ -1,4 +1,4 @@
-"""What removing heads does to the speed of translation, and where the remaining time goes.
+"""Speed of translation after the removal of heads, and the parts of the remaining time.
 
     python benchmarks/decoding.py [--quick] [--device cpu|cuda] [--fp16]
 
@@ -6,9 +6,9 @@ transformer_iwslt_de_en, fairseq's own SequenceGenerator, beam 5, 32 sentences o
 take the same number of steps (25, forced), so that no arm is faster by stopping earlier; the weights are
 random.
 
-`speedup_K<K>` is the time of stock fairseq's unpruned model over that of ours with K of its 72 heads left for
-good (K72: the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the
-same for the time inside the attention modules alone. For two checkpoints of your own, see
+`speedup_K<K>` is the time of stock fairseq's unpruned model over that of ours with K of its 72 heads left
+(K72: the stock model's weights in ours): the median over all rounds. `attention_speedup_K<K>` is the same for
+the time inside the attention modules alone. For two checkpoints of your own, see
 `dsp_plugin.mt.programs.speed.translation_speed`.
 """
 
@@ -35,8 +35,10 @@ QUICK_REPEATS = {"cpu": 2, "cuda": 5}
 
 
 def spread(head_map: HeadMap, k: int) -> dict[str, list[int]]:
-    """K heads dealt out one a block, round after round: to the last cross-attention, the first encoder block,
-    the first decoder block, the last but one cross-attention, and so on.
+    """Deal out K heads one a block, round after round.
+
+    The order is the last cross-attention, the first encoder block, the first decoder block, the last but one
+    cross-attention, and so on.
 
     Four heads are then two of cross-attention and one each of the others. Learned masks leave more blocks
     without any head, so they are no slower than this.
@@ -46,14 +48,14 @@ def spread(head_map: HeadMap, k: int) -> dict[str, list[int]]:
         for kind in ("decoder-cross", "encoder-self", "decoder-self")
     )
     order = [block for layer in zip(reversed(cross), encoder, decoder) for block in layer]
-    kept: dict[str, list[int]] = {block.name: [] for block in head_map.blocks}
+    heads: dict[str, list[int]] = {block.name: [] for block in head_map.blocks}
     for number in range(k):
-        kept[order[number % len(order)].name].append(number // len(order))
-    return kept
+        heads[order[number % len(order)].name].append(number // len(order))
+    return heads
 
 
 def translator(model: nn.Module, task, sample: dict) -> Callable:
-    """A function that translates the batch as fairseq-generate does."""
+    """Return a function that translates the batch as fairseq-generate does."""
     model.make_generation_fast_(beamable_mm_beam_size=BEAM, need_attn=False)
     # the end of sentence is forbidden before the last step, and forced there
     search = SequenceGenerator(
@@ -63,9 +65,7 @@ def translator(model: nn.Module, task, sample: dict) -> Callable:
 
 
 class Parts:
-    """Time by part of the model. A part's time is its own, without that of the parts called from within
-    it.
-    """
+    """Time by part of the model: a part's own time, without that of the parts it calls."""
 
     def __init__(self, clock: Clock):
         self.seconds: dict[str, float] = defaultdict(float)
@@ -95,7 +95,7 @@ class Parts:
         self._since = now
 
     def of(self, function: Callable) -> dict[str, float]:
-        """Seconds by part of one call."""
+        """Time one call, in seconds by part."""
         self.seconds.clear()
         self._since = self._clock()
         function()
@@ -104,18 +104,12 @@ class Parts:
 
 
 ATTENTION = ("encoder attention", "decoder self-attention", "cross-attention")
-PARTS = (
-    *ATTENTION,
-    "feed-forward",
-    "embeddings, norms, sums",
-    "caches follow the beams",
-    "output projection",
-    "log-softmax",
-    "beam search",
-)
+OTHERS = ("feed-forward", "embeddings, norms, sums", "caches follow the beams", "output projection")
+PARTS = (*ATTENTION, *OTHERS, "log-softmax", "beam search")
 
 
 def watched(model: nn.Module, clock: Clock) -> Parts:
+    """Return a timer of the parts of a translation model."""
     parts = Parts(clock)
     other = "embeddings, norms, sums"
     parts.watch(other, model.encoder)
@@ -166,8 +160,7 @@ def main() -> None:
         f"{SENTENCES} sentences of about {LENGTH} tokens, beam {BEAM}, {STEPS} steps, "
         f"{'float16' if args.fp16 else 'float32'}; {repeats} rounds"
     )
-    where = ", ".join(f"{name} {kept}" for name, kept in spread(heads, 4).items() if kept)
-    print(f"K4 keeps {where}")
+    print("K4 keeps " + ", ".join(f"{name} {left}" for name, left in spread(heads, 4).items() if left))
 
     times = interleaved(arms, repeats, 1 if args.device == "cpu" else 3, clock)
     print("       parameters  median ms  sentences/s  speedup")
@@ -184,10 +177,8 @@ def main() -> None:
     # apart from the times above: on a GPU the clock stops after every part, which is slow by itself
     shown = ("stock", f"K{HEADS}", f"K{BUDGETS[-1]}")
     parts = {name: watched(models[name], clock) for name in shown}
-    rounds = [
-        {name: parts[name].of(arms[name]) for name in shown}
-        for _ in range(1 if args.quick else min(repeats, 5))
-    ]
+    count = 1 if args.quick else min(repeats, 5)
+    rounds = [{name: parts[name].of(arms[name]) for name in shown} for _ in range(count)]
     median = {
         name: {p: statistics.median(r[name].get(p, 0.0) for r in rounds) for p in PARTS} for name in shown
     }
@@ -205,9 +196,8 @@ def main() -> None:
         return [sum(r[name].get(p, 0.0) for p in ATTENTION) for r in rounds]
 
     for name in shown[1:]:
-        figures.append(
-            f"attention_speedup_{name} {ratio(in_attention('stock'), in_attention(name)):.2f} ratio"
-        )
+        speedup = ratio(in_attention("stock"), in_attention(name))
+        figures.append(f"attention_speedup_{name} {speedup:.2f} ratio")
     print("targets: speedup_K72 at least 1.0, speedup_K4 at least 1.5")
     print("\n".join(figures))
 

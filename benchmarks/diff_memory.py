@@ -1,14 +1,12 @@
-"""How much memory a step of diff pruning needs, in units of one full-size tensor (all parameters of the model
-once).
+"""Memory of a step of diff pruning, in units of one full-size tensor (all parameters of the model once).
 
     python benchmarks/diff_memory.py [--quick] [--device cpu|cuda] [--model FOLDER]
 
 Each arm runs in a process of its own, on a pretrained BERT of 22.7 million parameters and one sequence of 8
-tokens, so that activations hardly count. `persistent_...` is what is held between steps, gradients cleared;
-`peak_...` the most at any moment of the third step and of what is done once a step (forward, backward,
-update, the next theta). On a GPU it is what torch's allocator counts; on a CPU the process's resident memory
-over what it was before the model was loaded (its greatest extent, VmHWM), exact to some hundredths of a
-tensor.
+tokens, so that activations hardly count. `persistent_...` is the memory held between steps, gradients
+cleared; `peak_...` the most at any moment of the third step (forward, backward, update, the next theta). On a
+GPU torch's allocator counts it; on a CPU it is the growth of the process's resident memory since before the
+model was loaded (its greatest extent, VmHWM), exact to some hundredths of a tensor.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ STEPS = 3
 
 
 def status(field: str) -> int:
-    """Bytes of a field of /proc/self/status."""
+    """Read a field of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return 1024 * int(line.split()[1])
@@ -42,7 +40,7 @@ def reset_peak(device: str) -> None:
 
 
 def held(device: str) -> tuple[int, int]:
-    """Bytes now, and the most since `reset_peak`."""
+    """Return the bytes held now, and the most since `reset_peak`."""
     import torch
 
     if device == "cuda":
@@ -52,7 +50,7 @@ def held(device: str) -> tuple[int, int]:
 
 
 def measure(arm: str, device: str, folder: str | None) -> None:
-    """The child process: prints the persistent and the peak number of full-size tensors."""
+    """Print the persistent and the peak number of full-size tensors, in a process of its own."""
     import torch
     from diff_step import HEAD, optimizer_of  # noqa: F401  first: Transformers
     from minilm import batch_of, load
@@ -63,7 +61,7 @@ def measure(arm: str, device: str, folder: str | None) -> None:
     def steps(model, arm: str, count: int) -> None:
         model.to(device).train()
         optimizer = optimizer_of(arm, model)
-        batch = {name: tensor.to(device) for name, tensor in batch_of(model, 1, 8, labels=True).items()}
+        batch = batch_of(model, 1, 8, labels=True)
         batch["labels"] %= model.config.num_labels
         for number in range(count):
             if number == count - 1:
@@ -77,7 +75,7 @@ def measure(arm: str, device: str, folder: str | None) -> None:
     # a small model first, so that code pages and workspaces are there before counting starts
     small = BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     steps(BertForSequenceClassification(small), arm, 2)
-    load(folder)  # the same once before, and freed, for what loading itself leaves behind
+    load(folder)  # once before, and freed: loading itself leaves memory behind
     before, _ = held(device)
     model = load(folder)
     unit = sum(parameter.nbytes for parameter in model.parameters())
@@ -101,16 +99,10 @@ def main() -> None:
         command = [sys.executable, __file__, "--arm", arm, "--device", args.device]
         # freed memory goes back to the system at once, so that resident memory is what is held
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-        done = subprocess.run(
-            [*command, *(["--model", args.model] if args.model else [])],
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
+        command += ["--model", args.model] if args.model else []
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
-            raise SystemExit(
-                f"{arm}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
-            )
+            raise SystemExit(f"{arm}: {(done.stderr.strip().splitlines() or [done.returncode])[-1]}")
         persistent, peak, unit = done.stdout.split()[-3:]
         print(
             f"{arm:20} persistent {persistent}, peak {peak} tensors of {int(unit) / 2**20:.0f} MiB",

@@ -45,7 +45,7 @@ TASKS = 8
 SHAPES = ((1, 32), (1, 128), (4, 64))  # rows a task, tokens a row; the first has no suffix
 QUICK_SHAPES = ((1, 32),)
 TARGETS = (1.3, 1.3, 1.5)
-# of a mixed batch, none within another
+# functions that a mixed batch calls, none within another
 PARTS = {
     (LinearDiff, "add_to"): "tasks' products in linear layers",
     (RowTasks, "_whole"): "task heads and whole modules",
@@ -56,7 +56,7 @@ PARTS = {
 
 
 def random_pack(base: Base, seed: int, task_head: dict[str, Tensor]) -> DiffPack:
-    """As many positions as 0.5 % of the base, all sets of them equally likely; normal values."""
+    """Make a pack of 0.5 % of the base's positions, all sets of them equally likely, with normal values."""
     generator = torch.Generator().manual_seed(seed)
     count = round(DENSITY * base.total)
     drawn = torch.randint(base.total, (2 * count,), generator=generator).unique()
@@ -73,7 +73,7 @@ def random_pack(base: Base, seed: int, task_head: dict[str, Tensor]) -> DiffPack
 
 
 def bert_base() -> nn.Module:
-    """BERT-base with small random weights (its own initialisation takes longer)."""
+    """Build BERT-base with small random weights (its own initialisation takes longer)."""
     with torch.device("meta"):
         model = BertModel(BertConfig())
     model = model.to_empty(device="cpu").eval()
@@ -81,6 +81,21 @@ def bert_base() -> nn.Module:
         for weight in model.parameters():
             weight.uniform_(-0.05, 0.05)
     return model
+
+
+def in_order(
+    arms: dict[str, Callable], repeats: int, clock: Clock, before: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """Time each arm in each round, in seconds; a first round does not count. `before` is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(1 + repeats):
+        for name, arm in arms.items():
+            before()
+            begin = clock()
+            arm(number)
+            if number:
+                times[name].append(clock() - begin)
+    return times
 
 
 def pack_figures(args, clock: Clock) -> list[str]:
@@ -95,10 +110,10 @@ def pack_figures(args, clock: Clock) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.diff.safetensors"
         size = pack.save(path)
-        plain = {f"{name}.positions": positions.int() for name, (positions, _) in pack.diff.entries.items()}
-        plain.update({f"{name}.values": values.float() for name, (_, values) in pack.diff.entries.items()})
-        save_file({**plain, **pack.task_head}, Path(folder) / "plain.safetensors")
-        plain_size = (Path(folder) / "plain.safetensors").stat().st_size
+        uncoded = {f"{name}.positions": positions.int() for name, (positions, _) in pack.diff.entries.items()}
+        uncoded.update({f"{name}.values": values.float() for name, (_, values) in pack.diff.entries.items()})
+        save_file({**uncoded, **pack.task_head}, Path(folder) / "uncoded.safetensors")
+        uncoded_size = (Path(folder) / "uncoded.safetensors").stat().st_size
         shira_size = shira_bytes_a_value(Path(folder)) * pack.count
         bank = DiffBank(model)
         for number, other in enumerate(packs):
@@ -117,32 +132,24 @@ def pack_figures(args, clock: Clock) -> list[str]:
             "revert": lambda _: undo.pop().revert(model),
         }
         repeats = args.repeats or (2 if args.quick else 15)
-        # in this order and never rotated, because what was applied has to be reverted
-        times = {name: [] for name in arms}
-        for number in range(1 + repeats):
-            for name, arm in arms.items():
-                begin = clock()
-                arm(number)
-                if number:
-                    times[name].append(clock() - begin)
+        # never rotated, because what was applied has to be reverted
+        times = in_order(arms, repeats, clock)
         times.update(interleaved({"switch": lambda number: bank.switch(str(number % 2))}, repeats, 2, clock))
         bank.switch(None)
-        verify()  # what was undone is undone
+        verify()  # the base is as before
     return [
         f"pack_megabytes {size / 1e6:.3f} MB",
         f"bytes_per_value {size / pack.count:.3f} B",
         f"bits_per_position {summary.bits_per_position:.3f} bit",
         f"bits_per_position_floor {summary.floor:.3f} bit",
-        f"int32_float32_megabytes {plain_size / 1e6:.3f} MB",
+        f"int32_float32_megabytes {uncoded_size / 1e6:.3f} MB",
         f"shira_megabytes {shira_size / 1e6:.3f} MB",
         *[f"{name}_ms {1000 * statistics.median(seconds):.2f} ms" for name, seconds in times.items()],
     ]
 
 
 def shira_bytes_a_value(folder: Path) -> float:
-    """Of PEFT's saved adapter: a SHiRA of 3 (m + n) random positions a Linear of m x n, on a BERT of two
-    layers.
-    """
+    """Return the bytes a value of PEFT's saved SHiRA: 3 (m + n) random positions a Linear of m x n."""
     model = BertModel(BertConfig(num_hidden_layers=2, vocab_size=100))
     adapted = get_peft_model(
         model, ShiraConfig(r=3, target_modules=["query", "key", "value", "dense"], random_seed=1)
@@ -163,7 +170,7 @@ def mixing_figures(args, clock: Clock) -> list[str]:
         bank.add(str(task), random_pack(base, task, task_head))
     figures = []
     for rows, length in QUICK_SHAPES if args.quick else SHAPES:
-        batch = {k: v.to(args.device) for k, v in batch_of(model, TASKS * rows, length, padded=False).items()}
+        batch = batch_of(model, TASKS * rows, length, padded=False)
         tasks = [str(row // rows) for row in range(TASKS * rows)]
         parts = [{k: v[task * rows : (task + 1) * rows] for k, v in batch.items()} for task in range(TASKS)]
 
@@ -195,20 +202,9 @@ def mixing_figures(args, clock: Clock) -> list[str]:
             model(**batch)
 
         bank.switch(None)
-        arms = {
-            "mixed": mixed,
-            "base": base_alone,
-            "single": one_after_the_other,
-            "eight_models": eight_models,
-        }
-        times = {name: [] for name in arms}
-        for number in range(1 + (args.repeats or (2 if args.quick else 15))):
-            for name, arm in arms.items():
-                bank.switch(None)
-                begin = clock()
-                arm(number)
-                if number:
-                    times[name].append(clock() - begin)
+        arms = {"mixed": mixed, "base": base_alone}
+        arms |= {"single": one_after_the_other, "eight_models": eight_models}
+        times = in_order(arms, args.repeats or (2 if args.quick else 15), clock, lambda: bank.switch(None))
         medians = {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
         print(
             f"{TASKS} tasks x {rows} rows x {length} tokens: mixed {medians['mixed']:.1f} ms, the base alone "
@@ -228,9 +224,7 @@ def mixing_figures(args, clock: Clock) -> list[str]:
 
 
 def parts_of(mixed: Callable[[int], None], clock: Clock, repeats: int = 3) -> dict[str, float]:
-    """Shares of a mixed batch's time: what is done for the tasks' sake; the rest is what the base alone
-    does, too.
-    """
+    """Return the parts' shares of a mixed batch's time; the rest is the time of the base alone."""
     spent: dict[str, float] = {part: 0.0 for part in PARTS.values()}
 
     def timed(function: Callable, part: str) -> Callable:

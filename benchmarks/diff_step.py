@@ -1,7 +1,6 @@
-"""What one optimizer step of diff pruning costs beside one of full finetuning.
+"""Cost of one optimizer step of diff pruning, beside one of full finetuning.
 
-    python benchmarks/diff_step.py [--quick] [--device cpu|cuda] [--shape minilm|bert-base|bert-large]
-    [--autocast bfloat16]
+    python benchmarks/diff_step.py [--quick] [--device cpu|cuda] [--shape bert-base] [--autocast bfloat16]
 
 By default a pretrained BERT of 22.7 million parameters, 32 sequences of at most 64 tokens. A step, as a
 Trainer takes it: forward with dropout, cross-entropy, backward, gradients clipped to norm 1, update,
@@ -9,13 +8,13 @@ gradients cleared; all arms take the same batches in turn. The arms:
 
 - full: torch's AdamW(fused=True) on all parameters;
 - structured_fused, structured_eager, unstructured_fused: diff pruning, its sample of theta for the next step
-  included, by the fused passes and in plain torch;
+  included, by the fused passes and by torch operations;
 - fixmask: 0.5 % of the positions, spread at random over all tensors, and the task head.
 
-`..._ratio` is the time of an arm over full's: the median over all rounds. `pass_bytes_per_second` is what the
-fused passes of a step read and write (72 bytes a float32 parameter: 12 to measure the gradients' norms, 60 to
-update and write theta) over their time, and `copy_bytes_per_second` that of a plain copy of one full-size
-tensor.
+`..._ratio` is the time of an arm over full's: the median over all rounds. `pass_bytes_per_second` counts the
+bytes that the fused passes of a step read and write (72 a float32 parameter: 12 to measure the gradients'
+norms, 60 to update and write theta) over their time, and `copy_bytes_per_second` those of a copy of one
+full-size tensor.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ ARMS = ("full", "structured_fused", "structured_eager", "unstructured_fused", "f
 
 
 def random_mask(model: nn.Module) -> SparseDiff:
-    """A share of every tensor's positions, with values of 0."""
+    """Draw a share of every tensor's positions, with values of 0."""
     generator = torch.Generator().manual_seed(1)
     entries, shapes = {}, {}
     for name, parameter in model.named_parameters():
@@ -93,7 +92,7 @@ def training_step(
 
 
 def pass_arms(stock: nn.Module) -> dict[str, Callable[[int], object]]:
-    """The two fused passes of a step and a plain copy, alone."""
+    """Return the two fused passes of a step and a copy, each alone."""
     vector = DiffVector(copy.deepcopy(stock), task_head=HEAD, fused=True)
     grads: list = [torch.randn_like(parameter) * 1e-3 for parameter in vector.layout.parameters]
     moments = Moments(*(torch.zeros_like(vector.w) for _ in range(4)))
@@ -129,16 +128,10 @@ def main() -> None:
     clock = Clock(args.device, args.clock)
     length = args.length or (64 if args.shape == "minilm" else 128)
     stock = load(args.model) if args.shape == "minilm" else BertForSequenceClassification(SHAPES[args.shape])
-    batches = [
-        {
-            name: tensor.to(args.device)
-            for name, tensor in batch_of(stock, args.batch, length, labels=True, seed=seed).items()
-        }
-        for seed in range(BATCHES)
-    ]
+    stock.to(args.device)
+    batches = [batch_of(stock, args.batch, length, labels=True, seed=seed) for seed in range(BATCHES)]
     for batch in batches:
         batch["labels"] %= stock.config.num_labels
-    stock.to(args.device)
     autocast = contextlib.nullcontext
     if args.autocast:
         autocast = lambda: torch.autocast(args.device, dtype=getattr(torch, args.autocast))  # noqa: E731

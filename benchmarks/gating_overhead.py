@@ -1,4 +1,4 @@
-"""What learning which heads to keep adds to a training step of transformer_iwslt_de_en.
+"""Cost of learning which heads to keep, in a training step of transformer_iwslt_de_en.
 
     python benchmarks/gating_overhead.py [--quick] [--device cpu|cuda] [--autocast float16 bfloat16]
 
@@ -11,15 +11,23 @@ median over all rounds, with the interval that holds it with 95 % confidence. Ro
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
-import torch
 from fairseq import utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from iwslt import HEADS, dsp_model, stock_model, toy_task, training_batches  # first: it quietens fairseq
-from timing import Clock, command_line, interleaved, interval, quartiles, ratio, start
+from timing import (
+    Clock,
+    add_autocast,
+    command_line,
+    interleaved,
+    interval,
+    precisions,
+    quartiles,
+    ratio,
+    start,
+)
 from torch import nn
 
 from dsp_plugin.criterions import DSPLabelSmoothedCrossEntropyCriterion
@@ -37,7 +45,7 @@ WIDTH = 0.03
 def training_step(
     model: nn.Module, criterion: nn.Module, optimizer, batches: list[dict], autocast: Callable
 ) -> Callable:
-    """A function of the number of updates that takes one step, as fairseq's Trainer and task take it."""
+    """Return a function of the number of updates that takes one step, as fairseq's Trainer takes it."""
     model.train()
 
     def step(number: int) -> None:
@@ -54,7 +62,7 @@ def training_step(
 
 
 def arms(device: str, batches: list[dict], autocast: Callable) -> dict[str, Callable]:
-    """Training steps: 'stock', and one of ours a budget."""
+    """Return training steps by name: 'stock', and one of ours for each budget."""
     task = toy_task()
     stock = stock_model(task, DROPOUT)
     ours = {
@@ -77,24 +85,17 @@ def arms(device: str, batches: list[dict], autocast: Callable) -> dict[str, Call
 
 
 def measured(arms: dict[str, Callable], repeats: int, warm_up: int, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of each arm in each round, until the ratios to stock are known to `WIDTH` or `repeats`
-    rounds are made.
-    """
+    """Time each arm in rounds, until the ratios to stock are known to `WIDTH`, at most `repeats` rounds."""
     times: dict[str, list[float]] = {name: [] for name in arms}
     while len(times["stock"]) < repeats:
         more = interleaved(arms, min(ROUNDS_A_LOOK, repeats - len(times["stock"])), warm_up, clock)
         warm_up = 0
         for name, seconds in more.items():
             times[name] += seconds
-        widths = [
-            high - low
-            for low, high in (interval(over_stock(times, name)) for name in arms if name != "stock")
-        ]
-        print(
-            f"{len(times['stock'])} of at most {repeats} rounds; widest interval {max(widths):.3f}",
-            flush=True,
-        )
-        if len(times["stock"]) >= ROUNDS_A_LOOK and max(widths) <= WIDTH:
+        intervals = [interval(over_stock(times, name)) for name in arms if name != "stock"]
+        widest, rounds = max(high - low for low, high in intervals), len(times["stock"])
+        print(f"{rounds} of at most {repeats} rounds; widest interval {widest:.3f}", flush=True)
+        if rounds >= ROUNDS_A_LOOK and widest <= WIDTH:
             break
     return times
 
@@ -105,13 +106,7 @@ def over_stock(times: dict[str, list[float]], name: str) -> list[float]:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument(
-        "--autocast",
-        nargs="+",
-        choices=["float16", "bfloat16"],
-        default=[],
-        help="measure under autocast as well, as --amp trains (without its loss scaling)",
-    )
+    add_autocast(parser)
     args = parser.parse_args()
     start(args)
     repeats = args.repeats or (QUICK_REPEATS if args.quick else REPEATS)[args.device]
@@ -123,10 +118,7 @@ def main() -> None:
         batches = [utils.move_to_cuda(batch) for batch in batches]
 
     figures = []
-    for precision in ["float32", *args.autocast]:
-        autocast = contextlib.nullcontext
-        if precision != "float32":
-            autocast = lambda: torch.autocast(args.device, dtype=getattr(torch, precision))  # noqa: E731
+    for precision, autocast in precisions(args):
         warm_up = 1 if args.device == "cpu" else 2 * len(batches)
         times = measured(arms(args.device, batches, autocast), repeats, warm_up, clock)
         print(f"{precision:10} median ms  quartiles      over stock (median, 95 % interval)")

@@ -1,9 +1,8 @@
-"""What gates on the heads add to a training step and to inference of a Transformers model, beside its stock
-SDPA.
+"""Cost of gates on the heads in a training step and in inference of a Transformers model, beside stock SDPA.
 
     python benchmarks/hf_gating.py [--quick] [--device cpu|cuda] [--autocast bfloat16 float16]
 
-A pretrained BERT of 22.7 million parameters with a classification head, 32 sequences of at most 128 tokens.
+A pretrained BERT of 22.7 million parameters with a task head, 32 sequences of at most 128 tokens.
 Both arms have the same weights and take the same batches in turn.
 
 - A training step, as the Trainer takes it: forward, cross-entropy, backward, norm of the gradient clipped to
@@ -12,18 +11,17 @@ Both arms have the same weights and take the same batches in turn.
 - Inference: no gradient, ours with the hard mask of K heads (none of which is removed).
 
 `train_ratio` and `infer_ratio` are the time of ours over stock: the median over all rounds. `infer_ratio_b1`
-is for one sequence of 32 tokens, where whatever is done in Python weighs most.
+is for one sequence of 32 tokens, where the time of Python weighs most.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 
 import torch
 from minilm import batch_of, load  # first: it decides whether Transformers can be imported
-from timing import Clock, command_line, interleaved, quartiles, start
+from timing import Clock, add_autocast, command_line, interleaved, precisions, quartiles, start
 from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -50,11 +48,11 @@ QUICK_REPEATS = {
 def training_step(
     model: nn.Module, batches: list[dict[str, Tensor]], autocast: Callable
 ) -> Callable[[int], None]:
-    """A function of the number of updates that takes one step, as the Trainer takes it."""
+    """Return a function of the number of updates that takes one step, as the Trainer takes it."""
     args = TrainingArguments(
         output_dir="unused", learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, report_to="none"
     )
-    # plain AdamW without gates
+    # without gates it is AdamW alone
     optimizer, schedule = pruning_optimizers(model, args, UPDATES, PRUNING_LR, joint=True)
     callbacks = [] if switchboard_of(model) is None else [HeadGatesCallback(model)]
     state, control = TrainerState(), TrainerControl()
@@ -91,7 +89,7 @@ def inference(
 
 
 def gated_copy(stock: nn.Module, k: int) -> nn.Module:
-    """The same model with DSP's gates, random scores."""
+    """Copy the model and gate its heads by DSP, with random scores."""
     model = copy.deepcopy(stock)
     gate_heads(model, RelaxedSubset(head_map_of(model), k, ExponentialCooling(1000.0, 1e-8, 25000)))
     return model
@@ -103,13 +101,7 @@ def main() -> None:
         "--model", help="folder of another model that Transformers loads as a sequence classifier"
     )
     parser.add_argument("--heads", type=number("count"), help="K (default: half of the heads)")
-    parser.add_argument(
-        "--autocast",
-        nargs="+",
-        choices=["float16", "bfloat16"],
-        default=[],
-        help="measure under autocast as well, as the Trainer's --bf16 and --fp16 do (without loss scaling)",
-    )
+    add_autocast(parser)
     args = parser.parse_args()
     start(args, "transformers")
     repeats = {
@@ -122,37 +114,26 @@ def main() -> None:
     k = total // 2 if args.heads is None else args.heads
     if not 0 <= k <= total:
         raise SystemExit(f"--heads {k}: the model has {total}")
-    models = {
-        name: model.to(args.device) for name, model in {"stock": stock, "ours": gated_copy(stock, k)}.items()
-    }
+    models = {"stock": stock.to(args.device), "ours": gated_copy(stock, k).to(args.device)}
     sizes = {"train": (SIZE, LENGTH), "infer": (SIZE, LENGTH), "infer_b1": (1, 32)}
     batches = {
-        name: [
-            {
-                key: value.to(args.device)
-                for key, value in batch_of(stock, *shape, labels=name == "train", seed=seed).items()
-            }
-            for seed in range(BATCHES)
-        ]
+        name: [batch_of(stock, *shape, labels=name == "train", seed=seed) for seed in range(BATCHES)]
         for name, shape in sizes.items()
     }
     print(f"{sum(p.numel() for p in stock.parameters()):,} parameters, K = {k} of {total} heads")
 
     figures = []
-    for precision in ["float32", *args.autocast]:
-        autocast = contextlib.nullcontext
-        if precision != "float32":
-            autocast = lambda: torch.autocast(args.device, dtype=getattr(torch, precision))  # noqa: E731
+    for precision, autocast in precisions(args):
         print(f"{precision:16} rounds  stock ms   ours ms  over stock (median, quartiles)")
         for name in ("infer", "infer_b1", "train"):  # training last: it changes the weights
             make = training_step if name == "train" else inference
             arms = {arm: make(model, batches[name], autocast) for arm, model in models.items()}
             times = interleaved(arms, repeats[name], 2 if args.device == "cpu" else 2 * BATCHES, clock)
             low, middle, high = quartiles([a / b for a, b in zip(times["ours"], times["stock"])])
-            plain, ours = (1000 * quartiles(times[arm])[1] for arm in ("stock", "ours"))
+            stock_ms, ours_ms = (1000 * quartiles(times[arm])[1] for arm in ("stock", "ours"))
             shape = "{} x {}".format(*sizes[name])
             print(
-                f"{name.partition('_')[0]:6} {shape:>9} {repeats[name]:6} {plain:9.1f} {ours:9.1f}  "
+                f"{name.partition('_')[0]:6} {shape:>9} {repeats[name]:6} {stock_ms:9.1f} {ours_ms:9.1f}  "
                 f"{middle:.3f}  {low:.3f} .. {high:.3f}",
                 flush=True,
             )

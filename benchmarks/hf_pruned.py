@@ -1,12 +1,11 @@
 """Latency of a Transformers model whose heads have been removed, beside the stock model with all of them.
 
-    python benchmarks/hf_pruned.py [--quick] [--device cpu|cuda] [--bf16] [--sizes 1 32] [--lengths 32 128
-    384]
+    python benchmarks/hf_pruned.py [--quick] [--device cpu|cuda] [--bf16] [--sizes 1 32] [--lengths 32 128]
 
-A pretrained BERT of 22.7 million parameters with a classification head, by SDPA, sequences without padding;
-75, 50, 25 and 10 % of its 72 heads are left. Which ones is drawn at random with a fixed seed, over all layers
-(those left of a smaller K are among those of a larger one). Layers then keep unlike numbers, as under learned
-masks, and some keep none.
+A pretrained BERT of 22.7 million parameters with a task head, by SDPA, sequences without padding;
+75, 50, 25 and 10 % of its 72 heads are left, drawn at random with a fixed seed over all layers (the heads of
+a smaller K are among those of a larger one). Layers then keep unlike numbers, as under learned masks, and
+some keep none.
 
 `speedup_K<K>_b<B>_l<L>` is the stock model's time over that of the model with K heads left, for B sequences
 of L tokens: the median over all rounds. `p50_...` and `p95_...` are the latencies themselves. `bound_...` is
@@ -46,7 +45,7 @@ def rounds(device: str, size: int, quick: bool) -> int:
 
 
 def with_heads(stock: nn.Module, k: int) -> nn.Module:
-    """A copy of the model with K heads left: the first K of one random order."""
+    """Copy the model and leave it K heads: the first K of one random order."""
     total = head_map_of(stock).num_heads
     order = torch.randperm(total, generator=torch.Generator().manual_seed(SEED))
     keep = torch.zeros(total, dtype=torch.bool).index_fill_(0, order[:k], True)
@@ -56,7 +55,7 @@ def with_heads(stock: nn.Module, k: int) -> nn.Module:
 
 
 def flops(model: nn.Module, length: int) -> int:
-    """Of the matrix products for one sequence of `length` tokens."""
+    """Count the FLOPs of the matrix products for one sequence of `length` tokens."""
     batch = batch_of(model, 1, length)
     # the counter knows matrix products, and not every fused kernel
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -115,17 +114,10 @@ def main() -> None:
     figures: list[str] = []
     for size in sizes:
         for length in lengths:
-            batch = {
-                name: value.to(args.device)
-                for name, value in batch_of(stock, size, length, padded=False).items()
-            }
+            batch = batch_of(stock, size, length, padded=False)
             repeats = args.repeats or rounds(args.device, size, args.quick)
-            times = interleaved(
-                {name: forward(model, batch) for name, model in models.items()},
-                repeats,
-                1 if size > 1 else 3,
-                clock,
-            )
+            arms = {name: forward(model, batch) for name, model in models.items()}
+            times = interleaved(arms, repeats, 1 if size > 1 else 3, clock)
             print(
                 f"\n{size} x {length} tokens, {repeats} rounds\n"
                 "         p50 ms    p95 ms  speedup   bound  of the bound"

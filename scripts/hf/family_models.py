@@ -22,7 +22,7 @@ NAMES = re.compile(r".*(Attention|Attn)(?!.*(Mask|Output|Config|Embed))")
 
 
 def build(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """The model with random weights that are large enough for every head to count.
+    """Build a model with random weights that are large enough for every head to count.
 
     Raises:
         ValueError: it is not small.
@@ -50,17 +50,14 @@ def _fill(module: nn.Module, name: str, weight: Tensor) -> None:
     elif isinstance(module, nn.Embedding):
         weight.normal_(std=0.5)
     else:
-        inputs = (
-            weight.shape[0]
-            if isinstance(module, Conv1D)
-            else weight[0].numel()
-            if weight.dim() != 3
-            else weight.shape[-1]
-        )
+        inputs = weight.shape[-1] if weight.dim() == 3 else weight[0].numel()
+        if isinstance(module, Conv1D):
+            inputs = weight.shape[0]
         weight.normal_(std=1.5 / inputs**0.5)
 
 
 def weights_of(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> int:
+    """Count the weights of a model without making them; 0 where that fails."""
     try:
         with torch.device("meta"):
             return sum(weight.numel() for weight in model_class(copy.deepcopy(config)).parameters())
@@ -69,7 +66,7 @@ def weights_of(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
 
 
 def with_inputs(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """The model in float64, or in float32 where it does not run in that, and inputs for it."""
+    """Return the model in float64, or in float32 where it does not run in that, and inputs for it."""
     try:
         double = copy.deepcopy(model).double()
         inputs = random_inputs(double, size=3, length=7)
@@ -83,8 +80,8 @@ def with_inputs(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tens
 
 
 def model_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]] | str:
-    """Classes for this configuration that between them have all attention classes of its file; or why
-    there is none.
+    """Return classes that between them have all attention classes of a configuration's file, or the reason
+    why there is none.
     """
     from transformers.models.auto import modeling_auto as auto
 
@@ -122,13 +119,9 @@ def model_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]] | str
             seen |= classes
     if chosen:
         return chosen
-    return (
-        errors[0]
-        if errors
-        else "no attention in any of its models"
-        if found
-        else ("no model class for this configuration")
-    )
+    if errors:
+        return errors[0]
+    return "no attention in any of its models" if found else "no model class for this configuration"
 
 
 def _family_classes(module_name: str, config_class: type) -> list[type[PreTrainedModel]]:
@@ -159,9 +152,7 @@ def _skeleton(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> n
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that are attention by the name of their class, or call an attention function, and hold no
-    other such module.
-    """
+    """Yield the innermost modules that are attention, by the name of their class or by their source."""
     found = {path: module for path, module in model.named_modules() if is_attention(type(module))}
     for path, module in found.items():
         if any(True for _ in module.parameters()) and not any(
@@ -171,22 +162,25 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_attention(module_class: type) -> bool:
+    """Return whether a class is attention by its name, or calls an attention function."""
     if issubclass(module_class, PreTrainedModel):
         return False
     return is_named_attention(module_class.__name__) or "ALL_ATTENTION_FUNCTIONS" in source(module_class)
 
 
 def is_named_attention(name: str) -> bool:
+    """Return whether the name of a class says that it is attention."""
     return bool(NAMES.match(name))
 
 
 def class_name(module_class: type) -> str:
-    """The folder of its model, and the class: "bert.BertSelfAttention"."""
+    """Return the folder of a class's model, and its name: "bert.BertSelfAttention"."""
     parts = module_class.__module__.split(".")
     return f"{parts[2] if parts[:2] == ['transformers', 'models'] else parts[0]}.{module_class.__name__}"
 
 
 def source(module_class: type) -> str:
+    """Return the text of a class's `forward`; "" where there is none."""
     try:
         return inspect.getsource(module_class.forward)
     except (OSError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""A stock copy of a model whose heads are closed by hand: what gates and surgery are measured by.
+"""A stock copy of a model whose heads are closed by hand, as the measure of gates and surgery.
 
 Where the model calls Transformers' attention functions, the context of each closed head is set to 0 there, by
 the number of heads seen at that moment; else the columns of the output projection are, by the numbers in the
@@ -25,20 +25,8 @@ from transformers.pytorch_utils import Conv1D
 from dsp_plugin.gating import HeadMap
 from dsp_plugin.hf.heads.layouts.locate import attentions_of
 
-OUTPUTS = (
-    "o_proj",
-    "out_proj",
-    "dense",
-    "out_lin",
-    "c_proj",
-    "o",
-    "wo",
-    "proj",
-    "attn_out",
-    "Wo",
-    "../output.dense",
-    "projection",
-)
+# names of output projections; `..` is the module around the attention module
+OUTPUTS = "o_proj out_proj dense out_lin c_proj o wo proj attn_out Wo ../output.dense projection".split()
 
 
 class Oracle:
@@ -57,7 +45,7 @@ class Oracle:
         self.paths = {module: path for path, module in self.model.named_modules()}
 
     def overlooked(self) -> list[str]:
-        """Attention modules of the model that are in no block."""
+        """Count the attention modules of the model that are in no block, by class."""
         blocks = {self.paths[module] for module in self.modules}
         counted = Counter()
         for path, module in attention_modules(self.model):
@@ -69,7 +57,7 @@ class Oracle:
         return [f"{count} x {name}" for name, count in counted.items()]
 
     def reached(self, inputs: dict[str, Tensor]) -> list[str]:
-        """Names of the blocks that run with these inputs."""
+        """Return the names of the blocks that run with these inputs."""
         called: set[nn.Module] = set()
         hooks = [
             module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in self.modules
@@ -81,7 +69,7 @@ class Oracle:
 
     @contextlib.contextmanager
     def closed(self, keep: Tensor) -> Iterator[None]:
-        """The heads that are not kept [N] are closed inside."""
+        """Close the heads whose flag in `keep` [N] is False, inside the block of the statement."""
         flags = {}
         for block, module in zip(self.heads.blocks, self.modules):
             start, stop = self.heads.range(block.name)
@@ -96,7 +84,7 @@ class Oracle:
             return context, weights
 
         columns = [(module, flags[module]) for module in self.modules if module not in dispatching]
-        with _zeroed([(self._output(module), kept) for module, kept in columns]):
+        with _zeroed([(self._output(module), keep) for module, keep in columns]):
             ALL_ATTENTION_FUNCTIONS._global_mapping["sdpa"] = function
             try:
                 yield
@@ -122,9 +110,9 @@ class Oracle:
 def _zeroed(columns: list[tuple[nn.Module, Tensor]]) -> Iterator[None]:
     saved = [(projection.weight, projection.weight.detach().clone()) for projection, _ in columns]
     with torch.no_grad():
-        for projection, kept in columns:
+        for projection, keep in columns:
             inputs = projection.weight.shape[0 if isinstance(projection, Conv1D) else 1]
-            flags = kept.repeat_interleave(inputs // len(kept)).to(projection.weight)
+            flags = keep.repeat_interleave(inputs // len(keep)).to(projection.weight)  # [h] -> [h * d]
             projection.weight.mul_(flags[:, None] if isinstance(projection, Conv1D) else flags)
     try:
         yield
@@ -134,14 +122,12 @@ def _zeroed(columns: list[tuple[nn.Module, Tensor]]) -> Iterator[None]:
                 weight.copy_(values)
 
 
-def _query_heads(kept: Tensor, heads: int) -> Tensor:
-    return kept.repeat_interleave(heads // len(kept))
+def _query_heads(keep: Tensor, heads: int) -> Tensor:
+    return keep.repeat_interleave(heads // len(keep))  # [key/value heads] -> [query heads]
 
 
 def uneven_masks(heads: HeadMap) -> list[Tensor]:
-    """Bool [N] twice: about half of the heads, another number in every block; one block of each kind has
-    none left.
-    """
+    """Return two masks [N] with half of the heads: uneven numbers, and a block of each kind with none."""
     masks = []
     for seed in (7, 8):
         generator = torch.Generator().manual_seed(seed)

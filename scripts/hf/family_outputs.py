@@ -1,4 +1,4 @@
-"""What a model gives on inputs, with a cache, too, and how far two models are apart."""
+"""Outputs of a model, with a cache, too, and the largest difference between two models' outputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from transformers.cache_utils import Cache
 
 
 class Wrong(Exception):
-    """An accepted model that is not what it should be."""
+    """A fault of an accepted model."""
 
 
 @torch.no_grad()
 def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Return the outputs of a model, from the same random state every time."""
     torch.manual_seed(0)
     return floats(model(**inputs))
 
 
 def floats(output: Any) -> list[Tensor]:
-    """All tensors of real numbers in an output, but for attention maps and caches."""
+    """Return all floating-point tensors in an output, but for attention maps and caches."""
     if isinstance(output, Tensor):
         return [output] if output.is_floating_point() and output.numel() else []
     if isinstance(output, Cache):
@@ -41,6 +42,11 @@ def floats(output: Any) -> list[Tensor]:
 
 
 def largest_difference(found: list[Tensor], wanted: list[Tensor], inputs: dict[str, Tensor]) -> float:
+    """Return the largest absolute difference outside of padding; NaN in both is no difference.
+
+    Raises:
+        Wrong: the outputs have other shapes.
+    """
     if [part.shape for part in found] != [part.shape for part in wanted]:
         raise Wrong(
             f"outputs of other shapes: {[tuple(p.shape) for p in found]} for "
@@ -53,15 +59,18 @@ def largest_difference(found: list[Tensor], wanted: list[Tensor], inputs: dict[s
             one, two = one[mask.bool()], two[mask.bool()]
         same = (one == two) | (one.isnan() & two.isnan())
         difference = torch.where(same, 0.0, (one - two).abs().double())
-        largest = max(
-            largest, float(difference.nan_to_num(nan=float("inf")).max()) if difference.numel() else 0.0
-        )
+        if difference.numel():
+            largest = max(largest, float(difference.nan_to_num(nan=float("inf")).max()))
     return largest
 
 
 @torch.no_grad()
 def cached(model: PreTrainedModel, inputs: dict[str, Tensor], must: bool = False) -> list[Tensor] | None:
-    """Outputs of two steps of one token behind a cache; None where the model does not go on like this."""
+    """Return the outputs of two steps of one token behind a cache; None where the model has none.
+
+    Args:
+        must: let errors of the model through.
+    """
     names = inspect.signature(model.forward).parameters
     side = "decoder_" if "decoder_input_ids" in inputs else ""
     ids = inputs.get(f"{side}input_ids")
@@ -104,5 +113,6 @@ def cached(model: PreTrainedModel, inputs: dict[str, Tensor], must: bool = False
 
 
 def said(where: str, error: Exception) -> str:
+    """Return an error's class and text in one line, without the names of temporary folders."""
     text = re.sub(r"\S*/tmp\w+", "FOLDER", " ".join(str(error).split()))
     return f"{where}: {type(error).__name__}: {text[:300]}"

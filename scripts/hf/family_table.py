@@ -1,6 +1,4 @@
-"""The table of all attention classes of Transformers: which are right under gates and surgery, and which
-are refused.
-"""
+"""The table of all attention classes of Transformers: right under gates and surgery, refused, or wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from worker_pool import each
 
 from dsp_plugin.records.files.whole import write_text
 
-# of a class that occurs in several models: the first that one of them shows
+# a class that occurs in several models has the first of these that one of them shows
 ORDER = (WRONG, RIGHT, REFUSED, NOT_BUILT)
 SECONDS = 90  # a family
 
@@ -31,10 +29,10 @@ class Row:
 
     Attributes:
         name: the folder of its model in Transformers, and the class.
-        status: of `family_checks`.
+        status: one of those of `family_checks`.
         model: the model class it was seen in.
-        difference: largest to the oracle; None where nothing was compared.
-        told: the reason, or the error; for a right one what could not be looked at.
+        difference: the largest to the oracle; None where nothing was compared.
+        reason: the reason of the status, or the error; for a right one what could not be checked.
     """
 
     name: str
@@ -42,66 +40,64 @@ class Row:
     model: str = ""
     heads: int = 0
     difference: float | None = None
-    told: str = ""
+    reason: str = ""
 
 
 def families() -> list[str]:
-    """The model types of Transformers."""
+    """Return the model types of Transformers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return list(CONFIG_MAPPING_NAMES)
 
 
 def check_all(names: Sequence[str], processes: int = 2, tell: Callable[[str], None] = print) -> list[Result]:
-    """Check families side by side; tell how far it is."""
+    """Check families side by side, and report the progress."""
     results: list[Result] = []
-    started, told = time.monotonic(), 0.0
+    started, reported = time.monotonic(), 0.0
     for number, (family, found, wrong) in enumerate(each(check_family, names, processes, SECONDS), 1):
-        found = found if found is not None else [Result(family, "", told=wrong)]
+        found = found if found is not None else [Result(family, "", reason=wrong)]
         results += found
         for result in found:
             if result.status == WRONG:
-                tell(f"WRONG {result.family} ({result.model}): {result.told}")
-        if time.monotonic() - told > 15 or number == len(names):
-            told = time.monotonic()
+                tell(f"WRONG {result.family} ({result.model}): {result.reason}")
+        if time.monotonic() - reported > 15 or number == len(names):
+            reported = time.monotonic()
             tell(
-                f"{number} of {len(names)} families, {told - started:.0f} s: "
+                f"{number} of {len(names)} families, {reported - started:.0f} s: "
                 f"{summary([r.status for r in results])}"
             )
     return results
 
 
 def rows_of(results: Sequence[Result], universe: dict[str, str]) -> list[Row]:
-    """One row a class.
+    """Return one row for each class, the faulty ones first.
 
     Args:
-        universe: {class: its file} of all there are; those that no model showed get a row, too.
+        universe: {class: its file} for all classes; those that no model showed get a row, too.
     """
     rows: dict[str, Row] = {}
     for result in sorted(results, key=lambda result: ORDER.index(result.status)):
         for name in result.classes:
-            told = result.told if result.status != RIGHT else "; ".join(result.notes)
+            reason = result.reason if result.status != RIGHT else "; ".join(result.notes)
             difference = result.largest if result.differences else None
-            rows.setdefault(name, Row(name, result.status, result.model, result.heads, difference, told))
+            rows.setdefault(name, Row(name, result.status, result.model, result.heads, difference, reason))
     wrappers = {name for result in results for name in result.wrappers}
     reasons = {
-        result.family.replace("-", "_"): result.told
+        result.family.replace("-", "_"): result.reason
         for result in results
-        if result.told and not result.classes
+        if result.reason and not result.classes
     }
     for name in universe.keys() - rows.keys() - wrappers:
         folder = name.partition(".")[0]
-        close = [told for family, told in reasons.items() if family.startswith(folder)]
-        rows[name] = Row(name, NOT_BUILT, told=close[0] if close else "no small model has it")
+        close = [reason for family, reason in reasons.items() if family.startswith(folder)]
+        rows[name] = Row(name, NOT_BUILT, reason=close[0] if close else "no small model has it")
     return sorted(
         rows.values(), key=lambda row: ((WRONG, NOT_BUILT, REFUSED, RIGHT).index(row.status), row.name)
     )
 
 
 def attention_classes() -> dict[str, str]:
-    """{"bert.BertSelfAttention": file} of every attention class with a `forward` of its own, by the
-    source.
-    """
+    """Return {"bert.BertSelfAttention": file} for every attention class whose source has a `forward`."""
     found: dict[str, str] = {}
     for path in sorted((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")):
         for name, body in re.findall(
@@ -128,7 +124,7 @@ def write_tables(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
     writer.writerow(("class", "status", "largest difference", "heads", "model", "told"))
     for row in rows:
         difference = "" if row.difference is None else f"{row.difference:.1e}"
-        writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.told))
+        writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.reason))
     write_text(csv_path, text.getvalue())
     lines = [
         "# Attention classes of Transformers under gates and surgery",
@@ -141,7 +137,7 @@ def write_tables(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
     for row in rows:
         difference = "" if row.difference is None else f"{row.difference:.1e}"
         lines.append(
-            f"| {row.name} | {row.status} | {difference} | {row.model} | {row.told.replace('|', '/')} |"
+            f"| {row.name} | {row.status} | {difference} | {row.model} | {row.reason.replace('|', '/')} |"
         )
     write_text(text_path, "\n".join(lines) + "\n")
     return csv_path, text_path

@@ -78,13 +78,13 @@ _FIRST = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_star
 
 
 def small_config(name: str | type[PreTrainedConfig]) -> PreTrainedConfig:
-    """A small configuration.
+    """Make a small configuration.
 
     Args:
         name: a model type ("bert") or its class.
 
     Raises:
-        Exception: whatever the class says of these sizes.
+        Exception: the class refuses these sizes.
     """
     config_class = CONFIG_MAPPING[name] if isinstance(name, str) else name
     return config_class(**small_fields(config_class))
@@ -93,7 +93,7 @@ def small_config(name: str | type[PreTrainedConfig]) -> PreTrainedConfig:
 def small_fields(
     config_class: type[PreTrainedConfig], given: PreTrainedConfig | None = None
 ) -> dict[str, Any]:
-    """The arguments of a small configuration.
+    """Return the arguments of a small configuration.
 
     Args:
         given: a configuration of the class, for its defaults inside another one.
@@ -130,7 +130,7 @@ def small_fields(
 
 
 def _rotary(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> dict[str, Any]:
-    """Sections of rotary positions (time, height, width) that fit the size of a head."""
+    """Return sections of rotary positions (time, height, width) that fit the size of a head."""
     if "rope_parameters" not in _defaults(config_class) or "rope_parameters" in fields:
         return {}
     try:
@@ -153,7 +153,7 @@ def _number(name: str, default: int | None) -> int | None:
 
 
 def _part(config_class: type[PreTrainedConfig], name: str, default: Any, given: Any) -> dict[str, Any] | None:
-    """A configuration inside another, of the class that it has by default."""
+    """Return the fields of a configuration inside another, of the class that it has by default."""
     part_class = config_class.sub_configs[name]
     inside = getattr(config_class(), name, None) if given is None else getattr(given, name, None)
     if isinstance(inside, PreTrainedConfig):
@@ -161,15 +161,13 @@ def _part(config_class: type[PreTrainedConfig], name: str, default: Any, given: 
         return {"model_type": inside.model_type, **fields} if inside.model_type else fields
     if inside is None and (default is None or not issubclass(part_class, PreTrainedConfig)):
         return None
-    return (
-        small_fields(part_class)
-        if issubclass(part_class, PreTrainedConfig) and part_class.__name__ != "AutoConfig"
-        else None
-    )
+    if issubclass(part_class, PreTrainedConfig) and part_class.__name__ != "AutoConfig":
+        return small_fields(part_class)
+    return None
 
 
 def _layer_types(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> dict[str, Any]:
-    """A layer of each kind that the model has by default, and at least two."""
+    """Return a layer of each kind that the model has by default, and at least two of attention."""
     if "layer_types" in fields or "layer_types" not in _defaults(config_class):
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What the rules of `small_configs` cannot know: fields of single model types."""
+"""Fields of single model types that the rules of `small_configs` cannot make."""
 
 from __future__ import annotations
 
@@ -26,9 +26,18 @@ _DETR = {
     "use_pretrained_backbone": False,
     "backbone_config": _RESNET,
 }
+_GROUNDED = {
+    "d_model": 96,
+    "num_feature_levels": 3,
+    "backbone_config": {
+        "model_type": "swin",
+        **_STAGES,
+        "depths": [1, 1, 1],
+        "num_heads": [2, 3, 4],
+        "out_indices": [1, 2],
+    },
+}
 _SERIES = {"prediction_length": 3, "context_length": 6, "lags_sequence": [1, 2], "num_time_features": 2}
-_GROUPS = {"hidden_size": 96, "d_model": 96}  # for norms of 32 groups
-_MOE = {"num_experts": 4, "num_experts_per_tok": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "swin": _STAGES,
@@ -82,28 +91,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dab-detr": _DETR,
     "deformable_detr": {**_DETR, "d_model": 96, "num_feature_levels": 3},
     "table-transformer": _DETR,
-    "grounding-dino": {
-        "d_model": 96,
-        "num_feature_levels": 3,
-        "backbone_config": {
-            "model_type": "swin",
-            **_STAGES,
-            "depths": [1, 1, 1],
-            "num_heads": [2, 3, 4],
-            "out_indices": [1, 2],
-        },
-    },
-    "mm-grounding-dino": {
-        "d_model": 96,
-        "num_feature_levels": 3,
-        "backbone_config": {
-            "model_type": "swin",
-            **_STAGES,
-            "depths": [1, 1, 1],
-            "num_heads": [2, 3, 4],
-            "out_indices": [1, 2],
-        },
-    },
+    "grounding-dino": _GROUNDED,
+    "mm-grounding-dino": _GROUNDED,
     "codegen": {"rotary_dim": 4, "n_head": 8, "n_embd": 64},
     "gptj": {"rotary_dim": 4},
     "minimax_m3_vl_text": {"rotary_dim": 8},

@@ -1,6 +1,4 @@
-"""Work in processes of its own, one for each task, each within a time and a memory limit: a crash of one
-ends only that one.
-"""
+"""A pool with a process for each task, within limits of time and memory: a crash ends only its own task."""
 
 from __future__ import annotations
 
@@ -19,11 +17,11 @@ def each(
     seconds: float = 60,
     gigabytes: int = 8,
 ) -> Iterator[tuple[str, Any, str]]:
-    """Yield (task, what `work` gave, what went wrong) of every task, as they end.
+    """Yield (task, what `work` returned, what went wrong) for every task, as they end.
 
     Args:
-        work: called in a copy of this process, so that what is imported here is there.
-        processes: at the same time.
+        work: called in a copy of this process, with all that is imported here.
+        processes: number of processes at the same time.
         seconds, gigabytes: limits of one task.
     """
     context = multiprocessing.get_context("fork")

@@ -48,7 +48,7 @@ def test_the_command(tmp_path):
 
 def status_of(family):
     (result, *_) = family_checks.check_family(family)
-    return result.status, result.told
+    return result.status, result.reason
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bloom"])
@@ -65,12 +65,12 @@ def test_rows_of_another_head_are_seen(family, monkeypatch):
         return cut(attentions, *args)
 
     monkeypatch.setattr(pruning, "cut", wrong)
-    status, told = status_of(family)
-    assert status == "refused" and "is not what it is with these heads masked" in told
+    status, reason = status_of(family)
+    assert status == "refused" and "is not what it is with these heads masked" in reason
     prune = family_checks.hf.prune_heads
     monkeypatch.setattr(family_checks.hf, "prune_heads", lambda model, keep: prune(model, keep, check=False))
-    status, told = status_of(family)
-    assert status == "WRONG" and told.startswith("pruned: differs by")
+    status, reason = status_of(family)
+    assert status == "WRONG" and reason.startswith("pruned: differs by")
 
 
 def test_gates_of_another_head_are_seen(monkeypatch):
@@ -80,5 +80,5 @@ def test_gates_of_another_head_are_seen(monkeypatch):
         return gated(self, context.roll(1, -1)).roll(-1, -1)
 
     monkeypatch.setattr(heads_link.Heads, "gated", wrong)
-    status, told = status_of("bert")
-    assert status == "WRONG" and told.startswith("gated: differs by")
+    status, reason = status_of("bert")
+    assert status == "WRONG" and reason.startswith("gated: differs by")

@@ -116,15 +116,9 @@ def write_graph(graph: Graph, path: Path) -> None:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                graph,
-                graph.example(),
-                dynamo=True,
-                verbose=False,
-                dynamic_shapes=(axes,),
-                input_names=list(graph.shapes),
-                output_names=graph.outputs,
-            )
+            names = {"input_names": list(graph.shapes), "output_names": graph.outputs}
+            options = {"dynamo": True, "verbose": False, "dynamic_shapes": (axes,)}
+            program = torch.onnx.export(graph, graph.example(), **names, **options)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"{type(graph.model).__name__} cannot be traced for ONNX: {reason}") from error

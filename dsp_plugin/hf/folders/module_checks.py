@@ -64,17 +64,13 @@ def check_fits(folder: Path, skeleton: nn.Module, state: Mapping[str, Tensor]) -
     if more := sorted(state.keys() - expected.keys()):
         found.append(f"the module has no {some(more)}")
     both = sorted(expected.keys() & state.keys())
-    other_shapes = [
-        f"{name} ({list(state[name].shape)} there, {list(expected[name].shape)} here)"
-        for name in both
-        if expected[name].shape != state[name].shape
-    ]
-    if other_shapes:
-        found.append(f"of other shapes are {some(other_shapes)}")
+    shapes = [(name, list(state[name].shape), list(expected[name].shape)) for name in both]
+    other = [f"{name} ({there} there, {here} here)" for name, there, here in shapes if there != here]
+    if other:
+        found.append(f"of other shapes are {some(other)}")
     if found:
-        raise ValueError(
-            f"{folder} is of another module than this {type(skeleton).__name__}: {'; '.join(found)}"
-        )
+        name = type(skeleton).__name__
+        raise ValueError(f"{folder} is of another module than this {name}: {'; '.join(found)}")
     for name in both:
         there, here = state[name].dtype, expected[name].dtype
         if torch.promote_types(there, here) != here:
@@ -105,11 +101,8 @@ def check_settings(folder: Path, module: nn.Module, saved: Mapping[str, Any]) ->
     Raises:
         ValueError: names the settings that differ.
     """
-    models = {
-        path: part for path, part in module.named_modules() if path in saved and hasattr(part, "config")
-    }
-    for path, part in models.items():
-        if isinstance(saved[path], dict):
+    for path, part in module.named_modules():
+        if isinstance(saved.get(path), dict) and hasattr(part, "config"):
             other = _differences(saved[path], settings_of(part))
             if other:
                 raise ValueError(

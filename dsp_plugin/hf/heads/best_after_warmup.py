@@ -63,6 +63,6 @@ class BestAfterWarmup:
         nothing_to_choose = args.load_best_model_at_end and state.best_model_checkpoint is None
         if nothing_to_choose and self._said and state.is_world_process_zero:
             logger.warning(
-                "no checkpoint after the warm-up was evaluated: the model is that of the last "
-                "update, not of a best one"
+                "no checkpoint after the warm-up was evaluated: the model is that of the last update, not "
+                "of a best one"
             )

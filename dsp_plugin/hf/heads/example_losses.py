@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 IGNORED = -100
-_ABOUT = dict(atol=1e-3, equal_nan=True)
 
 
 def example_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -71,10 +70,8 @@ def _token_losses(
         causal: position t predicts label t + 1.
     """
     if logits.shape[:2] != labels.shape:
-        raise ValueError(
-            f"logits of {list(logits.shape[:2])} positions for labels {list(labels.shape)}: no "
-            "such loss is known here"
-        )
+        shapes = f"logits of {list(logits.shape[:2])} positions for labels {list(labels.shape)}"
+        raise ValueError(f"{shapes}: no such loss is known here")
     if causal:
         logits, labels = logits[:, :-1], labels[:, 1:]
         # nothing predicts the first word of a sequence that is padded on the left
@@ -121,12 +118,8 @@ def _sequence_losses(model: nn.Module, logits: Tensor, labels: Tensor, own: Tens
     elif labels.numel() == logits.numel():
         found = [formula(logits, labels) for formula in _FORMULAS.values()]
     else:
-        found = []
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} gives logits {list(logits.shape)} for labels "
-            f"{list(labels.shape)}: no loss is known"
-        )
+        shapes = f"logits {list(logits.shape)} for labels {list(labels.shape)}"
+        raise ValueError(f"{type(model).__name__} gives {shapes}: no loss is known")
     return min(found, key=lambda losses: 0.0 if own is None else float((losses.mean() - own).detach().abs()))
 
 
@@ -160,13 +153,14 @@ def _check_mean(model: nn.Module, own: Tensor | None, mean: Tensor) -> None:
             f"{type(model).__name__} gives no `loss` to check by: let its forward return a dict with loss "
             "and logits"
         )
+    if own is None:
+        return
     # a module whose formula was guessed must fit more closely
-    if own is not None and not torch.allclose(
-        own.detach().to(mean.dtype), mean.detach(), rtol=0.05 if stock else 0.01, **_ABOUT
-    ):
+    own, mean, tolerance = own.detach().to(mean.dtype), mean.detach(), 0.05 if stock else 0.01
+    if not torch.allclose(own, mean, rtol=tolerance, atol=1e-3, equal_nan=True):
         raise ValueError(
-            f"{type(model).__name__} works out its loss in a way not known here: {float(own.detach()):.5g}, "
-            f"where the mean of its examples' is {float(mean.detach()):.5g}"
+            f"{type(model).__name__} works out its loss in a way not known here: {float(own):.5g}, where the "
+            f"mean of its examples' is {float(mean):.5g}"
         )
 
 

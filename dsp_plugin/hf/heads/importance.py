@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ...gating import (
     weight_magnitude,
 )
 from ...gating.importance.removal_order import ImportanceOf
-from ..probes.comparison import evaluating
+from ..probes.model_runs import evaluating
 from .example_losses import example_losses
 from .gating import gate_heads, switchboard_of, ungate_heads
 from .layouts.locate import attentions_of, head_map_of
@@ -58,12 +59,10 @@ class ExampleRanking(RankingOptions):
             progress: show a bar, in the first process.
         """
         chosen = self.sample(len(dataset)) if self.rank_by == "importance" else None
+        options = dict(batch_size=self.batch_size, per_batch=self.per_batch, progress=progress, chosen=chosen)
+        measured = partial(measured_importance, model, dataset, collate, **options)
         return self.importance_of(
-            head_map_of(model),
-            lambda keep: measured_importance(
-                model, dataset, collate, self.batch_size, self.per_batch, progress, keep=keep, chosen=chosen
-            ),
-            lambda: magnitudes(model),
+            head_map_of(model), lambda keep: measured(keep=keep), partial(magnitudes, model)
         )
 
 
@@ -115,16 +114,9 @@ def measured_importance(
     batches = _batches(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
     bar = tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False)
     inputs = ((_to(collate([dataset[int(n)] for n in batch]), device), len(batch)) for batch in bar)
+    heads, losses = head_map_of(model).num_heads, partial(example_losses, model)
     with evaluating(model), gating_of(model) as board:
-        found = measure_importance(
-            head_map_of(model).num_heads,
-            inputs,
-            lambda batch: example_losses(model, batch),
-            board.override,
-            keep,
-            per_batch,
-            device,
-        )
+        found = measure_importance(heads, inputs, losses, board.override, keep, per_batch, device)
     if world > 1:
         found.sum_over_processes(torch.distributed.all_reduce, device)
     return found

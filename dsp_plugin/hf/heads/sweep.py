@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...gating import HeadBudget, Step, Sweep, stops
-from ..probes.comparison import evaluating
+from ..probes.model_runs import evaluating
 from .importance import Collate, ExampleRanking, gating_of
 from .layouts.locate import head_map_of
 
@@ -91,26 +91,22 @@ def prune_by_importance(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # all have read the folder before one writes into it
     wanted = {*budgets, head_map.num_heads, end}
+    importance = ranking.source(model, dataset, collate, progress)
+    all_heads = torch.ones(head_map.num_heads, dtype=torch.bool)
+    masks_of, budget = list(budgets) or kept_after, budget or HeadBudget(head_map, end)
+
+    def subsets_at(num_heads: int) -> list[str]:
+        return list(subsets) if not score_only_budgets or num_heads in wanted else []
+
     with evaluating(model), gating_of(model) as board:
 
         def score(keep: Tensor, subset: str) -> dict[str, Any]:
-            device = next(model.parameters()).device
             model.eval()
-            with board.override(keep.float().to(device)):
+            with board.override(keep.float().to(next(model.parameters()).device)):
                 metrics = {name: float(value) for name, value in evaluate(subset).items()}
             return {"value": next(iter(metrics.values())), "metrics": metrics}
 
-        return sweep.run(
-            torch.ones(head_map.num_heads, dtype=torch.bool),
-            kept_after,
-            ranking.source(model, dataset, collate, progress),
-            score,
-            lambda kept: list(subsets) if not score_only_budgets or kept in wanted else [],
-            budget or HeadBudget(head_map, end),
-            exact,
-            list(budgets) or kept_after,
-            say,
-        )
+        return sweep.run(all_heads, kept_after, importance, score, subsets_at, budget, exact, masks_of, say)
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""Running a model to look at it: inputs for any model, two models side by side."""
+"""Trial runs of a model: inputs for any model, and the comparison of two models."""

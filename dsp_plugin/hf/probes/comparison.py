@@ -1,8 +1,7 @@
-"""Two models beside each other on the same batches: how far apart their outputs are."""
+"""Comparison of two models' outputs on the same batches."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...records.certificate import Certificate, write_certificate
+from .model_runs import evaluating
 from .random_inputs import random_inputs
 
 __all__ = ["Certificate", "OUTPUTS", "compare", "random_batches", "takes_text", "write_certificate"]
@@ -43,7 +43,10 @@ def compare(
         batches: the models' keyword arguments: input_ids [B, L] with attention_mask [B, L] where there is
             padding, or inputs_embeds, pixel_values, input_features ...
         tolerance: largest absolute difference that counts as equal.
-        data: what the batches are ("real text", "random ids").
+        data: description of the batches ("real text", "random ids").
+
+    Returns:
+        the certificate, with the largest absolute difference and the largest output.
 
     Raises:
         ValueError: no batch, or the models have no output in common, or one of other shapes.
@@ -91,7 +94,11 @@ def random_batches(
     Args:
         count: batches.
         size: sequences a batch.
-        length: of the longest; the others get shorter one by one.
+        length: tokens of the longest sequence; the others get shorter one by one.
+        seed: the same seed gives the same batches.
+
+    Yields:
+        the model's keyword arguments: input_ids and attention_mask [B, L], for one.
 
     Raises:
         ValueError: see `random_inputs`.
@@ -107,32 +114,15 @@ def random_batches(
         mask = (torch.arange(length, device=device) < lengths[:, None]).long()  # [L] < [B, 1] -> [B, L]
         batch = {"input_ids": ids, "attention_mask": mask}
         if model.config.is_encoder_decoder:
-            batch["decoder_input_ids"] = torch.randint(
-                0, model.config.vocab_size, (size, length), generator=generator
-            ).to(device)
+            other = torch.randint(0, model.config.vocab_size, (size, length), generator=generator)
+            batch["decoder_input_ids"] = other.to(device)
         yield batch
 
 
 def takes_text(model: nn.Module) -> bool:
     """Return whether the model reads token ids and needs nothing beside them."""
-    if not isinstance(model, PreTrainedModel) or not isinstance(
-        getattr(model.config, "vocab_size", None), int
-    ):
-        return False
-    return model.main_input_name == "input_ids"
-
-
-@contextlib.contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models into `eval()` mode, and every part of theirs back into its own afterwards."""
-    modes = [(part, part.training) for model in models for part in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    size = getattr(model.config, "vocab_size", None) if isinstance(model, PreTrainedModel) else None
+    return isinstance(size, int) and model.main_input_name == "input_ids"
 
 
 def _outputs(given: Any) -> dict[str, Tensor]:
@@ -140,10 +130,8 @@ def _outputs(given: Any) -> dict[str, Tensor]:
     if isinstance(given, Tensor):
         given = {"output": given}
     elif not isinstance(given, Mapping):
-        given = {
-            f"output {number}": value
-            for number, value in enumerate(given if isinstance(given, (tuple, list)) else ())
-        }
+        parts = given if isinstance(given, (tuple, list)) else ()
+        given = {f"output {number}": value for number, value in enumerate(parts)}
     names = sorted(given, key=lambda name: name not in OUTPUTS)  # stable
     return {name: given[name] for name in names if _is_output(name, given[name])}
 
@@ -156,10 +144,10 @@ def _is_output(name: str, value: Any) -> bool:
 
 def _mask(name: str, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor | None:
     """Return bool [B, L], the places of an output [B, L, ...] that are no padding; None where all count."""
-    sides = (
-        ("attention_mask",) if name.startswith("encoder_") else ("decoder_attention_mask", "attention_mask")
-    )
-    if "decoder_input_ids" in batch and len(sides) > 1:
+    sides = ("decoder_attention_mask", "attention_mask")
+    if name.startswith("encoder_"):
+        sides = sides[1:]
+    elif "decoder_input_ids" in batch:
         sides = sides[:1]
     for side in sides:
         mask = batch.get(side)
@@ -177,14 +165,8 @@ def _compared(output: Tensor, mask: Tensor | None) -> Tensor:
 def _count(batch: Mapping[str, Tensor], output: Tensor) -> tuple[int, int]:
     """Return (tokens, sequences) of a batch; where there are no tokens, the places that its output has."""
     for mask, ids, embeddings in _TOKENS:
-        places = (
-            batch[ids].shape
-            if ids in batch
-            else batch[embeddings].shape[:-1]
-            if embeddings in batch
-            else None
-        )
-        if places is not None:
+        if ids in batch or embeddings in batch:
+            places = batch[ids].shape if ids in batch else batch[embeddings].shape[:-1]
             real = batch.get(mask)
             return (places.numel() if real is None else int(real.bool().sum())), places[0]
     return output.shape[: 2 if output.dim() > 2 else 1].numel(), output.shape[0] if output.dim() else 1

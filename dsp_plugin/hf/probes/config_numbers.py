@@ -1,4 +1,4 @@
-"""Whole numbers in a Transformers configuration and in those inside it."""
+"""Look-up of whole numbers in a Transformers configuration and in those inside it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from transformers import PreTrainedConfig
 
 
 def special_ids(config: PreTrainedConfig) -> set[int]:
-    """Return the token ids that have a meaning of their own: padding, beginning and end, placeholders of
-    images and sounds.
-    """
+    """Return the ids of special tokens: padding, beginning and end, placeholders of images and sounds."""
     return {
         number
         for part in configs(config)
@@ -22,7 +20,7 @@ def special_ids(config: PreTrainedConfig) -> set[int]:
 
 
 def configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """Return a configuration and those inside it."""
+    """Yield a configuration and those inside it."""
     yield config
     for name in getattr(config, "sub_configs", ()) or ():
         part = getattr(config, name, None)
@@ -31,6 +29,7 @@ def configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of the part that reads text, or the whole where there are several."""
     try:
         return config.gettext_config()
     except (ValueError, AttributeError):  # there are several
@@ -48,5 +47,6 @@ def number(config: PreTrainedConfig, names: Iterable[str], text: bool = False) -
 
 
 def integers(value: Any) -> list[int]:
+    """Return the whole numbers in a value, which may be one or a list of them."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool)]

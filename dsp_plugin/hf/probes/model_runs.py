@@ -1,4 +1,4 @@
-"""How a model is run to be looked at: the same every time, and on behind a cache."""
+"""Runs of a model in evaluation mode: with the same noise every time, on behind a cache, on trial."""
 
 from __future__ import annotations
 
@@ -12,34 +12,30 @@ from torch import Tensor, nn
 
 
 def with_cache(model: nn.Module, inputs: dict[str, Any]) -> Iterator[Any]:
-    """Run all tokens but the last with a cache that is made on the way, then the last one; return nothing
-    where there is no cache.
+    """Run all tokens but the last with a cache that is made on the way, then the last one.
+
+    Args:
+        inputs: keyword arguments of the model, with ids [B, L].
+
+    Yields:
+        the outputs of both runs; nothing where the model has no cache.
     """
     parameters = inspect.signature(model.forward).parameters
-    two = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    ids = inputs.get("decoder_input_ids" if two else "input_ids")
-    if (
-        not {"past_key_values", "use_cache"} <= set(parameters)
-        or not isinstance(ids, Tensor)
-        or ids.dim() != 2
-    ):
+    has_encoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    ids = inputs.get("decoder_input_ids" if has_encoder else "input_ids")
+    if not {"past_key_values", "use_cache"} <= set(parameters):
         return
-    if ids.shape[1] < 2:
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
         return
 
     def part(start: int | None, end: int | None) -> dict[str, Any]:
         chosen = dict(inputs)
         for name, value in inputs.items():
-            own = (
-                isinstance(value, Tensor)
-                and value.shape[:2] == ids.shape
-                and (not two or name.startswith("decoder_"))
-            )
-            if name.endswith("attention_mask") and own:
-                chosen[name] = value[:, :end]
-            elif own:
-                chosen[name] = value[:, start:end]
-            elif not two and isinstance(value, Tensor) and not name.startswith("encoder_"):
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape[:2] == ids.shape and (not has_encoder or name.startswith("decoder_")):
+                chosen[name] = value[:, :end] if name.endswith("attention_mask") else value[:, start:end]
+            elif not has_encoder and not name.startswith("encoder_"):
                 # pixels are for the first pass, and would need their places among the tokens
                 del chosen[name]
         return chosen
@@ -67,16 +63,21 @@ def same_noise(root: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def aside(model: nn.Module) -> Iterator[None]:
-    """Let a trial run happen in `eval()` and without gradients, and put random states and modes back
-    afterwards.
-    """
-    modes = [(part, part.training) for part in model.modules()]
-    devices = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models into `eval()` mode, and every part of theirs back into its own mode afterwards."""
+    modes = [(part, part.training) for model in models for part in model.modules()]
     try:
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+        for model in models:
             model.eval()
-            yield
+        yield
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def trial_run(model: nn.Module) -> Iterator[None]:
+    """Let a model run in `eval()` mode without gradients; random states and modes are put back afterwards."""
+    devices = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
+    with evaluating(model), torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+        yield

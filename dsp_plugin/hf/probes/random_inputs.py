@@ -1,8 +1,7 @@
-"""Random inputs for any Transformers model: token ids, pixels, speech or series, as its `forward` and
-configuration ask.
+"""Random inputs for any Transformers model: token ids, pixels, speech or series.
 
-What a model needs is not written down anywhere in one form. So likely sets of arguments are made
-(`input_kinds`), the fullest first, and the first one that the model runs with is taken.
+No model says in one form what it needs. So likely sets of arguments are made from its `forward` and its
+configuration (`input_kinds`), the fullest first, and the first one that the model runs with is taken.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from .input_kinds import InputMaker, Inputs
-from .model_runs import aside
+from .model_runs import trial_run
 
 
 def random_inputs(
@@ -61,9 +60,9 @@ def random_inputs(
 
 
 def _error_of(model: PreTrainedModel, inputs: Inputs) -> Exception | None:
-    """Return what the model says to these inputs; None if it runs."""
+    """Return the error that a model raises on these inputs; None if it runs."""
     try:
-        with aside(model):
+        with trial_run(model):
             model(**inputs)
     except Exception as error:  # whatever the model raises
         return error

@@ -1,4 +1,4 @@
-"""Batches to compare two models on: real text where there is a tokenizer for it, else random inputs."""
+"""Batches for a comparison of two models: real text where there is a tokenizer for it, else random inputs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ SENTENCES = (
 
 
 def sample_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
-    """Make random inputs in batches of several sizes: 3 padded sequences, 1 sequence, and 2 of a single
-    token.
+    """Make random inputs in batches of 3 padded sequences, of 1 sequence, and of 2 sequences of one token.
 
     Raises:
         ValueError: see `random_inputs`.
@@ -43,7 +42,10 @@ def text_batches(
     A decoder behind an encoder is given the tokens of the same sentences.
 
     Args:
-        tokenizer: without a padding token every sentence is a batch of its own.
+        tokenizer: the model's; without a padding token every sentence is a batch of its own.
+
+    Returns:
+        the model's keyword arguments, input_ids [B, L] among them.
 
     Raises:
         ValueError: there is no sentence, or the model does not take text alone.
@@ -62,11 +64,8 @@ def text_batches(
     for start in range(0, len(sentences), size):
         part = list(sentences[start : start + size])
         encoded = tokenizer(part, padding=padding, truncation=True, max_length=longest, return_tensors="pt")
-        batch = {
-            name: encoded[name]
-            for name in ("input_ids", "attention_mask", "token_type_ids")
-            if name in encoded
-        }
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        batch = {name: encoded[name] for name in names if name in encoded}
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = _shifted(batch["input_ids"], model)
             batch["decoder_attention_mask"] = _shifted(batch["attention_mask"], model, 1)

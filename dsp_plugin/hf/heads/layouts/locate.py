@@ -120,7 +120,7 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: OwnForward | 
         raise NotKnown(reason)
     if any(getattr(module, flag, False) is True for flag in ("is_kv_shared_layer", "store_full_length_kv")):
         raise NotKnown("shares its keys and values with other blocks, whose heads are counted for themselves")
-    look = _Look(root, path, projections)
+    look = partial(_probe_of, root, path, projections)
     if pairs_heads(type(module)):
         raise NotKnown("splits or repeats its heads by their places, so that none can go without the others")
     sizes = sizes_of(module, projections, group, head_dim, frozenset() if own is None else own.no_sizes, look)
@@ -131,25 +131,18 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: OwnForward | 
     return Attention(block, module, group, projections, sizes, () if own is None else own.biases, own is None)
 
 
-class _Look:
-    """The probe of one attention module, made when it is asked for."""
-
-    def __init__(self, root: nn.Module, path: str, projections: tuple[Projection, ...]):
-        self._root, self._path, self._projections = root, path, projections
-
-    def __call__(self) -> Probe | None:
-        around, steps = [], self._path.split(".")
-        for count in range(len(steps)):
-            part = self._root.get_submodule(".".join(steps[:count]))
-            if isinstance(part, PreTrainedModel):
-                around.append((part, ".".join(steps[count:])))
-        names = [_relative(self._root, self._path, p.module) for p in self._projections]
-        twice = partial(_has_twice, self._projections, names)
-        for part, path in reversed(around):
-            found = probe(part, path, twice)
+def _probe_of(root: nn.Module, path: str, projections: tuple[Projection, ...]) -> Probe | None:
+    """Probe an attention module in the innermost Transformers model around it that can be built again."""
+    inside = {id(part): name for name, part in root.get_submodule(path).named_modules()}
+    names = [inside.get(id(projection.module)) for projection in projections]
+    steps = path.split(".")
+    for count in reversed(range(len(steps))):
+        part = root.get_submodule(".".join(steps[:count]))
+        if isinstance(part, PreTrainedModel):
+            found = probe(part, ".".join(steps[count:]), partial(_has_twice, projections, names))
             if found is not None:
                 return found
-        return None
+    return None
 
 
 def _has_twice(
@@ -166,10 +159,6 @@ def _has_twice(
         if new.features != 2 * old.features or old.features % (projection.unit * projection.parts):
             return False
     return True
-
-
-def _relative(root: nn.Module, path: str, part: nn.Module) -> str | None:
-    return next((name for name, found in root.get_submodule(path).named_modules() if found is part), None)
 
 
 def _group(module: nn.Module) -> int:

@@ -48,12 +48,11 @@ class Source:
 @cache
 def source_of(module_class: type) -> Source | None:
     """Return the source of a class's forward; None where there is no text (a notebook, a compiled file)."""
-    forward = _tree(getattr(module_class, "forward", None))
-    if forward is None:
-        return None
     found: list[tuple[ast.FunctionDef, str]] = []
     seen: set[str] = set()
-    waiting = [(forward, _first(forward))]
+    waiting = list(_parsed(getattr(module_class, "forward", None)))
+    if not waiting:
+        return None
     while waiting:
         function, name = waiting.pop(0)
         text = ast.unparse(function)
@@ -63,8 +62,7 @@ def source_of(module_class: type) -> Source | None:
         found.append((function, name))
         waiting += _called(module_class, function, name)
         if INTERFACE in text:  # which calls this one with the module
-            eager = _tree(_eager_function(module_class))
-            waiting += [] if eager is None else [(eager, _first(eager))]
+            waiting += _parsed(_eager_function(module_class))
     reads = frozenset(chain for function, name in found for chain in _reads(function, name))
     return Source(reads, "\n".join(ast.unparse(function) for function, _ in found), tuple(found))
 
@@ -169,26 +167,22 @@ def _call_lines(function: ast.FunctionDef, self_name: str, part: str) -> list[in
     return [call.lineno for call in _calls(function) if (_chain(call.func, self_name) or ("",))[0] == part]
 
 
-def _tree(function: object) -> ast.FunctionDef | None:
+def _parsed(function: object) -> Iterator[tuple[ast.FunctionDef, str]]:
+    """Yield the syntax tree of a function and the name of its first argument; nothing without a text."""
     try:
         text = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
         tree = ast.parse(text).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
-        return None
-    return tree if isinstance(tree, ast.FunctionDef) else None
+        return
+    if isinstance(tree, ast.FunctionDef):
+        arguments = tree.args.posonlyargs + tree.args.args
+        yield tree, arguments[0].arg if arguments else ""
 
 
 def _eager_function(module_class: type) -> object:
     modules = (sys.modules.get(base.__module__) for base in module_class.__mro__)
-    return next(
-        (module.eager_attention_forward for module in modules if hasattr(module, "eager_attention_forward")),
-        None,
-    )
-
-
-def _first(function: ast.FunctionDef) -> str:
-    arguments = function.args.posonlyargs + function.args.args
-    return arguments[0].arg if arguments else ""
+    found = (getattr(module, "eager_attention_forward", None) for module in modules)
+    return next((function for function in found if function is not None), None)
 
 
 def _called(
@@ -203,15 +197,15 @@ def _called(
             continue
         if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "super()":
             for base in module_class.__mro__[1:]:
-                tree = _tree(base.__dict__[node.func.attr]) if node.func.attr in base.__dict__ else None
-                if tree is not None and not base.__module__.startswith("torch."):
-                    yield tree, _first(tree)
+                if not base.__module__.startswith("torch."):
+                    yield from _parsed(base.__dict__.get(node.func.attr))
         if isinstance(node.func, ast.Name):
             for position, argument in enumerate(node.args):
                 if isinstance(argument, ast.Name) and argument.id == name:
-                    tree = _tree(getattr(sys.modules.get(module_class.__module__), node.func.id, None))
-                    if tree is not None and position < len(tree.args.args):
-                        yield tree, tree.args.args[position].arg
+                    beside = getattr(sys.modules.get(module_class.__module__), node.func.id, None)
+                    for tree, _ in _parsed(beside):
+                        if position < len(tree.args.args):
+                            yield tree, tree.args.args[position].arg
 
 
 def _method(module_class: type, name: str) -> Iterator[tuple[ast.FunctionDef, str]]:
@@ -219,9 +213,8 @@ def _method(module_class: type, name: str) -> Iterator[tuple[ast.FunctionDef, st
         return
     found = inspect.getattr_static(module_class, name, None)
     found = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
-    tree = _tree(found) if callable(found) and not isinstance(found, type) else None
-    if tree is not None:
-        yield tree, _first(tree)
+    if callable(found) and not isinstance(found, type):
+        yield from _parsed(found)
 
 
 def _reads(function: ast.FunctionDef, name: str) -> Iterator[tuple[str, ...]]:
@@ -241,12 +234,7 @@ def _reads(function: ast.FunctionDef, name: str) -> Iterator[tuple[str, ...]]:
                 rest = _chain(node, alias)
                 if rest is not None:
                     yield start + rest
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "getattr"
-            and len(node.args) > 1
-        ):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and len(node.args) > 1:
             owner, attribute = node.args[:2]
             chain = () if isinstance(owner, ast.Name) and owner.id == name else _chain(owner, name)
             if chain is not None and isinstance(attribute, ast.Constant):
