@@ -93,7 +93,7 @@ def _answer_losses(outputs: list[Tensor], batch: Mapping[str, Tensor]) -> tuple[
     losses, mean = [], []
     for side, logits in zip(("start", "end"), map(_in_float32, outputs)):
         length = logits.shape[1]
-        positions = batch[f"{side}_positions"].flatten().clamp(0, length)
+        positions = batch[f"{side}_positions"].flatten().clamp(0, length)  # [B, 1] or [B] -> [B]
         each = F.cross_entropy(logits, positions, ignore_index=length, reduction="none")
         mean.append(each.sum() / (positions < length).sum())
         real = _real_positions(batch, logits)

@@ -90,8 +90,7 @@ class Heads:
         gates = self.switchboard.block_gates(self.position)
         if gates is None:
             return weights
-        gates = gates.repeat_interleave(self.group, dim=-1) if self.group > 1 else gates
-        found = heads_open(gates)
+        found = heads_open(gates.repeat_interleave(self.group, dim=-1))  # [..., h] -> [..., H]
         return weights if found is None else weights[:, found.to(weights.device)]
 
     def _factors(self, gates: Tensor, context: Tensor) -> Tensor:

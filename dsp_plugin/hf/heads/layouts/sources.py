@@ -83,7 +83,7 @@ def works_out_attention(module_class: type) -> bool:
     if module_class.__module__.startswith("torch.") or _ROUTES.search(module_class.__name__):
         return False
     source = source_of(module_class)
-    if source is None:  # nobody can tell
+    if source is None:  # it may be attention
         return "forward" in vars(module_class)
     return bool(_SCORES.search(source.text)) and bool(_PRODUCT.search(source.text))
 
