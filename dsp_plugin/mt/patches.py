@@ -33,9 +33,7 @@ def patch_fairseq() -> None:
 
 
 def _replace(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
-    """Put `make(stock function)` in the place of a function of a module or class, once; the stock function is
-    its `__wrapped__`.
-    """
+    """Put `make(stock function)` in a function's place in a module or class, once, with `__wrapped__`."""
     stock = getattr(owner, name)
     if not hasattr(stock, "of_dsp_plugin"):
         ours = functools.wraps(stock)(make(stock))
@@ -47,8 +45,7 @@ def _replace(owner: Any, name: str, make: Callable[[Callable], Callable]) -> Non
 
 
 class TorchOfCheckpoints:
-    """torch, as `fairseq.checkpoint_utils` knows it, with a `load` that reads checkpoints the way
-    `load_checkpoint` does.
+    """torch as `fairseq.checkpoint_utils` knows it, whose `load` reads checkpoints as `load_checkpoint` does.
 
     `load_checkpoint_to_cpu` (which every program of fairseq's goes through, and `--restore-file`,
     `--finetune-from-model`, `from_pretrained`) and `load_ema_from_checkpoint` call `torch.load` on a file and
@@ -73,8 +70,7 @@ def guard_loading() -> None:
 
 
 def save_atomically() -> None:
-    """Let fairseq save a checkpoint, and copy it to `checkpoint_best.pt` and `checkpoint_last.pt`, whole or
-    not at all.
+    """Let fairseq save a checkpoint, and its copies `checkpoint_best.pt` and `_last.pt`, whole or not at all.
 
     fairseq saves the first file of an epoch under a temporary name that anybody can foresee, and copies it
     over the others in place: a full disk, or a kill, halfway through the copy would lose the checkpoint that
@@ -161,8 +157,7 @@ def forget_best_score() -> None:
 
 
 def tell_loading_from_training() -> None:
-    """Let `new_training.whole_training` know whether a model is built for a training or for weights that are
-    in a checkpoint.
+    """Let `new_training.whole_training` know whether a model is built for a training or to be loaded.
 
     fairseq tells its own `build_model` and not the model's; a checkpoint's configuration is that of its
     training.

@@ -16,8 +16,7 @@ from .checkpoint import first_line
 
 
 def to_built_in_types(value: Any) -> Any:
-    """Return `value` with every Namespace, NumPy scalar, enum and the like made a built-in type; tensors as
-    they are.
+    """Return `value` with every Namespace, NumPy scalar, enum and the like made built-in; tensors stay.
 
     Raises:
         ValueError: something that no built-in type stands for.
@@ -41,8 +40,7 @@ def to_built_in_types(value: Any) -> Any:
 
 
 def options_by_section(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint's options as {section: {name: value}}, from either format of fairseq; `state` is
-    left as it is.
+    """Return the checkpoint's options as {section: {name: value}}, from either format of fairseq.
 
     Raises:
         ValueError: the checkpoint has no options, or ones that this fairseq does not understand.
@@ -73,8 +71,7 @@ def options_by_section(state: dict[str, Any]) -> dict[str, Any]:
 def checkpoint_to_start_from(
     state: dict[str, Any], cfg: dict[str, Any], model: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Make a checkpoint of these options and tensors, to generate with or to train on from; it has no
-    optimizer state.
+    """Make a checkpoint of these options and tensors, to generate with or train on from: no optimizer state.
 
     Of `state` stay the numbers of updates and epochs, and what the criterion and the task have saved.
     """

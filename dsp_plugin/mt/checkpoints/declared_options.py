@@ -20,9 +20,7 @@ _CRITERIONS = {
 
 
 def allowed_models() -> set[str]:
-    """Return the architectures that are built from a file: stock `transformer`'s, the plugin's, and those of
-    DSP_ALLOW_MODELS.
-    """
+    """Return the architectures built from a file: stock `transformer`'s, ours, those of DSP_ALLOW_MODELS."""
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 
     known = {**MODEL_REGISTRY, **ARCH_MODEL_REGISTRY}
@@ -58,9 +56,7 @@ def check_model(options: Mapping[str, Any]) -> str:
 
 
 def class_of(section: str, name: Any) -> Optional[type]:
-    """Return the dataclass of a task, criterion, optimizer ... of this name, if one may be built
-    from a file.
-    """
+    """Return the dataclass of a task, criterion ... of this name, if one may be built from a file."""
     from fairseq.registry import REGISTRIES
     from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
@@ -76,9 +72,7 @@ def class_of(section: str, name: Any) -> Optional[type]:
 
 
 def model_types(name: str) -> dict[str, Any]:
-    """Return an architecture's options by name, with their types; argparse's models declare theirs in a
-    parser.
-    """
+    """Return an architecture's options by name, with their types; argparse's models have them in a parser."""
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
     from .flat_config import FlatTransformerConfig
@@ -100,9 +94,7 @@ def types_of(config: type) -> dict[str, Any]:
 
 
 def declared_anywhere() -> set[str]:
-    """Return the names that are no surprise in a checkpoint: old models keep the whole command line among
-    their options.
-    """
+    """Return the names that no checkpoint surprises with: old models keep a whole command line in theirs."""
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from fairseq.registry import REGISTRIES

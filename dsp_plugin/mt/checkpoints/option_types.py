@@ -1,6 +1,4 @@
-"""Values of a checkpoint's options: held to the type that a fairseq dataclass declares, and never
-evaluated.
-"""
+"""Values of a checkpoint's options, held to the type that a fairseq dataclass declares, never evaluated."""
 
 import ast
 import enum
@@ -53,8 +51,7 @@ _TUPLES_OF_NUMBERS = ("adam_betas", "adamax_betas", "lamb_betas", "adafactor_eps
 
 
 def as_declared(name: str, declared: Any, value: Any) -> Any:
-    """Return `value` in its declared type; texts that stand for a number, a truth value or a list of numbers
-    are read as such.
+    """Return `value` in its declared type, reading texts that stand for a number, truth value or list.
 
     Args:
         name: of the option, for messages; some have ranges.
@@ -125,9 +122,7 @@ def json_object(name: str, text: str, deepest: int) -> Any:
 
 
 def _check_members(name: str, table: dict[str, Any]) -> None:
-    """Refuse members that are not numbers, texts or lists of these; of the record of kept heads, lists of
-    numbers.
-    """
+    """Refuse members that are not numbers, texts or lists of these; of the record of heads, number lists."""
     for key, value in table.items():
         items = value if isinstance(value, list) else [value]
         large = any(isinstance(item, (int, float)) and not abs(item) <= _LARGEST_IN_JSON for item in items)

@@ -1,5 +1,4 @@
-"""The options in a fairseq checkpoint, held to what their models and tasks declare before anything is built
-from them.
+"""The options in a fairseq checkpoint, held to what models and tasks declare before anything is built.
 
 fairseq runs some options as programs (`eval`), resolves `${...}` in all of them, opens the files that some
 name, and builds whatever model, task or criterion the file asks for. So of a checkpoint's options those are
@@ -61,8 +60,7 @@ _warned: set[str] = set()
 
 
 def check_options(state: dict[str, Any], path: str) -> None:
-    """Replace the options in a checkpoint (`cfg`, `args`) by those that are declared, and check what else
-    fairseq obeys.
+    """Replace a checkpoint's options (`cfg`, `args`) by those declared, and check what else fairseq obeys.
 
     Args:
         state: as it was loaded; changed in place.
@@ -142,9 +140,7 @@ def _named(section: str, options: Any, left_out: set[str]) -> Section:
 
 
 def _flat(args: Any, left_out: set[str]) -> argparse.Namespace:
-    """Read `args` of a checkpoint of before fairseq 0.10.1: all options in one Namespace, which Hydra is then
-    to read.
-    """
+    """Read `args` of before fairseq 0.10.1: all options in one Namespace, which Hydra is then to read."""
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.registry import REGISTRIES
 
@@ -245,9 +241,7 @@ def _check_size(options: Optional[Section], tensors: Any) -> None:
 
 
 def _check_history(state: dict[str, Any]) -> None:
-    """Check what fairseq's Trainer takes from a checkpoint beside options and tensors: counters, and meters
-    by class name.
-    """
+    """Check what else fairseq's Trainer takes from a checkpoint: counters, and meters by class name."""
     from fairseq.logging import meters
 
     history = state.get("optimizer_history")

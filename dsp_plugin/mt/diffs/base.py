@@ -1,6 +1,4 @@
-"""The base of a diff on fairseq: a trained translation model in a checkpoint, and a model that starts from
-it.
-"""
+"""The base of a diff on fairseq: a translation model in a checkpoint, and a model that starts from it."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ class BaseCheckpoint:
         }
 
     def model(self) -> nn.Module:
-        """Return the model itself, built without its data; in float32, its parameters asking for
-        gradients.
-        """
+        """Return the model itself, built without its data; float32, its parameters asking for gradients."""
         from ..surgery.equality import model_of, placeholder_task
 
         state = {"cfg": {"model": self.options}, "model": self.tensors}
@@ -116,8 +112,7 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
 
 @dataclass
 class DiffStart:
-    """What an optimizer needs to train a diff of a model; it hangs on the model's parameters, which is all it
-    is given.
+    """All that an optimizer needs to train a diff of a model; it hangs on the parameters that it is given.
 
     Attributes:
         model: as it was built.
@@ -133,8 +128,7 @@ class DiffStart:
 
 
 def start_from(model: nn.Module, mask: Optional[SparseDiff] = None) -> DiffStart:
-    """Take down the weights that a model holds now as its base; the optimizers of diffs find them
-    (`start_of`).
+    """Take down a model's weights as they are now as its base; optimizers of diffs find them (`start_of`).
 
     With a mask, parameters without a kept position stop asking for gradients: before the model is wrapped for
     several processes, which wait for the gradients of all that ask.

@@ -1,6 +1,4 @@
-"""Diff pruning's optimizers under fairseq's trainer: the sparse diff, and the finetuning of its kept
-positions.
-"""
+"""Diff pruning's optimizers under fairseq's trainer: the sparse diff, and finetuning its positions."""
 
 import ast
 import math
@@ -66,9 +64,7 @@ class DiffAdamConfig(SparseAdamConfig):
 
 
 class SparseAdam(FairseqOptimizer):
-    """What both optimizers share. `--clip-norm` is theirs: it bounds what they train, not the model's own
-    gradient.
-    """
+    """The part that both optimizers share. `--clip-norm` bounds what they train, not the model's gradient."""
 
     clipped: tuple[str, ...] = ("max_norm",)
 
@@ -97,9 +93,7 @@ class SparseAdam(FairseqOptimizer):
 
 
 class DiffAdam(SparseAdam):
-    """`DiffAdamW` (diffs/training/optimizer.py): learns w by the schedule of --lr, and alpha at a constant
-    rate.
-    """
+    """`DiffAdamW` (diffs/training/optimizer.py): w goes by the schedule of --lr, alpha at a constant rate."""
 
     clipped = ("max_norm", "alpha_max_norm")
 

@@ -32,8 +32,7 @@ class DiffTransformerConfig(FlatTransformerConfig):
 
 
 class DiffTransformerModel(GatedTransformerModel):
-    """The transformer without gates. The diff is not in the model: its optimizer writes base + diff into the
-    weights.
+    """The transformer without gates or diff: the diff's optimizer writes base + diff into the weights.
 
     `--arch diff_transformer` takes its sizes from --base-checkpoint; `diff_` and the name of any stock
     transformer architecture, or of one of the plugin's, asks for these sizes, and the base must have them.
@@ -92,8 +91,7 @@ class DiffTranslationTask(GatedTranslationTask):
         self._base: Optional[BaseCheckpoint] = None
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model. In training it starts as the base; in translating --diff-pack goes in once it is
-        loaded.
+        """Build the model: to train, as the base; to translate, --diff-pack goes in once it is loaded.
 
         Raises:
             ValueError, FileNotFoundError: a base, mask or pack that is missing, damaged or does not fit;

@@ -47,9 +47,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         self.weights_asked = False
 
     def resize(self, num_heads: int) -> None:
-        """Make room for `num_heads` heads of the same size d; the new weights are left for a checkpoint to
-        fill.
-        """
+        """Make room for `num_heads` heads of the same size d; a checkpoint is to fill the new weights."""
         if num_heads == self.num_heads:
             return
         width, bias = num_heads * self.head_dim, self.q_proj.bias is not None
@@ -157,9 +155,7 @@ class GatedMultiheadAttention(MultiheadAttention):
     def _keys_and_values(
         self, query, key, value, key_padding_mask, incremental_state, static_kv
     ) -> tuple[Tensor, Tensor, Optional[Tensor]]:
-        """Project the keys and values [B', h, S, d] of this step, with the cache read and written, and make
-        their mask [B', 1, 1, S].
-        """
+        """Project this step's keys and values [B', h, S, d], with the cache, and their mask [B', 1, 1, S]."""
         saved = self._get_input_buffer(incremental_state) if incremental_state is not None else None
         if saved and static_kv and "key_mask" in saved:
             keys = saved["prev_key"]
@@ -200,9 +196,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         return keys, values, first_keys(mask, keys.size(2))
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
-        """Reorder as the stock module does: hypothesis i goes on from what was hypothesis new_order[i], of
-        the same sentence.
-        """
+        """Reorder as stock: hypothesis i goes on from hypothesis new_order[i], of the same sentence."""
         saved = self._get_input_buffer(incremental_state)
         if "cache" in saved:
             saved["cache"].reorder(new_order)
@@ -222,9 +216,7 @@ class GatedMultiheadAttention(MultiheadAttention):
 
     @staticmethod
     def _joined_mask(mask: Optional[Tensor], attn_mask: Tensor, dtype: torch.dtype, beam: int) -> Tensor:
-        """Join the key mask and `attn_mask` [T, S] to one additive mask, broadcastable to [B', h, beam * T,
-        S].
-        """
+        """Join key mask and `attn_mask` [T, S] to an additive mask, broadcastable to [B', h, beam * T, S]."""
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(attn_mask, float("-inf"))
         attn_mask = attn_mask.to(dtype)
@@ -233,9 +225,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         return attn_mask if mask is None else mask + attn_mask
 
     def _explicit_attention(self, queries, keys, values, mask, dropout) -> tuple[Tensor, Tensor]:
-        """Return the context [B', h, Q, d] and the weights [B', h, Q, S], which fused attention
-        cannot give.
-        """
+        """Return context [B', h, Q, d] and weights [B', h, Q, S], which fused attention cannot give."""
         # [B', h, Q, d] @ [B', h, d, S] -> [B', h, Q, S]
         logits = (queries * self.scaling) @ keys.transpose(-2, -1)
         logits = logits if mask is None else logits + mask
@@ -247,9 +237,7 @@ class GatedMultiheadAttention(MultiheadAttention):
     def _without_heads(
         self, query, key, key_padding_mask, want_weights, need_head_weights
     ) -> tuple[Tensor, Optional[Tensor]]:
-        """Return the output bias alone: no projection, no cache. Weights, if asked for, spread evenly over
-        the source.
-        """
+        """Return the output bias alone, without projection or cache; weights, if asked for, spread evenly."""
         tgt_len, bsz, embed_dim = query.shape
         # [C] -> [T, B, C]
         output = self.out_proj.bias.to(query.dtype).expand(tgt_len, bsz, embed_dim)

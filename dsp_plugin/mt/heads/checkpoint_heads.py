@@ -40,8 +40,7 @@ class CheckpointHeads:
 
 
 def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -> HeadMap:
-    """Build the HeadMap of a checkpoint's model tensors; same names and order as `head_map_of` the model
-    built from it.
+    """Build the HeadMap of a checkpoint's tensors; names and order as `head_map_of` the model built from it.
 
     Head counts come from the tensors' own shapes, so that models with heads removed are right too.
 
@@ -62,8 +61,7 @@ def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -
 
 
 def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
-    """Return the heads a checkpoint keeps, by its method and its own budget, or the `num_of_heads` its scores
-    rank first.
+    """Return the heads a checkpoint keeps, by its own budget, or the `num_of_heads` its scores rank first.
 
     Raises:
         ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not
@@ -87,9 +85,7 @@ def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = Non
 
 
 def random_scores(state: dict[str, Any]) -> Optional[str]:
-    """Say why the scores of a checkpoint are known to be nobody's choice; None where they are trained,
-    ranked, or not known.
-    """
+    """Say why a checkpoint's scores are nobody's choice; None where they are trained, ranked or unknown."""
     chosen = state["model"].get(CHOSEN)
     if chosen is not None:
         return None if bool(chosen) else "nothing has ranked the heads"
@@ -170,9 +166,7 @@ def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> Checkp
 
 
 def parameters_of_head(block: AttentionBlock, options: dict[str, Any]) -> int:
-    """Count the parameters that go with one head: its rows of q, k, v with their biases, its columns of the
-    output.
-    """
+    """Count the parameters that go with a head: its rows of q, k, v and biases, its columns of the output."""
     side = block.name.split(".", 1)[0]
     width = int(options[f"{side}_embed_dim"])
     head_dim = width // int(options[f"{side}_attention_heads"])

@@ -1,6 +1,4 @@
-"""Label-smoothed cross-entropy with what a pruning method adds to the loss, and what its gates do in the
-log.
-"""
+"""Label-smoothed cross-entropy with what a pruning method adds to the loss and what its gates log."""
 
 from typing import Optional
 
@@ -12,9 +10,7 @@ from ...gating import Switchboard
 
 
 def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
-    """Return the switchboard of a model, through all wrappers of data-parallel training; None
-    without gates.
-    """
+    """Return a model's switchboard, through all wrappers of data-parallel training; None without gates."""
     while model is not None:
         found = getattr(model, "gating", None)
         if isinstance(found, Switchboard):

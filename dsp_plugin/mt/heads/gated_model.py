@@ -1,6 +1,4 @@
-"""The transformer that every pruning method puts its gates on. A method subclasses it and registers the
-result.
-"""
+"""The transformer that every pruning method puts its gates on: a method subclasses and registers it."""
 
 import logging
 from argparse import Namespace
@@ -91,9 +89,7 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def check_training(cls, whole, options: dict[str, Any], task) -> None:
-        """Refuse a training (its `whole` configuration) that would be half of the method; see
-        `new_training`.
-        """
+        """Refuse a training (its `whole` configuration) that would be half a method; see `new_training`."""
         check_training(cls, whole, options, task)
 
     @classmethod
@@ -177,9 +173,7 @@ class GatedTransformerModel(TransformerModelBase):
     def add_gates(
         self, gates: nn.Module, pruning_lr: Optional[float], joint: bool, warmup_updates: int = 0
     ) -> None:
-        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes everything
-        else.
-        """
+        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes all else."""
         if not joint:
             self.requires_grad_(False)
         self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
@@ -224,9 +218,7 @@ def budget_of(head_map: HeadMap, options: dict[str, Any]) -> Optional[HeadBudget
 
 
 def register_architectures(model: str) -> None:
-    """Register `<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` for a
-    registered model.
-    """
+    """Register `<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` of a model."""
     for name, sizes in ARCHITECTURES.items():
         register_model_architecture(model, f"{model}_{name}")(sizes)
 

@@ -1,6 +1,4 @@
-"""fairseq's translation task with what every pruning method wants of one: batches that a resumed run sees
-again, notes.
-"""
+"""fairseq's translation task as every pruning method wants it: batches that a resumed run sees again."""
 
 import logging
 from dataclasses import dataclass
@@ -37,8 +35,7 @@ class GatedTranslationConfig(TranslationConfig):
 
 
 class GatedTranslationTask(CheckedTranslationTask):
-    """Translation with a model whose heads are pruned. Works with every fairseq command; a method subclasses
-    it.
+    """Translation with a model whose heads are pruned, for every fairseq command; a method subclasses it.
 
     What a training must have is checked by the model, which is built under any task (`new_training`).
     """
@@ -52,9 +49,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._coverage: Optional[Coverage] = None  # of the set that is evaluated
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model; for a new training, after `prepare`. Errors as
-        `GatedTransformerModel.build_model`.
-        """
+        """Build the model; for a new training, after `prepare`. Raises as `GatedTransformerModel`'s."""
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         if not from_checkpoint:
             self._resume()
@@ -66,9 +61,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         return super().build_model(cfg, from_checkpoint)
 
     def _resume(self) -> None:
-        """Learn where the training stands; where it is at its end, see to it that fairseq makes no further
-        update.
-        """
+        """Learn where the training stands; at its end, see to it that fairseq makes no further update."""
         # everything on the command line; the Trainer reads the same object
         whole = self.cfg._get_root() if isinstance(self.cfg, DictConfig) else {}
         if "optimization" not in whole:
@@ -117,9 +110,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         return iterator
 
     def _cover(self, dataset, coverage: Coverage) -> None:
-        """Keep how much of a set is evaluated, for the log and the checkpoints; say once that it is not
-        the whole set.
-        """
+        """Keep how much of a set is evaluated, for log and checkpoints; say once if it is not the whole."""
         self._coverage = coverage
         name = next((name for name, known in self.datasets.items() if known is dataset), "the input")
         incomplete = self.state.state_dict.setdefault(COVERAGE, {})

@@ -121,9 +121,7 @@ class GatedDecoder(TransformerDecoderBase):
         alignment_layer: Optional[int] = None,
         alignment_heads: Optional[int] = None,
     ):
-        """Extract as stock; attention weights only where --print-alignment or `alignment_layer` asks,
-        else None.
-        """
+        """Extract as stock; attention weights only for --print-alignment or `alignment_layer`, else None."""
         if alignment_layer is None and not self.weights_asked:
             alignment_layer = -1  # no layer at all; None means the last one
         return super().extract_features(
@@ -146,9 +144,7 @@ class GatedDecoder(TransformerDecoderBase):
 
 
 def attention_blocks(model: nn.Module) -> dict[str, GatedMultiheadAttention]:
-    """Return the attention modules by dotted name, in the order of DSP's scores: encoder-self, decoder-cross,
-    decoder-self.
-    """
+    """Return the attention modules by name in DSP's order: encoder-self, decoder-cross, decoder-self."""
     by_kind: dict[str, dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
         if isinstance(module, GatedMultiheadAttention):
@@ -173,9 +169,7 @@ def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
 
 
 def encode_kept_heads(record: dict[str, list[int]]) -> str:
-    """Return the record of surgery as it stands in the model's config: {block name: heads kept, by their
-    first numbers}.
-    """
+    """Return the record of surgery as the model's config has it: {block: heads kept, by first numbers}."""
     return json.dumps(record, separators=(",", ":"))
 
 

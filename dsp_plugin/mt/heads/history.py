@@ -1,6 +1,4 @@
-"""Which heads a fairseq run would have kept at every validation, written beside its checkpoints as it
-trains.
-"""
+"""The heads a fairseq run would have kept at every validation, written beside its checkpoints."""
 
 from torch import nn
 

@@ -93,8 +93,7 @@ def head_importance(
     log_format: Optional[str] = None,
     prefix: str = "importance",
 ) -> HeadImportance:
-    """Work out the importance of every head under a mask; of several processes each takes a part, and all get
-    the same.
+    """Work out every head's importance under a mask; each of several processes takes a part, all get it.
 
     L(x) is the negative log-likelihood of the reference in nats, teacher-forced, summed over its tokens,
     without label smoothing. The model is in evaluation mode: no dropout, and no gates but these.

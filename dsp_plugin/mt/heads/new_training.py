@@ -49,8 +49,7 @@ def built_from(checkpoint: bool) -> Iterator[None]:
 
 
 def whole_training(cfg: Any) -> Optional[DictConfig]:
-    """Return the whole configuration of the training that a model is being built for; None where none is
-    about to start.
+    """Return the whole configuration of the training that a model is built for; None where none is.
 
     Args:
         cfg: the model's own configuration, as `build_model` is given it.
@@ -67,8 +66,7 @@ def name_of(section: Any) -> Optional[str]:
 
 
 def check_training(model_class: type, whole: DictConfig, options: dict[str, Any], task: Any) -> None:
-    """Refuse a training that would be half of the method, or that would fail only after its data has been
-    loaded.
+    """Refuse a training that would be half of the method, or would fail only after its data are loaded.
 
     Args:
         model_class: a `GatedTransformerModel`.
@@ -113,9 +111,7 @@ def check_training(model_class: type, whole: DictConfig, options: dict[str, Any]
 
 
 def host_advice(method: str) -> dict[str, str]:
-    """Say what to do about each half of a method that is missing (see `gating.handshake.ADVICE`), as
-    fairseq's users say it.
-    """
+    """Say in fairseq's words what to do about each half of a method that is missing (`handshake.ADVICE`)."""
     return {
         "optimizer": "use --optimizer dsp_adam, and a task that hands all parameters that learn to it",
         "rate": "use --optimizer dsp_adam, which has a group of its own for them",
@@ -129,9 +125,7 @@ def host_advice(method: str) -> dict[str, str]:
 
 
 def _check_criterion(name: Optional[str], method: str) -> None:
-    """Refuse a criterion of fairseq's that leaves the penalty out of the loss; ours add it, another plugin's
-    may do so.
-    """
+    """Refuse a criterion of fairseq's that leaves the penalty out; ours add it, other plugins' may."""
     criterion = CRITERION_REGISTRY.get(name)
     if criterion is None or issubclass(criterion, GatedCrossEntropyCriterion) or not _is_stock(criterion):
         return
@@ -143,9 +137,7 @@ def _check_criterion(name: Optional[str], method: str) -> None:
 
 
 def _check_optimizer(name: Optional[str]) -> None:
-    """Refuse an optimizer that would change the scores' learning rate; fairseq builds it long after the
-    model.
-    """
+    """Refuse an optimizer that would change the scores' rate; fairseq builds it long after the model."""
     optimizer = OPTIMIZER_REGISTRY.get(name)
     if (
         optimizer is None

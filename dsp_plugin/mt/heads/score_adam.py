@@ -14,8 +14,7 @@ _SMALLEST_EPS = 1e-11  # beside which the root of `_TINY`, 1e-19, is rounded awa
 
 
 def mark_scores(parameter, lr: Optional[float]) -> None:
-    """Tag a parameter as head scores with the constant learning rate `lr`; None: the model's rate and
-    schedule.
+    """Tag a parameter as head scores with the constant rate `lr`; None: the model's rate and schedule.
 
     fairseq copies both attributes to the float32 master copies it makes under --fp16 and --bf16.
     """

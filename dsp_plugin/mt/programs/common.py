@@ -1,6 +1,4 @@
-"""What the programs in scripts/mt/ have in common: help, and one clear line where options or files cannot
-be.
-"""
+"""The common part of the programs in scripts/mt/: help, and one clear line where input cannot be."""
 
 import argparse
 import sys

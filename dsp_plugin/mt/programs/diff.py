@@ -1,6 +1,4 @@
-"""The three stages of diff pruning on fairseq in one command; fairseq-train's options, and a few of our
-own.
-"""
+"""The three stages of diff pruning on fairseq in one command: fairseq-train's options, and a few more."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def _number(text: str) -> float:
 
 
 def own_options() -> OwnOptions:
-    """Return a parser of the options that `run_diff.py` adds to fairseq-train's, and of those of fairseq's
-    that it has a say in.
-    """
+    """Return a parser of the options `run_diff.py` adds to fairseq-train's, or has a say in."""
     fairseqs = "optimizer user-dir task mask-pack diff-pack restore-file finetune-from-model clip-norm"
     fairseqs += " lr-scheduler max-update"
     parser = OwnOptions("--base-checkpoint", "--record-name", *(f"--{name}" for name in fairseqs.split()))

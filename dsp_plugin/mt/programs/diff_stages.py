@@ -99,9 +99,7 @@ class Training:
         return load_checkpoint(last)["optimizer_history"][-1]["num_updates"] >= updates
 
     def _noted(self) -> dict[str, Any] | list[str] | None:
-        """Return the settings of the folder: by option, or as the words of an earlier version; None where
-        there are none.
-        """
+        """Return the folder's settings: by option, or as an earlier version's words; None without any."""
         path = os.path.join(self.folder, _SETTINGS)
         if not os.path.isfile(path):
             return None

@@ -23,9 +23,7 @@ from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 
 
 def own_options() -> OwnOptions:
-    """Return a parser of the options that `generate_dsp.py` and its like add to fairseq-generate's, and of
-    those of fairseq's that they have a say in.
-    """
+    """Return a parser of the options that `generate_dsp.py` and its like add to fairseq's, or read there."""
     parser = OwnOptions("--user-dir", "--task", "--diff-pack")
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
     parser.add_argument(
@@ -166,8 +164,7 @@ class _OutputOfPart:
 
 @contextmanager
 def _output(folder: Optional[str], subset: str, label: Callable[[], str]) -> Iterator[_OutputOfPart]:
-    """Open where fairseq's own output goes: standard output, or the file of its --results-path, which appears
-    when it is whole.
+    """Open where fairseq's own output goes: standard output, or --results-path's file, whole when it appears.
 
     Args:
         label: asked at the end for the set's name, which says how much of it there is.

@@ -72,9 +72,7 @@ def arch_of(name: str, method: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """Return a checkpoint's path that the checkpoints to come can keep, whatever folder the training is
-    resumed from.
-    """
+    """Return a checkpoint's path as later ones can keep it, from whatever folder the training is resumed."""
     # fairseq's word for the one in --save-dir; a remote store
     if path == "checkpoint_last.pt" or "://" in path:
         return path
@@ -98,9 +96,7 @@ def options_help(method: str = "dsp") -> str:
 
 
 def hush_hosts() -> None:
-    """Hold back warnings about fairseq's own use of Hydra and of a GPU's pinned memory: no user can act on
-    them.
-    """
+    """Hold back warnings about fairseq's own use of Hydra and of pinned memory: no user can act on them."""
     for module in (r"hydra\..*", r"torch\.utils\.data.*", r"fairseq\..*"):
         warnings.filterwarnings("ignore", category=Warning, module=module)
     warnings.filterwarnings("ignore", message=r"(?s).*(ConfigStore schema|strict flag in the compose).*")

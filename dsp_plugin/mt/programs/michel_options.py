@@ -1,6 +1,4 @@
-"""The options of `run_michel.py`: its own, and those of fairseq's training and generation that mean something
-here.
-"""
+"""The options of `run_michel.py`: its own, and those of fairseq's that mean something here."""
 
 import argparse
 from collections.abc import Sequence
@@ -69,9 +67,7 @@ def own_options() -> OwnOptions:
 
 
 def fairseq_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Read fairseq's options, those of training and of generation together, and name those given that mean
-    nothing here.
-    """
+    """Read fairseq's options of training and generation, and name those given that mean nothing here."""
     from fairseq import options
 
     def make() -> argparse.ArgumentParser:

@@ -1,6 +1,4 @@
-"""One line instead of a traceback where the input cannot be, whichever library under the program has
-noticed it.
-"""
+"""One line instead of a traceback where the input cannot be, whichever library has noticed it."""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ def translation_speed(
     cpu: bool = False,
     length: Optional[int] = None,
 ) -> list[float]:
-    """Measure sentences a second of each checkpoint on a binarised subset: medians over `repeats` interleaved
-    passes.
+    """Measure sentences a second of each checkpoint on a subset: medians over `repeats` interleaved passes.
 
     Interleaved (A B A B ...), so that a machine that slows down slows all of them. Loading, batching and
     scoring are not counted; a first batch each warms up.

@@ -80,8 +80,7 @@ def summarise_training(
 
 
 def result_of(save_dir: str) -> Optional[str]:
-    """Return the checkpoint that says what came of a training: the best, or the last where heads close one by
-    one.
+    """Return the checkpoint that a training comes to: the best, or the last where heads close one by one.
 
     A best checkpoint that the last one knows nothing of is another training's, which was in the folder
     before.
@@ -105,9 +104,7 @@ def _best_score(state: dict) -> Optional[float]:
 
 
 def _training_time(save_dir: str) -> float:
-    """Return the seconds that a training took, over all its starts; 0 where its last checkpoint is
-    not there.
-    """
+    """Return the seconds a training took, over all its starts; 0 where its last checkpoint is not there."""
     last = os.path.join(save_dir, "checkpoint_last.pt")
     state = load_checkpoint(last) if os.path.isfile(last) else {}
     return float((state.get("extra_state") or {}).get("previous_training_time", 0.0))

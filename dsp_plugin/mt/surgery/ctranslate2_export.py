@@ -75,8 +75,7 @@ def export_ctranslate2(
 
 
 def even_heads(pruned: Pruned) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-    """Put zero heads behind the others of the pruned checkpoint, until every block of a stack has as many as
-    the fullest.
+    """Put zero heads behind the pruned checkpoint's, until all blocks of a stack have as many as the fullest.
 
     Returns:
         The checkpoint, and {"encoder": {"num_heads": ..., "head_dim": ...}, "decoder": ...}.
@@ -159,8 +158,7 @@ def certify(
     words: str,
     counts: dict[str, dict[str, int]],
 ) -> Certificate:
-    """Compare scores of given translations, and translations by beam search, of CTranslate2 and of the masked
-    model.
+    """Compare scores of given translations, and beam search, of CTranslate2 and of the masked model.
 
     The scores decide. Beam search is told only: where two hypotheses tie, the last bit of a sum chooses.
     """

@@ -41,8 +41,7 @@ def task_and_pairs(
     limit: int,
     words_needed: bool,
 ) -> tuple[Any, list[Pair], str]:
-    """Find what two models are compared on: text of the binarised data folder where there is one, else random
-    tokens.
+    """Find what two models are compared on: text of the binarised data where it is there, or random tokens.
 
     Args:
         tensors, cfg: of the checkpoint.
@@ -103,9 +102,7 @@ def random_pairs(task, count: int = 8, longest: int = 9) -> list[Pair]:
 
 
 def placeholder_task(tensors: dict[str, Tensor]) -> Any:
-    """Make what fairseq builds a model by where there is no data folder: dictionaries of the embeddings'
-    sizes.
-    """
+    """Make what fairseq builds a model by without data: dictionaries of the embeddings' sizes."""
     words = {}
     for side in ("encoder", "decoder"):
         words[side] = Dictionary()
@@ -139,9 +136,7 @@ def model_of(state: dict[str, Any], task: Any) -> nn.Module:
 
 
 def masked_model(source: CheckpointModel, keep: Tensor, task: Any) -> nn.Module:
-    """Return the checkpoint's model with all the heads it has now, those that are not kept
-    multiplied by 0.
-    """
+    """Return the checkpoint's model with all the heads it has, those that are not kept multiplied by 0."""
     model = model_of(remove_heads(source, torch.ones_like(keep)).state, task)
     model.add_gates(FixedGates(keep), pruning_lr=None, joint=True)
     return model.eval().requires_grad_(False)

@@ -8,8 +8,7 @@ from .pruning import CheckpointModel, remove_heads
 
 
 def model_without(source: CheckpointModel, keep: Tensor, task) -> nn.Module:
-    """Return the checkpoint's model with the other heads removed, as `dsp prune` would write it; in
-    evaluation mode.
+    """Return the checkpoint's model without the other heads, as `dsp prune` would write it, to evaluate.
 
     Args:
         keep: bool [heads the model has now].

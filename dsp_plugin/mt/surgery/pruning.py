@@ -232,9 +232,7 @@ def put_block(model: dict[str, Tensor], block: AttentionBlock, tensors: dict[str
 
 
 def count_parameters(tensors: dict[str, Tensor], options: dict[str, Any]) -> int:
-    """Count the weights of a model by its checkpoint: without head scores and buffers, shared embeddings
-    counted once.
-    """
+    """Count a checkpoint's weights: without head scores and buffers, shared embeddings once."""
     shared = {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
     if options.get("share_all_embeddings") or options.get("merge_src_tgt_embed"):
         shared.add("encoder.embed_tokens.weight")
@@ -257,9 +255,7 @@ def _side(block: AttentionBlock) -> str:
 
 
 def _split_projections(model: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Split the projections of old fairseq, joined in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C],
-    into those of today.
-    """
+    """Split old fairseq's projections, joined in `in_proj_weight` [3 C, C] and `in_proj_bias` [3 C]."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.items():
         block, _, last = name.rpartition(".")

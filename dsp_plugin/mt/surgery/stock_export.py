@@ -39,8 +39,7 @@ _PLUGIN = __name__.partition(".")[0]
 def export_fairseq(
     state: dict[str, Any], num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
 ) -> Pruned:
-    """Make the checkpoint one of stock fairseq's `transformer`: every head in its place, those that are not
-    kept zeros.
+    """Make the checkpoint one of stock `transformer`: every head in its place, those not kept zeros.
 
     Scores are left out, task, criterion and optimizer are stock, and all values are of built-in types. A
     checkpoint without scores keeps the heads it has.
@@ -72,9 +71,7 @@ def export_fairseq(
 def keep_of(
     source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
 ) -> torch.Tensor:
-    """Choose as `choose_heads`, but a checkpoint of which nothing says what to remove keeps the
-    heads it has.
-    """
+    """Choose as `choose_heads`, but a checkpoint that does not say what to remove keeps its heads."""
     if mask is None and num_of_heads is None and SCORES not in source.tensors:
         mask = torch.ones(source.head_map.num_heads, dtype=torch.bool)
     return choose_heads(source, num_of_heads, mask)
@@ -88,8 +85,7 @@ def certify_fairseq(
     subset: Optional[str],
     limit: int,
 ) -> Certificate:
-    """Compare stock fairseq's model of an exported checkpoint with the masked one. Arguments as
-    `export_ctranslate2`.
+    """Compare stock fairseq's model of an export with the masked one. Arguments as `export_ctranslate2`.
 
     Raises:
         FileNotFoundError: no such folder or subset.

@@ -63,8 +63,7 @@ class CheckedTranslationTask(TranslationTask):
         return super().load_dataset(split, epoch, combine, **kwargs)
 
     def build_generator(self, models, args, *more, **kwargs):
-        """Build the search, after a look at whether the shortest sentence that is loaded may have as many
-        words as it must.
+        """Build the search, after a look at whether the shortest sentence may have as many words as it must.
 
         Raises:
             ValueError: naming --min-len.

@@ -1,6 +1,4 @@
-"""How much of a data set a score covers: fairseq leaves sentences out where it is told to, or where they
-do not fit.
-"""
+"""How much of a data set a score covers: fairseq leaves sentences out where told to, or where too long."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ class Coverage:
         return self.covered == self.total
 
     def label(self, name: str) -> str:
-        """Return the set's name; of a part of it `name-16-of-21`, so that its score is not taken for the
-        whole set's.
-        """
+        """Return the set's name; of a part `name-16-of-21`, so that its score is not taken for the whole."""
         return name if self.whole else f"{name}-{self.covered}-of-{self.total}"
 
 
@@ -42,8 +38,7 @@ def is_training_pass(arguments: dict) -> bool:
 
 
 def coverage_of(iterator, max_valid_steps: Optional[int] = None) -> Coverage:
-    """Count the sentences of an `EpochBatchIterator` that is read to its end, or in a validation for
-    `max_valid_steps` batches.
+    """Count the sentences of an `EpochBatchIterator` read to its end, or for `max_valid_steps` batches.
 
     Of several shards those of all processes count where these share their results, else this process's own.
     """

@@ -1,6 +1,4 @@
-"""A folder of binarised text is looked at before it is read: languages, dictionaries, and that no file is
-cut.
-"""
+"""A folder of binarised text is checked before it is read: languages, dictionaries, no file cut."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ _HEADER = struct.Struct("<QBQ")  # after the magic: version, type of the numbers
 def check_languages(
     data: str, source: Optional[str], target: Optional[str], impl: Optional[str] = None
 ) -> None:
-    """Compare the languages asked for with the folder's; fairseq replaces one that stands alone without a
-    word.
+    """Compare the languages asked for with the folder's; fairseq replaces a lone one without a word.
 
     Raises:
         FileNotFoundError: no such folder.

@@ -1,6 +1,4 @@
-"""Whether a model and a data folder mean the same words by the same numbers. fairseq compares only how
-many there are.
-"""
+"""Whether a model and a folder mean the same words by their numbers; fairseq only compares how many."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ def dictionaries_of(task: Any) -> dict[str, str]:
 
 
 def check_dictionaries(task_state: Optional[Mapping[str, Any]], task: Any, model: str) -> None:
-    """Compare what a checkpoint says of its dictionaries with those of a task. Earlier checkpoints say
-    nothing.
+    """Compare a checkpoint's dictionaries with those of a task. Earlier checkpoints say nothing of them.
 
     Args:
         task_state: the checkpoint's entry of that name.

@@ -1,6 +1,4 @@
-"""When a training is finished. fairseq itself looks only after an update, and so makes one more at every
-start.
-"""
+"""When a training is finished: fairseq looks only after an update, so makes one more at every start."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def finished(state: dict[str, Any], optimization, checkpointing) -> Optional[str
 
 
 def patience_now() -> Optional[dict[str, Any]]:
-    """Return what fairseq's early stopping remembers of this run's validations, in a function's attributes;
-    None before the first.
-    """
+    """Return what early stopping remembers of validations, in a function's attributes; None at first."""
     for memory in _early_stopping():
         if hasattr(memory, "best"):
             return {"best": float(memory.best), "num_runs": int(memory.num_runs)}
@@ -46,9 +42,7 @@ def patience_now() -> Optional[dict[str, Any]]:
 
 
 def restore_patience(state: Optional[dict[str, Any]]) -> None:
-    """Let fairseq's early stopping go on from `patience_now`; from None as if no training had been in this
-    process.
-    """
+    """Let early stopping go on from `patience_now`; from None as if this process had trained nothing."""
     for memory in _early_stopping():
         if state:
             memory.best, memory.num_runs = state["best"], state["num_runs"]
@@ -57,9 +51,7 @@ def restore_patience(state: Optional[dict[str, Any]]) -> None:
 
 
 def _early_stopping() -> Iterator[Any]:
-    """Find fairseq's `should_stop_early`: of the module, and of the main program where that is `python -m
-    fairseq_cli.train`.
-    """
+    """Find `should_stop_early`: of the module, and of `python -m fairseq_cli.train` where that is main."""
     for module in ("fairseq_cli.train", "__main__"):
         found = getattr(sys.modules.get(module), "should_stop_early", None)
         if found is not None:

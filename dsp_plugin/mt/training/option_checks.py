@@ -133,9 +133,7 @@ def flag_of(name: str) -> str:
 
 
 def _options_of(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of all options in a configuration, however deep; what cannot be resolved is left to
-    its reader.
-    """
+    """Yield (name, value) of all options in a configuration, however deep, that can be resolved."""
     if isinstance(node, Namespace):
         node = vars(node)
     if not isinstance(node, (dict, DictConfig)):
@@ -232,9 +230,7 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
 
 
 def _check_search(values: Mapping[str, Any], among: str = "") -> None:
-    """Refuse options of the search that exclude each other; fairseq asserts these in the middle of
-    its work.
-    """
+    """Refuse options of the search that exclude each other, which fairseq asserts in the middle of work."""
 
     def flag(name: str) -> str:
         return f"{among}{name}" if among else flag_of(name)

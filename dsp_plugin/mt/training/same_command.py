@@ -1,5 +1,4 @@
-"""Whether two command lines ask for the same training: by what their options mean, not by how they were
-written.
+"""Whether two command lines ask for the same training, by what their options mean and not their words.
 
 `--lr 1e-3` is `--lr=0.001`; a file is what it holds, whether its path is absolute, starts in another folder,
 or is another one.

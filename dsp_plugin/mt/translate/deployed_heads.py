@@ -17,8 +17,7 @@ from ..heads.gated_transformer import block_kind
 
 
 def heads_of_model(model: nn.Module) -> CheckpointHeads:
-    """Return the heads a model has, and those that it deploys in evaluation mode. Of stock fairseq's
-    transformer: all.
+    """Return a model's heads, and those it deploys in evaluation mode; of stock fairseq's transformer all.
 
     Raises:
         ValueError: it has no attention blocks of an encoder-decoder transformer.
@@ -55,9 +54,7 @@ def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHea
 def parameters_of_model(
     model: nn.Module, heads: CheckpointHeads, original: CheckpointHeads
 ) -> dict[str, int]:
-    """Count the parameters of a model with all the heads it once had, and with the deployed ones alone; head
-    scores are none.
-    """
+    """Count a model's parameters, scores aside, with all heads it once had and with the deployed alone."""
     sizes = {
         f"{side}_{size}": getattr(model.encoder.cfg, f"{side}_{size}")
         for side in ("encoder", "decoder")

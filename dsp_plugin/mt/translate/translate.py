@@ -16,9 +16,7 @@ from ..training.checked_task import CheckedTranslationTask
 
 @dataclass
 class Translation:
-    """The best hypothesis of one sentence: its tokens with the end mark, and the mean log probability of a
-    token.
-    """
+    """The best hypothesis of one sentence: its tokens with the end mark, and their mean log probability."""
 
     tokens: list[int]
     score: float
@@ -49,9 +47,7 @@ def translation_task(
 
 
 def load_model(path: str, task, overrides: Optional[dict[str, Any]] = None) -> nn.Module:
-    """Load the model of a checkpoint by fairseq's own loader. `overrides` change its options, as
-    `--model-overrides`.
-    """
+    """Load a checkpoint's model by fairseq's own loader; `overrides` as `--model-overrides`."""
     models, _ = checkpoint_utils.load_model_ensemble([path], arg_overrides=overrides, task=task)
     return models[0].eval()
 

@@ -34,9 +34,7 @@ class VoitaTransformerConfig(GatedTransformerConfig):
 
 
 class VoitaTransformerModel(GatedTransformerModel):
-    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` too, exactly K of
-    them stay.
-    """
+    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` exactly K stay."""
 
     method = "voita"
     gates_option = "--l0-penalty LAMBDA, the price of an open head"
