@@ -101,9 +101,13 @@ def revert(args: argparse.Namespace) -> int:
         if unknown := [name for name in pack.task_head if name not in record.task_head]:
             print(f"{args.base} has no task head: that of {args.model} stays as it is ({', '.join(unknown)})")
     else:
-        record = UndoRecord.load(model.undo_path)
-        if record.config is not None:
-            check_config_before(record.config, model.config_text())
+        try:
+            record = UndoRecord.load(model.undo_path)
+            if record.config is not None:
+                check_config_before(record.config, model.config_text())
+        except (FileNotFoundError, ValueError) as error:
+            advice = "dsp diff revert --base BASE --pack PACK needs no record"
+            raise ValueError(f"{error}; {advice}") from error
     touched = record.restore(state)
     model.store(state, touched, record.config, None)
     print(f"reverted: {args.model} is its base again, SHA-256 {record.base.hash}")

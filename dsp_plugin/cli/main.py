@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from dsp_plugin import __version__
+from dsp_plugin.options.errors import as_typed, dashed
 from dsp_plugin.options.faults import one_line
 from dsp_plugin.options.terminal import printable
 
@@ -78,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: Exception, words: Sequence[str]) -> str:
-    """The error in one line; where its own words were made for programmers, with the files of the command
-    line.
+    """Say the error in one line; where its own words were made for programmers, with the files of the
+    command line.
     """
-    line = one_line(error)
+    line = one_line(error, as_typed(words, dashed))
     if isinstance(error, (OSError, ValueError, ImportError)):
         return line
     files = [word for word in words if os.path.exists(word) and word not in line]

@@ -38,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dsp_plugin.records.environment import command_line
+    from dsp_plugin.records.files.whole import check_folder
     from dsp_plugin.reports.report import make_report
 
+    check_folder("--out", args.out)
     command = ["dsp", "report", args.results, "--out", args.out]
     command += ["--only", *args.only] if args.only else []
     command += ["--baseline", args.baseline] if args.baseline else []

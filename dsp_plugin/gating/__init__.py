@@ -1,6 +1,6 @@
 """Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch."""
 
-from .budget import HeadBudget, check_budget, parse_heads_per_kind
+from .budget import BudgetOptions, HeadBudget, check_budget, parse_heads_per_kind
 from .gates import FixedGates, HeadGates
 from .handshake.handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
@@ -10,6 +10,7 @@ from .importance.ranking_options import RANKINGS, RankingOptions
 from .importance.removal_order import (
     end_of_removal,
     next_removals,
+    path_down,
     random_ranking,
     ranking_of_removal,
     remove_stepwise,
@@ -19,6 +20,7 @@ from .importance.removal_order import (
 from .importance.sweep import Step, Sweep
 from .methods.concrete import ConcreteGates
 from .methods.subset import RelaxedSubset, StraightThroughSubset
+from .methods.subset_options import SubsetOptions
 from .sampling.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 from .sampling.schedule import ExponentialCooling, constant_temperature
 from .switchboard import Switchboard
@@ -26,6 +28,7 @@ from .switchboard import Switchboard
 __all__ = [
     "RANKINGS",
     "AttentionBlock",
+    "BudgetOptions",
     "ConcreteGates",
     "ExponentialCooling",
     "FixedGates",
@@ -42,6 +45,7 @@ __all__ = [
     "RelaxedSubset",
     "Step",
     "StraightThroughSubset",
+    "SubsetOptions",
     "Sweep",
     "Switchboard",
     "check_budget",
@@ -51,6 +55,7 @@ __all__ = [
     "next_removals",
     "normalised",
     "parse_heads_per_kind",
+    "path_down",
     "random_ranking",
     "ranking_of_removal",
     "relaxed_topk",

@@ -6,33 +6,40 @@ Notation: N heads in all, K kept, m the minimum a block, T temperature.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..options.errors import OptionError
 from .head_map import HeadMap
 from .sampling.limits import EPS
 from .sampling.relaxed_topk import hard_topk, relaxed_topk, straight_through_topk
 
 
-def check_budget(k: int, num_heads: int, option: str = "--num-of-heads") -> int:
+def check_budget(k: int, num_heads: int, option: str = "num_of_heads", kind: str = "") -> int:
     """Return K as an int.
 
+    Args:
+        option, kind: what the number belongs to, and which kind of attention among those it names.
+
     Raises:
-        ValueError: K is not a whole number in 0..N; names `option` and the range.
+        OptionError: K is not a whole number in 0..N; says the range.
     """
     if not 0 <= k <= num_heads or k != int(k):  # in this order: NaN fails the first
-        raise ValueError(f"{option} must be a whole number in 0..{num_heads} (heads of the model), got {k}")
+        what = f"{kind} must be" if kind else "must be"
+        raise OptionError(option, f"{what} a whole number in 0..{num_heads} (heads of the model), got {k}")
     return int(k)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Heads [start, stop) of its blocks that share one budget."""
+    """Heads [start, stop) of its blocks that share one budget; `kind`, where it is one kind's."""
 
     budget: int
     blocks: tuple[tuple[int, int], ...]
+    kind: str = ""
 
 
 class HeadBudget:
@@ -45,8 +52,8 @@ class HeadBudget:
         minimum: heads every block keeps at least, or all it has, if those are fewer.
 
     Raises:
-        ValueError: naming the option: K outside 0..N, no K at all, kinds that the model does not have or that
-            are missing, a sum other than K, a minimum that needs more heads than the budget has.
+        OptionError: K outside 0..N, no K at all, kinds that the model does not have or that are missing, a
+            sum other than K, a minimum that needs more heads than the budget has.
     """
 
     def __init__(
@@ -57,28 +64,25 @@ class HeadBudget:
         minimum: int = 0,
     ):
         self.num_heads = head_map.num_heads
-        self.minimum = check_budget(minimum, self.num_heads, "--min-heads-per-block")
+        self.minimum = check_budget(minimum, self.num_heads, "min_heads_per_block")
         ranges = {block.name: head_map.range(block.name) for block in head_map.blocks}
         if per_kind is None:
             if total is None:
-                raise ValueError("--num-of-heads: no number of heads to keep was given")
-            groups = [(check_budget(total, self.num_heads), tuple(ranges.values()), "--num-of-heads")]
+                raise OptionError("num_of_heads", "is missing: no number of heads to keep was given")
+            self._groups = [_Group(check_budget(total, self.num_heads), tuple(ranges.values()))]
         else:
-            groups = self._by_kind(head_map, ranges, per_kind)
-            if total is not None and total != sum(budget for budget, *_ in groups):
-                raise ValueError(
-                    f"--heads-per-kind adds up to {sum(budget for budget, *_ in groups)} heads, "
-                    f"--num-of-heads says {total}"
-                )
-        for budget, blocks, option in groups:
-            needed = sum(min(self.minimum, stop - start) for start, stop in blocks)
-            if needed > budget:
-                raise ValueError(
-                    f"--min-heads-per-block {self.minimum} needs {needed} heads in {len(blocks)} blocks, "
-                    f"{option} gives them {budget}"
-                )
-        self._groups = [_Group(budget, blocks) for budget, blocks, _ in groups]
+            self._groups = self._by_kind(head_map, ranges, per_kind)
         self.total = sum(group.budget for group in self._groups)
+        if total is not None and total != self.total:
+            reason = f"adds up to {self.total} heads, {{}} says {total}"
+            raise OptionError("heads_per_kind", reason, "num_of_heads")
+        for group in self._groups:
+            needed = sum(min(self.minimum, stop - start) for start, stop in group.blocks)
+            if needed > group.budget:
+                reason = f"{self.minimum} needs {needed} heads in {len(group.blocks)} blocks, "
+                reason += f"{{}} {group.kind} gives" if group.kind else "{} gives"
+                giver = "heads_per_kind" if group.kind else "num_of_heads"
+                raise OptionError("min_heads_per_block", f"{reason} them {group.budget}", giver)
 
     def select(self, scores: Tensor) -> Tensor:
         """Choose the heads with the largest scores that keep to the budget; ties go to the lower index.
@@ -161,19 +165,16 @@ class HeadBudget:
         return torch.cat(spans) if spans else torch.zeros(0, dtype=torch.long, device=device)
 
     @staticmethod
-    def _by_kind(head_map: HeadMap, ranges, per_kind: Mapping[str, int]) -> list[tuple]:
+    def _by_kind(head_map: HeadMap, ranges, per_kind: Mapping[str, int]) -> list[_Group]:
         kinds = list(dict.fromkeys(block.kind for block in head_map.blocks))
         if set(per_kind) != set(kinds):
-            raise ValueError(
-                f"--heads-per-kind must give a number for each of {', '.join(kinds)}; got {dict(per_kind)}"
-            )
+            reason = f"must give a number for each of {', '.join(kinds)}; got {dict(per_kind)}"
+            raise OptionError("heads_per_kind", reason)
         groups = []
         for kind in kinds:
             blocks = tuple(ranges[block.name] for block in head_map.blocks if block.kind == kind)
-            option = f"--heads-per-kind {kind}"
-            groups.append(
-                (check_budget(per_kind[kind], sum(b - a for a, b in blocks), option), blocks, option)
-            )
+            heads = sum(stop - start for start, stop in blocks)
+            groups.append(_Group(check_budget(per_kind[kind], heads, "heads_per_kind", kind), blocks, kind))
         return groups
 
 
@@ -182,11 +183,53 @@ def as_budget(head_map: HeadMap, budget: int | HeadBudget) -> HeadBudget:
     return budget if isinstance(budget, HeadBudget) else HeadBudget(head_map, budget)
 
 
+@dataclass(frozen=True)
+class BudgetOptions:
+    """What a user says of a budget.
+
+    Attributes:
+        num_of_heads: K; heads_per_kind: a text instead, see `parse_heads_per_kind`.
+        min_heads_per_block: heads that every block keeps at least.
+    """
+
+    num_of_heads: int | None = None
+    heads_per_kind: str | None = None
+    min_heads_per_block: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> BudgetOptions:
+        """Take them out of a method's options."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    @property
+    def given(self) -> bool:
+        """Whether they say how many heads are to stay."""
+        return self.num_of_heads is not None or bool(self.heads_per_kind)
+
+    def check(self) -> None:
+        """Look at them before there is a model.
+
+        Raises:
+            OptionError: no number of heads that a minimum could be part of; see `parse_heads_per_kind`.
+        """
+        parse_heads_per_kind(self.heads_per_kind)
+        if self.min_heads_per_block and not self.given:
+            reason = "needs a budget: give {} or {}"
+            raise OptionError("min_heads_per_block", reason, "num_of_heads", "heads_per_kind")
+
+    def budget(self, head_map: HeadMap) -> HeadBudget | None:
+        """Make the budget of a model's heads; None where they say no number. Errors as `HeadBudget`."""
+        if not self.given:
+            return None
+        per_kind = parse_heads_per_kind(self.heads_per_kind)
+        return HeadBudget(head_map, self.num_of_heads, per_kind, self.min_heads_per_block)
+
+
 def parse_heads_per_kind(text: str | None) -> dict | None:
     """Read "encoder-self=4,decoder-cross=4,decoder-self=1" as a dictionary; None stays None.
 
     Raises:
-        ValueError: another form.
+        OptionError: another form.
     """
     if not text:
         return None
@@ -196,7 +239,6 @@ def parse_heads_per_kind(text: str | None) -> dict | None:
     except ValueError:
         numbers = {}
     if len(numbers) != len(parts):
-        raise ValueError(
-            f"--heads-per-kind must look like encoder-self=4,decoder-cross=4,decoder-self=1; got {text!r}"
-        )
+        reason = f"must look like encoder-self=4,decoder-cross=4,decoder-self=1; got {text!r}"
+        raise OptionError("heads_per_kind", reason)
     return numbers

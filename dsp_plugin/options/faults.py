@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from .errors import OptionError, Spelling
 from .terminal import printable
 
 # Exceptions whose text is an answer by itself; of others the text alone says little: KeyError's is a lone
@@ -14,10 +15,13 @@ _TOLD = (ValueError, ImportError, NotImplementedError)
 _LONGEST = 600
 
 
-def one_line(error: BaseException) -> str:
-    """What is wrong, in one line without control characters.
+def one_line(error: BaseException, spelling: Spelling = str) -> str:
+    """Say what is wrong, in one line without control characters.
 
     The file of an OSError stands first; an exception that says nothing is told by what it is.
+
+    Args:
+        spelling: how options are to be named, see `OptionError`.
     """
     if isinstance(error, MemoryError):
         return f"out of memory{_after(error)}"
@@ -32,29 +36,25 @@ def one_line(error: BaseException) -> str:
         return _flat(f"{' -> '.join(places)}: {error.strerror}" if places else str(error))
     if isinstance(error, KeyError):
         return _flat(f"an entry is missing: {', '.join(map(repr, error.args)) or 'KeyError'}")
-    text = _flat(str(error))
+    text = _flat(error.spelled(spelling) if isinstance(error, OptionError) else str(error))
     if isinstance(error, (*_TOLD, OSError)) and text:
         return text
     return f"{type(error).__name__}{_after(error)}"
 
 
 @contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, beside an interrupt, becomes a ValueError that begins with `what`: an
-    option, a file.
-
-    An error whose own words have `what` in them already stays as it is.
+def naming(option: str, value: object) -> Iterator[None]:
+    """Turn whatever goes wrong inside, beside an interrupt, into an error of this option and its value.
 
     Raises:
-        ValueError: see above.
+        OptionError: see above; one that names an option already stays as it is.
     """
     try:
         yield
+    except OptionError:
+        raise
     except Exception as error:
-        line = one_line(error)
-        if what in line and isinstance(error, (OSError, ValueError)):
-            raise
-        raise ValueError(f"{what}: {line}") from error
+        raise OptionError(option, f"{value}: {one_line(error)}") from error
 
 
 def _after(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsp_plugin.options.errors import OptionError
 from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.records.record import Record, find_records
 from dsp_plugin.reports.diff_report import DiffReport
@@ -78,7 +79,7 @@ def make_report(
         ValueError: no records in it, `out` is a file, no such setting, no such baseline.
         OSError: a file cannot be written.
     """
-    check_folder("--out", out)
+    check_folder("out", out)
     found = find_records(results)
     if not found:
         where = "they are the results.json of trainings and scorings"
@@ -86,11 +87,11 @@ def make_report(
     names = sorted({record.name for _, record in found})
     unknown = sorted(set(only) - set(names))
     if unknown:
-        raise ValueError(f"--only {' '.join(unknown)}: no such setting; there are: {', '.join(names)}")
+        raise OptionError("only", f"{' '.join(unknown)}: no such setting; there are: {', '.join(names)}")
     found = [(path, record) for path, record in found if not only or record.name in only]
     methods = sorted({record.method for _, record in found})
     if baseline is not None and baseline not in methods:
-        raise ValueError(f"--baseline {baseline}: no such method; there are: {', '.join(methods)}")
+        raise OptionError("baseline", f"{baseline}: no such method; there are: {', '.join(methods)}")
     writer = _Writer(Path(out), found, baseline or BASELINE)
     names = [name for name in names if not only or name in only]
     details = [writer.section(name) for name in names]

@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "program, words, said",
     [
-        ("run_dsp", "--num_of_heads 9", "--num-of-heads must be a whole number in 0..8"),
+        ("run_dsp", "--num_of_heads 9", "--num_of_heads must be a whole number in 0..8"),
         ("run_dsp", "--num_of_heads -1", "--num_of_heads -1: a whole number, 0 or more"),
         ("run_dsp", "", "--num_of_heads K, the number of heads to keep, is missing"),
         ("run_dsp", "--num_of_heads 3 --use_ste --annealing", "give either --use_ste or --annealing"),

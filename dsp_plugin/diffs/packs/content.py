@@ -187,8 +187,7 @@ def check_config_before(before: str, now: str | None) -> None:
     if different:
         keys = ", ".join(map(repr, sorted(different)[:3]))
         raise ValueError(
-            f"cannot revert: config.json and the undo record differ in {keys}, which no diff has changed; "
-            "dsp diff revert --base BASE --pack PACK needs no record"
+            f"cannot revert: config.json and the undo record differ in {keys}, which no diff has changed"
         )
 
 

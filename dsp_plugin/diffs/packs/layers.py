@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from ...options.errors import OptionError
+
 # BERT `encoder.layer.3.`, fairseq and BART `decoder.layers.3.`, GPT-2 `h.3.`, T5 `block.3.`
 _NUMBERED = re.compile(r"^(.*?\b(?:layer|layers|h|block|blocks|albert_layer_groups))\.(\d+)\.")
 _ANY_NUMBER = re.compile(r"((?:[^.]+\.)*?)(\d+)\.")  # a `Sequential`'s
@@ -43,12 +45,12 @@ def frozen_names(names: Iterable[str], fix_layer: int) -> list[str]:
     """List what `fix_layer` = N freezes: the embeddings and the N lowest layers; nothing where it is -1.
 
     Raises:
-        ValueError: N below -1 or above the number of layers.
+        OptionError: N below -1 or above the number of layers.
     """
     layers, count = layer_numbers(names)
     if not -1 <= fix_layer <= count:
-        allowed = f"between -1 (nothing) and the number of layers ({count})"
-        raise ValueError(f"fix_layer must be {allowed}, got {fix_layer}")
+        reason = f"must be between -1 (nothing) and the number of layers ({count}), got {fix_layer}"
+        raise OptionError("fix_layer", reason)
     return [] if fix_layer < 0 else [name for name, number in layers.items() if number <= fix_layer]
 
 
@@ -56,10 +58,10 @@ def penalties_by_layer(names: Iterable[str], penalties: Sequence[float]) -> dict
     """Return name -> lambda, from L + 2 lambdas: of the embeddings, layer 1 .. L, and everything else.
 
     Raises:
-        ValueError: another number of penalties.
+        OptionError: another number of penalties.
     """
     layers, count = layer_numbers(names)
     if len(penalties) != count + 2:
-        needed = f"{count + 2} numbers (embeddings, {count} layers, the rest)"
-        raise ValueError(f"the penalty per layer needs {needed}, got {len(penalties)}")
+        reason = f"needs {count + 2} numbers (embeddings, {count} layers, the rest), got {len(penalties)}"
+        raise OptionError("sparsity_penalty_per_layer", reason)
     return {name: float(penalties[number]) for name, number in layers.items()}

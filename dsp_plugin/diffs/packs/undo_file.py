@@ -117,7 +117,7 @@ class UndoRecord:
             ValueError: it is damaged, has no checksum, is of a newer format, or another file.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no undo record at {path}: give --base and --pack to revert without one")
+            raise FileNotFoundError(f"there is no undo record at {path}")
         with malformed(f"{path} is not an undo record, or is damaged", ValueError):
             with safe_open(path, "pt") as file:
                 about = parse_json((file.metadata() or {})[_KEY], "its header")
@@ -125,8 +125,7 @@ class UndoRecord:
                 if version > _VERSION:
                     raise ValueError(f"format version {version} is newer than this dsp_plugin: update it")
                 if "checksum" not in about:
-                    remedy = "dsp diff revert --base BASE --pack PACK needs no record"
-                    raise ValueError(f"it has no checksum; {remedy}")
+                    raise ValueError("it has no checksum")
                 if not fits(path, about["checksum"]):
                     raise ValueError("its content does not fit its checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}

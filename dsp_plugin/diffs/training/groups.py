@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...options.errors import OptionError
 from ..packs.layers import layer_numbers
 
 Shape = tuple[int, ...]
@@ -52,7 +53,7 @@ def grouping_name(per_params_alpha: int, per_neuron_alpha: int, per_layer_alpha:
     """Name the grouping (tensor, neuron, layer, or none) that the three switches of the command line ask for.
 
     Raises:
-        ValueError: a switch that is neither 0 nor 1, or two that exclude each other.
+        OptionError: a switch that is neither 0 nor 1, or two that exclude each other.
     """
     switches = {
         "per_params_alpha": per_params_alpha,
@@ -61,9 +62,10 @@ def grouping_name(per_params_alpha: int, per_neuron_alpha: int, per_layer_alpha:
     }
     for name, value in switches.items():
         if value not in (0, 1):
-            raise ValueError(f"{name} must be 0 or 1, got {value}")
+            raise OptionError(name, f"must be 0 or 1, got {value}")
     if per_neuron_alpha + per_layer_alpha + (not per_params_alpha) > 1:
-        raise ValueError("per_params_alpha 0, per_neuron_alpha 1 and per_layer_alpha 1 exclude each other")
+        reason = "0, {} 1 and {} 1 exclude each other"
+        raise OptionError("per_params_alpha", reason, "per_neuron_alpha", "per_layer_alpha")
     if not per_params_alpha:
         return "none"
     return "neuron" if per_neuron_alpha else "layer" if per_layer_alpha else "tensor"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError
+from ...options.errors import OptionError
 from ..base import base_hash
 from ..in_training import hook_model, note_diff, require_free
 from .groups import GROUPINGS, GroupFunction, by_tensor
@@ -89,8 +90,7 @@ class DiffVector:
         if isinstance(grouping, str) and grouping not in GROUPINGS:
             known = f"{', '.join(GROUPINGS)}, a function or None"
             raise ValueError(f"grouping must be one of {known}, got '{grouping}'")
-        if penalty_form not in PENALTY_FORMS:
-            raise ValueError(f"penalty_form must be one of {', '.join(PENALTY_FORMS)}, got '{penalty_form}'")
+        check_penalty_form(penalty_form)
         require_free(model, base)
         placed = place(model, task_head, frozen)
         self.model, self.concrete, self.penalty_form, self.seed = model, concrete, penalty_form, seed
@@ -264,9 +264,15 @@ class DiffVector:
         return by_tensor_[self.layout.tensor].to(self.w.device)
 
 
+def check_penalty_form(form: str) -> None:
+    """Raise an OptionError for a form that the penalty does not have."""
+    if form not in PENALTY_FORMS:
+        raise OptionError("penalty_form", f"must be one of {', '.join(PENALTY_FORMS)}, got '{form}'")
+
+
 def _refuse() -> None:
     """Raise the HandshakeError of a second optimizer."""
     raise HandshakeError(
         "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: "
-        "train with DiffAdamW (fairseq: --optimizer diff_adam), or call the vector's detach() first"
+        "train with DiffAdamW (diff_adam on fairseq), or call the vector's detach() first"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ...options.errors import OptionError
 from ..head_map import HeadMap
 from .head_importance import HeadImportance, normalised
 from .removal_order import ImportanceOf, random_ranking
@@ -33,11 +34,11 @@ class RankingOptions:
     seed: int = 1
 
     def check(self) -> None:
-        """Raises ValueError, naming the option."""
+        """Raise an OptionError for what cannot be."""
         if self.rank_by not in RANKINGS:
-            raise ValueError(f"--rank-by must be one of {', '.join(RANKINGS)}, got {self.rank_by!r}")
+            raise OptionError("rank_by", f"must be one of {', '.join(RANKINGS)}, got {self.rank_by!r}")
         if self.samples is not None and self.samples < 1:
-            raise ValueError(f"--importance-samples must be 1 or more, got {self.samples}")
+            raise OptionError("importance_samples", f"must be 1 or more, got {self.samples}")
 
     def sample(self, count: int) -> np.ndarray:
         """Choose which of `count` examples count: all, or `samples` drawn by `seed`; [n] rising numbers."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...options.errors import OptionError
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 
@@ -72,15 +74,14 @@ def stops(living: int, step: int, budgets: Sequence[int] = ()) -> list[int]:
         living: heads at the start.
 
     Raises:
-        ValueError: a step or a budget that is not possible; names the option.
+        OptionError: a step or a budget that is not possible.
     """
     if not 1 <= step <= max(1, living):
-        raise ValueError(
-            f"--num-of-heads is the number of heads to remove a step: 1..{living} here, got {step}"
-        )
+        reason = f"is the number of heads to remove a step: 1..{living} here, got {step}"
+        raise OptionError("num_of_heads", reason)
     wrong = [k for k in budgets if not 0 <= k <= living]
     if wrong:
-        raise ValueError(f"--budgets must be in 0..{living} (heads of the model), got {wrong[0]}")
+        raise OptionError("budgets", f"must be in 0..{living} (heads of the model), got {wrong[0]}")
     last = min(budgets, default=0)
     return sorted({*range(living, last, -step), *budgets, last} - {living}, reverse=True)
 
@@ -98,7 +99,7 @@ def end_of_removal(
         minimum: heads that every block keeps, as far as it has so many.
 
     Raises:
-        ValueError: see `HeadBudget`.
+        OptionError: see `HeadBudget`.
     """
     if per_kind is not None:
         return HeadBudget(head_map, None, per_kind, minimum)
@@ -106,6 +107,37 @@ def end_of_removal(
         return None
     least = sum(min(minimum, block.num_heads) for block in head_map.blocks)
     return HeadBudget(head_map, min(budgets, default=least), None, minimum)
+
+
+class PathDown(NamedTuple):
+    """How a sweep goes.
+
+    Attributes:
+        kept_after: numbers of heads after every step, see `stops`.
+        landings: those of them that were asked for.
+        budget: what must hold at the end.
+    """
+
+    kept_after: list[int]
+    landings: list[int]
+    budget: HeadBudget
+
+
+def path_down(
+    head_map: HeadMap, living: int, step: int, budgets: Sequence[int] = (), end: HeadBudget | None = None
+) -> PathDown:
+    """Plan a sweep from `living` heads down by `step`, through every budget, to the smallest one or to `end`.
+
+    Raises:
+        OptionError: see `stops`; a budget is smaller than the end.
+    """
+    landings = [*budgets, *([end.total] if end else [])]
+    kept_after = stops(living, step, landings)
+    last = kept_after[-1] if kept_after else living
+    if end is not None and last < end.total:
+        reason = f"keeps {end.total} heads, and {{}} go down to {last}"
+        raise OptionError("heads_per_kind", reason, "budgets")
+    return PathDown(kept_after, landings, end or HeadBudget(head_map, last))
 
 
 def remove_stepwise(

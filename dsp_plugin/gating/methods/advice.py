@@ -1,10 +1,11 @@
-"""Advice on a method's settings, before a long training and after it, in the same words on every host.
+"""Advice on a method's options, before a long training and after it, in the same words on every host.
 
-Each function gives sentences, none where all is well. Options have dashes, as all programs take them.
+Each function gives sentences, none where all is well; `spelling` says how users know the options.
 """
 
 from __future__ import annotations
 
+from ...options.errors import Spelling
 from ..sampling.schedule import ExponentialCooling
 from .concrete import ConcreteGates
 
@@ -12,40 +13,40 @@ from .concrete import ConcreteGates
 FROZEN = 1e-3
 
 
-def frozen_scores(temperature: float) -> list[str]:
+def frozen_scores(temperature: float, spelling: Spelling) -> list[str]:
     """Warn of a relaxed sampler without annealing that is too cold to learn."""
     if temperature >= FROZEN:
         return []
+    annealing, ste, final = map(spelling, ("annealing", "use_ste", "final_temperature"))
     return [
-        f"THE SCORES WILL NOT LEARN: without --annealing the temperature is {temperature:g} "
-        "throughout, where the sampler has no gradient, so the heads that are kept are those of the random "
-        "start. Add --annealing, or --use-ste, or a --final-temperature of 0.01 or more."
+        f"THE SCORES WILL NOT LEARN: without {annealing} the temperature is {temperature:g} throughout, "
+        "where the sampler has no gradient, so the heads that are kept are those of the random start. Add "
+        f"{annealing}, or {ste}, or a {final} of 0.01 or more."
     ]
 
 
-def unfinished_cooldown(cooling: ExponentialCooling, updates: int) -> list[str]:
+def unfinished_cooldown(cooling: ExponentialCooling, updates: int, spelling: Spelling) -> list[str]:
     """Warn of a cool-down that is longer than a training of so many updates."""
     if cooling.start + cooling.steps <= updates:
         return []
-    end = cooling(updates)
+    start = f" from update {cooling.start:,} on" if cooling.start else ""
     return [
-        f"THE COOL-DOWN WILL NOT END: it takes {cooling.steps:,} updates"
-        + (f" from update {cooling.start:,} on" if cooling.start else "")
-        + f", the training has {updates:,}. The temperature ends at {end:.3g}, not at {cooling.final:g}: the "
-        "model is trained with soft gates and deployed with hard ones. Give --cooldown-steps that the "
-        "training has room for."
+        f"THE COOL-DOWN WILL NOT END: it takes {cooling.steps:,} updates{start}, the training has "
+        f"{updates:,}. The temperature ends at {cooling(updates):.3g}, not at {cooling.final:g}: the model "
+        f"is trained with soft gates and deployed with hard ones. Give {spelling('cooldown_steps')} that "
+        "the training has room for."
     ]
 
 
-def closed_heads(gates: ConcreteGates) -> list[str]:
+def closed_heads(gates: ConcreteGates, spelling: Spelling) -> list[str]:
     """Say how many heads the penalty has left open, and what to change where that is none or all."""
-    count, given = gates.num_heads, f"--l0-penalty {gates.l0_penalty:g}"
+    count, option = gates.num_heads, spelling("l0_penalty")
     by_penalty = int((gates.scores > 0).sum())
-    said = f"{given} kept {by_penalty} of {count} heads (log_a above 0)"
+    said = f"{option} {gates.l0_penalty:g} kept {by_penalty} of {count} heads (log_a above 0)"
     if gates.budget is not None:
         deployed = int(gates.keep().sum())
         return [f"{said}; the budget deploys exactly {deployed}, those with the largest log_a"]
     if not count or 0 < by_penalty < count:
         return [said]
     problem = "EVERY HEAD IS CLOSED: lower" if by_penalty == 0 else "NO HEAD IS CLOSED: raise"
-    return [said, f"{problem} --l0-penalty, or give --num-of-heads K to keep exactly K"]
+    return [said, f"{problem} {option}, or give {spelling('num_of_heads')} K to keep exactly K"]

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...options.errors import OptionError
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 from ..head_scores import HeadScores
@@ -52,13 +53,13 @@ class ConcreteGates(HeadScores):
         l0_penalty: lambda, the loss of one head that is surely open.
 
     Raises:
-        ValueError: a lambda that is negative or not finite; K outside 0..N.
+        OptionError: a lambda that is negative or not finite; K outside 0..N.
     """
 
     def __init__(self, head_map: HeadMap, budget: int | HeadBudget | None, l0_penalty: float):
         super().__init__(head_map, budget)
         if not 0 <= l0_penalty < math.inf:
-            raise ValueError(f"--l0-penalty must be 0 or more and finite, got {l0_penalty}")
+            raise OptionError("l0_penalty", f"must be 0 or more and finite, got {l0_penalty}")
         self.l0_penalty = l0_penalty
 
     def sample(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...options.errors import OptionError
 from .limits import MIN_TEMPERATURE
 
 
@@ -17,7 +18,7 @@ class ExponentialCooling:
     the temperature it would have had.
 
     Raises:
-        ValueError: a temperature that is not positive and finite, or a negative number of steps.
+        OptionError: a temperature that is not positive and finite, or a negative number of steps.
     """
 
     initial: float
@@ -27,13 +28,12 @@ class ExponentialCooling:
 
     def __post_init__(self) -> None:
         # the final one first: without annealing it is the only one the user gave
-        for option, value in (("--final-temperature", self.final), ("--initial-temperature", self.initial)):
+        for option, value in (("final_temperature", self.final), ("initial_temperature", self.initial)):
             if not MIN_TEMPERATURE <= value < math.inf:
-                raise ValueError(
-                    f"{option} must be a positive finite number (at least {MIN_TEMPERATURE}), got {value}"
-                )
+                reason = f"must be a positive finite number (at least {MIN_TEMPERATURE}), got {value}"
+                raise OptionError(option, reason)
         if self.steps < 0:
-            raise ValueError(f"--cooldown-steps must be 0 or more updates, got {self.steps}")
+            raise OptionError("cooldown_steps", f"must be 0 or more updates, got {self.steps}")
 
     def __call__(self, num_updates: int) -> float:
         num_updates = max(0, num_updates - self.start)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ...gating import FixedGates, HeadMap, check_budget, hard_topk
+from ...options.errors import OptionError
 from ...records.certificate import NAME, Certificate
 from ...records.files.sealed_folder import LIST, warn_no_list
 from ...records.files.whole import new_folder
@@ -133,10 +134,8 @@ def load_source(
         keep = torch.tensor(read_mask(mask, head_map))
     elif num_of_heads is not None:
         if scores is None or scores.numel() != head_map.num_heads:
-            raise ValueError(
-                f"--num-of-heads: {folder} has no scores of its {head_map.num_heads} heads; "
-                "give --mask FILE.json"
-            )
+            reason = f"{num_of_heads}: {folder} has no scores of its {head_map.num_heads} heads; "
+            raise OptionError("num_of_heads", reason + "give {} FILE.json", "mask")
         keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
     elif scores is not None:
         raise ValueError(

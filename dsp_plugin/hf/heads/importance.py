@@ -27,6 +27,7 @@ from ...gating import (
     weight_magnitude,
 )
 from ...gating.importance.removal_order import ImportanceOf
+from ...options.errors import OptionError
 from ..probes.model_runs import evaluating
 from .example_losses import example_losses
 from .gating import gate_heads, switchboard_of, ungate_heads
@@ -46,7 +47,7 @@ class ExampleRanking(RankingOptions):
         """Refuse options that are out of range with a ValueError that names the option."""
         super().check()
         if self.batch_size < 1:
-            raise ValueError(f"--batch_size must be 1 or more, got {self.batch_size}")
+            raise OptionError("batch_size", f"must be 1 or more, got {self.batch_size}")
 
     def source(
         self, model: PreTrainedModel, dataset: Any, collate: Collate | None, progress: bool = True
@@ -106,7 +107,7 @@ def measured_importance(
         ValueError: see `example_losses` and `HeadImportance`; a batch size below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"--batch_size must be 1 or more, got {batch_size}")
+        raise OptionError("batch_size", f"must be 1 or more, got {batch_size}")
     device = next(model.parameters()).device
     rank, world = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():

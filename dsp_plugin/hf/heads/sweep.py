@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...gating import HeadBudget, Step, Sweep, stops
+from ...gating import HeadBudget, Step, Sweep, path_down
 from ..probes.model_runs import evaluating
 from .importance import Collate, ExampleRanking, gating_of
 from .layouts.locate import head_map_of
@@ -73,10 +73,7 @@ def prune_by_importance(
     """
     ranking.check()
     head_map = head_map_of(model)
-    if budget is not None:
-        budgets = [*budgets, budget.total]
-    kept_after = stops(head_map.num_heads, step, budgets)
-    end = kept_after[-1] if kept_after else head_map.num_heads
+    kept_after, budgets, budget = path_down(head_map, head_map.num_heads, step, budgets, budget)
     exact = exact and ranking.rank_by == "importance"
     decisive = {
         "model": _weights_fingerprint(model),
@@ -90,10 +87,10 @@ def prune_by_importance(
     sweep = Sweep(os.fspath(folder), decisive, head_map, "score", folder_option, decimals=4)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # all have read the folder before one writes into it
-    wanted = {*budgets, head_map.num_heads, end}
+    wanted = {*budgets, head_map.num_heads, budget.total}
     importance = ranking.source(model, dataset, collate, progress)
     all_heads = torch.ones(head_map.num_heads, dtype=torch.bool)
-    masks_of, budget = list(budgets) or kept_after, budget or HeadBudget(head_map, end)
+    masks_of = budgets or kept_after
 
     def subsets_at(num_heads: int) -> list[str]:
         return list(subsets) if not score_only_budgets or num_heads in wanted else []

@@ -12,7 +12,9 @@ from omegaconf import II, OmegaConf
 
 from ...diffs import DiffAdamW, DiffVector, FixMaskAdamW, StretchedConcrete, frozen_names, penalties_by_layer
 from ...diffs.training.groups import group_function, grouping_name
-from ...diffs.training.vector import PENALTY_FORMS
+from ...diffs.training.vector import check_penalty_form
+from ...options.errors import OptionError
+from ..training.option_checks import spelling_options
 from .base import start_of
 
 
@@ -112,6 +114,7 @@ class DiffAdam(SparseAdam):
         )
 
     @staticmethod
+    @spelling_options()
     def check(cfg: DiffAdamConfig) -> None:
         """Look at the values of the options.
 
@@ -120,19 +123,12 @@ class DiffAdam(SparseAdam):
         """
         for name in ("sparsity_pen", "alpha_learning_rate"):
             if not 0 <= getattr(cfg, name) < math.inf:
-                raise ValueError(f"{_flag(name)} must be 0 or more and finite, got {getattr(cfg, name)}")
+                raise OptionError(name, f"must be 0 or more and finite, got {getattr(cfg, name)}")
         if not math.isfinite(cfg.alpha_init):
-            raise ValueError(f"--alpha-init must be finite, got {cfg.alpha_init}")
-        if cfg.penalty_form not in PENALTY_FORMS:
-            raise ValueError(
-                f"--penalty-form must be one of {', '.join(PENALTY_FORMS)}, got {cfg.penalty_form}"
-            )
-        try:
-            grouping_of(cfg)
-            StretchedConcrete(cfg.concrete_lower, cfg.concrete_upper)
-        except ValueError as error:
-            words = str(error).split(" ")
-            raise ValueError(" ".join(_flag(word) if "_" in word else word for word in words)) from error
+            raise OptionError("alpha_init", f"must be finite, got {cfg.alpha_init}")
+        check_penalty_form(cfg.penalty_form)
+        grouping_of(cfg)
+        StretchedConcrete(cfg.concrete_lower, cfg.concrete_upper)
         _penalties(cfg)
 
 
@@ -176,6 +172,7 @@ def grouping_of(cfg) -> str:
     return grouping_name(cfg.per_params_alpha, cfg.per_neuron_alpha, cfg.per_layer_alpha)
 
 
+@spelling_options()
 def vector_of(model, base, cfg) -> DiffVector:
     """Return the diff that these options ask for, at its start.
 
@@ -187,16 +184,10 @@ def vector_of(model, base, cfg) -> DiffVector:
         ValueError: see `DiffVector`, `frozen_names` and `penalties_by_layer`.
     """
     names = [name for name, _ in model.named_parameters()]
-    try:
-        frozen = frozen_names(names, cfg.fix_layer)
-    except ValueError as error:
-        raise ValueError(f"--fix-layer: {error}") from error
+    frozen = frozen_names(names, cfg.fix_layer)
     penalty = _penalties(cfg)
     if isinstance(penalty, list):
-        try:
-            penalty = penalties_by_layer(names, penalty)
-        except ValueError as error:
-            raise ValueError(f"--sparsity-penalty-per-layer: {error}") from error
+        penalty = penalties_by_layer(names, penalty)
     return DiffVector(
         model,
         base=base,
@@ -217,10 +208,5 @@ def _penalties(cfg) -> "float | list[float]":
     try:
         return [float(part) for part in str(text).split(",")]
     except ValueError:
-        raise ValueError(
-            f"--sparsity-penalty-per-layer must be numbers joined by commas, got {text}"
-        ) from None
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+        reason = f"must be numbers joined by commas, got {text}"
+        raise OptionError("sparsity_penalty_per_layer", reason) from None

@@ -9,6 +9,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import open_dict
 
+from ...options.errors import dashed
 from ..checkpoints.checkpoint import check_same_sizes
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.gated_model import GatedTransformerModel
@@ -154,8 +155,9 @@ class DiffTranslationTask(GatedTranslationTask):
             )
         for option in ("finetune_from_model", "continue_once"):
             if whole.checkpoint.get(option):
-                flag = "--" + option.replace("_", "-")
-                raise ValueError(f"{flag}: a diff starts from --base-checkpoint, and goes on from --save-dir")
+                raise ValueError(
+                    f"{dashed(option)}: a diff starts from --base-checkpoint, and goes on from --save-dir"
+                )
         given = whole.get("optimizer")
         name = given.get("_name") if given is not None else None
         optimizer = OPTIMIZER_REGISTRY.get(name)

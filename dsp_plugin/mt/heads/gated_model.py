@@ -15,9 +15,9 @@ from fairseq.models.transformer import transformer_legacy as stock
 from omegaconf import OmegaConf
 from torch import nn
 
-from ...gating import HeadBudget, HeadMap, Switchboard, parse_heads_per_kind
+from ...gating import BudgetOptions, HeadBudget, HeadMap, Switchboard
 from ..checkpoints.flat_config import FlatTransformerConfig
-from ..training.option_checks import check_options
+from ..training.option_checks import check_options, spelling_options
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
 from .new_training import check_training, host_advice, whole_training
 from .score_adam import mark_scores
@@ -58,7 +58,7 @@ class GatedTransformerModel(TransformerModelBase):
     @classmethod
     def wants_gates(cls, options) -> bool:
         """Whether the options ask for pruning."""
-        return options["num_of_heads"] is not None or bool(options["heads_per_kind"])
+        return BudgetOptions.of(options).given
 
     @classmethod
     def freezes_weights(cls, options) -> bool:
@@ -97,7 +97,7 @@ class GatedTransformerModel(TransformerModelBase):
         """Refuse options (all of the method's config) that mean nothing, or that exclude each other.
 
         Raises:
-            ValueError: naming the options.
+            ValueError: naming the options (OptionError, where the core has looked).
         """
         check_options(options)
         for side in ("encoder", "decoder"):
@@ -111,7 +111,7 @@ class GatedTransformerModel(TransformerModelBase):
             for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
                 if options[name]:
                     raise ValueError(f"--{name.replace('_', '-')} needs {cls.gates_option}")
-        parse_heads_per_kind(options["heads_per_kind"])
+        BudgetOptions.of(options).check()
 
     @classmethod
     def warnings(cls, options) -> list[str]:
@@ -139,6 +139,7 @@ class GatedTransformerModel(TransformerModelBase):
         return {**{field: getattr(config, field) for field in own}, **options}
 
     @classmethod
+    @spelling_options()
     def build_model(cls, cfg, task):
         """Build from the flat config; for a new training, after checking the whole of its configuration.
 
@@ -211,10 +212,7 @@ def budget_of(head_map: HeadMap, options: dict[str, Any]) -> Optional[HeadBudget
     Raises:
         ValueError: see `HeadBudget`.
     """
-    per_kind = parse_heads_per_kind(options["heads_per_kind"])
-    if options["num_of_heads"] is None and per_kind is None:
-        return None
-    return HeadBudget(head_map, options["num_of_heads"], per_kind, options["min_heads_per_block"])
+    return BudgetOptions.of(options).budget(head_map)
 
 
 def register_architectures(model: str) -> None:

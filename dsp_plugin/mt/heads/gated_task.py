@@ -17,6 +17,7 @@ from ..training.checked_task import CheckedTranslationTask
 from ..training.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
 from ..training.finished import PATIENCE, finished, patience_now, restore_patience
+from ..training.option_checks import spelling_options
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
 from .new_training import starting_checkpoint
@@ -48,6 +49,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._trained: list[Any] = []  # data sets
         self._coverage: Optional[Coverage] = None  # of the set that is evaluated
 
+    @spelling_options()
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; for a new training, after `prepare`. Raises as `GatedTransformerModel`'s."""
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ...gating import HeadBudget, Step, Sweep, end_of_removal, parse_heads_per_kind, stops
+from ...gating import Step, Sweep, end_of_removal, parse_heads_per_kind, path_down
+from ...gating.importance.removal_order import PathDown
 from ...records.files.whole import check_folder
 from ...records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from ...reports.pictures.heads import head_map_text
@@ -62,7 +63,7 @@ def run(argv: Sequence[str]) -> Record:
         check_same_sizes(path, source.options, vars(args))
     keep = heads_of_checkpoint({**state, "model": source.tensors}).keep if SCORES in source.tensors else None
     keep = torch.ones(source.head_map.num_heads, dtype=torch.bool) if keep is None else keep
-    kept_after, budget = _path_down(own, source, int(keep.sum()))
+    kept_after, _, budget = _path_down(own, source, int(keep.sum()))
     ranking = SentenceRanking(
         own.rank_by,
         own.batch_importance,
@@ -115,17 +116,15 @@ def run(argv: Sequence[str]) -> Record:
     return _report(steps, source, own, args, ranking, path, folder, device, sentences, time.time() - started)
 
 
-def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int):
-    """Return the numbers of heads after every step, and the budget at the end."""
+def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int) -> PathDown:
+    """Plan the sweep by the options."""
     if own.num_of_heads is None:
         raise ValueError(
             "--num-of-heads: give the number of heads to remove a step (a step here, not a budget)"
         )
     per_kind = parse_heads_per_kind(own.heads_per_kind)
-    wish = end_of_removal(source.head_map, own.budgets, per_kind, own.min_heads_per_block)
-    kept_after = stops(living, own.num_of_heads, [*own.budgets, *([wish.total] if wish else [])])
-    end = kept_after[-1] if kept_after else living
-    return kept_after, HeadBudget(source.head_map, end, per_kind, own.min_heads_per_block)
+    end = end_of_removal(source.head_map, own.budgets, per_kind, own.min_heads_per_block)
+    return path_down(source.head_map, living, own.num_of_heads, own.budgets, end)
 
 
 def _task(args: argparse.Namespace, needed: dict[str, str]):

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...options.errors import OptionError, Spelling, as_typed, dashed
 from ...options.terminal import printable
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
@@ -41,12 +42,14 @@ def run_program(main: Callable[[list[str]], Any], argv: Sequence[str]) -> None:
     except Exception as error:
         if len(words) < len(argv) or _at_work(error):
             raise
-        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {one_line(error)}")
+        line = one_line(error, as_typed(words, dashed))
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {line}")
 
 
-def one_line(error: BaseException) -> str:
-    """What is wrong, in one line."""
-    text = " ".join(str(error).split())
+def one_line(error: BaseException, spelling: Spelling = dashed) -> str:
+    """Say what is wrong, in one line, with options as `spelling` has them."""
+    text = error.spelled(spelling) if isinstance(error, OptionError) else str(error)
+    text = " ".join(text.split())
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fspath(error.filename)}: {error.strerror}"
     elif isinstance(error, MemoryError):
@@ -69,11 +72,11 @@ def _of_configuration(error: BaseException) -> str:
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     missing = re.search(r"Missing mandatory value: (?:\w+\.)*(\w+)", str(error))
     if missing:
-        return f"--{missing[1].replace('_', '-')} is needed with these options"
+        return f"{dashed(missing[1])} is needed with these options"
     named = re.search(r"override (?:[\w.]+\.)?(\w+)=(.*)", str(error))
     if not named:
         return " ".join(lines[:2])
-    option, value = "--" + named[1].replace("_", "-"), named[2]
+    option, value = dashed(named[1]), named[2]
     if value in ("null", "???"):
         return f"{option} is needed with these options"
     return f"{option} {value}: {lines[1] if len(lines) > 1 else lines[0]}"

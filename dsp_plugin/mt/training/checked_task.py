@@ -8,6 +8,7 @@ from fairseq import utils
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import DictConfig
 
+from ...options.errors import dashed
 from .data_checks import check_languages, check_set, read_dictionary
 from .dictionaries import check_dictionaries
 from .option_checks import check_options
@@ -58,7 +59,7 @@ class CheckedTranslationTask(TranslationTask):
                     self.cfg.target_lang,
                     (len(self.source_dictionary), len(self.target_dictionary)),
                     both=bool(whole.get("optimizer")),
-                    option=option and "--" + option.replace("_", "-"),
+                    option=option and dashed(option),
                 )
         return super().load_dataset(split, epoch, combine, **kwargs)
 

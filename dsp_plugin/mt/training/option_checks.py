@@ -7,6 +7,7 @@ takes any number and finds out later, or never: a dropout of NaN trains, --updat
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ...options.errors import OptionError, dashed
 from ...options.numbers import MEANINGS, Meaning, check_number
 
 _SWITCH = Meaning("0 or 1", 0, 1, whole=True)
@@ -108,7 +110,7 @@ def check_options(configuration: Any) -> None:
 
 def check_option(name: str, value: Any, among: str = "") -> None:
     """Look at one value; `among` is the option whose JSON it is in. Errors as `check_options`."""
-    flag = f"{among} {name}".strip() if among else flag_of(name)
+    flag = f"{among} {name}".strip() if among else dashed(name)
     if name in _BETAS and value is not None:
         _check_betas(flag, value)
     elif name in _JSON and value:
@@ -128,8 +130,18 @@ def check_option(name: str, value: Any, among: str = "") -> None:
             raise ValueError(f"{flag}: a number, or several joined by commas, belongs there")
 
 
-def flag_of(name: str) -> str:
-    return "--" + name.replace("_", "-")
+@contextlib.contextmanager
+def spelling_options() -> Iterator[None]:
+    """Spell the options of the core's errors as fairseq's users typed them: what fairseq-train shows is a
+    traceback, in which no program of ours could still do it.
+
+    Raises:
+        ValueError: in the place of an OptionError, and with its traceback.
+    """
+    try:
+        yield
+    except OptionError as error:
+        raise ValueError(error.spelled(dashed)).with_traceback(error.__traceback__) from None
 
 
 def _options_of(node: Any) -> Iterator[tuple[str, Any]]:
@@ -202,7 +214,7 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
     for part, whole in (("shard_id", "num_shards"), ("distributed_rank", "distributed_world_size")):
         number, count = values.get(part), values.get(whole)
         if number and count and number >= count:
-            raise ValueError(f"{flag_of(part)} {number}: it must be below {flag_of(whole)}, which is {count}")
+            raise ValueError(f"{dashed(part)} {number}: it must be below {dashed(whole)}, which is {count}")
     cutoff = values.get("adaptive_softmax_cutoff")
     if cutoff and list(cutoff) != sorted(set(cutoff)):
         raise ValueError(f"--adaptive-softmax-cutoff {_written(cutoff)}: they must rise")
@@ -233,7 +245,7 @@ def _check_search(values: Mapping[str, Any], among: str = "") -> None:
     """Refuse options of the search that exclude each other, which fairseq asserts in the middle of work."""
 
     def flag(name: str) -> str:
-        return f"{among}{name}" if among else flag_of(name)
+        return f"{among}{name}" if among else dashed(name)
 
     beam, nbest, groups = values.get("beam"), values.get("nbest"), values.get("diverse_beam_groups")
     if beam is not None and nbest is not None:
@@ -265,7 +277,7 @@ def _check_metric(values: Mapping[str, Any]) -> None:
     needs = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}
     if metric in needs and needs[metric] in values:
         if not values[needs[metric]]:
-            raise ValueError(f"--best-checkpoint-metric {metric} needs {flag_of(needs[metric])}")
+            raise ValueError(f"--best-checkpoint-metric {metric} needs {dashed(needs[metric])}")
     elif metric not in known and metric not in needs:
         known = ", ".join([*known[:3], *needs])
         raise ValueError(f"--best-checkpoint-metric {metric}: validation gives {known}")

@@ -13,9 +13,9 @@ import json
 import os
 from typing import Any, Optional
 
+from ...options.errors import dashed
 from ...records.settings import in_both, other_settings
 from .data_checks import data_fingerprint
-from .option_checks import flag_of
 
 # what may change between the start of a training and its resume
 FREE = (
@@ -62,7 +62,7 @@ def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def difference(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """Name what differs, of the options that both know: a newer fairseq or plugin has more of them."""
-    return other_settings(there, here, in_both(there, here), flag_of)
+    return other_settings(there, here, in_both(there, here), dashed)
 
 
 def file_hash(path: str) -> str:

@@ -246,7 +246,7 @@ def test_an_undo_record_of_another_model_is_refused(tmp_path):
     for name in ("other", "damaged"):
         with pytest.raises(ValueError, match=f"{name} is not an undo record"):
             UndoRecord.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="--base"):
+    with pytest.raises(FileNotFoundError, match="no undo record at"):
         UndoRecord.load(tmp_path / "none")
 
 

@@ -11,6 +11,7 @@ import torch
 from head_maps import head_map
 
 from dsp_plugin.gating import HeadBudget, gumbel_noise, parse_heads_per_kind, relaxed_topk
+from dsp_plugin.options.errors import OptionError
 
 HEADS = head_map(
     ("e0", 3, "encoder-self"),
@@ -132,25 +133,25 @@ def test_ties_go_to_the_lower_index_within_the_budget():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((9,), r"--num-of-heads.*0\.\.8"),
-        ((-1,), r"--num-of-heads.*0\.\.8"),
-        ((None,), "--num-of-heads"),
-        ((3, {"encoder-self": 2, "decoder-cross": 2}), "adds up to 4 heads, --num-of-heads says 3"),
+        ((9,), r"num_of_heads.*0\.\.8"),
+        ((-1,), r"num_of_heads.*0\.\.8"),
+        ((None,), "num_of_heads"),
+        ((3, {"encoder-self": 2, "decoder-cross": 2}), "adds up to 4 heads, num_of_heads says 3"),
         (
             (None, {"encoder-self": 2}),
-            "--heads-per-kind must give a number for each of encoder-self, decoder-cross",
+            "heads_per_kind must give a number for each of encoder-self, decoder-cross",
         ),
-        ((None, {"encoder-self": 6, "decoder-cross": 2}), r"--heads-per-kind encoder-self.*0\.\.5"),
-        ((2, None, 1), "--min-heads-per-block 1 needs 3 heads"),
-        ((2, None, -1), "--min-heads-per-block"),
+        ((None, {"encoder-self": 6, "decoder-cross": 2}), r"heads_per_kind encoder-self.*0\.\.5"),
+        ((2, None, 1), "min_heads_per_block 1 needs 3 heads"),
+        ((2, None, -1), "min_heads_per_block"),
         (
             (None, {"encoder-self": 1, "decoder-cross": 2}, 1),
-            "--min-heads-per-block 1 needs 2 heads in 2 blocks.*encoder-self",
+            "min_heads_per_block 1 needs 2 heads in 2 blocks.*encoder-self",
         ),
     ],
 )
 def test_budgets_that_cannot_be(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(OptionError, match=message):
         HeadBudget(HEADS, *arguments)
 
 
@@ -158,5 +159,5 @@ def test_kinds_on_the_command_line():
     assert parse_heads_per_kind("encoder-self=4, decoder-cross=2") == {"encoder-self": 4, "decoder-cross": 2}
     assert parse_heads_per_kind(None) is None
     for text in ("4", "encoder-self", "encoder-self=x", "a=1,a=2"):
-        with pytest.raises(ValueError, match="--heads-per-kind"):
+        with pytest.raises(OptionError, match="heads_per_kind"):
             parse_heads_per_kind(text)

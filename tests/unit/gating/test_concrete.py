@@ -9,6 +9,7 @@ import torch
 
 from dsp_plugin.gating import AttentionBlock, ConcreteGates, HeadBudget, HeadMap
 from dsp_plugin.gating.methods.concrete import EPS, concrete_gates, open_probability
+from dsp_plugin.options.errors import OptionError
 
 BETA = 0.33
 HEADS = HeadMap([AttentionBlock("a", 4, "encoder-self"), AttentionBlock("b", 3, "decoder-cross")])
@@ -117,7 +118,7 @@ def test_the_penalty_agrees_with_the_samples():
 
 @pytest.mark.parametrize("penalty", [-1.0, -1e-9, float("nan"), float("inf")])
 def test_a_penalty_that_cannot_be(penalty):
-    with pytest.raises(ValueError, match="--l0-penalty must be 0 or more and finite"):
+    with pytest.raises(OptionError, match="l0_penalty must be 0 or more and finite"):
         ConcreteGates(HEADS, None, penalty)
 
 

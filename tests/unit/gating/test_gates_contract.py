@@ -26,6 +26,7 @@ from dsp_plugin.gating import (
     hard_topk,
     relaxed_topk,
 )
+from dsp_plugin.options.errors import OptionError
 
 HEADS = head_map(("a", 4, "encoder-self"), ("b", 0, "decoder-cross"), ("c", 3, "decoder-self"))
 N = HEADS.num_heads
@@ -101,7 +102,7 @@ def test_a_subset_sample_keeps_to_the_budget(build, budget):
 @pytest.mark.parametrize("build", [METHODS[name] for name in WITH_BUDGET], ids=WITH_BUDGET)
 @pytest.mark.parametrize("budget", [-1, N + 1, 2.5, float("nan")])
 def test_a_budget_outside_the_range(build, budget):
-    with pytest.raises(ValueError, match=rf"--num-of-heads.*0\.\.{N}"):
+    with pytest.raises(OptionError, match=rf"num_of_heads.*0\.\.{N}"):
         build(budget)
 
 

@@ -22,6 +22,7 @@ from dsp_plugin.gating import (
     stops,
     weight_magnitude,
 )
+from dsp_plugin.options.errors import OptionError
 
 HEADS = head_map(
     ("a", 3, "encoder-self"), ("b", 0, "decoder-cross"), ("c", 2, "decoder-self"), ("d", 2, "decoder-self")
@@ -161,10 +162,10 @@ def test_stops():
     assert stops(24, 24) == [0]
     assert stops(24, 1, [24]) == []
     for step in (0, -1, 25):
-        with pytest.raises(ValueError, match=r"--num-of-heads.*1\.\.24.*got"):
+        with pytest.raises(OptionError, match=r"num_of_heads.*1\.\.24.*got"):
             stops(24, step)
     for budget in (-1, 25):
-        with pytest.raises(ValueError, match=rf"--budgets.*0\.\.24.*{budget}"):
+        with pytest.raises(OptionError, match=rf"budgets.*0\.\.24.*{budget}"):
             stops(24, 4, [6, budget])
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from dsp_plugin.gating import ExponentialCooling, constant_temperature
+from dsp_plugin.options.errors import OptionError
 
 
 @pytest.mark.parametrize(
@@ -45,23 +46,23 @@ def test_no_steps_means_the_final_temperature_at_once():
 @pytest.mark.parametrize(
     "arguments, option",
     [
-        ((0.0, 1e-8, 1), "--initial-temperature"),
-        ((-1.0, 1e-8, 1), "--initial-temperature"),
-        ((float("nan"), 1e-8, 1), "--initial-temperature"),
-        ((float("inf"), 1e-8, 1), "--initial-temperature"),
-        ((0.1, 0.0, 1), "--final-temperature"),
-        ((0.1, float("nan"), 1), "--final-temperature"),
-        ((0.1, float("inf"), 1), "--final-temperature"),
-        ((0.1, 1e-31, 1), "--final-temperature"),  # below what the sampler can divide by
-        ((0.1, 1e-8, -1), "--cooldown-steps"),
+        ((0.0, 1e-8, 1), "initial_temperature"),
+        ((-1.0, 1e-8, 1), "initial_temperature"),
+        ((float("nan"), 1e-8, 1), "initial_temperature"),
+        ((float("inf"), 1e-8, 1), "initial_temperature"),
+        ((0.1, 0.0, 1), "final_temperature"),
+        ((0.1, float("nan"), 1), "final_temperature"),
+        ((0.1, float("inf"), 1), "final_temperature"),
+        ((0.1, 1e-31, 1), "final_temperature"),  # below what the sampler can divide by
+        ((0.1, 1e-8, -1), "cooldown_steps"),
     ],
 )
 def test_impossible_values_name_their_option(arguments, option):
-    with pytest.raises(ValueError, match=option):
+    with pytest.raises(OptionError, match=option):
         ExponentialCooling(*arguments)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])
 def test_an_impossible_constant_names_the_option_the_user_gave(value):
-    with pytest.raises(ValueError, match="--final-temperature"):
+    with pytest.raises(OptionError, match="final_temperature"):
         constant_temperature(value)

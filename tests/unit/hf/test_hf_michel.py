@@ -149,9 +149,9 @@ def test_budgets_are_landed_on(tmp_path):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"step": 0}, r"--num-of-heads.*1\.\.8 here, got 0"),
-        ({"budgets": [9]}, r"--budgets must be in 0\.\.8.*got 9"),
-        ({"ranking": ExampleRanking("size")}, "--rank-by must be one of"),
+        ({"step": 0}, r"num_of_heads.*1\.\.8 here, got 0"),
+        ({"budgets": [9]}, r"budgets must be in 0\.\.8.*got 9"),
+        ({"ranking": ExampleRanking("size")}, "rank_by must be one of"),
     ],
 )
 def test_what_it_refuses(options, said, tmp_path):

@@ -22,6 +22,8 @@ from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
+from dsp_plugin.options.errors import underscored
+from dsp_plugin.options.faults import one_line
 from dsp_plugin.options.numbers import check_number
 
 # program -> its groups of options, without those of data
@@ -52,7 +54,7 @@ def refused(groups, words):
     with pytest.raises(ValueError) as refusal:
         parse("", groups, [*GIVEN, *words])
     assert "\n" not in str(refusal.value)
-    return str(refusal.value)
+    return one_line(refusal.value, underscored)
 
 
 def groups_with(group):
@@ -148,15 +150,15 @@ def test_numbers_inside_an_option(value):
 
 
 FILES = [
-    ({"learning_rate": -1}, "--learning_rate -1: a finite number, 0 or more belongs there"),
-    ({"learning_rate": "much"}, "--learning_rate much: a finite number"),
-    ({"learning_rate": True}, "--learning_rate True: a finite number"),
+    ({"learning_rate": -1}, "learning_rate -1: a finite number, 0 or more belongs there"),
+    ({"learning_rate": "much"}, "learning_rate much: a finite number"),
+    ({"learning_rate": True}, "learning_rate True: a finite number"),
     ({"do_train": "false"}, "do_train: 'false': true or false belongs there"),
     ({"output_dir": 3}, "output_dir: 3: a text belongs there"),
-    ({"max_steps": 1.5}, "--max_steps 1.5"),
+    ({"max_steps": 1.5}, "max_steps 1.5"),
     ({"num_train_epochs": [1]}, None),
     ({"penalty_form": "odd"}, "penalty_form: 'odd': one of paper, additive"),
-    ({"sparsity_penalty_per_layer": [1, -1]}, "--sparsity_penalty_per_layer 1 -1"),
+    ({"sparsity_penalty_per_layer": [1, -1]}, "sparsity_penalty_per_layer 1 -1"),
     ({"no_such_option": 1}, "no_such_option"),
     ([1], "names of options with their values belong there"),
     ("[" * 100_000, "nested too deeply"),

@@ -17,7 +17,7 @@ from fairseq.models.transformer import TransformerConfig
 from fairseq_models import batch, build, build_dsp, logits, parse, record_of
 from omegaconf import OmegaConf
 
-from dsp_plugin.gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset
+from dsp_plugin.gating import RelaxedSubset, StraightThroughSubset
 from dsp_plugin.mt.heads.gated_transformer import encode_kept_heads, head_map_of
 from dsp_plugin.mt.heads.methods.dsp import DSPTranslationTask
 
@@ -206,14 +206,15 @@ def test_a_record_of_heads_that_cannot_be(tiny_data, heads):
         build_dsp(tiny_data, kept_heads=encode_kept_heads(kept))
 
 
-@pytest.mark.parametrize("reset, warned", [(True, True), (False, False)])
-def test_epochs_before_a_reset_do_not_count_for_the_cooldown(caplog, reset, warned):
+@pytest.mark.parametrize("reset, last", [(True, 200), (False, 61 * 200)])
+def test_epochs_before_a_reset_do_not_count_for_the_cooldown(reset, last):
     """Epoch 61 alone, 200 updates: too short for 250 counted from 0, long enough in a run that goes on."""
     limits = SimpleNamespace(update_freq=[1], max_update=0, max_epoch=61, reset_optimizer=reset)
-    task = SimpleNamespace(cfg=limits)
-    with caplog.at_level("WARNING"):
-        DSPTranslationTask._warn_of_long_cooldown(task, ExponentialCooling(0.1, 1e-8, 250), 200, epoch=61)
-    assert ("after about 200 updates" in caplog.text) == warned
+    assert DSPTranslationTask._last_update(SimpleNamespace(cfg=limits), 200, epoch=61) == last
+    limits.max_update = 50
+    assert DSPTranslationTask._last_update(SimpleNamespace(cfg=limits), 200, epoch=61) == 50
+    limits.max_update = limits.max_epoch = 0
+    assert DSPTranslationTask._last_update(SimpleNamespace(cfg=limits), 200, epoch=1) is None
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])

@@ -152,7 +152,7 @@ def test_rankings(model, dataset):
 
 
 @pytest.mark.parametrize(
-    "bad, message", [({"rank_by": "luck"}, "--rank-by"), ({"samples": 0}, "--importance-samples")]
+    "bad, message", [({"rank_by": "luck"}, "rank_by"), ({"samples": 0}, "importance_samples")]
 )
 def test_rankings_that_cannot_be(bad, message):
     with pytest.raises(ValueError, match=message):

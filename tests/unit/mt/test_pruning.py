@@ -210,8 +210,8 @@ def refused(named: str, state, *args, **kwargs) -> None:
 def test_bad_input():
     settings = tiny.options(num_of_heads=4, joint_pruning=True)
     state = tiny.checkpoint(tiny.build(settings), settings)
-    refused(r"--num-of-heads must be a whole number in 0..16", state, 17)
-    refused(r"--num-of-heads must be a whole number in 0..16", state, -1)
+    refused(r"num_of_heads must be a whole number in 0..16", state, 17)
+    refused(r"num_of_heads must be a whole number in 0..16", state, -1)
     refused("exclude each other", state, 3, [True] * N)
     refused("the mask has 3 entries, the model 16 heads", state, mask=[True] * 3)
     refused("give --num-of-heads, 0..16", {**state, "cfg": {"model": tiny.options()}})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from dsp_plugin.options.errors import OptionError
 from dsp_plugin.options.faults import naming, one_line
 
 
@@ -51,12 +52,12 @@ def test_line_ends_and_escapes_do_not_reach_the_terminal_and_the_length_is_bound
 
 
 def test_what_was_at_work_is_named_once():
-    with pytest.raises(ValueError, match="^--config_name here: an entry is missing: 'a'$"):
-        with naming("--config_name here"):
+    with pytest.raises(OptionError, match="^config_name here: an entry is missing: 'a'$"):
+        with naming("config_name", "here"):
             {}["a"]
-    with pytest.raises(ValueError, match="^--config_name here is odd$"):
-        with naming("--config_name here"):
-            raise ValueError("--config_name here is odd")
+    with pytest.raises(OptionError, match="^mask is odd$"):
+        with naming("config_name", "here"):
+            raise OptionError("mask", "is odd")
     with pytest.raises(KeyboardInterrupt):
-        with naming("x"):
+        with naming("x", 1):
             raise KeyboardInterrupt

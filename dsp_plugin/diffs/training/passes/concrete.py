@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ....options.errors import OptionError
+
 # exp(ALPHA_LIMIT) is finite in float32; beyond it z, its slope and the penalty's are 0 or 1 to the last bit.
 ALPHA_LIMIT = 80.0
 NOISE_LOW, NOISE_HIGH = 1e-4, 1 - 1e-4
@@ -28,7 +30,7 @@ class StretchedConcrete:
         low, high: what s in (0, 1) is stretched to (`concrete_lower` and `concrete_upper`; paper: +-1.5).
 
     Raises:
-        ValueError: not low < 0 and high > 1 (exact zeros or ones could not be drawn), or not finite.
+        OptionError: not low < 0 and high > 1 (exact zeros or ones could not be drawn), or not finite.
     """
 
     low: float = -1.5
@@ -36,9 +38,8 @@ class StretchedConcrete:
 
     def __post_init__(self) -> None:
         if not (-math.inf < self.low < 0 and 1 < self.high < math.inf):
-            raise ValueError(
-                f"concrete_lower must be below 0 and concrete_upper above 1, got {self.low} and {self.high}"
-            )
+            reason = f"must be below 0 and {{}} above 1, got {self.low} and {self.high}"
+            raise OptionError("concrete_lower", reason, "concrete_upper")
 
     def sample(self, alpha: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, dz/dalpha) for noise u.

@@ -39,7 +39,7 @@ def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list
         ("tokenizer_name", options.tokenizer_name),
     ):
         if folder:
-            with naming(f"--{name} {folder}"):
+            with naming(name, folder):
                 check_sealed(folder)
     before = load_config(options, {})
     task.adopt(before)
@@ -119,7 +119,7 @@ def load_model(
         labels = {
             entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None
         }
-        with naming(f"--model_name_or_path {name}"):
+        with naming("model_name_or_path", name):
             model, loading = load_pruned(name, model_class, output_loading_info=True, **labels, **more)
         return model, _new(loading)
     level = hf_logging.get_verbosity()

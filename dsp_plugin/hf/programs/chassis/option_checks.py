@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ....options.errors import OptionError
 from ....options.numbers import MEANINGS, Meaning, check_number
 
 Meant = str | Meaning | tuple[str | Meaning, ...]
@@ -97,10 +98,10 @@ def check_numbers(groups: Iterable[type], values: Mapping[str, Any]) -> None:
             if value is None:
                 continue
             if isinstance(value, list) and not value:
-                raise ValueError(f"--{name}: a number is missing")
+                raise OptionError(name, "needs a number, which is missing")
             reason = check_number(value, meaning_of(group, name))
             if reason is not None:
-                raise ValueError(f"--{name} {_written(value)}: {reason}")
+                raise OptionError(name, f"{_written(value)}: {reason}")
     for name, value in values.items():
         if name.endswith("_kwargs") and value is not None:
             _check_inner(name, value)
@@ -180,12 +181,12 @@ def _check_inner(name: str, value: Any) -> None:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise ValueError(f"--{name} {value}: a JSON object belongs there") from None
+            raise OptionError(name, f"{value}: a JSON object belongs there") from None
     if not isinstance(value, dict):
-        raise ValueError(f"--{name} {_written(value)}: a JSON object belongs there")
+        raise OptionError(name, f"{_written(value)}: a JSON object belongs there")
     for inner, number in value.items():
         if isinstance(number, float) and check_number(number, "finite"):
-            raise ValueError(f"--{name} {inner} {number}: {check_number(number, 'finite')}")
+            raise OptionError(name, f"{inner} {number}: {check_number(number, 'finite')}")
 
 
 def _written(value: Any) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, Trainer
 
-from ....options.faults import naming, one_line
+from ....options.errors import OptionError, as_typed, underscored
+from ....options.faults import one_line
 from .legacy_flags import modern_arguments
 from .option_checks import check_file, check_numbers
 
@@ -63,12 +64,16 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, .
         path = Path(argv[0])
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file of options")
-        with naming(str(path)):
+        try:
             read = json.loads if path.suffix == ".json" else yaml.safe_load
             values = read(path.read_text("utf-8"))
             if not isinstance(values, dict):
                 raise ValueError("names of options with their values belong there")
             return parser.parse_dict(values)
+        except OSError:
+            raise
+        except Exception as error:  # its options have no dashes
+            raise ValueError(f"{path}: {one_line(error)}") from error
     known = {word[2:].replace("-", "_") for action in parser._actions for word in action.option_strings}
     words, notes = modern_arguments(argv, known)
     for note in notes:
@@ -77,9 +82,15 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, .
         *found, rest = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False
         )
+    except OptionError:
+        raise
     except Exception as error:
         line = one_line(error)
-        raise ValueError(line if "--" in line else f"{parser.culprit(words)}{line}") from error
+        # argparse and some of Transformers' own errors name their option
+        culprit = None if "--" in line else parser.culprit(words)
+        if culprit is None:
+            raise ValueError(line) from error
+        raise OptionError(culprit[0], f"{culprit[1]}: {line}") from error
     if rest:
         raise ValueError(f"unknown: {' '.join(rest)}; --help-all lists all options")
     return tuple(found)
@@ -102,7 +113,8 @@ def run(program: Callable[[], Any]) -> Any:
     except Exception as error:
         if TRACEBACK in sys.argv or not _is_users(error):
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {one_line(error)}{_hint(error)}")
+        line = one_line(error, as_typed(sys.argv[1:], underscored))
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {line}{_hint(error)}")
 
 
 def _is_users(error: Exception) -> bool:
@@ -154,8 +166,10 @@ class _Parser(HfArgumentParser):
         check_numbers(self.dataclass_types, vars(found))
         return found, rest
 
-    def culprit(self, words: Sequence[str]) -> str:
-        """Find the option without which the dataclasses can be made; empty where there is no such one."""
+    def culprit(self, words: Sequence[str]) -> tuple[str, Any] | None:
+        """Find the option without which the dataclasses can be made, and its value; None where there is no
+        such one.
+        """
         values = vars(super().parse_known_args(list(words))[0])
         for group in self.dataclass_types:
             given = {
@@ -165,8 +179,8 @@ class _Parser(HfArgumentParser):
                 continue
             for name, value in given.items():
                 if _can_be(group, {other: given[other] for other in given if other != name}):
-                    return f"--{name} {value}: "
-        return ""
+                    return name, value
+        return None
 
     def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
         return super().parse_dict(check_file(self.dataclass_types, args), allow_extra_keys)

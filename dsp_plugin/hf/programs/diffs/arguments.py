@@ -48,11 +48,8 @@ class DiffArguments:
     )
 
     def check(self) -> None:
-        """Raises: ValueError: groups of gates that exclude each other; named."""
-        try:
-            grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
-        except ValueError as error:
-            raise ValueError(str(error).replace("per_", "--per_")) from error
+        """Raise an OptionError for groups of gates that exclude each other."""
+        grouping_name(self.per_params_alpha, self.per_neuron_alpha, self.per_layer_alpha)
 
     def concrete(self) -> StretchedConcrete:
         return StretchedConcrete(self.concrete_lower, self.concrete_upper)

@@ -47,7 +47,7 @@ class FixMaskStage(DiffStage):
         if self.setup.args.do_train:
             read = {"--mask_checkpoint": given, "--model_name_or_path": self.setup.model.model_name_or_path}
             check_written_file("--save_pack", self.path, read)
-        with naming(f"--mask_checkpoint {given}"):
+        with naming("mask_checkpoint", given):
             self.pack_path, self.pack = Path(given), DiffPack.load(given)
         theirs = self.pack.config.get("task", task)
         if theirs != task:

@@ -59,7 +59,7 @@ class ProjectStage(DiffStage):
         if Path(given).is_dir():
             self._check_origin(given)
             return
-        with naming(f"--eval_checkpoint {given}"):
+        with naming("eval_checkpoint", given):
             self.saved = read_vector(given)
         low, high = self.saved.header["concrete"]
         if (method.concrete_lower, method.concrete_upper) != (low, high):
@@ -123,12 +123,8 @@ class ProjectStage(DiffStage):
     ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Read changes, task head and configuration out of stage 1's file."""
         saved, names = self.saved, [name for name, _ in model.named_parameters()]
-        try:
+        with naming("eval_checkpoint", self.options.projection.eval_checkpoint):
             vector = saved.restore(model, group_function(saved.config.get("grouping", "tensor"), names))
-        except ValueError as error:
-            raise ValueError(
-                f"--eval_checkpoint {self.options.projection.eval_checkpoint}: {error}"
-            ) from error
         if sorted(saved.task_head) != sorted(self.task_head):
             raise ValueError(
                 f"--task_head: the diff was trained with the task head {', '.join(saved.task_head)}"

@@ -66,14 +66,11 @@ class PruneStage(DiffStage):
         model.to(args.device)
         body, frozen = self.body_of(model), self.frozen(model)
         if self.options.projection.per_layer_projection:  # stage 2 would find out only after this training
-            with naming("--per_layer_projection"):
+            with naming("per_layer_projection", True):
                 layer_numbers(body)
         penalty: Any = method.sparsity_pen
         if method.sparsity_penalty_per_layer:
-            try:
-                penalty = penalties_by_layer(body, method.sparsity_penalty_per_layer)
-            except ValueError as error:
-                raise ValueError(f"--sparsity_penalty_per_layer: {error}") from error
+            penalty = penalties_by_layer(body, method.sparsity_penalty_per_layer)
         # the model holds the base now; a checkpoint's theta comes later, and with its hash
         self.vector = DiffVector(
             model,

@@ -73,10 +73,7 @@ class DiffStage(System):
         Raises:
             ValueError: more layers than there are.
         """
-        try:
-            return frozen_names(self.body_of(model), self.options.method.fix_layer)
-        except ValueError as error:
-            raise ValueError(f"--fix_layer: {error}") from error
+        return frozen_names(self.body_of(model), self.options.method.fix_layer)
 
     def write_pack(
         self,

@@ -11,17 +11,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ....gating import (
-    ConcreteGates,
-    ExponentialCooling,
-    HeadBudget,
-    HeadMap,
-    RelaxedSubset,
-    StraightThroughSubset,
-    constant_temperature,
-    parse_heads_per_kind,
-)
-from ....gating.methods.advice import closed_heads, frozen_scores, unfinished_cooldown
+from ....gating import BudgetOptions, ConcreteGates, HeadBudget, HeadMap, SubsetOptions
+from ....gating.methods.advice import closed_heads
+from ....options.errors import OptionError, underscored
 from ..chassis.arguments import option
 
 
@@ -77,20 +69,18 @@ class GateArguments:
 
     @property
     def has_budget(self) -> bool:
-        return self.num_of_heads is not None or bool(self.heads_per_kind)
+        """Whether the options say how many heads are to stay."""
+        return BudgetOptions.of(vars(self)).given
 
     def check(self) -> None:
         """Raises: ValueError: options that exclude each other, named; what a number may be is in
         `option_checks`.
         """
-        parse_heads_per_kind(self.heads_per_kind)
+        BudgetOptions.of(vars(self)).check()
 
     def budget(self, head_map: HeadMap) -> HeadBudget | None:
         """Return the budget of exactly so many heads; None where no number was given."""
-        if not self.has_budget:
-            return None
-        per_kind = parse_heads_per_kind(self.heads_per_kind)
-        return HeadBudget(head_map, self.num_of_heads, per_kind, self.min_heads_per_block)
+        return BudgetOptions.of(vars(self)).budget(head_map)
 
 
 @dataclass
@@ -117,35 +107,16 @@ class DSPArguments(GateArguments):
 
     def check(self) -> None:
         if not self.has_budget:
-            raise ValueError("--num_of_heads K, the number of heads to keep, is missing")
-        if self.use_ste and self.annealing:
-            raise ValueError("--use_ste has no temperature: give either --use_ste or --annealing")
+            raise OptionError("num_of_heads", "K, the number of heads to keep, is missing")
+        SubsetOptions.of(vars(self)).check()
         super().check()
-        self._temperature()
+        SubsetOptions.of(vars(self)).cooling()
 
     def build(self, head_map: HeadMap) -> nn.Module:
-        budget = self.budget(head_map)
-        return (
-            StraightThroughSubset(head_map, budget)
-            if self.use_ste
-            else RelaxedSubset(head_map, budget, self._temperature())
-        )
+        return SubsetOptions.of(vars(self)).gates(head_map, self.budget(head_map))
 
     def warnings(self, updates: int) -> list[str]:
-        if self.use_ste:
-            return []
-        return (
-            unfinished_cooldown(self._temperature(), updates)
-            if self.annealing
-            else frozen_scores(self.final_temperature)
-        )
-
-    def _temperature(self) -> ExponentialCooling:
-        if not self.annealing:
-            return constant_temperature(self.final_temperature)
-        return ExponentialCooling(
-            self.initial_temperature, self.final_temperature, self.cooldown_steps, self.pruning_warmup_updates
-        )
+        return SubsetOptions.of(vars(self)).warnings(updates, underscored)
 
 
 # What all heads open cost under Voita's penalty where no lambda is given. A fixed lambda is dearer the more
@@ -173,18 +144,13 @@ class VoitaArguments(GateArguments):
     def label(self) -> str:
         return "voita-joint" if self.joint_pruning else "voita-pipelined"
 
-    def check(self) -> None:
-        super().check()
-        if self.min_heads_per_block and not self.has_budget:
-            raise ValueError("--min_heads_per_block needs a budget: give --num_of_heads or --heads_per_kind")
-
     def build(self, head_map: HeadMap) -> nn.Module:
         if self.l0_penalty is None:
             self.l0_penalty = OPEN_COST / max(1, head_map.num_heads)
         return ConcreteGates(head_map, self.budget(head_map), self.l0_penalty)
 
     def remarks(self, gates: nn.Module) -> list[str]:
-        return closed_heads(gates)
+        return closed_heads(gates, underscored)
 
 
 DSPArguments._argument_group_name = "Differentiable subset pruning"  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from ....gating import HeadBudget, Step, end_of_removal, parse_heads_per_kind, stops
+from ....gating import HeadBudget, Step, end_of_removal, parse_heads_per_kind, path_down
 from ....records.files.whole import check_folder
 from ...data.input_limits import check_inputs
 from ...heads.importance import ExampleRanking
@@ -222,7 +222,7 @@ def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[HeadBudget 
     head_map, budgets = head_map_of(model), list(options.budgets or [])
     per_kind = parse_heads_per_kind(options.heads_per_kind)
     end = end_of_removal(head_map, budgets, per_kind, options.min_heads_per_block)
-    stops(head_map.num_heads, options.num_of_heads, [*budgets, *([end.total] if end else [])])
+    path_down(head_map, head_map.num_heads, options.num_of_heads, budgets, end)
     return end, budgets
 
 

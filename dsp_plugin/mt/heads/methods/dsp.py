@@ -7,8 +7,8 @@ from typing import Optional
 
 from torch import nn
 
-from ....gating import ExponentialCooling, RelaxedSubset, StraightThroughSubset, constant_temperature
-from ....gating.methods.advice import frozen_scores, unfinished_cooldown
+from ....gating import SubsetOptions
+from ....options.errors import OptionError, dashed
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ...training.coverage import is_training_pass
 from ..gated_model import GatedTransformerModel, budget_of
@@ -51,40 +51,19 @@ class DSPTransformerModel(GatedTransformerModel):
     @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
-        if options["use_ste"] and options["annealing"]:
-            raise ValueError("--use-ste has no temperature: give either --use-ste or --annealing")
+        SubsetOptions.of(options).check()
         if not cls.wants_gates(options):
             for name in ("use_ste", "annealing"):
                 if options[name]:
-                    raise ValueError(
-                        f"--{name.replace('_', '-')} needs --num-of-heads K, the number of heads to keep"
-                    )
+                    raise OptionError(name, "needs {} K, the number of heads to keep", "num_of_heads")
 
     @classmethod
     def warnings(cls, options) -> list[str]:
-        relaxed = cls.wants_gates(options) and not options["use_ste"]
-        return frozen_scores(options["final_temperature"]) if relaxed and not options["annealing"] else []
+        return SubsetOptions.of(options).warnings(None, dashed) if cls.wants_gates(options) else []
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
-        budget = budget_of(head_map, options)
-        if options["use_ste"]:
-            return StraightThroughSubset(head_map, budget)
-        return RelaxedSubset(
-            head_map, budget, cooling_of(options) or constant_temperature(options["final_temperature"])
-        )
-
-
-def cooling_of(options) -> ExponentialCooling | None:
-    """Return the temperature schedule that the options ask for; None without annealing."""
-    if not options["annealing"]:
-        return None
-    return ExponentialCooling(
-        options["initial_temperature"],
-        options["final_temperature"],
-        options["cooldown_steps"],
-        options["pruning_warmup_updates"],
-    )
+        return SubsetOptions.of(options).gates(head_map, budget_of(head_map, options))
 
 
 @dataclass
@@ -97,22 +76,24 @@ class DSPTranslationTask(GatedTranslationTask):
 
     def __init__(self, cfg: DSPTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
-        self._cooling: Optional[ExponentialCooling] = None
+        self._annealed: Optional[SubsetOptions] = None
 
     def prepare(self, cfg, model_class, options) -> None:
         super().prepare(cfg, model_class, options)
-        if "annealing" in options:
-            self._cooling = cooling_of(options)
+        if "annealing" in options and options["annealing"]:
+            self._annealed = SubsetOptions.of(options)
 
     def get_batch_iterator(self, dataset, *args, **kwargs):
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if self._cooling is not None and is_training_pass(kwargs) and not self.is_finished:
-            self._warn_of_long_cooldown(self._cooling, len(iterator), kwargs.get("epoch", 1))
-            self._cooling = None  # once a run is enough
+        if self._annealed is not None and is_training_pass(kwargs) and not self.is_finished:
+            updates = self._last_update(len(iterator), kwargs.get("epoch", 1))
+            for warning in self._annealed.warnings(updates, dashed):
+                logger.warning(warning)
+            self._annealed = None  # once a run is enough
         return iterator
 
-    def _warn_of_long_cooldown(self, cooling: ExponentialCooling, batches_per_epoch: int, epoch: int) -> None:
-        """Say so loudly where the run ends before the cool-down does."""
+    def _last_update(self, batches_per_epoch: int, epoch: int) -> Optional[int]:
+        """Work out at which update the run ends, about; None where no option says it."""
         updates_per_epoch = math.ceil(batches_per_epoch / max(1, self.cfg.update_freq[0]))
         limits = [self.cfg.max_update] if self.cfg.max_update else []
         if self.cfg.max_epoch:
@@ -120,6 +101,4 @@ class DSPTranslationTask(GatedTranslationTask):
             # alone
             uncounted = epoch - 1 if self.cfg.reset_optimizer else 0
             limits.append((self.cfg.max_epoch - uncounted) * updates_per_epoch)
-        if limits:
-            for warning in unfinished_cooldown(cooling, min(limits)):
-                logger.warning(warning)
+        return min(limits, default=None)

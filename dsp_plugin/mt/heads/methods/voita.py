@@ -5,8 +5,9 @@ from typing import Optional
 
 from torch import nn
 
-from ....gating import ConcreteGates
+from ....gating import BudgetOptions, ConcreteGates
 from ....gating.methods.advice import closed_heads
+from ....options.errors import dashed
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
@@ -50,10 +51,8 @@ class VoitaTransformerModel(GatedTransformerModel):
     @classmethod
     def check_options(cls, options) -> None:
         super().check_options(options)
-        if has_budget(options) and not cls.wants_gates(options):
+        if BudgetOptions.of(options).given and not cls.wants_gates(options):
             raise ValueError(f"--num-of-heads and --heads-per-kind need {cls.gates_option}")
-        if options["min_heads_per_block"] and not has_budget(options):
-            raise ValueError("--min-heads-per-block needs a budget: give --num-of-heads or --heads-per-kind")
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
@@ -61,17 +60,12 @@ class VoitaTransformerModel(GatedTransformerModel):
 
     @classmethod
     def sparsifies(cls, options) -> bool:
-        return cls.wants_gates(options) and not has_budget(options)
+        return cls.wants_gates(options) and not BudgetOptions.of(options).given
 
     @classmethod
     def remarks(cls, options, gates: ConcreteGates) -> list[str]:
         """Say how many heads lambda has left open, and what to change where that is none or all."""
-        return closed_heads(gates)
-
-
-def has_budget(options) -> bool:
-    """Whether the options say how many heads are to stay."""
-    return options["num_of_heads"] is not None or bool(options["heads_per_kind"])
+        return closed_heads(gates, dashed)
 
 
 @dataclass

@@ -1,0 +1,66 @@
+"""What a user may set of differentiable subset pruning: the gates it makes, and what to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ...options.errors import OptionError, Spelling
+from ..budget import HeadBudget
+from ..head_map import HeadMap
+from ..head_scores import HeadScores
+from ..sampling.schedule import ExponentialCooling, constant_temperature
+from .advice import frozen_scores, unfinished_cooldown
+from .subset import RelaxedSubset, StraightThroughSubset
+
+
+@dataclass(frozen=True)
+class SubsetOptions:
+    """Straight-through gates, or relaxed ones whose temperature falls or stays.
+
+    Attributes:
+        use_ste: straight-through, without a temperature.
+        annealing: cool from `initial_temperature` to `final_temperature` over `cooldown_steps` updates, from
+            update `pruning_warmup_updates` on; without it the final temperature holds throughout.
+    """
+
+    use_ste: bool
+    annealing: bool
+    initial_temperature: float
+    final_temperature: float
+    cooldown_steps: int
+    pruning_warmup_updates: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> SubsetOptions:
+        """Take them out of the method's options."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    def check(self) -> None:
+        """Raise an OptionError for two that exclude each other."""
+        if self.use_ste and self.annealing:
+            reason = "has no temperature: give either {} or {}"
+            raise OptionError("use_ste", reason, "use_ste", "annealing")
+
+    def cooling(self) -> ExponentialCooling:
+        """Make the schedule of the temperature. Errors as `ExponentialCooling`."""
+        if not self.annealing:
+            return constant_temperature(self.final_temperature)
+        return ExponentialCooling(
+            self.initial_temperature, self.final_temperature, self.cooldown_steps, self.pruning_warmup_updates
+        )
+
+    def gates(self, head_map: HeadMap, budget: HeadBudget) -> HeadScores:
+        """Make the gates that keep to a budget."""
+        if self.use_ste:
+            return StraightThroughSubset(head_map, budget)
+        return RelaxedSubset(head_map, budget, self.cooling())
+
+    def warnings(self, updates: int | None, spelling: Spelling) -> list[str]:
+        """Say what to know before a training of so many updates; None where their number is not known."""
+        if self.use_ste:
+            return []
+        if not self.annealing:
+            return frozen_scores(self.final_temperature, spelling)
+        return [] if updates is None else unfinished_cooldown(self.cooling(), updates, spelling)
