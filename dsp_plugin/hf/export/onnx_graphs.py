@@ -21,7 +21,7 @@ the keys and values of cross-attention, so that no step works them out again.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from ..probes.comparison import OUTPUTS
 # sizes to trace with: none of them 0 or 1, which a trace takes for constants, and no two alike
 _B, _L, _P, _S = 3, 5, 4, 7
 _SELF, _CROSS = "decoder-self", "decoder-cross"
+_PAST = "past_key_values.{}"
 
 
 class Graph(nn.Module):
@@ -58,12 +59,17 @@ class Graph(nn.Module):
         """Add an input of whole numbers [B, length]."""
         self.shapes[name], self.axes[name] = (_B, length), {0: "batch", 1: axis}
 
-    def cache(self, name: str, attention: Attention, length: int, axis: str) -> None:
-        """Add two inputs [B, h, length, d], the keys and values of a block, if it has any head."""
-        if attention.block.num_heads:
-            for part in ("key", "value"):
-                self.shapes[f"{name}.{part}"] = (_B, attention.block.num_heads, length, head_dim(attention))
-                self.axes[f"{name}.{part}"] = {0: "batch", 2: axis}
+    def caches(self, name: str, attentions: list[Attention], length: int, axis: str) -> None:
+        """Add the keys and values [B, h, length, d] of all blocks with heads; `name` has room for a layer."""
+        for layer, attention in enumerate(attentions):
+            for part in ("key", "value") if attention.block.num_heads else ():
+                key = f"{name.format(layer)}.{part}"
+                self.shapes[key] = (_B, attention.block.num_heads, length, head_dim(attention))
+                self.axes[key] = {0: "batch", 2: axis}
+
+    def named(self, inputs: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return the inputs by their names."""
+        return dict(zip(self.shapes, inputs))
 
     def example(self) -> tuple[Tensor, ...]:
         """Make inputs to trace with, in the order of `shapes`."""
@@ -82,15 +88,12 @@ class SinglePass(Graph):
         for name in ("input_ids", "attention_mask", "token_type_ids"):
             if name != "token_type_ids" or _takes_segments(model):
                 self.ids(name, _L, "length")
-        self.outputs = self._outputs()
-
-    @torch.no_grad()
-    def _outputs(self) -> list[str]:
-        given = self.model(**dict(zip(self.shapes, self.example())))
-        return [name for name in OUTPUTS if given.get(name) is not None]
+        with torch.no_grad():
+            given = model(**self.named(self.example()))
+        self.outputs = [name for name in OUTPUTS if given.get(name) is not None]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = self.model(**dict(zip(self.shapes, inputs)))
+        given = self.model(**self.named(inputs))
         return tuple(given[name] for name in self.outputs)
 
 
@@ -104,17 +107,14 @@ class DecoderStep(Graph):
         self.ids("attention_mask", _P + _L, "past + length")
         if "position_ids" in inspect.signature(model.forward).parameters:
             self.ids("position_ids", _L, "length")
-        for layer, attention in enumerate(self.attentions):
-            self.cache(f"past_key_values.{layer}", attention, _P, "past")
+        self.caches(_PAST, self.attentions, _P, "past")
         self.outputs = ["logits", *_present(self.shapes)]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(self.shapes, inputs))
+        given = self.named(inputs)
         past = {name: given.pop(name) for name in list(given) if name.startswith("past_key_values.")}
-        ids, mask = given["input_ids"], given["attention_mask"]
-        cache = _cache(
-            self.attentions, past, "past_key_values.{}", ids.shape[0], mask.shape[1] - ids.shape[1]
-        )
+        (size, new), length = given["input_ids"].shape, given["attention_mask"].shape[1]
+        cache = _cache(self.attentions, past, _PAST, size, length - new)
         logits = self.model(**given, past_key_values=cache, use_cache=True).logits
         return (logits, *_tensors(cache, self.attentions))
 
@@ -128,13 +128,11 @@ class EncoderPass(Graph):
         self.ids("input_ids", _S, "source")
         self.ids("attention_mask", _S, "source")
         present = [f"present.{layer}.encoder" for layer, a in enumerate(self.attentions) if a.block.num_heads]
-        self.outputs = [
-            "last_hidden_state",
-            *(f"{name}.{part}" for name in present for part in ("key", "value")),
-        ]
+        caches = [f"{name}.{part}" for name in present for part in ("key", "value")]
+        self.outputs = ["last_hidden_state", *caches]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        hidden = self.model.get_encoder()(**dict(zip(self.shapes, inputs))).last_hidden_state
+        hidden = self.model.get_encoder()(**self.named(inputs)).last_hidden_state
         given = [hidden]
         for attention in self.attentions:
             if attention.block.num_heads:
@@ -154,21 +152,15 @@ class CrossDecoderStep(Graph):
         self.ids("input_ids", _L, "length")
         self.ids("attention_mask", _P + _L, "past + length")
         self.ids("encoder_attention_mask", _S, "source")
-        for layer, attention in enumerate(self.attentions):
-            self.cache(f"past_key_values.{layer}.decoder", attention, _P, "past")
-        own = list(self.shapes)
-        for layer, attention in enumerate(self.crossing):
-            self.cache(f"past_key_values.{layer}.encoder", attention, _S, "source")
-        self.outputs = ["logits", *_present(own)]
+        self.caches(f"{_PAST}.decoder", self.attentions, _P, "past")
+        self.outputs = ["logits", *_present(self.shapes)]
+        self.caches(f"{_PAST}.encoder", self.crossing, _S, "source")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(self.shapes, inputs))
-        ids, mask, source = (
-            given[name] for name in ("input_ids", "attention_mask", "encoder_attention_mask")
-        )
-        name, past = "past_key_values.{}.", mask.shape[1] - ids.shape[1]
-        own = _cache(self.attentions, given, name + "decoder", ids.shape[0], past)
-        cross = _cache(self.crossing, given, name + "encoder", ids.shape[0], source.shape[1])
+        given = self.named(inputs)
+        ids, mask, source, *_ = inputs
+        own = _cache(self.attentions, given, f"{_PAST}.decoder", ids.shape[0], mask.shape[1] - ids.shape[1])
+        cross = _cache(self.crossing, given, f"{_PAST}.encoder", *source.shape)
         cache = EncoderDecoderCache(own, DynamicCache())
         cache.cross_attention_cache = cross
         cache.is_updated = dict.fromkeys(range(len(self.crossing)), True)
@@ -211,11 +203,8 @@ def by_layer(model: PreTrainedModel, kind: str) -> list[Attention]:
     """
     found = [attention for attention in attentions_of(model) if attention.block.kind == kind]
     if any(getattr(attention.module, "layer_idx", None) is None for attention in found):
-        name = type(model).__name__
-        raise ValueError(
-            f"{name} cannot be exported to ONNX: its attention does not tell which layer of a "
-            "cache is its own"
-        )
+        reason = "its attention does not tell which layer of a cache is its own"
+        raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {reason}")
     return sorted(found, key=lambda attention: attention.module.layer_idx)
 
 
@@ -230,8 +219,8 @@ def _takes_segments(model: PreTrainedModel) -> bool:
     return known and getattr(model.config, "type_vocab_size", 0) > 1
 
 
-def _present(names) -> Iterator[str]:
-    return (f"present.{name.partition('.')[2]}" for name in names if name.startswith("past_key_values."))
+def _present(names: Iterable[str]) -> list[str]:
+    return [f"present.{name.partition('.')[2]}" for name in names if name.startswith("past_key_values.")]
 
 
 def _cache(

@@ -208,9 +208,8 @@ def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> A
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     wrong = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
     if any(block in key for key in wrong for block in record):
-        raise ValueError(
-            f"{folder} does not fit its own record of kept heads: {some(wrong)} have other shapes"
-        )
+        names = some(wrong)
+        raise ValueError(f"{folder} does not fit its own record of kept heads: {names} have other shapes")
     if wrong and not new_task_head:
         raise ValueError(
             f"{folder} has other shapes than {stock.__name__} wants of {some(wrong)}: "
@@ -239,11 +238,10 @@ def _check_kind(folder: Path, model: Any | None, model_class: type | None, kwarg
                 f"{folder} holds a module of a user's own ({saved_class(folder)}), which has to be built "
                 "first: load_pruned(folder, model=my_module)"
             )
-        if model_class is not None or kwargs:
-            given = some(sorted([*kwargs, *(["model_class"] if model_class is not None else [])]))
-            raise ValueError(
-                f"{folder} holds a module of a user's own: {given} cannot be given beside `model`"
-            )
+        given = sorted([*kwargs, *(["model_class"] if model_class is not None else [])])
+        if given:
+            refused = f"{some(given)} cannot be given beside `model`"
+            raise ValueError(f"{folder} holds a module of a user's own: {refused}")
     elif model is not None and (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} was saved from a Transformers model, and not from a user's own module ({RECORD} is "
