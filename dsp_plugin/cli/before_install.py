@@ -50,21 +50,16 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
     another = "make venv PYTHON=/path/to/python3.11"
     if version == (3, 12):
         return Check("Python", "warning", f"{found}: untested; 3.11 is what is tested", another)
-    return Check(
-        "Python", "missing", f"{found}: fairseq runs on 3.11 (tested) and 3.12, no other is known to", another
-    )
+    known = "fairseq runs on 3.11 (tested) and 3.12, no other is known to"
+    return Check("Python", "missing", f"{found}: {known}", another)
 
 
 def check_venv_module() -> Check:
     if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
         return Check("venv", "ok", "there")
     package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-    return Check(
-        "venv",
-        "missing",
-        f"{sys.executable} cannot make a virtual environment with pip",
-        system_install(package),
-    )
+    found = f"{sys.executable} cannot make a virtual environment with pip"
+    return Check("venv", "missing", found, system_install(package))
 
 
 def check_headers(needed: bool) -> Check:
@@ -72,14 +67,10 @@ def check_headers(needed: bool) -> Check:
     if header.exists():
         return Check("Python headers", "ok", str(header))
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    return Check(
-        "Python headers",
-        "missing" if needed else "optional",
-        f"no {header}: fairseq cannot be built, nor torch.compile be used",
-        system_install(
-            f"python{version}-dev", fedora=f"python{version}-devel", mac=f"brew install python@{version}"
-        ),
-    )
+    mac = f"brew install python@{version}"
+    mend = system_install(f"python{version}-dev", fedora=f"python{version}-devel", mac=mac)
+    found = f"no {header}: fairseq cannot be built, nor torch.compile be used"
+    return Check("Python headers", "missing" if needed else "optional", found, mend)
 
 
 def check_compiler(needed: bool) -> Check:
@@ -89,9 +80,8 @@ def check_compiler(needed: bool) -> Check:
         if path is None:
             continue
         source = "#include <vector>\nint main() { return std::vector<int>().size(); }\n"
-        tried = subprocess.run(
-            [path, "-x", "c++", "-fsyntax-only", "-"], input=source, text=True, capture_output=True
-        )
+        command = [path, "-x", "c++", "-fsyntax-only", "-"]
+        tried = subprocess.run(command, input=source, text=True, capture_output=True)
         if tried.returncode == 0:
             return Check("C++ compiler", "ok", path)
     return Check(
@@ -104,9 +94,7 @@ def check_compiler(needed: bool) -> Check:
 
 
 def pip(*arguments: str) -> str:
-    """Return the pip command for this very interpreter, with the tested versions where the repository is at
-    hand.
-    """
+    """Return the pip command for this interpreter, with the tested versions where the repository is there."""
     constraints = Path(__file__).resolve().parents[2] / "constraints.txt"
     tested = ["-c", str(constraints)] if constraints.exists() else []
     return " ".join([sys.executable, "-m", "pip", "install", *tested, *arguments])

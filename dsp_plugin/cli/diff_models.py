@@ -48,9 +48,7 @@ class StoredModel(Protocol):
         """
 
     def copy_to(self, out: str, state: Mapping[str, Tensor], model_config: Mapping[str, Any] | None) -> None:
-        """Write a model with these weights to `out`, everything else as it is here, but for entries of its
-        configuration.
-        """
+        """Write a model with these weights to `out`, all else as here, but for entries of its config."""
 
     def config_text(self) -> str | None:
         """Return its configuration file; None where it has none."""
@@ -94,8 +92,7 @@ class TransformersModel:
     ) -> None:
         self._folder.check_own(self.undo_path.name)
         with self._folder.in_one_step() as folder:
-            # where the steps can be seen one by one: the record first and last, so that a kill leaves what
-            # `revert` can mend
+            # where steps can be seen: the record first and last, so that `revert` can mend after a kill
             if undo is not None:
                 undo.save(folder / self.undo_path.name)
             sealed = unseal_folder(folder)

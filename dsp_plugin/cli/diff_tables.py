@@ -43,14 +43,12 @@ def summary_text(path: str, summary: PackSummary) -> str:
 def overlap_text(found: Mapping[Pair, tuple[Overlap, dict[str, Overlap]]]) -> str:
     """Lay out a table of pairs; for a single pair, one by layer below."""
     columns = ["in both", "by chance", "Jaccard", "same sign", "cosine"]
-    text = _table(
-        ["packs", *columns], [[" and ".join(pair), *_cells(whole)] for pair, (whole, _) in found.items()]
-    )
+    rows = [[" and ".join(pair), *_cells(whole)] for pair, (whole, _) in found.items()]
+    text = _table(["packs", *columns], rows)
     if len(found) == 1:
         ((_, layers),) = found.values()
-        text += "\n\n" + _table(
-            ["layer", *columns], [[layer, *_cells(part)] for layer, part in layers.items()]
-        )
+        rows = [[layer, *_cells(part)] for layer, part in layers.items()]
+        text += "\n\n" + _table(["layer", *columns], rows)
     return text
 
 

@@ -120,15 +120,11 @@ def check_torch() -> Check:
         return Check("torch", "missing", reason(error), mend)
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
-        return Check(
-            "torch", "missing", f"{torch.__version__} is too old: it cannot read checkpoints as data", mend
-        )
-    tested = torch.__version__.split("+")[0] == TORCH.split("==")[1]
-    return Check(
-        "torch",
-        "ok",
-        torch.__version__ if tested else f"{torch.__version__} (tested with {TORCH.split('==')[1]})",
-    )
+        found = f"{torch.__version__} is too old: it cannot read checkpoints as data"
+        return Check("torch", "missing", found, mend)
+    tested = TORCH.split("==")[1]
+    another = "" if torch.__version__.split("+")[0] == tested else f" (tested with {tested})"
+    return Check("torch", "ok", f"{torch.__version__}{another}")
 
 
 def check_packages(name: str, packages: dict[str, str], absent: str) -> Check:
@@ -136,15 +132,12 @@ def check_packages(name: str, packages: dict[str, str], absent: str) -> Check:
     missing = [pip_name for module, pip_name in packages.items() if not is_importable(module)]
     if missing:
         return Check(name, absent, "without " + ", ".join(missing), pip(*missing))
-    return Check(
-        name, "ok", ", ".join(f"{pip_name} {version_of(pip_name)}" for pip_name in packages.values())
-    )
+    found = (f"{pip_name} {version_of(pip_name)}" for pip_name in packages.values())
+    return Check(name, "ok", ", ".join(found))
 
 
 def check_fairseq() -> Check:
-    """Check fairseq itself and its compiled parts: it imports without them and then fails in the middle of
-    the work.
-    """
+    """Check fairseq and its compiled parts: it imports without them, and fails in the middle of the work."""
     if not is_importable("fairseq"):
         return Check("fairseq", "missing", "not installed", pip("--no-build-isolation", FAIRSEQ))
     for name in FAIRSEQ_EXTENSIONS:
@@ -170,9 +163,8 @@ def check_plugin() -> Check:
     here = Path("dsp_plugin").resolve()
     if here.is_dir() and here != folder:
         found = f"`--user-dir dsp_plugin` means {here} here, but {folder} is what is installed"
-        return Check(
-            "plugin", "warning", found, pip("--no-build-isolation", "--no-deps", "-e", str(here.parent))
-        )
+        mend = pip("--no-build-isolation", "--no-deps", "-e", str(here.parent))
+        return Check("plugin", "warning", found, mend)
     return Check("plugin", "ok", found)
 
 
@@ -183,10 +175,9 @@ def check_gpu() -> Check:
     except Exception:
         return Check("GPU", "optional", f"unknown without torch; {cores}")
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return Check(
-            "GPU", "ok", ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in names)
-        )
+        gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        found = ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus)
+        return Check("GPU", "ok", found)
     if shutil.which("nvidia-smi") and not torch.version.cuda:
         found = f"the machine has one, but torch {torch.__version__} is a CPU build"
         return Check("GPU", "warning", found, pip("--force-reinstall", TORCH))
@@ -200,17 +191,15 @@ def check_data(environment: dict[str, str]) -> Check:
         return Check("data", "optional", "DSP_DATA_DIR is not set; the demo needs none", fetch)
     path = Path(folder)
     if not path.is_dir():
-        return Check(
-            "data", "warning", f"DSP_DATA_DIR={folder} is not a folder", "export DSP_DATA_DIR=FOLDER"
-        )
+        found = f"DSP_DATA_DIR={folder} is not a folder"
+        return Check("data", "warning", found, "export DSP_DATA_DIR=FOLDER")
     there = [name for name in DATA_FOLDERS if (path / name).is_dir()]
     absent = [name for name in DATA_FOLDERS if name not in there]
     if not there:
         found = f"DSP_DATA_DIR={folder} has none of {', '.join(DATA_FOLDERS)}"
         return Check("data", "warning", found, "export DSP_DATA_DIR=FOLDER")
-    return Check(
-        "data", "ok", f"{folder}: {', '.join(there)}" + (f"; without {', '.join(absent)}" if absent else "")
-    )
+    lacking = f"; without {', '.join(absent)}" if absent else ""
+    return Check("data", "ok", f"{folder}: {', '.join(there)}{lacking}")
 
 
 def is_importable(module: str) -> bool:
@@ -264,6 +253,5 @@ def print_table(checks: list[Check]) -> None:
     # Below the table and never wrapped, so that a command can be copied.
     for check in checks:
         if check.mend and check.status != "ok":
-            console.print(
-                Text(f"{check.name}: ", style=colours[check.status]) + Text(check.mend), soft_wrap=True
-            )
+            name = Text(f"{check.name}: ", style=colours[check.status])
+            console.print(name + Text(check.mend), soft_wrap=True)

@@ -36,12 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[*OF_CHECKPOINTS, *OF_FOLDERS],
         help="for which program (default: fairseq for a checkpoint, dense for a folder)",
     )
-    parser.add_argument(
-        "--data", metavar="DATA_BIN", help="checkpoints: binarised data, for its dictionaries and text"
-    )
-    parser.add_argument(
-        "--gen-subset", metavar="NAME", help="checkpoints: the set of it to compare on (default: valid)"
-    )
+    data = "checkpoints: binarised data, for its dictionaries and text"
+    parser.add_argument("--data", metavar="DATA_BIN", help=data)
+    subset = "checkpoints: the set of it to compare on (default: valid)"
+    parser.add_argument("--gen-subset", metavar="NAME", help=subset)
     parser.add_argument(
         "--sentences",
         type=number("count"),
@@ -130,18 +128,16 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     print(certificate.sentence())
     if form == "fairseq":
         print(f"parameters: {exported.parameters_after:,}, those of the other heads zero")
-        # the option, because stock fairseq's translation task drops a last batch of another size than 8, 16,
-        # ...
+        # the option, because stock fairseq drops a last batch of another size than 8, 16, ...
         command = f"fairseq-generate DATA --path {args.out} --required-batch-size-multiple 1"
         print(f"written: {args.out} ({megabytes(args.out)}); translate with: {command}")
         return 0
     for side, heads in certificate.extra["stacks"].items():
         noun = "head" if heads["num_heads"] == 1 else "heads"
         print(f"{side}: every block has {heads['num_heads']} {noun} of size {heads['head_dim']}")
-    told = certificate.extra["translations"]
-    print(
-        f"translations by beam {told['beam']}: {told['same']} of {told['sentences']} the same, word by word"
-    )
+    found = certificate.extra["translations"]
+    same = f"{found['same']} of {found['sentences']} the same, word by word"
+    print(f"translations by beam {found['beam']}: {same}")
     print(
         f'written: {args.out}; translate with: ctranslate2.Translator("{args.out}").translate_batch([["a", '
         '"sentence"]])'

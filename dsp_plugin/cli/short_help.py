@@ -92,9 +92,8 @@ def short_help(doc: str, program: str, data: str, method: str) -> str:
     needed += ["output_dir"] if trainer else []
     usage = " ".join(f"--{name} {name.split('_')[0].upper()}" for name in needed)
     parts = [f"usage: {program} {usage} [options]\n\n{doc.strip()}"]
-    parts += [
-        _section(heading, [(option.name, _told(option)) for option in options]) for heading, options in found
-    ]
+    for heading, options in found:
+        parts.append(_section(heading, [(option.name, _meaning(option)) for option in options]))
     if trainer:
         parts.append(_section("The Trainer (the most used of its options)", TRAINER))
     more = "those of Transformers' TrainingArguments among them" if trainer else "as the parser has them"
@@ -181,7 +180,7 @@ def _literal(node: ast.expr) -> object:
         return "".join(texts) or None
 
 
-def _told(option: Option) -> str:
+def _meaning(option: Option) -> str:
     if option.required:
         return f"{option.help} (must be given)"
     if option.default in (None, "", False):
@@ -191,9 +190,9 @@ def _told(option: Option) -> str:
 
 def _section(heading: str, options: Sequence[tuple[str, str]]) -> str:
     lines = [f"{heading}:"]
-    for name, told in options:
+    for name, meaning in options:
         words = "  " + ", ".join(f"--{word}" for word in name.split(", "))
-        wrapped = textwrap.wrap(told, WIDTH - INDENT)
+        wrapped = textwrap.wrap(meaning, WIDTH - INDENT)
         if len(words) > INDENT - 2:
             lines.append(words)
         else:

@@ -38,9 +38,8 @@ class Meaning:
     def or_else(self, *values: float, told: str = "") -> Meaning:
         """Allow this or one of `values`; `told` says what they mean, to stand behind "or -1"."""
         written = " or ".join(f"{value:g}" for value in values)
-        return replace(
-            self, words=f"{self.words}, or {written}{told and ' ' + told}", also=(*self.also, *values)
-        )
+        words = f"{self.words}, or {written}{told and ' ' + told}"
+        return replace(self, words=words, also=(*self.also, *values))
 
     def takes(self, value: float) -> bool:
         if value in self.also:

@@ -14,9 +14,8 @@ def printable(text: object, keep: str = "\n\t") -> str:
     text = str(text)
     if text.isprintable():
         return text
-    return "".join(
-        char if char in keep or not _acts(char) else char.encode("unicode_escape").decode() for char in text
-    )
+    shown = (c if c in keep or not _acts(c) else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def _acts(char: str) -> bool:

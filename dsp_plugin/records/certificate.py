@@ -109,10 +109,10 @@ def read_certificate(export: str | os.PathLike) -> Certificate:
     if export.is_dir():
         check_sealed(export)
     path = export / NAME if export.is_dir() else export.with_name(f"{export.name}.{NAME}")
-    told = read_json(path)
+    content = read_json(path)
     try:
-        weights = told["sha256"]
-        certificate = Certificate(**{entry.name: told[entry.name] for entry in fields(Certificate)})
+        weights = content["sha256"]
+        certificate = Certificate(**{entry.name: content[entry.name] for entry in fields(Certificate)})
         names = {Path(name).name: checksum for name, checksum in weights.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no certificate of an export ({error})") from None

@@ -34,9 +34,8 @@ _INNER_PATH = re.compile(r"""(?:(?<=[\s'"=:,(\[{])(?!(?<=:)//)|(?<=file://))/[^\
 
 # Where the programs lie; of an installed package there is no such folder.
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_ROOT = (
-    str(_REPOSITORY) if (_REPOSITORY / "scripts").is_dir() and (_REPOSITORY / "setup.py").is_file() else None
-)
+_IS_REPOSITORY = (_REPOSITORY / "scripts").is_dir() and (_REPOSITORY / "setup.py").is_file()
+_ROOT = str(_REPOSITORY) if _IS_REPOSITORY else None
 
 
 def portable_path(path: str | os.PathLike) -> str:
@@ -158,10 +157,10 @@ def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
     files: list[tuple[str, Path]] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = ((p.relative_to(path), p) for p in path.rglob("*") if p.is_file() and p.suffix != ".log")
-            files += [
-                (name.as_posix(), p) for name, p in inside if not any(s.startswith(".") for s in name.parts)
-            ]
+            for inner in (p for p in path.rglob("*") if p.is_file() and p.suffix != ".log"):
+                name = inner.relative_to(path)
+                if not any(part.startswith(".") for part in name.parts):
+                    files.append((name.as_posix(), inner))
         elif path.exists():
             files.append((path.name, path))
         else:

@@ -258,9 +258,8 @@ def find_records(folder: str | os.PathLike) -> list[tuple[Path, Record]]:
             logger.warning("left out a result record: %s", error)
     if unsealed:
         more = f"and {len(unsealed) - 1} more records have" if unsealed[1:] else "has"
-        logger.warning(
-            "%s %s no checksum: damage would go unseen; `dsp seal %s` puts one in", unsealed[0], more, folder
-        )
+        said = "%s %s no checksum: damage would go unseen; `dsp seal %s` puts one in"
+        logger.warning(said, unsealed[0], more, folder)
     return records
 
 
@@ -286,9 +285,8 @@ def _from_fields(fields: Any) -> Record:
     if not _is_int(version) or version < 1:
         raise RecordError(f"schema_version is {version!r}, not a whole number from 1")
     if version > SCHEMA_VERSION:
-        raise RecordError(
-            f"written in schema {version}, this version of dsp_plugin reads up to {SCHEMA_VERSION}"
-        )
+        known = f"this version of dsp_plugin reads up to {SCHEMA_VERSION}"
+        raise RecordError(f"written in schema {version}, {known}")
     _refuse_wrong_fields(Record, fields, "the record")
     metrics = fields.get("metrics", [])
     _require(isinstance(metrics, list), "metrics must be a list")

@@ -74,9 +74,9 @@ def _seal_if_ours(path: Path, done: Sealed) -> None:
 
 
 def _is_ours(path: Path, content: Any) -> bool:
-    return isinstance(content, dict) and (
-        path.name == _SETTINGS or any(kind <= set(content) for kind in _KINDS)
-    )
+    if not isinstance(content, dict):
+        return False
+    return path.name == _SETTINGS or any(kind <= set(content) for kind in _KINDS)
 
 
 def _is_of_weights(folder: Path, names: list[str], asked: bool) -> bool:

@@ -72,9 +72,8 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
     if not isinstance(fields, dict) or not {"metric", "signature", "statistics"} <= set(fields):
         raise ValueError(f"{path}: it must have metric, signature and statistics")
     if (fields["metric"], fields["signature"]) != (metric.name, metric.signature):
-        raise ValueError(
-            f"{path}: of {fields['metric']} {fields['signature']}, the record has {metric.signature}"
-        )
+        found = f"{fields['metric']} {fields['signature']}"
+        raise ValueError(f"{path}: of {found}, the record has {metric.signature}")
     statistics = fields["statistics"]
     if not isinstance(statistics, list) or not statistics or not all(map(_is_row, statistics)):
         raise ValueError(f"{path}: statistics must be lists of 10 integers >= 0, at least one")
@@ -85,9 +84,8 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
 
 
 def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, list) and len(row) == 10 and all(type(count) is int and count >= 0 for count in row)
-    )
+    ten = isinstance(row, list) and len(row) == 10
+    return ten and all(type(count) is int and count >= 0 for count in row)
 
 
 def _score(statistics: list[list[int]]) -> float:

@@ -34,9 +34,8 @@ def compose(
         return now
     counts = {block.name: block.num_heads for block in head_map.blocks}
     if {name: len(heads) for name, heads in earlier.items()} != counts:
-        raise ValueError(
-            "the record of kept heads does not belong to this model: blocks or head counts differ"
-        )
+        differ = "blocks or head counts differ"
+        raise ValueError(f"the record of kept heads does not belong to this model: {differ}")
     return {name: [int(earlier[name][head]) for head in heads] for name, heads in now.items()}
 
 

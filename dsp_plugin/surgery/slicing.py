@@ -120,6 +120,5 @@ def fill_block(
 
 def _check_heads(kept: Sequence[int], num_heads: int) -> None:
     if list(kept) != sorted(set(kept)) or any(not 0 <= head < num_heads for head in kept):
-        raise ValueError(
-            f"heads to keep must be different numbers in ascending order, of 0..{num_heads - 1}; got {kept}"
-        )
+        wanted = f"different numbers in ascending order, of 0..{num_heads - 1}"
+        raise ValueError(f"heads to keep must be {wanted}; got {kept}")

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 
-def check_named(folder: str | os.PathLike, name: Any, told: str | os.PathLike) -> None:
+def check_named(folder: str | os.PathLike, name: Any, source: str | os.PathLike) -> None:
     """Refuse what a file of a folder names as another file of it, and is none.
 
     Args:
-        told: the file that names it, for the error.
+        source: the file that names it, for the error.
 
     Raises:
         ValueError: it is no plain name, or a link that leads out of the folder.
     """
-    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
-    if not plain:
-        raise ValueError(f"{told} names {name!r}, which is no file of its folder: such a path is refused")
+    is_name = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+    if not is_name:
+        raise ValueError(f"{source} names {name!r}, which is no file of its folder: such a path is refused")
     check_inside(folder, Path(folder) / name)
 
 

@@ -224,10 +224,8 @@ def read_bounded(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
 
 def misfit(path: str | os.PathLike) -> str:
     """Say of a file that its content does not fit its checksum."""
-    return (
-        f"{path} is damaged: its content does not fit its checksum (if it was changed on purpose: dsp "
-        f"seal {path})"
-    )
+    advice = f"if it was changed on purpose: dsp seal {path}"
+    return f"{path} is damaged: its content does not fit its checksum ({advice})"
 
 
 def warn_unsealed(
@@ -242,9 +240,8 @@ def warn_unsealed(
 
 def _is_sealed(content: dict[str, Any]) -> bool:
     """Return whether there is a checksum, also one whose name, or value, or both, damage has changed."""
-    return CHECKSUM in content or any(
-        isinstance(value, str) and _resembles_checksum(value) for value in content.values()
-    )
+    texts = (value for value in content.values() if isinstance(value, str))
+    return CHECKSUM in content or any(map(_resembles_checksum, texts))
 
 
 def _resembles_checksum(value: str) -> bool:

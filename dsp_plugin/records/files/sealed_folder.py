@@ -79,12 +79,12 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False, whole: bool = Tr
         if warn:
             warn_no_list(folder)
         return False
-    told = read_json(folder / LIST)
-    files = told.get("files") if isinstance(told, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(told, dict) for told in files.values()):
+    listing = read_json(folder / LIST)
+    files = listing.get("files") if isinstance(listing, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
         raise DamagedError(f"{folder / LIST} is damaged: it lists no files")
     again = f"(if it was changed on purpose: dsp seal {folder})"
-    for name, told in files.items():
+    for name, entry in files.items():
         path = folder / name
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise DamagedError(f"{folder / LIST} is damaged: {name!r} is no name of a file in this folder")
@@ -92,13 +92,12 @@ def check_sealed(folder: str | os.PathLike, warn: bool = False, whole: bool = Tr
             continue
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is damaged: {name} is missing, which {LIST} lists {again}")
-        if path.stat().st_size != told.get("bytes") or sha256(path) != told.get("sha256"):
+        if path.stat().st_size != entry.get("bytes") or sha256(path) != entry.get("sha256"):
             raise DamagedError(f"{path} is damaged: its content does not fit its checksum in {LIST} {again}")
     for name in _names(folder, _MODEL):
         if name not in files:
-            raise DamagedError(
-                f"{folder} is damaged: {name} is of another model, {LIST} does not list it {again}"
-            )
+            other = f"{name} is of another model, {LIST} does not list it"
+            raise DamagedError(f"{folder} is damaged: {other} {again}")
     return True
 
 
@@ -122,7 +121,6 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def _names(folder: Path, patterns: tuple[str, ...] = (*_MODEL, *_OTHERS)) -> list[str]:
-    found = (path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return sorted(
-        name for name in found if name != LIST and any(fnmatchcase(name, pattern) for pattern in patterns)
-    )
+    files = (path.name for path in folder.iterdir() if path.is_file())
+    found = (name for name in files if not name.startswith(".") and name != LIST)
+    return sorted(name for name in found if any(fnmatchcase(name, pattern) for pattern in patterns))

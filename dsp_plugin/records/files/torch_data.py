@@ -57,17 +57,16 @@ def load_torch_data(file: BinaryIO, path: str) -> Any:
 
 
 def _check_zip(file: BinaryIO, entries: dict[str, Entry]) -> None:
-    strange = [
-        name for name in entries if name not in _BESIDE_DATA | {"data.pkl"} and not name.startswith("data/")
-    ]
+    others = (name for name in entries if not name.startswith("data/"))
+    strange = [name for name in others if name not in _BESIDE_DATA | {"data.pkl"}]
     if strange or "data.pkl" not in entries:
         raise Refused(f"an archive of another kind ({(strange or ['no data.pkl'])[0][:80]!r})")
     if "byteorder" in entries and _read(file, entries["byteorder"], 10) not in (b"little", b"big"):
         raise Refused("an unknown byte order")
     pickle = entries["data.pkl"]
 
-    def storage(told: tuple) -> Storage:
-        _, kind, key, location, numel = told
+    def storage(reference: tuple) -> Storage:
+        _, kind, key, location, numel = reference
         entry = entries.get(f"data/{key}") if isinstance(key, str) and isinstance(location, str) else None
         if entry is None or type(numel) is not int or numel * kind.itemsize != entry.size:
             raise Refused(
@@ -92,8 +91,8 @@ def _check_before_zip(file: BinaryIO) -> None:
     file.seek(0)
     found: dict[str, Storage] = {}
 
-    def storage(told: tuple) -> Storage:
-        _, kind, key, location, numel, view = told
+    def storage(reference: tuple) -> Storage:
+        _, kind, key, location, numel, view = reference
         if (
             not isinstance(key, str)
             or not isinstance(location, str)
@@ -137,13 +136,9 @@ class _Allowed:
         self.before = list(serialization.get_safe_globals())
         core = getattr(np, "_core", None) or np.core
         functions = [core.multiarray.scalar, core.multiarray._reconstruct]
-        numbers = {
-            type(np.dtype(code))
-            for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
-        }
-        named = [
-            (f, f"numpy.{room}.multiarray.{f.__name__}") for f in functions for room in ("core", "_core")
-        ]
+        numbers = {type(np.dtype(code)) for code in "f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 ?".split()}
+        rooms = ("numpy.core", "numpy._core")
+        named = [(f, f"{room}.multiarray.{f.__name__}") for f in functions for room in rooms]
         serialization.clear_safe_globals()
         serialization.add_safe_globals([argparse.Namespace, np.dtype, np.ndarray, *numbers, *named])
 

@@ -219,15 +219,15 @@ class _Walk:
             table[key] = value
 
     def _binpersid(self, _: Any) -> None:
-        told = self.stack.pop()
+        reference = self.stack.pop()
         if (
-            type(told) is not tuple
-            or len(told) < 5
-            or told[0] != "storage"
-            or type(told[1]) is not _StorageType
+            type(reference) is not tuple
+            or len(reference) < 5
+            or reference[0] != "storage"
+            or type(reference[1]) is not _StorageType
         ):
             raise Refused("a reference that is no storage")
-        self.stack.append(self.storage(told))
+        self.stack.append(self.storage(reference))
 
     def _global(self, name: str) -> None:
         if name not in _GLOBALS:
@@ -253,9 +253,8 @@ class _Walk:
         self.stack.append(function(*arguments))
 
     def _copy(self, *values: Any) -> None:
-        self.copied += sum(
-            len(value) for value in values if isinstance(value, (str, bytes, tuple, list, dict))
-        )
+        sized = (value for value in values if isinstance(value, (str, bytes, tuple, list, dict)))
+        self.copied += sum(map(len, sized))
         if self.copied > _SMALL + _MOST_COPIES * self.written:
             raise Refused(f"copies of copies, {self.copied:.3g} elements in all")
 
@@ -337,8 +336,8 @@ def _size(dimensions: Any) -> tuple:
     return dimensions
 
 
-def _device(*told: Any) -> _Leaf:
-    if not all(type(part) in (str, int) for part in told) or len(str(told)) > 100:
+def _device(*parts: Any) -> _Leaf:
+    if not all(type(part) in (str, int) for part in parts) or len(str(parts)) > 100:
         raise Refused("a device that is none")
     return _Leaf()
 

@@ -98,9 +98,8 @@ def _directory(file: BinaryIO) -> tuple[int, list[zipfile.ZipInfo]]:
         if disk or disks != 1 or end64 != behind:
             raise ValueError("the end record is not where it is said to be")
         file.seek(end64)
-        mark, rest, _, _, disk, first_disk, here64, total64, size64, start64 = _END64.unpack(
-            file.read(_END64.size)
-        )
+        fields = _END64.unpack(file.read(_END64.size))
+        mark, rest, _, _, disk, first_disk, here64, total64, size64, start64 = fields
         if mark != b"PK\x06\x06" or rest != _END64.size - 12 or disk or first_disk or here64 != total64:
             raise ValueError("a damaged end record")
         for short, long, most in (
@@ -140,9 +139,8 @@ def _check(file: BinaryIO, start: int, found: list[zipfile.ZipInfo], path: str) 
     # none at all: written under torch.serialization.set_crc32_options(False)
     summed = any(entry.CRC for entry in found)
     if found and not summed:
-        warnings.warn(
-            f"{path} was written without checksums: nobody can tell whether it is damaged", stacklevel=4
-        )
+        unknown = "was written without checksums: nobody can tell whether it is damaged"
+        warnings.warn(f"{path} {unknown}", stacklevel=4)
     ends = [entry.header_offset for entry in found[1:]] + [start]
     position, lowered = 0, set()
     for entry, end in zip(found, ends):
@@ -176,20 +174,19 @@ def _check(file: BinaryIO, start: int, found: list[zipfile.ZipInfo], path: str) 
 
 
 def _check_header(file: BinaryIO, entry: zipfile.ZipInfo, damage: str) -> int:
-    """Compare an entry's local header with the directory's; where its contents start."""
+    """Compare an entry's local header with the directory's; return where its contents start."""
     file.seek(entry.header_offset)
-    mark, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack(
-        file.read(_LOCAL.size)
-    )
+    fields = _LOCAL.unpack(file.read(_LOCAL.size))
+    mark, _, flags, method, _, _, crc, packed, size, name_length, extra = fields
     name = file.read(name_length)
     if mark != b"PK\x03\x04" or method or flags != entry.flag_bits or flags & ~(_HAS_DESCRIPTOR | _UTF8):
         raise ValueError(damage)
     if name != entry.orig_filename.encode("utf-8" if flags & _UTF8 else "cp437"):
         raise ValueError(damage)
-    told = {(entry.CRC, value, value) for value in (entry.file_size, 0xFFFFFFFF)}
+    stated = {(entry.CRC, value, value) for value in (entry.file_size, 0xFFFFFFFF)}
     if flags & _HAS_DESCRIPTOR:  # it tells the sizes behind the contents
-        told |= {(0, value, value) for value in (0, 0xFFFFFFFF)}
-    if (crc, packed, size) not in told:
+        stated |= {(0, value, value) for value in (0, 0xFFFFFFFF)}
+    if (crc, packed, size) not in stated:
         raise ValueError(damage)
     return entry.header_offset + _LOCAL.size + name_length + extra
 
@@ -198,10 +195,10 @@ def _descriptors(entry: zipfile.ZipInfo) -> list[bytes]:
     """List what may stand behind an entry's contents: of miniz nothing if empty, long ones from 4 GiB on."""
     if not entry.flag_bits & _HAS_DESCRIPTOR:
         return [b""]
-    told = [struct.pack("<4sI2Q", b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size)]
+    forms = [struct.pack("<4sI2Q", b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size)]
     if entry.file_size <= 0xFFFFFFFF:
-        told.append(struct.pack("<4s3I", b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size))
-    return told if entry.file_size else [b"", *told]
+        forms.append(struct.pack("<4s3I", b"PK\x07\x08", entry.CRC, entry.file_size, entry.file_size))
+    return forms if entry.file_size else [b"", *forms]
 
 
 def _crc32(file: BinaryIO, size: int) -> int:

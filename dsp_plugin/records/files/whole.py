@@ -109,11 +109,8 @@ def why_not_replaceable(folder: str | os.PathLike) -> str:
         return "is a mounted file system"
     if os.path.commonpath([target, os.path.realpath(os.getcwd())]) == target:
         return "is the working folder"  # which would be the old one for ever
-    return (
-        ""
-        if os.access(os.path.dirname(target), os.W_OK | os.X_OK)
-        else ("lies in one that cannot be written")
-    )
+    writable = os.access(os.path.dirname(target), os.W_OK | os.X_OK)
+    return "" if writable else "lies in one that cannot be written"
 
 
 def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, object] | None = None) -> None:
@@ -137,12 +134,8 @@ def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, obje
 def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
     """Raise a ValueError where an output is one of the inputs. Arguments as `check_output`."""
     for name, read in inputs.items():
-        if (
-            read is not None
-            and os.path.exists(path)
-            and os.path.exists(str(read))
-            and os.path.samefile(path, str(read))
-        ):
+        there = read is not None and os.path.exists(path) and os.path.exists(str(read))
+        if there and os.path.samefile(path, str(read)):
             raise ValueError(f"{option} {path} is what {name} reads: name another one")
 
 
