@@ -1,6 +1,4 @@
-"""Transformers shell: gates on heads, head removal, and files, for any model behind the attention
-interface.
-"""
+"""Transformers shell: gates, head removal, and files, for any model behind the attention interface."""
 
 from .patches import hide_broken_torchaudio  # isort: skip
 

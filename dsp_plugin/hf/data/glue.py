@@ -1,6 +1,4 @@
-"""GLUE for a Transformers model: tokenised examples, beside the tasks, files and scores of the other `glue_*`
-modules.
-"""
+"""GLUE for a Transformers model: tokenised examples, beside what is in the other `glue_*` modules."""
 
 from __future__ import annotations
 
@@ -65,9 +63,7 @@ class GlueDataset(PackedDataset):
 
 
 def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> None:
-    """Raise a ValueError where there is no room for text beside the special tokens, or more than the model
-    takes.
-    """
+    """Raise a ValueError where there is no room for text beside special tokens, or more than the model's."""
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     lowest = special + (2 if pair else 1)
     if not lowest <= max_seq_length <= tokenizer.model_max_length:
@@ -78,9 +74,7 @@ def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> Non
 
 
 def label_names(task: Task) -> dict[str, Any]:
-    """Return what a model's config says about the task: `AutoConfig.from_pretrained(...,
-    **label_names(task))`.
-    """
+    """Return what a config says of the task: `AutoConfig.from_pretrained(..., **label_names(task))`."""
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression"}
     return {

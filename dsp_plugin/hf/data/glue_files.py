@@ -46,8 +46,7 @@ def load_split(
     cache_dir: str | None = None,
     limit: int | None = None,
 ) -> list[Example]:
-    """Read the examples of one split, in the order of the file; the first `limit` of them where that is
-    given.
+    """Read the examples of one split, or the first `limit` of them, in the order of the file.
 
     Without `data_dir` the `datasets` library fetches them, or finds them in its cache.
 
@@ -203,9 +202,7 @@ def _existing(task: Task, split: Split, folder: Path) -> Path:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Yield the cells of every line. Only a line feed ends a line: text may hold U+2028 or a lone carriage
-    return.
-    """
+    """Yield every line's cells. Only a line feed ends a line: text may hold U+2028 or a carriage return."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")  # MRPC's files start with a byte-order mark

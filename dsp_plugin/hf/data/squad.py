@@ -111,9 +111,7 @@ class SquadDataset(PackedDataset):
         return windows
 
     def _store(self, ordered: list[tuple], cls_token: int) -> None:
-        """Make the rows, and note where the context's tokens are in each window, and their characters, flat
-        over windows.
-        """
+        """Make the rows, and note where the context's tokens and their characters are in each window."""
         self._context_first, self._context_offsets, self._context_ends = (
             array("i"),
             array("i"),
@@ -148,9 +146,7 @@ class SquadDataset(PackedDataset):
             windows[batch[owner]].append((inputs, first, offsets))
 
     def context_of(self, window: int) -> tuple[int, np.ndarray]:
-        """Return the first token of the context in a window, and characters [tokens, 2]: begin and end of
-        each of its tokens.
-        """
+        """Return the first context token of a window, and its tokens' places in the text, [tokens, 2]."""
         begin, end = self._context_ends[window], self._context_ends[window + 1]
         return self._context_first[window], np.array(
             self._context_offsets[2 * begin : 2 * end], dtype=np.int64
@@ -272,9 +268,7 @@ def _candidates(context: str, spans: list[tuple[float, int, int]], n_best: int) 
 def compute_metrics(
     data: SquadDataset, n_best: int = 20, max_answer_length: int = 30
 ) -> Callable[[Any], dict[str, float]]:
-    """Return the `compute_metrics` of a `transformers.Trainer` whose evaluation set is `data`: `exact_match`
-    and `f1` in percent.
-    """
+    """Return `exact_match` and `f1` in percent as a Trainer's `compute_metrics`, evaluated on `data`."""
 
     def compute(evaluation: Any) -> dict[str, float]:
         candidates = best_answers(data, *evaluation.predictions[:2], n_best, max_answer_length)

@@ -105,9 +105,7 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(answer: str) -> list[str]:
-    """Return the words that the official evaluation compares: lower-cased, without ASCII punctuation and
-    articles.
-    """
+    """Return the words that the official evaluation compares: lower case, no punctuation, no articles."""
     return _ARTICLES.sub(" ", answer.lower().translate(_WITHOUT_PUNCTUATION)).split()
 
 
@@ -116,9 +114,7 @@ def exact_match(prediction: str, answer: str) -> float:
 
 
 def f1(prediction: str, answer: str) -> float:
-    """Return the harmonic mean of precision and recall over words; 0 where no word is shared, even where
-    neither has one.
-    """
+    """Return the harmonic mean of precision and recall over words; 0 where no word is shared."""
     predicted, true = normalise(prediction), normalise(answer)
     shared = sum((Counter(predicted) & Counter(true)).values())
     # 2pr / (p + r) of precision shared / predicted and recall shared / true

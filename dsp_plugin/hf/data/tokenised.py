@@ -23,9 +23,7 @@ class PackedDataset(Dataset):
         self._columns: dict[str, Sequence] = {}
 
     def extend(self, encodings: Mapping[str, Iterable[Sequence[int]]]) -> None:
-        """Add rows; `encodings` maps a name to one sequence a row, `input_ids` among them, equally long in a
-        row.
-        """
+        """Add rows; `encodings` maps names, `input_ids` among them, to a sequence a row, equally long."""
         for row in encodings["input_ids"]:
             self._ends.append(self._ends[-1] + len(row))
         for name, rows in encodings.items():
@@ -60,8 +58,6 @@ class PackedDataset(Dataset):
         return np.diff(np.frombuffer(self._ends, dtype=np.int64))
 
     def largest(self, name: str) -> int:
-        """Return the largest number of `input_ids`, `token_type_ids` ... over all rows; -1 where there is
-        none.
-        """
+        """Return the largest number of `input_ids`, `token_type_ids` ... over all rows; -1 without any."""
         flat = self._flat.get(name)
         return int(np.frombuffer(flat, dtype=np.int32).max()) if flat else -1

@@ -1,6 +1,4 @@
-"""What a model's heads are to a record: which are kept, in the numbers of the model it once was, and how many
-weights that leaves.
-"""
+"""A model's heads as records have them: which are kept, in the original numbers, and what weights remain."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ from ..heads.surgery.pruning import count_parameters, fill_heads, original_head_
 
 
 def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
-    """Return the `heads` field of a record: what a gated, a pruned or an untouched model keeps, in the
-    original numbers.
+    """Return the `heads` field of a record: what a gated, pruned or untouched model keeps, in first numbers.
 
     None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
     """
@@ -69,9 +66,7 @@ def parameters_of(model: PreTrainedModel) -> dict[str, int]:
 
 
 def has_scores(name: str) -> bool:
-    """Whether a folder holds a gated model, whose heads are all open wherever it is loaded without its
-    gates.
-    """
+    """Return whether a folder holds a gated model, whose heads are all open when loaded without its gates."""
     path = Path(name) / "model.safetensors"
     if not path.is_file():
         return False

@@ -1,3 +1,1 @@
-"""The programs of scripts/glue and scripts/squad: arguments, data, training, records. Each script only
-calls one.
-"""
+"""The programs of scripts/glue and scripts/squad, of which each script calls one."""

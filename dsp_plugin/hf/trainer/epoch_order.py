@@ -46,9 +46,7 @@ class EpochOrder(SealedCheckpoints):
 
 
 def _sampler_of(loader: Any) -> Sampler | None:
-    """Find the sampler of examples below Accelerate's samplers of batches; it is the same object in a loader
-    that skips.
-    """
+    """Find the sampler of examples below Accelerate's of batches; a loader that skips has the same object."""
     batches = getattr(loader, "batch_sampler", None)
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler

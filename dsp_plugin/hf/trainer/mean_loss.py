@@ -1,6 +1,4 @@
-"""What the Trainer must be told of a model's loss, so that gradient accumulation and several processes do
-not enlarge it.
-"""
+"""Tells the Trainer of a model's loss, which accumulation and several processes would else enlarge."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def declare_mean_loss(model: nn.Module) -> None:
 
 
 def takes_mean(model: nn.Module) -> bool:
-    """Whether a model is seen to take the mean of its batch, whatever it is told of the labels of the
-    update.
-    """
+    """Return whether a model takes the mean of its batch, whatever it is told of the update's labels."""
     if hasattr(type(model), "accepts_loss_kwargs"):
         return False
     if isinstance(model, PreTrainedModel):

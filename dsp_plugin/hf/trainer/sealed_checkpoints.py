@@ -1,6 +1,4 @@
-"""The Trainer's checkpoints with a list of their files and checksums, which is compared before a training
-goes on.
-"""
+"""The Trainer's checkpoints with a list of files and checksums, compared before a training goes on."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ NO_OPTIMIZER = (
 
 
 class SealedCheckpoints(TrainerCallback):
-    """Writes the list as the last file of every checkpoint, and compares it with what the Trainer takes from
-    there.
+    """Writes the list as every checkpoint's last file, and compares it with what the Trainer takes.
 
     Raises, from the Trainer:
         ValueError: the checkpoint of `output_dir` that it went on from, or the best one that it ends with, is
@@ -64,8 +61,7 @@ class SealedCheckpoints(TrainerCallback):
 
 
 def check_checkpoint(folder: str | os.PathLike) -> None:
-    """Compare a whole checkpoint with its list; without one, its torch files with the checksums in them,
-    with a warning.
+    """Compare a whole checkpoint with its list; without one, warn and compare its torch files' checksums.
 
     Raises:
         ValueError: a file is damaged, or missing. OSError: it cannot be read.
@@ -77,9 +73,7 @@ def check_checkpoint(folder: str | os.PathLike) -> None:
 
 
 def has_optimizer(folder: str | os.PathLike) -> bool:
-    """Whether a checkpoint has what the Trainer takes optimizer and schedule from; without, it begins both
-    anew in silence.
-    """
+    """Return whether a checkpoint has optimizer and schedule, which the Trainer else begins anew silently."""
     names = {path.name for path in Path(folder).iterdir()}
     if "latest" in names:  # DeepSpeed's, with everything in its own folders
         return True
@@ -97,8 +91,7 @@ def _check_restored(optimizer: torch.optim.Optimizer | None, scheduler: Any) -> 
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
-    """Refuse a loaded state of Adam's that is not its parameters': torch's fused kernels take its sizes on
-    trust.
+    """Refuse a loaded Adam state that is not its parameters': fused kernels take its sizes on trust.
 
     Raises:
         ValueError: a moment has another shape than its parameter, or not as many values.

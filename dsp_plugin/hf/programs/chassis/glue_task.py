@@ -1,6 +1,4 @@
-"""GLUE for the programs: a task's splits, its metrics and its prediction files behind the interface that
-SQuAD has, too.
-"""
+"""GLUE for the programs: splits, metrics and prediction files behind the interface that SQuAD has, too."""
 
 from __future__ import annotations
 
@@ -71,9 +69,7 @@ class GlueTask:
         return {**label_names(self.definition), **unnamed}
 
     def adopt(self, config: PreTrainedConfig) -> None:
-        """Number the labels as a model does that was trained with the same ones in another order (MNLI
-        models of the hub).
-        """
+        """Number the labels as a model that has them in another order (MNLI models of the hub)."""
         names = label_words(config)
         if names != self.definition.labels and sorted(names) == sorted(self.definition.labels):
             say(f"the model numbers the labels as {', '.join(names)}; so do we")

@@ -1,6 +1,4 @@
-"""Which model, tokenizer and data a run is of: by their contents, so that another path to them is the same
-run.
-"""
+"""A run's model, tokenizer and data by their contents, so that another path to them is the same run."""
 
 from __future__ import annotations
 

@@ -72,9 +72,7 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 @dataclass
 class _Flag:
-    """One flag of a command line: its name without dashes, as it was written, and its value if one
-    follows.
-    """
+    """A flag of a command line: its name without dashes, as it was written, and its value if one follows."""
 
     name: str
     written: str
@@ -143,9 +141,7 @@ def _is_on(flag: _Flag) -> bool:
 
 
 def _warmup(flag: _Flag, argv: Sequence[str]) -> list[str]:
-    """Join warm-up flags: --warmup_steps below 1 is a share of all steps today; a number beside it wins,
-    as it did.
-    """
+    """Join warm-up flags: --warmup_steps below 1 is a share of steps today; a number beside it still wins."""
     try:
         share = float(flag.value or "")
     except ValueError:

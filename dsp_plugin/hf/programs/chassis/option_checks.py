@@ -1,5 +1,4 @@
-"""Numbers on a command line or in a file of options are looked at by what they mean, before anything is
-loaded.
+"""Numbers on a command line or in a file of options are checked by their meaning before anything is loaded.
 
 One table for our options and the Trainer's. Transformers itself takes any number and finds out later, or
 never: a learning rate of NaN trains.
@@ -174,9 +173,7 @@ def _as_number(value: Any, kind: type) -> Any:
 
 
 def _check_inner(name: str, value: Any) -> None:
-    """Check that numbers inside a JSON object, such as a schedule's, are finite; what they mean is the
-    schedule's affair.
-    """
+    """Check that numbers inside a JSON object, such as a schedule's, are finite; more is its own affair."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -26,9 +26,7 @@ def label_words(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def check_lengths(model: PreTrainedModel, tokenizer: Any, task: Any) -> None:
-    """Raises: ValueError: a `--max_seq_length` that the tokenizer or the model's table of positions cannot
-    take.
-    """
+    """Raise a ValueError for a `--max_seq_length` that tokenizer or table of positions cannot take."""
     length = task.options.max_seq_length
     check_max_seq_length(length, tokenizer, task.pair)
     longest = longest_input(model)
@@ -67,9 +65,7 @@ def check_head(
 
 
 def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
-    """Raises: ValueError: a checkpoint's config.json is of another kind of model or of other labels than
-    the model that goes on.
-    """
+    """Raise a ValueError where a checkpoint's config.json is of another kind of model or other labels."""
     path = Path(checkpoint) / CONFIG_NAME
     if not path.is_file():
         return

@@ -124,8 +124,7 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
 
 
 def training_settings(args: TrainingArguments) -> dict[str, Any]:
-    """Return the Trainer's options that must be the same to go on: its checkpoints keep rates and schedule
-    of their own.
+    """Return the Trainer's options that must be the same to go on: checkpoints keep rates and schedule.
 
     Of the batch it is the number of examples an update, however they are spread over processes and
     micro-batches; of the length `max_steps` where it is given, else `num_train_epochs`.
@@ -137,8 +136,7 @@ def training_settings(args: TrainingArguments) -> dict[str, Any]:
 
 
 def check_training(args: TrainingArguments, overwrite: bool) -> None:
-    """Check what is known of a later stage's training before its mask is: its folder holds none with other
-    rates or lengths.
+    """Check what is known of a later stage before its mask is: its folder has no other rates or lengths.
 
     Raises:
         ValueError: it does.
@@ -178,8 +176,7 @@ def _is_unfinished(checkpoint: str) -> bool:
 
 
 def settings_of(model: str) -> dict[str, Any]:
-    """Read the settings that a model was trained with by one of these programs; of a checkpoint's folder, its
-    training's.
+    """Read the settings that these programs trained a model with; of a checkpoint's folder, its training's.
 
     Empty where the folder does not say: of other programs, on the hub.
 
@@ -194,9 +191,7 @@ def settings_of(model: str) -> dict[str, Any]:
 
 
 class NotedSettings(TrainerCallback):
-    """Puts the settings into every checkpoint as well: copied to another place it still says of what it
-    is.
-    """
+    """Puts the settings into every checkpoint as well, which says of what it is in another place, too."""
 
     def __init__(self, settings: dict[str, Any]):
         self.settings = settings

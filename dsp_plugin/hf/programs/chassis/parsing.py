@@ -118,9 +118,7 @@ def run(program: Callable[[], Any]) -> Any:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the error is one that its words alone explain: before the first update any, later a refusal
-    of ours, a full disk.
-    """
+    """Return whether an error's words explain it: before the first update any, later refusals, full disks."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     codes = {frame.f_code for frame in frames}
     if Trainer.train.__code__ not in codes or codes & _PREPARATIONS:
@@ -154,9 +152,7 @@ def _can_be(group: type, values: dict[str, Any]) -> bool:
 
 
 class _Parser(HfArgumentParser):
-    """Raises where argparse would end the program, and looks at the numbers before a dataclass is made of
-    them.
-    """
+    """Raises where argparse would exit, and looks at numbers before a dataclass is made of them."""
 
     def error(self, message: str) -> None:
         raise ValueError(message)
@@ -167,9 +163,7 @@ class _Parser(HfArgumentParser):
         return found, rest
 
     def culprit(self, words: Sequence[str]) -> tuple[str, Any] | None:
-        """Find the option without which the dataclasses can be made, and its value; None where there is no
-        such one.
-        """
+        """Find the option without which the dataclasses can be made, and its value; None without such one."""
         values = vars(super().parse_known_args(list(words))[0])
         for group in self.dataclass_types:
             given = {

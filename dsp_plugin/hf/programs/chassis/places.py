@@ -13,8 +13,7 @@ from ....records.files.whole import check_output
 
 
 def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[str, ...] = ()) -> None:
-    """Check that a run neither writes over the model it starts from, nor removes it with the checkpoints of
-    its folder.
+    """Check that a run neither writes over the model it starts from, nor removes it with its checkpoints.
 
     Args:
         model: folder or name on the hub. output_dir: the run's. trains: whether a model is written there.

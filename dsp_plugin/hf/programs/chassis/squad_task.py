@@ -79,9 +79,7 @@ class SquadTask:
             self._questions["dev"] = read_squad(self._predict_file)[:limit]
 
     def tokenise(self, tokenizer: Any) -> None:
-        """Raises: ValueError: lengths that the tokenizer cannot have, or a tokenizer without places in the
-        text.
-        """
+        """Tokenise the splits; a ValueError for lengths or a kind of tokenizer that cannot be used."""
         options = self.options
         for split, questions in self._questions.items():
             trained = split == "train"

@@ -1,5 +1,4 @@
-"""What the Trainer would find out about its options in the middle of a run, or never, is said before anything
-is loaded.
+"""What the Trainer would find out about its options in the middle of a run, or never, is said beforehand.
 
 Single numbers are `option_checks`'s affair; here are options that a package, a machine, another option or a
 task speaks against.
@@ -25,8 +24,7 @@ _COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no
 
 
 def check_trainer(args: TrainingArguments, task: Any) -> None:
-    """Raises: ValueError: options of the Trainer that cannot be, or would do nothing; names option and what
-    is possible.
+    """Raise a ValueError naming an option of the Trainer that cannot be or would do nothing, and what can.
 
     Args:
         task: a `GlueTask` or `SquadTask`.
@@ -69,9 +67,7 @@ def _check_reports(args: TrainingArguments) -> None:
 
 
 def _is_here(name: str) -> bool:
-    """Ask for a reporting integration's package as Transformers does, where it has a question of that
-    name.
-    """
+    """Ask for an integration's package as Transformers does, where it has a question of that name."""
     asked = (
         getattr(integration_utils, f"is_{word}_available", None)
         for word in (name, name.replace("_", ""), name.removesuffix("_ml"))

@@ -116,8 +116,7 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
 
 
 def _in_folder(setup: Setup, folder: str) -> Setup:
-    """Return a stage's own options: its results in a folder of --output_dir, its records in the same one of
-    --record_dir.
+    """Return a stage's options: its results in a folder of --output_dir, records in the one of --record_dir.
 
     The `TrainingArguments` are a copy, because a Trainer and an optimizer write into theirs.
     """
@@ -174,9 +173,7 @@ def _densities(words: Sequence[str]) -> list[str]:
 
 
 def _refuse(own: argparse.Namespace, room: str) -> None:
-    """Raises:
-    ValueError: options that cannot be, or are not of this program.
-    """
+    """Raise a ValueError for options that cannot be, or are not of this program."""
     programs = {
         "prune": f"scripts/{room}/run_{room}_diffpruning.py",
         "mag": f"scripts/{room}/run_{room}_mag.py",

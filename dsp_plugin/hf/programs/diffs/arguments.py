@@ -1,6 +1,4 @@
-"""The options of the diff-pruning programs. All of them take all of these: one set of flags serves the
-three stages.
-"""
+"""The options of the diff-pruning programs, which all take all of these: one set serves three stages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What diff pruning is compared with, by its first stage's program: full finetuning, and the task head
-alone.
-"""
+"""Diff pruning's baselines, by its first stage's program: full finetuning, and the task head alone."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ class Baseline(DiffStage):
 
 
 class FullFinetuning(Baseline):
-    """Finetunes all weights (`--baseline full`); leaves a model in --output_dir, which stage 2 takes as well
-    (non-adaptive).
-    """
+    """Finetunes all weights (`--baseline full`); the model it leaves is for stage 2, too (non-adaptive)."""
 
     def __init__(self, setup: Setup, options: DiffOptions):
         super().__init__(setup, options)
@@ -74,9 +70,7 @@ class FullFinetuning(Baseline):
 
 
 class LastLayer(Baseline):
-    """Finetunes the task head (`--baseline last-layer`); writes a pack without positions, and scores it
-    reloaded.
-    """
+    """Finetunes the task head (`--baseline last-layer`); scores the reloaded pack, which has no positions."""
 
     def check(self) -> None:
         super().check()

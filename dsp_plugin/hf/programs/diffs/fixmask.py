@@ -25,8 +25,7 @@ def run_fixmask(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
 
 
 class FixMaskStage(DiffStage):
-    """Finetunes a pack's positions and its task head; writes and scores the pack of the selected checkpoint,
-    reloaded.
+    """Finetunes a pack's positions and task head; writes and scores the selected checkpoint's pack.
 
     Without --do_train the pack of --mask_checkpoint is scored.
 

@@ -1,6 +1,4 @@
-"""Stage 2 of diff pruning: the diff is cut down to exactly so many weights and written as a pack. Nothing
-is trained.
-"""
+"""Stage 2 of diff pruning: the diff is cut down to exactly so many weights and packed, without training."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ def run_project(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
 
 
 class ProjectStage(DiffStage):
-    """Projects what stage 1 wrote, or the change of a finetuned model (non-adaptive), and scores the
-    reloaded pack.
+    """Projects stage 1's diff, or a finetuned model's change (non-adaptive), and scores the reloaded pack.
 
     Attributes:
         saved: what stage 1 wrote, once it was looked at; None of a finetuned model.

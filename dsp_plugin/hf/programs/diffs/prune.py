@@ -35,8 +35,7 @@ def prune(setup: Setup, options: DiffOptions) -> dict[str, Any]:
 
 
 class PruneStage(DiffStage):
-    """Trains, and writes `checkpoint-last-info.pt`, from which stage 2 projects; scores the deterministic
-    theta.
+    """Trains; writes `checkpoint-last-info.pt`, which stage 2 projects; scores the deterministic theta.
 
     Attributes:
         vector: once the Trainer is made.

@@ -1,6 +1,4 @@
-"""What the stages of diff pruning share: their command line, their base and its task head, the pack they
-score.
-"""
+"""The common part of diff pruning's stages: command line, base and task head, the pack they score."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ class GateArguments:
         return []
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
-        """Take over, for a model that is only scored, what names it and its figures from the settings of its
-        training.
-        """
+        """Take what names a model that is only scored, and its figures, from its training's settings."""
         if str(settings.get("method", "")).split("-")[0] == self.label().split("-")[0]:
             for name in self._of_training:
                 setattr(self, name, settings.get(name, getattr(self, name)))
@@ -73,9 +71,7 @@ class GateArguments:
         return BudgetOptions.of(vars(self)).given
 
     def check(self) -> None:
-        """Raises: ValueError: options that exclude each other, named; what a number may be is in
-        `option_checks`.
-        """
+        """Raise a ValueError naming options that exclude each other; numbers are `option_checks`'."""
         BudgetOptions.of(vars(self)).check()
 
     def budget(self, head_map: HeadMap) -> HeadBudget | None:

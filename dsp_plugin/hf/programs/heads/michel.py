@@ -1,6 +1,4 @@
-"""The programs `run_michel.py`: heads of a finetuned model by importance, one step after the other (Michel
-et al., 2019).
-"""
+"""The programs `run_michel.py`: heads of a finetuned model go by importance (Michel et al., 2019)."""
 
 from __future__ import annotations
 

@@ -62,9 +62,7 @@ class IntermediateMasks(TrainerCallback):
 
 
 def save_pruned_model(model: PreTrainedModel, tokenizer: Any, folder: str, before: int) -> None:
-    """Write the model without its dead heads, ready for `load_pruned` and, as --model_name_or_path, for these
-    programs.
-    """
+    """Write the model without its dead heads, for `load_pruned` and these programs' --model_name_or_path."""
     smaller = pruned_copy(model)
     save_pruned(smaller, folder, before, tokenizer)
     say(f"pruned model: {folder}, {count_parameters(smaller):,} of {before:,} parameters")
