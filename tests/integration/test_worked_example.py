@@ -16,6 +16,7 @@ import pytest
 from fairseq_training import SETTINGS, SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
+HELPERS = ROOT / "tests" / "helpers"
 PAGE = ROOT / "docs" / "adding-a-method.md"
 CONTRACT = ROOT / "tests" / "unit" / "gating" / "test_gates_contract.py"
 # a path in bold, and the file as a block of code
@@ -44,7 +45,7 @@ def house(tmp_path_factory) -> Path:
 
 def run(house: Path, *words: object) -> str:
     """Run a Python program that finds the package in `house`; gives what it printed."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(house)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{house}{os.pathsep}{HELPERS}"}
     command = [sys.executable, *map(str, words)]
     done = subprocess.run(command, cwd=house, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
