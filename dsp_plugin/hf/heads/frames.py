@@ -6,7 +6,8 @@ outermost module that is called draws the gates, which hold until it ends (see `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -19,24 +20,19 @@ from .interface import show_open_heads
 FRAME = "dsp_frame"  # the attribute of a module that holds its `Frame`
 
 
+@dataclass(eq=False)
 class Frame:
     """The switchboard of a gated model, and the places that are checked when a forward pass begins.
 
-    Args:
+    Attributes:
         switchboard: the one that draws the gates.
         places: (parent module, name in it, output projection) for every block.
         configs: configurations that name an attention implementation.
     """
 
-    def __init__(
-        self,
-        switchboard: Switchboard,
-        places: Sequence[tuple[nn.Module, str, nn.Module]],
-        configs: Sequence[Any],
-    ):
-        self.switchboard = switchboard
-        self.places = list(places)
-        self.configs = list(configs)
+    switchboard: Switchboard
+    places: list[tuple[nn.Module, str, nn.Module]]
+    configs: list[Any]
 
     def begin(self, module: nn.Module) -> None:
         """Draw the gates for a forward pass of `module`.

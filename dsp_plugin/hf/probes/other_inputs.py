@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -27,29 +28,24 @@ _MEL_BINS = tuple(
 )
 
 
+@dataclass
 class OtherInputs:
     """Draws what a model of this configuration may take beside text.
 
-    Args:
+    Attributes:
         parameters: names that the model's `forward` takes.
         size, length, padding: see `random_inputs`.
-        dtype: of the model.
-        generator: what every random number is drawn from.
+        dtype: the model's dtype.
+        generator: the source of every random number.
     """
 
-    def __init__(
-        self,
-        config: PretrainedConfig,
-        parameters: Container[str],
-        size: int,
-        length: int,
-        padding: bool,
-        dtype: torch.dtype,
-        generator: torch.Generator,
-    ):
-        self.config, self.parameters = config, parameters
-        self.size, self.length, self.padding = size, length, padding
-        self.dtype, self.generator = dtype, generator
+    config: PretrainedConfig
+    parameters: Container[str]
+    size: int
+    length: int
+    padding: bool
+    dtype: torch.dtype
+    generator: torch.Generator
 
     def lengths(self, length: int) -> Tensor:
         """Return the length of each example: the first is the longest, the others get shorter."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -152,10 +153,7 @@ def _has_twice(
     for projection, name in zip(projections, names):
         if name is None:  # in the module around
             continue
-        old, new = (
-            Projection(module.get_submodule(name), projection.out, projection.unit, projection.parts)
-            for module in (once, twice)
-        )
+        old, new = (replace(projection, module=module.get_submodule(name)) for module in (once, twice))
         if new.features != 2 * old.features or old.features % (projection.unit * projection.parts):
             return False
     return True

@@ -67,16 +67,13 @@ def check_projection(where: str, module: nn.Module) -> None:
 
 def projection_reason(module: nn.Module) -> str | None:
     """Return why the heads of a projection cannot be cut, and what to do; None where they can."""
-    kind = type(module).__name__
+    kind, utils = type(module).__name__, "torch.nn.utils"
     if any(base.__module__.startswith("peft.") for base in type(module).__mro__):
         return f"is a {kind}, with an adapter: {_REFUSED}; merge the adapter first (merge_and_unload)"
     if parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)
-        return (
-            f"works its {names} out of other tensors: {_REFUSED}; first call "
-            f"torch.nn.utils.parametrize.remove_parametrizations on it"
-        )
-    utils = "torch.nn.utils"
+        call = f"{utils}.parametrize.remove_parametrizations"
+        return f"works its {names} out of other tensors: {_REFUSED}; first call {call} on it"
     if hasattr(module, "weight_mask") and hasattr(module, "weight_orig") or hasattr(module, "bias_mask"):
         return f"is pruned by {utils}.prune: {_REFUSED}; first make that lasting with {utils}.prune.remove"
     if hasattr(module, "weight_g") and hasattr(module, "weight_v"):
