@@ -79,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: Exception, words: Sequence[str]) -> str:
-    """Say the error in one line; where its own words were made for programmers, with the files of the
-    command line.
-    """
+    """Say the error in one line, with the command line's files where its own words are for programmers."""
     line = one_line(error, as_typed(words, dashed))
     if isinstance(error, (OSError, ValueError, ImportError)):
         return line

@@ -8,8 +8,7 @@ from ..records.files.sealed import load_json, warn_unsealed
 
 
 def read_mask(path: str, head_map: HeadMap) -> list[bool]:
-    """Read the mask in a JSON file: {"keep": [true, false, ...]}, as `generate_dsp.py` writes it, or the list
-    alone.
+    """Read a mask from JSON: {"keep": [true, false, ...]}, as `generate_dsp.py` writes it, or the list alone.
 
     Args:
         head_map: the heads it must be for.

@@ -91,9 +91,7 @@ def pack_bytes(
         "tied": {name: list(others) for name, others in base.tied.items()},
         "changed": [[number[name], *entry] for name, entry in zip(names, facts)],
     }
-    tensors = {
-        f"head.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in task_head.items()
-    }
+    tensors = {f"head.{name}": part.detach().cpu().contiguous().clone() for name, part in task_head.items()}
     tensors["index"] = _as_tensor(np.frombuffer(zlib.compress(json.dumps(index).encode(), 9), np.uint8))
     tensors.update({f"positions.{name}": _as_tensor(getattr(coded, name)) for name in _STREAMS})
     tensors["values"] = torch.cat(values) if values else torch.zeros(0)
@@ -197,9 +195,7 @@ def _content(
     index = parse_json(_unzip(tensors["index"].numpy().tobytes()), "its index")
     base = base_of(about["base_hash"], index["parameters"], index["tied"])
     names, facts, values = list(base.parameters), index["changed"], tensors["values"]
-    if not isinstance(facts, list) or not all(
-        isinstance(fact, list) and len(fact) in (3, 5) for fact in facts
-    ):
+    if not isinstance(facts, list) or not all(isinstance(x, list) and len(x) in (3, 5) for x in facts):
         raise ValueError("its list of changed tensors has entries of a wrong length")
     numbers = [number for entry in facts for number in entry]
     check_numbers([about["positions"], *numbers], "its counts and divisors")

@@ -60,9 +60,7 @@ def holdings(
     weights -= scores
     held = Held(sizes)
     for number, group in enumerate(optimizer.param_groups):
-        mine = sum(
-            id(p) in scores or (bool(marks) and id(getattr(p, _MARK, None)) in marks) for p in group["params"]
-        )
+        mine = sum(id(p) in scores or id(getattr(p, _MARK, None)) in marks for p in group["params"])
         if mine:
             held.scores.append(number)
             held.alone = held.alone and mine == len(group["params"])

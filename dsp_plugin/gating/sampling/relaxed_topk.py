@@ -78,13 +78,11 @@ def relaxed_topk(scores: Tensor, k: int, temperature: float, noise: Tensor | Non
     """
     k = _checked(scores, k)
     if not MIN_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(
-            f"temperature must be positive and finite (at least {MIN_TEMPERATURE}), got {temperature}"
-        )
+        wanted = f"positive and finite (at least {MIN_TEMPERATURE})"
+        raise ValueError(f"temperature must be {wanted}, got {temperature}")
     if noise is not None and noise.shape != scores.shape:
-        raise ValueError(
-            f"noise must have the shape of the scores, {tuple(scores.shape)}, got {tuple(noise.shape)}"
-        )
+        wanted, given = tuple(scores.shape), tuple(noise.shape)
+        raise ValueError(f"noise must have the shape of the scores, {wanted}, got {given}")
     return _RelaxedTopK.apply(scores, noise, k, float(temperature))
 
 

@@ -60,9 +60,8 @@ def forward(scores: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]
     n = scores.numel()
     probs, gates = scores.new_empty(k, n), torch.empty_like(scores)
     with torch.cuda.device_of(scores):
-        _forward_kernel[(1,)](
-            scores, _as_tensor(temperature, scores), probs, gates, n, k, EPS=EPS, **_shape(n)
-        )
+        t = _as_tensor(temperature, scores)
+        _forward_kernel[(1,)](scores, t, probs, gates, n, k, EPS=EPS, **_shape(n))
     return gates, probs
 
 
@@ -71,9 +70,8 @@ def backward(probs: Tensor, grad: Tensor, temperature: float) -> Tensor:
     k, n = probs.shape
     out = torch.empty_like(grad)
     with torch.cuda.device_of(grad):
-        _backward_kernel[(1,)](
-            probs, grad, _as_tensor(temperature, grad), out, n, k, EPS=EPS, MAX_GAIN=MAX_GAIN, **_shape(n)
-        )
+        t = _as_tensor(temperature, grad)
+        _backward_kernel[(1,)](probs, grad, t, out, n, k, EPS=EPS, MAX_GAIN=MAX_GAIN, **_shape(n))
     return out
 
 

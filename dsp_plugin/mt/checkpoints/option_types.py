@@ -134,9 +134,7 @@ def _check_members(name: str, table: dict[str, Any]) -> None:
 
 
 def is_literal(text: str) -> bool:
-    """Whether a text is a Python literal, or fairseq's shorthand `[(512, 3)] * 20 + [(1024, 3)]`: nothing
-    that runs or grows.
-    """
+    """Say whether a text is a Python literal, or fairseq's shorthand `[(512, 3)] * 20`: nothing that runs."""
     try:
         tree = ast.parse(text.strip(), mode="eval") if len(text) < 10_000 else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):

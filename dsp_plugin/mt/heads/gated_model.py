@@ -120,9 +120,7 @@ class GatedTransformerModel(TransformerModelBase):
 
     @classmethod
     def sparsifies(cls, options) -> bool:
-        """Whether heads close one by one as training goes on, so that the best checkpoint may be one from
-        before that.
-        """
+        """Return whether heads close as training goes on, so that the best checkpoint may precede that."""
         return False
 
     @classmethod

@@ -29,8 +29,7 @@ class Coverage:
 
 
 def is_training_pass(arguments: dict) -> bool:
-    """Whether `get_batch_iterator` was called for training. A set's name does not tell: `--gen-subset train`
-    translates.
+    """Return whether `get_batch_iterator` was called to train; `--gen-subset train` has the name of that set.
 
     Of all fairseq's programs only its Trainer asks for the order of batches within groups, and only to train.
     """

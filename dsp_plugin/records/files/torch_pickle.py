@@ -415,9 +415,7 @@ for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and
 
 
 def _measure(value: Any, written: int, size: int) -> None:
-    """Refuse what is small in the file and large when it is walked: references to references, cycles,
-    great depth.
-    """
+    """Refuse what is small in the file and large when walked: chains of references, cycles, great depth."""
     known: dict[int, tuple[int, int]] = {}
     inside: set = set()
 

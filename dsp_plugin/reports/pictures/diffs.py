@@ -35,9 +35,7 @@ def density_png(
         raise ValueError("there is nothing to draw")
     if not all(math.isfinite(value) and 0 < density <= 1 for density, value in every):
         raise ValueError("lines need finite numbers, and densities in (0, 1]")
-    order = [
-        method for method in dict.fromkeys([*methods, *sorted(lines)]) if method not in (FULL, LAST_LAYER)
-    ]
+    order = [name for name in dict.fromkeys([*methods, *sorted(lines)]) if name not in (FULL, LAST_LAYER)]
     chart = Chart(len(lines))
     for method, dashes in ((FULL, (6, 3)), (LAST_LAYER, (1.5, 2))):
         for values in points.get(method, {}).values():
