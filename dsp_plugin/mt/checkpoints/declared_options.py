@@ -25,10 +25,8 @@ def allowed_models() -> set[str]:
 
     known = {**MODEL_REGISTRY, **ARCH_MODEL_REGISTRY}
     ours = {name for name, model in known.items() if _is_ours(model)}
-    stock = {name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model == "transformer"} | {
-        "transformer"
-    }
-    return ours | stock | _named_by_user()
+    stock = {name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model == "transformer"}
+    return ours | stock | {"transformer"} | _named_by_user()
 
 
 def _named_by_user() -> set[str]:
@@ -111,6 +109,5 @@ def declared_anywhere() -> set[str]:
     registries = [registry["dataclass_registry"].values() for registry in REGISTRIES.values()]
     sections = [field.type for field in FairseqConfig.__dataclass_fields__.values()]
     every = (MODEL_DATACLASS_REGISTRY.values(), TASK_DATACLASS_REGISTRY.values(), sections, *registries)
-    return (
-        {name for configs in every for name in names(configs)} | set(NAMES_OF_SECTIONS) | {"no_seed_provided"}
-    )
+    declared = {name for configs in every for name in names(configs)}
+    return declared | set(NAMES_OF_SECTIONS) | {"no_seed_provided"}

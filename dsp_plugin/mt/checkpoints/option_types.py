@@ -209,7 +209,6 @@ def _convert(declared: Any, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = (
-        repr(value) if isinstance(value, (str, int, float, bool, type(None))) else f"a {type(value).__name__}"
-    )
+    shown = isinstance(value, (str, int, float, bool, type(None)))
+    text = repr(value) if shown else f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."

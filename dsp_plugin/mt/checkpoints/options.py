@@ -97,9 +97,8 @@ def _sections(cfg: Any, left_out: set[str]) -> dict[str, Any]:
 
     if not isinstance(cfg, dict):
         raise ValueError(f"'cfg' is a {type(cfg).__name__}, not a table of options")
-    known = {
-        name: field.type for name, field in FairseqConfig.__dataclass_fields__.items() if name != "_name"
-    }
+    sections = FairseqConfig.__dataclass_fields__.items()
+    known = {name: field.type for name, field in sections if name != "_name"}
     found: dict[str, Any] = {}
     for section, options in cfg.items():
         if section == "_name":

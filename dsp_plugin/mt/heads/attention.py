@@ -109,9 +109,8 @@ class GatedMultiheadAttention(MultiheadAttention):
         # hypotheses of one sentence share keys and values: lay them side by side as queries
         # B' sentences of `beam` hypotheses each: [T, B, h * d] -> [T, B', beam, h, d] -> [B', h, beam * T, d]
         queries = self.q_proj(query).view(tgt_len, kv_bsz, beam, self.num_heads, self.head_dim)
-        queries = queries.permute(1, 3, 2, 0, 4).reshape(
-            kv_bsz, self.num_heads, beam * tgt_len, self.head_dim
-        )
+        queries = queries.permute(1, 3, 2, 0, 4)
+        queries = queries.reshape(kv_bsz, self.num_heads, beam * tgt_len, self.head_dim)
         if attn_mask is not None:
             mask = self._joined_mask(mask, attn_mask, queries.dtype, beam)
 
@@ -189,9 +188,8 @@ class GatedMultiheadAttention(MultiheadAttention):
             if static_kv:
                 # read at every step from here on: worth laying down in order
                 keys, values = keys.contiguous(), values.contiguous()
-                saved.update(
-                    prev_key=keys, prev_value=values, key_mask=mask, beam=query.size(1) // keys.size(0)
-                )
+                beam = query.size(1) // keys.size(0)
+                saved.update(prev_key=keys, prev_value=values, key_mask=mask, beam=beam)
             self._set_input_buffer(incremental_state, saved)
         return keys, values, first_keys(mask, keys.size(2))
 

@@ -133,10 +133,9 @@ def gates_of_checkpoint(state: dict[str, Any], head_map: HeadMap) -> nn.Module:
         )
     gates = model_class.build_gates(head_map, options)
     prefix = "gating.gates."
+    saved = {k.removeprefix(prefix): v for k, v in state["model"].items() if k.startswith(prefix)}
     try:
-        gates.load_state_dict(
-            {k[len(prefix) :]: v for k, v in state["model"].items() if k.startswith(prefix)}
-        )
+        gates.load_state_dict(saved)
     except RuntimeError as error:
         raise ValueError(f"the checkpoint's head scores do not fit its options ({error})") from error
     return gates

@@ -160,11 +160,8 @@ def magnitudes(model: nn.Module) -> Tensor:
     found = []
     for block in attention_blocks(model).values():
         projections = [getattr(block, f"{name}_proj").weight for name in "qkv"] if block.num_heads else []
-        found.append(
-            weight_magnitude(
-                projections, block.out_proj.weight if projections else None, block.num_heads
-            ).cpu()
-        )
+        output = block.out_proj.weight if projections else None
+        found.append(weight_magnitude(projections, output, block.num_heads).cpu())
     return torch.cat(found)
 
 

@@ -107,9 +107,8 @@ class DSPAdam(FairseqAdam):
         Half-way through annealing the scores' gradient is a thousand times the model's: clipped as one, it
         would leave the model none. (Under --fp16 fairseq clips by itself, as one.)
         """
-        norms = [
-            utils.clip_grad_norm_(group["params"], max_norm, aggregate_norm_fn) for group in self.param_groups
-        ]
+        groups = [group["params"] for group in self.param_groups]
+        norms = [utils.clip_grad_norm_(group, max_norm, aggregate_norm_fn) for group in groups]
         return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
 
     def load_state_dict(self, state_dict, optimizer_overrides=None) -> None:

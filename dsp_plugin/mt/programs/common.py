@@ -118,9 +118,8 @@ def pack_program(doc: str, argv: Sequence[str]) -> None:
         )
         projection = None
         if options.target_sparsity is not None:
-            projection = Projection(
-                options.target_sparsity, options.per_layer_projection, options.sampled_diff
-            )
+            by_layer, sampled = options.per_layer_projection, options.sampled_diff
+            projection = Projection(options.target_sparsity, by_layer, sampled)
         check_options(options)
         base = read_base(options.base_checkpoint)
         pack, size = write_pack(

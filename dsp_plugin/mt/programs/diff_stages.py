@@ -160,11 +160,8 @@ class Share:
         """Run stage 3: train what the mask keeps, and write the task's pack, its values as `dtype`."""
 
         def finished() -> dict[str, Any]:
-            return {
-                "diff": record_figures(
-                    *write_pack(self.pack, result_of(self.stage3.folder), base, dtype=dtype)
-                )
-            }
+            written = write_pack(self.pack, result_of(self.stage3.folder), base, dtype=dtype)
+            return {"diff": record_figures(*written)}
 
         self.stage3.run(pack_label(DiffPack.load(self.mask)), name, finished)
         return DiffPack.load(self.pack)

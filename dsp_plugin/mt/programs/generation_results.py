@@ -126,10 +126,9 @@ def score(
         hypotheses, references = detokenize(hypotheses, target), detokenize(references, target)
     result = bleu(hypotheses, references)
     statistics = bleu_statistics(hypotheses, references)
-    sentences = {"metric": "BLEU", "signature": result["signature"], "statistics": statistics}
-    return [
-        Metric(name="BLEU", value=result["value"], signature=result["signature"], subset=subset)
-    ], sentences
+    signature = result["signature"]
+    sentences = {"metric": "BLEU", "signature": signature, "statistics": statistics}
+    return [Metric(name="BLEU", value=result["value"], signature=signature, subset=subset)], sentences
 
 
 def write_results(

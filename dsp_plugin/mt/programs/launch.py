@@ -113,9 +113,7 @@ def _is_own(last: str, parsed: argparse.Namespace, method: str) -> bool:
     if any(getattr(parsed, name, None) is not None for name in _ASKS_FOR_GATES):
         options = model_options(state)
         same_method = str(options.get("_name", "")).startswith(f"{method}_")
-        joint = getattr(
-            parsed, "joint_pruning", False
-        )  # of a model's options those that were given are there
+        joint = getattr(parsed, "joint_pruning", False)  # of a model's options only given ones are there
         return SCORES in state["model"] and same_method and options.get("joint_pruning") == joint
     # no scores to know it by: the file it says it started from, or went on from
     restored = ((state.get("cfg") or {}).get("checkpoint") or {}).get("restore_file")

@@ -231,14 +231,10 @@ def _report(
     print("  ".join(["|    K", *(f"BLEU {name:>6}" for name in names)]))
     for step in steps:
         found = [step["scores"].get(name) for name in names]
-        print(
-            "  ".join(
-                [f"| {step['kept']:>4}", *(f"{f['value']:>11.2f}" if f else f"{'-':>11}" for f in found)]
-            )
-        )
-    shown = [step for step in steps if step["kept"] in own.budgets] or [
-        step for step in steps if step["kept"]
-    ][-1:]
+        scores = [f"{score['value']:>11.2f}" if score else f"{'-':>11}" for score in found]
+        print("  ".join([f"| {step['kept']:>4}", *scores]))
+    shown = [step for step in steps if step["kept"] in own.budgets]
+    shown = shown or [step for step in steps if step["kept"]][-1:]
     for step in shown:
         print(head_map_text({"blocks": step["blocks"]}, step["keep"]))
     print(f"| steps and masks: {folder}; record: {written}", flush=True)

@@ -105,9 +105,8 @@ def _at_work(error: BaseException) -> bool:
     if type(error).__name__ == "ProcessRaisedException":
         places += re.findall(r'File "(.*?)", line \d+, in (\w+)', str(error))
     places = [(file.replace(os.sep, "/"), name) for file, name in places]
-    return any(
-        file.endswith(path) and name == function for file, name in places for path, function in _AT_WORK
-    )
+    pairs = ((place, work) for place in places for work in _AT_WORK)
+    return any(file.endswith(path) and name == function for (file, name), (path, function) in pairs)
 
 
 def raise_errors(parser: argparse.ArgumentParser) -> None:

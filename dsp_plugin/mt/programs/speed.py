@@ -57,9 +57,8 @@ def translation_speed(
     ]
     if length is not None:
         arguments += ["--min-len", str(length), "--max-len-a", "0", "--max-len-b", str(length)]
-    cfg = convert_namespace_to_omegaconf(
-        options.parse_args_and_arch(options.get_generation_parser(), arguments)
-    )
+    parsed = options.parse_args_and_arch(options.get_generation_parser(), arguments)
+    cfg = convert_namespace_to_omegaconf(parsed)
     task = tasks.setup_task(cfg.task)
     task.load_dataset(subset)
     use_cuda = torch.cuda.is_available() and not cpu

@@ -157,9 +157,8 @@ def target_log_probs(
         before = collate_tokens(targets, pad, eos, left_pad=False, move_eos_to_beginning=True)
         logits = model(collate_tokens(sources, pad, left_pad=True), lengths, before)[0]
         scores = torch.log_softmax(logits.float(), dim=-1)
-        found += [
-            scores[i, : len(target)].gather(1, target[:, None])[:, 0] for i, target in enumerate(targets)
-        ]
+        # each [T, V] -> [T, 1] -> [T]
+        found += [scores[i, : len(t)].gather(1, t[:, None])[:, 0] for i, t in enumerate(targets)]
     return found
 
 

@@ -54,10 +54,8 @@ def export_fairseq(
     pruned = remove_heads(source, keep_of(source, num_of_heads, mask))
     exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
     for block in pruned.head_map.blocks:
-        own = take_block(exported["model"], block)
-        own = fill_block(
-            own, pruned.record[block.name], head_dim_of(block, options), dense_shapes(block, options)
-        )
+        own, shapes = take_block(exported["model"], block), dense_shapes(block, options)
+        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), shapes)
         put_block(exported["model"], block, own)
     exported["cfg"] = stock_config(exported["cfg"])
     for entry in exported["optimizer_history"]:

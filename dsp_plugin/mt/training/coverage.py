@@ -42,9 +42,8 @@ def coverage_of(iterator, max_valid_steps: Optional[int] = None) -> Coverage:
     Of several shards those of all processes count where these share their results, else this process's own.
     """
     batches = list(iterator.frozen_batches)
-    if iterator.num_shards > 1 and not (
-        torch.distributed.is_available() and torch.distributed.is_initialized()
-    ):
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if iterator.num_shards > 1 and not shared:
         batches = batches[iterator.shard_id :: iterator.num_shards]
         shards = 1
     else:

@@ -22,9 +22,8 @@ def score_model(
     words, dataset = task.target_dictionary, task.dataset(subset)
     found = translate(model, task, subset, **search)
     hypotheses: list[str] = [words.string(translation.tokens, post_process) for translation in found]
-    references = [
-        words.string(dataset[i]["target"], post_process, escape_unk=True) for i in range(len(dataset))
-    ]
+    targets = (dataset[i]["target"] for i in range(len(dataset)))
+    references = [words.string(target, post_process, escape_unk=True) for target in targets]
     if detok:
         hypotheses, references = (
             detokenize(hypotheses, task.cfg.target_lang),

@@ -153,10 +153,8 @@ class MichelTranslationTask(GatedTranslationTask):
         importance_of = ranking.source(model, data, self, log_format=log_format)
         keep, removed = torch.ones(count, dtype=torch.bool), []
         logger.info(f"choosing {budget} of {count} heads by {ranking.rank_by}{', exactly' if exact else ''}")
-        importance = None
-        for removal in remove_stepwise(
-            importance_of, keep, stops(count, step, [budget]), gates.budget, exact
-        ):
+        importance, path_down = None, stops(count, step, [budget])
+        for removal in remove_stepwise(importance_of, keep, path_down, gates.budget, exact):
             removed += removal.removed
             keep, importance = removal.keep, removal.importance
         if exact or importance is None:  # how the heads that stay compare, for whoever asks for fewer later
