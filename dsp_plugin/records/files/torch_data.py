@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from .torch_pickle import Refused, Storage, walk
+from .torch_pickle import walk
+from .torch_stand_ins import Refused, Storage
 from .torch_zip import Entry, entries_of_torch_zip, starts_as_zip
 
 _LARGEST_PICKLE = 1 << 26  # of a checkpoint with 10,000 tensors: 2 MB

@@ -8,89 +8,29 @@ plain and no larger than the file.
 
 from __future__ import annotations
 
-import math
 import pickletools
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+from .torch_stand_ins import (
+    STAND_INS,
+    Leaf,
+    Namespace,
+    NDArrayClass,
+    NumPyArray,
+    NumPyDtype,
+    Ordered,
+    Refused,
+    Storage,
+    StorageType,
+    Tensor,
+    check_array,
+)
 
 _MOST_STEPS = 4_000_000  # a checkpoint with 10,000 tensors and its optimizer takes one million
 _DEEPEST = 64
 _SMALL = 100_000
 _MOST_COPIES = 16  # of anything in the file, on average
-_MOST_DIMENSIONS = 64
-_STORAGES = {
-    "DoubleStorage": 8,
-    "FloatStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "LongStorage": 8,
-    "IntStorage": 4,
-    "ShortStorage": 2,
-    "CharStorage": 1,
-    "ByteStorage": 1,
-    "BoolStorage": 1,
-}
-_NUMBERS = {
-    "f8": 8,
-    "f4": 4,
-    "f2": 2,
-    "i8": 8,
-    "i4": 4,
-    "i2": 2,
-    "i1": 1,
-    "u8": 8,
-    "u4": 4,
-    "u2": 2,
-    "u1": 1,
-    "b1": 1,
-}
-_DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
-
-
-class Refused(ValueError):
-    """The pickle is no data, or more than the file can hold."""
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Stands for a storage of `numel` elements of `itemsize` bytes."""
-
-    numel: int
-    itemsize: int
-
-
-@dataclass(frozen=True)
-class _StorageType:
-    itemsize: int
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    nbytes: int
-
-
-class _Leaf:
-    """Stands for a number of NumPy's, a dtype of torch's, and the like."""
-
-
-class _Namespace:
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-
-class _Ordered(OrderedDict):
-    metadata: Any = None
-
-
-class _NumPyDtype(_Leaf):
-    def __init__(self, itemsize: int):
-        self.itemsize, self.ready = itemsize, False
-
-
-class _NumPyArray(_Leaf):
-    pass
 
 
 def walk(file: BinaryIO, storage: Callable[[tuple], Storage], size: int) -> Any:
@@ -210,7 +150,7 @@ class _Walk:
 
     def _set(self, items: list[Any]) -> None:
         table = self.stack[-1]
-        if type(table) not in (dict, _Ordered) or len(items) % 2:
+        if type(table) not in (dict, Ordered) or len(items) % 2:
             raise Refused("something is put into what is no table")
         for key, value in zip(items[::2], items[1::2]):
             for part in key if type(key) is tuple else (key,):
@@ -224,19 +164,19 @@ class _Walk:
             type(reference) is not tuple
             or len(reference) < 5
             or reference[0] != "storage"
-            or type(reference[1]) is not _StorageType
+            or type(reference[1]) is not StorageType
         ):
             raise Refused("a reference that is no storage")
         self.stack.append(self.storage(reference))
 
     def _global(self, name: str) -> None:
-        if name not in _GLOBALS:
+        if name not in STAND_INS:
             raise Refused(f"GLOBAL {name[:200].replace(' ', '.')}")
-        self.stack.append(_GLOBALS[name])
+        self.stack.append(STAND_INS[name])
 
     def _newobj(self, _: Any) -> None:
         arguments, cls = self.stack.pop(), self.stack.pop()
-        if cls not in (_Namespace, _Ordered) or arguments != ():
+        if cls not in (Namespace, Ordered) or arguments != ():
             raise Refused("a new object of an unsupported type")
         self.stack.append(cls())
 
@@ -245,8 +185,8 @@ class _Walk:
         if (
             type(arguments) is not tuple
             or not callable(function)
-            or function is _ndarray
-            or (function is _Ordered and arguments)
+            or function is NDArrayClass
+            or (function is Ordered and arguments)
         ):
             raise Refused("a call of what is no function")
         self._copy(*arguments)
@@ -261,19 +201,19 @@ class _Walk:
     def _build(self, _: Any) -> None:
         state, made = self.stack.pop(), self.stack[-1]
         self._copy(state, *(state if type(state) is tuple else ()))
-        if type(made) is _Namespace and type(state) is dict and all(type(name) is str for name in state):
+        if type(made) is Namespace and type(state) is dict and all(type(name) is str for name in state):
             made.values.update(state)
-        elif type(made) is _Ordered and type(state) is dict and set(state) <= {"_metadata"}:
+        elif type(made) is Ordered and type(state) is dict and set(state) <= {"_metadata"}:
             made.metadata = state  # of `state_dict()`
         elif (
-            type(made) is _NumPyDtype
+            type(made) is NumPyDtype
             and state[:1] == (3,)
             and state[2:] == (None, None, None, -1, -1, 0)
             and state[1] in "<>|"
         ):
             made.ready = True
-        elif type(made) is _NumPyArray:
-            _check_array(*state)
+        elif type(made) is NumPyArray:
+            check_array(*state)
         else:
             raise Refused("an object is given an unsupported state")
 
@@ -292,128 +232,6 @@ _PUSHES: dict[str, Any] = {
 }
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Tensor:
-    if (
-        type(storage) is not Storage
-        or type(offset) is not int
-        or type(size) is not tuple
-        or type(stride) is not tuple
-    ):
-        raise Refused("a tensor of something else than numbers")
-    if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS:
-        raise Refused("a tensor of no possible shape")
-    if not all(type(n) is int and 0 <= n < 1 << 62 for n in (offset, *size, *stride)):
-        raise Refused("a tensor of no possible shape")
-    numel = math.prod(size)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if numel else 0
-    if last >= max(1, storage.numel) or numel > storage.numel:
-        raise Refused(f"a tensor of {numel:.3g} elements on a storage of {storage.numel}")
-    return _Tensor(numel * storage.itemsize)
-
-
-def _rebuild_tensor_v2(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
-) -> _Tensor:
-    _check_plain_tensor(requires_grad, hooks, metadata)
-    return _rebuild_tensor(storage, offset, size, stride)
-
-
-def _rebuild_parameter(data: Any, requires_grad: Any, hooks: Any) -> _Tensor:
-    _check_plain_tensor(requires_grad, hooks, None)
-    if type(data) is not _Tensor:
-        raise Refused("a parameter that is no tensor")
-    return data
-
-
-def _check_plain_tensor(requires_grad: Any, hooks: Any, metadata: Any) -> None:
-    if type(requires_grad) is not bool or metadata or type(hooks) not in (_Ordered, dict) or hooks:
-        raise Refused("a tensor with hooks or metadata")
-
-
-def _size(dimensions: Any) -> tuple:
-    if type(dimensions) is not tuple or not all(type(n) is int for n in dimensions):
-        raise Refused("a size that is none")
-    return dimensions
-
-
-def _device(*parts: Any) -> _Leaf:
-    if not all(type(part) in (str, int) for part in parts) or len(str(parts)) > 100:
-        raise Refused("a device that is none")
-    return _Leaf()
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Encode as pickle's protocol 2 writes bytes."""
-    if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise Refused("bytes in an unusual code")
-    return text.encode("latin1")
-
-
-def _numpy_dtype(code: Any, align: Any = False, copy: Any = True) -> _NumPyDtype:
-    if code not in _NUMBERS or type(align) not in (bool, int) or type(copy) not in (bool, int):
-        raise Refused(f"NumPy's dtype {str(code)[:20]!r}")
-    return _NumPyDtype(_NUMBERS[code])
-
-
-def _numpy_scalar(dtype: Any, raw: Any) -> _Leaf:
-    if (
-        type(dtype) is not _NumPyDtype
-        or not dtype.ready
-        or type(raw) is not bytes
-        or len(raw) != dtype.itemsize
-    ):
-        raise Refused("a number of NumPy's of another size than its dtype")
-    return _Leaf()
-
-
-class _ndarray:
-    """Stands for `numpy.ndarray`, the first argument of `_reconstruct`."""
-
-
-def _numpy_reconstruct(cls: Any, shape: Any, code: Any) -> _NumPyArray:
-    if cls is not _ndarray or shape != (0,) or code != b"b":
-        raise Refused("an array of NumPy's that is not empty before it is filled")
-    return _NumPyArray()
-
-
-def _check_array(version: Any, shape: Any, dtype: Any, fortran: Any, raw: Any) -> None:
-    if (
-        version != 1
-        or type(dtype) is not _NumPyDtype
-        or not dtype.ready
-        or type(fortran) is not bool
-        or type(raw) is not bytes
-    ):
-        raise Refused("an array of NumPy's that is none of plain numbers")
-    if (
-        type(shape) is not tuple
-        or len(shape) > 32
-        or not all(type(n) is int and 0 <= n <= len(raw) for n in shape)
-    ):
-        raise Refused("an array of NumPy's of another size than its contents")
-    if math.prod(shape) * dtype.itemsize != len(raw):
-        raise Refused("an array of NumPy's of another size than its contents")
-
-
-_GLOBALS: dict[str, Any] = {
-    "collections OrderedDict": _Ordered,
-    "argparse Namespace": _Namespace,
-    "_codecs encode": _encode,
-    "torch._utils _rebuild_tensor": _rebuild_tensor,
-    "torch._utils _rebuild_tensor_v2": _rebuild_tensor_v2,
-    "torch._utils _rebuild_parameter": _rebuild_parameter,
-    "torch Size": _size,
-    "torch device": _device,
-    "numpy dtype": _numpy_dtype,
-    "numpy ndarray": _ndarray,
-    **{f"torch {name}": _StorageType(itemsize) for name, itemsize in _STORAGES.items()},
-    **{f"torch {name}": _Leaf() for name in _DTYPES},
-}
-for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and 2
-    _GLOBALS[f"{_core} scalar"] = _numpy_scalar
-    _GLOBALS[f"{_core} _reconstruct"] = _numpy_reconstruct
-
-
 def _measure(value: Any, written: int, size: int) -> None:
     """Refuse what is small in the file and large when walked: chains of references, cycles, great depth."""
     known: dict[int, tuple[int, int]] = {}
@@ -421,12 +239,12 @@ def _measure(value: Any, written: int, size: int) -> None:
 
     def weigh(item: Any, depth: int) -> tuple[int, int]:
         """Count the parts of an item, each as often as it is met, and the bytes of tensors."""
-        if type(item) is _Tensor:
+        if type(item) is Tensor:
             return 1, item.nbytes
         if isinstance(item, (str, bytes)):
             return 1 + len(item) // 64, 0
-        if not isinstance(item, (dict, list, tuple, _Namespace)):
-            if not (item is None or isinstance(item, (bool, int, float, _Leaf))):
+        if not isinstance(item, (dict, list, tuple, Namespace)):
+            if not (item is None or isinstance(item, (bool, int, float, Leaf))):
                 raise Refused("a function or a class where data should be")
             return 1, 0
         if id(item) in known:
@@ -452,8 +270,8 @@ def _measure(value: Any, written: int, size: int) -> None:
 
 
 def _parts(item: Any) -> list[Any]:
-    if isinstance(item, _Namespace):
+    if isinstance(item, Namespace):
         return [*item.values, *item.values.values()]
-    if isinstance(item, _Ordered):
+    if isinstance(item, Ordered):
         return [*item, *item.values(), item.metadata]
     return [*item, *item.values()] if isinstance(item, dict) else list(item)
