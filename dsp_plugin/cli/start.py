@@ -36,4 +36,4 @@ def start_program(
     require_transformers()
     from ..hf.programs.chassis.parsing import run
 
-    return run(lambda: program(argv))
+    return run(lambda: program(argv), argv)

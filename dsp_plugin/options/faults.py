@@ -18,7 +18,7 @@ _LONGEST = 600
 def one_line(error: BaseException, spelling: Spelling = str) -> str:
     """Say what is wrong, in one line without control characters.
 
-    The file of an OSError stands first; an exception that says nothing is told by what it is.
+    The file of an OSError stands first; of an exception without words its type is named.
 
     Args:
         spelling: how options are to be named, see `OptionError`.

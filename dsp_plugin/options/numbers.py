@@ -35,10 +35,10 @@ class Meaning:
     whole: bool = False
     also: tuple[float, ...] = ()
 
-    def or_else(self, *values: float, told: str = "") -> Meaning:
-        """Allow this or one of `values`; `told` says what they mean, to stand behind "or -1"."""
+    def or_else(self, *values: float, meant: str = "") -> Meaning:
+        """Allow this or one of `values`; `meant` says what they mean, to stand behind "or -1"."""
         written = " or ".join(f"{value:g}" for value in values)
-        words = f"{self.words}, or {written}{told and ' ' + told}"
+        words = f"{self.words}, or {written}{meant and ' ' + meant}"
         return replace(self, words=words, also=(*self.also, *values))
 
     def takes(self, value: float) -> bool:

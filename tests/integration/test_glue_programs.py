@@ -206,7 +206,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(folder, capsys):
         SystemExit, match=r"holds a training with other settings \(num_of_heads: 3 there, 4 here\)"
     ):
         start("glue/run_dsp", *words, "--num_of_heads", 4, "--output_dir", folder / "halved")
-    with pytest.raises(SystemExit, match="--num-of-heads must be a whole number in 0..8"):
+    with pytest.raises(SystemExit, match="--num_of_heads must be a whole number in 0..8"):
         start(
             "glue/run_dsp",
             *words,
@@ -263,7 +263,7 @@ def test_a_penalty_that_closes_all_heads_says_so(folder, capsys):
     start("glue/run_voita", *mnli(folder), *words, "--output_dir", folder / "voita")
     said = capsys.readouterr().out
     assert (
-        f"--l0-penalty 50 kept 0 of {HEADS} heads" in said
+        f"--l0_penalty 50 kept 0 of {HEADS} heads" in said
         and "EVERY HEAD IS CLOSED: lower --l0-penalty" in said
     )
     record = load_record(folder / "voita" / "results.json")
@@ -272,7 +272,7 @@ def test_a_penalty_that_closes_all_heads_says_so(folder, capsys):
         and record.extra["history"][0]["keep"] != record.extra["history"][-1]["keep"]
     )
     start("glue/run_voita", *mnli(folder, "voita"), "--do_eval", "--output_dir", folder / "voita-again")
-    assert f"--l0-penalty 50 kept 0 of {HEADS} heads" in capsys.readouterr().out
+    assert f"--l0_penalty 50 kept 0 of {HEADS} heads" in capsys.readouterr().out
     assert load_record(folder / "voita-again" / "dev_matched" / "results.json").method == "voita-joint"
 
 

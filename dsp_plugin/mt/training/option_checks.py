@@ -20,9 +20,9 @@ from ...options.errors import OptionError, dashed
 from ...options.numbers import MEANINGS, Meaning, check_number
 
 _SWITCH = Meaning("0 or 1", 0, 1, whole=True)
-_ALL = MEANINGS["count"].or_else(-1, told="for all")
-_NONE = MEANINGS["count"].or_else(-1, told="for none")
-_RATE_OR_HOST = MEANINGS["non-negative"].or_else(-1, told="for fairseq's own choice")
+_ALL = MEANINGS["count"].or_else(-1, meant="for all")
+_NONE = MEANINGS["count"].or_else(-1, meant="for none")
+_RATE_OR_HOST = MEANINGS["non-negative"].or_else(-1, meant="for fairseq's own choice")
 _TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/sampling/limits.py
 
 # meaning -> options, without their dashes; those that may be left out are None then, which is not looked at
@@ -66,13 +66,13 @@ _TABLE: Mapping[str | Meaning, str] = {
         iter_decode_max_iter buffer_size context_window""",
     "whole": "num_of_heads min_heads_per_block",  # the model, which has the heads, says how many there are
     _ALL: "keep_interval_updates keep_interval_updates_pattern keep_last_epochs keep_best_checkpoints",
-    MEANINGS["amount"].or_else(-1, told="for none"): "patience fix_layer upsample_primary heartbeat_timeout",
+    MEANINGS["amount"].or_else(-1, meant="for none"): "patience fix_layer upsample_primary heartbeat_timeout",
     _NONE: "sampling_topk diverse_beam_groups",
-    MEANINGS["share"].or_else(-1, told="for none"): "sampling_topp",
-    MEANINGS["non-negative"].or_else(-1, told="for none"): "diversity_rate",
-    MEANINGS["positive"].or_else(-1, told="for one period"): "lr_period_updates",
+    MEANINGS["share"].or_else(-1, meant="for none"): "sampling_topp",
+    MEANINGS["non-negative"].or_else(-1, meant="for none"): "diversity_rate",
+    MEANINGS["positive"].or_else(-1, meant="for one period"): "lr_period_updates",
     "seed": "seed seeds fixed_validation_seed",
-    MEANINGS["port"].or_else(-1, told="for none"): "distributed_port",
+    MEANINGS["port"].or_else(-1, meant="for none"): "distributed_port",
     _SWITCH: "per_params_alpha per_neuron_alpha per_layer_alpha finetune base_shuffle",
     _TEMPERATURE: "initial_temperature final_temperature",
 }

@@ -42,7 +42,7 @@ def test_lists_are_looked_at_number_by_number():
 
 
 def test_a_number_of_its_own_meaning_is_taken_beside_the_range():
-    meant = MEANINGS["count"].or_else(-1, told="for all")
+    meant = MEANINGS["count"].or_else(-1, meant="for all")
     assert check_number(-1, meant) is None and check_number(3, meant) is None
     assert check_number(0, meant) == "a whole number, 1 or more, or -1 for all belongs there"
     assert check_number(-2, Meaning("2 or 4", 2, 4, whole=True)) == "2 or 4 belongs there"

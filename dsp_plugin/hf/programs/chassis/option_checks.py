@@ -38,11 +38,11 @@ _TABLE: Sequence[tuple[Meant, str]] = (
         ddp_bucket_cap_mb ddp_timeout""",
     ),
     ("amount", "dataloader_num_workers"),
-    (MEANINGS["count"].or_else(-1, told="to go by --num_train_epochs"), "max_steps"),
+    (MEANINGS["count"].or_else(-1, meant="to go by --num_train_epochs"), "max_steps"),
     (_WARMUP, "warmup_steps"),
     (_STEPS_OR_SHARE, "save_steps eval_steps logging_steps"),
     ("seed", "seed data_seed"),
-    (MEANINGS["amount"].or_else(-1, told="for one process"), "local_rank"),
+    (MEANINGS["amount"].or_else(-1, meant="for one process"), "local_rank"),
     # data
     (
         "count",
@@ -56,16 +56,16 @@ _TABLE: Sequence[tuple[Meant, str]] = (
     (_TEMPERATURE, "initial_temperature final_temperature"),
     ("amount", "cooldown_steps"),
     ("count", "MichelArguments.num_of_heads batch_size"),
-    (MEANINGS["count"].or_else(0, -1, told="for all"), "data_subset"),
+    (MEANINGS["count"].or_else(0, -1, meant="for all"), "data_subset"),
     # diff pruning
     ("non-negative", "sparsity_pen sparsity_penalty_per_layer alpha_learning_rate"),
     ("finite", "alpha_init"),
     (Meaning("a finite number below 0", most=0, open_most=True), "concrete_lower"),
     (Meaning("a finite number above 1", 1, open_least=True), "concrete_upper"),
     (_SWITCH, "per_params_alpha per_neuron_alpha per_layer_alpha finetune"),
-    (MEANINGS["amount"].or_else(-1, told="for none"), "fix_layer"),
+    (MEANINGS["amount"].or_else(-1, meant="for none"), "fix_layer"),
     ("share", "target_sparsity"),
-    (MEANINGS["non-negative"].or_else(-1, told="for none"), "threshold"),
+    (MEANINGS["non-negative"].or_else(-1, meant="for none"), "threshold"),
     # all three stages of it
     ("positive", "finetune_learning_rate finetune_num_train_epochs"),
 )

@@ -96,11 +96,14 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, .
     return tuple(found)
 
 
-def run(program: Callable[[], Any]) -> Any:
+def run(program: Callable[[], Any], argv: Sequence[str] | None = None) -> Any:
     """Call a program; an error ends it with one line, `--traceback` on its command line shows the rest.
 
     A fault of the program's own in the middle of training keeps its traceback: options and files have been
     checked by then.
+
+    Args:
+        argv: its command line, which says how the user spells its options; None for `sys.argv`.
 
     Raises:
         SystemExit: with that line; of an interrupt with the usual status.
@@ -113,7 +116,7 @@ def run(program: Callable[[], Any]) -> Any:
     except Exception as error:
         if TRACEBACK in sys.argv or not _is_users(error):
             raise
-        line = one_line(error, as_typed(sys.argv[1:], underscored))
+        line = one_line(error, as_typed(sys.argv[1:] if argv is None else argv, underscored))
         sys.exit(f"{Path(sys.argv[0]).name}: error: {line}{_hint(error)}")
 
 
