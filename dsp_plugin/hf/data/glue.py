@@ -42,9 +42,8 @@ class GlueDataset(PackedDataset):
 
     def __init__(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int = 128):
         super().__init__()
-        check_max_seq_length(
-            max_seq_length, tokenizer, pair=bool(examples) and examples[0].second is not None
-        )
+        pair = bool(examples) and examples[0].second is not None
+        check_max_seq_length(max_seq_length, tokenizer, pair=pair)
         self.indices = [example.index for example in examples]
         for start in range(0, len(examples), BATCH):
             batch = examples[start : start + BATCH]

@@ -59,9 +59,8 @@ def from_hub(
     """
     from huggingface_hub import hf_hub_download
 
-    return DiffPack.load(
-        hf_hub_download(repo_id, PACK_FILE, revision=revision, token=token, cache_dir=cache_dir)
-    )
+    path = hf_hub_download(repo_id, PACK_FILE, revision=revision, token=token, cache_dir=cache_dir)
+    return DiffPack.load(path)
 
 
 def card(pack: DiffPack, repo_id: str, base_model: str | None = None) -> str:

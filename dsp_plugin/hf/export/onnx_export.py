@@ -150,9 +150,7 @@ class OnnxModel(nn.Module):
             )
             for name in graphs
         }
-        self._graphs = {
-            name: (tuple(graph.shapes.items()), tuple(graph.outputs)) for name, graph in graphs.items()
-        }
+        self._graphs = {n: (tuple(graph.shapes.items()), tuple(graph.outputs)) for n, graph in graphs.items()}
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the model for a batch, by name: logits [B, L, V], for example."""
@@ -188,9 +186,8 @@ class OnnxModel(nn.Module):
     def _by_steps(self, name: str, ids: Tensor, mask: Tensor, fixed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits [B, L, V] of tokens [B, L], with a cache [B, h, P, d] that grows from P = 0."""
         shapes = self._graphs[name][0]
-        cache = {
-            key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in shapes if len(shape) > 2
-        }
+        caches = [(key, shape) for key, shape in shapes if len(shape) > 2]
+        cache = {key: torch.zeros(ids.shape[0], shape[1], 0, shape[3]) for key, shape in caches}
         cache.update(fixed)
         half = max(1, ids.shape[1] // 2)
         logits, start = [], 0

@@ -187,9 +187,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _is_record(kept: KeptHeads) -> bool:
-    return all(
-        isinstance(heads, list) and all(type(head) is int for head in heads) for heads in kept.values()
-    )
+    lists = [heads for heads in kept.values() if isinstance(heads, list)]
+    return len(lists) == len(kept) and all(type(head) is int for heads in lists for head in heads)
 
 
 def _read_state(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -62,9 +62,8 @@ class ExampleRanking(RankingOptions):
         chosen = self.sample(len(dataset)) if self.rank_by == "importance" else None
         options = dict(batch_size=self.batch_size, per_batch=self.per_batch, progress=progress, chosen=chosen)
         measured = partial(measured_importance, model, dataset, collate, **options)
-        return self.importance_of(
-            head_map_of(model), lambda keep: measured(keep=keep), partial(magnitudes, model)
-        )
+        weights = partial(magnitudes, model)
+        return self.importance_of(head_map_of(model), lambda keep: measured(keep=keep), weights)
 
 
 def head_importance(
@@ -131,9 +130,8 @@ def magnitudes(model: PreTrainedModel) -> Tensor:
     found = []
     for attention in attentions_of(model):
         # query, key and value in one matrix [3 * h * d, C] -> three of [h * d, C]
-        inputs = [
-            part for p in attention.projections if p.out for part in _matrix(p.module).chunk(p.parts, dim=0)
-        ]
+        learnt = [p for p in attention.projections if p.out]
+        inputs = [part for p in learnt for part in _matrix(p.module).chunk(p.parts, dim=0)]
         output, heads = _matrix(attention.output.module), attention.block.num_heads
         found.append(weight_magnitude(inputs, output, heads).cpu())
     return torch.cat(found)

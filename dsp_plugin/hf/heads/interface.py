@@ -38,9 +38,8 @@ def registered(stock: str) -> str:
         ValueError: Transformers has no such implementation, or none that builds a mask.
     """
     name = PREFIX + stock
-    if stock not in ALL_MASK_ATTENTION_FUNCTIONS or (
-        stock != "eager" and stock not in ALL_ATTENTION_FUNCTIONS
-    ):
+    is_there = stock == "eager" or stock in ALL_ATTENTION_FUNCTIONS
+    if stock not in ALL_MASK_ATTENTION_FUNCTIONS or not is_there:
         known = ", ".join(sorted(key for key in ALL_MASK_ATTENTION_FUNCTIONS if not key.startswith(PREFIX)))
         raise ValueError(
             f"heads cannot be gated under the attention implementation {stock!r}; possible are {known}"

@@ -122,9 +122,8 @@ def _factor(name: Any, args: TrainingArguments, num_training_steps: int, lr: flo
     single = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     more = args.lr_scheduler_kwargs if name == args.lr_scheduler_type else None
     try:
-        scheduler = get_scheduler(
-            name, single, args.get_warmup_steps(num_training_steps), num_training_steps, more
-        )
+        warmup = args.get_warmup_steps(num_training_steps)
+        scheduler = get_scheduler(name, single, warmup, num_training_steps, more)
     except (ValueError, TypeError) as error:  # a schedule's own options that are missing or wrong
         raise ValueError(f"--lr_scheduler_type {name}: {error}") from error
     if not isinstance(scheduler, LambdaLR):

@@ -149,9 +149,8 @@ class HeadGatesCallback(EpochOrder):
         logs: dict[str, Any] = kwargs.get("logs") or {}
         if not self._training or "loss" not in logs:
             return
-        figures = {
-            name: float(value) for name, value in {**self.switchboard.metrics(), **self._figures}.items()
-        }
+        figures = {**self.switchboard.metrics(), **self._figures}
+        figures = {name: float(value) for name, value in figures.items()}
         penalty = float(self.switchboard.penalty().detach())
         if penalty:
             figures["penalty"] = penalty

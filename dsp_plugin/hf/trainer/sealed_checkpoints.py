@@ -96,9 +96,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:
     Raises:
         ValueError: a moment has another shape than its parameter, or not as many values.
     """
-    for group in (
-        optimizer.param_groups if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else ()
-    ):
+    adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
+    for group in optimizer.param_groups if adam else ():
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
                 if not isinstance(value, torch.Tensor) or (value.dim() == 0 and name == "step"):

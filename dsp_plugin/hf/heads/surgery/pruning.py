@@ -208,10 +208,8 @@ class _Surgery:
         ungate_heads(self.model)
         if check is not False and changed:
             look = LastLook(self.model, self.attentions, changed, None if check is True else check)
-            blocks = {a.block.name: (a.output, a.block.num_heads) for a in self.attentions}
-            look.first(
-                {name: columns_of(out, self.keep[name], heads) for name, (out, heads) in blocks.items()}
-            )
+            blocks = [(a.block.name, a.output, a.block.num_heads) for a in self.attentions]
+            look.first({name: columns_of(out, self.keep[name], heads) for name, out, heads in blocks})
         cut(self.attentions, self.keep)
         for attention in self.attentions:
             self._set_forward(attention)

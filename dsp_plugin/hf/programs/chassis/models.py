@@ -116,9 +116,8 @@ def load_model(
         more["attn_implementation"] = options.attn_implementation
     if tells_kept_heads(config):
         entries = ("num_labels", "problem_type", "id2label", "label2id")
-        labels = {
-            entry: getattr(config, entry) for entry in entries if getattr(config, entry, None) is not None
-        }
+        labels = {entry: getattr(config, entry, None) for entry in entries}
+        labels = {entry: value for entry, value in labels.items() if value is not None}
         with naming("model_name_or_path", name):
             model, loading = load_pruned(name, model_class, output_loading_info=True, **labels, **more)
         return model, _new(loading)
@@ -161,9 +160,8 @@ def _further_layers(model: PreTrainedModel, unexpected: Sequence[str]) -> str | 
     for name in sorted(unexpected):
         kind = re.sub(r"\.\d+\.", ".*.", name)
         # with the name of the base model before it, or without
-        if kind != name and any(
-            f".{one}".endswith(f".{kind}") or f".{kind}".endswith(f".{one}") for one in own
-        ):
+        alike = (f".{one}".endswith(f".{kind}") or f".{kind}".endswith(f".{one}") for one in own)
+        if kind != name and any(alike):
             return name
     return None
 

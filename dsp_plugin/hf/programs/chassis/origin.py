@@ -96,9 +96,8 @@ def _other_task(config: PreTrainedConfig, options: ModelArguments, task: Any) ->
     if not task.labels or all(map(_NO_NAME.fullmatch, theirs)) or sorted(theirs) == sorted(task.labels):
         return None
     # labels that are numbers in the task's files can have any names, but not those of another task
-    named = {
-        tuple(sorted(task.labels)) for task in TASKS.values() if not all(map(_NO_NAME.fullmatch, task.labels))
-    }
+    others = (other.labels for other in TASKS.values())
+    named = {tuple(sorted(labels)) for labels in others if not all(map(_NO_NAME.fullmatch, labels))}
     if all(map(_NO_NAME.fullmatch, task.labels)) and tuple(sorted(theirs)) not in named:
         return None
     return f"has the labels {', '.join(theirs)}"

@@ -258,9 +258,8 @@ def _remove_checkpoints(folder: Path) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """List the folders of the Trainer's checkpoints, oldest first, whole or not."""
-    found = [
-        path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()
-    ]
+    folders = (path for path in folder.glob("checkpoint-*") if path.is_dir())
+    found = [path for path in folders if path.name.split("-", 1)[1].isdigit()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 

@@ -70,10 +70,8 @@ def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) ->
     Raises:
         ValueError: it has not; says how much is free.
     """
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    trained = sum(
-        weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad
-    )
+    weights = sum(weight.nbytes for weight in model.parameters())
+    trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     needed = weights
     if args.save_strategy != "no":
         needed += weights + (0 if args.save_only_model else 2 * trained)  # Adam's moments

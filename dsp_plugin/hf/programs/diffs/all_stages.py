@@ -63,9 +63,8 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
     own, rest = parser.parse_known_args(list(argv))
     if "--help" in rest or "-h" in rest:
         return run_prune(doc, data, ["--help"])
-    named = [
-        word for word in rest if word.startswith(("--resume_from_checkpoint", "--resume-from-checkpoint"))
-    ]
+    resume = ("--resume_from_checkpoint", "--resume-from-checkpoint")
+    named = [word for word in rest if word.startswith(resume)]
     if named:
         raise ValueError(
             f"{named[0]}: each stage goes on from the last checkpoint in its own folder; start "

@@ -90,9 +90,8 @@ class HeadGatesSystem(System):
             updates = training_steps(args, len(setup.task.train))
             for warning in method.warnings(updates) if setup.is_main else ():
                 say(warning)
-            more["optimizers"] = pruning_optimizers(
-                model, args, updates, method.pruning_lr, method.joint_pruning
-            )
+            rate, joint = method.pruning_lr, method.joint_pruning
+            more["optimizers"] = pruning_optimizers(model, args, updates, rate, joint)
             every = max(1, updates // NOTED_MOMENTS)
         more["callbacks"] = [HeadGatesCallback(model, every)]
         if setup.results.intermediate_masks:
