@@ -198,9 +198,9 @@ def test_random_is_a_method_of_its_own_in_the_report(folder, exact, tmp_path):
     "words, said",
     [
         ("--num_of_heads 0", "--num_of_heads 0: a whole number, 1 or more"),
-        ("--num_of_heads 9", "--num-of-heads is the number of heads to remove a step: 1..8"),
+        ("--num_of_heads 9", "--num_of_heads is the number of heads to remove a step: 1..8"),
         ("--num_of_heads 2 --budgets 9", "--budgets must be in 0..8"),
-        ("--rank_by beauty", "--rank-by must be one of importance, magnitude, random"),
+        ("--rank_by beauty", "--rank_by must be one of importance, magnitude, random"),
         ("--metric_name bleu", "--metric_name bleu: MRPC has accuracy, f1"),
         ("--num_of_heads 2 --importance_subset test", "--importance_subset test: there are train, dev"),
     ],

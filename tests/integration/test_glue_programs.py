@@ -264,7 +264,7 @@ def test_a_penalty_that_closes_all_heads_says_so(folder, capsys):
     said = capsys.readouterr().out
     assert (
         f"--l0_penalty 50 kept 0 of {HEADS} heads" in said
-        and "EVERY HEAD IS CLOSED: lower --l0-penalty" in said
+        and "EVERY HEAD IS CLOSED: lower --l0_penalty" in said
     )
     record = load_record(folder / "voita" / "results.json")
     assert (
