@@ -94,9 +94,8 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
         from dsp_plugin.records.files.whole import check_output_folder
 
         check_output_folder("--out", args.out, NAME)
-    missing = [
-        name for module, name in doctor.EXPORTS.get(form, {}).items() if not doctor.is_importable(module)
-    ]
+    needed = doctor.EXPORTS.get(form, {})
+    missing = [name for module, name in needed.items() if not doctor.is_importable(module)]
     if missing:
         raise ImportError(f"--format {form} needs {', '.join(missing)}: {doctor.pip(*missing)}")
 

@@ -86,9 +86,8 @@ class SquadDataset(PackedDataset):
         special = tokenizer.num_special_tokens_to_add(pair=True)
         # at least half of the room is the context's, however long the question
         query_room = min(max_query_length, (max_seq_length - special) // 2)
-        texts, lengths = _cut_questions(
-            [question.text.strip() for question in self.questions], tokenizer, query_room
-        )
+        asked = [question.text.strip() for question in self.questions]
+        texts, lengths = _cut_questions(asked, tokenizer, query_room)
         by_length = defaultdict(list)  # the overlap that the tokenizer wants depends on the question's length
         for number, length in enumerate(lengths):
             by_length[length].append(number)
@@ -139,9 +138,8 @@ class SquadDataset(PackedDataset):
             segments = encodings.sequence_ids(row)
             first = segments.index(1) if 1 in segments else len(segments)
             count = segments.count(1)
-            offsets = np.array(
-                encodings["offset_mapping"][row][first : first + count], dtype=np.int32
-            ).reshape(-1, 2)
+            offsets = encodings["offset_mapping"][row][first : first + count]
+            offsets = np.array(offsets, dtype=np.int32).reshape(-1, 2)  # [tokens, 2], of none too
             inputs = {name: array("i", encodings[name][row]) for name in names}
             windows[batch[owner]].append((inputs, first, offsets))
 
@@ -156,17 +154,14 @@ class SquadDataset(PackedDataset):
 def _cut_questions(texts: list[str], tokenizer: Any, room: int) -> tuple[list[str], list[int]]:
     """Cut questions to at most `room` tokens; return them and their lengths in tokens."""
     cut, lengths = list(texts), []
-    encodings = tokenizer(
-        texts, add_special_tokens=False, truncation=False, padding=False, return_offsets_mapping=True
-    )
+    as_is = {"add_special_tokens": False, "truncation": False, "padding": False}
+    encodings = tokenizer(texts, return_offsets_mapping=True, **as_is)
     for number, offsets in enumerate(encodings["offset_mapping"]):
         length = len(offsets)
         if length > room:
             cut[number] = texts[number][: offsets[room - 1][1]]
             # a cut inside a character or a word can be tokenised otherwise: count again
-            length = len(
-                tokenizer(cut[number], add_special_tokens=False, truncation=False, padding=False)["input_ids"]
-            )
+            length = len(tokenizer(cut[number], **as_is)["input_ids"])
         lengths.append(length)
     return cut, lengths
 
@@ -240,9 +235,8 @@ def best_answers(
         length = e[None, :] - s[:, None] + 1  # [1, ends] - [starts, 1] -> [starts, ends]
         rows, columns = np.nonzero((length >= 1) & (length <= max_answer_length))
         s, e = s[rows], e[columns]
-        spans[int(number)].extend(
-            zip((starts[s] + ends[e]).tolist(), offsets[s, 0].tolist(), offsets[e, 1].tolist())
-        )
+        scores = (starts[s] + ends[e]).tolist()
+        spans[int(number)].extend(zip(scores, offsets[s, 0].tolist(), offsets[e, 1].tolist()))
     return {
         question.id: _candidates(question.context, spans[number], n_best)
         for number, question in enumerate(data.questions)

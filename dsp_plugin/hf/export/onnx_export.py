@@ -170,18 +170,16 @@ class OnnxModel(nn.Module):
         return dict(zip(outputs, map(torch.from_numpy, self._sessions[name].run(list(outputs), given))))
 
     def _takes_steps(self, name: str) -> bool:
-        return "position_ids" in dict(self._graphs[name][0]) or any(
-            ".key" in key for key, _ in self._graphs[name][0]
-        )
+        inputs = dict(self._graphs[name][0])
+        return "position_ids" in inputs or any(".key" in key for key in inputs)
 
     def _encoder_decoder(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         source, ids = batch["input_ids"], batch["decoder_input_ids"]
         mask = batch.get("attention_mask", torch.ones_like(source))
         encoded = self.run("encoder_model.onnx", {"input_ids": source, "attention_mask": mask})
         fixed = {"encoder_attention_mask": mask, **_as_past(encoded)}
-        return self._by_steps(
-            "decoder_model.onnx", ids, batch.get("decoder_attention_mask", torch.ones_like(ids)), fixed
-        )
+        own_mask = batch.get("decoder_attention_mask", torch.ones_like(ids))
+        return self._by_steps("decoder_model.onnx", ids, own_mask, fixed)
 
     def _by_steps(self, name: str, ids: Tensor, mask: Tensor, fixed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits [B, L, V] of tokens [B, L], with a cache [B, h, P, d] that grows from P = 0."""

@@ -34,9 +34,8 @@ class InputMaker:
         longest = number(self.config, names, text=True)
         self.length = max(1, min(length, longest - 2 if longest and longest > 2 else length))
         self.generator = torch.Generator()
-        self.other = OtherInputs(
-            self.config, self.parameters, size, self.length, padding, self.dtype, self.generator
-        )
+        more = (size, self.length, padding, self.dtype, self.generator)
+        self.other = OtherInputs(self.config, self.parameters, *more)
 
     def candidates(self, text_only: bool = False) -> Iterator[Inputs]:
         """Yield sets of arguments, the likeliest first, each from the same random numbers."""

@@ -105,16 +105,16 @@ def _sections(cfg: Any, left_out: set[str]) -> dict[str, Any]:
             found[section] = None
         elif section not in known:
             left_out.add(str(section))
-        elif options is None or section not in NAMES_OF_SECTIONS:
-            found[section] = (
-                options if options is None else _read(section, options, types_of(known[section]), left_out)
-            )
+        elif options is None:
+            found[section] = None
+        elif section not in NAMES_OF_SECTIONS:
+            found[section] = _read(section, options, types_of(known[section]), left_out)
         elif isinstance(options, str) and section != "model":  # `scoring: bleu`
             found[section] = as_declared(section, str, options)
+        elif section == "model":
+            found[section] = _model(options, left_out)
         else:
-            found[section] = (
-                _model(options, left_out) if section == "model" else _named(section, options, left_out)
-            )
+            found[section] = _named(section, options, left_out)
     return found
 
 

@@ -156,9 +156,8 @@ class GatedTransformerModel(TransformerModelBase):
             model.kept_heads = apply_kept_heads(model, flat["kept_heads"])
         if cls.wants_gates(flat):
             gates = cls.build_gates(head_map_of(model), flat)
-            model.add_gates(
-                gates, flat["pruning_lr"], not cls.freezes_weights(flat), flat["pruning_warmup_updates"]
-            )
+            joint, warmup = not cls.freezes_weights(flat), flat["pruning_warmup_updates"]
+            model.add_gates(gates, flat["pruning_lr"], joint, warmup)
         return model
 
     @classmethod

@@ -138,6 +138,5 @@ class GatedTranslationTask(CheckedTranslationTask):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load as the task above does; what a checkpoint says of its own training is none of this task's."""
-        super().load_state_dict(
-            {key: value for key, value in state_dict.items() if key not in (COVERAGE, PATIENCE)}
-        )
+        ours = (COVERAGE, PATIENCE)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in ours})

@@ -152,9 +152,8 @@ def write_results(
     """
     os.makedirs(folder, exist_ok=True)
     masks = [with_checksum({**model.head_map.to_dict(), "keep": model.keep.tolist()}) for model in heads]
-    write_text(
-        os.path.join(folder, "mask.json"), json.dumps(masks[0] if len(masks) == 1 else masks, indent=1) + "\n"
-    )
+    text = json.dumps(masks[0] if len(masks) == 1 else masks, indent=1)
+    write_text(os.path.join(folder, "mask.json"), text + "\n")
     name, lines = "translations.txt", hypotheses
     if numbers is not None:
         name, lines = (

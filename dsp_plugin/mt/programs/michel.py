@@ -76,9 +76,8 @@ def run(argv: Sequence[str]) -> Record:
     )
     ranking.check()
 
-    subsets = (
-        [] if own.no_scores else list(dict.fromkeys(s for given in own.eval_subset for s in given.split(",")))
-    )
+    asked = [] if own.no_scores else own.eval_subset
+    subsets = list(dict.fromkeys(subset for given in asked for subset in given.split(",")))
     needed = {**dict.fromkeys(subsets, "--eval-subset")}
     if ranking.rank_by == "importance":
         needed[own.importance_subset] = "--importance-subset"

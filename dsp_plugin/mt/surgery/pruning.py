@@ -210,9 +210,8 @@ def dsp_model_options(cfg: dict[str, Any]) -> dict[str, Any]:
         )
     filled = Namespace(**given)
     base_architecture(filled)  # what old checkpoints leave out
-    options = {
-        key: value for key, value in vars(filled).items() if key in DSPTransformerConfig.__dataclass_fields__
-    }
+    known = DSPTransformerConfig.__dataclass_fields__
+    options = {key: value for key, value in vars(filled).items() if key in known}
     return {**options, "_name": name if model_class is DSPTransformerModel else "dsp_transformer"}
 
 

@@ -33,9 +33,8 @@ def check_languages(
             raise FileNotFoundError(f"no prepared data: '{folder}' is not a folder")
     if impl == "raw":
         return
-    pairs = sorted(
-        {".".join(name.split(".")[1:-2]) for name in os.listdir(folders[0]) if name.endswith(".idx")} - {""}
-    )
+    indices = (name for name in os.listdir(folders[0]) if name.endswith(".idx"))
+    pairs = sorted({".".join(name.split(".")[1:-2]) for name in indices} - {""})
     if source is None or target is None:
         if not pairs:
             raise ValueError(

@@ -44,9 +44,8 @@ def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHea
     if not record:
         return heads
     counts = {side: getattr(model.encoder.cfg, f"{side}_attention_heads") for side in ("encoder", "decoder")}
-    original = HeadMap(
-        [AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in heads.head_map.blocks]
-    )
+    blocks = heads.head_map.blocks
+    original = HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in blocks])
     deployed = compose(heads.head_map, heads.keep, record)
     return CheckpointHeads(original, mask_of_record(deployed, original), heads.budget, heads.method)
 

@@ -98,9 +98,8 @@ def model_parts(root: nn.Module) -> Iterator[nn.Module]:
 
 
 def _attention(root: nn.Module, path: str, module: nn.Module, own: OwnForward | None) -> Attention:
-    head_dim = next(
-        (getattr(module, name) for name in HEAD_DIM if isinstance(getattr(module, name, None), int)), None
-    )
+    named = (getattr(module, name, None) for name in HEAD_DIM)
+    head_dim = next((size for size in named if isinstance(size, int)), None)
     group = _group(module)
     name, projections = path, None if head_dim is None else _joint(module, head_dim, group)
     if projections is None and head_dim is not None:

@@ -82,9 +82,8 @@ class RecordedRun:
             self.cached = bool(steps)
             if not steps:
                 self._forget(calls)
-            self.outputs += [
-                (f"{name} with a cache", value) for step in steps for name, value in _floating_tensors(step)
-            ]
+            found = (pair for step in steps for pair in _floating_tensors(step))
+            self.outputs += [(f"{name} with a cache", value) for name, value in found]
 
     def _forget(self, calls: int) -> None:
         """Keep only the first `calls` calls: those of a pass that failed do not count."""

@@ -129,9 +129,8 @@ class GlueTask:
 
     def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         """Write a prediction file; return its name."""
-        write_predictions(
-            folder, self.definition, split, answers(self.definition, predictions), self.test[split].indices
-        )
+        found = answers(self.definition, predictions)
+        write_predictions(folder, self.definition, split, found, self.test[split].indices)
         return [self.definition.split(split).submission]
 
     def data_fingerprint(self) -> str:

@@ -35,9 +35,8 @@ def identity_of(options: ModelArguments) -> dict[str, str]:
     model, config = options.model_name_or_path, options.config_name or options.model_name_or_path
     tokenizer = options.tokenizer_name or options.model_name_or_path
     found = {"model_files": _identity(model, options, _model_files)}
-    found["config_files"] = (
-        "" if config == model else _identity(config, options, lambda folder: [folder / CONFIG_NAME])
-    )
+    own = _identity(config, options, lambda folder: [folder / CONFIG_NAME]) if config != model else ""
+    found["config_files"] = own
     more = " lower-cased" if options.do_lower_case else ""
     found["tokenizer_files"] = (
         _identity(tokenizer, options, lambda folder: [folder / name for name in _TOKENIZER]) + more

@@ -63,14 +63,12 @@ def load_config(options: ModelArguments, entries: dict[str, Any]) -> PreTrainedC
     """
     name = options.config_name or options.model_name_or_path
     try:
-        config = AutoConfig.from_pretrained(
-            name, cache_dir=options.cache_dir, revision=options.model_revision, **entries
-        )
+        where = {"cache_dir": options.cache_dir, "revision": options.model_revision}
+        config = AutoConfig.from_pretrained(name, **where, **entries)
         for size in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
             value = getattr(config, size, None)
-            if isinstance(value, int) and not 0 < value < (
-                MOST_LAYERS if size == "num_hidden_layers" else math.inf
-            ):
+            bound = MOST_LAYERS if size == "num_hidden_layers" else math.inf
+            if isinstance(value, int) and not 0 < value < bound:
                 raise ValueError(f"{size} of config.json is {value}, and no model has so many")
         return config
     except Exception as error:  # what a damaged or strange config.json raises is its library's affair

@@ -211,9 +211,8 @@ def _write(folder: Path, settings: dict[str, Any]) -> None:
 def _settings_file(model: str) -> Path | None:
     """Find settings.json in the folder, or in that of the training whose checkpoint or pruned model it is."""
     folder = Path(model).resolve()
-    places = [folder] + (
-        [folder.parent] if folder.name.startswith("checkpoint-") or folder.name == "pruned" else []
-    )
+    inside = folder.name.startswith("checkpoint-") or folder.name == "pruned"
+    places = [folder, folder.parent] if inside else [folder]
     return next((place / SETTINGS for place in places if (place / SETTINGS).is_file()), None)
 
 

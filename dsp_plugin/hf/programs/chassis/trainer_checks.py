@@ -80,9 +80,8 @@ def _check_optimizer(args: TrainingArguments) -> None:
     optim = str(getattr(args.optim, "value", args.optim))
     given = args.optim_args
     pairs = [pair.partition("=") for pair in (given or "").replace(" ", "").split(",") if pair]
-    if given and (
-        not pairs or not all(name and equals and value and "=" not in value for name, equals, value in pairs)
-    ):
+    whole = all(name and equals and value and "=" not in value for name, equals, value in pairs)
+    if given and not (pairs and whole):
         raise ValueError(f"--optim_args {given}: name=value,name=value belongs there")
     if args.optim_target_modules is not None:
         if not any(word in optim for word in ("galore", "apollo")):

@@ -140,9 +140,8 @@ class ProjectStage(DiffStage):
         if self.options.projection.sampled_diff:
             raise ValueError("--sampled_diff: there is nothing to sample in a finetuned model")
         folder = self.options.projection.eval_checkpoint
-        finetuned, _, new = load(
-            replace(self.setup.model, model_name_or_path=folder, config_name=None), self.setup.task
-        )
+        named = replace(self.setup.model, model_name_or_path=folder, config_name=None)
+        finetuned, _, new = load(named, self.setup.task)
         if new:
             raise ValueError(
                 f"--eval_checkpoint {folder} is no model of {self.setup.task.name}: "
