@@ -27,7 +27,7 @@ class ArchiveError(Exception):
 
 
 def read_gz(path: Path, at_most: int | None = None) -> bytes:
-    """What a .gz of text holds.
+    """Read what a .gz of text holds.
 
     Args:
         at_most: bytes; by default so many as no text that was packed to the file's size has.
@@ -132,7 +132,7 @@ class _Counted:
 
 @contextlib.contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """What the libraries below raise for damaged archives, in one kind."""
+    """Raise in one kind what the libraries below raise for damaged archives."""
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:

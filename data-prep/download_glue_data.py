@@ -92,7 +92,7 @@ def count_rows(path: Path, has_header: bool) -> int:
 
 
 def flaws(name: str, folder: Path) -> list[str]:
-    """What keeps a folder from being the whole task: a line for each file that is missing or has other
+    """Say what keeps a folder from being the whole task: a line for each file that is missing or has other
     than its rows.
     """
     found = []
@@ -123,14 +123,14 @@ def download(address: str, path: Path, at_most: int) -> None:
 
 
 def bytes_of(rows: int | None) -> int:
-    """What a file of so many rows can have: these sets have up to 0.4 kB a row, and QQP, the uncounted
+    """Bound what a file of so many rows can have: these sets have up to 0.4 kB a row, and QQP, the uncounted
     one, 400,000 rows.
     """
     return MEGABYTE + 1024 * (400_000 if rows is None else rows)
 
 
 def unpack(name: str, archive: Path, folder: Path) -> None:
-    """The task's files out of GLUE's archive, where they lie in a folder of their own beside other formats.
+    """Take the task's files out of GLUE's archive, where they lie in a folder beside other formats.
 
     Raises:
         GlueError: the archive is damaged or not GLUE's (it is removed, so that the next run fetches it anew).
@@ -148,7 +148,7 @@ def unpack(name: str, archive: Path, folder: Path) -> None:
 
 
 def split_mrpc(raw: Path, folder: Path) -> None:
-    """GLUE's MRPC: the original training pairs whose two ids are listed become dev.tsv, the others train.tsv.
+    """Make GLUE's MRPC: original training pairs whose two ids are listed become dev.tsv, others train.tsv.
 
     Raises:
         GlueError: a raw file is missing, not UTF-8 or has another number of rows.
@@ -191,7 +191,7 @@ def get_mrpc(folder: Path, raw: Path | None) -> None:
 
 
 def local_copy(name: str, folder: Path) -> bool:
-    """Whether the task could be copied whole from DSP_DATA_DIR; says why where it has only some of it."""
+    """Copy the whole task from DSP_DATA_DIR if that has all of it, else say why not; return whether."""
     local = os.environ.get("DSP_DATA_DIR")
     if not local or not (Path(local) / "glue" / name).is_dir():
         return False
@@ -207,7 +207,7 @@ def local_copy(name: str, folder: Path) -> bool:
 
 
 def get(name: str, data_dir: Path, raw_mrpc: Path | None) -> str:
-    """Makes `data_dir/name`; tells how it came about.
+    """Make `data_dir/name` and tell how it came about.
 
     Raises:
         GlueError: it cannot be had.

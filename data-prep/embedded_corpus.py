@@ -57,7 +57,7 @@ class Speaker:
     # -- phrases --
 
     def noun_phrase(self, nouns: list[words.Noun], determiners: str, relative: float = 0.0) -> NounPhrase:
-        """A noun with one of the determiners, an adjective half of the time, a relative clause with the
+        """Make a noun with one of the determiners, an adjective half of the time, a relative clause with the
         given probability."""
         noun = self.rng.choice(nouns)
         determiner = self.rng.choice(determiners.split())
@@ -71,7 +71,7 @@ class Speaker:
         return phrase
 
     def relative(self, head: NounPhrase) -> Relative:
-        """A clause about `head`. It is never left to the reader who does what: a full noun as the subject
+        """Make a clause about `head`. It is never left to the reader who does what: a full noun as subject
         goes with a pronoun whose case shows (`den`, and all datives), else the subject is a pronoun."""
         gap = Gap(head.person)
         case = self.rng.choice(["nom", "acc", "dat"] if head.noun.is_being else ["acc"])
@@ -141,7 +141,7 @@ class Speaker:
         )
 
     def statement(self) -> tuple[list[str], list[str]]:
-        """A main clause with its subject, its time or, where the case shows, its object in front."""
+        """Make a main clause with its subject, its time or, where the case shows, its object in front."""
         clause = self.clause()
         fronts = ["subject", "subject"] + (["time", "time"] if clause.time else [])
         thing = clause.accusative
@@ -152,7 +152,7 @@ class Speaker:
     # -- sentences --
 
     def sentence(self) -> tuple[str, str]:
-        """One sentence pair of any kind."""
+        """Make one sentence pair of any kind."""
         kinds = [
             self.plain,
             self.subordinate_last,
@@ -177,7 +177,7 @@ class Speaker:
         return finish(german, "."), finish([*english_clause(main), *en.split(), *english_clause(other)], ".")
 
     def subordinate_first(self) -> tuple[str, str]:
-        """The subordinate clause takes the first place, so the main clause begins with its verb."""
+        """Put the subordinate clause in the first place, so the main clause begins with its verb."""
         main, other = self.short_clause(), self.short_clause()
         de, en = self.rng.choice(words.SUBORDINATORS)
         german = [de, *german_subordinate(other), ",", *german_main(main, None)]

@@ -119,7 +119,7 @@ class Relative:
 
 
 def german_verb(clause: Clause) -> tuple[str, list[str]]:
-    """The finite verb, and what stands at the end of a main clause."""
+    """Return the finite verb, and what stands at the end of a main clause."""
     verb, person = clause.verb, clause.subject.person
     if clause.tense == "present":
         return verb.present[person], [verb.prefix] if verb.prefix else []
@@ -129,7 +129,7 @@ def german_verb(clause: Clause) -> tuple[str, list[str]]:
 
 
 def german_middle(clause: Clause, fronted: str | None = None) -> list[str]:
-    """All between the two verb places; `fronted` (subject, accusative or time) stands before them."""
+    """Return all between the two verb places; `fronted` (subject, accusative or time) stands before them."""
     words = [] if fronted == "subject" else clause.subject.german("nom")
     objects = [("dat", clause.dative), ("acc", None if fronted == "accusative" else clause.accusative)]
     for case, phrase in objects:
@@ -173,7 +173,7 @@ def german_subordinate(clause: Clause) -> list[str]:
 
 
 def english_verb(clause: Clause, is_question: bool) -> tuple[list[str], list[str]]:
-    """The auxiliary (none in a plain statement), and the verb with its particle."""
+    """Return the auxiliary (none in a plain statement), and the verb with its particle."""
     verb, third = clause.verb, clause.subject.person == "3sg"
     if clause.tense in MODALS:
         _, plain, negative = MODALS[clause.tense]
@@ -205,7 +205,7 @@ def english_clause(clause: Clause, is_question: bool = False) -> list[str]:
 
 
 def finish(words: list[str], mark: str) -> str:
-    """A sentence: its mark at the end, and no comma before another comma or the mark."""
+    """Finish a sentence: its mark at the end, and no comma before another comma or the mark."""
     following = [*words[1:], mark]
     kept = [word for word, after in zip(words, following) if word != "," or after not in (",", mark)]
     return " ".join([*kept, mark])

@@ -224,7 +224,7 @@ QUESTION_WORDS = [("warum", "why"), ("wann", "when"), ("wo", "where")]
 
 
 def rows(table: str, columns: int) -> list[list[str]]:
-    """The cells of a table above, row by row."""
+    """Return the cells of a table above, row by row."""
     cells = table.split()
     if len(cells) % columns:
         raise ValueError(f"{len(cells)} cells do not make rows of {columns}: {table!r}")
@@ -265,7 +265,7 @@ class Verb:
 
 
 def goes_with(verb: Verb, noun: Noun) -> bool:
-    """Whether the noun makes a sensible object."""
+    """Return whether the noun makes a sensible object."""
     return verb.infinitive not in GOES_WITH or noun.singular in GOES_WITH[verb.infinitive].split()
 
 
@@ -296,5 +296,5 @@ def verbs(table: str) -> list[Verb]:
 
 
 def adjectives(of_beings: bool) -> list[list[str]]:
-    """[stem, English] of those that fit."""
+    """Return [stem, English] of those that fit."""
     return rows(OF_BOTH + "  " + (OF_BEINGS if of_beings else OF_THINGS), 2)

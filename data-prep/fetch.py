@@ -1,4 +1,4 @@
-"""Fetches one file over the network, with progress, or says at once why it cannot.
+"""Fetch one file over the network, with progress, or say at once why it cannot.
 
 python data-prep/fetch.py https://example.org/corpus.tgz data/corpus.tgz
 """
@@ -19,7 +19,7 @@ SECONDS_TO_ANSWER = 15
 
 
 def fetch(address: str, path: Path, at_most: int) -> None:
-    """Writes what is at `address` to `path`, whole or not at all.
+    """Write what is at `address` to `path`, whole or not at all.
 
     Args:
         at_most: bytes that can be there, if it is what was asked for.

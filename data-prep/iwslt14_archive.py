@@ -58,13 +58,13 @@ def training_lines(lines: list[str]) -> list[str]:
 
 
 def test_lines(lines: list[str]) -> list[str]:
-    """The segments, with the typographic apostrophe made plain as the recipe does."""
+    """Return the segments, with the typographic apostrophe made plain as the recipe does."""
     found = (SEGMENT.search(line) for line in lines)
     return [match.group(1).replace("\u2019", "'") for match in found if match]
 
 
 def splits(archive: Path) -> dict[str, list[tuple[str, str]]]:
-    """`train` and `test` as sentence pairs.
+    """Return `train` and `test` as sentence pairs.
 
     Raises:
         CorpusError: the archive lacks a file, or the two sides of one differ in length.

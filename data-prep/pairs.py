@@ -36,7 +36,7 @@ class CorpusError(Exception):
 
 
 def side_path(prefix: str | Path, lang: str) -> Path:
-    """The file of one side; a `.gz` beside a missing plain file will do.
+    """Find the file of one side; a `.gz` beside a missing plain file will do.
 
     Raises:
         CorpusError: neither file exists.
@@ -51,7 +51,7 @@ def side_path(prefix: str | Path, lang: str) -> Path:
 
 
 def read_side(path: Path, for_fairseq: bool = False) -> list[str]:
-    """The lines of one file, without their ends.
+    """Read the lines of one file, without their ends.
 
     A line feed ends a line, with a carriage return before it or without: `str.splitlines` would also
     split at U+2028 or U+0085, which do occur in crawled text, and the two sides would drift apart.
@@ -89,7 +89,7 @@ def read_side(path: Path, for_fairseq: bool = False) -> list[str]:
 def read_pair(
     prefix: str | Path, langs: tuple[str, str] = LANGS, for_fairseq: bool = False
 ) -> list[tuple[str, str]]:
-    """All sentence pairs of a split.
+    """Read all sentence pairs of a split.
 
     Args:
         for_fairseq: see `read_side`.
@@ -112,7 +112,7 @@ def read_pair(
 
 
 def write_pair(prefix: str | Path, pairs: list[tuple[str, str]], langs: tuple[str, str] = LANGS) -> None:
-    """Writes both sides before one of them gets its name, so that a file with its final name is complete."""
+    """Write both sides before one of them gets its name, so that a file with its final name is complete."""
     with contextlib.ExitStack() as whole:
         outs = [whole.enter_context(whole_file(Path(f"{prefix}.{lang}"))) for lang in langs]
         for side, out in enumerate(outs):
@@ -120,7 +120,7 @@ def write_pair(prefix: str | Path, pairs: list[tuple[str, str]], langs: tuple[st
 
 
 def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS, for_fairseq: bool = False) -> bool:
-    """Whether a split that an earlier run wrote needs no second writing."""
+    """Return whether a split that an earlier run wrote needs no second writing."""
     try:
         read_pair(prefix, langs, for_fairseq)
     except CorpusError:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Splits SQuAD's development set by article: devsplit-train.json and devsplit-dev.json, beside it or in
+"""Split SQuAD's development set by article: devsplit-train.json and devsplit-dev.json, beside it or in
 --dest.
 
     python data-prep/squad_devsplit.py data/squad/dev-v1.1.json

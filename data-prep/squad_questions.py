@@ -1,4 +1,4 @@
-"""Checks that a file is SQuAD v1.1 and whole, before it is used: prints its number of questions.
+"""Check that a file is SQuAD v1.1 and whole, before it is used: print its number of questions.
 
 python data-prep/squad_questions.py data/squad/dev-v1.1.json --published 10570
 """

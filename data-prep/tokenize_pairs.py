@@ -18,7 +18,7 @@ from whole_files import check_file
 
 
 def tokenizer(lang: str, normalise: bool):
-    """A function from a raw line to its lower-cased tokens, joined by single spaces."""
+    """Make a function from a raw line to its lower-cased tokens, joined by single spaces."""
     moses = MosesTokenizer(lang=lang)
     punctuation = MosesPunctNormalizer(lang=lang)
 
@@ -32,7 +32,7 @@ def tokenizer(lang: str, normalise: bool):
 
 
 def is_clean(source: str, target: str, max_tokens: int, max_ratio: float) -> bool:
-    """The rule of Moses' clean-corpus-n: 1 to max_tokens tokens a side, neither side longer than
+    """Apply the rule of Moses' clean-corpus-n: 1 to max_tokens tokens a side, neither side longer than
     max_ratio times the other."""
     shorter, longer = sorted((len(source.split()), len(target.split())))
     return 1 <= shorter and longer <= max_tokens and longer <= max_ratio * shorter

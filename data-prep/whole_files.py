@@ -16,7 +16,7 @@ from dsp_plugin.records.files.whole import check_file, check_folder, new_folder,
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when the body has written it; nothing is left behind where that fails.
+    """Give a file its name when the body has written it; leave nothing behind where that fails.
 
     Raises:
         OSError: it cannot be written, or there is something else than a file.

@@ -35,7 +35,7 @@ RUN = (
 
 
 def planned(make):
-    """The plan, looked at before the first run; what cannot be ends the program with one line."""
+    """Make the plan and look at it before the first run; what cannot be ends the program with one line."""
     try:
         plan = make({name: value for name, value in config.items() if value is not None})
         plan.listing = workflow.output_settings.dryrun
@@ -49,7 +49,7 @@ def planned(make):
 
 
 def finish(plan, failed):
-    """The tables from what is there, and the names of what is not."""
+    """Write the tables from what is there, and name the runs that are left."""
     print(plan.write_tables())
     if failed:
         names = "".join(f"\n  {run.name}" for run in plan.left())

@@ -26,7 +26,7 @@ THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "GOTO", "OPENBLAS", "MKL", 
 
 
 def run(name: str, log: Path, threads: str, words: list[str]) -> bool:
-    """Whether the command succeeded.
+    """Run the command and return whether it succeeded.
 
     Args:
         threads: of each process; empty: as many as the libraries choose.

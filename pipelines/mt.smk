@@ -32,7 +32,7 @@ def asked(wildcards):
 
 
 def step(steps):
-    """The command of a rule: these steps of the run's pipeline, on one set where the rule is for one."""
+    """Return the command of a rule: these steps of the run's pipeline, on one set where the rule is for one."""
     return lambda w: shlex.join(PLAN.command(asked(w), steps, **({"SUBSETS": w.subset} if "subset" in w.keys() else {})))
 
 

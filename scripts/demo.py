@@ -67,7 +67,7 @@ def run_both(jobs: dict[str, dict[str, str]]) -> None:
 
 
 def last_news(log: str) -> str:
-    """The latest step or figures in a pipeline's log, short."""
+    """Return the latest step or figures in a pipeline's log, short."""
     news = ""
     with open(log, encoding="utf-8", errors="replace") as lines:
         for line in lines:

@@ -26,7 +26,7 @@ SHOWN = "joint-K12-seed1"
 
 
 def figure_of(run: Path, folder: str, metric: str) -> float:
-    """A run's figure, from the record of its scoring or of its speed.
+    """Return a run's figure, from the record of its scoring or of its speed.
 
     Raises:
         OSError, ValueError: there is no whole record, or it lacks the metric.

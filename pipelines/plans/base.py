@@ -9,7 +9,7 @@ from typing import Any
 
 
 def needed(path: str | Path) -> list[str]:
-    """`path` as the input of a rule, unless it is there.
+    """Return `path` as the input of a rule; nothing where it is there.
 
     A clone has records and no checkpoints, and files have the times of their checkout: what is there is done,
     whatever its age and whatever it was made from.
@@ -40,32 +40,32 @@ class Plan:
             raise ValueError(f"only {' '.join(options.only)}: no such run; runs: {names}")
 
     def runs_of(self, seed: int) -> Sequence[Any]:
-        """All runs of one seed, each after the one that it starts from."""
+        """Return all runs of one seed, each after the one that it starts from."""
         raise NotImplementedError
 
     def complete(self, run: Any) -> bool:
-        """Whether a run has all its records."""
+        """Return whether a run has all its records."""
         raise NotImplementedError
 
     def left(self) -> list[Any]:
         return [run for run in self.runs if not self.complete(run)]
 
     def wanted(self) -> list[str]:
-        """The records that are missing, one of each start of a program: what Snakemake is asked for."""
+        """Return the missing records, one of each start of a program: what Snakemake is asked for."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Looks at settings and records before the first run; raises ValueError."""
+        """Look at settings and records before the first run; raise ValueError."""
 
     def check_inputs(self) -> None:
-        """Looks at what the runs read; raises ValueError. What is left can be listed without it."""
+        """Look at what the runs read; raise ValueError. What is left can be listed without it."""
 
     def tables(self) -> dict[Path, str]:
-        """Path -> text of every table, from the records alone; what was not run says so."""
+        """Return path -> text of every table, from the records alone; what was not run says so."""
         raise NotImplementedError
 
     def table_files(self) -> list[str]:
-        """The tables, where they say what the records say; empty where one of them has to be written."""
+        """Return the tables where they say what the records say; none where one has to be written."""
         if self.left() or any(
             not path.is_file() or path.read_bytes() != text.encode() for path, text in self.tables().items()
         ):
@@ -73,7 +73,7 @@ class Plan:
         return [str(path) for path in self.tables()]
 
     def write_tables(self) -> str:
-        """Writes the tables; returns the first of them, that for people."""
+        """Write the tables; return the first of them, that for people."""
         from dsp_plugin.records.files.whole import write_text
 
         tables = self.tables()

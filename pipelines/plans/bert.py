@@ -58,7 +58,7 @@ class BertPlan(Plan):
     # ---- tasks
 
     def sets(self, task: str) -> Sequence[str]:
-        """The scored sets of a task, each a folder of records."""
+        """Return the scored sets of a task, each a folder of records."""
         return self.bert.tasks[task].get("sets", ["dev"])
 
     def batch(self, task: str) -> int:
@@ -71,7 +71,7 @@ class BertPlan(Plan):
         return self.bert.tasks[task].get("name", task)
 
     def metric(self, task: str) -> tuple[str, Sequence[str]]:
-        """The task's main metric and the sets it is measured on, as records have them."""
+        """Return the task's main metric and the sets it is measured on, as records have them."""
         entry = self.bert.tasks[task]
         sets = [entry["scored"]] if "scored" in entry else self.sets(task)
         return entry["metric"], [
@@ -81,7 +81,7 @@ class BertPlan(Plan):
     # ---- command lines
 
     def data_words(self, task: str) -> list[str]:
-        """The options that name the task's data."""
+        """Return the options that name the task's data."""
         data = self.options.data
         if task == SQUAD:
             folder = data.parent / "squad" if data else Path("data/squad")
@@ -114,7 +114,7 @@ class BertPlan(Plan):
         return ["--max_eval_samples", str(self.options.quick)] if self.options.quick else []
 
     def model(self) -> str:
-        """The pretrained model: the user's, or a package's folder in the environment of the programs.
+        """Return the pretrained model: the user's, or a package's folder in the programs' environment.
 
         Raises:
             ValueError: the package is not installed.
@@ -136,7 +136,7 @@ class BertPlan(Plan):
         return self.options.model
 
     def heads_of_model(self) -> int:
-        """All heads of the model, by its configuration."""
+        """Count the heads of the model, by its configuration."""
         if self.options.model is None:
             return self.bert.model["heads"]
         path = Path(self.options.model, "config.json")
@@ -149,11 +149,11 @@ class BertPlan(Plan):
         return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
     def command(self, run: Any, records: Path | None = None) -> list[str]:
-        """The command line of a run; `records`: the folder of all records, by default that of the results."""
+        """Return a run's command line; `records`: the folder of all records, by default the results'."""
         raise NotImplementedError
 
     def commands(self, run: Any) -> list[list[str]]:
-        """All command lines of a run, one after the other."""
+        """Return all command lines of a run, one after the other."""
         return [self.command(run)]
 
     # ---- what is left
@@ -162,7 +162,7 @@ class BertPlan(Plan):
         return not self.missing(run)
 
     def missing(self, run: Any) -> list[str]:
-        """The first record that a run lacks, as a list of one; empty where it has all."""
+        """Return the first record that a run lacks, in a list; none where it has all."""
         paths = [self.options.results / run.name / one / "results.json" for one in run.sets(self)]
         return [str(path) for path in paths if not path.is_file()][:1]
 
@@ -170,11 +170,11 @@ class BertPlan(Plan):
         return [path for run in self.runs for path in self.missing(run)]
 
     def model_file(self, run: Any) -> Path:
-        """What is there when others can start from this run."""
+        """Return what is there when others can start from this run."""
         raise NotImplementedError
 
     def source_of(self, run: Any) -> list[str]:
-        """What a run has to wait for: the record of the run that it starts from, where that is not trained.
+        """Return what a run waits for: the record of the run that it starts from, unless that is trained.
 
         A clone has the records of others and no models. Then theirs stay, and the source is trained once
         more: awaited is its model.
@@ -188,7 +188,7 @@ class BertPlan(Plan):
     # ---- what is refused
 
     def check(self) -> None:
-        """Looks for records of other settings before anything runs; raises ValueError."""
+        """Look for records of other settings before anything runs; raise ValueError."""
         other = self.other_runs()
         if other:
             advice = (
@@ -197,7 +197,7 @@ class BertPlan(Plan):
             raise ValueError("\n".join([*other.values(), advice]))
 
     def check_inputs(self) -> None:
-        """Looks for SQuAD's files and the model before anything runs.
+        """Look for SQuAD's files and the model before anything runs.
 
         Raises:
             ValueError: saying what is missing and how to get it.
@@ -225,7 +225,7 @@ class BertPlan(Plan):
         }
 
     def other_settings(self, run: Any) -> str:
-        """How the trainings in the folder of a run's records differ from its command; empty where not.
+        """Say how the trainings in the folder of a run's records differ from its command; empty where not.
 
         Compared are the options `compared` of bert.yaml that both sides name. Records without a command, of
         another program, or of a model that was only scored again are not looked at.
@@ -252,7 +252,7 @@ class BertPlan(Plan):
 
 
 def share(value: Any) -> float:
-    """A share such as 1/3."""
+    """Read a share such as 1/3."""
     return float(Fraction(str(value)))
 
 

@@ -33,7 +33,7 @@ class Run:
         return f"{self.task}/{self.method}{density}-seed{self.seed}"
 
     def sets(self, plan: BertPlan) -> list[str]:
-        """Where the records of its last stage are, below its folder."""
+        """Name the folders of its last stage's records, below its own."""
         return list(plan.sets(self.task))
 
 
@@ -121,7 +121,7 @@ class DiffPlan(BertPlan):
         return self.options.runs / run.name / MASK
 
     def output(self, run: Run) -> Path:
-        """What stage 2 starts from."""
+        """Return what stage 2 starts from."""
         return self.options.runs / run.name / ("" if run.method == "full" else INFO)
 
     def model_file(self, run: Run) -> Path:
@@ -130,7 +130,7 @@ class DiffPlan(BertPlan):
     # ---- what is left
 
     def unprojected(self, run: Run) -> list[str]:
-        """The first record that stage 2 lacks, as a list of one; empty where it has all, or there is none."""
+        """Return the first record that stage 2 lacks, in a list; none where it has all, or there is none."""
         if run.density is None:
             return []
         paths = [
@@ -145,13 +145,13 @@ class DiffPlan(BertPlan):
         return [path for run in self.runs for path in (*self.unprojected(run), *self.missing(run))]
 
     def mask_of(self, run: Run) -> list[str]:
-        """What stage 3 has to wait for: the record of stage 2, or its mask, which a clone has not."""
+        """Return what stage 3 waits for: the record of stage 2, or its mask, which a clone has not."""
         return self.unprojected(run) or needed(self.mask(run))
 
     # ---- tables
 
     def tables(self) -> dict[Path, str]:
-        """table.md and one table.csv a task."""
+        """Return table.md and one table.csv a task."""
         options, tables, rows_of, scores, parts = (
             self.options,
             {self.options.results / "table.md": ""},

@@ -113,7 +113,7 @@ class DomainsPlan(Plan):
         ]
 
     def start_from(self) -> list[str]:
-        """What every training and every score has to wait for: both texts, and the base."""
+        """Return what every training and every score waits for: both texts, and the base."""
         base = (
             []
             if self.base.is_file() and (self.options.base or self.home.name == "multi30k")
@@ -129,7 +129,7 @@ class DomainsPlan(Plan):
     # ---- command lines
 
     def base_training(self) -> list[str]:
-        """A small model of the home domain."""
+        """Return the command that trains a small model of the home domain."""
         if self.home.name == "multi30k":
             return self.captions
         words = [
@@ -154,7 +154,7 @@ class DomainsPlan(Plan):
         return list(map(str, [self.away.data, *start, *self._recipe(), *self.flags, *words]))
 
     def diffs(self, density: str) -> list[str]:
-        """All three stages, for this density and those before it."""
+        """Return the command of all three stages, for this density and those before it."""
         settings, upto = self.settings, self.yaml.densities[: self.yaml.densities.index(density) + 1]
         words = ["--save-dir", self.folder / "structured", "--target-sparsity", *upto]
         words += ["--lr", settings["lr"], "--max-update", settings["updates"]]
@@ -169,11 +169,11 @@ class DomainsPlan(Plan):
         return ["scripts/mt/run_diff.py", *self._training(*words)]
 
     def full(self) -> list[str]:
-        """All weights finetuned."""
+        """Return the command that finetunes all weights."""
         return self._plain("full", "full_lr", "--optimizer", "adam")
 
     def non_adaptive_mask(self) -> list[str]:
-        """The largest changes of full finetuning."""
+        """Return the command that keeps the largest changes of full finetuning."""
         words = ["--target-sparsity", self.yaml.densities[0], "--fix-layer", str(self.settings["fix_layer"])]
         return self._packing(
             self.folder / "full", *words, "--out", str(self.folder / "non-adaptive/mask.diff.safetensors")
@@ -201,7 +201,7 @@ class DomainsPlan(Plan):
         ]
 
     def _plain(self, folder: str, rate: str, *words: object) -> list[str]:
-        """One training by plain fairseq-train."""
+        """Return the command of one training by plain fairseq-train."""
         updates = self.settings["finetune_updates"]
         words += ("--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer")
         words += (
@@ -216,7 +216,7 @@ class DomainsPlan(Plan):
         return ["python", "-m", "fairseq_cli.train", *self._training(*words)]
 
     def revert(self) -> list[str]:
-        """The base file after a pack was applied to it and taken out."""
+        """Return the command that applies a pack to a copy of the base and takes it out again."""
         paths = [
             self.base,
             self.folder / "applied.pt",
@@ -250,7 +250,7 @@ class DomainsPlan(Plan):
     # ---- what is refused
 
     def check(self) -> None:
-        """Looks at the settings that are noted, and at all options of the programs before the first of them.
+        """Look at the settings that are noted, and at all options of the programs before the first of them.
 
         Raises:
             ValueError: naming what cannot be, or folders that other settings have filled.
@@ -284,7 +284,7 @@ class DomainsPlan(Plan):
                 raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("check_flags.py: error: "))
 
     def note_settings(self) -> None:
-        """Says in both folders what they are made with."""
+        """Say in both folders what they are made with."""
         for folder in (self.folder, self.results):
             write_json(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
 

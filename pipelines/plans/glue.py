@@ -35,7 +35,7 @@ class Run:
         return f"{self.task}/{self.method}{self.label}-seed{self.seed}"
 
     def sets(self, plan: BertPlan) -> list[str]:
-        """Where its records are, below its folder."""
+        """Name the folders of its records, below its own."""
         folders = [f"K{k}/" for k in self.budgets] if self.sweep else [""]
         return [f"{folder}{one}" for folder in folders for one in plan.sets(self.task)]
 
@@ -106,7 +106,7 @@ class GluePlan(BertPlan):
         return self.options.runs / run.name / "config.json"
 
     def tables(self) -> dict[Path, str]:
-        """table.md and one table.csv a task."""
+        """Return table.md and one table.csv a task."""
         options, total = self.options, self.heads_of_model()
         head = f"Development sets, scores in percent, {len(options.seeds)} seed(s), {total} heads in all. "
         parts = [f"{head}Made by `make glue`.\n"]

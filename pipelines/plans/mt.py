@@ -68,14 +68,14 @@ class MTPlan(Plan):
         return self.options.runs / run.name
 
     def checkpoint(self, run: Run) -> Path:
-        """What would be deployed: the best checkpoint, its dead heads removed."""
+        """Return what would be deployed: the best checkpoint, its dead heads removed."""
         return self.folder(run) / ("checkpoint_best.pt" if run.budget is None else "checkpoint_pruned.pt")
 
     def record(self, run: Run, scored: str) -> Path:
         return self.options.results / run.name / scored / "results.json"
 
     def scored(self, run: Run) -> list[str]:
-        """The sets with a record each: before and after tuning."""
+        """Return the sets with a record each: before and after tuning."""
         suffixes = ("", "-tuned") if "tuned" in self.how(run) else ("",)
         return [f"{subset}{suffix}" for suffix in suffixes for subset in self.settings.sets]
 
@@ -95,13 +95,13 @@ class MTPlan(Plan):
         ]
 
     def source_of(self, run: Run) -> list[str]:
-        """The training that a run starts from, unless it is done."""
+        """Return the training that a run starts from, unless it is done."""
         if not self.how(run).get("from_unpruned"):
             return []
         return needed(self.folder(Run(run.model, "unpruned", run.seed)) / "results.json")
 
     def trained(self, run: Run) -> list[str]:
-        """What dead heads are taken out of: the run's own training, or for Michel's the unpruned model."""
+        """Return what dead heads are taken out of: its own training, or for Michel's the unpruned model."""
         return (
             self.source_of(run)
             if self.how(run)["script"] == "michel"
@@ -109,13 +109,13 @@ class MTPlan(Plan):
         )
 
     def scorable(self, run: Run) -> list[str]:
-        """What is scored before tuning: the best checkpoint, for Michel's the pruned one."""
+        """Return what is scored before tuning: the best checkpoint, for Michel's the pruned one."""
         return needed(self.checkpoint(run)) if self.how(run)["script"] == "michel" else self.trained(run)
 
     # ---- command lines
 
     def command(self, run: Run, steps: str, **more: str) -> list[str]:
-        """The pipeline of scripts/mt, of which it does `steps`; `more` of its settings."""
+        """Return the command of a pipeline of scripts/mt that does `steps`; `more` of its settings."""
         model, how = self.settings.models[run.model], self.how(run)
         environment = {
             **model["environment"],
@@ -140,7 +140,7 @@ class MTPlan(Plan):
     # ---- tables
 
     def row_settings(self, run: Run) -> list[Setting]:
-        """Of the table's rows, as the records of this run have them."""
+        """Return the settings of the table's rows, as the records of this run have them."""
         total, how = self.settings.models[run.model]["heads"], self.how(run)
         kept = total if run.budget is None else run.budget
         methods = [how[key] for key in ("method", "tuned") if key in how]

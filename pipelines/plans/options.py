@@ -40,7 +40,7 @@ def flag(text: str) -> bool:
 
 
 def place(text: str) -> Path:
-    """A folder or file of the user's, who may have started elsewhere than in the repository."""
+    """Read a folder or file of the user's, who may have started elsewhere than in the repository."""
     started = os.environ.get("DSP_STARTED_IN", str(ROOT))
     return Path(text) if os.path.samefile(started, ROOT) else Path(started, text)
 
@@ -65,7 +65,7 @@ COMMON: Mapping[str, Option] = {
 
 
 def read_options(config: Mapping[str, Any], known: Mapping[str, Option]) -> SimpleNamespace:
-    """All of `known`, by the user's words or by default.
+    """Return all of `known`, by the user's words or by default.
 
     Args:
         config: name in any case -> a word, a number, or a list of them; a text is cut at its blanks where
@@ -103,7 +103,7 @@ def _value(name: str, given: Any, option: Option) -> Any:
 
 
 def read_settings(name: str, path: Path | None = None) -> SimpleNamespace:
-    """The YAML file `name` of this folder, or the user's at `path`, as a namespace of its outermost keys."""
+    """Read the YAML file `name` of this folder, or the user's at `path`, into a namespace."""
     path = path or FOLDER / name
     try:
         return SimpleNamespace(**yaml.safe_load(path.read_text("utf-8")))

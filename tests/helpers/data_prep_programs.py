@@ -13,7 +13,7 @@ NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy
 
 
 def run(program: str, *arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
-    """Runs a data-prep program with no real data in reach, unless `environment` says so."""
+    """Run a data-prep program with no real data in reach, unless `environment` says so."""
     hidden = ("DSP_DATA_DIR", "BPE_OPS", "no_proxy", "NO_PROXY")
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
     start = [sys.executable] if program.endswith(".py") else ["bash"]

@@ -86,7 +86,7 @@ def random_pack(
 
 
 def take_way(way: str, monkeypatch) -> None:
-    """How a bank mixes tasks in linear layers: `whole` with a product a task, `sparse` by torch, or
+    """Choose how a bank mixes tasks in linear layers: `whole` with a product a task, `sparse` by torch, or
     `compiled`.
     """
     from dsp_plugin.diffs.serving import row_product, row_tasks

@@ -141,7 +141,7 @@ def train_in_two_processes(
 
 
 def updates(finished: Finished) -> list[dict[str, str]]:
-    """What was logged for every update."""
+    """Return what was logged for every update."""
     return [json.loads(line) for line in re.findall(r"train_inner.*?(\{.*\})", finished.output)]
 
 

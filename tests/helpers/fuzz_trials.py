@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(action: Callable[[], Any]) -> Outcome:
-    """What comes of calling `action` in a process of its own."""
+    """Say what comes of calling `action` in a process of its own."""
     reading, writing = os.pipe()
     sys.stdout.flush(), sys.stderr.flush()
     child = os.fork()

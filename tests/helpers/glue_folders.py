@@ -74,7 +74,7 @@ LABELS = {
 
 
 def write_task(folder: Path, name: str, train: int = 12, dev: int = 6, seed: int = 1) -> list[dict[str, str]]:
-    """Writes all files of the task `name` (as in LAYOUTS) into `folder`; a dev and a test file have `dev`
+    """Write all files of the task `name` (as in LAYOUTS) into `folder`; a dev and a test file have `dev`
     rows each.
 
     Returns: the training rows: `label` as it is written, `first`, and `second` in tasks of pairs.
@@ -124,7 +124,7 @@ def _line(header: tuple[str, ...] | None, number: int, row: dict[str, str]) -> s
 
 
 def write_squad(path: Path, paragraphs: int = 3, sentences: int = 4, seed: int = 1) -> dict:
-    """Writes a SQuAD v1.1 file: `Who V nothing ?` is answered by the subject of that verb's sentence.
+    """Write a SQuAD v1.1 file: `Who V nothing ?` is answered by the subject of that verb's sentence.
     Returns it.
     """
     rng = random.Random(seed)

@@ -43,7 +43,7 @@ _CLASSIFIER, _GENERATOR = "ForSequenceClassification", "ForConditionalGeneration
 
 
 def _of(name: str, kind: str = "ForCausalLM", **sizes: Any) -> Callable[[], PreTrainedModel]:
-    """What makes a model of this family and these sizes, with random weights."""
+    """Return what makes a model of this family and these sizes, with random weights."""
 
     def make() -> PreTrainedModel:  # imports the family only here
         config = getattr(transformers, name + "Config")(**sizes)

@@ -78,7 +78,7 @@ def scores_of(model):
 
 
 def expected_gradients(model, rows):
-    """Of the mean loss of all rows plus the penalty, if there is one: {name: gradient}."""
+    """Return {name: gradient} of the mean loss of all rows plus the penalty, if there is one."""
     model = copy.deepcopy(model).train()
     board = switchboard_of(model)
     (model(**padded(rows)).loss + (board.penalty() if board else 0.0)).backward()

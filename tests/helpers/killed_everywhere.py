@@ -18,7 +18,7 @@ CALLS = [(os, name) for name in ("replace", "rename", "link", "unlink", "rmdir",
 
 
 def killed_everywhere(work: Callable[[], Any], every: int = 1) -> Iterator[int]:
-    """Does the work in a forked process that dies before its nth change, and gives n; for n = 1, 2 ... until
+    """Do the work in a forked process that dies before its nth change, and give n; for n = 1, 2 ... until
     it gets through.
 
     With `every` 3 it is n = 1, 4 ...

@@ -81,7 +81,7 @@ def scored(k: int, **changes: Any) -> DSPTransformerModel:
 
 
 def checkpoint(model: torch.nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
-    """What fairseq's Trainer would save of it, as far as surgery is concerned."""
+    """Return what fairseq's Trainer would save of it, as far as surgery is concerned."""
     return {
         "args": None,
         "cfg": {
