@@ -45,7 +45,7 @@ embedded)
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-3}
     RECIPE=(--share-decoder-input-output-embed --lr 4e-3 --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
     PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
-    # cross-attention is quick to learn here: the choice need not wait
+    # cross-attention is quick to learn here, so the choice need not wait; few heads want --min-heads-per-block 1
     PRUNING_LR=${PRUNING_LR:-0.5} WARMUP=${WARMUP:-0} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 3 / 10))}
     short_run
     SUBSETS=${SUBSETS:-test}
