@@ -126,9 +126,8 @@ def merge(args: argparse.Namespace) -> int:
         if os.path.samefile(args.model, args.out):
             raise ValueError(f"--out {args.out} is the base itself: name another one, or use dsp diff apply")
         if folder != os.path.isdir(args.out):
-            raise ValueError(
-                f"--out {args.out} must be a {'folder' if folder else 'file'}, as {args.model} is"
-            )
+            kind = "folder" if folder else "file"
+            raise ValueError(f"--out {args.out} must be a {kind}, as {args.model} is")
     if folder:
         check_copy("--out", args.out)
     else:

@@ -69,20 +69,16 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
         if not os.path.exists(args.checkpoint):
             raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
         if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
-            raise ValueError(
-                f"--out {args.out} is the model itself, which would be lost: name another folder"
-            )
+            lost = "is the model itself, which would be lost: name another folder"
+            raise ValueError(f"--out {args.out} {lost}")
+    kind = "a Transformers folder" if folder else "a fairseq checkpoint"
     possible = OF_FOLDERS if folder else OF_CHECKPOINTS
     if form not in possible:
-        kind = "a Transformers folder" if folder else "a fairseq checkpoint"
-        raise ValueError(
-            f"--format {form} is not for {kind} ({args.checkpoint}); possible are {', '.join(possible)}"
-        )
+        forms = ", ".join(possible)
+        raise ValueError(f"--format {form} is not for {kind} ({args.checkpoint}); possible are {forms}")
     wrong = {"--data": args.data, "--gen-subset": args.gen_subset} if folder else {"--text": args.text}
     for option in [option for option, value in wrong.items() if value is not None]:
-        raise ValueError(
-            f"{option} is not for {'a Transformers folder' if folder else 'a fairseq checkpoint'}"
-        )
+        raise ValueError(f"{option} is not for {kind}")
     if args.sentences < 1:
         raise ValueError(f"--sentences must be at least 1, not {args.sentences}")
     if args.text is not None and not os.path.isfile(args.text):

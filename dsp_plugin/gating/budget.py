@@ -102,9 +102,7 @@ class HeadBudget:
                 certain[start:stop] = hard_topk(scores[start:stop], min(self.minimum, stop - start))
             index = self._indices(group, scores.device)
             # the best of every block first, then the best of what is left
-            ranked = torch.where(
-                certain, torch.full_like(scores, torch.inf), scores.clamp(max=torch.finfo(scores.dtype).max)
-            )
+            ranked = scores.clamp(max=torch.finfo(scores.dtype).max).masked_fill(certain, torch.inf)
             keep[index] = hard_topk(ranked[index], group.budget)
         return keep
 
@@ -185,7 +183,7 @@ def as_budget(head_map: HeadMap, budget: int | HeadBudget) -> HeadBudget:
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """What a user says of a budget.
+    """The options of a budget.
 
     Attributes:
         num_of_heads: K; heads_per_kind: a text instead, see `parse_heads_per_kind`.
@@ -198,16 +196,16 @@ class BudgetOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> BudgetOptions:
-        """Take them out of a method's options."""
+        """Take the budget's options out of a method's."""
         return cls(**{field.name: options[field.name] for field in fields(cls)})
 
     @property
     def given(self) -> bool:
-        """Whether they say how many heads are to stay."""
+        """True where they say how many heads are to stay."""
         return self.num_of_heads is not None or bool(self.heads_per_kind)
 
     def check(self) -> None:
-        """Look at them before there is a model.
+        """Check the options before there is a model.
 
         Raises:
             OptionError: no number of heads that a minimum could be part of; see `parse_heads_per_kind`.

@@ -34,6 +34,18 @@ class HeadGates(Protocol):
         """Return figures for the log: numbers, or scalar tensors left on their device, so that none waits."""
 
 
+def heads_open(gates: Tensor) -> Tensor | None:
+    """Return which heads have a gate other than 0, bool [h]: a masked model shows the attention of these.
+
+    Args:
+        gates: [h], or [B, h] one row an example; None comes back where the examples of a batch differ.
+    """
+    found = gates.detach() != 0
+    if found.dim() == 1:
+        return found
+    return found[0] if bool((found == found[0]).all()) else None
+
+
 class FixedGates(nn.Module):
     """A mask that does not learn: `keep` [N] bool, in training and in evaluation."""
 

@@ -146,9 +146,7 @@ def give_back_folders() -> None:
 
 
 def forget_best_score() -> None:
-    """Let a training know nothing of one before it in this process, whose best score fairseq keeps in an
-    attribute of its `save_checkpoint`.
-    """
+    """Let a training know nothing of the best score of one before it, which fairseq keeps in the process."""
     if hasattr(checkpoint_utils.save_checkpoint, "best"):
         del checkpoint_utils.save_checkpoint.best
 

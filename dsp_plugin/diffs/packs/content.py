@@ -25,9 +25,8 @@ MAX_DIMENSIONS = 16
 MAX_NAME = 1000
 MAX_DEPTH = 100  # of JSON: what walks over it may take a few calls a level
 
-_DTYPES = {
-    str(dtype)[len("torch.") :]: dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)
-}
+_ALL = (dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype))
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _ALL}
 _HEX = re.compile("[0-9a-f]{64}")
 # What a task says of its model, with the types of its values. All else in a config.json is the base's, where
 # it can name code to be fetched and run (auto_map, attn_implementation) or change what the base computes.

@@ -61,9 +61,8 @@ def next_removals(
             left[head] = False
             removed.append(head)
     if len(removed) < count:
-        raise ValueError(
-            f"{count} heads were to go, but the budget lets only {len(removed)} of {int(keep.sum())} go"
-        )
+        living = int(keep.sum())
+        raise ValueError(f"{count} heads were to go, but the budget lets only {len(removed)} of {living} go")
     return removed
 
 
@@ -110,7 +109,7 @@ def end_of_removal(
 
 
 class PathDown(NamedTuple):
-    """How a sweep goes.
+    """The plan of a sweep.
 
     Attributes:
         kept_after: numbers of heads after every step, see `stops`.

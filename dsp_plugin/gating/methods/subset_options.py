@@ -1,4 +1,4 @@
-"""What a user may set of differentiable subset pruning: the gates it makes, and what to say of it."""
+"""The options of differentiable subset pruning: the gates they make, and what to say of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SubsetOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> SubsetOptions:
-        """Take them out of the method's options."""
+        """Take the sampler's options out of the method's."""
         return cls(**{field.name: options[field.name] for field in fields(cls)})
 
     def check(self) -> None:

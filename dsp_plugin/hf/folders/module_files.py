@@ -116,9 +116,8 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
     folder = source.folder
     if not check_sealed(folder, whole=source.whole):
         if not is_module_folder(folder):
-            raise FileNotFoundError(
-                f"{folder} is not the folder of a pruned module: there is no {RECORD} in it"
-            )
+            missing = f"there is no {RECORD} in it"
+            raise FileNotFoundError(f"{folder} is not the folder of a pruned module: {missing}")
         warn_no_list(folder)
     record = _read_record(folder)
     module = _built(module)
@@ -127,9 +126,8 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
     try:
         prune_to_record(skeleton, record["kept_heads"])
     except ValueError as error:
-        raise ValueError(
-            f"{folder} is of another module than this {type(module).__name__}: {error}"
-        ) from error
+        name = type(module).__name__
+        raise ValueError(f"{folder} is of another module than this {name}: {error}") from error
     state = _read_state(folder, record)
     check_fits(folder, skeleton, state)
     check_settings(folder, module, record["configurations"])

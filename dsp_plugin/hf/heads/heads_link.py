@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...gating import Switchboard
-from ...gating.open_heads import heads_open
+from ...gating.gates import heads_open
 
 LINK = "dsp_heads"
 # the attribute of a gated model that holds its switchboard, and so the first word of its saved names

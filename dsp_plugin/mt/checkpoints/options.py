@@ -158,9 +158,8 @@ def _flat(args: Any, left_out: set[str]) -> argparse.Namespace:
         elif named is not None and section != "task":
             dropped.add(section)
         elif named is not None:
-            raise ValueError(
-                f"its task is {str(named)[:60]!r}; of old checkpoints those of 'translation' are read"
-            )
+            read = "of old checkpoints those of 'translation' are read"
+            raise ValueError(f"its task is {str(named)[:60]!r}; {read}")
     types.update(model_types(name))
     checked = _read("args", argparse.Namespace(**given), types, left_out)
     left_out.update(f"{section} {given[section]}" for section in dropped)

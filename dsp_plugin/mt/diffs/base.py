@@ -69,13 +69,10 @@ class BaseCheckpoint:
                 there, here = list(tensor.shape), list(ours[name].shape)
                 why = "another architecture"
                 if name.endswith("embed_tokens.weight") and there[1:] == here[1:]:
-                    why = (
-                        "data with another dictionary (binarise with the base's: fairseq-preprocess "
-                        "--srcdict, --tgtdict)"
-                    )
-                raise ValueError(
-                    f"--base-checkpoint {self.path} is of {why}: {name} is {there} there, {here} here"
-                )
+                    remedy = "binarise with the base's: fairseq-preprocess --srcdict, --tgtdict"
+                    why = f"data with another dictionary ({remedy})"
+                differs = f"{name} is {there} there, {here} here"
+                raise ValueError(f"--base-checkpoint {self.path} is of {why}: {differs}")
         try:
             model.load_state_dict(dict(self.tensors), strict=True)
         except RuntimeError as error:

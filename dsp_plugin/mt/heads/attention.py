@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
-from ...gating.open_heads import heads_open
+from ...gating.gates import heads_open
 from .decoding_cache import DecodingCache
 
 

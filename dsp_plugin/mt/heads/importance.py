@@ -69,9 +69,7 @@ class SentenceRanking(RankingOptions):
 
 
 def batches_of(dataset, task, ranking: SentenceRanking) -> list[np.ndarray]:
-    """Split a subset into batches of similar length, by the numbers of its sentences; every sentence (of the
-    sample) that the model can take is in one of them.
-    """
+    """Split a subset into batches of similar length, by sentence numbers: all that the model can take."""
     chosen, _ = dataset.filter_indices_by_size(ranking.sample(len(dataset)), task.max_positions())
     tokens = dataset.num_tokens_vec(chosen).astype(np.int64)
     order = np.argsort(tokens, kind="stable")

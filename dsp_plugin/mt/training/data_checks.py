@@ -108,9 +108,7 @@ def check_set(
 
 
 def data_fingerprint(data: str, subset: str = "") -> str:
-    """Fingerprint a binarised folder: its dictionaries and every held-out set, the same for all of them; of
-    another `subset` that is scored, its files too.
-    """
+    """Fingerprint a binarised folder: dictionaries and held-out sets; of another `subset` scored, it too."""
     folder = data.split(os.pathsep)[0]
     wanted = ("dict.", "valid", "test", *([f"{subset}."] if subset else []))
     names = sorted(n for n in os.listdir(folder) if n.startswith(wanted))
@@ -138,9 +136,8 @@ def _rows(path: str, words: int, lang: str) -> Optional[int]:
         head = file.read(len(_MAGIC) + _HEADER.size)
         if head.startswith(_OLD_MAGIC):
             return None
-        broken = ValueError(
-            f"{path}.idx is damaged, or no index of fairseq-preprocess: prepare the data again"
-        )
+        damage = "is damaged, or no index of fairseq-preprocess: prepare the data again"
+        broken = ValueError(f"{path}.idx {damage}")
         if len(head) < len(_MAGIC) + _HEADER.size or not head.startswith(_MAGIC):
             raise broken
         version, code, rows = _HEADER.unpack(head[len(_MAGIC) :])

@@ -248,17 +248,14 @@ def _check_search(values: Mapping[str, Any], among: str = "") -> None:
         return f"{among}{name}" if among else dashed(name)
 
     beam, nbest, groups = values.get("beam"), values.get("nbest"), values.get("diverse_beam_groups")
+    the_beam = f"{flag('beam')}, which is {beam}"
     if beam is not None and nbest is not None:
         if nbest > beam:
-            raise ValueError(f"{flag('nbest')} {nbest}: at most {flag('beam')}, which is {beam}")
+            raise ValueError(f"{flag('nbest')} {nbest}: at most {the_beam}")
         if values.get("sampling") and nbest != beam:
-            raise ValueError(
-                f"{flag('nbest')} {nbest}: with --sampling it must be {flag('beam')}, which is {beam}"
-            )
+            raise ValueError(f"{flag('nbest')} {nbest}: with --sampling it must be {the_beam}")
     if beam and groups and groups > 0 and beam % groups:
-        raise ValueError(
-            f"{flag('diverse_beam_groups')} {groups}: it must divide {flag('beam')}, which is {beam}"
-        )
+        raise ValueError(f"{flag('diverse_beam_groups')} {groups}: it must divide {the_beam}")
     shortest, longest = values.get("min_len", 1), values.get("max_len_b")
     if longest is not None and not values.get("max_len_a") and longest < shortest:
         raise ValueError(f"{flag('max_len_b')} {longest}: at least {flag('min_len')}, which is {shortest}")

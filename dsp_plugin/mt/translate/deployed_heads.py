@@ -1,5 +1,4 @@
-"""What the models of a translation are, read from the models that ran: options on a command line may have
-changed what their checkpoints say."""
+"""The heads of a translation's models, read from those that ran: options may change what checkpoints say."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Stand-ins for all that a pickle of `torch.save` may name: types without contents, and functions that check
-their arguments and make nothing.
-"""
+"""Stand-ins for all that a pickle of `torch.save` may name, which check their arguments and make nothing."""
 
 from __future__ import annotations
 

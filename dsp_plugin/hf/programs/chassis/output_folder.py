@@ -263,8 +263,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether the last file is there: ours, or of before the Trainer's own. It writes model and optimizer
-    before, and none of them in one move."""
+    """Return whether the last file is there, ours or one of before; the Trainer writes its own earlier."""
     if (checkpoint / LIST).is_file():
         return True
     try:

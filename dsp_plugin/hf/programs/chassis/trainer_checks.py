@@ -41,10 +41,9 @@ def check_trainer(args: TrainingArguments, task: Any) -> None:
 def check_metric(args: TrainingArguments, task: Any) -> None:
     """Raises: ValueError: `--metric_for_best_model` is none of the task's."""
     given = args.metric_for_best_model
-    if given is not None and given.removeprefix("eval_") not in ("loss", *task.metrics):
-        raise ValueError(
-            f"--metric_for_best_model {given}: {task.name} has {', '.join(['loss', *task.metrics])}"
-        )
+    known = ("loss", *task.metrics)
+    if given is not None and given.removeprefix("eval_") not in known:
+        raise ValueError(f"--metric_for_best_model {given}: {task.name} has {', '.join(known)}")
 
 
 def _check_reports(args: TrainingArguments) -> None:
@@ -145,9 +144,8 @@ def _check_machinery(args: TrainingArguments) -> None:
         known = ", ".join(sorted(backend.value.lower() for backend in DynamoBackend if backend.value != "NO"))
         raise ValueError(f"--torch_compile_backend {args.torch_compile_backend}: there are {known}")
     if args.torch_compile_mode and args.torch_compile_mode not in _COMPILE_MODES:
-        raise ValueError(
-            f"--torch_compile_mode {args.torch_compile_mode}: there are {', '.join(_COMPILE_MODES)}"
-        )
+        known = ", ".join(_COMPILE_MODES)
+        raise ValueError(f"--torch_compile_mode {args.torch_compile_mode}: there are {known}")
     inner = getattr(args.accelerator_config, "gradient_accumulation_kwargs", None) or {}
     if "num_steps" in inner:
         raise ValueError(

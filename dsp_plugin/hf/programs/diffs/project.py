@@ -123,9 +123,8 @@ class ProjectStage(DiffStage):
         with naming("eval_checkpoint", self.options.projection.eval_checkpoint):
             vector = saved.restore(model, group_function(saved.config.get("grouping", "tensor"), names))
         if sorted(saved.task_head) != sorted(self.task_head):
-            raise ValueError(
-                f"--task_head: the diff was trained with the task head {', '.join(saved.task_head)}"
-            )
+            known = ", ".join(saved.task_head)
+            raise ValueError(f"--task_head: the diff was trained with the task head {known}")
         deltas = vector.deltas(vector.steps if self.options.projection.sampled_diff else None)
         return (
             deltas,
