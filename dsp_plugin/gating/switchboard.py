@@ -49,7 +49,13 @@ class Switchboard(nn.Module):
         self.num_updates = 0
         # blocks that have been handed drawn gates where gradients are kept, one bit a position
         self.asked = 0
-        self._begin()
+        self._mask: Draw | None = None
+        # parts of the mask, while it is what blocks get in evaluation
+        self._fixed: list[Tensor | None] | None = None
+        self._override: Draw | None = None
+        self._last: Draw | None = None
+        self._passes = Passes()
+        self._replays = Replays()
         self.handshake = Handshake()
         self.handshake.watch_board(self)
         self.register_load_state_dict_post_hook(_forget)  # not a lambda: models are pickled
@@ -241,16 +247,6 @@ class Switchboard(nn.Module):
         finally:
             self._override = outer
 
-    def _begin(self) -> None:
-        """Start with no draws: a sample is part of an autograd graph, which cannot be copied or pickled."""
-        self._mask: Draw | None = None
-        # parts of the mask, while it is what blocks get in evaluation
-        self._fixed: list[Tensor | None] | None = None
-        self._override: Draw | None = None
-        self._last: Draw | None = None
-        self._passes = Passes()
-        self._replays = Replays()
-
     def _forget(self) -> None:
         self._mask = self._fixed = None
         self._passes = Passes()
@@ -265,11 +261,14 @@ class Switchboard(nn.Module):
         return super()._apply(fn, *args, **kwargs)
 
     def __getstate__(self):
+        # no draws: a sample is part of an autograd graph, which cannot be copied or pickled
         return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._begin()
+        self._forget()
+        self._override = self._last = None
+        self._replays = Replays()
         self.handshake.watch_board(self)
 
 

@@ -56,9 +56,6 @@ class Handshake:
         self.advice: dict[str, str] = dict(ADVICE)
         self.lr: float | None = None
         self.weight_decay: float | None = None
-        self._begin()
-
-    def _begin(self) -> None:
         self._board: Any = lambda: None
         self._model: Any = lambda: None
         self._held: weakref.WeakKeyDictionary[torch.optim.Optimizer, Held] = weakref.WeakKeyDictionary()
@@ -75,8 +72,8 @@ class Handshake:
         return {"advice": self.advice, "lr": self.lr, "weight_decay": self.weight_decay}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # what else there is belongs to one process and its optimizers
         self.__dict__.update(state)
-        self._begin()
 
     # ---- what the host and the switchboard report ----
 

@@ -79,6 +79,8 @@ class SquadDataset(PackedDataset):
         if longest_first:
             ordered.sort(key=lambda pair: -len(pair[1][0]["input_ids"]))  # stable
         self.question_of = np.array([number for number, _ in ordered], dtype=np.int64)
+        self._context_first, self._context_offsets = array("i"), array("i")
+        self._context_ends = array("q", [0])
         self._store(ordered, tokenizer.cls_token_id)
 
     def _cut(self, tokenizer: Any, max_seq_length: int, doc_stride: int, max_query_length: int) -> list[list]:
@@ -111,11 +113,6 @@ class SquadDataset(PackedDataset):
 
     def _store(self, ordered: list[tuple], cls_token: int) -> None:
         """Make the rows, and note where the context's tokens and their characters are in each window."""
-        self._context_first, self._context_offsets, self._context_ends = (
-            array("i"),
-            array("i"),
-            array("q", [0]),
-        )
         starts, ends = [], []
         for number, (inputs, first, offsets) in ordered:
             self.extend({name: [values] for name, values in inputs.items()})

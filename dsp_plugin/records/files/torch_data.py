@@ -131,10 +131,13 @@ def _check_before_zip(file: BinaryIO) -> None:
 class _Allowed:
     """For one load, torch's list of safe types is exactly ours, whatever else the process has put there."""
 
+    def __init__(self) -> None:
+        self._before: list[Any] = []
+
     def __enter__(self) -> None:
         _lock.acquire()
         serialization = torch.serialization
-        self.before = list(serialization.get_safe_globals())
+        self._before = list(serialization.get_safe_globals())
         core = getattr(np, "_core", None) or np.core
         functions = [core.multiarray.scalar, core.multiarray._reconstruct]
         numbers = {type(np.dtype(code)) for code in "f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 ?".split()}
@@ -145,5 +148,5 @@ class _Allowed:
 
     def __exit__(self, *_: Any) -> None:
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(self.before)
+        torch.serialization.add_safe_globals(self._before)
         _lock.release()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -84,11 +85,16 @@ class FlatLayout:
 
     def group_sums(self, per_piece: Tensor) -> Tensor:
         """Sum by group, [P] float64 -> [G] float64, always added in the same order."""
-        if not hasattr(self, "_order"):
-            self._order = torch.argsort(self.group, stable=True).to(per_piece.device)
-            self._counts = torch.bincount(self.group, minlength=self.groups).to(per_piece.device)
+        order, counts = self._by_group
         # [P] in the groups' order -> [G]
-        return torch.segment_reduce(per_piece[self._order], "sum", lengths=self._counts)
+        return torch.segment_reduce(per_piece[order], "sum", lengths=counts)
+
+    @cached_property
+    def _by_group(self) -> tuple[Tensor, Tensor]:
+        """The pieces ordered by their groups, [P], and how many are in each group, [G]; on the device."""
+        order = torch.argsort(self.group, stable=True)
+        counts = torch.bincount(self.group, minlength=self.groups)
+        return order.to(self.device), counts.to(self.device)
 
 
 class Deltas(Mapping[str, Tensor]):
