@@ -42,6 +42,21 @@ class _Group:
     kind: str = ""
 
 
+def _groups_by_kind(
+    head_map: HeadMap, ranges: Mapping[str, tuple[int, int]], per_kind: Mapping[str, int]
+) -> list[_Group]:
+    kinds = list(dict.fromkeys(block.kind for block in head_map.blocks))
+    if set(per_kind) != set(kinds):
+        reason = f"must give a number for each of {', '.join(kinds)}; got {dict(per_kind)}"
+        raise OptionError("heads_per_kind", reason)
+    groups = []
+    for kind in kinds:
+        blocks = tuple(ranges[block.name] for block in head_map.blocks if block.kind == kind)
+        heads = sum(stop - start for start, stop in blocks)
+        groups.append(_Group(check_budget(per_kind[kind], heads, "heads_per_kind", kind), blocks, kind))
+    return groups
+
+
 class HeadBudget:
     """Exactly K heads, chosen by any scores [N].
 
@@ -71,7 +86,7 @@ class HeadBudget:
                 raise OptionError("num_of_heads", "is missing: no number of heads to keep was given")
             self._groups = [_Group(check_budget(total, self.num_heads), tuple(ranges.values()))]
         else:
-            self._groups = self._by_kind(head_map, ranges, per_kind)
+            self._groups = _groups_by_kind(head_map, ranges, per_kind)
         self.total = sum(group.budget for group in self._groups)
         if total is not None and total != self.total:
             reason = f"adds up to {self.total} heads, {{}} says {total}"
@@ -161,19 +176,6 @@ class HeadBudget:
     def _indices(group: _Group, device: torch.device) -> Tensor:
         spans = [torch.arange(start, stop, device=device) for start, stop in group.blocks]
         return torch.cat(spans) if spans else torch.zeros(0, dtype=torch.long, device=device)
-
-    @staticmethod
-    def _by_kind(head_map: HeadMap, ranges, per_kind: Mapping[str, int]) -> list[_Group]:
-        kinds = list(dict.fromkeys(block.kind for block in head_map.blocks))
-        if set(per_kind) != set(kinds):
-            reason = f"must give a number for each of {', '.join(kinds)}; got {dict(per_kind)}"
-            raise OptionError("heads_per_kind", reason)
-        groups = []
-        for kind in kinds:
-            blocks = tuple(ranges[block.name] for block in head_map.blocks if block.kind == kind)
-            heads = sum(stop - start for start, stop in blocks)
-            groups.append(_Group(check_budget(per_kind[kind], heads, "heads_per_kind", kind), blocks, kind))
-        return groups
 
 
 def as_budget(head_map: HeadMap, budget: int | HeadBudget) -> HeadBudget:

@@ -99,9 +99,9 @@ class RankedGates(HeadScores):
     def __init__(self, head_map: HeadMap, budget: int | HeadBudget, ranking: Tensor | None = None):
         super().__init__(head_map, budget)
         self.scores.requires_grad_(False)
-        self.register_buffer("chosen", torch.tensor(False))
+        self.register_buffer("chosen", torch.tensor(ranking is not None))
         if ranking is not None:
-            self.install(ranking)
+            self.scores.data.copy_(ranking)
 
     @property
     def decided(self) -> bool:

@@ -115,7 +115,7 @@ class DiffVector:
         self._base_hash: str | None = None
         self._hooks: list = []
         self._foreign: ForeignSteps | None = None
-        self.attach()
+        self._attach()
 
     # ---- what is in the model ----
 
@@ -143,8 +143,10 @@ class DiffVector:
         Raises:
             ValueError: another vector is attached to the model.
         """
-        if self._hooks:
-            return
+        if not self._hooks:
+            self._attach()
+
+    def _attach(self) -> None:
         require_free(self.model, self.base_weights())
         note_diff(self.model, self)
         self._hooks = hook_model(

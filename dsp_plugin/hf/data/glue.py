@@ -48,7 +48,7 @@ class GlueDataset(PackedDataset):
         for start in range(0, len(examples), BATCH):
             batch = examples[start : start + BATCH]
             second: list | None = [example.second for example in batch]
-            self.extend(
+            self._extend(
                 tokenizer(
                     [example.first for example in batch],
                     None if batch[0].second is None else second,
@@ -58,7 +58,7 @@ class GlueDataset(PackedDataset):
                 )
             )
         if examples and examples[0].label is not None:
-            self.set_column("labels", [example.label for example in examples])
+            self._set_column("labels", [example.label for example in examples])
 
 
 def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> None:

@@ -115,7 +115,7 @@ class SquadDataset(PackedDataset):
         """Make the rows, and note where the context's tokens and their characters are in each window."""
         starts, ends = [], []
         for number, (inputs, first, offsets) in ordered:
-            self.extend({name: [values] for name, values in inputs.items()})
+            self._extend({name: [values] for name, values in inputs.items()})
             span = _span(self.questions[number], first, offsets)
             start, end = span or (_place_of(cls_token, inputs["input_ids"]),) * 2
             starts.append(start)
@@ -123,8 +123,8 @@ class SquadDataset(PackedDataset):
             self._context_first.append(first)
             self._context_offsets.extend(offsets.ravel().tolist())
             self._context_ends.append(self._context_ends[-1] + len(offsets))
-        self.set_column("start_positions", starts)
-        self.set_column("end_positions", ends)
+        self._set_column("start_positions", starts)
+        self._set_column("end_positions", ends)
 
     @staticmethod
     def _keep(windows: list[list], batch: list[int], encodings: Any) -> None:

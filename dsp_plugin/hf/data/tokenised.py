@@ -24,6 +24,9 @@ class PackedDataset(Dataset):
 
     def extend(self, encodings: Mapping[str, Iterable[Sequence[int]]]) -> None:
         """Add rows; `encodings` maps names, `input_ids` among them, to a sequence a row, equally long."""
+        self._extend(encodings)
+
+    def _extend(self, encodings: Mapping[str, Iterable[Sequence[int]]]) -> None:
         for row in encodings["input_ids"]:
             self._ends.append(self._ends[-1] + len(row))
         for name, rows in encodings.items():
@@ -38,6 +41,9 @@ class PackedDataset(Dataset):
         Raises:
             ValueError: `values` is not as long as the data.
         """
+        self._set_column(name, values)
+
+    def _set_column(self, name: str, values: Sequence) -> None:
         if len(values) != len(self):
             raise ValueError(f"{len(values)} values of {name} for {len(self)} rows")
         self._columns[name] = values

@@ -109,16 +109,16 @@ def write_graph(graph: Graph, path: Path) -> None:
     Raises:
         ValueError: it cannot be traced.
     """
-    axes = tuple(graph.axes[name] for name in graph.shapes)
+    axes = tuple(graph.inputs.axes.values())
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)  # it warns of packages that nothing here uses
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            names = {"input_names": list(graph.shapes), "output_names": graph.outputs}
+            names = {"input_names": list(graph.inputs.shapes), "output_names": graph.outputs}
             options = {"dynamo": True, "verbose": False, "dynamic_shapes": (axes,)}
-            program = torch.onnx.export(graph, graph.example(), **names, **options)
+            program = torch.onnx.export(graph, graph.inputs.example(), **names, **options)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"{type(graph.model).__name__} cannot be traced for ONNX: {reason}") from error
@@ -150,7 +150,9 @@ class OnnxModel(nn.Module):
             )
             for name in graphs
         }
-        self._graphs = {n: (tuple(graph.shapes.items()), tuple(graph.outputs)) for n, graph in graphs.items()}
+        self._graphs = {
+            n: (tuple(graph.inputs.shapes.items()), tuple(graph.outputs)) for n, graph in graphs.items()
+        }
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the model for a batch, by name: logits [B, L, V], for example."""

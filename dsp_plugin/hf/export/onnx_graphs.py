@@ -39,21 +39,17 @@ _SELF, _CROSS = "decoder-self", "decoder-cross"
 _PAST = "past_key_values.{}"
 
 
-class Graph(nn.Module):
-    """A module whose inputs and outputs are tensors.
+class Inputs:
+    """What a graph takes, in this order.
 
     Attributes:
         shapes: name of every input -> its shape as it is traced; axes named by `axes` may be of any size.
         axes: name of every input -> {dimension: name of what it counts}.
-        outputs: names of the outputs.
     """
 
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
+    def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.axes: dict[str, dict[int, str]] = {}
-        self.outputs: list[str] = []
 
     def ids(self, name: str, length: int, axis: str) -> None:
         """Add an input of whole numbers [B, length]."""
@@ -67,9 +63,9 @@ class Graph(nn.Module):
                 self.shapes[key] = (_B, attention.block.num_heads, length, head_dim(attention))
                 self.axes[key] = {0: "batch", 2: axis}
 
-    def named(self, inputs: Iterable[Tensor]) -> dict[str, Tensor]:
-        """Return the inputs by their names."""
-        return dict(zip(self.shapes, inputs))
+    def named(self, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return the tensors by their names."""
+        return dict(zip(self.shapes, tensors))
 
     def example(self) -> tuple[Tensor, ...]:
         """Make inputs to trace with, in the order of `shapes`."""
@@ -80,6 +76,21 @@ class Graph(nn.Module):
         )
 
 
+class Graph(nn.Module):
+    """A module whose inputs and outputs are tensors.
+
+    Attributes:
+        inputs: what it takes.
+        outputs: names of the outputs.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        self.inputs = Inputs()
+        self.outputs: list[str] = []
+
+
 class SinglePass(Graph):
     """A model that needs no cache: an encoder with or without a task head."""
 
@@ -87,13 +98,13 @@ class SinglePass(Graph):
         super().__init__(model)
         for name in ("input_ids", "attention_mask", "token_type_ids"):
             if name != "token_type_ids" or _takes_segments(model):
-                self.ids(name, _L, "length")
+                self.inputs.ids(name, _L, "length")
         with torch.no_grad():
-            given = model(**self.named(self.example()))
+            given = model(**self.inputs.named(self.inputs.example()))
         self.outputs = [name for name in OUTPUTS if given.get(name) is not None]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = self.model(**self.named(inputs))
+        given = self.model(**self.inputs.named(inputs))
         return tuple(given[name] for name in self.outputs)
 
 
@@ -103,15 +114,15 @@ class DecoderStep(Graph):
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
         self.attentions = by_layer(model, _SELF)
-        self.ids("input_ids", _L, "length")
-        self.ids("attention_mask", _P + _L, "past + length")
+        self.inputs.ids("input_ids", _L, "length")
+        self.inputs.ids("attention_mask", _P + _L, "past + length")
         if "position_ids" in inspect.signature(model.forward).parameters:
-            self.ids("position_ids", _L, "length")
-        self.caches(_PAST, self.attentions, _P, "past")
-        self.outputs = ["logits", *_present(self.shapes)]
+            self.inputs.ids("position_ids", _L, "length")
+        self.inputs.caches(_PAST, self.attentions, _P, "past")
+        self.outputs = ["logits", *_present(self.inputs.shapes)]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = self.named(inputs)
+        given = self.inputs.named(inputs)
         past = {name: given.pop(name) for name in list(given) if name.startswith("past_key_values.")}
         (size, new), length = given["input_ids"].shape, given["attention_mask"].shape[1]
         cache = _cache(self.attentions, past, _PAST, size, length - new)
@@ -125,14 +136,14 @@ class EncoderPass(Graph):
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
         self.attentions = by_layer(model, _CROSS)
-        self.ids("input_ids", _S, "source")
-        self.ids("attention_mask", _S, "source")
+        self.inputs.ids("input_ids", _S, "source")
+        self.inputs.ids("attention_mask", _S, "source")
         present = [f"present.{layer}.encoder" for layer, a in enumerate(self.attentions) if a.block.num_heads]
         caches = [f"{name}.{part}" for name in present for part in ("key", "value")]
         self.outputs = ["last_hidden_state", *caches]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        hidden = self.model.get_encoder()(**self.named(inputs)).last_hidden_state
+        hidden = self.model.get_encoder()(**self.inputs.named(inputs)).last_hidden_state
         given = [hidden]
         for attention in self.attentions:
             if attention.block.num_heads:
@@ -149,15 +160,15 @@ class CrossDecoderStep(Graph):
     def __init__(self, model: PreTrainedModel):
         super().__init__(model)
         self.attentions, self.crossing = by_layer(model, _SELF), by_layer(model, _CROSS)
-        self.ids("input_ids", _L, "length")
-        self.ids("attention_mask", _P + _L, "past + length")
-        self.ids("encoder_attention_mask", _S, "source")
-        self.caches(f"{_PAST}.decoder", self.attentions, _P, "past")
-        self.outputs = ["logits", *_present(self.shapes)]
-        self.caches(f"{_PAST}.encoder", self.crossing, _S, "source")
+        self.inputs.ids("input_ids", _L, "length")
+        self.inputs.ids("attention_mask", _P + _L, "past + length")
+        self.inputs.ids("encoder_attention_mask", _S, "source")
+        self.inputs.caches(f"{_PAST}.decoder", self.attentions, _P, "past")
+        self.outputs = ["logits", *_present(self.inputs.shapes)]
+        self.inputs.caches(f"{_PAST}.encoder", self.crossing, _S, "source")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = self.named(inputs)
+        given = self.inputs.named(inputs)
         ids, mask, source, *_ = inputs
         own = _cache(self.attentions, given, f"{_PAST}.decoder", ids.shape[0], mask.shape[1] - ids.shape[1])
         cross = _cache(self.crossing, given, f"{_PAST}.encoder", *source.shape)
