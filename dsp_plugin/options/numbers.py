@@ -64,6 +64,9 @@ MEANINGS: Mapping[str, Meaning] = {
     "count": Meaning("a whole number, 1 or more", 1, whole=True),
     "amount": Meaning("a whole number, 0 or more", 0, whole=True),
     "whole": Meaning("a whole number", whole=True),
+    "switch": Meaning("0 or 1", 0, 1, whole=True),
+    # what a sampler can divide by, see gating/sampling/limits.py
+    "temperature": Meaning("a positive finite number (at least 1e-30)", 1e-30),
     # what NumPy and torch take both
     "seed": Meaning("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True),
     "port": Meaning("a whole number from 1 to 65535", 1, 65535, whole=True),

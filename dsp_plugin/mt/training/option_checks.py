@@ -19,11 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ...options.errors import OptionError, dashed
 from ...options.numbers import MEANINGS, Meaning, check_number
 
-_SWITCH = Meaning("0 or 1", 0, 1, whole=True)
 _ALL = MEANINGS["count"].or_else(-1, meant="for all")
 _NONE = MEANINGS["count"].or_else(-1, meant="for none")
 _RATE_OR_HOST = MEANINGS["non-negative"].or_else(-1, meant="for fairseq's own choice")
-_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/sampling/limits.py
 
 # meaning -> options, without their dashes; those that may be left out are None then, which is not looked at
 _TABLE: Mapping[str | Meaning, str] = {
@@ -73,8 +71,8 @@ _TABLE: Mapping[str | Meaning, str] = {
     MEANINGS["positive"].or_else(-1, meant="for one period"): "lr_period_updates",
     "seed": "seed seeds fixed_validation_seed",
     MEANINGS["port"].or_else(-1, meant="for none"): "distributed_port",
-    _SWITCH: "per_params_alpha per_neuron_alpha per_layer_alpha finetune base_shuffle",
-    _TEMPERATURE: "initial_temperature final_temperature",
+    "switch": "per_params_alpha per_neuron_alpha per_layer_alpha finetune base_shuffle",
+    "temperature": "initial_temperature final_temperature",
 }
 NUMBERS: dict[str, str | Meaning] = {
     name: meaning for meaning, names in _TABLE.items() for name in names.split()

@@ -17,13 +17,11 @@ from ....options.numbers import MEANINGS, Meaning, check_number
 
 Meant = str | Meaning | tuple[str | Meaning, ...]
 
-_TEMPERATURE = Meaning("a positive finite number (at least 1e-30)", 1e-30)  # gating/sampling/limits.py
 _STEPS_OR_SHARE = (
     "count",
     Meaning("a share of all updates, above 0 and below 1", 0, 1, open_least=True, open_most=True),
 )
 _WARMUP = ("amount", Meaning("a share of all updates, from 0 to below 1", 0, 1, open_most=True))
-_SWITCH = Meaning("0 or 1", 0, 1, whole=True)
 
 # meaning -> options; those that may be left out are None then, which is not looked at
 _TABLE: Sequence[tuple[Meant, str]] = (
@@ -53,7 +51,7 @@ _TABLE: Sequence[tuple[Meant, str]] = (
     ("amount", "num_of_heads min_heads_per_block pruning_warmup_updates budgets"),
     ("positive", "pruning_lr"),
     ("non-negative", "l0_penalty"),
-    (_TEMPERATURE, "initial_temperature final_temperature"),
+    ("temperature", "initial_temperature final_temperature"),
     ("amount", "cooldown_steps"),
     ("count", "MichelArguments.num_of_heads batch_size"),
     (MEANINGS["count"].or_else(0, -1, meant="for all"), "data_subset"),
@@ -62,7 +60,7 @@ _TABLE: Sequence[tuple[Meant, str]] = (
     ("finite", "alpha_init"),
     (Meaning("a finite number below 0", most=0, open_most=True), "concrete_lower"),
     (Meaning("a finite number above 1", 1, open_least=True), "concrete_upper"),
-    (_SWITCH, "per_params_alpha per_neuron_alpha per_layer_alpha finetune"),
+    ("switch", "per_params_alpha per_neuron_alpha per_layer_alpha finetune"),
     (MEANINGS["amount"].or_else(-1, meant="for none"), "fix_layer"),
     ("share", "target_sparsity"),
     (MEANINGS["non-negative"].or_else(-1, meant="for none"), "threshold"),
