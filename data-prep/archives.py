@@ -30,7 +30,7 @@ def read_gz(path: Path, at_most: int | None = None) -> bytes:
     """Read what a .gz of text holds.
 
     Args:
-        at_most: bytes; by default so many as no text that was packed to the file's size has.
+        at_most: bytes; by default so many as no text that was compressed to the file's size has.
 
     Raises:
         ArchiveError: it is damaged, or holds more.
@@ -41,7 +41,7 @@ def read_gz(path: Path, at_most: int | None = None) -> bytes:
 
 
 def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Files of a .tar or .tar.gz by their names without folders, such as are there.
+    """Read files of a .tar or .tar.gz by their names without folders, such as are there.
 
     Args:
         sizes: the names that are wanted -> bytes that each has at most. All others together may have as many.
@@ -54,9 +54,9 @@ def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
     for reading in (False, True):  # the first time nothing but the headers is looked at
         seen: set[str] = set()
         with _errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
-            packed = raw.read(2) == b"\x1f\x8b"
+            compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            stream = stack.enter_context(gzip.open(raw)) if packed else raw
+            stream = stack.enter_context(gzip.open(raw)) if compressed else raw
             counted = _Counted(stream, path, 2 * sum(sizes.values()) + MEGABYTE)
             tar = stack.enter_context(tarfile.open(fileobj=counted, mode="r|"))
             for number, member in enumerate(tar):
@@ -73,7 +73,7 @@ def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
 
 
 def unpack_zip(path: Path, folder: Path, sizes: Mapping[str, int], without: str) -> None:
-    """Files of a .zip, whatever folder of it they are in, into `folder`: all of them, or none.
+    """Unpack files of a .zip, whatever folder of it they are in, into `folder`: all of them, or none.
 
     Args:
         sizes: the names that are wanted -> bytes that each has at most. without: a folder in it that is
@@ -85,8 +85,8 @@ def unpack_zip(path: Path, folder: Path, sizes: Mapping[str, int], without: str)
         OSError: they cannot be written.
     """
     wanted: dict[str, zipfile.ZipInfo] = {}
-    with _errors(path), zipfile.ZipFile(path) as packed:
-        for number, member in enumerate(packed.infolist()):
+    with _errors(path), zipfile.ZipFile(path) as archive:
+        for number, member in enumerate(archive.infolist()):
             _check_count(path, number)
             _check_name(path, member.filename)
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was not made on Unix
@@ -105,7 +105,7 @@ def unpack_zip(path: Path, folder: Path, sizes: Mapping[str, int], without: str)
 
 
 def _blocks(path: Path, member: zipfile.ZipInfo, at_most: int) -> Iterator[bytes]:
-    with _errors(path), zipfile.ZipFile(path) as packed, packed.open(member) as source:
+    with _errors(path), zipfile.ZipFile(path) as archive, archive.open(member) as source:
         yield from _Counted(source, path, at_most)
 
 
@@ -132,7 +132,7 @@ class _Counted:
 
 @contextlib.contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """Raise in one kind what the libraries below raise for damaged archives."""
+    """Turn what the libraries below raise for damaged archives into one kind."""
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:

@@ -23,12 +23,12 @@ RECORD = "prepared.json"
 
 
 def count_words(dictionary: Path) -> int:
-    """Entries of a fairseq dictionary, with its four special symbols."""
+    """Count the entries of a fairseq dictionary, with its four special symbols."""
     return 4 + sum(1 for _ in open(dictionary, encoding="utf-8"))
 
 
 def check_written(text: Path, binarised: Path) -> None:
-    """Compares the sentences of a binarised file with the lines of its text, by their numbers of words.
+    """Compare the sentences of a binarised file with the lines of its text, by their numbers of words.
 
     Raises:
         CorpusError: they differ; names the first line that does.
@@ -57,7 +57,7 @@ def binarise(
     langs: tuple[str, str] = LANGS,
     dictionaries: Path | None = None,
 ) -> bool:
-    """Binarises `text/{train,valid,*tests}` into `dest`; False when that was done before.
+    """Binarise `text/{train,valid,*tests}` into `dest`; return False when that was done before.
 
     Args:
         dictionaries: a binarised folder whose dictionaries are used instead of new ones, so that a model

@@ -34,8 +34,12 @@ class GlueError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """archive: at ADDRESS; rows: of each file, None where the count is not known; headless: files without
-    a header.
+    """Where a task comes from.
+
+    Attributes:
+        archive: at ADDRESS.
+        rows: of each file, None where the count is not known.
+        headless: files without a header.
     """
 
     archive: str
@@ -73,16 +77,20 @@ OTHER_NAMES = {"sst": "SST-2", "sts": "STS-B"}
 
 
 def task_names(asked: str) -> list[str]:
-    """Raises: GlueError: a name that is no task's."""
+    """Return the tasks that --task names, "all" or names with commas between them.
+
+    Raises:
+        GlueError: a name is no task's.
+    """
     if asked.lower() == "all":
         return list(SOURCES)
     known = {name.lower().replace("-", ""): name for name in SOURCES} | OTHER_NAMES
     names = []
     for name in asked.split(","):
-        plain = name.strip().lower().replace("-", "").replace("_", "")
-        if plain not in known:
+        spelled = name.strip().lower().replace("-", "").replace("_", "")
+        if spelled not in known:
             raise GlueError(f"--task {name.strip()}: no GLUE task; there are {', '.join(SOURCES)} and all")
-        names.append(known[plain])
+        names.append(known[spelled])
     return names
 
 
@@ -113,7 +121,11 @@ def copy(source: Path, path: Path) -> None:
 
 
 def download(address: str, path: Path, at_most: int) -> None:
-    """Raises: GlueError: it could not be fetched, or is larger than `at_most` bytes."""
+    """Fetch a file, unless it is there.
+
+    Raises:
+        GlueError: it could not be fetched, or is larger than `at_most` bytes.
+    """
     if path.is_file():
         return
     try:
@@ -123,14 +135,14 @@ def download(address: str, path: Path, at_most: int) -> None:
 
 
 def bytes_of(rows: int | None) -> int:
-    """Bound what a file of so many rows can have: these sets have up to 0.4 kB a row, and QQP, the uncounted
+    """Bound the bytes of a file of so many rows: these sets have up to 0.4 kB a row, and QQP, the uncounted
     one, 400,000 rows.
     """
     return MEGABYTE + 1024 * (400_000 if rows is None else rows)
 
 
 def unpack(name: str, archive: Path, folder: Path) -> None:
-    """Take the task's files out of GLUE's archive, where they lie in a folder beside other formats.
+    """Unpack the task's files from GLUE's archive, where they have a folder beside those of other formats.
 
     Raises:
         GlueError: the archive is damaged or not GLUE's (it is removed, so that the next run fetches it anew).
@@ -148,7 +160,7 @@ def unpack(name: str, archive: Path, folder: Path) -> None:
 
 
 def split_mrpc(raw: Path, folder: Path) -> None:
-    """Make GLUE's MRPC: original training pairs whose two ids are listed become dev.tsv, others train.tsv.
+    """Make GLUE's MRPC: training pairs whose two ids are listed become dev.tsv, the others train.tsv.
 
     Raises:
         GlueError: a raw file is missing, not UTF-8 or has another number of rows.
@@ -207,7 +219,7 @@ def local_copy(name: str, folder: Path) -> bool:
 
 
 def get(name: str, data_dir: Path, raw_mrpc: Path | None) -> str:
-    """Make `data_dir/name` and tell how it came about.
+    """Make `data_dir/name`, and say how it came about.
 
     Raises:
         GlueError: it cannot be had.

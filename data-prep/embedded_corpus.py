@@ -71,7 +71,7 @@ class Speaker:
         return phrase
 
     def relative(self, head: NounPhrase) -> Relative:
-        """Make a clause about `head`. It is never left to the reader who does what: a full noun as subject
+        """Make a clause about `head`. The reader never has to guess who does what: a full noun as the subject
         goes with a pronoun whose case shows (`den`, and all datives), else the subject is a pronoun."""
         gap = Gap(head.person)
         case = self.rng.choice(["nom", "acc", "dat"] if head.noun.is_being else ["acc"])
@@ -104,7 +104,7 @@ class Speaker:
         return self.noun_phrase(nouns, "the the a this my our bare", relative)
 
     def clause(self, subject=None, adverbials: float = 0.35, relative: float = 0.12) -> Clause:
-        """Any clause; `adverbials` is the probability of each of time and place."""
+        """Make any clause; `adverbials` is the probability of each of time and place."""
         subject = subject or self.subject(relative)
         tense = self.tense()
         accusative = dative = None
@@ -177,7 +177,7 @@ class Speaker:
         return finish(german, "."), finish([*english_clause(main), *en.split(), *english_clause(other)], ".")
 
     def subordinate_first(self) -> tuple[str, str]:
-        """Put the subordinate clause in the first place, so the main clause begins with its verb."""
+        """Put a subordinate clause in the first place, so that the main clause begins with its verb."""
         main, other = self.short_clause(), self.short_clause()
         de, en = self.rng.choice(words.SUBORDINATORS)
         german = [de, *german_subordinate(other), ",", *german_main(main, None)]
@@ -201,7 +201,7 @@ class Speaker:
         return finish(german, "."), finish([*english_clause(first), ",", en, *english_clause(second)], ".")
 
     def question(self) -> tuple[str, str]:
-        """Verb first, or after a question word that takes the place of the time or the place."""
+        """Ask with the verb first, or after a question word that takes the place of the time or the place."""
         clause = self.clause()
         # The negation of a question belongs elsewhere in English.
         clause = replace(clause, negated=False)
@@ -213,8 +213,9 @@ class Speaker:
 
 
 def can_be_negated(subject, tense: str, *objects) -> bool:
-    """`nicht` needs a definite object (else it is `kein`), no quantified subject, and a modal that means
-    the same when negated in both languages."""
+    """Whether `nicht` can stand: it needs a definite object (else it is `kein`), no quantified subject, and
+    a modal that means the same when negated in both languages.
+    """
     definite = all(
         words.DETERMINERS[phrase.determiner].definite for phrase in objects if isinstance(phrase, NounPhrase)
     )

@@ -150,7 +150,7 @@ def german_middle(clause: Clause, fronted: str | None = None) -> list[str]:
 
 
 def german_main(clause: Clause, fronted: str | None = "subject") -> list[str]:
-    """Verb second; verb first when nothing of the clause is fronted."""
+    """Put the verb second; first when nothing of the clause is fronted."""
     finite, end = german_verb(clause)
     front = {
         "subject": lambda: clause.subject.german("nom"),
@@ -162,7 +162,7 @@ def german_main(clause: Clause, fronted: str | None = "subject") -> list[str]:
 
 
 def german_subordinate(clause: Clause) -> list[str]:
-    """Verb last; a separable prefix joins it again."""
+    """Put the verb last; a separable prefix joins it again."""
     finite, end = german_verb(clause)
     if clause.tense == "present":
         return [*german_middle(clause), clause.verb.prefix + finite]
@@ -187,7 +187,7 @@ def english_verb(clause: Clause, is_question: bool) -> tuple[list[str], list[str
 
 
 def english_clause(clause: Clause, is_question: bool = False) -> list[str]:
-    """Subject, verb, objects, companion, place, time; the auxiliary of a question before them all."""
+    """Order subject, verb, objects, companion, place, time; the auxiliary of a question before them all."""
     auxiliary, verb = english_verb(clause, is_question)
     subject = clause.subject.english("nom")
     words = [*auxiliary, *subject, *verb] if is_question else [*subject, *auxiliary, *verb]

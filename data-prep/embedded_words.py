@@ -224,7 +224,7 @@ QUESTION_WORDS = [("warum", "why"), ("wann", "when"), ("wo", "where")]
 
 
 def rows(table: str, columns: int) -> list[list[str]]:
-    """Return the cells of a table above, row by row."""
+    """Read the cells of a table above, row by row."""
     cells = table.split()
     if len(cells) % columns:
         raise ValueError(f"{len(cells)} cells do not make rows of {columns}: {table!r}")

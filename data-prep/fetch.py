@@ -30,8 +30,8 @@ def fetch(address: str, path: Path, at_most: int) -> None:
         http.client.HTTPException: the answer is no HTTP.
     """
     with urllib.request.urlopen(address, timeout=SECONDS_TO_ANSWER) as answer:
-        told = answer.headers.get("Content-Length") or ""
-        total = int(told) if told.isascii() and told.isdigit() and int(told) else None
+        announced = answer.headers.get("Content-Length") or ""
+        total = int(announced) if announced.isascii() and announced.isdigit() and int(announced) else None
         if total is not None and total > at_most:
             raise OSError(f"{total} bytes are announced, where {at_most} are plenty")
         bar = tqdm(total=total, unit="B", unit_scale=True, desc=path.name, mininterval=1)

@@ -1,4 +1,4 @@
-"""The raw IWSLT14 German-English archive (de-en.tgz) to raw sentence pairs, by the usual recipe.
+"""Turn the raw IWSLT14 German-English archive (de-en.tgz) into raw sentence pairs, by the usual recipe.
 
     python data-prep/iwslt14_archive.py de-en.tgz raw        # writes raw/train.* and raw/test.*
 
@@ -34,7 +34,7 @@ SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
 
 
 def members(archive: Path) -> dict[str, list[str]]:
-    """File name (without its folder) -> lines, for the files of the archive that are needed.
+    """Read {file name without its folder: lines} for the files of the archive that are needed.
 
     Raises:
         CorpusError: the archive is damaged, or larger than the data set's.
@@ -51,20 +51,20 @@ def members(archive: Path) -> dict[str, list[str]]:
 
 
 def training_lines(lines: list[str]) -> list[str]:
-    """Sentences, titles and descriptions of the talks."""
+    """Keep the sentences, titles and descriptions of the talks, without their tags."""
     if lines and not lines[-1]:
         lines = lines[:-1]
     return [KEPT_TAG.sub("", line) for line in lines if not HEADER_LINE.search(line)]
 
 
 def test_lines(lines: list[str]) -> list[str]:
-    """Return the segments, with the typographic apostrophe made plain as the recipe does."""
+    """Keep the segments, with ASCII's apostrophe for the typographic one, as the recipe does."""
     found = (SEGMENT.search(line) for line in lines)
     return [match.group(1).replace("\u2019", "'") for match in found if match]
 
 
 def splits(archive: Path) -> dict[str, list[tuple[str, str]]]:
-    """Return `train` and `test` as sentence pairs.
+    """Read `train` and `test` as sentence pairs.
 
     Raises:
         CorpusError: the archive lacks a file, or the two sides of one differ in length.

@@ -36,18 +36,18 @@ class CorpusError(Exception):
 
 
 def side_path(prefix: str | Path, lang: str) -> Path:
-    """Find the file of one side; a `.gz` beside a missing plain file will do.
+    """Find the file of one side; a `.gz` beside a missing file will do.
 
     Raises:
         CorpusError: neither file exists.
     """
-    plain = Path(f"{prefix}.{lang}")
-    packed = Path(f"{plain}.gz")
-    if plain.is_file():
-        return plain
-    if packed.is_file():
-        return packed
-    raise CorpusError(f"{plain} is missing (nor is there {packed.name})")
+    path = Path(f"{prefix}.{lang}")
+    compressed = Path(f"{path}.gz")
+    if path.is_file():
+        return path
+    if compressed.is_file():
+        return compressed
+    raise CorpusError(f"{path} is missing (nor is there {compressed.name})")
 
 
 def read_side(path: Path, for_fairseq: bool = False) -> list[str]:
@@ -129,7 +129,7 @@ def is_complete(prefix: str | Path, langs: tuple[str, str] = LANGS, for_fairseq:
 
 
 def fingerprint(prefixes: list[str], langs: tuple[str, str] = LANGS) -> str:
-    """Sixteen hex digits over the bytes of all files, in order."""
+    """Return sixteen hex digits over the bytes of all files, in order."""
     digest = hashlib.sha256()
     for prefix in prefixes:
         for lang in langs:

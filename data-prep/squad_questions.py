@@ -1,4 +1,4 @@
-"""Check that a file is SQuAD v1.1 and whole, before it is used: print its number of questions.
+"""Check that a file is SQuAD v1.1 and whole, before it is used, and print its number of questions.
 
 python data-prep/squad_questions.py data/squad/dev-v1.1.json --published 10570
 """
@@ -12,7 +12,11 @@ from pathlib import Path
 
 
 def count_questions(path: Path) -> int:
-    """Raises: OSError, ValueError, KeyError, TypeError: the file is not there or not SQuAD."""
+    """Count the questions of a SQuAD file.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the file is not there or not SQuAD.
+    """
     content = json.loads(path.read_text("utf-8"))
     return sum(len(paragraph["qas"]) for article in content["data"] for paragraph in article["paragraphs"])
 

@@ -18,7 +18,7 @@ from whole_files import check_file
 
 
 def tokenizer(lang: str, normalise: bool):
-    """Make a function from a raw line to its lower-cased tokens, joined by single spaces."""
+    """Return a function from a raw line to its lower-cased tokens, joined by single spaces."""
     moses = MosesTokenizer(lang=lang)
     punctuation = MosesPunctNormalizer(lang=lang)
 

@@ -1,4 +1,4 @@
-"""Writing whole files and folders as the package does, for programs that also run where it is not
+"""Write whole files and folders as the package does, for programs that also run where it is not
 installed.
 """
 
@@ -16,7 +16,7 @@ from dsp_plugin.records.files.whole import check_file, check_folder, new_folder,
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file its name when the body has written it; leave nothing behind where that fails.
+    """Open a file that gets its name when the body has written it; nothing stays behind where that fails.
 
     Raises:
         OSError: it cannot be written, or there is something else than a file.

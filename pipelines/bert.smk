@@ -1,4 +1,7 @@
 # What the pipelines on GLUE and SQuAD share; needs PLAN, RUNS and RESULTS.
+import re
+
+
 wildcard_constraints:
     task="|".join(PLAN.bert.tasks),
     run="[^/]+",
@@ -8,6 +11,11 @@ wildcard_constraints:
 
 # checkpoints have three times the model's size, and are needed no more after a run
 TIDY = f" && rm -rf {shlex.quote(str(RUNS))}/{{wildcards.task}}/{{wildcards.run}}/{{{{,*/}}}}checkpoint-*/"
+
+
+def names_of(methods):
+    """The methods' names as a pattern."""
+    return f"({'|'.join(map(re.escape, methods))})"
 
 
 def name(wildcards):

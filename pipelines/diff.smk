@@ -15,7 +15,8 @@ RUNS, RESULTS = PLAN.options.runs, PLAN.options.results
 include: "bert.smk"
 
 
-DENSITY = r"(structured|non-adaptive|unstructured)-\d[^/]*"
+METHODS = PLAN.settings.methods
+DENSITY = names_of(method for method, how in METHODS.items() if "method" in how) + r"-\d[^/]*"
 
 
 # Made anew whenever a run was asked for, or where the records say something else.
@@ -33,7 +34,7 @@ rule train:
     output:
         f"{RESULTS}/{{task}}/{{run}}/{{set}}/results.json",
     wildcard_constraints:
-        run="(full|last-layer|structured|unstructured)-seed[^/]*",
+        run=names_of(method for method, how in METHODS.items() if "options" in how) + "-seed[^/]*",
     params:
         name=name,
         log=f"{RUNS}/{{task}}/{{run}}.log",

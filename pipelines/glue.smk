@@ -14,6 +14,11 @@ RUNS, RESULTS = PLAN.options.runs, PLAN.options.results
 include: "bert.smk"
 
 
+METHODS = PLAN.settings.methods
+FROM_UNPRUNED = [method for method, how in METHODS.items() if how.get("from_unpruned")]
+RUN_OF_METHOD = r"(-K[^/]*)?-seed\d+"
+
+
 # Made anew whenever a run was asked for, or where the records say something else.
 rule table:
     input:
@@ -31,7 +36,7 @@ rule train:
     output:
         f"{RESULTS}/{{task}}/{{run}}/{{set}}/results.json",
     wildcard_constraints:
-        run="(unpruned|joint|ste|voita)-[^/]*",
+        run=names_of(method for method in METHODS if method not in FROM_UNPRUNED) + RUN_OF_METHOD,
     params:
         name=name,
         log=f"{RUNS}/{{task}}/{{run}}.log",
@@ -43,4 +48,4 @@ rule train:
 # From a trained model: its choice of heads alone, or the heads by importance; all budgets of the latter at once.
 use rule train as prune with:
     wildcard_constraints:
-        run="(pipelined|michel|random)-[^/]*",
+        run=names_of(FROM_UNPRUNED) + RUN_OF_METHOD,

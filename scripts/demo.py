@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_scores(folders: dict[str, str], subset: str):
-    """Records of the three models' scores, written by the pipelines."""
+    """Read the records of the three models' scores, which the pipelines wrote."""
     from dsp_plugin.records.record import load_record
 
     places = {

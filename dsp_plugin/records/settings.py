@@ -1,4 +1,8 @@
-"""Tell by its settings whether work in a folder is of the command that finds it, and say what differs."""
+"""Tell by its settings whether work in a folder is of the command that finds it, and say what differs.
+
+`scripts/diff/stages.sh` has a comparison of its own: it holds whole command lines against each other, in the
+shell, so that stages that are done are skipped without starting Python.
+"""
 
 from __future__ import annotations
 

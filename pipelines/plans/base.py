@@ -9,7 +9,7 @@ from typing import Any
 
 
 def needed(path: str | Path) -> list[str]:
-    """Return `path` as the input of a rule; nothing where it is there.
+    """Return `path` as the input of a rule, unless it is there.
 
     A clone has records and no checkpoints, and files have the times of their checkout: what is there is done,
     whatever its age and whatever it was made from.
@@ -30,7 +30,7 @@ class Plan:
     listing = False
 
     def __init__(self, options: SimpleNamespace):
-        """Raises ValueError where the options ask for no run."""
+        """Make the runs of every seed; raise ValueError where the options ask for none."""
         self.options = options
         self.known: dict[str, Any] = {run.name: run for seed in options.seeds for run in self.runs_of(seed)}
         # densities that are written alike are one run
@@ -51,21 +51,21 @@ class Plan:
         return [run for run in self.runs if not self.complete(run)]
 
     def wanted(self) -> list[str]:
-        """Return the missing records, one of each start of a program: what Snakemake is asked for."""
+        """Return the records that are missing, one of each program's start, which Snakemake is asked for."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Look at settings and records before the first run; raise ValueError."""
+        """Look at settings and records before the first run; raise ValueError where one cannot be."""
 
     def check_inputs(self) -> None:
-        """Look at what the runs read; raise ValueError. What is left can be listed without it."""
+        """Look at what the runs read; raise ValueError where it is missing. A listing does without this."""
 
     def tables(self) -> dict[Path, str]:
-        """Return path -> text of every table, from the records alone; what was not run says so."""
+        """Return {path: text} of every table, from the records alone; what was not run says so."""
         raise NotImplementedError
 
     def table_files(self) -> list[str]:
-        """Return the tables where they say what the records say; none where one has to be written."""
+        """Return the tables, where they say what the records say; none where one has to be written."""
         if self.left() or any(
             not path.is_file() or path.read_bytes() != text.encode() for path, text in self.tables().items()
         ):
@@ -73,7 +73,7 @@ class Plan:
         return [str(path) for path in self.tables()]
 
     def write_tables(self) -> str:
-        """Write the tables; return the first of them, that for people."""
+        """Write the tables, and return the first of them, that for people."""
         from dsp_plugin.records.files.whole import write_text
 
         tables = self.tables()

@@ -14,6 +14,7 @@ from typing import Any
 
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import load_record
+from dsp_plugin.records.settings import in_both, other_settings
 
 from .base import Plan, needed
 from .options import COMMON, Option, choice, flag, place, read_options, read_settings, words_of
@@ -97,7 +98,7 @@ class BertPlan(Plan):
         return words + (["--data_dir", str(data / task)] if data and (data / task).is_dir() else [])
 
     def training_words(self, task: str, learning_rate: float, epochs: int) -> list[str]:
-        """Options of a training that is scored; of a trial's few updates where the user wants one."""
+        """Return the options of a training that is scored; of a few updates where the user wants a trial."""
         batch = self.batch(task)
         changes = {
             "per_device_train_batch_size": batch,
@@ -114,7 +115,7 @@ class BertPlan(Plan):
         return ["--max_eval_samples", str(self.options.quick)] if self.options.quick else []
 
     def model(self) -> str:
-        """Return the pretrained model: the user's, or a package's folder in the programs' environment.
+        """Find the pretrained model: the user's, or a package's folder in the environment of the programs.
 
         Raises:
             ValueError: the package is not installed.
@@ -148,8 +149,13 @@ class BertPlan(Plan):
         words = [self.options.python or "python3", "-c", count, self.options.model]
         return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
-    def command(self, run: Any, records: Path | None = None) -> list[str]:
-        """Return a run's command line; `records`: the folder of all records, by default the results'."""
+    def command(self, run: Any, records: Path | None = None, model: str | None = None) -> list[str]:
+        """Return the command line of a run.
+
+        Args:
+            records: the folder of all records, by default that of the results.
+            model: the pretrained model, by default that of `model()`.
+        """
         raise NotImplementedError
 
     def commands(self, run: Any) -> list[list[str]]:
@@ -162,7 +168,7 @@ class BertPlan(Plan):
         return not self.missing(run)
 
     def missing(self, run: Any) -> list[str]:
-        """Return the first record that a run lacks, in a list; none where it has all."""
+        """Return the first record that a run lacks, as a list of one; empty where it has all."""
         paths = [self.options.results / run.name / one / "results.json" for one in run.sets(self)]
         return [str(path) for path in paths if not path.is_file()][:1]
 
@@ -170,11 +176,11 @@ class BertPlan(Plan):
         return [path for run in self.runs for path in self.missing(run)]
 
     def model_file(self, run: Any) -> Path:
-        """Return what is there when others can start from this run."""
+        """Name the file that is there when others can start from this run."""
         raise NotImplementedError
 
     def source_of(self, run: Any) -> list[str]:
-        """Return what a run waits for: the record of the run that it starts from, unless that is trained.
+        """Return what a run waits for: the record of the run that it starts from, where that is not trained.
 
         A clone has the records of others and no models. Then theirs stay, and the source is trained once
         more: awaited is its model.
@@ -188,7 +194,7 @@ class BertPlan(Plan):
     # ---- what is refused
 
     def check(self) -> None:
-        """Look for records of other settings before anything runs; raise ValueError."""
+        """Look for records of other settings before anything runs; raise ValueError where there are some."""
         other = self.other_runs()
         if other:
             advice = (
@@ -215,26 +221,22 @@ class BertPlan(Plan):
             self.model()
 
     def other_runs(self) -> dict[str, str]:
-        """Name -> how the records of a run, or of one that it starts from, are of other settings."""
+        """Return {name: how the records of a run, or of one that it starts from, are of other settings}."""
         sources = [run.source for run in self.runs if run.source is not None]
-        told = {run.name: self.other_settings(run) for run in [*sources, *self.runs]}
+        differing = {run.name: self.differing(run) for run in [*sources, *self.runs]}
         return {
-            name: f"{self.options.results / name} is of other settings: {odd}"
-            for name, odd in told.items()
-            if odd
+            name: f"{self.options.results / name} is of other settings: {'; '.join(settings)}"
+            for name, settings in differing.items()
+            if settings
         }
 
-    def other_settings(self, run: Any) -> str:
-        """Say how the trainings in the folder of a run's records differ from its command; empty where not.
+    def differing(self, run: Any) -> list[str]:
+        """Name the settings in which a training in the folder of a run's records differs from its command.
 
         Compared are the options `compared` of bert.yaml that both sides name. Records without a command, of
         another program, or of a model that was only scored again are not looked at.
         """
-        model, self.options.model = self.options.model, self.options.model or self.bert.model["folder"]
-        try:
-            here = self.command(run)
-        finally:
-            self.options.model = model
+        here = self.command(run, model=self.options.model or self.bert.model["folder"])
         for path in sorted((self.options.results / run.name).rglob("results.json")):
             try:
                 words = shlex.split(load_record(path).command)
@@ -243,12 +245,10 @@ class BertPlan(Plan):
             if "--do_train" not in words or Path(words[words[0] == "python"]).name != Path(here[0]).name:
                 continue
             ours, theirs = _values(here), _values(words)
-            odd = [
-                n for n in self.bert.compared if n in ours and n in theirs and not _same(ours[n], theirs[n])
-            ]
-            if odd:
-                return ", ".join(f"{name} {theirs[name]} there, {ours[name]} here" for name in odd)
-        return ""
+            known = in_both(theirs, ours)
+            if found := other_settings(theirs, ours, [name for name in self.bert.compared if name in known]):
+                return found
+        return []
 
 
 def share(value: Any) -> float:
@@ -256,12 +256,14 @@ def share(value: Any) -> float:
     return float(Fraction(str(value)))
 
 
-def _values(words: Sequence[str]) -> dict[str, str]:
-    return {name[2:]: value for name, value in zip(words, words[1:]) if name.startswith("--")}
+def _values(words: Sequence[str]) -> dict[str, float | str]:
+    """Read {option: value}, a number however it is written, a path by its name: records have no folders."""
+    return {name[2:]: _value(value) for name, value in zip(words, words[1:]) if name.startswith("--")}
 
 
-def _same(one: str, other: str) -> bool:
+def _value(word: str) -> float | str:
     try:
-        return float(one) == float(other)
-    except ValueError:  # records have no folders of a machine
-        return Path(one).name == Path(other).name
+        value = float(word)
+    except ValueError:
+        return Path(word).name
+    return int(value) if value.is_integer() else value

@@ -33,7 +33,7 @@ class Run:
         return f"{self.task}/{self.method}{density}-seed{self.seed}"
 
     def sets(self, plan: BertPlan) -> list[str]:
-        """Name the folders of its last stage's records, below its own."""
+        """Return where the records of its last stage are, below its folder."""
         return list(plan.sets(self.task))
 
 
@@ -63,24 +63,19 @@ class DiffPlan(BertPlan):
 
     # ---- command lines: stage 1 or a baseline, and stages 2 and 3
 
-    def command(self, run: Run, records: Path | None = None) -> list[str]:
-        """That of the last stage of a run."""
+    def command(self, run: Run, records: Path | None = None, model: str | None = None) -> list[str]:
+        """Return the command line of the last stage of a run."""
         if run.density is not None:
-            return self.tuning(run)
+            return self.tuning(run, model)
         how, settings = self.settings.methods[run.method], self.settings
         words = self.training_words(
             run.task, how.get("learning_rate", settings.learning_rate), self._epochs(run, settings.epochs)
         )
-        return self._line(
-            run,
-            "diffpruning",
-            "",
-            (records or self.options.results) / run.name,
-            [*words, *words_of(how["options"])],
-        )
+        record = (records or self.options.results) / run.name
+        return self._line(run, "diffpruning", "", record, [*words, *words_of(how["options"])], model)
 
     def projection(self, run: Run) -> list[str]:
-        """Stage 2."""
+        """Return the command line of stage 2."""
         words = [
             "--do_eval",
             "--per_device_eval_batch_size",
@@ -90,8 +85,8 @@ class DiffPlan(BertPlan):
         words += ["--save_checkpoint", str(self.mask(run)), "--target_sparsity", f"{run.density:g}"]
         return self._line(run, "mag", "2nd", self.options.results / run.name / "projected", words)
 
-    def tuning(self, run: Run) -> list[str]:
-        """Stage 3."""
+    def tuning(self, run: Run, model: str | None = None) -> list[str]:
+        """Return the command line of stage 3."""
         words = self.training_words(
             run.task, self.settings.finetune_lr, self._epochs(run, self.settings.finetune_epochs)
         )
@@ -101,16 +96,19 @@ class DiffPlan(BertPlan):
             "--save_pack",
             str(self.options.runs / run.name / PACK),
         ]
-        return self._line(run, "fixmask_finetune", "3rd", self.options.results / run.name, words)
+        return self._line(run, "fixmask_finetune", "3rd", self.options.results / run.name, words, model)
 
     def commands(self, run: Run) -> list[list[str]]:
         return [self.command(run)] if run.density is None else [self.projection(run), self.tuning(run)]
 
-    def _line(self, run: Run, suffix: str, output: str, record: Path, words: list[str]) -> list[str]:
+    def _line(
+        self, run: Run, suffix: str, output: str, record: Path, words: list[str], model: str | None = None
+    ) -> list[str]:
         program = "scripts/squad/run_squad" if run.task == SQUAD else "scripts/glue/run_glue"
-        model = ["--model_name_or_path", self.model(), *self.data_words(run.task), "--seed", str(run.seed)]
+        start = ["--model_name_or_path", model or self.model()]
+        start += [*self.data_words(run.task), "--seed", str(run.seed)]
         places = ["--output_dir", str(self.options.runs / run.name / output), "--record_dir", str(record)]
-        return [f"{program}_{suffix}.py", *model, *places, *words]
+        return [f"{program}_{suffix}.py", *start, *places, *words]
 
     def _epochs(self, run: Run, epochs: int) -> int:
         return self.settings.squad_epochs if run.task == SQUAD else epochs
@@ -121,7 +119,7 @@ class DiffPlan(BertPlan):
         return self.options.runs / run.name / MASK
 
     def output(self, run: Run) -> Path:
-        """Return what stage 2 starts from."""
+        """Name the model or the diff that stage 2 starts from."""
         return self.options.runs / run.name / ("" if run.method == "full" else INFO)
 
     def model_file(self, run: Run) -> Path:
@@ -130,7 +128,7 @@ class DiffPlan(BertPlan):
     # ---- what is left
 
     def unprojected(self, run: Run) -> list[str]:
-        """Return the first record that stage 2 lacks, in a list; none where it has all, or there is none."""
+        """Return the first record that stage 2 lacks, as a list of one; empty where it has all or is none."""
         if run.density is None:
             return []
         paths = [
@@ -151,7 +149,7 @@ class DiffPlan(BertPlan):
     # ---- tables
 
     def tables(self) -> dict[Path, str]:
-        """Return table.md and one table.csv a task."""
+        """Make table.md and one table.csv a task."""
         options, tables, rows_of, scores, parts = (
             self.options,
             {self.options.results / "table.md": ""},

@@ -51,7 +51,7 @@ class Row:
 
 
 def table_text(found: Sequence[Record], order: Sequence[str], domains: Sequence[str]) -> str:
-    """Write a row a method with its BLEU on each domain, in this order, and how BLEU was measured."""
+    """Make the table: a row a method in this order, its BLEU on each domain, and how BLEU was measured."""
     records = [record for record in found if record.kind == "mt-bleu"]
     rows = []
     for method in dict.fromkeys(record.method for record in records):

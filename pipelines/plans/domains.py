@@ -14,11 +14,12 @@ from dsp_plugin.options.numbers import number
 from dsp_plugin.records.files.sealed import read_json, write_json
 from dsp_plugin.records.files.whole import check_folder
 from dsp_plugin.records.record import load_records, method_label
+from dsp_plugin.records.settings import other_settings, refusal
 
 from .base import Plan, needed
 from .domain_rows import PACK, Domain, Row, table_text
 from .mt import MTPlan
-from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings
+from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings, words_of
 
 APPLY_AND_REVERT = (
     'cp "$1" "$2"; "$PYTHON" -m dsp_plugin.cli.main diff apply "$3" "$2"; '
@@ -33,7 +34,7 @@ class DomainsPlan(Plan):
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        """Raises ValueError where a base is named that is not there."""
+        """Find the files of the direction; raise ValueError where a base is named that is not there."""
         shared = {name: COMMON[name] for name in ("settings", "runs", "results", "python")}
         own = {
             "seed": Option(number("seed"), 1),
@@ -61,10 +62,8 @@ class DomainsPlan(Plan):
             raise ValueError(f"flags {flags}: {error}") from error
         captions = MTPlan({"only": "small/unpruned"})
         self.captions = captions.command(captions.runs[0], "train")  # which trains the base
-        self.base, self.base_record = (
-            captions.checkpoint(captions.runs[0]),
-            captions.folder(captions.runs[0]) / "results.json",
-        )
+        self.base = captions.checkpoint(captions.runs[0])
+        self.base_record = captions.folder(captions.runs[0]) / "results.json"
         if options.home == "iwslt14":
             self.base, self.base_record = self.folder / "base/checkpoint_best.pt", self.folder / "base/done"
         if options.base:
@@ -77,7 +76,7 @@ class DomainsPlan(Plan):
         self.runs = self._rows()
 
     def _rows(self) -> list[Row]:
-        def packed(method: str, pack: Path, density: str) -> Row:
+        def row_of(method: str, pack: Path, density: str) -> Row:
             label = method_label(method, float(density))
             return Row(label.replace("%", ""), label, self.base, pack, pack)
 
@@ -85,8 +84,8 @@ class DomainsPlan(Plan):
         full, reverted = self.folder / "full/checkpoint_best.pt", self.folder / "reverted.pt"
         return [
             Row("base", "base", self.base, self.base),
-            *(packed("diff-structured", self.pack(density), density) for density in self.yaml.densities),
-            packed("non-adaptive", self.folder / "non-adaptive" / PACK, first),
+            *(row_of("diff-structured", self.pack(density), density) for density in self.yaml.densities),
+            row_of("non-adaptive", self.folder / "non-adaptive" / PACK, first),
             Row("full", "full", full, self.folder / "full/done"),
             Row("base-after-revert", "base-after-revert", reverted, reverted),
         ]
@@ -122,29 +121,20 @@ class DomainsPlan(Plan):
         return [*needed(self.home.prepared), *needed(self.away.prepared), *base]
 
     def density_before(self, density: str) -> list[str]:
-        """Stage 1 serves all densities, and is trained with the first."""
+        """Return the pack of the density before: stage 1 serves all, and is trained with the first."""
         number = self.yaml.densities.index(density)
         return needed(self.pack(self.yaml.densities[number - 1])) if number else []
 
     # ---- command lines
 
     def base_training(self) -> list[str]:
-        """Return the command that trains a small model of the home domain."""
+        """Train a small model of the home domain."""
         if self.home.name == "multi30k":
             return self.captions
-        words = [
-            "--max-update",
-            str(self.settings["updates"] if self.options.quick else self.yaml.base["updates"]),
-        ]
-        words += [
-            "--seed",
-            str(self.options.seed),
-            "--save-dir",
-            str(self.base.parent),
-            *self._recipe(),
-            *self.flags,
-        ]
-        return ["scripts/mt/run_dsp.py", str(self.home.data), *shlex.split(self.yaml.base["recipe"]), *words]
+        updates = (self.settings if self.options.quick else self.yaml.base)["updates"]
+        own = {"max-update": updates, "seed": self.options.seed, "save-dir": self.base.parent}
+        words = [str(self.home.data), *shlex.split(self.yaml.base["recipe"]), *words_of(own)]
+        return ["scripts/mt/run_dsp.py", *words, *self._recipe(), *self.flags]
 
     def _recipe(self) -> list[str]:
         return shlex.split(self.yaml.recipe)
@@ -154,35 +144,34 @@ class DomainsPlan(Plan):
         return list(map(str, [self.away.data, *start, *self._recipe(), *self.flags, *words]))
 
     def diffs(self, density: str) -> list[str]:
-        """Return the command of all three stages, for this density and those before it."""
+        """Train all three stages, for this density and those before it."""
         settings, upto = self.settings, self.yaml.densities[: self.yaml.densities.index(density) + 1]
-        words = ["--save-dir", self.folder / "structured", "--target-sparsity", *upto]
-        words += ["--lr", settings["lr"], "--max-update", settings["updates"]]
-        words += [
-            "--finetune-lr",
-            settings["finetune_lr"],
-            "--finetune-max-update",
-            settings["finetune_updates"],
-        ]
+        stages = {
+            "lr": settings["lr"],
+            "max-update": settings["updates"],
+            "finetune-lr": settings["finetune_lr"],
+            "finetune-max-update": settings["finetune_updates"],
+        }
         for name in ("sparsity_pen", "penalty_form", "fix_layer"):
-            words += [f"--{name.replace('_', '-')}", settings[name]]
+            stages[name.replace("_", "-")] = settings[name]
+        words = ["--save-dir", self.folder / "structured", "--target-sparsity", *upto, *words_of(stages)]
         return ["scripts/mt/run_diff.py", *self._training(*words)]
 
     def full(self) -> list[str]:
-        """Return the command that finetunes all weights."""
-        return self._plain("full", "full_lr", "--optimizer", "adam")
+        """Finetune all weights."""
+        return self._train("full", "full_lr", "--optimizer", "adam")
 
     def non_adaptive_mask(self) -> list[str]:
-        """Return the command that keeps the largest changes of full finetuning."""
+        """Take the largest changes of full finetuning as a mask."""
         words = ["--target-sparsity", self.yaml.densities[0], "--fix-layer", str(self.settings["fix_layer"])]
         return self._packing(
             self.folder / "full", *words, "--out", str(self.folder / "non-adaptive/mask.diff.safetensors")
         )
 
     def non_adaptive(self) -> list[str]:
-        """They are finetuned."""
+        """Finetune what the mask keeps."""
         mask = self.folder / "non-adaptive/mask.diff.safetensors"
-        return self._plain(
+        return self._train(
             "non-adaptive/3rd", "finetune_lr", "--optimizer", "fixmask_adam", "--mask-pack", mask
         )
 
@@ -192,31 +181,20 @@ class DomainsPlan(Plan):
         )
 
     def _packing(self, trained: Path, *words: str) -> list[str]:
-        return [
-            "scripts/mt/pack_diff.py",
-            "--base-checkpoint",
-            str(self.base),
-            str(trained / "checkpoint_best.pt"),
-            *words,
-        ]
+        start = ["scripts/mt/pack_diff.py", "--base-checkpoint", str(self.base)]
+        return [*start, str(trained / "checkpoint_best.pt"), *words]
 
-    def _plain(self, folder: str, rate: str, *words: object) -> list[str]:
-        """Return the command of one training by plain fairseq-train."""
+    def _train(self, folder: str, rate: str, *words: object) -> list[str]:
+        """Train once by stock fairseq-train."""
         updates = self.settings["finetune_updates"]
         words += ("--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer")
-        words += (
-            "--lr",
-            self.settings[rate],
-            "--lr-scheduler",
-            "polynomial_decay",
-            "--total-num-update",
-            updates,
-        )
+        words += ("--lr", self.settings[rate], "--lr-scheduler", "polynomial_decay")
+        words += ("--total-num-update", updates)
         words += ("--max-update", updates, "--save-dir", self.folder / folder)
         return ["python", "-m", "fairseq_cli.train", *self._training(*words)]
 
     def revert(self) -> list[str]:
-        """Return the command that applies a pack to a copy of the base and takes it out again."""
+        """Make the base file after a pack was applied to it and taken out."""
         paths = [
             self.base,
             self.folder / "applied.pt",
@@ -226,24 +204,12 @@ class DomainsPlan(Plan):
         return ["bash", "-ec", APPLY_AND_REVERT, "revert", *map(str, paths)]
 
     def score(self, row: Row, domain: Domain) -> list[str]:
-        words = [
-            str(domain.data),
-            "-s",
-            "de",
-            "-t",
-            "en",
-            "--path",
-            str(row.path),
-            *shlex.split(self.yaml.scoring),
-        ]
+        words = [str(domain.data), *"-s de -t en --path".split(), str(row.path)]
+        words += shlex.split(self.yaml.scoring)
         words += ["--diff-pack", str(row.pack)] if row.pack else []
         words += shlex.split(self.yaml.quick_scoring) if self.options.quick else []
-        words += [
-            "--record-name",
-            f"{self.home.name} to {self.away.name}: {domain.name}",
-            "--method",
-            row.method,
-        ]
+        words += ["--record-name", f"{self.home.name} to {self.away.name}: {domain.name}"]
+        words += ["--method", row.method]
         words += ["--record-dir", str(self.record(row, domain).parent), *self.flags]
         return ["scripts/mt/generate_dsp.py", *words]
 
@@ -263,19 +229,11 @@ class DomainsPlan(Plan):
             if made and "base_content" in self.settings:  # an earlier version compared the name alone
                 made.setdefault("base_content", self.settings["base_content"])
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
-                raise ValueError(
-                    f"{folder} is of other settings ({path}): remove it, or name other runs and results"
-                )
+                differing = other_settings(made, self.settings) if made else []
+                raise refusal(f"{folder} holds work", differing, "remove it, or name other runs and results")
         if self.left():
-            training = [
-                self.away.data,
-                "--arch",
-                "dsp_transformer",
-                "--optimizer",
-                "adam",
-                "--seed",
-                self.options.seed,
-            ]
+            training = [self.away.data, *"--arch dsp_transformer --optimizer adam --seed".split()]
+            training += [self.options.seed]
             scoring = [self.away.data, "--path", self.base, *self.flags]
             words = [*training, *self._recipe(), *self.flags, "---", *scoring]
             command = [self.options.python or "python3", FOLDER / "check_flags.py", *words]
@@ -284,7 +242,7 @@ class DomainsPlan(Plan):
                 raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("check_flags.py: error: "))
 
     def note_settings(self) -> None:
-        """Say in both folders what they are made with."""
+        """Note in both folders what they are made with."""
         for folder in (self.folder, self.results):
             write_json(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
 

@@ -35,7 +35,7 @@ class Run:
         return f"{self.task}/{self.method}{self.label}-seed{self.seed}"
 
     def sets(self, plan: BertPlan) -> list[str]:
-        """Name the folders of its records, below its own."""
+        """Return where its records are, below its folder."""
         folders = [f"K{k}/" for k in self.budgets] if self.sweep else [""]
         return [f"{folder}{one}" for folder in folders for one in plan.sets(self.task)]
 
@@ -63,12 +63,12 @@ class GluePlan(BertPlan):
                     runs += [Run(task, method, seed, (k,), f"-K{k}", False, source) for k in budgets]
         return runs
 
-    def command(self, run: Run, records: Path | None = None) -> list[str]:
+    def command(self, run: Run, records: Path | None = None, model: str | None = None) -> list[str]:
         how, settings, options = self.settings.methods[run.method], self.settings, self.options
         room, program = "glue", how["program"]
         if run.task == SQUAD:
             room, program = "squad", how.get("squad_program", program)
-        model = str(options.runs / run.source.name) if run.source else self.model()
+        model = str(options.runs / run.source.name) if run.source else model or self.model()
         words = [f"scripts/{room}/{program}.py", "--model_name_or_path", model, *self.data_words(run.task)]
         words += [
             "--output_dir",
@@ -106,7 +106,7 @@ class GluePlan(BertPlan):
         return self.options.runs / run.name / "config.json"
 
     def tables(self) -> dict[Path, str]:
-        """Return table.md and one table.csv a task."""
+        """Make table.md and one table.csv a task."""
         options, total = self.options, self.heads_of_model()
         head = f"Development sets, scores in percent, {len(options.seeds)} seed(s), {total} heads in all. "
         parts = [f"{head}Made by `make glue`.\n"]

@@ -68,7 +68,7 @@ class MTPlan(Plan):
         return self.options.runs / run.name
 
     def checkpoint(self, run: Run) -> Path:
-        """Return what would be deployed: the best checkpoint, its dead heads removed."""
+        """Name what would be deployed: the best checkpoint, its dead heads removed."""
         return self.folder(run) / ("checkpoint_best.pt" if run.budget is None else "checkpoint_pruned.pt")
 
     def record(self, run: Run, scored: str) -> Path:
@@ -101,7 +101,7 @@ class MTPlan(Plan):
         return needed(self.folder(Run(run.model, "unpruned", run.seed)) / "results.json")
 
     def trained(self, run: Run) -> list[str]:
-        """Return what dead heads are taken out of: its own training, or for Michel's the unpruned model."""
+        """Return what heads are taken out of: the run's own training, or for Michel's the unpruned model."""
         return (
             self.source_of(run)
             if self.how(run)["script"] == "michel"
@@ -115,7 +115,7 @@ class MTPlan(Plan):
     # ---- command lines
 
     def command(self, run: Run, steps: str, **more: str) -> list[str]:
-        """Return the command of a pipeline of scripts/mt that does `steps`; `more` of its settings."""
+        """Return the command of a pipeline of scripts/mt that does `steps` of it; `more` of its settings."""
         model, how = self.settings.models[run.model], self.how(run)
         environment = {
             **model["environment"],
@@ -140,7 +140,7 @@ class MTPlan(Plan):
     # ---- tables
 
     def row_settings(self, run: Run) -> list[Setting]:
-        """Return the settings of the table's rows, as the records of this run have them."""
+        """Return the settings of the table's rows that the records of this run fill."""
         total, how = self.settings.models[run.model]["heads"], self.how(run)
         kept = total if run.budget is None else run.budget
         methods = [how[key] for key in ("method", "tuned") if key in how]

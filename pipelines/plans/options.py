@@ -103,7 +103,7 @@ def _value(name: str, given: Any, option: Option) -> Any:
 
 
 def read_settings(name: str, path: Path | None = None) -> SimpleNamespace:
-    """Read the YAML file `name` of this folder, or the user's at `path`, into a namespace."""
+    """Read the YAML file `name` of this folder, or the user's at `path`, as a namespace of its outer keys."""
     path = path or FOLDER / name
     try:
         return SimpleNamespace(**yaml.safe_load(path.read_text("utf-8")))
@@ -112,7 +112,7 @@ def read_settings(name: str, path: Path | None = None) -> SimpleNamespace:
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
-    """Options of a program from a mapping of a YAML file: true is an option alone, false none."""
+    """Make a program's options of a mapping of a YAML file: true is an option alone, false none."""
     words: list[str] = []
     for name, value in options.items():
         words += [f"--{name}"] if value is True else [] if value is False else [f"--{name}", str(value)]

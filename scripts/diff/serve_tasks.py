@@ -43,7 +43,7 @@ TASKS = ("cola", "mrpc", "sst-2", "sts-b")
 
 
 def random_pack(model: PreTrainedModel, task_head: list[str], task: Task, density: float) -> DiffPack:
-    """Random positions and values, and a random task head."""
+    """Make a pack of random positions and values, with a random task head."""
     base = Base.of(model, task_head)
     generator = torch.Generator().manual_seed(sum(map(ord, task.name)))
     entries = {}
@@ -61,7 +61,7 @@ def random_pack(model: PreTrainedModel, task_head: list[str], task: Task, densit
 
 
 def packs_of(arguments: list[str]) -> dict[str, DiffPack]:
-    """{task: pack} of `task=FILE` arguments.
+    """Read {task: pack} of `task=FILE` arguments.
 
     Raises:
         ValueError, OSError: naming the argument or the file.
@@ -79,14 +79,14 @@ def packs_of(arguments: list[str]) -> dict[str, DiffPack]:
 
 
 def base_of(name: str) -> tuple[PreTrainedModel, object, list[str]]:
-    """The base with a place for task heads, its tokenizer, and the names of the task head's parameters."""
+    """Load the base with a place for task heads, its tokenizer, and the task head's parameter names."""
     task = GlueTask(GlueArguments(task_name=TASKS[0]))
     model, tokenizer, new = load(ModelArguments(model_name_or_path=name, ignore_mismatched_sizes=True), task)
     return model.eval(), tokenizer, find_task_head(model, new, () if new else ["classifier"])
 
 
 def answer(task: Task, logits: torch.Tensor) -> str:
-    """In words; logits [labels], those of other tasks' labels left out."""
+    """Put an answer into words; logits [labels], those of other tasks' labels left out."""
     if task.is_regression:
         return f"similarity {float(logits[0]):.2f}"
     chosen = logits[: task.num_labels].softmax(0)
@@ -94,7 +94,7 @@ def answer(task: Task, logits: torch.Tensor) -> str:
 
 
 def serve() -> float:
-    """Does it all; the largest difference between mixed and separate answers."""
+    """Serve the requests both ways; return the largest difference between mixed and separate answers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -36,7 +36,7 @@ def note(text):
     with open("calls", "a") as calls:
         calls.write(text + "\\n")
 
-def told(name):
+def text_of(name):
     return Path(name).read_text() if Path(name).exists() else ""
 
 words = sys.argv[1:]
@@ -46,9 +46,9 @@ out = Path(values["--output_dir"])
 resumed = (out / "checkpoint-1" / "state").exists()
 (out / "checkpoint-1").mkdir(parents=True, exist_ok=True)
 (out / "checkpoint-1" / "state").write_text("half a training")
-if told("broken") and told("broken") in " ".join(sys.argv):
+if text_of("broken") and text_of("broken") in " ".join(sys.argv):
     sys.exit("broken")
-while Path("hold").exists() or len(told("calls").splitlines()) < int(told("together") or 0):
+while Path("hold").exists() or len(text_of("calls").splitlines()) < int(text_of("together") or 0):
     time.sleep(0.02)
 folders = [""]
 if "--budgets" in words:

@@ -81,10 +81,13 @@ def has_optimizer(folder: str | os.PathLike) -> bool:
 
 
 def _check_restored(optimizer: torch.optim.Optimizer | None, scheduler: Any) -> None:
-    """Raises: ValueError: a training goes on, and its optimizer and schedule are new ones.
+    """Check that a training that goes on does so with its optimizer and schedule.
 
-    A sign of it are both together: plain SGD has no state, and a schedule may count something else than
+    Only both together are a sign of new ones: SGD has no state, and a schedule may count something else than
     updates.
+
+    Raises:
+        ValueError: both are new.
     """
     if optimizer is not None and not optimizer.state and not getattr(scheduler, "last_epoch", 0):
         raise ValueError(NO_OPTIMIZER)

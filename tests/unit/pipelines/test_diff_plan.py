@@ -129,7 +129,7 @@ def test_records_of_other_settings_are_no_result_of_this_pipeline(plan, tmp_path
         assert list(made.other_runs()) == ["CoLA/structured-seed1"]
     starts_from_it = plan(tasks="CoLA", densities=0.005, model="/here/bert", only="CoLA/structured-0.005")
     with pytest.raises(
-        ValueError, match="CoLA/structured-seed1 is of other settings: num_train_epochs 1 there, 3 here"
+        ValueError, match="CoLA/structured-seed1 is of other settings: num_train_epochs: 1 there, 3 here"
     ):
         starts_from_it.check()
 

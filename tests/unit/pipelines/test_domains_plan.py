@@ -41,15 +41,19 @@ def test_runs_and_records_of_other_settings_are_refused(plan, tmp_path):
     same_settings(plan())
     same_settings(plan(home="multi30k"))
     (tmp_path / "model.pt").write_bytes(b"a base")
-    for changes in ({"seed": 2}, {"quick": 1}, {"base": tmp_path / "model.pt"}):
-        with pytest.raises(ValueError, match="iwslt14-to-multi30k is of other settings"):
+    for changes, named in (
+        ({"seed": 2}, r"\(seed: 1 there, 2 here\)"),
+        ({"quick": 1}, r"\(updates: 250 there, 3 here; finetune_updates: 250 there, 3 here\)"),
+        ({"base": tmp_path / "model.pt"}, r"\(base: None there, model.pt here\)"),
+    ):
+        with pytest.raises(ValueError, match=f"iwslt14-to-multi30k .* with other settings {named}"):
             same_settings(plan(**changes))
     (tmp_path / "runs/iwslt14-to-multi30k/settings.json").unlink()
     same_settings(plan())  # with no record in there, it is a folder as any other
     (tmp_path / "results/iwslt14-to-multi30k/settings.json").unlink()
     (tmp_path / "results/iwslt14-to-multi30k/base").mkdir()
     (tmp_path / "results/iwslt14-to-multi30k/base/results.json").write_text("{}")
-    with pytest.raises(ValueError, match="is of other settings"):
+    with pytest.raises(ValueError, match="with other settings"):
         same_settings(plan())
 
 
@@ -65,7 +69,7 @@ def test_a_base_is_what_it_holds_not_its_name(plan, tmp_path):
         (tmp_path / folder / "model.pt").write_bytes(content)
     plan(base=tmp_path / "a/model.pt").note_settings()
     same_settings(plan(base=tmp_path / "b/model.pt"))
-    with pytest.raises(ValueError, match="is of other settings"):
+    with pytest.raises(ValueError, match="with other settings"):
         same_settings(plan(base=tmp_path / "c/model.pt"))
 
 
