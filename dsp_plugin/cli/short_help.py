@@ -20,8 +20,8 @@ HELP = ("--help", "-h")
 DATA = {"glue": "GlueArguments", "squad": "SquadArguments"}
 METHODS: dict[str, tuple[str, ...]] = {
     "finetuning": (),
-    "dsp": ("heads/methods.py:DSPArguments",),
-    "voita": ("heads/methods.py:VoitaArguments",),
+    "dsp": ("heads/methods.py:DSPArguments", "heads/methods.py:PrunedArguments"),
+    "voita": ("heads/methods.py:VoitaArguments", "heads/methods.py:PrunedArguments"),
     "michel": ("heads/michel.py:MichelArguments",),
     "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
 }

@@ -26,7 +26,7 @@ class OptionError(ValueError):
         reason = self.reason
         for other in self.others:
             reason = reason.replace("{}", spelling(other), 1)
-        return f"{spelling(self.name)} {reason}"
+        return f"{spelling(self.name)}{'' if reason.startswith(':') else ' '}{reason}"
 
     def __str__(self) -> str:
         return self.spelled(str)

@@ -13,14 +13,14 @@ from dsp_plugin.hf.programs.chassis.arguments import (
     SquadArguments,
 )
 from dsp_plugin.hf.programs.chassis.parsing import parse
-from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
+from dsp_plugin.hf.programs.heads.methods import DSPArguments, PrunedArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 
 METHODS = {
     "run_glue": [],
     "run_squad": [],
-    "run_dsp": [DSPArguments],
-    "run_voita": [VoitaArguments],
+    "run_dsp": [DSPArguments, PrunedArguments],
+    "run_voita": [VoitaArguments, PrunedArguments],
     "run_michel": [MichelArguments],
 }
 

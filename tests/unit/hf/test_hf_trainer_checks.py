@@ -18,6 +18,8 @@ from dsp_plugin.hf.programs.chassis.glue_task import GlueTask
 from dsp_plugin.hf.programs.chassis.parsing import _is_users, parse
 from dsp_plugin.hf.programs.chassis.squad_task import SquadTask
 from dsp_plugin.hf.programs.chassis.trainer_checks import check_trainer
+from dsp_plugin.options.errors import OptionError, underscored
+from dsp_plugin.options.faults import one_line
 
 GIVEN = "--model_name_or_path m --output_dir out --use_cpu --do_train --do_eval "
 
@@ -26,7 +28,10 @@ def checked(words, task="MRPC"):
     data = SquadArguments if task == "SQuAD" else GlueArguments
     *_, options, args = parse("", [ModelArguments, data, TrainingArguments], shlex.split(GIVEN + words))
     task = SquadTask(options) if task == "SQuAD" else GlueTask(dataclasses.replace(options, task_name=task))
-    check_trainer(args, task)
+    try:
+        check_trainer(args, task)
+    except OptionError as error:
+        raise ValueError(one_line(error, underscored)) from None  # as the programs say it
     return args
 
 
@@ -41,7 +46,7 @@ REFUSED = [
     ),
     ("--metric_for_best_model accurcy", "--metric_for_best_model accurcy: MRPC has loss, accuracy, f1"),
     ("--metric_for_best_model F1", "--metric_for_best_model F1: MRPC has loss"),
-    ("--metric_for_best_model ''", "--metric_for_best_model : MRPC has loss"),
+    ("--metric_for_best_model ''", "--metric_for_best_model: MRPC has loss"),
     ("--metric_for_best_model eval_eval_f1", "--metric_for_best_model eval_eval_f1: MRPC has loss"),
     (
         "--save_strategy best",

@@ -1,13 +1,14 @@
 """What the programs take beside a method's options and Transformers' own `TrainingArguments`.
 
 A dataclass is a group of options; `HfArgumentParser` makes `--name` and, with dashes, `--na-me` of each
-field.
+field. A number is annotated with what it is for (`Annotated[int, "count"]`, see `options.numbers`), and
+checked by that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
@@ -48,8 +49,6 @@ class ResultArguments:
     overwrite_output_dir: bool = option(
         "train anew where --output_dir holds an earlier training, and remove its checkpoints", False
     )
-    no_pruned: bool = option("do not write the model with its dead heads removed (output_dir/pruned)", False)
-    intermediate_masks: bool = option("also write the mask every 1000 updates (output_dir/masks)", False)
     record_dir: str | None = option("folder of the records results.json; default: --output_dir")
     record_name: str | None = option("name of the setting in the records; default: the task")
     method: str | None = option("name of the method in the records; default: by the options")
@@ -66,9 +65,11 @@ ResultArguments._argument_group_name = "Results"  # type: ignore[attr-defined]
 class LimitArguments:
     """Less data, for a trial."""
 
-    max_train_samples: int | None = option("train on the first N examples only")
-    max_eval_samples: int | None = option("score the first N examples only; the records say so")
-    max_predict_samples: int | None = option("predict the first N examples only")
+    max_train_samples: Annotated[int | None, "count"] = option("train on the first N examples only")
+    max_eval_samples: Annotated[int | None, "count"] = option(
+        "score the first N examples only; the records say so"
+    )
+    max_predict_samples: Annotated[int | None, "count"] = option("predict the first N examples only")
 
 
 @dataclass
@@ -77,7 +78,9 @@ class GlueArguments(LimitArguments):
     data_dir: str | None = option(
         "folder of the task's official TSV files; without it the `datasets` library fetches the task"
     )
-    max_seq_length: int = option("tokens a text or a pair has at most; what is longer is cut", 128)
+    max_seq_length: Annotated[int, "count"] = option(
+        "tokens a text or a pair has at most; what is longer is cut", 128
+    )
     pad_to_max_length: bool = option("pad every batch to --max_seq_length, not to its longest text", False)
 
 
@@ -93,15 +96,17 @@ class SquadArguments(LimitArguments):
     predict_file: str | None = option(
         "questions to answer and score, SQuAD v1.1; likewise", aliases=["--validation_file"]
     )
-    max_seq_length: int = option("tokens a window of question and text has at most", 384)
-    doc_stride: int | None = option(
+    max_seq_length: Annotated[int, "count"] = option("tokens a window of question and text has at most", 384)
+    doc_stride: Annotated[int | None, "count"] = option(
         "a window starts so many tokens after the one before; default: 128, less where windows are short"
     )
-    max_query_length: int = option("tokens a question has at most; what is longer is cut", 64)
-    n_best_size: int = option(
+    max_query_length: Annotated[int, "count"] = option(
+        "tokens a question has at most; what is longer is cut", 64
+    )
+    n_best_size: Annotated[int, "count"] = option(
         "starts and ends that answers are made of, and answers in nbest_predictions.json", 20
     )
-    max_answer_length: int = option("tokens an answer has at most", 30)
+    max_answer_length: Annotated[int, "count"] = option("tokens an answer has at most", 30)
     pad_to_max_length: bool = option("pad every batch to --max_seq_length, not to its longest window", False)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from ....options.errors import OptionError
 from ....options.faults import naming, one_line
 from ....records.files.sealed_folder import check_sealed
 from ...folders.model_heads import has_scores, tells_kept_heads
@@ -89,13 +90,13 @@ def load_tokenizer(options: ModelArguments) -> Any:
             **more,
         )
     except Exception as error:
-        raise ValueError(
-            f"--tokenizer_name {name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}"
+        raise OptionError(
+            "tokenizer_name", f"{name}: no tokenizer can be loaded: {_first_line(error)}{_not_here(name)}"
         ) from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
-        raise ValueError(
-            f"--tokenizer_name {name}: there is no vocabulary; name the tokenizer that the "
-            "model was trained with"
+        raise OptionError(
+            "tokenizer_name",
+            f"{name}: there is no vocabulary; name the tokenizer that the model was trained with",
         )
     return tokenizer
 
@@ -137,16 +138,17 @@ def load_model(
                 "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes "
                 "begins with a new task head"
             )
-        raise ValueError(f"--model_name_or_path {name}: {text}{_not_here(name)}") from error
+        raise OptionError("model_name_or_path", f"{name}: {text}{_not_here(name)}") from error
     finally:
         hf_logging.set_verbosity(level)
     further = _further_layers(model, loading["unexpected_keys"])
     if further:
         text = f"the weights have layers that the configuration has not ({further} ...), and would lose them"
         if not options.config_name:
-            raise ValueError(
-                f"--model_name_or_path {name}: {text}; to begin with fewer layers, give that "
-                "configuration by --config_name"
+            raise OptionError(
+                "model_name_or_path",
+                f"{name}: {text}; to begin with fewer layers, give that configuration by {{}}",
+                "config_name",
             )
         say(f"--config_name {options.config_name}: {text}")
     return model, _new(loading)

@@ -1,7 +1,7 @@
 """Numbers on a command line or in a file of options are checked by their meaning before anything is loaded.
 
-One table for our options and the Trainer's. Transformers itself takes any number and finds out later, or
-never: a learning rate of NaN trains.
+Our own options are annotated with what they mean, the Trainer's stand in a table here. Transformers itself
+takes any number and finds out later, or never: a learning rate of NaN trains.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from ....options.errors import OptionError
 from ....options.numbers import MEANINGS, Meaning, check_number
@@ -23,9 +23,8 @@ _STEPS_OR_SHARE = (
 )
 _WARMUP = ("amount", Meaning("a share of all updates, from 0 to below 1", 0, 1, open_most=True))
 
-# meaning -> options; those that may be left out are None then, which is not looked at
+# meaning -> options of the Trainer; those that may be left out are None then, which is not looked at
 _TABLE: Sequence[tuple[Meant, str]] = (
-    # the Trainer's
     ("non-negative", "learning_rate weight_decay max_grad_norm eval_delay"),
     ("positive", "num_train_epochs adam_epsilon neftune_noise_alpha"),
     ("decay", "adam_beta1 adam_beta2 label_smoothing_factor"),
@@ -41,31 +40,6 @@ _TABLE: Sequence[tuple[Meant, str]] = (
     (_STEPS_OR_SHARE, "save_steps eval_steps logging_steps"),
     ("seed", "seed data_seed"),
     (MEANINGS["amount"].or_else(-1, meant="for one process"), "local_rank"),
-    # data
-    (
-        "count",
-        """max_train_samples max_eval_samples max_predict_samples max_seq_length doc_stride
-        max_query_length n_best_size max_answer_length""",
-    ),
-    # head pruning
-    ("amount", "num_of_heads min_heads_per_block pruning_warmup_updates budgets"),
-    ("positive", "pruning_lr"),
-    ("non-negative", "l0_penalty"),
-    ("temperature", "initial_temperature final_temperature"),
-    ("amount", "cooldown_steps"),
-    ("count", "MichelArguments.num_of_heads batch_size"),
-    (MEANINGS["count"].or_else(0, -1, meant="for all"), "data_subset"),
-    # diff pruning
-    ("non-negative", "sparsity_pen sparsity_penalty_per_layer alpha_learning_rate"),
-    ("finite", "alpha_init"),
-    (Meaning("a finite number below 0", most=0, open_most=True), "concrete_lower"),
-    (Meaning("a finite number above 1", 1, open_least=True), "concrete_upper"),
-    ("switch", "per_params_alpha per_neuron_alpha per_layer_alpha finetune"),
-    (MEANINGS["amount"].or_else(-1, meant="for none"), "fix_layer"),
-    ("share", "target_sparsity"),
-    (MEANINGS["non-negative"].or_else(-1, meant="for none"), "threshold"),
-    # all three stages of it
-    ("positive", "finetune_learning_rate finetune_num_train_epochs"),
 )
 NUMBERS: Mapping[str, Meant] = {name: meaning for meaning, names in _TABLE for name in names.split()}
 
@@ -78,9 +52,17 @@ def number_options(group: type) -> dict[str, type]:
 
 
 def meaning_of(group: type, name: str) -> Meant:
-    """Raises: KeyError: the option has no entry in the table."""
-    own = f"{group.__name__}.{name}"
-    return NUMBERS[own] if own in NUMBERS else NUMBERS[name]
+    """Return what an option's number is for, by its annotation or else by the table of the Trainer's.
+
+    Raises:
+        TypeError: neither says it.
+    """
+    annotated = get_type_hints(group, include_extras=True)[name]
+    if get_origin(annotated) is Annotated:
+        return annotated.__metadata__[0]
+    if name not in NUMBERS:
+        raise TypeError(f"{group.__name__}.{name}: Annotated[...] must say what the number is for")
+    return NUMBERS[name]
 
 
 def check_numbers(groups: Iterable[type], values: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_NAME, AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ....options.errors import OptionError
 from ...data.glue import check_max_seq_length
 from ...data.glue_tasks import TASKS, find_task
 from ...data.input_limits import longest_input
@@ -31,7 +32,7 @@ def check_lengths(model: PreTrainedModel, tokenizer: Any, task: Any) -> None:
     check_max_seq_length(length, tokenizer, task.pair)
     longest = longest_input(model)
     if longest is not None and length > longest:
-        raise ValueError(f"--max_seq_length {length}: the model has positions for {longest} tokens at most")
+        raise OptionError("max_seq_length", f"{length}: the model has positions for {longest} tokens at most")
 
 
 def check_head(
@@ -55,10 +56,10 @@ def check_head(
         return []
     name = options.model_name_or_path
     if not options.ignore_mismatched_sizes:
-        raise ValueError(
-            f"--model_name_or_path {name}: its task head {reason}, and this task is {task.name}: "
-            "--ignore_mismatched_sizes begins "
-            "with a new task head"
+        raise OptionError(
+            "model_name_or_path",
+            f"{name}: its task head {reason}, and this task is {task.name}: {{}} begins with a new task head",
+            "ignore_mismatched_sizes",
         )
     say(f"{name}: its task head {reason}; a new one is begun")
     return _begin_head(model)
@@ -80,9 +81,9 @@ def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
     compared.append((", ".join(label_words(theirs)), ", ".join(label_words(model.config))))
     for what, (there, here) in zip(("a", "number of labels:", "labels:"), compared):
         if there and there != here:
-            raise ValueError(
-                f"--resume_from_checkpoint {checkpoint} is of another training: {what} {there} "
-                f"there, {here} here"
+            raise OptionError(
+                "resume_from_checkpoint",
+                f"{checkpoint} is of another training: {what} {there} there, {here} here",
             )
 
 

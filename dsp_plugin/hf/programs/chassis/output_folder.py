@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ....options.errors import OptionError
 from ....records.files.sealed import parse_json, read_bounded, read_json, write_json
 from ....records.files.sealed_folder import LIST
 from ....records.settings import in_both, other_settings, refusal
@@ -57,13 +58,15 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file: name a folder")
+        raise OptionError("output_dir", f"{folder} is a file: name a folder")
     named = args.resume_from_checkpoint
     named = named if named and named.lower() not in ("auto", "true", "false") else None
     if overwrite:
         if named:
-            raise ValueError(
-                "--overwrite_output_dir trains anew and --resume_from_checkpoint goes on: give one of them"
+            raise OptionError(
+                "overwrite_output_dir",
+                "trains anew and {} goes on: give one of them",
+                "resume_from_checkpoint",
             )
         return None
     there = (
@@ -75,8 +78,8 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
     ours = json.loads(json.dumps(settings))
     if named:
         if not _is_whole(Path(named)):
-            raise ValueError(
-                f"--resume_from_checkpoint {named}: no checkpoint of a Trainer (no {STATE} that is whole)"
+            raise OptionError(
+                "resume_from_checkpoint", f"{named}: no checkpoint of a Trainer (no {STATE} that is whole)"
             )
         checkpoint: str | None = named
         path = _settings_file(named)
@@ -103,10 +106,11 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
             "runs",
             *(path.name for path in checkpoints),
         }:
-            raise ValueError(
-                f"--output_dir {folder} is not empty and has no checkpoint to go on from: give "
-                "--overwrite_output_dir to "
-                "train anew in it, or another folder"
+            raise OptionError(
+                "output_dir",
+                f"{folder} is not empty and has no checkpoint to go on from: give {{}} to train anew in it, "
+                "or another folder",
+                "overwrite_output_dir",
             )
     if checkpoint is not None:
         check_checkpoint(checkpoint)
@@ -119,7 +123,7 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
             )
         if not has_optimizer(checkpoint) and _is_unfinished(checkpoint):
             remedy = "" if named else "; --overwrite_output_dir trains anew"
-            raise ValueError(f"--resume_from_checkpoint {checkpoint}: {NO_OPTIMIZER}{remedy}")
+            raise OptionError("resume_from_checkpoint", f"{checkpoint}: {NO_OPTIMIZER}{remedy}")
     return checkpoint
 
 

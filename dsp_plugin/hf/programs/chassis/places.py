@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import CONFIG_NAME, PreTrainedModel, TrainingArguments
 
+from ....options.errors import OptionError
 from ....records.files.whole import check_output
 
 
@@ -30,18 +31,20 @@ def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[
     if trains:
         shared = [path.name for path in source.iterdir() if _same(path, out / path.name) and _is_models(path)]
         if real == place or shared or _same(source, out):
-            raise ValueError(
-                f"--output_dir {output_dir} is the folder of --model_name_or_path {model}, which would be "
-                "written over: "
-                "name another one"
+            raise OptionError(
+                "output_dir",
+                f"{output_dir} is the folder of {{}} {model}, which would be written over: name another one",
+                "model_name_or_path",
             )
         written.append(place)
     for folder in written:
         if folder == real or folder in real.parents:
-            raise ValueError(
-                f"--model_name_or_path {model} lies in --output_dir {output_dir}, whose checkpoints and "
-                "models this run "
-                "replaces: name another --output_dir, or copy the model"
+            raise OptionError(
+                "model_name_or_path",
+                f"{model} lies in {{}} {output_dir}, whose checkpoints and models this run replaces: name "
+                f"another {{}}, or copy the model",
+                "output_dir",
+                "output_dir",
             )
 
 
@@ -80,9 +83,10 @@ def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) ->
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise ValueError(
-            f"--output_dir {folder}: {free / 1e6:,.0f} MB are free there, and the model and a checkpoint "
-            f"need {needed / 1e6:,.0f} MB"
+        raise OptionError(
+            "output_dir",
+            f"{folder}: {free / 1e6:,.0f} MB are free there, and the model and a checkpoint need "
+            f"{needed / 1e6:,.0f} MB",
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
 
+from ....options.errors import OptionError
 from ....records.record import fingerprint
 from ...data.data_error import DataError
 from ...data.squad import SquadDataset, best_answers, compute_metrics, write_predictions
@@ -35,10 +36,11 @@ class SquadTask:
         if options.doc_stride is None:
             options = replace(options, doc_stride=DOC_STRIDE)  # or the room in a window
         elif options.doc_stride >= options.max_seq_length:
-            raise ValueError(
-                f"--doc_stride {options.doc_stride}: below --max_seq_length, which is "
-                f"{options.max_seq_length}; a window starts so "
-                "many tokens after the one before, and would leave text out"
+            raise OptionError(
+                "doc_stride",
+                f"{options.doc_stride}: below {{}}, which is {options.max_seq_length}; a window starts so "
+                "many tokens after the one before, and would leave text out",
+                "max_seq_length",
             )
         self.options = options
         self.train: SquadDataset | None = None

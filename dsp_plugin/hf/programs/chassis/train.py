@@ -19,6 +19,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import enable_full_determinism
 from transformers.utils import logging as hf_logging
 
+from ....options.errors import OptionError
 from ....records.files.claim import claimed
 from ....records.files.sealed_folder import seal_folder
 from ....records.files.whole import check_folder
@@ -74,7 +75,7 @@ def read_options(doc: str, data: type, own: Sequence[type], argv: Sequence[str])
     model, data_options, *chosen, results, args = parse(doc, option_groups(data, own), argv)
     log_levels(args)
     if not args.output_dir:
-        raise ValueError("--output_dir: name a folder for the results")
+        raise OptionError("output_dir", ": name a folder for the results")
     for group in chosen:
         if hasattr(group, "check"):
             group.check()
@@ -104,7 +105,7 @@ def train_system(system: System) -> dict[str, Any]:
     check_trainer(args, setup.task)
     if results.dry_run:
         if not args.do_train:
-            raise ValueError("--dry_run says what a training would be: give --do_train")
+            raise OptionError("dry_run", "says what a training would be: give {}", "do_train")
         with tempfile.TemporaryDirectory() as scratch:
             return _run(system, scratch)
     with claimed("--output_dir", args.output_dir) if setup.is_main else contextlib.nullcontext():

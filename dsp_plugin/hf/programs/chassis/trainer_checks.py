@@ -17,6 +17,7 @@ from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import is_liger_kernel_available
 
+from ....options.errors import OptionError
 from ....options.faults import one_line
 
 _UPDATES = 1000  # of a schedule that is made to see whether it can be
@@ -43,7 +44,7 @@ def check_metric(args: TrainingArguments, task: Any) -> None:
     given = args.metric_for_best_model
     known = ("loss", *task.metrics)
     if given is not None and given.removeprefix("eval_") not in known:
-        raise ValueError(f"--metric_for_best_model {given}: {task.name} has {', '.join(known)}")
+        raise OptionError("metric_for_best_model", f"{given}: {task.name} has {', '.join(known)}")
 
 
 def _check_reports(args: TrainingArguments) -> None:
@@ -53,16 +54,16 @@ def _check_reports(args: TrainingArguments) -> None:
         if name in ("none", "all"):
             continue
         if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(
-                f"--report_to {name}: there are none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+            raise OptionError(
+                "report_to", f"{name}: there are none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
             )
-        without = "--report_to none does without"
+        without = "{} none does without"
         if not _is_here(name):
-            raise ValueError(f"--report_to {name}: its package is not installed; {without}")
+            raise OptionError("report_to", f"{name}: its package is not installed; {without}", "report_to")
         try:
             INTEGRATION_TO_CALLBACK[name]()  # looks for whatever else it needs
         except Exception as error:
-            raise ValueError(f"--report_to {name}: {one_line(error)}; {without}") from None
+            raise OptionError("report_to", f"{name}: {one_line(error)}; {without}", "report_to") from None
 
 
 def _is_here(name: str) -> bool:
@@ -81,10 +82,12 @@ def _check_optimizer(args: TrainingArguments) -> None:
     pairs = [pair.partition("=") for pair in (given or "").replace(" ", "").split(",") if pair]
     whole = all(name and equals and value and "=" not in value for name, equals, value in pairs)
     if given and not (pairs and whole):
-        raise ValueError(f"--optim_args {given}: name=value,name=value belongs there")
+        raise OptionError("optim_args", f"{given}: name=value,name=value belongs there")
     if args.optim_target_modules is not None:
         if not any(word in optim for word in ("galore", "apollo")):
-            raise ValueError(f"--optim_target_modules does nothing under --optim {optim}: leave it out")
+            raise OptionError(
+                "optim_target_modules", f"does nothing under {{}} {optim}: leave it out", "optim"
+            )
         with contextlib.suppress(AttributeError):  # further on they ask for the model
             _made_optimizer(args, optim)
         return
@@ -92,7 +95,9 @@ def _check_optimizer(args: TrainingArguments) -> None:
     for name, _, value in pairs:
         rest = ",".join(f"{other}={its}" for other, _, its in pairs if other != name)
         if _optimizer_options(args, rest or None) == made:
-            raise ValueError(f"--optim_args {name}={value} does nothing under --optim {optim}: leave it out")
+            raise OptionError(
+                "optim_args", f"{name}={value} does nothing under {{}} {optim}: leave it out", "optim"
+            )
 
 
 def _made_optimizer(args: TrainingArguments, optim: str) -> Any:
@@ -102,9 +107,8 @@ def _made_optimizer(args: TrainingArguments, optim: str) -> Any:
     except AttributeError:
         raise
     except Exception as error:  # of whatever package it is from
-        raise ValueError(
-            f"--optim {optim}{f' --optim_args {given}' if given else ''}: {one_line(error)}"
-        ) from error
+        more = [f"{optim} {{}} {given}", "optim_args"] if given else [optim]
+        raise OptionError("optim", f"{more[0]}: {one_line(error)}", *more[1:]) from error
 
 
 def _optimizer_options(args: TrainingArguments, optim_args: Any) -> Any:
@@ -122,40 +126,41 @@ def _check_schedule(args: TrainingArguments) -> None:
     try:
         get_scheduler(kind, single, args.get_warmup_steps(_UPDATES), _UPDATES, args.lr_scheduler_kwargs)
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"--lr_scheduler_type {' '.join([kind, *given])}: {one_line(ValueError(str(error)))}"
+        raise OptionError(
+            "lr_scheduler_type", f"{' '.join([kind, *given])}: {one_line(ValueError(str(error)))}"
         ) from error
 
 
 def _check_machinery(args: TrainingArguments) -> None:
     if args.use_liger_kernel and not is_liger_kernel_available():
-        raise ValueError(
-            "--use_liger_kernel needs a package that is not here: pip install liger-kernel, or leave it out"
+        raise OptionError(
+            "use_liger_kernel", "needs a package that is not here: pip install liger-kernel, or leave it out"
         )
     given = args.gradient_checkpointing_kwargs
     taken = [*list(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:], "preserve_rng_state"]
     taken = sorted({name for name in taken if name not in ("args", "kwargs")})
     for name in given or {}:
         if name not in taken:
-            raise ValueError(f"--gradient_checkpointing_kwargs {name}: there are {', '.join(taken)}")
+            raise OptionError("gradient_checkpointing_kwargs", f"{name}: there are {', '.join(taken)}")
     if args.torch_compile_backend and args.torch_compile_backend.upper() not in {
         backend.value for backend in DynamoBackend
     }:
         known = ", ".join(sorted(backend.value.lower() for backend in DynamoBackend if backend.value != "NO"))
-        raise ValueError(f"--torch_compile_backend {args.torch_compile_backend}: there are {known}")
+        raise OptionError("torch_compile_backend", f"{args.torch_compile_backend}: there are {known}")
     if args.torch_compile_mode and args.torch_compile_mode not in _COMPILE_MODES:
         known = ", ".join(_COMPILE_MODES)
-        raise ValueError(f"--torch_compile_mode {args.torch_compile_mode}: there are {known}")
+        raise OptionError("torch_compile_mode", f"{args.torch_compile_mode}: there are {known}")
     inner = getattr(args.accelerator_config, "gradient_accumulation_kwargs", None) or {}
     if "num_steps" in inner:
-        raise ValueError(
-            "--accelerator_config gradient_accumulation_kwargs num_steps: give "
-            f"--gradient_accumulation_steps {inner['num_steps']}, "
-            "by which schedules are made, too"
+        raise OptionError(
+            "accelerator_config",
+            f"gradient_accumulation_kwargs num_steps: give {{}} {inner['num_steps']}, by which schedules "
+            "are made, too",
+            "gradient_accumulation_steps",
         )
     if args.fsdp and args.world_size == 1:
-        raise ValueError(
-            "--fsdp spreads the model over several processes: start them with torchrun, or leave it out"
+        raise OptionError(
+            "fsdp", "spreads the model over several processes: start them with torchrun, or leave it out"
         )
 
 
@@ -167,36 +172,40 @@ def _check_workers(args: TrainingArguments) -> None:
     ):
         value = getattr(args, name)
         if value and not args.dataloader_num_workers:
-            raise ValueError(
-                f"--{name} {value} is about worker processes: give --dataloader_num_workers 1 or more with it"
+            raise OptionError(
+                name,
+                f"{value} is about worker processes: give {{}} 1 or more with it",
+                "dataloader_num_workers",
             )
 
 
 def _check_task(args: TrainingArguments, task: Any) -> None:
     """Check what the task's scores are made of."""
     if not args.eval_do_concat_batches:
-        raise ValueError(
-            "--eval_do_concat_batches False: scores are made of all batches in one, so leave it out"
+        raise OptionError(
+            "eval_do_concat_batches", "False: scores are made of all batches in one, so leave it out"
         )
     if args.batch_eval_metrics:
-        raise ValueError("--batch_eval_metrics: scores are made of all batches in one, so leave it out")
+        raise OptionError("batch_eval_metrics", ": scores are made of all batches in one, so leave it out")
     if args.prediction_loss_only and (args.do_eval or args.do_predict):
-        raise ValueError(
-            "--prediction_loss_only leaves no predictions to score: leave it out, or --do_eval "
-            "and --do_predict"
+        raise OptionError(
+            "prediction_loss_only",
+            "leaves no predictions to score: leave it out, or {} and {}",
+            "do_eval",
+            "do_predict",
         )
     labels = list(task.label_columns)
     if args.label_names is not None and sorted(args.label_names) != sorted(labels):
-        raise ValueError(
-            f"--label_names {' '.join(args.label_names)}: those of {task.name} are "
-            f"{' '.join(labels)}; leave it out"
+        raise OptionError(
+            "label_names",
+            f"{' '.join(args.label_names)}: those of {task.name} are {' '.join(labels)}; leave it out",
         )
     if args.label_smoothing_factor and not task.labels:
         why = "answers are numbers" if labels == ["labels"] else "answers are spans"
-        raise ValueError(
-            f"--label_smoothing_factor {args.label_smoothing_factor}: {task.name}'s {why}, and there are no "
-            "labels to smooth; "
-            "leave it out"
+        raise OptionError(
+            "label_smoothing_factor",
+            f"{args.label_smoothing_factor}: {task.name}'s {why}, and there are no labels to smooth; leave "
+            "it out",
         )
 
 
@@ -207,12 +216,15 @@ def _check_best(args: TrainingArguments, task: Any) -> None:
     evaluates = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
     if strategy == "best" and not (evaluates and metric is not None):
         known = ", ".join(["loss", *task.metrics])
-        raise ValueError(
-            f"--save_strategy best needs --metric_for_best_model (one of {known}) and --eval_strategy steps "
-            "or epoch"
+        raise OptionError(
+            "save_strategy",
+            f"best needs {{}} (one of {known}) and {{}} steps or epoch",
+            "metric_for_best_model",
+            "eval_strategy",
         )
     if args.prediction_loss_only and metric is not None and metric.removeprefix("eval_") != "loss":
-        raise ValueError(
-            f"--prediction_loss_only leaves no {metric} for --metric_for_best_model: take loss, "
-            "or leave it out"
+        raise OptionError(
+            "prediction_loss_only",
+            f"leaves no {metric} for {{}}: take loss, or leave it out",
+            "metric_for_best_model",
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ....diffs import DiffPack
+from ....options.errors import OptionError
 from ....options.numbers import number
 from ....records.files.whole import check_folder
 from ..chassis.arguments import GlueArguments, SquadArguments
@@ -164,7 +165,7 @@ def _densities(words: Sequence[str]) -> list[str]:
         try:
             value = number("share")(word)
         except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--target_sparsity {error}") from None
+            raise OptionError("target_sparsity", f"{error}") from None
         if value in found:
             say(f"--target_sparsity {word} is {found[value]} once more, and is learnt once")
         found.setdefault(value, word.strip())
@@ -181,7 +182,7 @@ def _refuse(own: argparse.Namespace, room: str) -> None:
         value = getattr(own, name)
         # the published "none"
         if value is not None and not (name == "threshold" and value in ("-1", "-1.0")):
-            raise ValueError(f"--{name} {value}: {why.format(**programs)}")
+            raise OptionError(name, f"{value}: {why.format(**programs)}")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from ....diffs.training.groups import grouping_name, method_name
 from ....diffs.training.passes.concrete import StretchedConcrete
 from ....diffs.training.vector import PENALTY_FORMS
+from ....options.numbers import MEANINGS, Meaning
 from ..chassis.arguments import option
 
+BELOW_0 = Meaning("a finite number below 0", most=0, open_most=True)
+ABOVE_1 = Meaning("a finite number above 1", 1, open_least=True)
 VALUE_DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -16,23 +20,29 @@ VALUE_DTYPES = ("float16", "bfloat16", "float32")
 class DiffArguments:
     """Stage 1."""
 
-    sparsity_pen: float = option("lambda, the price of a weight that may differ from the base", 1.25e-7)
-    sparsity_penalty_per_layer: list[float] | None = option(
+    sparsity_pen: Annotated[float, "non-negative"] = option(
+        "lambda, the price of a weight that may differ from the base", 1.25e-7
+    )
+    sparsity_penalty_per_layer: Annotated[list[float] | None, "non-negative"] = option(
         "one lambda a layer: the embeddings, each layer, everything else", None
     )
     penalty_form: str = option(
         "paper: P(z) P(group), summed; additive: as in the authors' program", "paper", choices=PENALTY_FORMS
     )
-    concrete_lower: float = option("l, the lower end of the stretched interval", -1.5)
-    concrete_upper: float = option("r, its upper end", 1.5)
-    alpha_init: float = option("where alpha starts", 5.0)
-    alpha_learning_rate: float = option("constant learning rate of alpha", 0.1)
-    per_params_alpha: int = option("1: a gate a tensor, too (structured); 0: unstructured", 1, choices=[0, 1])
-    per_neuron_alpha: int = option(
+    concrete_lower: Annotated[float, BELOW_0] = option("l, the lower end of the stretched interval", -1.5)
+    concrete_upper: Annotated[float, ABOVE_1] = option("r, its upper end", 1.5)
+    alpha_init: Annotated[float, "finite"] = option("where alpha starts", 5.0)
+    alpha_learning_rate: Annotated[float, "non-negative"] = option("constant learning rate of alpha", 0.1)
+    per_params_alpha: Annotated[int, "switch"] = option(
+        "1: a gate a tensor, too (structured); 0: unstructured", 1, choices=[0, 1]
+    )
+    per_neuron_alpha: Annotated[int, "switch"] = option(
         "1: the groups are neurons (rows of matrices) instead of tensors", 0, choices=[0, 1]
     )
-    per_layer_alpha: int = option("1: the groups are whole layers instead of tensors", 0, choices=[0, 1])
-    fix_layer: int = option(
+    per_layer_alpha: Annotated[int, "switch"] = option(
+        "1: the groups are whole layers instead of tensors", 0, choices=[0, 1]
+    )
+    fix_layer: Annotated[int, MEANINGS["amount"].or_else(-1, meant="for none")] = option(
         "N: the embeddings and the N lowest layers stay at the base; -1: nothing does", -1
     )
     task_head: list[str] | None = option(
@@ -73,10 +83,12 @@ class ProjectionArguments:
     save_checkpoint: str | None = option(
         "the pack to write, a safetensors file; default: OUTPUT_DIR/projected.diff.safetensors"
     )
-    target_sparsity: float = option(
+    target_sparsity: Annotated[float, "share"] = option(
         "share of the body's weights that may differ from the base, in (0, 1]", 0.01
     )
-    threshold: float = option("0 or more: keep all changes above this magnitude instead; -1: none", -1.0)
+    threshold: Annotated[float, MEANINGS["non-negative"].or_else(-1, meant="for none")] = option(
+        "0 or more: keep all changes above this magnitude instead; -1: none", -1.0
+    )
     per_layer_projection: bool = option("each layer keeps the same share", False)
     sampled_diff: bool = option("project one sample of the diff instead of the deterministic one", False)
 
@@ -86,7 +98,9 @@ class FixMaskArguments:
     """Stage 3."""
 
     mask_checkpoint: str | None = option("the pack of stage 2")
-    finetune: int = option("1: start at the values in the pack; 0: at the base", 1, choices=[0, 1])
+    finetune: Annotated[int, "switch"] = option(
+        "1: start at the values in the pack; 0: at the base", 1, choices=[0, 1]
+    )
     save_pack: str | None = option("the pack to write; default: OUTPUT_DIR/task.diff.safetensors")
     value_dtype: str = option("dtype of the values in the pack", "float16", choices=VALUE_DTYPES)
 

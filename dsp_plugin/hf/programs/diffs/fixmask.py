@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ....diffs import DiffPack, FixMaskAdamW
 from ....diffs.packs.summary import mask_fingerprint
+from ....options.errors import OptionError
 from ....options.faults import naming
 from ...diffs.training import DiffCallback, fixmask_optimizers
 from ..chassis.places import check_written_file
@@ -41,7 +42,7 @@ class FixMaskStage(DiffStage):
         """Read the pack, too: the settings of the training tell its positions."""
         given, task = self.options.fixmask.mask_checkpoint, self.setup.task.name
         if not given:
-            raise ValueError("--mask_checkpoint: name the pack that the projection wrote")
+            raise OptionError("mask_checkpoint", ": name the pack that the projection wrote")
         super().check()
         if self.setup.args.do_train:
             read = {"--mask_checkpoint": given, "--model_name_or_path": self.setup.model.model_name_or_path}
@@ -50,7 +51,7 @@ class FixMaskStage(DiffStage):
             self.pack_path, self.pack = Path(given), DiffPack.load(given)
         theirs = self.pack.config.get("task", task)
         if theirs != task:
-            raise ValueError(f"--mask_checkpoint {given} is of {theirs}, not of {task}")
+            raise OptionError("mask_checkpoint", f"{given} is of {theirs}, not of {task}")
 
     @property
     def path(self) -> Path:
@@ -78,8 +79,8 @@ class FixMaskStage(DiffStage):
         try:
             undo = self.pack.apply(model)  # checks the base and the task head
         except ValueError as error:
-            raise ValueError(
-                f"--mask_checkpoint {self.pack_path} does not fit --model_name_or_path: {error}"
+            raise OptionError(
+                "mask_checkpoint", f"{self.pack_path} does not fit {{}}: {error}", "model_name_or_path"
             ) from error
         task_head = {name: weight.detach().clone() for name, weight in self.task_head_of(model).items()}
         undo.revert(model)

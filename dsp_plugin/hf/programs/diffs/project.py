@@ -14,6 +14,7 @@ from ....diffs import Difference, SparseDiff, count_of, layer_numbers, project
 from ....diffs.base import Base
 from ....diffs.training.groups import group_function
 from ....diffs.training.vector_file import SavedVector, read_vector
+from ....options.errors import OptionError
 from ....options.faults import naming
 from ..chassis.models import load
 from ..chassis.output_folder import settings_of
@@ -45,8 +46,8 @@ class ProjectStage(DiffStage):
         setup, method = self.setup, self.options.method
         given = self.options.projection.eval_checkpoint
         if not given:
-            raise ValueError(
-                "--eval_checkpoint: name what the first stage wrote, or the folder of a finetuned model"
+            raise OptionError(
+                "eval_checkpoint", ": name what the first stage wrote, or the folder of a finetuned model"
             )
         read = {"--eval_checkpoint": given, "--model_name_or_path": setup.model.model_name_or_path}
         check_written_file("--save_checkpoint", self.path, read)
@@ -60,14 +61,16 @@ class ProjectStage(DiffStage):
             self.saved = read_vector(given)
         low, high = self.saved.header["concrete"]
         if (method.concrete_lower, method.concrete_upper) != (low, high):
-            raise ValueError(
-                f"--concrete_lower {method.concrete_lower} --concrete_upper {method.concrete_upper}: "
-                f"the diff was trained with {low} and {high}"
+            raise OptionError(
+                "concrete_lower",
+                f"{method.concrete_lower} {{}} {method.concrete_upper}: the diff was trained with {low} and "
+                f"{high}",
+                "concrete_upper",
             )
         if self.saved.config.get("task", setup.task.name) != setup.task.name:
-            raise ValueError(
-                f"--eval_checkpoint {given} was trained on {self.saved.config['task']}, not on "
-                f"{setup.task.name}"
+            raise OptionError(
+                "eval_checkpoint",
+                f"{given} was trained on {self.saved.config['task']}, not on {setup.task.name}",
             )
 
     @property
@@ -86,8 +89,8 @@ class ProjectStage(DiffStage):
         """
         noted, base = settings_of(folder), self.setup.model.model_name_or_path.rstrip("/")
         if noted.get("task", self.setup.task.name) != self.setup.task.name:
-            raise ValueError(
-                f"--eval_checkpoint {folder} was trained on {noted['task']}, not on {self.setup.task.name}"
+            raise OptionError(
+                "eval_checkpoint", f"{folder} was trained on {noted['task']}, not on {self.setup.task.name}"
             )
         if Path(str(noted.get("model", base))).name != Path(base).name:
             say(
@@ -124,7 +127,7 @@ class ProjectStage(DiffStage):
             vector = saved.restore(model, group_function(saved.config.get("grouping", "tensor"), names))
         if sorted(saved.task_head) != sorted(self.task_head):
             known = ", ".join(saved.task_head)
-            raise ValueError(f"--task_head: the diff was trained with the task head {known}")
+            raise OptionError("task_head", f": the diff was trained with the task head {known}")
         deltas = vector.deltas(vector.steps if self.options.projection.sampled_diff else None)
         return (
             deltas,
@@ -137,21 +140,21 @@ class ProjectStage(DiffStage):
     ) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Read them off a finetuned model in a folder, the baseline of the paper."""
         if self.options.projection.sampled_diff:
-            raise ValueError("--sampled_diff: there is nothing to sample in a finetuned model")
+            raise OptionError("sampled_diff", ": there is nothing to sample in a finetuned model")
         folder = self.options.projection.eval_checkpoint
         named = replace(self.setup.model, model_name_or_path=folder, config_name=None)
         finetuned, _, new = load(named, self.setup.task)
         if new:
-            raise ValueError(
-                f"--eval_checkpoint {folder} is no model of {self.setup.task.name}: "
-                f"{', '.join(new[:3])} are missing in it"
+            raise OptionError(
+                "eval_checkpoint",
+                f"{folder} is no model of {self.setup.task.name}: {', '.join(new[:3])} are missing in it",
             )
         state = dict(finetuned.named_parameters())
         try:
             deltas = Difference(state, dict(model.named_parameters()), self.body_of(model))
         except ValueError as error:
-            raise ValueError(
-                f"--eval_checkpoint {folder} is no finetuned --model_name_or_path: {error}"
+            raise OptionError(
+                "eval_checkpoint", f"{folder} is no finetuned {{}}: {error}", "model_name_or_path"
             ) from error
         return deltas, {name: state[name].detach() for name in self.task_head}, {"method": "non-adaptive"}
 
@@ -162,7 +165,7 @@ class ProjectStage(DiffStage):
             return count_of(self.options.projection.target_sparsity, total)
         count = sum(int((deltas[name].abs() > threshold).sum()) for name in deltas)
         if not count:
-            raise ValueError(f"--threshold {threshold}: no change is larger")
+            raise OptionError("threshold", f"{threshold}: no change is larger")
         return count
 
     def _say(self, diff: SparseDiff, total: int) -> None:

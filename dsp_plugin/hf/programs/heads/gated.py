@@ -20,7 +20,7 @@ from ..chassis.parsing import say
 from ..chassis.results import say_heads
 from ..chassis.system import Setup, System
 from ..chassis.train import read_options, train_system
-from .methods import GateArguments
+from .methods import GateArguments, PrunedArguments
 from .written import IntermediateMasks, check_prunable, save_pruned_model, write_mask
 
 NOTED_MOMENTS = 100  # the heads are noted about so often in a training
@@ -40,17 +40,17 @@ def train_heads(
     Raises:
         ValueError, OSError: options, model, data or folder that cannot be; before training.
     """
-    setup, (chosen,) = read_options(doc, data, (method,), argv)
-    return train_system(HeadGatesSystem(setup, chosen))
+    setup, (chosen, written) = read_options(doc, data, (method, PrunedArguments), argv)
+    return train_system(HeadGatesSystem(setup, chosen, written))
 
 
 class HeadGatesSystem(System):
     """Trains the choice of heads, with the model where it is joint; writes a smaller copy to `pruned`."""
 
-    def __init__(self, setup: Setup, method: GateArguments):
+    def __init__(self, setup: Setup, method: GateArguments, written: PrunedArguments):
         super().__init__(setup)
-        self.method = method
-        self.writes = () if setup.results.no_pruned else ("pruned",)
+        self.method, self.written = method, written
+        self.writes = () if written.no_pruned else ("pruned",)
 
     def check(self) -> None:
         super().check()
@@ -71,7 +71,7 @@ class HeadGatesSystem(System):
         if new and not (trains and method.joint_pruning):
             why = " and stay random, because without --joint_pruning only the choice of heads is learned"
             self.say_untrained(new, why if trains else "")
-        if not setup.results.no_pruned:
+        if not self.written.no_pruned:
             check_prunable(model, setup.model)
         if not trains:
             method.adopt(settings_of(name))
@@ -94,7 +94,7 @@ class HeadGatesSystem(System):
             more["optimizers"] = pruning_optimizers(model, args, updates, rate, joint)
             every = max(1, updates // NOTED_MOMENTS)
         more["callbacks"] = [HeadGatesCallback(model, every)]
-        if setup.results.intermediate_masks:
+        if self.written.intermediate_masks:
             more["callbacks"].append(IntermediateMasks(model))
         return self.stock_trainer(model, **more)
 
@@ -115,7 +115,7 @@ class HeadGatesSystem(System):
         """Write mask.json and the pruned model; print the map of the heads and the method's remarks."""
         folder = self.setup.args.output_dir.rstrip("/") or "/"
         write_mask(f"{folder}/mask.json", model)
-        if not self.setup.results.no_pruned:
+        if not self.written.no_pruned:
             save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
         say_heads(heads)
         for remark in self.method.remarks(switchboard_of(model).gates):

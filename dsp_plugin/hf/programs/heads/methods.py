@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
@@ -21,14 +21,16 @@ from ..chassis.arguments import option
 class GateArguments:
     """What every method with learned gates takes, and what it is asked for; a method is a subclass."""
 
-    num_of_heads: int | None = option("K: attention heads to keep, exactly, of all heads of the model")
+    num_of_heads: Annotated[int | None, "amount"] = option(
+        "K: attention heads to keep, exactly, of all heads of the model"
+    )
     joint_pruning: bool = option(
         "train the model and the choice of heads together; without it the weights stay as they are and only "
         "the choice is "
         "learned, on a model that was trained before (pipelined)",
         False,
     )
-    pruning_warmup_updates: int = option(
+    pruning_warmup_updates: Annotated[int, "amount"] = option(
         "train with all heads open for so many updates before the choice of heads starts; a cool-down counts "
         "from there",
         0,
@@ -36,7 +38,9 @@ class GateArguments:
     heads_per_kind: str | None = option(
         "heads to keep of each kind of attention instead of K in all: encoder-self=20,decoder-cross=10,..."
     )
-    min_heads_per_block: int = option("heads that every attention block keeps at least, within the budget", 0)
+    min_heads_per_block: Annotated[int, "amount"] = option(
+        "heads that every attention block keeps at least, within the budget", 0
+    )
 
     # a method whose scores have a learning rate of their own has it as an option
     pruning_lr: ClassVar[float | None] = None
@@ -83,16 +87,20 @@ class GateArguments:
 class DSPArguments(GateArguments):
     """Differentiable subset pruning (Li, Cotterell and Sachan, 2021)."""
 
-    pruning_lr: float = option("learning rate of the head scores, by the model's schedule", 0.5)
+    pruning_lr: Annotated[float, "positive"] = option(
+        "learning rate of the head scores, by the model's schedule", 0.5
+    )
     use_ste: bool = option("straight-through: hard top-K forward, identity backward; no temperature", False)
     annealing: bool = option(
         "cool the sampler from --initial_temperature to --final_temperature over --cooldown_steps", False
     )
-    initial_temperature: float = option("temperature of the sampler at the start", 1000.0)
-    final_temperature: float = option(
+    initial_temperature: Annotated[float, "temperature"] = option(
+        "temperature of the sampler at the start", 1000.0
+    )
+    final_temperature: Annotated[float, "temperature"] = option(
         "temperature at the end of the cool-down, and throughout without --annealing", 1e-8
     )
-    cooldown_steps: int = option("updates of the cool-down", 25000)
+    cooldown_steps: Annotated[int, "amount"] = option("updates of the cool-down", 25000)
 
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste")
 
@@ -125,12 +133,14 @@ OPEN_COST = 0.02
 class VoitaArguments(GateArguments):
     """Stretched concrete gates under an L0 penalty (Voita et al., 2019)."""
 
-    num_of_heads: int | None = option(
+    num_of_heads: Annotated[int | None, "amount"] = option(
         "K: keep exactly the K heads with the largest log_a; without it the penalty alone decides how many "
         "stay"
     )
-    pruning_lr: float = option("learning rate of the gates, by the model's schedule", 0.1)
-    l0_penalty: float | None = option(
+    pruning_lr: Annotated[float, "positive"] = option(
+        "learning rate of the gates, by the model's schedule", 0.1
+    )
+    l0_penalty: Annotated[float | None, "non-negative"] = option(
         "lambda, the price of an open head, added to the mean loss; default: 0.02 / N, so that all N heads "
         "of the model cost 0.02"
     )
@@ -149,5 +159,14 @@ class VoitaArguments(GateArguments):
         return closed_heads(gates, underscored)
 
 
+@dataclass
+class PrunedArguments:
+    """What a training with head gates writes beside its records."""
+
+    no_pruned: bool = option("do not write the model with its dead heads removed (output_dir/pruned)", False)
+    intermediate_masks: bool = option("also write the mask every 1000 updates (output_dir/masks)", False)
+
+
 DSPArguments._argument_group_name = "Differentiable subset pruning"  # type: ignore[attr-defined]
 VoitaArguments._argument_group_name = "Voita's gates"  # type: ignore[attr-defined]
+PrunedArguments._argument_group_name = "Pruned models"  # type: ignore[attr-defined]

@@ -8,10 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from ....gating import HeadBudget, Step, end_of_removal, parse_heads_per_kind, path_down
+from ....options.errors import OptionError
+from ....options.numbers import MEANINGS
 from ....records.files.whole import check_folder
 from ...data.input_limits import check_inputs
 from ...heads.importance import ExampleRanking
@@ -35,22 +38,22 @@ class MichelArguments:
     output_dir: str = required(
         "folder for the steps, masks, records and pruned models; a sweep goes on from there"
     )
-    num_of_heads: int = option("heads to remove a step (a STEP here, not a budget)", 12)
+    num_of_heads: Annotated[int, "count"] = option("heads to remove a step (a STEP here, not a budget)", 12)
     exact_pruning: bool = option(
         "work the importance out anew under the current mask before every step", False
     )
-    budgets: list[int] | None = option(
+    budgets: Annotated[list[int] | None, "amount"] = option(
         "numbers of heads the sweep lands on exactly; it stops at the smallest; default: 0"
     )
     heads_per_kind: str | None = option("the end: heads left of each kind of attention, encoder-self=20,...")
-    min_heads_per_block: int = option("heads that every attention block keeps", 0)
+    min_heads_per_block: Annotated[int, "amount"] = option("heads that every attention block keeps", 0)
     rank_by: str = option(
         "what heads go by: importance, magnitude (of their weights) or random", "importance"
     )
     importance_subset: str = option(
         "what importance is worked out on: train, or a scored set (dev, dev_matched ...)", "train"
     )
-    data_subset: int = option(
+    data_subset: Annotated[int, MEANINGS["count"].or_else(0, -1, meant="for all")] = option(
         "work importance out on so many of its examples, drawn by --seed; below 1: on all", -1
     )
     batch_importance: bool = option(
@@ -63,7 +66,7 @@ class MichelArguments:
     metric_name: str | None = option("the score that is shown; default: the task's main one")
     no_scores: bool = option("work masks out only", False)
     score_only_budgets: bool = option("score only the full model, the budgets and the end", False)
-    batch_size: int = option("examples a batch, of importance and of scores", 32)
+    batch_size: Annotated[int, "count"] = option("examples a batch, of importance and of scores", 32)
     overwrite_output_dir: bool = option(
         "remove the steps, masks and models of an earlier sweep in --output_dir, and begin", False
     )
@@ -73,7 +76,7 @@ class MichelArguments:
     record_dir: str | None = option("folder of the records results.json; default: --output_dir")
     record_name: str | None = option("name of the setting in the records; default: the task")
     method: str | None = option("name of the method in the records; default: michel, magnitude or random")
-    seed: int = option("of the sample, and of the ranking `random`", 42)
+    seed: Annotated[int, "seed"] = option("of the sample, and of the ranking `random`", 42)
     use_cpu: bool = option("keep to the CPU", False)
 
     def check(self) -> None:
@@ -125,7 +128,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     task = TASKS[data](data_options, model_options.cache_dir)
     shown = options.metric_name or task.main_metric
     if shown not in task.metrics:
-        raise ValueError(f"--metric_name {shown}: {task.name} has {', '.join(task.metrics)}")
+        raise OptionError("metric_name", f"{shown}: {task.name} has {', '.join(task.metrics)}")
     set_seed(options.seed)
     models = {path.name for path in Path(options.output_dir).glob("pruned-K*")} | {
         f"pruned-K{k}" for k in options.budgets or []
@@ -134,9 +137,10 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
 
     model, tokenizer, new = load(model_options, task)
     if new:
-        raise ValueError(
-            f"--model_name_or_path {model_options.model_name_or_path} is no trained model of {task.name} "
-            f"({', '.join(new[:3])} are not in it): finetune it first"
+        raise OptionError(
+            "model_name_or_path",
+            f"{model_options.model_name_or_path} is no trained model of {task.name} ({', '.join(new[:3])} "
+            "are not in it): finetune it first",
         )
     check_lengths(model, tokenizer, task)
     say_open_heads(model_options.model_name_or_path)
@@ -148,8 +152,8 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     task.tokenise(tokenizer)
     measured = task.train if options.importance_subset == "train" else task.dev.get(options.importance_subset)
     if by_importance and measured is None:
-        raise ValueError(
-            f"--importance_subset {options.importance_subset}: there are train, {', '.join(task.dev)}"
+        raise OptionError(
+            "importance_subset", f"{options.importance_subset}: there are train, {', '.join(task.dev)}"
         )
 
     for scored in filter(None, [task.train, *task.dev.values()]):

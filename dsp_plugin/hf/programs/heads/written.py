@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ....options.errors import OptionError
 from ....records.files.sealed import write_json
 from ...folders.model_heads import pruned_copy
 from ...folders.pruned_folders import save_pruned
@@ -29,9 +30,11 @@ def check_prunable(model: PreTrainedModel, options: ModelArguments) -> None:
     try:
         check_surgery(model)
     except ValueError as error:
-        raise ValueError(
-            f"--model_name_or_path {options.model_name_or_path}: its heads cannot be removed: {error} "
-            "(--no_pruned chooses heads and removes none)"
+        raise OptionError(
+            "model_name_or_path",
+            f"{options.model_name_or_path}: its heads cannot be removed: {error} ({{}} chooses heads and "
+            "removes none)",
+            "no_pruned",
         ) from error
 
 
