@@ -295,7 +295,7 @@ def test_all_stages_in_one_command_with_two_densities(folder, capsys):
             "--baseline full: it has one stage; its program is scripts/glue/run_glue_diffpruning.py",
         ),
         (["--threshold", 0.1], "--threshold 0.1: the densities are those of --target_sparsity"),
-        (["--save-checkpoint", "x"], "--save_checkpoint x: the masks are in --output_dir"),
+        (["--save-checkpoint", "x"], "--save-checkpoint x: the masks are in --output_dir"),
         (["--eval_checkpoint", "x"], "--eval_checkpoint x: stage 1"),
         (["--mask_checkpoint", "x"], "--mask_checkpoint x: stage 2"),
         (["--save_pack=x"], "--save_pack x: the packs are in --output_dir"),
