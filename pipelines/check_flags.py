@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dsp_plugin.mt.programs.refusals import run_program
+from dsp_plugin.mt.programs.refusals import one_line
+from dsp_plugin.options.errors import as_typed, dashed
 
 
 def main(words: list[str]) -> None:
@@ -29,4 +30,7 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        sys.exit(one_line(error, as_typed(sys.argv, dashed)))

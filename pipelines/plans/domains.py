@@ -239,7 +239,7 @@ class DomainsPlan(Plan):
             command = [self.options.python or "python3", FOLDER / "check_flags.py", *words]
             done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
             if done.returncode:
-                raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("check_flags.py: error: "))
+                raise ValueError(done.stderr.strip().splitlines()[-1])
 
     def note_settings(self) -> None:
         """Note in both folders what they are made with."""

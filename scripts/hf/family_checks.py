@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dsp_plugin.gating import FixedGates, HeadMap, RelaxedSubset, constant_temperature
+from dsp_plugin.hf.heads.layouts.locate import NotSupported
 
 RIGHT, REFUSED, WRONG, NOT_BUILT = "right", "refused", "WRONG", "not built"
 ROUNDING = 1e-9  # in float64, relative to the largest output
@@ -134,10 +135,9 @@ def _refused_at_once(result: Result, model_class: type[PreTrainedModel], config:
     """Return whether a model that could not be fed is refused; note it in the result."""
     try:
         hf.head_map_of(build(model_class, config))
-    except ValueError as error:
-        if "is not supported" in str(error):
-            result.status, result.reason = REFUSED, str(error)
-            return True
+    except NotSupported as error:
+        result.status, result.reason = REFUSED, str(error)
+        return True
     except Exception:
         pass
     return False

@@ -165,13 +165,12 @@ def _read_about(raw: bytes, path: str, size: int) -> dict[str, Any]:
         header = json.loads(raw[8 : 8 + length])
         ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         metadata = header.get("__metadata__", {})
-        if _KEY not in metadata:
-            raise ValueError(f"{path} is not a diff pack, but another safetensors file")
-        about = json.loads(metadata[_KEY])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        if "another safetensors" in str(error):
-            raise
+        is_pack = _KEY in metadata
+        about = json.loads(metadata[_KEY]) if is_pack else {}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ValueError(f"{path} is not a diff pack, or is damaged: its header cannot be read") from None
+    if not is_pack:
+        raise ValueError(f"{path} is not a diff pack, but another safetensors file")
     end = 8 + length + max(ends, default=0)
     if end > size:
         raise ValueError(f"{path} is truncated: {size} of {end} bytes are there")

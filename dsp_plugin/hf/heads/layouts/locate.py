@@ -27,6 +27,10 @@ from .sources import dispatches, pairs_heads
 from .wrappers import projection_reason
 
 
+class NotSupported(ValueError):
+    """Raised for a model whose attention has no layout that is known; names it and the reason."""
+
+
 def head_map_of(model: nn.Module) -> HeadMap:
     """Return the heads a model has now: encoder-self, then decoder-cross, then decoder-self blocks.
 
@@ -35,7 +39,8 @@ def head_map_of(model: nn.Module) -> HeadMap:
     several times (ALBERT) is one block.
 
     Raises:
-        ValueError: the model is not supported; names it and the reason.
+        NotSupported: the model is not supported.
+        ValueError: there is no Transformers model.
     """
     return HeadMap([attention.block for attention in attentions_of(model)])
 
@@ -242,5 +247,5 @@ def _kind(path: str, module: nn.Module, own: OwnForward | None) -> str:
     return "decoder-self" if getattr(module, "is_causal", False) else "encoder-self"
 
 
-def _refusal(root: nn.Module, reason: str) -> ValueError:
-    return ValueError(f"{type(root).__name__} is not supported: {reason}. Tried are {TESTED}.")
+def _refusal(root: nn.Module, reason: str) -> NotSupported:
+    return NotSupported(f"{type(root).__name__} is not supported: {reason}. Tried are {TESTED}.")

@@ -133,6 +133,7 @@ def load_model(
         )
     except Exception as error:
         text = one_line(error)
+        # Transformers raises a plain RuntimeError for other shapes; the option it advises tells it apart
         if "ignore_mismatched_sizes" in str(error):
             text = (
                 "its weights have other shapes (another number of labels?): --ignore_mismatched_sizes "
