@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,7 @@ class DiffVector:
         penalty_form: 'paper', the product of an element's and its group's probabilities to be open, summed;
             or 'additive', their sum, which the authors' program uses.
         seed: of the noise. fused: None, fused passes where they can be had; False, never; True, or an error.
+        optimizer_name: what the host calls the diff's optimizer, for messages.
 
     Raises:
         ValueError: see `placement.place` and `base_tensors`; an unknown grouping or form, a negative or
@@ -86,6 +88,7 @@ class DiffVector:
         penalty_form: str = "paper",
         seed: int = 0,
         fused: bool | None = None,
+        optimizer_name: str = "DiffAdamW",
     ):
         if isinstance(grouping, str) and grouping not in GROUPINGS:
             known = f"{', '.join(GROUPINGS)}, a function or None"
@@ -115,6 +118,7 @@ class DiffVector:
         self._base_hash: str | None = None
         self._hooks: list = []
         self._foreign: ForeignSteps | None = None
+        self._optimizer_name = optimizer_name
         self._attach()
 
     # ---- what is in the model ----
@@ -159,7 +163,9 @@ class DiffVector:
         self._hooks.append(self.model.register_state_dict_pre_hook(lambda *_: self._buffers.warn()))
         me = weakref.ref(self)
         self._foreign = ForeignSteps(
-            self.body.values(), lambda optimizer: getattr(optimizer, "vector", None) is me(), _refuse
+            self.body.values(),
+            lambda optimizer: getattr(optimizer, "vector", None) is me(),
+            partial(_refuse, self._optimizer_name),
         )
 
     def detach(self) -> None:
@@ -272,9 +278,9 @@ def check_penalty_form(form: str) -> None:
         raise OptionError("penalty_form", f"must be one of {', '.join(PENALTY_FORMS)}, got '{form}'")
 
 
-def _refuse() -> None:
+def _refuse(optimizer_name: str) -> None:
     """Raise the HandshakeError of a second optimizer."""
     raise HandshakeError(
         "another optimizer is about to move weights that a DiffVector writes, so that neither would learn: "
-        "train with DiffAdamW (diff_adam on fairseq), or call the vector's detach() first"
+        f"train with {optimizer_name}, or call the vector's detach() first"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +27,8 @@ class RankingOptions:
         samples: examples to work the importance out on, drawn by `seed`; None means all.
     """
 
+    SAMPLES: ClassVar[str] = "samples"  # the option that gives `samples`
+
     rank_by: str = "importance"
     per_batch: bool = False
     by_block: bool = True
@@ -38,7 +41,7 @@ class RankingOptions:
         if self.rank_by not in RANKINGS:
             raise OptionError("rank_by", f"must be one of {', '.join(RANKINGS)}, got {self.rank_by!r}")
         if self.samples is not None and self.samples < 1:
-            raise OptionError("importance_samples", f"must be 1 or more, got {self.samples}")
+            raise OptionError(self.SAMPLES, f"must be 1 or more, got {self.samples}")
 
     def sample(self, count: int) -> np.ndarray:
         """Choose which of `count` examples count: all, or `samples` drawn by `seed`; [n] rising numbers."""

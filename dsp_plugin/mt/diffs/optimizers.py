@@ -198,6 +198,7 @@ def vector_of(model, base, cfg) -> DiffVector:
         penalty=penalty,
         penalty_form=cfg.penalty_form,
         seed=cfg.seed,
+        optimizer_name="diff_adam",
     )
 
 

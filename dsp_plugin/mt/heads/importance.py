@@ -49,6 +49,8 @@ class SentenceRanking(RankingOptions):
         max_tokens, batch_size: the size of a batch, padding counted; at most so many sentences.
     """
 
+    SAMPLES = "importance_samples"
+
     max_tokens: Optional[int] = MAX_TOKENS
     batch_size: Optional[int] = None
 

@@ -30,11 +30,12 @@ def mask_of(network) -> SparseDiff:
     return SparseDiff({"0.weight": (torch.tensor([1, 5]), torch.zeros(2))}, shapes)
 
 
-def test_an_optimizer_that_knows_nothing_of_the_diff():
+@pytest.mark.parametrize("named, said", [({}, "DiffAdamW"), ({"optimizer_name": "diff_adam"}, "diff_adam")])
+def test_an_optimizer_that_knows_nothing_of_the_diff(named, said):
     network = model()
-    vector = DiffVector(network)
+    vector = DiffVector(network, **named)
     stock = torch.optim.Adam(network.parameters())
-    with pytest.raises(HandshakeError, match="DiffAdamW.*diff_adam"):
+    with pytest.raises(HandshakeError, match=f"train with {said}, or"):
         step(network, stock)
     vector.detach()
     step(network, stock)

@@ -358,7 +358,7 @@ def test_rankings():
 def test_what_a_ranking_refuses():
     for options, said in (
         ({"rank_by": "size"}, "rank_by must be one of importance, magnitude, random, got 'size'"),
-        ({"samples": 0}, "importance_samples must be 1 or more, got 0"),
+        ({"samples": 0}, "^samples must be 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -107,7 +107,7 @@ SITES = {
         "keeps 4 heads",
     ),
     "a ranking": (lambda _: RankingOptions("size").check(), "rank_by", (), "must be one of importance"),
-    "samples": (lambda _: RankingOptions(samples=0).check(), "importance_samples", (), "1 or more, got 0"),
+    "samples": (lambda _: RankingOptions(samples=0).check(), "samples", (), "1 or more, got 0"),
     "lambda": (lambda _: ConcreteGates(HEADS, None, -1.0), "l0_penalty", (), "0 or more"),
     "the first temperature": (lambda _: ExponentialCooling(0.0, 1, 1), "initial_temperature", (), "positive"),
     "the last temperature": (lambda _: ExponentialCooling(1, -1, 1), "final_temperature", (), "positive"),
