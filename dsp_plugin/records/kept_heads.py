@@ -7,7 +7,9 @@ from typing import Any
 
 
 def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, Any]:
-    """Make the `heads` field: {"total", "kept", "blocks": [{"name", "kind", "num_heads", "kept": numbers}]}.
+    """Make the `heads` field: {"total", "kept", "blocks": [{"name", "kind", "num_heads", "kept"}]}.
+
+    A block's `kept` are the numbers of its heads that are kept, rising; the whole field's is their count.
 
     Args:
         head_map: `HeadMap.to_dict()`.

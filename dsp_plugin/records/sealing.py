@@ -1,4 +1,7 @@
-"""Putting checksums into what earlier versions wrote, or users changed, below a folder."""
+"""Putting checksums into what earlier versions wrote, or users changed, below a folder.
+
+It is told here which files and folders of a tree are ours: all others are left alone.
+"""
 
 from __future__ import annotations
 

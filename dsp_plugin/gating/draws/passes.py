@@ -30,7 +30,7 @@ class Passes:
     """The forward passes that have begun and not ended, one inside another; the outermost one draws.
 
     Outside a pass of the whole model there is a draw, too, for parts that are called by themselves. Another
-    one takes its place once a gradient has come back through it, or when a block asks a second time.
+    one takes its place once a gradient has come back through it, or when a block that has asked asks again.
     """
 
     def __init__(self) -> None:

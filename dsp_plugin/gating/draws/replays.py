@@ -109,7 +109,7 @@ class Replays:
             self._moments[here.moment] = handed if _alike(before, handed) else None
 
     def stepped(self) -> None:
-        """Forget the moments before an optimizer's step: the weights that they met are gone."""
+        """Forget, once an optimizer has made a step, all moments before it: the weights they met are gone."""
         self._moments.clear()
 
     def begun(self) -> bool:

@@ -141,7 +141,9 @@ class SquadDataset(PackedDataset):
             windows[batch[owner]].append((inputs, first, offsets))
 
     def context_of(self, window: int) -> tuple[int, np.ndarray]:
-        """Return the first context token of a window, and its tokens' places in the text, [tokens, 2]."""
+        """Return the place of a window's first context token, and where each of its context tokens begins and
+        ends in the text, in characters: [tokens, 2] int64.
+        """
         begin, end = self._context_ends[window], self._context_ends[window + 1]
         return self._context_first[window], np.array(
             self._context_offsets[2 * begin : 2 * end], dtype=np.int64

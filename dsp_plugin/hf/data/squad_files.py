@@ -114,7 +114,10 @@ def exact_match(prediction: str, answer: str) -> float:
 
 
 def f1(prediction: str, answer: str) -> float:
-    """Return the harmonic mean of precision and recall over words; 0 where no word is shared."""
+    """Return the harmonic mean of precision and recall over words.
+
+    It is 0 where no word is shared, even where neither has one, as in the official evaluate-v1.1.py.
+    """
     predicted, true = normalise(prediction), normalise(answer)
     shared = sum((Counter(predicted) & Counter(true)).values())
     # 2pr / (p + r) of precision shared / predicted and recall shared / true

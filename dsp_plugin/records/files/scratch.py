@@ -109,7 +109,10 @@ def _beginning(name: str) -> str:
 
 
 def _locked(folder: Path) -> int | None:
-    """Return a handle that locks the folder until it is closed; None where that cannot be."""
+    """Return a handle that locks the folder until it is closed.
+
+    None where another process has it, or nothing can be locked.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

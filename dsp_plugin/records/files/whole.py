@@ -200,7 +200,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def _check_parent(path: str | os.PathLike) -> None:
-    """Raise an OSError where the nearest folder above `path` that is there is none, or is locked."""
+    """Look at the nearest thing above `path` that is there.
+
+    Raises:
+        NotADirectoryError: it is no folder.
+        PermissionError: nothing can be written in it.
+    """
     above = Path(os.path.realpath(path)).parent
     while not os.path.lexists(above):
         above = above.parent
