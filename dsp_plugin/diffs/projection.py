@@ -150,6 +150,7 @@ def _histograms(deltas: Mapping[str, Tensor], width: int = 4) -> tuple[dict[str,
 
 def _magnitude(flat: Tensor, width: int) -> Tensor:
     """Return integers [n] in the order of |value| as a float of `width` bytes: its bits without the sign."""
+    # each view takes the floats [n] for integers [n] of as many bytes
     if width == 8:
         return flat.to(torch.float64).contiguous().view(torch.int64) & 0x7FFFFFFFFFFFFFFF
     return flat.to(torch.float32).contiguous().view(torch.int32) & 0x7FFFFFFF

@@ -30,22 +30,23 @@ class Projections:
     output: str = "out_proj"
 
 
-def head_rows(kept: Sequence[int], head_dim: int) -> Tensor:
+def head_rows(heads: Sequence[int], head_dim: int) -> Tensor:
     """List the rows of a query, key or value projection (columns of the output projection) of these heads.
 
     Args:
-        kept: h head numbers.
+        heads: their numbers, h of them.
         head_dim: d.
 
     Returns:
-        [h * d] int64, head by head in the order of `kept`
+        [h * d] int64, head by head in the order of `heads`
     """
-    heads = torch.as_tensor(list(kept), dtype=torch.long)
-    return (heads[:, None] * head_dim + torch.arange(head_dim)).reshape(-1)
+    numbers = torch.as_tensor(list(heads), dtype=torch.long)
+    # [h, 1] + [d] -> [h, d] -> [h * d]
+    return (numbers[:, None] * head_dim + torch.arange(head_dim)).reshape(-1)
 
 
 def slice_block(
-    tensors: Mapping[str, Tensor], kept: Sequence[int], head_dim: int, names: Projections = Projections()
+    tensors: Mapping[str, Tensor], heads: Sequence[int], head_dim: int, names: Projections = Projections()
 ) -> dict[str, Tensor]:
     """Return one block's tensors with the other heads gone.
 
@@ -53,7 +54,7 @@ def slice_block(
 
     Args:
         tensors: the block's tensors by relative name, such as "q_proj.weight".
-        kept: head numbers, ascending.
+        heads: numbers of those to keep, ascending.
         head_dim: d.
 
     Returns:
@@ -68,20 +69,20 @@ def slice_block(
     if len(set(sizes.values())) > 1 or any(size % head_dim for size in sizes.values()):
         raise ValueError(f"these are not the projections of one block with heads of size {head_dim}: {sizes}")
     num_heads = next(iter(sizes.values()), 0) // head_dim
-    _check_heads(kept, num_heads)
-    rows = head_rows(kept, head_dim)
+    _check_heads(heads, num_heads)
+    rows = head_rows(heads, head_dim)
     result = {}
     for name, tensor in tensors.items():
         if name not in dims:
             result[name] = tensor
-        elif kept:
+        elif heads:
             result[name] = tensor.index_select(dims[name], rows.to(tensor.device))
     return result
 
 
 def fill_block(
     tensors: Mapping[str, Tensor],
-    kept: Sequence[int],
+    heads: Sequence[int],
     head_dim: int,
     shapes: Mapping[str, Sequence[int]],
     names: Projections = Projections(),
@@ -93,7 +94,7 @@ def fill_block(
 
     Args:
         tensors: a block's tensors by relative name, h heads.
-        kept: h head numbers, ascending: where these heads belong in the dense block.
+        heads: their numbers, ascending: where the h heads belong in the dense block.
         head_dim: d.
         shapes: shapes of the dense tensors, by relative name.
 
@@ -101,24 +102,24 @@ def fill_block(
         ValueError: the tensors do not have h heads, or do not fit into `shapes`.
     """
     bias = tensors[f"{names.output}.bias"]
-    rows = head_rows(kept, head_dim).to(bias.device)
+    rows = head_rows(heads, head_dim).to(bias.device)
     result = dict(tensors)
     for name, shape in shapes.items():
         dim = 1 if name == f"{names.output}.weight" else 0
-        _check_heads(kept, shape[dim] // head_dim)
+        _check_heads(heads, shape[dim] // head_dim)
         dense = torch.zeros(*shape, dtype=bias.dtype, device=bias.device)
-        if kept:
+        if heads:
             part, expected = tensors.get(name), list(shape)
             expected[dim] = len(rows)
             if part is None or list(part.shape) != expected:
                 found = "missing" if part is None else list(part.shape)
-                raise ValueError(f"{name} must be {expected} to hold {len(kept)} heads, it is {found}")
+                raise ValueError(f"{name} must be {expected} to hold {len(heads)} heads, it is {found}")
             dense.index_copy_(dim, rows, part)
         result[name] = dense
     return result
 
 
-def _check_heads(kept: Sequence[int], num_heads: int) -> None:
-    if list(kept) != sorted(set(kept)) or any(not 0 <= head < num_heads for head in kept):
+def _check_heads(heads: Sequence[int], num_heads: int) -> None:
+    if list(heads) != sorted(set(heads)) or any(not 0 <= head < num_heads for head in heads):
         wanted = f"different numbers in ascending order, of 0..{num_heads - 1}"
-        raise ValueError(f"heads to keep must be {wanted}; got {kept}")
+        raise ValueError(f"heads to keep must be {wanted}; got {heads}")

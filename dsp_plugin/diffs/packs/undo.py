@@ -104,5 +104,5 @@ def _same_bits(here: Tensor | None, there: Tensor) -> bool:
     if here is None or here.dtype != there.dtype or here.shape != there.shape:
         return False
     bits, there = _BITS[here.element_size()], there.to(here.device)
-    # integers of as many bytes, in the same shape
+    # each view takes the numbers for integers of as many bytes; the shape stays
     return torch.equal(here.detach().contiguous().view(bits), there.contiguous().view(bits))

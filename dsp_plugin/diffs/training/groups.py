@@ -142,7 +142,7 @@ def _runs(name: str, labels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tens
     """Find starts, lengths and labels of the runs of equal labels in the flattened tensor."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"the groups of '{name}' must be integers, not {labels.dtype}")
-    # leading sizes of 1 up to the tensor's dimensions
+    # [the labels' sizes] -> [1, ..., 1, the labels' sizes], as many dimensions as the tensor has
     labels = labels.cpu().reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
     # what the labels leave to broadcasting at the end need not be written out
     inner, leading = 1, len(shape)

@@ -145,9 +145,8 @@ class SquadDataset(PackedDataset):
         ends in the text, in characters: [tokens, 2] int64.
         """
         begin, end = self._context_ends[window], self._context_ends[window + 1]
-        return self._context_first[window], np.array(
-            self._context_offsets[2 * begin : 2 * end], dtype=np.int64
-        ).reshape(-1, 2)
+        offsets = np.array(self._context_offsets[2 * begin : 2 * end], dtype=np.int64)
+        return self._context_first[window], offsets.reshape(-1, 2)  # [tokens * 2] -> [tokens, 2]
 
 
 def _cut_questions(texts: list[str], tokenizer: Any, room: int) -> tuple[list[str], list[int]]:

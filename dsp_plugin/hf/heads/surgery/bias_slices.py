@@ -70,6 +70,7 @@ def _part(module: nn.Module, bias: Bias, value: Tensor) -> Tensor:
 
 def _query_heads(groups: Tensor, size: int) -> Tensor:
     """Return the numbers of the query heads of these groups, [groups] -> [groups * size]."""
+    # [groups, 1] + [size] -> [groups, size] -> [groups * size]
     return (groups[:, None] * size + groups.new_tensor(range(size))).flatten()
 
 

@@ -69,27 +69,27 @@ def cut(attentions: Sequence[Attention], keep: HeadNumbers) -> None:
 
 
 @torch.no_grad()
-def fill(attentions: Sequence[Attention], kept: HeadNumbers, original: Mapping[str, int]) -> None:
+def fill(attentions: Sequence[Attention], heads: HeadNumbers, original: Mapping[str, int]) -> None:
     """Undo the shapes of `cut`: removed heads are zeros in their old places.
 
     Args:
-        kept: original numbers of the heads each block has now; blocks that are not named have all of theirs.
+        heads: original numbers of those each block has now; blocks that are not named have all of theirs.
         original: number of heads each block had.
     """
 
     def larger(weight: Tensor, dim: int, projection: Projection, block: AttentionBlock) -> Tensor:
         shape = list(weight.shape)
         shape[dim] = original[block.name] * projection.unit * projection.parts
-        rows = _rows(projection, kept[block.name], original[block.name])
+        rows = _rows(projection, heads[block.name], original[block.name])
         return weight.new_zeros(shape).index_copy_(dim, rows.to(weight.device), weight)
 
-    _replace_weights([a for a in attentions if a.block.name in kept], original, larger)
+    _replace_weights([a for a in attentions if a.block.name in heads], original, larger)
 
 
-def columns_of(projection: Projection, kept: Sequence[int], num_heads: int) -> Tensor:
-    """Return bool [F], True for the input columns of an output projection that belong to the heads `kept`."""
+def columns_of(projection: Projection, heads: Sequence[int], num_heads: int) -> Tensor:
+    """Return bool [F], True for the input columns of an output projection that belong to these heads."""
     found = torch.zeros(num_heads * projection.unit * projection.parts, dtype=torch.bool)
-    found[_rows(projection, kept, num_heads)] = True
+    found[_rows(projection, heads, num_heads)] = True
     return found
 
 
@@ -117,9 +117,9 @@ def _replace_weights(
         _set_sizes(attention, num_heads[attention.block.name])
 
 
-def _rows(projection: Projection, kept: Sequence[int], num_heads: int) -> Tensor:
+def _rows(projection: Projection, heads: Sequence[int], num_heads: int) -> Tensor:
     """Return the rows (or columns) of these heads among those of `num_heads`, in all parts of the matrix."""
-    rows = head_rows(kept, projection.unit)
+    rows = head_rows(heads, projection.unit)
     return torch.cat([rows + part * num_heads * projection.unit for part in range(projection.parts)])
 
 
