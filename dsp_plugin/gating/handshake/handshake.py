@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...handshake.optimizer_steps import HandshakeError, watch_steps
 from ..draws.checkpoints import backward_number
+from .advice import ADVICE, in_words
 from .gradient_watch import GradientWatch
 from .holdings import Held, has_gradients, held_by_some, holdings, stands_still
 
@@ -25,22 +26,6 @@ __all__ = ["Handshake", "HandshakeError"]
 PATIENCE = 2  # updates without one of its halves that a method bears at most, the refused one included
 # The same once gradients have come through the gates: LayerDrop may leave out all layers now and then.
 PATIENCE_LATER = 100
-
-# What to do about each half, in words that hold anywhere; a shell may say it in those of its host.
-ADVICE = {
-    "optimizer": "give the optimizer all parameters of the model that learn, the scores among them",
-    "rate": "put the scores into a parameter group of their own that has these, and keep schedules "
-    "away from it",
-    "penalty": "add the switchboard's penalty() to the loss of every update",
-    "updates": "call the switchboard's set_num_updates() with the number of updates made before every one",
-    "forward": "call the model that carries the gates, in training mode, with an attention that knows of "
-    "them",
-    "motion": "give the parameter group of the scores a learning rate of its own",
-    "ranking": "install a ranking before training",
-    "blocks": "call the whole model in training, or put gates only on the part that is trained",
-    "draw": "let the checkpoints be torch's, with use_reentrant=False, or restore the random numbers as "
-    "torch's do",
-}
 
 
 class Handshake:
@@ -202,8 +187,8 @@ class Handshake:
             if any(not isinstance(has[name], Tensor) and has[name] != wanted[name] for name in wanted):
                 self.refuse(
                     "rate",
-                    f"the scores of the heads want {_in_words(wanted)}, and the optimizer gives "
-                    f"them {_in_words(has)}",
+                    f"the scores of the heads want {in_words(wanted)}, and the optimizer gives "
+                    f"them {in_words(has)}",
                 )
 
     def _check_penalty(self, held: Held, board: nn.Module) -> None:
@@ -303,11 +288,6 @@ class Handshake:
         state = "are in no optimizer" if self._patience == PATIENCE else "are in no optimizer that steps"
         state = "are frozen, and nothing has trained them" if frozen else state
         self.refuse("optimizer", f"{done}: its scores of the heads {state}")
-
-
-def _in_words(settings: Mapping[str, Any]) -> str:
-    words = {"lr": "a learning rate of", "weight_decay": "a weight decay of"}
-    return " and ".join(f"{words[name]} {float(value):g}" for name, value in settings.items())
 
 
 def _has_penalty(board: nn.Module) -> bool:
