@@ -34,7 +34,7 @@ class SparseDiff:
         for name, (positions, values) in self.entries.items():
             if name not in self.shapes:
                 raise ValueError(f"the diff has positions for '{name}' but no shape")
-            _check_entry(name, positions, values, self.size(name))
+            _check_entry(name, positions, values, math.prod(self.shapes[name]))
 
     def size(self, name: str) -> int:
         """Return the number of elements of the tensor `name` in the base."""
