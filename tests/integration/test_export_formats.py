@@ -172,7 +172,7 @@ def test_dense_from_a_pruned_folder_on_real_text(folders, tmp_path, capsys):
 
 def test_a_gated_folder_says_how_many_heads(folders, tmp_path, capsys):
     said = refusal(capsys, "export", folders / "gated", "--out", tmp_path / "out")
-    assert "give --num-of-heads K or --mask FILE.json" in said
+    assert "--num-of-heads K or --mask FILE.json" in said and "says not how many heads to keep" in said
     assert "must be a whole number in 0..8" in refusal(
         capsys, "export", folders / "gated", "--out", tmp_path / "out", "--num-of-heads", 9
     )

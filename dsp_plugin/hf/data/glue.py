@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...options.errors import OptionError
 from .glue_files import Example, load_split
 from .glue_scores import answers, compute_metrics, score, write_predictions
 from .glue_tasks import TASKS, Split, Task, find_task
@@ -37,7 +38,7 @@ class GlueDataset(PackedDataset):
     or, for a regression, float.
 
     Raises:
-        ValueError: `max_seq_length` holds no text, or is more than the tokenizer's model takes.
+        OptionError: `max_seq_length` holds no text, or is more than the tokenizer's model takes.
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int = 128):
@@ -62,14 +63,12 @@ class GlueDataset(PackedDataset):
 
 
 def check_max_seq_length(max_seq_length: int, tokenizer: Any, pair: bool) -> None:
-    """Raise a ValueError where there is no room for text beside special tokens, or more than the model's."""
+    """Raise an OptionError where no text fits beside special tokens, or it is more than the model's."""
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     lowest = special + (2 if pair else 1)
     if not lowest <= max_seq_length <= tokenizer.model_max_length:
-        raise ValueError(
-            f"--max_seq_length {max_seq_length}: from {lowest} to {tokenizer.model_max_length} tokens are "
-            "possible with this tokenizer"
-        )
+        possible = f"from {lowest} to {tokenizer.model_max_length} tokens are possible with this tokenizer"
+        raise OptionError("max_seq_length", f"{max_seq_length}: {possible}")
 
 
 def label_names(task: Task) -> dict[str, Any]:

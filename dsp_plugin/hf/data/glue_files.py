@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...options.errors import OptionError
 from .data_error import DataError
 from .glue_tasks import HIGHEST_SCORE, LOWEST_SCORE, Split, Task
 
@@ -52,8 +53,8 @@ def load_split(
 
     Raises:
         ValueError: the task has no such split.
-        DataError: a file is missing, damaged or of another layout (file and line are named), or cannot be
-            fetched.
+        DataError: a file is missing, damaged or of another layout (file and line are named).
+        OptionError: `data_dir` is no folder, or it is not given and the split cannot be fetched.
     """
     wanted = task.split(split)
     if data_dir:
@@ -67,7 +68,7 @@ def read_split(task: Task, split: Split, folder: Path) -> list[Example]:
     """Read the rows of one official TSV file; quotes are text, as the files have unbalanced ones.
 
     Raises:
-        DataError: see `load_split`.
+        DataError, OptionError: see `load_split`.
     """
     path = _existing(task, split, folder)
     rows = _rows(path)
@@ -138,14 +139,14 @@ def fetch_split(task: Task, split: Split, cache_dir: str | None = None) -> list[
     """Fetch the rows of one split through the `datasets` library.
 
     Raises:
-        DataError: the library is not installed, or it cannot give the split.
+        OptionError: the library is not installed, or it cannot give the split.
+        DataError: see `examples_of_hub`.
     """
     try:
         import datasets
     except ImportError as error:
-        raise DataError(
-            "without --data_dir the `datasets` library is needed: pip install datasets"
-        ) from error
+        reason = "is missing, and without it the `datasets` library is needed: pip install datasets"
+        raise OptionError("data_dir", reason) from error
     # The diagnostic set is a data set of its own there.
     config, name = (
         ("ax", "test") if split.name == "diagnostic" else (task.name, split.name.replace("dev", "validation"))
@@ -153,11 +154,9 @@ def fetch_split(task: Task, split: Split, cache_dir: str | None = None) -> list[
     try:
         rows = datasets.load_dataset(HUB_NAME, config, split=name, cache_dir=cache_dir)
     except Exception as error:  # whatever the hub, the network and the cache can do
-        raise DataError(
-            f"`datasets` cannot give {HUB_NAME} {config} {name}: {error}\n"
-            "Name a folder of the official TSV files by --data_dir (data-prep/download_glue_data.py makes "
-            "one)."
-        ) from error
+        needed = "must name a folder of the official TSV files (data-prep/download_glue_data.py makes one)"
+        reason = f"{needed}: `datasets` cannot give {HUB_NAME} {config} {name}: {error}"
+        raise OptionError("data_dir", reason) from error
     return examples_of_hub(task, split, rows)
 
 
@@ -190,7 +189,7 @@ def examples_of_hub(task: Task, split: Split, rows: Iterable[dict[str, Any]]) ->
 
 def _existing(task: Task, split: Split, folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataError(f"--data_dir {folder} is not a folder")
+        raise OptionError("data_dir", f"{folder} is not a folder")
     path = folder / split.file
     if not path.is_file():
         there = sorted(other.name for other in folder.iterdir() if other.suffix == ".tsv")

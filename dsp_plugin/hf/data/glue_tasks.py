@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ...options.errors import OptionError
+
 NLI = ("entailment", "neutral", "contradiction")
 TWO_WAY = ("entailment", "not_entailment")
 BINARY = ("0", "1")
@@ -186,11 +188,11 @@ def find_task(name: str) -> Task:
     """Find the task of that name: case, "-" and "_" do not matter (`SST-2`, `sst2`, `sts_b`).
 
     Raises:
-        ValueError: there is no such task.
+        OptionError: there is no such task.
     """
     folded = name.lower().replace("-", "").replace("_", "")
     folded = _OTHER_NAMES.get(folded, folded)
     if folded not in TASKS:
         known = ", ".join(task.folder for task in _TASKS)
-        raise ValueError(f"--task_name {name}: no GLUE task; there are {known}")
+        raise OptionError("task_name", f"{name}: no GLUE task; there are {known}")
     return TASKS[folded]

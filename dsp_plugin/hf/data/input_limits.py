@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from torch import nn
 from transformers import PreTrainedModel
 
+from ...options.errors import OptionError
 from .tokenised import PackedDataset
 
 # Attributes that hold one row a position in the sequence. Relative positions (T5, XLNet, DeBERTa without
@@ -39,7 +40,7 @@ def check_inputs(data: PackedDataset, model: PreTrainedModel, tokenizer_name: st
     """Compare tokenised examples with the tables that the model looks them up in.
 
     Raises:
-        ValueError: a number of a token or of a segment is beyond its table; names the tokenizer.
+        OptionError: a number of a token or of a segment is beyond its table; names the tokenizer.
     """
     words = model.get_input_embeddings()
     tables = [("input_ids", "token", words)]
@@ -47,10 +48,11 @@ def check_inputs(data: PackedDataset, model: PreTrainedModel, tokenizer_name: st
     for column, what, table in tables:
         largest = data.largest(column)
         if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
-            raise ValueError(
-                f"--tokenizer_name {tokenizer_name} gives {what} {largest}, and the model has "
-                f"{table.num_embeddings} of them: name the tokenizer that the model was trained with"
+            reason = (
+                f"{tokenizer_name} gives {what} {largest}, and the model has {table.num_embeddings} of them: "
+                "name the tokenizer that the model was trained with"
             )
+            raise OptionError("tokenizer_name", reason)
 
 
 def _tables(model: PreTrainedModel) -> Iterator[tuple[str, nn.Embedding]]:

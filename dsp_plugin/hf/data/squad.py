@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...options.errors import OptionError
 from ...records.files.whole import write_text
 from .glue import check_max_seq_length
 from .squad_files import Question, read_squad, score
@@ -48,8 +49,9 @@ class SquadDataset(PackedDataset):
             little padding.
 
     Raises:
-        ValueError: `max_seq_length` leaves no room for text, or is more than the tokenizer's model takes;
-            `doc_stride` or `max_query_length` below 1; a tokenizer without offsets (a slow one).
+        OptionError: `max_seq_length` leaves no room for text, or is more than the tokenizer's model takes;
+            `doc_stride` or `max_query_length` below 1.
+        ValueError: a tokenizer without offsets (a slow one).
     """
 
     def __init__(
@@ -70,9 +72,9 @@ class SquadDataset(PackedDataset):
         tokenizer.padding_side = "right"
         check_max_seq_length(max_seq_length, tokenizer, pair=True)
         if doc_stride < 1:
-            raise ValueError(f"--doc_stride {doc_stride}: at least 1 token is needed")
+            raise OptionError("doc_stride", f"{doc_stride}: at least 1 token is needed")
         if max_query_length < 1:
-            raise ValueError(f"--max_query_length {max_query_length}: at least 1 token is needed")
+            raise OptionError("max_query_length", f"{max_query_length}: at least 1 token is needed")
         self.questions = list(questions)
         windows = self._cut(tokenizer, max_seq_length, doc_stride, max_query_length)
         ordered = [(number, window) for number, found in enumerate(windows) for window in found]
@@ -204,17 +206,16 @@ def best_answers(
             not read.
 
     Raises:
-        ValueError: not one row a window, too few columns, numbers that are not finite, `n_best` or
-            `max_answer_length` below 1.
+        ValueError: not one row a window, too few columns, numbers that are not finite.
+        OptionError: `n_best` or `max_answer_length` below 1.
     """
     start_logits, end_logits = (
         np.asarray(start_logits, dtype=np.float64),
         np.asarray(end_logits, dtype=np.float64),
     )
     if n_best < 1 or max_answer_length < 1:
-        raise ValueError(
-            f"--n_best_size {n_best}, --max_answer_length {max_answer_length}: at least 1 is needed"
-        )
+        reason = f"{n_best}, {{}} {max_answer_length}: at least 1 is needed"
+        raise OptionError("n_best_size", reason, "max_answer_length")
     longest = int(data.lengths().max())
     for logits in (start_logits, end_logits):
         if logits.ndim != 2 or len(logits) != len(data) or logits.shape[1] < longest:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, TrainerControl, TrainerState, Training
 
 from ...diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
 from ...diffs.base import task_head_names
+from ...options.errors import OptionError
 from ..trainer.epoch_order import EpochOrder
 from ..trainer.mean_loss import declare_mean_loss
 
@@ -40,15 +41,15 @@ def find_task_head(model: PreTrainedModel, new: Iterable[str], named: Iterable[s
         named: names of parameters or modules.
 
     Raises:
-        ValueError: a name is not in the model, or there is neither a new nor a named parameter.
+        ValueError: a name is not in the model.
+        OptionError: there is neither a new nor a named parameter.
     """
     parameters = [name for name, _ in model.named_parameters()]
     found = task_head_names(parameters, named) if named else sorted(set(new) & set(parameters))
     if not found:
-        raise ValueError(
-            "the task head cannot be found, because no weight of the model is new: --task_head names its "
-            f"modules or parameters (the last of {type(model).__name__} is {parameters[-1]})"
-        )
+        reason = "is missing: the task head cannot be found, because no weight of the model is new; name its"
+        last = f"the last of {type(model).__name__} is {parameters[-1]}"
+        raise OptionError("task_head", f"{reason} modules or parameters ({last})")
     return found
 
 
@@ -64,7 +65,7 @@ def diff_optimizers(vector: DiffVector, args: TrainingArguments, **options: Any)
         options: further options of `DiffAdamW` (alpha_lr, task_head_lr, eps_uncorrected ...).
 
     Raises:
-        ValueError: `args` choose another optimizer than AdamW; see `DiffAdamW`.
+        OptionError: `args` choose another optimizer than AdamW. ValueError: see `DiffAdamW`.
     """
     given = _settings(args)
     declare_mean_loss(vector.model)
@@ -88,7 +89,7 @@ def fixmask_optimizers(
         diff, task_head, from_zero: see `FixMaskAdamW`.
 
     Raises:
-        ValueError: `args` choose another optimizer than AdamW; see `FixMaskAdamW`.
+        OptionError: `args` choose another optimizer than AdamW. ValueError: see `FixMaskAdamW`.
     """
     given = _settings(args)
     declare_mean_loss(model)
@@ -120,28 +121,22 @@ class DiffCallback(EpochOrder):
         # `accelerate launch`
         launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
         if args.deepspeed or args.fsdp or args.deepspeed_plugin is not None or launched:
-            raise ValueError(
-                "DeepSpeed and FSDP spread the weights, a diff needs them whole: leave out --deepspeed, "
-                "--fsdp"
-            )
+            reason = "and {} spread the weights, a diff needs them whole: leave them out"
+            raise OptionError("deepspeed", reason, "fsdp")
         if args.max_grad_norm:
-            raise ValueError(
-                f"--max_grad_norm {args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does"
-            )
+            reason = f"{args.max_grad_norm}: the Trainer must not clip, the diff's optimizer does"
+            raise OptionError("max_grad_norm", reason)
         if args.load_best_model_at_end and args.save_only_model:
-            raise ValueError(
-                "--save_only_model with --load_best_model_at_end: the diff of the best checkpoint would be "
-                "lost"
-            )
+            reason = "with {}: the diff of the best checkpoint would be lost"
+            raise OptionError("save_only_model", reason, "load_best_model_at_end")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         steps = self.optimizer.vector.steps if isinstance(self.optimizer, DiffAdamW) else self.optimizer.steps
         # the Trainer goes on without a word, and the diff would begin at 0
         if state.global_step and not steps:
-            raise ValueError(
-                f"the checkpoint has no {_OPTIMIZER_FILE} (--save_only_model?): the diff is in it"
-            )
+            reason = f"leads to a checkpoint that has no {_OPTIMIZER_FILE} ({{}}?): the diff is in it"
+            raise OptionError("resume_from_checkpoint", reason, "save_only_model")
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         logs: dict[str, Any] = kwargs.get("logs") or {}
@@ -164,7 +159,7 @@ def _settings(args: TrainingArguments) -> dict[str, Any]:
     """Return the options of AdamW that `args` give to both optimizers of diffs."""
     optim = str(getattr(args.optim, "value", args.optim))
     if optim not in _ADAMW:
-        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train a diff, got {optim}")
+        raise OptionError("optim", f"must be {' or '.join(_ADAMW)} to train a diff, got {optim}")
     return dict(
         lr=args.learning_rate,
         betas=(args.adam_beta1, args.adam_beta2),

@@ -80,9 +80,9 @@ def export_folder(
     tokenizer = tokenizer_of(source.folder)
     sentences = _lines(text) if text else None
     if sentences and tokenizer is None:
-        raise ValueError(f"--text: {folder} has no tokenizer to read it with")
+        raise OptionError("text", f"{text}: {folder} has no tokenizer to read it with")
     if sentences and not takes_text(model):
-        raise ValueError(f"--text: {type(model).__name__} does not take text alone")
+        raise OptionError("text", f"{text}: {type(model).__name__} does not take text alone")
     if tokenizer is None or not takes_text(model):
         batches, data = sample_batches(model), "random ids" if takes_text(model) else "random inputs"
     else:
@@ -124,7 +124,7 @@ def load_source(
     """Load the model of a folder in float32, gated by a fixed mask where `mask` or `num_of_heads` names one.
 
     Raises:
-        ValueError: the folder has head scores and neither argument says how many to keep; or `num_of_heads`
+        OptionError: the folder has head scores and neither argument says how many to keep; or `num_of_heads`
             is given and it has none.
     """
     source = find_folder(folder, {})
@@ -138,10 +138,9 @@ def load_source(
             raise OptionError("num_of_heads", reason + "give {} FILE.json", "mask")
         keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
     elif scores is not None:
-        raise ValueError(
-            f"{folder} has head scores, but says not how many heads to keep: give --num-of-heads K or --mask "
-            "FILE.json (a training leaves a mask.json)"
-        )
+        reason = f"{folder} has head scores, but says not how many heads to keep"
+        missing = f"K or {{}} FILE.json (a training leaves a mask.json) is missing: {reason}"
+        raise OptionError("num_of_heads", missing, "mask")
     else:
         return model
     gate_heads(model, FixedGates(keep))
@@ -170,10 +169,8 @@ def _scores(folder: Path) -> Tensor | None:
             # the names begin with the path of an inner model, if that was gated
             found = [name for name in file.keys() if f".{name}".endswith(f".{GATING}.gates.scores")]
             if len(found) > 1:
-                raise ValueError(
-                    f"{folder} has head scores of several parts ({', '.join(sorted(found))}): "
-                    "give --mask FILE.json"
-                )
+                reason = f"{folder} has head scores of several parts ({', '.join(sorted(found))})"
+                raise OptionError("mask", f"FILE.json is missing: {reason}")
             for name in found:
                 if not (folder / LIST).is_file():
                     warn_no_list(folder)
@@ -185,7 +182,7 @@ def _lines(path: str) -> list[str]:
     try:
         lines = [line for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"--text {path} is not UTF-8 ({error})") from error
+        raise OptionError("text", f"{path} is not UTF-8 ({error})") from error
     if not lines:
-        raise ValueError(f"--text {path} has no sentence")
+        raise OptionError("text", f"{path} has no sentence")
     return lines

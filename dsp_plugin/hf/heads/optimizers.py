@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer, TrainingArguments, get_scheduler
 
+from ...options.errors import OptionError
 from ..trainer.mean_loss import declare_mean_loss
 from .gating import check_whole, switchboard_of
 
@@ -47,15 +48,15 @@ def pruning_optimizers(
             which then holds whatever else writes into the optimizer's groups.
 
     Raises:
-        ValueError: naming the option: another optimizer than AdamW, a rate that is not above 0 and finite, a
-            schedule that is not a function of the number of updates; nothing is left to train; the model is a
-            part of the gated one.
+        OptionError: another optimizer than AdamW, a rate that is not above 0 and finite, a schedule that is
+            not a function of the number of updates.
+        ValueError: nothing is left to train; the model is a part of the gated one.
     """
     optim = str(getattr(args.optim, "value", args.optim))
     if optim not in _ADAMW:
-        raise ValueError(f"--optim must be {' or '.join(_ADAMW)} to train scores of heads, got {optim}")
+        raise OptionError("optim", f"must be {' or '.join(_ADAMW)} to train scores of heads, got {optim}")
     if pruning_lr is not None and not 0 < pruning_lr < math.inf:
-        raise ValueError(f"--pruning_lr must be above 0 and finite, got {pruning_lr}")
+        raise OptionError("pruning_lr", f"must be above 0 and finite, got {pruning_lr}")
     declare_mean_loss(model)
     switchboard = switchboard_of(model)
     if switchboard is not None:
@@ -125,10 +126,8 @@ def _factor(name: Any, args: TrainingArguments, num_training_steps: int, lr: flo
         warmup = args.get_warmup_steps(num_training_steps)
         scheduler = get_scheduler(name, single, warmup, num_training_steps, more)
     except (ValueError, TypeError) as error:  # a schedule's own options that are missing or wrong
-        raise ValueError(f"--lr_scheduler_type {name}: {error}") from error
+        raise OptionError("lr_scheduler_type", f"{name}: {error}") from error
     if not isinstance(scheduler, LambdaLR):
-        raise ValueError(
-            f"--lr_scheduler_type {name} is not a function of the number of updates: take "
-            "linear, cosine, constant ..."
-        )
+        reason = "is not a function of the number of updates: take linear, cosine, constant ..."
+        raise OptionError("lr_scheduler_type", f"{name} {reason}")
     return scheduler.lr_lambdas[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ...gating import Switchboard
+from ...options.errors import OptionError
 from ...records.history import append_heads, read_history, rewrite_history
 from ..trainer.epoch_order import EpochOrder
 from ..trainer.mean_loss import declare_mean_loss
@@ -189,25 +190,20 @@ def check_arguments(args: TrainingArguments) -> None:
     """Refuse arguments of the Trainer under which gates would not learn, or not by their schedule.
 
     Raises:
-        ValueError: names the argument.
+        OptionError: names the argument. ValueError: there are several GPUs in this process.
     """
     if args.n_gpu > 1:
         raise ValueError(
             "several GPUs in one process copy the model but not its gates: start one process a GPU (torchrun)"
         )
     if args.deepspeed:
-        raise ValueError(
-            "--deepspeed: DeepSpeed keeps gradients to itself, so that gates cannot be trained under it"
-        )
+        raise OptionError("deepspeed", "keeps gradients to itself, so that gates cannot be trained under it")
     if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and args.gradient_checkpointing:
-        raise ValueError(
-            "--gradient_checkpointing_kwargs use_reentrant true goes back through the gates once a layer: "
-            "make it false, or leave it out"
-        )
+        reason = "use_reentrant true goes back through the gates once a layer: make it false, or leave it out"
+        raise OptionError("gradient_checkpointing_kwargs", reason)
     if args.auto_find_batch_size:
-        raise ValueError(
-            "--auto_find_batch_size changes the number of updates, by which the gates go: leave it out"
-        )
+        reason = "changes the number of updates, by which the gates go: leave it out"
+        raise OptionError("auto_find_batch_size", reason)
 
 
 def _set_aside(gradient: Tensor) -> Tensor:

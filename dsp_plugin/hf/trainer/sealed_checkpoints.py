@@ -11,13 +11,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ...options.errors import OptionError
 from ...records.files.sealed_folder import check_sealed, seal_folder
 from ...records.files.torch_zip import check_torch_zip
 
-NO_OPTIMIZER = (
-    "the checkpoint has no optimizer.pt (--save_only_model?): moments and learning rates would begin anew in "
-    "the middle of "
-    "the training; start it again from its beginning, without --save_only_model if it is to be resumed"
+NO_OPTIMIZER = (  # "{}" is for save_only_model
+    "the checkpoint has no optimizer.pt: moments and learning rates would begin anew in the middle of the "
+    "training; start it again from its beginning, without {} if it is to be resumed"
 )
 
 
@@ -87,10 +87,10 @@ def _check_restored(optimizer: torch.optim.Optimizer | None, scheduler: Any) -> 
     updates.
 
     Raises:
-        ValueError: both are new.
+        OptionError: both are new.
     """
     if optimizer is not None and not optimizer.state and not getattr(scheduler, "last_epoch", 0):
-        raise ValueError(NO_OPTIMIZER)
+        raise OptionError("resume_from_checkpoint", f"goes on, and {NO_OPTIMIZER}", "save_only_model")
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer | None) -> None:

@@ -11,6 +11,7 @@ from hf_diffs import HEAD, base_model
 
 from dsp_plugin.diffs import DiffVector
 from dsp_plugin.hf.diffs.training import DiffCallback, diff_optimizers
+from dsp_plugin.options.errors import OptionError
 
 
 @pytest.mark.parametrize("way", ["deepspeed", "deepspeed_plugin", "fsdp", "ACCELERATE_USE_FSDP", None])
@@ -23,5 +24,5 @@ def test_deepspeed_and_fsdp(way, tmp_path, monkeypatch):
         monkeypatch.setenv(way, "true")
     else:  # with --use_deepspeed TrainingArguments make the plugin, and leave `deepspeed` empty
         monkeypatch.setattr(args, way, object())
-    with pytest.raises(ValueError, match="DeepSpeed and FSDP spread the weights"):
+    with pytest.raises(OptionError, match="^deepspeed and fsdp spread the weights"):
         DiffCallback(optimizer).on_init_end(args, None, None)

@@ -14,6 +14,7 @@ import hf_programs  # noqa: F401  (first: see there)  isort: skip
 from transformers import TrainingArguments
 
 from dsp_plugin.hf.programs.chassis.output_folder import SETTINGS, begin, starting_point, training_settings
+from dsp_plugin.options.errors import OptionError
 
 OPTIONS = dict(
     learning_rate=2e-5, per_device_train_batch_size=8, num_train_epochs=3, report_to="none", use_cpu=True
@@ -116,9 +117,9 @@ def test_a_checkpoint_without_its_optimizer_is_none_to_go_on_from(stopped, files
         (checkpoint / name).mkdir() if name.endswith("/") else torch.save({}, checkpoint / name)
     options = {"resume_from_checkpoint": str(checkpoint)} if named else {}
     if refused:
-        with pytest.raises(
-            ValueError, match="checkpoint-2: the checkpoint has no optimizer.pt .--save_only_model"
-        ):
+        told = "checkpoint-2: the checkpoint has no optimizer.pt: .*, without save_only_model if"
+        told += " it is to be resumed$" if named else ".*; overwrite_output_dir trains anew$"
+        with pytest.raises(OptionError, match=f"^resume_from_checkpoint .*{told}"):
             go(stopped, {"mask": "a"}, **options)
     else:
         assert go(stopped, {"mask": "a"}, **options) == str(checkpoint)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from dsp_plugin.hf.data.input_limits import check_inputs, longest_input
 from dsp_plugin.hf.data.tokenised import PackedDataset
+from dsp_plugin.options.errors import OptionError
 
 SMALL = dict(
     vocab_size=40,
@@ -109,6 +110,6 @@ def test_numbers_beyond_a_table_are_refused(column, largest, said):
     if said is None:
         check_inputs(data, model, "some")
     else:
-        with pytest.raises(ValueError, match=f"--tokenizer_name some gives {said}, and the model has"):
+        with pytest.raises(OptionError, match=f"^tokenizer_name some gives {said}, and the model has"):
             check_inputs(data, model, "some")
     check_inputs(PackedDataset(), model, "nothing in it")

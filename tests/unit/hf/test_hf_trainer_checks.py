@@ -158,10 +158,10 @@ def test_no_batch_is_no_training(tmp_path):
     )
     for steps in (-1, 4):
         args.max_steps = steps
-        with pytest.raises(
-            ValueError, match="--dataloader_drop_last leaves no batch: 7 examples are less than 8"
-        ):
+        leaves = "^dataloader_drop_last leaves no batch: 7 examples are less than 8"
+        with pytest.raises(OptionError, match=leaves) as raised:
             training_steps(args, 7)
+        assert raised.value.others == ("per_device_train_batch_size",)
         assert training_steps(args, 8) == (3 if steps < 0 else 4)
     assert training_steps(args, 0) == 4  # a stream says nothing of its length
 
@@ -187,17 +187,18 @@ def test_what_the_first_step_cannot_use_is_told_in_one_line(tmp_path, fails_at, 
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, name, said",
     [
-        (dict(auto_find_batch_size=True), "--auto_find_batch_size changes the number of updates"),
+        (dict(auto_find_batch_size=True), "auto_find_batch_size", "changes the number of updates"),
         (
             dict(activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True}),
+            "gradient_checkpointing_kwargs",
             "use_reentrant true goes back",
         ),
     ],
 )
-def test_what_gates_cannot_be_trained_under(tmp_path, options, said):
+def test_what_gates_cannot_be_trained_under(tmp_path, options, name, said):
     from hf_training import gated, prepared
 
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(OptionError, match=f"^{name} {said}"):
         prepared(gated("relaxed"), tmp_path, max_steps=2, **options)

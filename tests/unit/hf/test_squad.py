@@ -25,6 +25,7 @@ from dsp_plugin.hf.data.squad import (
     write_predictions,
 )
 from dsp_plugin.hf.data.squad_files import Answer, Question, exact_match, f1, normalise
+from dsp_plugin.options.errors import OptionError
 
 # 40 different words, each one token of the vocabulary.
 WORDS = (
@@ -292,7 +293,7 @@ def test_logits_that_do_not_fit(tokenizer):
         best_answers(data, start[:, :-1], end[:, :-1])
     with pytest.raises(ValueError, match="logits of shape"):
         best_answers(data, np.vstack([start, start]), np.vstack([end, end]))
-    with pytest.raises(ValueError, match="n_best_size 0"):
+    with pytest.raises(OptionError, match="^n_best_size 0, max_answer_length 30: "):
         best_answers(data, start, end, n_best=0)
     end[0, 10] = np.nan
     with pytest.raises(ValueError, match="window 0 are not finite"):
@@ -302,14 +303,14 @@ def test_logits_that_do_not_fit(tokenizer):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_seq_length": 4}, "--max_seq_length 4: from 5 to 512"),
-        ({"max_seq_length": 600}, "--max_seq_length 600"),
-        ({"doc_stride": 0}, "--doc_stride 0"),
-        ({"max_query_length": 0}, "--max_query_length 0"),
+        ({"max_seq_length": 4}, "^max_seq_length 4: from 5 to 512"),
+        ({"max_seq_length": 600}, "^max_seq_length 600: "),
+        ({"doc_stride": 0}, "^doc_stride 0: "),
+        ({"max_query_length": 0}, "^max_query_length 0: "),
     ],
 )
 def test_impossible_options(tokenizer, options, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(OptionError, match=said):
         SquadDataset([ask("one")], tokenizer, **options)
 
 

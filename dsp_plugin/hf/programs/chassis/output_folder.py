@@ -122,8 +122,8 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
                 "choose another folder, or --overwrite_output_dir",
             )
         if not has_optimizer(checkpoint) and _is_unfinished(checkpoint):
-            remedy = "" if named else "; --overwrite_output_dir trains anew"
-            raise OptionError("resume_from_checkpoint", f"{checkpoint}: {NO_OPTIMIZER}{remedy}")
+            reason = f"{checkpoint}: {NO_OPTIMIZER}{'' if named else '; {} trains anew'}"
+            raise OptionError("resume_from_checkpoint", reason, "save_only_model", "overwrite_output_dir")
     return checkpoint
 
 
