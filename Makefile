@@ -130,7 +130,7 @@ version=$$($(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_inf
 case "$$version" in \
 3.11 | 3.12) ;; \
 *) \
-	if test -n "$$version"; then echo "$(PYTHON) is Python $$version; needed is 3.11 (3.12 is untested)." >&2; \
+	if test -n "$$version"; then echo "$(PYTHON) is Python $$version; needed is 3.11 (docs/start.md: what was tried on 3.12)." >&2; \
 	elif test -n "$(PYTHON)"; then echo "There is no interpreter $(PYTHON) that runs." >&2; \
 	else echo 'Python 3.11 is missing.' >&2; fi; \
 	echo 'Install it with its headers and start again, by one of' >&2; \

@@ -29,7 +29,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["dsp_plugin", "dsp_plugin.*"]),
     package_data={"dsp_plugin": ["**/*.yaml", "**/*.cpp"]},
-    # The tests run on 3.11; those of the core and of the Transformers side were tried on 3.12 and 3.13, too.
+    # docs/start.md says what was tried on which of these
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.4",  # the first with torch.serialization.add_safe_globals
@@ -45,7 +45,7 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "fairseq": ["fairseq-fixed==0.12.3.1"],  # tested on 3.11; on 3.12 only the unit tests were tried
+        "fairseq": ["fairseq-fixed==0.12.3.1"],
         "hf": [
             "transformers>=5,<6",
             "accelerate",  # what the Trainer stands on
