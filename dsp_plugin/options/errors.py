@@ -47,3 +47,12 @@ def as_typed(words: Sequence[str], usual: Spelling) -> Spelling:
     typed = [word.partition("=")[0] for word in words if word.startswith("--")]
     written = {dashed(word[2:]): word for word in typed}
     return lambda name: written.get(dashed(name), usual(name))
+
+
+def labelled(label: str, reason: str) -> ValueError:
+    """Make the error of what `label` names: of an option by its name, of a file by any other words.
+
+    Args:
+        label: `output_dir`, for an `OptionError`; "the folder", `--out`, which stand as they are.
+    """
+    return OptionError(label, reason) if label.isidentifier() else ValueError(f"{label} {reason}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..options.errors import OptionError
+
 
 def other_settings(
     there: Mapping[str, Any],
@@ -40,13 +42,18 @@ def in_both(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return [name for name in there if name in here]
 
 
-def refusal(work: str, differing: Sequence[str], remedy: str) -> ValueError:
+def refusal(
+    work: str, differing: Sequence[str], remedy: str, option: str = "", others: Sequence[str] = ()
+) -> ValueError:
     """Make the error for work of other settings.
 
     Args:
         work: what was found and where, such as "out/1st holds a training".
         differing: see `other_settings`; none where the settings themselves were not noted.
         remedy: what the user can do.
+        option: names the folder, where the error is to be an `OptionError`; `others`, see there.
     """
-    found = f" ({'; '.join(differing)})" if differing else ""
-    return ValueError(f"{work} with other settings{found}: {remedy}")
+    # a value that is an empty dictionary is none of the places of `others`
+    found = f" ({'; '.join(differing).replace('{}', '{ }')})" if differing else ""
+    text = f"{work} with other settings{found}: {remedy}"
+    return OptionError(option, text, *others) if option else ValueError(text)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ...options.errors import labelled
 from .whole import check_folder
 
 LOCK = ".in-use.lock"
@@ -32,7 +33,7 @@ def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> FileLock 
     Of several processes of one program the first claims; one process may claim again. The folder is made.
 
     Args:
-        option: names `folder`.
+        option: names `folder`; an option's name, or other words (`labelled`).
         name: of the lock's file in it.
 
     Returns:
@@ -48,9 +49,8 @@ def claim(option: str, folder: str | os.PathLike, name: str = LOCK) -> FileLock 
         lock = _file_lock(path)
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(
-            f"{option} {folder} is in use by {_owner(path)}: wait for its end, or name another folder"
-        ) from None
+        reason = f"{folder} is in use by {_owner(path)}: wait for its end, or name another folder"
+        raise labelled(option, reason) from None
     except (OSError, NotImplementedError) as error:
         print(f"{folder} cannot be locked ({error}): let no other program write there now", file=sys.stderr)
         return None

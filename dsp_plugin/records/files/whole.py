@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ...options.errors import OptionError, labelled
 from .scratch import scratch, take_place
 
 _KINDS = {
@@ -117,7 +118,7 @@ def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, obje
     """Check, before work is begun, that a file can be written.
 
     Args:
-        option: names `path`, a file that is to be written.
+        option: names `path`, a file that is to be written; an option's name, or other words (`labelled`).
         inputs: option -> path that is read, None where it was not given.
 
     Raises:
@@ -128,7 +129,7 @@ def check_output(option: str, path: str | os.PathLike, inputs: Mapping[str, obje
     try:
         check_file(path)
     except OSError as error:
-        raise ValueError(f"{option} {error}") from None
+        raise labelled(option, str(error)) from None
 
 
 def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, object]) -> None:
@@ -136,7 +137,9 @@ def check_not_read(option: str, path: str | os.PathLike, inputs: Mapping[str, ob
     for name, read in inputs.items():
         there = read is not None and os.path.exists(path) and os.path.exists(str(read))
         if there and os.path.samefile(path, str(read)):
-            raise ValueError(f"{option} {path} is what {name} reads: name another one")
+            if option.isidentifier() and name.isidentifier():
+                raise OptionError(option, f"{path} is what {{}} reads: name another one", name)
+            raise labelled(option, f"{path} is what {name} reads: name another one")
 
 
 def check_output_folder(option: str, path: str | os.PathLike, mark: str | None) -> None:
@@ -175,11 +178,11 @@ def check_folder(option: str, path: str | os.PathLike) -> None:
     """
     kind = kind_of(path)
     if kind not in (None, "a folder"):
-        raise ValueError(f"{option} {path} is {kind}: name a folder")
+        raise labelled(option, f"{path} is {kind}: name a folder")
     try:
         _check_parent(os.path.join(path, "."))
     except OSError as error:
-        raise ValueError(f"{option} {error}") from None
+        raise labelled(option, str(error)) from None
 
 
 def kind_of(path: str | os.PathLike) -> str | None:

@@ -58,7 +58,7 @@ def stopped(tmp_path):
 def test_another_value_is_refused(stopped, options, told):
     noted = (stopped / SETTINGS).read_text()
     with pytest.raises(
-        ValueError, match=rf"other settings \({told}\): choose another folder, or --overwrite_output_dir"
+        OptionError, match=rf"^output_dir .*other settings \({told}\): .* folder, or overwrite_output_dir$"
     ):
         go(stopped, **{"later": {"mask": "a"}, **options})
     assert (stopped / SETTINGS).read_text() == noted

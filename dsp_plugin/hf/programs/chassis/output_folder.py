@@ -92,7 +92,8 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
             _check_same(
                 path,
                 ours,
-                f"--resume_from_checkpoint {named} is of",
+                "resume_from_checkpoint",
+                f"{named} is of",
                 "name a checkpoint of this command's training",
             )
     else:
@@ -118,8 +119,10 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
             _check_same(
                 folder / SETTINGS,
                 ours,
-                f"--output_dir {folder} holds",
-                "choose another folder, or --overwrite_output_dir",
+                "output_dir",
+                f"{folder} holds",
+                "choose another folder, or {}",
+                "overwrite_output_dir",
             )
         if not has_optimizer(checkpoint) and _is_unfinished(checkpoint):
             reason = f"{checkpoint}: {NO_OPTIMIZER}{'' if named else '; {} trains anew'}"
@@ -150,8 +153,8 @@ def check_training(args: TrainingArguments, overwrite: bool) -> None:
         return
     noted, ours = settings_of(str(folder)), json.loads(json.dumps(training_settings(args)))
     if differing := other_settings(noted, ours, in_both(ours, noted)):
-        remedy = "choose another folder, or --overwrite_output_dir"
-        raise refusal(f"--output_dir: {folder} holds a training", differing, remedy)
+        work, remedy = f"{folder} holds a training", "choose another folder, or {}"
+        raise refusal(work, differing, remedy, "output_dir", ["overwrite_output_dir"])
 
 
 def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
@@ -220,8 +223,14 @@ def _settings_file(model: str) -> Path | None:
     return next((place / SETTINGS for place in places if (place / SETTINGS).is_file()), None)
 
 
-def _check_same(path: Path, settings: dict[str, Any], whose: str, remedy: str) -> None:
-    """Raises: ValueError: the settings in a file are others, or it is damaged."""
+def _check_same(
+    path: Path, settings: dict[str, Any], option: str, whose: str, remedy: str, *others: str
+) -> None:
+    """Check that the settings in a file are the same ones.
+
+    Raises:
+        ValueError: they are others (an OptionError of `option`), or the file is damaged.
+    """
     try:
         noted = read_json(path)
         names = [name for name in {**settings, **noted} if name in noted or name not in _SAID_LATER]
@@ -233,7 +242,7 @@ def _check_same(path: Path, settings: dict[str, Any], whose: str, remedy: str) -
         reason = error if isinstance(error, ValueError) else f"{path} is damaged"
         raise ValueError(f"{reason}; delete it to go on with the settings of this command") from error
     if differing:
-        raise refusal(f"{whose} a training", differing, remedy)
+        raise refusal(f"{whose} a training", differing, remedy, option, others)
     if not by_content and "model_files" in settings:
         say(f"{path} is of an earlier version: that the model is the same one is checked by its name only")
 

@@ -64,7 +64,7 @@ def check_written_file(option: str, path: str | os.PathLike, read: Mapping[str, 
             continue
         inside = Path(given).iterdir() if Path(given).is_dir() else [Path(given)]
         if any(_same(path, file) for file in inside):
-            raise ValueError(f"{option} {path} is what {name} reads: name another one")
+            raise OptionError(option, f"{path} is what {{}} reads: name another one", name)
 
 
 def check_space(folder: str, model: PreTrainedModel, args: TrainingArguments) -> None:

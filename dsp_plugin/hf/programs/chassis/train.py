@@ -101,14 +101,14 @@ def train_system(system: System) -> dict[str, Any]:
     system.check()
     check_model_folder(setup.model.model_name_or_path, args.output_dir, args.do_train, system.writes)
     if results.record_dir:
-        check_folder("--record_dir", results.record_dir)
+        check_folder("record_dir", results.record_dir)
     check_trainer(args, setup.task)
     if results.dry_run:
         if not args.do_train:
             raise OptionError("dry_run", "says what a training would be: give {}", "do_train")
         with tempfile.TemporaryDirectory() as scratch:
             return _run(system, scratch)
-    with claimed("--output_dir", args.output_dir) if setup.is_main else contextlib.nullcontext():
+    with claimed("output_dir", args.output_dir) if setup.is_main else contextlib.nullcontext():
         return _run(system)
 
 

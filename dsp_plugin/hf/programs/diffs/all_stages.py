@@ -147,11 +147,11 @@ def _say_result(setup: Setup, density: str, scores: dict[str, Any]) -> None:
 
 def _check_later(setup: Setup, written: str) -> None:
     """Raises: ValueError: a stage that is still to come could not write its folders, or its file."""
-    check_folder("--output_dir", setup.args.output_dir)
+    check_folder("output_dir", setup.args.output_dir)
     if setup.results.record_dir:
-        check_folder("--record_dir", setup.results.record_dir)
-    read = {"--model_name_or_path": setup.model.model_name_or_path}
-    check_written_file("--output_dir", written, read)
+        check_folder("record_dir", setup.results.record_dir)
+    read = {"model_name_or_path": setup.model.model_name_or_path}
+    check_written_file("output_dir", written, read)
 
 
 def _densities(words: Sequence[str]) -> list[str]:

@@ -74,8 +74,8 @@ class LastLayer(Baseline):
 
     def check(self) -> None:
         super().check()
-        read = {"--model_name_or_path": self.setup.model.model_name_or_path}
-        check_written_file("--save_pack", self.path, read)
+        read = {"model_name_or_path": self.setup.model.model_name_or_path}
+        check_written_file("save_pack", self.path, read)
 
     @property
     def path(self) -> Path:

@@ -45,8 +45,8 @@ class FixMaskStage(DiffStage):
             raise OptionError("mask_checkpoint", ": name the pack that the projection wrote")
         super().check()
         if self.setup.args.do_train:
-            read = {"--mask_checkpoint": given, "--model_name_or_path": self.setup.model.model_name_or_path}
-            check_written_file("--save_pack", self.path, read)
+            read = {"mask_checkpoint": given, "model_name_or_path": self.setup.model.model_name_or_path}
+            check_written_file("save_pack", self.path, read)
         with naming("mask_checkpoint", given):
             self.pack_path, self.pack = Path(given), DiffPack.load(given)
         theirs = self.pack.config.get("task", task)

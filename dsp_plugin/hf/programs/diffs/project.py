@@ -49,8 +49,8 @@ class ProjectStage(DiffStage):
             raise OptionError(
                 "eval_checkpoint", ": name what the first stage wrote, or the folder of a finetuned model"
             )
-        read = {"--eval_checkpoint": given, "--model_name_or_path": setup.model.model_name_or_path}
-        check_written_file("--save_checkpoint", self.path, read)
+        read = {"eval_checkpoint": given, "model_name_or_path": setup.model.model_name_or_path}
+        check_written_file("save_checkpoint", self.path, read)
         if setup.args.do_train:
             say("--do_train is ignored: the projection trains nothing")
             setup.args.do_train = False

@@ -124,7 +124,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     log_levels(args)
     for name in ("output_dir", "record_dir"):
         if getattr(options, name):
-            check_folder(f"--{name}", getattr(options, name))
+            check_folder(name, getattr(options, name))
     task = TASKS[data](data_options, model_options.cache_dir)
     shown = options.metric_name or task.main_metric
     if shown not in task.metrics:
