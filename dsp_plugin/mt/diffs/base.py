@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...diffs import DiffPack, DiffVector, SparseDiff
 from ...diffs.base import tensors_of
+from ...options.errors import OptionError
 from ..checkpoints.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -71,12 +72,13 @@ class BaseCheckpoint:
                 if name.endswith("embed_tokens.weight") and there[1:] == here[1:]:
                     remedy = "binarise with the base's: fairseq-preprocess --srcdict, --tgtdict"
                     why = f"data with another dictionary ({remedy})"
-                differs = f"{name} is {there} there, {here} here"
-                raise ValueError(f"--base-checkpoint {self.path} is of {why}: {differs}")
+                reason = f"{self.path} is of {why}: {name} is {there} there, {here} here"
+                raise OptionError("base_checkpoint", reason)
         try:
             model.load_state_dict(dict(self.tensors), strict=True)
         except RuntimeError as error:
-            raise ValueError(f"--base-checkpoint {self.path} is of another architecture ({error})") from error
+            reason = f"{self.path} is of another architecture ({error})"
+            raise OptionError("base_checkpoint", reason) from error
 
 
 def read_base(path: Optional[str]) -> BaseCheckpoint:
@@ -91,20 +93,23 @@ def read_base(path: Optional[str]) -> BaseCheckpoint:
     from ..surgery.pruning import prepare
 
     if not path:
-        raise ValueError("--base-checkpoint FILE: name the trained model that the diff is against")
+        raise OptionError("base_checkpoint", "FILE: name the trained model that the diff is against")
     try:
         source = prepare(load_checkpoint(path))
     except ValueError as error:
-        raise ValueError(f"--base-checkpoint {path}: {error}") from error
+        raise OptionError("base_checkpoint", f"{path}: {error}") from error
     except FileNotFoundError:
         raise FileNotFoundError(f"--base-checkpoint {path}: no such file") from None
     if SCORES in source.tensors:
-        raise ValueError(
-            f"--base-checkpoint {path} has gates on its heads, which a diff knows nothing of: take its dead "
-            "heads out first "
-            f"(dsp prune {path} --out pruned.pt)"
-        )
+        reason = f"{path} has gates on its heads, which a diff knows nothing of: take its dead heads out "
+        raise OptionError("base_checkpoint", f"{reason}first (dsp prune {path} --out pruned.pt)")
     return BaseCheckpoint(path, source.options, source.tensors, source.state.get("task_state") or {})
+
+
+def starts_elsewhere(option: str) -> OptionError:
+    """Make the error for an option that would let a diff start from another model than its base."""
+    reason = "cannot be given: a diff starts from {}, and goes on from {}"
+    return OptionError(option, reason, "base_checkpoint", "save_dir")
 
 
 @dataclass
@@ -147,7 +152,8 @@ def start_of(parameters: Iterable[Tensor], optimizer: str) -> DiffStart:
     """
     start = next((p.diff_start for p in parameters if hasattr(p, "diff_start")), None)
     if start is None:
-        raise ValueError(f"--optimizer {optimizer} needs --task diff_translation and --base-checkpoint FILE")
+        reason = f"{optimizer} needs {{}} diff_translation and {{}} FILE"
+        raise OptionError("optimizer", reason, "task", "base_checkpoint")
     return start
 
 

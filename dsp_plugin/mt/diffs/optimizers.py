@@ -99,6 +99,7 @@ class DiffAdam(SparseAdam):
 
     clipped = ("max_norm", "alpha_max_norm")
 
+    @spelling_options()
     def __init__(self, cfg: DiffAdamConfig, params):
         super().__init__(cfg)
         start = start_of(params, "diff_adam")
@@ -139,14 +140,20 @@ class FixMaskAdamConfig(SparseAdamConfig):
     )
 
 
+def needs_mask() -> OptionError:
+    """Make the error for the optimizer of stage 3 without a mask."""
+    return OptionError("optimizer", "fixmask_adam needs {} FILE, what the projection wrote", "mask_pack")
+
+
 class FixMaskAdam(SparseAdam):
     """`FixMaskAdamW` (diffs/training/fixmask.py): only the positions of --mask-pack learn."""
 
+    @spelling_options()
     def __init__(self, cfg: FixMaskAdamConfig, params):
         super().__init__(cfg)
         start = start_of(params, "fixmask_adam")
         if start.mask is None:
-            raise ValueError("--optimizer fixmask_adam needs --mask-pack FILE, what the projection wrote")
+            raise needs_mask()
         self._optimizer = FixMaskAdamW(
             start.model,
             start.mask,
@@ -157,6 +164,7 @@ class FixMaskAdam(SparseAdam):
         )
 
     @staticmethod
+    @spelling_options()
     def check(cfg: FixMaskAdamConfig) -> None:
         """Look at the values of the options.
 
@@ -164,7 +172,7 @@ class FixMaskAdam(SparseAdam):
             ValueError: values that cannot be; names the option.
         """
         if cfg.finetune not in (0, 1):
-            raise ValueError(f"--finetune must be 0 or 1, got {cfg.finetune}")
+            raise OptionError("finetune", f"must be 0 or 1, got {cfg.finetune}")
 
 
 def grouping_of(cfg) -> str:

@@ -23,6 +23,7 @@ from ...diffs import (
 )
 from ...diffs.base import Base
 from ...diffs.training.groups import method_name
+from ...options.errors import OptionError
 from ...records.record import portable_path
 from ..checkpoints.checkpoint import load_checkpoint
 from .base import BaseCheckpoint
@@ -48,7 +49,7 @@ class Projection:
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
-            raise ValueError(f"--target-sparsity must be in (0, 1], got {self.density}")
+            raise OptionError("target_sparsity", f"must be in (0, 1], got {self.density}")
 
 
 @dataclass

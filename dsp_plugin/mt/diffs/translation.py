@@ -9,15 +9,24 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import open_dict
 
-from ...options.errors import dashed
+from ...options.errors import OptionError
 from ..checkpoints.checkpoint import check_same_sizes
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.gated_model import GatedTransformerModel
 from ..heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..heads.new_training import name_of
 from ..training.dictionaries import check_dictionaries
-from .base import BaseCheckpoint, apply_when_loaded, check_pack, read_base, read_pack, start_from
-from .optimizers import DiffAdam, FixMaskAdam, SparseAdam
+from ..training.option_checks import spelling_options
+from .base import (
+    BaseCheckpoint,
+    apply_when_loaded,
+    check_pack,
+    read_base,
+    read_pack,
+    start_from,
+    starts_elsewhere,
+)
+from .optimizers import DiffAdam, FixMaskAdam, SparseAdam, needs_mask
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +61,9 @@ class DiffTransformerModel(GatedTransformerModel):
     @classmethod
     def check_training(cls, whole, options, task) -> None:
         if not getattr(task, "starts_from_base", False):
-            raise ValueError(
-                f"--task {name_of(whole.task)} has no base for this model to start from, and would train it "
-                "from random "
-                "weights: use --task diff_translation and --base-checkpoint FILE"
-            )
+            reason = f"{name_of(whole.task)} has no base for this model to start from, and would train it "
+            reason += "from random weights: use {} diff_translation and {} FILE"
+            raise OptionError("task", reason, "task", "base_checkpoint")
         super().check_training(whole, options, task)
 
 
@@ -91,6 +98,7 @@ class DiffTranslationTask(GatedTranslationTask):
         self.diff_pack = read_pack(cfg.diff_pack, "--diff-pack") if cfg.diff_pack else None
         self._base: Optional[BaseCheckpoint] = None
 
+    @spelling_options()
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model: to train, as the base; to translate, --diff-pack goes in once it is loaded.
 
@@ -104,9 +112,8 @@ class DiffTranslationTask(GatedTranslationTask):
                 apply_when_loaded(model, self.diff_pack, self.cfg.diff_pack)
             return model
         if not issubclass(ARCH_MODEL_REGISTRY[cfg._name], DiffTransformerModel):
-            raise ValueError(
-                f"--arch {cfg._name}: diffs are trained on diff_transformer, for instance diff_{cfg._name}"
-            )
+            reason = f"{cfg._name}: diffs are trained on diff_transformer, for instance diff_{cfg._name}"
+            raise OptionError("arch", reason)
         model = super().build_model(cfg, from_checkpoint)
         self._base.load_into(model)
         mask = None
@@ -150,41 +157,34 @@ class DiffTranslationTask(GatedTranslationTask):
     def _check_training(self, whole) -> None:
         """Refuse options that exclude each other. `whole` is the whole configuration."""
         if self.cfg.diff_pack:
-            raise ValueError(
-                "--diff-pack is for translating; --mask-pack names the pack whose positions are finetuned"
-            )
+            reason = "is for translating; {} names the pack whose positions are finetuned"
+            raise OptionError("diff_pack", reason, "mask_pack")
         for option in ("finetune_from_model", "continue_once"):
             if whole.checkpoint.get(option):
-                raise ValueError(
-                    f"{dashed(option)}: a diff starts from --base-checkpoint, and goes on from --save-dir"
-                )
+                raise starts_elsewhere(option)
         given = whole.get("optimizer")
         name = given.get("_name") if given is not None else None
         optimizer = OPTIMIZER_REGISTRY.get(name)
         if self.cfg.mask_pack and optimizer is not FixMaskAdam:
-            raise ValueError(f"--mask-pack is finetuned by --optimizer fixmask_adam, not {name}")
+            reason = f"is finetuned by {{}} fixmask_adam, not {name}"
+            raise OptionError("mask_pack", reason, "optimizer")
         if optimizer not in (DiffAdam, FixMaskAdam):
             logger.info(f"--optimizer {name}: all weights are finetuned (diff_adam trains a sparse diff)")
             return
         optimizer.check(given)
         if optimizer is FixMaskAdam and not self.cfg.mask_pack:
-            raise ValueError("--optimizer fixmask_adam needs --mask-pack FILE, what the projection wrote")
+            raise needs_mask()
         if whole.checkpoint.reset_optimizer or whole.checkpoint.no_save_optimizer_state:
-            raise ValueError(
-                "--reset-optimizer and --no-save-optimizer-state: the diff is the optimizer's state and "
-                "would be lost; "
-                "name another --save-dir to start over"
-            )
+            reason = "and {}: the diff is the optimizer's state and would be lost; "
+            reason += "name another {} to start over"
+            raise OptionError("reset_optimizer", reason, "no_save_optimizer_state", "save_dir")
         common, distributed = whole.common, whole.distributed_training
         if common.fp16 or common.bf16 or common.tpu:
-            raise ValueError(
-                f"--optimizer {name} trains in float32: leave --fp16 and --bf16 out, or take --amp"
-            )
+            reason = f"{name} trains in float32: leave {{}} and {{}} out, or take {{}}"
+            raise OptionError("optimizer", reason, "fp16", "bf16", "amp")
         if distributed.ddp_backend == "fully_sharded" or distributed.zero_sharding != "none":
-            raise ValueError(
-                "--ddp-backend fully_sharded and --zero-sharding spread the weights: a diff needs them whole"
-            )
+            reason = "fully_sharded and {} spread the weights: a diff needs them whole"
+            raise OptionError("ddp_backend", reason, "zero_sharding")
         if whole.ema.store_ema or whole.optimization.use_bmuf:
-            raise ValueError(
-                f"--store-ema and --use-bmuf average weights, which makes no sparse diff: not with {name}"
-            )
+            reason = f"and {{}} average weights, which makes no sparse diff: not with {name}"
+            raise OptionError("store_ema", reason, "use_bmuf")

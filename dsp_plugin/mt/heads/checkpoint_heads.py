@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ... import register
 from ...gating import AttentionBlock, HeadMap, check_budget, hard_topk
 from ...gating.head_map import KINDS
+from ...options.errors import OptionError
 from ...surgery.record import compose, mask_of_record
 from ..checkpoints.checkpoint import model_options
 from .gated_model import GatedTransformerModel
@@ -72,10 +73,8 @@ def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = Non
     scores = state["model"].get(SCORES)
     if scores is None:
         if num_of_heads is not None:
-            raise ValueError(
-                "--num-of-heads was given, but the checkpoint has no head scores to rank its heads by: "
-                "train it with --num-of-heads, or leave the option out"
-            )
+            reason = "was given, but the checkpoint has no head scores to rank its heads by: train it with "
+            raise OptionError("num_of_heads", reason + "{}, or leave the option out", "num_of_heads")
         return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
     if num_of_heads is not None:
         keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ...gating import BudgetOptions, HeadBudget, HeadMap, Switchboard
+from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..training.option_checks import check_options, spelling_options
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
@@ -39,8 +40,8 @@ class GatedTransformerModel(TransformerModelBase):
     method = ""
     """Name in records and messages."""
 
-    gates_option = "--num-of-heads K, the number of heads to keep"
-    """What has to be given to prune at all."""
+    gates_option = ("num_of_heads", "K, the number of heads to keep")
+    """The option that has to be given to prune at all, and what it is."""
 
     def __init__(self, cfg, encoder, decoder):
         super().__init__(cfg, encoder, decoder)
@@ -97,20 +98,18 @@ class GatedTransformerModel(TransformerModelBase):
         """Refuse options (all of the method's config) that mean nothing, or that exclude each other.
 
         Raises:
-            ValueError: naming the options (OptionError, where the core has looked).
+            OptionError: naming the options.
         """
         check_options(options)
         for side in ("encoder", "decoder"):
             if options.get(f"{side}_layers_to_keep"):
-                raise ValueError(
-                    f"--{side}-layers-to-keep cannot be used with the plugin's models: fairseq declares a "
-                    "list of numbers there, "
-                    "and then looks for a text"
-                )
+                reason = "cannot be used with the plugin's models: fairseq declares a list of numbers there, "
+                raise OptionError(f"{side}_layers_to_keep", reason + "and then looks for a text")
         if not cls.wants_gates(options):
+            option, meaning = cls.gates_option
             for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
                 if options[name]:
-                    raise ValueError(f"--{name.replace('_', '-')} needs {cls.gates_option}")
+                    raise OptionError(name, f"needs {{}} {meaning}", option)
         BudgetOptions.of(options).check()
 
     @classmethod

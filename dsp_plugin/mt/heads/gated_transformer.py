@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...gating import AttentionBlock, HeadMap, Switchboard
 from ...gating.head_map import KINDS
+from ...options.errors import OptionError
 from .attention import GatedMultiheadAttention
 
 
@@ -183,19 +184,15 @@ def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:
         kept = json.loads(record)
         counts = {name: len(heads) for name, heads in kept.items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"--kept-heads is not a record of kept heads: {record[:80]!r}") from error
+        raise OptionError("kept_heads", f"is not a record of kept heads: {record[:80]!r}") from error
     blocks = attention_blocks(model)
     if set(counts) != set(blocks):
-        raise ValueError(
-            "--kept-heads names other attention blocks than this architecture has: "
-            f"{sorted(set(counts) ^ set(blocks))[:4]} ..."
-        )
+        reason = "names other attention blocks than this architecture has: "
+        raise OptionError("kept_heads", f"{reason}{sorted(set(counts) ^ set(blocks))[:4]} ...")
     for name, module in blocks.items():
         if len(set(kept[name])) != counts[name] or not set(kept[name]) <= set(range(module.num_heads)):
-            raise ValueError(
-                f"--kept-heads keeps heads {kept[name]} of {name}, which has the heads "
-                f"0..{module.num_heads - 1}, each once"
-            )
+            reason = f"keeps heads {kept[name]} of {name}, which has the heads 0..{module.num_heads - 1}"
+            raise OptionError("kept_heads", f"{reason}, each once")
         module.resize(counts[name])
     return kept
 

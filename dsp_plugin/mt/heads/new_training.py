@@ -17,6 +17,7 @@ from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ...options.errors import OptionError
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint, model_options
 from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import check_options
@@ -84,11 +85,8 @@ def check_training(model_class: type, whole: DictConfig, options: dict[str, Any]
         logger.warning(warning)
     method = model_class.method
     if model_class.ranks_heads(options) and not getattr(task, "ranks_heads", False):
-        raise ValueError(
-            f"--task {name_of(whole.task)} does not rank the heads, so that those kept would be random ones: "
-            "use --task "
-            f"{method}_translation"
-        )
+        reason = f"{name_of(whole.task)} does not rank the heads, so that those kept would be random ones: "
+        raise OptionError("task", f"{reason}use {{}} {method}_translation", "task")
     if model_class.has_penalty(options) and name_of(whole.optimizer):  # without one, nobody trains
         _check_criterion(name_of(whole.criterion), method)
     if model_class.learns_scores(options):
@@ -129,11 +127,9 @@ def _check_criterion(name: Optional[str], method: str) -> None:
     criterion = CRITERION_REGISTRY.get(name)
     if criterion is None or issubclass(criterion, GatedCrossEntropyCriterion) or not _is_stock(criterion):
         return
-    raise ValueError(
-        f"--criterion {name} leaves the penalty of open heads out of the loss, so that no head would close: "
-        "use --criterion "
-        f"{method}_label_smoothed_cross_entropy (--label-smoothing 0 makes it the plain cross-entropy)"
-    )
+    reason = f"{name} leaves the penalty of open heads out of the loss, so that no head would close: use "
+    reason += f"{{}} {method}_label_smoothed_cross_entropy ({{}} 0 makes it the plain cross-entropy)"
+    raise OptionError("criterion", reason, "criterion", "label_smoothing")
 
 
 def _check_optimizer(name: Optional[str]) -> None:
@@ -145,10 +141,9 @@ def _check_optimizer(name: Optional[str]) -> None:
         or not (_is_stock(optimizer) or _is_ours(optimizer))
     ):
         return
-    raise ValueError(
-        f"--optimizer {name} would give the head scores the model's learning rate instead of --pruning-lr: "
-        "use --optimizer dsp_adam, which takes the same options as --optimizer adam"
-    )
+    reason = f"{name} would give the head scores the model's learning rate instead of {{}}: use {{}} "
+    reason += "dsp_adam, which takes the same options as {} adam"
+    raise OptionError("optimizer", reason, "pruning_lr", "optimizer", "optimizer")
 
 
 def _is_stock(cls: type) -> bool:
@@ -163,23 +158,17 @@ def _check_precision(whole: DictConfig, has_scores: bool) -> None:
     """Say at once what would fail, or mix scores and weights, only after the data has been loaded."""
     common = whole.common
     if common.tpu and find_spec("torch_xla") is None:
-        raise ValueError(
-            "--bf16 means a TPU to fairseq-train, and torch_xla is not installed: use --amp, or --fp16 with "
-            "--fp16-no-flatten-grads (fairseq-hydra-train with common.bf16=true needs no TPU)"
-        )
+        reason = "means a TPU to fairseq-train, and torch_xla is not installed: use {}, or {} with {} "
+        reason += "(fairseq-hydra-train with common.bf16=true needs no TPU)"
+        raise OptionError("bf16", reason, "amp", "fp16", "fp16_no_flatten_grads")
     if not has_scores:
         return
     if common.fp16 and not (common.fp16_no_flatten_grads or common.memory_efficient_fp16):
-        raise ValueError(
-            "--fp16 joins all parameters into one, which cannot give the head scores a learning rate of "
-            "their own: "
-            "add --fp16-no-flatten-grads"
-        )
+        reason = "joins all parameters into one, which cannot give the head scores a learning rate of their "
+        raise OptionError("fp16", reason + "own: add {}", "fp16_no_flatten_grads")
     if whole.distributed_training.ddp_backend == "fully_sharded":
-        raise ValueError(
-            "--ddp-backend fully_sharded joins parameters, head scores among them: use the "
-            "default --ddp-backend"
-        )
+        reason = "fully_sharded joins parameters, head scores among them: use the default {}"
+        raise OptionError("ddp_backend", reason, "ddp_backend")
 
 
 def _check_start(start: str, whole: DictConfig, options: dict[str, Any], task: Any) -> None:
@@ -219,5 +208,6 @@ def starting_checkpoint(checkpoint: DictConfig) -> Optional[str]:
     if os.path.exists(path):
         return path
     if path == checkpoint.restore_file:
-        raise ValueError(f"--restore-file {path}: no such file (a relative path starts at {os.getcwd()})")
+        reason = f"{path}: no such file (a relative path starts at {os.getcwd()})"
+        raise OptionError("restore_file", reason)
     return None

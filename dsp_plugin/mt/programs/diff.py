@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from ...diffs import DiffPack
 from ...diffs.training.groups import method_name
+from ...options.errors import OptionError
 from ...records.files.whole import check_folder
-from ..diffs.base import read_base
+from ..diffs.base import read_base, starts_elsewhere
 from ..diffs.optimizers import grouping_of
 from ..diffs.packs import Projection
 from .argv import OwnOptions, words_of
@@ -21,8 +22,8 @@ from .launch import PLUGIN_DIR, arch_of, training_options, with_choice
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _OURS = {
     "optimizer": "adam or diff_adam",
-    "mask-pack": "stage 2 writes it",
-    "diff-pack": "it is for translating",
+    "mask_pack": "stage 2 writes it",
+    "diff_pack": "it is for translating",
 }
 
 
@@ -103,21 +104,18 @@ def _check(own: argparse.Namespace) -> None:
             "each stage by fairseq-train"
         )
     for name, why in _OURS.items():
-        value = getattr(own, name.replace("-", "_"))
+        value = getattr(own, name)
         if value and not (name == "optimizer" and value in ("adam", "diff_adam")):
-            raise ValueError(f"--{name} {value}: {why}")
+            raise OptionError(name, f"{value}: {why}")
     for name in ("restore_file", "finetune_from_model"):
         if getattr(own, name):
-            raise ValueError(
-                f"--{name.replace('_', '-')}: a diff starts from --base-checkpoint, and goes on "
-                "from --save-dir"
-            )
+            raise starts_elsewhere(name)
     if own.task not in (None, "diff_translation"):
-        raise ValueError(f"--task {own.task}: diffs are trained by diff_translation")
+        raise OptionError("task", f"{own.task}: diffs are trained by diff_translation")
     for name in ("finetune_lr", "finetune_max_update", "finetune_max_epoch"):
         value = getattr(own, name)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0 and finite, got {value}")
+            raise OptionError(name, f"must be above 0 and finite, got {value}")
     check_folder("--save-dir", own.save_dir)
 
 

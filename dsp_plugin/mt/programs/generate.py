@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional, TextIO
 
+from ...options.errors import OptionError
 from ...records.files.whole import check_folder, replacing
 from ...records.record import Record
 from ..checkpoints.checkpoint import load_checkpoint, model_options
@@ -62,15 +63,12 @@ def generate(argv: Sequence[str]) -> Record:
         if folder is not None:
             check_folder(name, folder)
     if not args.path:
-        raise ValueError(
-            "--path: name the checkpoint to translate with (several, joined by ':', make an ensemble)"
-        )
+        reason = "is missing: name the checkpoint to translate with (several, joined by ':', make an "
+        raise OptionError("path", reason + "ensemble)")
 
     if not 0 <= args.shard_id < args.num_shards:
-        raise ValueError(
-            f"--shard-id {args.shard_id}: one of 0..{args.num_shards - 1} of --num-shards "
-            f"{args.num_shards} is wanted"
-        )
+        reason = f"{args.shard_id}: one of 0..{args.num_shards - 1} of {{}} {args.num_shards} is wanted"
+        raise OptionError("shard_id", reason, "num_shards")
     if args.num_shards > 1:  # fairseq's program has these options, but goes by those of distributed training
         args.distributed_world_size, args.distributed_rank = args.num_shards, args.shard_id
     pack = read_pack(own.diff_pack, "--diff-pack") if own.diff_pack else None
@@ -79,10 +77,8 @@ def generate(argv: Sequence[str]) -> Record:
     overrides = _overrides(args.model_overrides, states)
     if own.num_of_heads is not None:
         if overrides.get("num_of_heads", own.num_of_heads) != own.num_of_heads:
-            raise ValueError(
-                f"--num-of-heads {own.num_of_heads} and --model-overrides ask for two numbers "
-                "of heads: leave one out"
-            )
+            reason = f"{own.num_of_heads} and {{}} ask for two numbers of heads: leave one out"
+            raise OptionError("num_of_heads", reason, "model_overrides")
         # the K best of all heads, whatever the training's budget was
         budget = {"num_of_heads": own.num_of_heads, "heads_per_kind": None, "min_heads_per_block": 0}
         args.model_overrides = repr({**overrides, **budget})
@@ -112,10 +108,8 @@ def _files(args, paths: Sequence[str]) -> list[str]:
     from fairseq.checkpoint_utils import get_maybe_sharded_checkpoint_filename
 
     if args.checkpoint_shard_count != 1:
-        raise ValueError(
-            f"--checkpoint-shard-count {args.checkpoint_shard_count}: only whole checkpoints "
-            "are translated with (1)"
-        )
+        reason = f"{args.checkpoint_shard_count}: only whole checkpoints are translated with (1)"
+        raise OptionError("checkpoint_shard_count", reason)
     return [get_maybe_sharded_checkpoint_filename(path, args.checkpoint_suffix, 0, 1) for path in paths]
 
 
@@ -131,9 +125,8 @@ def _overrides(text: str, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         overrides = None
     if not isinstance(overrides, dict) or not all(isinstance(name, str) for name in overrides):
-        raise ValueError(
-            f"--model-overrides {text}: a Python dictionary is wanted, such as \"{{'num_of_heads': 6}}\""
-        )
+        reason = f"{text}: a Python dictionary is wanted, such as \"{{'num_of_heads': 6}}\""
+        raise OptionError("model_overrides", reason)
     known = set()
     for state in states:
         groups = state.get("cfg") or {"model": model_options(state)}
@@ -142,7 +135,8 @@ def _overrides(text: str, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
             known |= {group, *(options if isinstance(options, dict) else ())}
     unknown = sorted(set(overrides) - known)
     if unknown:
-        raise ValueError(f"--model-overrides: the checkpoint has no option {', '.join(unknown)}")
+        reason = f"{text}: the checkpoint has no option {', '.join(unknown)}"
+        raise OptionError("model_overrides", reason)
     return overrides
 
 

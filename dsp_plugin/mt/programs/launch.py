@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 import torch
 
+from ...options.errors import OptionError, dashed
 from ...records.files.whole import check_folder
 from ..checkpoints.checkpoint import load_checkpoint, model_options
 from ..heads.checkpoint_heads import SCORES
@@ -91,7 +92,7 @@ def options_help(method: str = "dsp") -> str:
     for name, option in MODEL_DATACLASS_REGISTRY[f"{method}_transformer"].__dataclass_fields__.items():
         if name not in FlatTransformerConfig.__dataclass_fields__:
             default = "" if option.default in (None, False) else f" (default {option.default})"
-            lines.append(f"  --{name.replace('_', '-')}{default}\n      {option.metadata['help']}")
+            lines.append(f"  {dashed(name)}{default}\n      {option.metadata['help']}")
     return "Options of this method:\n" + "\n".join(lines)
 
 
@@ -151,11 +152,11 @@ def training_options(words: Sequence[str]) -> argparse.Namespace:
     from fairseq import options
 
     if value(words, "--arch", "-a") is None and not {"-h", "--help"} & set(words):
-        raise ValueError("--arch: name the model's architecture, such as transformer_iwslt_de_en")
+        raise OptionError("arch", "is missing: name the model's, such as transformer_iwslt_de_en")
     parsed = parse_for_fairseq(options.get_training_parser, words)
     check_folder("--save-dir", parsed.save_dir)
     if parsed.max_tokens is None and parsed.batch_size is None:
-        raise ValueError("--max-tokens or --batch-size: one of them says how large a batch is")
+        raise OptionError("max_tokens", "or {}: one of them says how large a batch is", "batch_size")
     return parsed
 
 
@@ -177,7 +178,7 @@ def parse_for_fairseq(
     register()
     folder = value(words, "--user-dir")
     if folder is not None and not os.path.exists(folder):
-        raise ValueError(f"--user-dir {folder}: no such folder")
+        raise OptionError("user_dir", f"{folder}: no such folder")
     with _sys_argv(words):
         parsed = options.parse_args_and_arch(parser(), list(words), modify_parser=raise_errors)
     check_options(parsed)

@@ -12,6 +12,7 @@ import torch
 
 from ...gating import Step, Sweep, end_of_removal, parse_heads_per_kind, path_down
 from ...gating.importance.removal_order import PathDown
+from ...options.errors import OptionError
 from ...records.files.whole import check_folder
 from ...records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
 from ...reports.pictures.heads import head_map_text
@@ -54,7 +55,8 @@ def run(argv: Sequence[str]) -> Record:
         print(f"| without a meaning here, so ignored: {' '.join(ignored)}", flush=True)
     path = args.path or args.restore_file
     if path == "checkpoint_last.pt" and not os.path.isfile(path):  # fairseq's default
-        raise ValueError("--restore-file: name the trained checkpoint whose heads are to be removed")
+        reason = "is missing: name the trained checkpoint whose heads are to be removed"
+        raise OptionError("restore_file", reason)
     folder = own.save_dir or os.path.join("michel_results", _default_name(path, own, args.seed))
     check_folder("--save-dir", folder)
     state = load_checkpoint(path)
@@ -78,9 +80,9 @@ def run(argv: Sequence[str]) -> Record:
 
     asked = [] if own.no_scores else own.eval_subset
     subsets = list(dict.fromkeys(subset for given in asked for subset in given.split(",")))
-    needed = {**dict.fromkeys(subsets, "--eval-subset")}
+    needed = {**dict.fromkeys(subsets, "eval_subset")}
     if ranking.rank_by == "importance":
-        needed[own.importance_subset] = "--importance-subset"
+        needed[own.importance_subset] = "importance_subset"
     task = _task(args, needed)
     check_dictionaries(state.get("task_state"), task, path)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
@@ -118,9 +120,8 @@ def run(argv: Sequence[str]) -> Record:
 def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int) -> PathDown:
     """Plan the sweep by the options."""
     if own.num_of_heads is None:
-        raise ValueError(
-            "--num-of-heads: give the number of heads to remove a step (a step here, not a budget)"
-        )
+        reason = "is missing: give the number of heads to remove a step (a step here, not a budget)"
+        raise OptionError("num_of_heads", reason)
     per_kind = parse_heads_per_kind(own.heads_per_kind)
     end = end_of_removal(source.head_map, own.budgets, per_kind, own.min_heads_per_block)
     return path_down(source.head_map, living, own.num_of_heads, own.budgets, end)
@@ -143,9 +144,8 @@ def _task(args: argparse.Namespace, needed: dict[str, str]):
             task.load_dataset(subset)
         except FileNotFoundError as error:
             there = sorted({file.split(".")[0] for file in os.listdir(folder) if file.endswith(".idx")})
-            raise ValueError(
-                f"{name} {subset}: {args.data} has no such set; there are {', '.join(there)}"
-            ) from error
+            reason = f"{subset}: {args.data} has no such set; there are {', '.join(there)}"
+            raise OptionError(name, reason) from error
     return task
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ... import register
 from ...gating import AttentionBlock, HeadMap
+from ...options.errors import OptionError
 from ...surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
 from ..checkpoints.built_in_types import checkpoint_to_start_from, options_by_section
 from ..checkpoints.flat_config import FlatTransformerConfig
@@ -129,9 +130,8 @@ def choose_heads(
     count = source.head_map.num_heads
     if mask is not None:
         if num_of_heads is not None:
-            raise ValueError(
-                "--num-of-heads and --mask exclude each other: a mask says itself which heads stay"
-            )
+            reason = "and {} exclude each other: a mask says itself which heads stay"
+            raise OptionError("num_of_heads", reason, "mask")
         keep = torch.as_tensor(mask).bool()
         if keep.shape != (count,):
             raise ValueError(f"the mask has {keep.numel()} entries, the model {count} heads")

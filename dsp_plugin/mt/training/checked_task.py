@@ -8,16 +8,17 @@ from fairseq import utils
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import DictConfig
 
-from ...options.errors import dashed
+from ...options.errors import OptionError, dashed
 from .data_checks import check_languages, check_set, read_dictionary
 from .dictionaries import check_dictionaries
-from .option_checks import check_options
+from .option_checks import check_options, spelling_options
 
 
 class CheckedTranslationTask(TranslationTask):
     """Refuses, by name, numbers that mean nothing, languages that the data do not have, and damaged files."""
 
     @classmethod
+    @spelling_options()
     def setup_task(cls, cfg, from_checkpoint=False, **kwargs):
         """Set the task up. What a checkpoint says of its own training is not looked at.
 
@@ -63,6 +64,7 @@ class CheckedTranslationTask(TranslationTask):
                 )
         return super().load_dataset(split, epoch, combine, **kwargs)
 
+    @spelling_options()
     def build_generator(self, models, args, *more, **kwargs):
         """Build the search, after a look at whether the shortest sentence may have as many words as it must.
 
@@ -79,8 +81,6 @@ class CheckedTranslationTask(TranslationTask):
             for name, default in (("min_len", 1), ("max_len_a", 0), ("max_len_b", 200))
         )
         if sizes and int(a * min(sizes) + b) < least:
-            raise ValueError(
-                f"--min-len {least}: --max-len-a and --max-len-b allow the shortest sentence "
-                f"{int(a * min(sizes) + b)} tokens"
-            )
+            reason = f"{least}: {{}} and {{}} allow the shortest sentence {int(a * min(sizes) + b)} tokens"
+            raise OptionError("min_len", reason, "max_len_a", "max_len_b")
         return super().build_generator(models, args, *more, **kwargs)

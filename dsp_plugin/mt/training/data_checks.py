@@ -11,6 +11,7 @@ from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import _code_to_dtype as DTYPES
 
+from ...options.errors import OptionError
 from ...records.environment import fingerprint
 from ..checkpoints.checkpoint import first_line
 
@@ -41,18 +42,15 @@ def check_languages(
                 f"{folders[0]} has no prepared data: no file *.SOURCE-TARGET.LANGUAGE.idx "
                 "(fairseq-preprocess makes them)"
             )
-        for flag, side, lang in (("--source-lang", 0, source), ("--target-lang", 1, target)):
+        for side, (name, lang) in enumerate((("source_lang", source), ("target_lang", target))):
             if lang is not None and all(pair.split("-")[side : side + 1] != [lang] for pair in pairs):
-                raise ValueError(
-                    f"{flag} {lang}: {folders[0]} has {', '.join(pairs)} (give both languages "
-                    "to turn a pair round)"
-                )
+                there = f"{folders[0]} has {', '.join(pairs)}"
+                raise OptionError(name, f"{lang}: {there} (give both languages to turn a pair round)")
         return
-    for flag, lang in (("--source-lang", source), ("--target-lang", target)):
+    for name, lang in (("source_lang", source), ("target_lang", target)):
         if not os.path.isfile(os.path.join(folders[0], f"dict.{lang}.txt")):
-            raise ValueError(
-                f"{flag} {lang}: {folders[0]} has no dict.{lang}.txt{_and(pairs, '; its languages are ')}"
-            )
+            there = f"{folders[0]} has no dict.{lang}.txt{_and(pairs, '; its languages are ')}"
+            raise OptionError(name, f"{lang}: {there}")
 
 
 def read_dictionary(path: str) -> Dictionary:

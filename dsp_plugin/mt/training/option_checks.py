@@ -94,7 +94,7 @@ def check_options(configuration: Any) -> None:
             dictionary.
 
     Raises:
-        ValueError: naming the option, what belongs there, and what was given.
+        OptionError: naming the option, what belongs there, and what was given.
     """
     values: dict[str, Any] = {}
     for name, value in _options_of(configuration):
@@ -108,38 +108,52 @@ def check_options(configuration: Any) -> None:
 
 def check_option(name: str, value: Any, among: str = "") -> None:
     """Look at one value; `among` is the option whose JSON it is in. Errors as `check_options`."""
-    flag = f"{among} {name}".strip() if among else dashed(name)
     if name in _BETAS and value is not None:
-        _check_betas(flag, value)
+        _check_betas(name, value)
     elif name in _JSON and value:
-        _check_json(flag, name, value)
+        _check_json(name, value)
     elif name in _SUBWORDS and value not in (None, "", *_JOINED):
-        raise ValueError(f"{flag} {value}: one of {', '.join(_JOINED)} belongs there")
+        raise _error(name, f"{value}: one of {', '.join(_JOINED)} belongs there", among=among)
     elif name == "eval_bleu_detok" and value is not None:
         from fairseq.data.encoders import TOKENIZER_REGISTRY
 
         if value not in TOKENIZER_REGISTRY:
-            raise ValueError(f"{flag} {value}: one of {', '.join(TOKENIZER_REGISTRY)} belongs there")
+            raise _error(name, f"{value}: one of {', '.join(TOKENIZER_REGISTRY)} belongs there", among=among)
     elif name in NUMBERS and value is not None and not isinstance(value, str):
         why = check_number(list(value) if isinstance(value, ListConfig) else value, NUMBERS[name])
         if why:
-            raise ValueError(f"{flag} {_written(value)}: {why}")
+            raise _error(name, f"{_written(value)}: {why}", among=among)
         if name in ("lr", "update_freq") and value == []:
-            raise ValueError(f"{flag}: a number, or several joined by commas, belongs there")
+            raise OptionError(name, "is empty: a number, or several joined by commas, belongs there")
+
+
+class DashedOptionError(OptionError):
+    """The same error, which spells its options as fairseq does even where no program is there to do it."""
+
+    def __str__(self) -> str:
+        return self.spelled(dashed)
 
 
 @contextlib.contextmanager
 def spelling_options() -> Iterator[None]:
-    """Spell the options of the core's errors as fairseq's users typed them: what fairseq-train shows is a
-    traceback, in which no program of ours could still do it.
+    """Spell the options of errors as fairseq's users know them: what fairseq-train shows is a traceback.
 
     Raises:
-        ValueError: in the place of an OptionError, and with its traceback.
+        DashedOptionError: in the place of an OptionError, and with its traceback.
     """
     try:
         yield
     except OptionError as error:
-        raise ValueError(error.spelled(dashed)).with_traceback(error.__traceback__) from None
+        raise DashedOptionError(*error.args).with_traceback(error.__traceback__) from None
+
+
+def _error(name: str, reason: str, *others: str, among: str = "") -> OptionError:
+    """Make the error for an option, or for one in the JSON of the option `among`, without dashes then."""
+    if not among:
+        return OptionError(name, reason, *others)
+    for other in others:
+        reason = reason.replace("{}", other, 1)
+    return OptionError(among, f"{name} {reason}")
 
 
 def _options_of(node: Any) -> Iterator[tuple[str, Any]]:
@@ -163,103 +177,92 @@ def _options_of(node: Any) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
-def _check_betas(flag: str, value: Any) -> None:
-    why = f"{flag} {_written(value)}: two numbers from 0 to below 1 belong there, such as (0.9, 0.98)"
+def _check_betas(name: str, value: Any) -> None:
+    why = f"{_written(value)}: two numbers from 0 to below 1 belong there, such as (0.9, 0.98)"
     try:
         betas = ast.literal_eval(value) if isinstance(value, str) else tuple(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise ValueError(why) from None
+        raise OptionError(name, why) from None
     if not isinstance(betas, (tuple, list)) or len(betas) != 2 or check_number(betas, "decay"):
-        raise ValueError(why)
+        raise OptionError(name, why)
 
 
-def _check_json(flag: str, name: str, value: Any) -> None:
+def _check_json(name: str, value: Any) -> None:
+    why = f"{value}: a JSON object belongs there, such as '{{\"beam\": 4}}'"
     try:
         found = json.loads(value)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}' ({error})"
-        ) from None
+        raise OptionError(name, f"{why} ({error})") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{flag} {value}: a JSON object belongs there, such as '{{\"beam\": 4}}'")
+        raise OptionError(name, why)
     if name != "eval_bleu_args":
         return
     from fairseq.dataclass.configs import GenerationConfig
 
     for inner, number in found.items():
         if inner not in GenerationConfig.__dataclass_fields__:
-            raise ValueError(f"{flag}: fairseq's generation has no option '{inner}'")
+            raise OptionError(name, f"{inner}: fairseq's generation has no such option")
         if isinstance(number, str) and inner in NUMBERS:
-            raise ValueError(f"{flag} {inner}: a number belongs there, got the text '{number}'")
-        check_option(inner, number, flag)
-    _check_search(found, f"{flag} ")
+            raise OptionError(name, f"{inner}: a number belongs there, got the text '{number}'")
+        check_option(inner, number, name)
+    _check_search(found, name)
 
 
 def _check_sizes(values: Mapping[str, Any]) -> None:
     for side in ("encoder", "decoder"):
         size, heads = values.get(f"{side}_embed_dim"), values.get(f"{side}_attention_heads")
         if size and heads and size % heads:
-            raise ValueError(
-                f"--{side}-attention-heads {heads}: it must divide --{side}-embed-dim, which is {size}"
-            )
+            reason = f"{heads}: it must divide {{}}, which is {size}"
+            raise OptionError(f"{side}_attention_heads", reason, f"{side}_embed_dim")
     if values.get("share_all_embeddings") or values.get("share_decoder_input_output_embed"):
         size, out = values.get("decoder_embed_dim"), values.get("decoder_output_dim")
         if size and out and size != out:
-            raise ValueError(
-                f"--decoder-output-dim {out}: with shared embeddings it must be "
-                f"--decoder-embed-dim, which is {size}"
-            )
+            reason = f"{out}: with shared embeddings it must be {{}}, which is {size}"
+            raise OptionError("decoder_output_dim", reason, "decoder_embed_dim")
     for part, whole in (("shard_id", "num_shards"), ("distributed_rank", "distributed_world_size")):
         number, count = values.get(part), values.get(whole)
         if number and count and number >= count:
-            raise ValueError(f"{dashed(part)} {number}: it must be below {dashed(whole)}, which is {count}")
+            raise OptionError(part, f"{number}: it must be below {{}}, which is {count}", whole)
     cutoff = values.get("adaptive_softmax_cutoff")
     if cutoff and list(cutoff) != sorted(set(cutoff)):
-        raise ValueError(f"--adaptive-softmax-cutoff {_written(cutoff)}: they must rise")
+        raise OptionError("adaptive_softmax_cutoff", f"{_written(cutoff)}: they must rise")
 
 
 def _check_schedule(values: Mapping[str, Any]) -> None:
     """Check what the schedule of the learning rate divides by."""
     name, warmup, last = (values.get(option) for option in ("lr_scheduler", "warmup_updates", "max_update"))
     if name in ("inverse_sqrt", "cosine", "reduce_lr_on_plateau") and len(values.get("lr") or []) > 1:
-        raise ValueError(
-            f"--lr {_written(values['lr'])}: --lr-scheduler {name} takes one rate (fixed takes one an epoch)"
-        )
+        reason = f"{_written(values['lr'])}: {{}} {name} takes one rate (fixed takes one an epoch)"
+        raise OptionError("lr", reason, "lr_scheduler")
     if name == "inverse_sqrt" and not warmup:
-        raise ValueError("--warmup-updates 0: --lr-scheduler inverse_sqrt needs 1 or more")
+        raise OptionError("warmup_updates", "0: {} inverse_sqrt needs 1 or more", "lr_scheduler")
     if name == "cosine" and (values.get("lr_period_updates") or -1) <= 0 and (last or 0) <= (warmup or 0):
-        raise ValueError(
-            "--lr-scheduler cosine needs --lr-period-updates, or a --max-update above "
-            f"--warmup-updates, which is {warmup}"
-        )
+        reason = f"cosine needs {{}}, or a {{}} above {{}}, which is {warmup}"
+        raise OptionError("lr_scheduler", reason, "lr_period_updates", "max_update", "warmup_updates")
     if name == "polynomial_decay" and not values.get("total_num_update"):
-        raise ValueError(
-            "--lr-scheduler polynomial_decay needs --total-num-update, the updates until the "
-            "rate is at its end"
-        )
+        reason = "polynomial_decay needs {}, the updates until the rate is at its end"
+        raise OptionError("lr_scheduler", reason, "total_num_update")
 
 
 def _check_search(values: Mapping[str, Any], among: str = "") -> None:
     """Refuse options of the search that exclude each other, which fairseq asserts in the middle of work."""
-
-    def flag(name: str) -> str:
-        return f"{among}{name}" if among else dashed(name)
-
     beam, nbest, groups = values.get("beam"), values.get("nbest"), values.get("diverse_beam_groups")
-    the_beam = f"{flag('beam')}, which is {beam}"
     if beam is not None and nbest is not None:
         if nbest > beam:
-            raise ValueError(f"{flag('nbest')} {nbest}: at most {the_beam}")
+            raise _error("nbest", f"{nbest}: at most {{}}, which is {beam}", "beam", among=among)
         if values.get("sampling") and nbest != beam:
-            raise ValueError(f"{flag('nbest')} {nbest}: with --sampling it must be {the_beam}")
+            reason = f"{nbest}: with {{}} it must be {{}}, which is {beam}"
+            raise _error("nbest", reason, "sampling", "beam", among=among)
     if beam and groups and groups > 0 and beam % groups:
-        raise ValueError(f"{flag('diverse_beam_groups')} {groups}: it must divide {the_beam}")
+        reason = f"{groups}: it must divide {{}}, which is {beam}"
+        raise _error("diverse_beam_groups", reason, "beam", among=among)
     shortest, longest = values.get("min_len", 1), values.get("max_len_b")
     if longest is not None and not values.get("max_len_a") and longest < shortest:
-        raise ValueError(f"{flag('max_len_b')} {longest}: at least {flag('min_len')}, which is {shortest}")
+        reason = f"{longest}: at least {{}}, which is {shortest}"
+        raise _error("max_len_b", reason, "min_len", among=among)
     for name in ("sampling_topk", "sampling_topp"):
         if (values.get(name) or -1) > 0 and "sampling" in values and not values["sampling"]:
-            raise ValueError(f"{flag(name)} needs --sampling")
+            raise _error(name, "needs {}", "sampling", among=among)
 
 
 def _check_metric(values: Mapping[str, Any]) -> None:
@@ -272,10 +275,10 @@ def _check_metric(values: Mapping[str, Any]) -> None:
     needs = {"bleu": "eval_bleu", "accuracy": "report_accuracy"}
     if metric in needs and needs[metric] in values:
         if not values[needs[metric]]:
-            raise ValueError(f"--best-checkpoint-metric {metric} needs {dashed(needs[metric])}")
+            raise OptionError("best_checkpoint_metric", f"{metric} needs {{}}", needs[metric])
     elif metric not in known and metric not in needs:
         known = ", ".join([*known[:3], *needs])
-        raise ValueError(f"--best-checkpoint-metric {metric}: validation gives {known}")
+        raise OptionError("best_checkpoint_metric", f"{metric}: validation gives {known}")
 
 
 def _written(value: Any) -> str:

@@ -26,6 +26,7 @@ from dsp_plugin.gating.handshake.handshake import HandshakeError
 from dsp_plugin.mt.programs import launch
 from dsp_plugin.mt.programs.refusals import one_line, raise_errors, run_program
 from dsp_plugin.mt.translate.translate import translate
+from dsp_plugin.options.errors import as_typed, dashed
 
 
 class ProcessRaisedException(Exception):
@@ -151,7 +152,7 @@ def test_the_line_of_an_option_that_cannot_be(words, told):
     ]
     with pytest.raises(ValueError) as refused:
         launch.method_options([*start, *words])
-    assert str(refused.value).startswith(told)
+    assert one_line(refused.value, as_typed(words, dashed)).startswith(told)
 
 
 def test_lists_that_can_be():

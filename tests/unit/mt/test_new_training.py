@@ -21,6 +21,7 @@ dsp_plugin.register()
 
 from dsp_plugin.mt.heads.gated_criterion import GatedCrossEntropyCriterion
 from dsp_plugin.mt.heads.new_training import _check_criterion, _check_optimizer
+from dsp_plugin.options.errors import OptionError, dashed
 
 OURS = "--optimizer dsp_adam --criterion {0}_label_smoothed_cross_entropy --task {0}_translation"
 DSP = ["--arch", "dsp_transformer", *OURS.format("dsp").split(), "--num-of-heads", "6", "--joint-pruning"]
@@ -103,10 +104,9 @@ def stock_criterions():
 
 @pytest.mark.parametrize("name", stock_criterions())
 def test_no_stock_criterion_takes_the_penalty_in(name):
-    with pytest.raises(
-        ValueError, match=f"--criterion {name} .*--criterion voita_label_smoothed_cross_entropy"
-    ):
+    with pytest.raises(OptionError, match=f"^criterion {name} leaves the penalty of open heads") as refused:
         _check_criterion(name, "voita")
+    assert "use --criterion voita_label_smoothed_cross_entropy" in refused.value.spelled(dashed)
 
 
 def test_criterions_that_do_or_may(monkeypatch):
@@ -138,8 +138,9 @@ def test_a_lambda_of_nothing_needs_no_criterion(tiny_data, tmp_path):
     "name", ["adam", "sgd", "nag", "adagrad", "adafactor", "composite", "diff_adam", "fixmask_adam"]
 )
 def test_optimizers_without_a_rate_for_scores(name):
-    with pytest.raises(ValueError, match=f"--optimizer {name} "):
+    with pytest.raises(OptionError, match=f"^optimizer {name} would give the head scores") as refused:
         _check_optimizer(name)
+    assert "use --optimizer dsp_adam" in refused.value.spelled(dashed)
 
 
 def test_a_checkpoint_is_loaded_whatever_it_was_trained_with(tiny_data, tmp_path, monkeypatch):

@@ -238,6 +238,7 @@ def test_fairseq_itself_shows_the_option_as_it_is_typed():
     with pytest.raises(ValueError, match="^--num-of-heads must be .* got 9") as raised:
         build(9)
     assert raised.traceback[-1].name == "check_budget" and raised.value.__suppress_context__
+    assert one_line(raised.value, underscored).startswith("--num_of_heads must be ")  # as a program has it
 
 
 # ---- the rule ----

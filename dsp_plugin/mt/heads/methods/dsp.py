@@ -53,9 +53,10 @@ class DSPTransformerModel(GatedTransformerModel):
         super().check_options(options)
         SubsetOptions.of(options).check()
         if not cls.wants_gates(options):
+            option, meaning = cls.gates_option
             for name in ("use_ste", "annealing"):
                 if options[name]:
-                    raise OptionError(name, "needs {} K, the number of heads to keep", "num_of_heads")
+                    raise OptionError(name, f"needs {{}} {meaning}", option)
 
     @classmethod
     def warnings(cls, options) -> list[str]:

@@ -9,6 +9,7 @@ from omegaconf import II
 from torch import nn
 
 from ....gating import RankedGates, ranking_of_removal, remove_stepwise, stops
+from ....options.errors import OptionError, dashed
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
@@ -72,19 +73,15 @@ class MichelTransformerModel(GatedTransformerModel):
         super().check_options(options)
         for name in ("joint_pruning", "pruning_warmup_updates"):
             if options[name]:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} has no meaning for this model: its heads are chosen before "
-                    "training starts"
-                )
+                reason = "has no meaning for this model: its heads are chosen before training starts"
+                raise OptionError(name, reason)
         ranking_of(options).check()
 
     @classmethod
     def warnings(cls, options) -> list[str]:
         if options["exact_pruning"] and options["rank_by"] != "importance":
-            return [
-                f"--exact-pruning has no meaning with --rank-by {options['rank_by']}, which no removal "
-                "changes"
-            ]
+            how = f"{dashed('rank_by')} {options['rank_by']}"
+            return [f"{dashed('exact_pruning')} has no meaning with {how}, which no removal changes"]
         return []
 
     @classmethod

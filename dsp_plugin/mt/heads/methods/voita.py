@@ -7,7 +7,7 @@ from torch import nn
 
 from ....gating import BudgetOptions, ConcreteGates
 from ....gating.methods.advice import closed_heads
-from ....options.errors import dashed
+from ....options.errors import OptionError, dashed
 from ...checkpoints.flat_config import GatedTransformerConfig
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
@@ -38,7 +38,7 @@ class VoitaTransformerModel(GatedTransformerModel):
     """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` exactly K stay."""
 
     method = "voita"
-    gates_option = "--l0-penalty LAMBDA, the price of an open head"
+    gates_option = ("l0_penalty", "LAMBDA, the price of an open head")
 
     @classmethod
     def wants_gates(cls, options) -> bool:
@@ -52,7 +52,8 @@ class VoitaTransformerModel(GatedTransformerModel):
     def check_options(cls, options) -> None:
         super().check_options(options)
         if BudgetOptions.of(options).given and not cls.wants_gates(options):
-            raise ValueError(f"--num-of-heads and --heads-per-kind need {cls.gates_option}")
+            option, meaning = cls.gates_option
+            raise OptionError("num_of_heads", f"and {{}} need {{}} {meaning}", "heads_per_kind", option)
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
