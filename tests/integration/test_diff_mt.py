@@ -418,7 +418,10 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
         (["--base-checkpoint", "/nowhere.pt"], "no such file"),
         (["--optimizer", "sgd"], "--optimizer sgd: adam or diff_adam"),
         (["--max-update", 9], r"holds a training with other settings \(--max-update: 3 there, 9 here"),
-        (["--per-layer-projection"], "was projected with other options"),
+        (
+            ["--per-layer-projection"],
+            r"was projected with other settings \(--per-layer-projection: False there, True here\): name",
+        ),
         # what only stage 3 needs is said before stage 1, whose folder is not there here
         (["--save-dir", "/dev/null"], "--save-dir /dev/null is a device"),
         (["--save-dir", "new", "--finetune-max-update", "1.5"], "--finetune-max-update: invalid int value"),

@@ -17,7 +17,7 @@ from ...diffs.packs.summary import pack_label, record_figures
 from ...records.files.sealed import read_json, write_json
 from ...records.files.whole import check_folder
 from ...records.record import load_record
-from ...records.settings import refusal
+from ...records.settings import other_settings, refusal
 from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint
 from ..diffs.packs import Projection, read_trained, write_pack
@@ -28,6 +28,12 @@ from .launch import train, training_options
 from .training_results import result_of, summarise_training
 
 _SETTINGS = "settings.json"
+# of a mask's projection: part -> option
+_PROJECTED_BY = {
+    "density": "--target-sparsity",
+    "per_layer": "--per-layer-projection",
+    "sampled": "--sampled-diff",
+}
 # in a mask's configuration, the fingerprint of the training it was projected from
 _STAGE1 = "stage1_settings"
 
@@ -137,8 +143,10 @@ class Share:
 
     def _check_mask(self) -> None:
         made_by = DiffPack.load(self.mask).config
-        if made_by.get("projection") != vars(self.projection):
-            raise ValueError(f"{self.mask} was projected with other options: name another --save-dir")
+        there, here = made_by.get("projection") or {}, vars(self.projection)
+        differing = other_settings(there, here, spelled=lambda part: _PROJECTED_BY.get(part, part))
+        if differing:
+            raise refusal(f"{self.mask} was projected", differing, "name another --save-dir")
         # it may have been removed, and trained once more
         if _STAGE1 in made_by and made_by[_STAGE1] != self.stage1.fingerprint():
             raise refusal(
