@@ -6,15 +6,17 @@ place that knows which attention block and which head inside it an index stands 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 KINDS = ("encoder-self", "decoder-cross", "decoder-self")
 """The kinds of attention, in the order in which a head map has its blocks."""
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class AttentionBlock:
     name: str
     num_heads: int
     kind: str
+
+
+def in_order(items: Iterable[_Item], kind_of: Callable[[_Item], str]) -> list[_Item]:
+    """Sort attention modules, or what stands for them, by kind as a head map has them; else as they come."""
+    return sorted(items, key=lambda item: KINDS.index(kind_of(item)))
 
 
 class HeadMap:

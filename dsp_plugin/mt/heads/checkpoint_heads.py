@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ... import register
 from ...gating import AttentionBlock, HeadMap, check_budget, hard_topk
-from ...gating.head_map import KINDS
+from ...gating.head_map import in_order
 from ...options.errors import OptionError
 from ...surgery.record import compose, mask_of_record
 from ..checkpoints.checkpoint import model_options
@@ -48,17 +48,16 @@ def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -
     Raises:
         ValueError: there is no attention in it.
     """
-    by_kind: dict[str, list[AttentionBlock]] = {kind: [] for kind in KINDS}
     names = [match.group(1) for match in map(_OUTPUT_BIAS.match, model_state) if match]
+    blocks = []
     for name in sorted(names, key=_layer_order):
         side = name.split(".", 1)[0]
         head_dim = int(options[f"{side}_embed_dim"]) // int(options[f"{side}_attention_heads"])
         width = model_state[f"{name}.q_proj.weight"].shape[0] if f"{name}.q_proj.weight" in model_state else 0
-        kind = block_kind(name)
-        by_kind[kind].append(AttentionBlock(name=name, num_heads=width // head_dim, kind=kind))
-    if not names:
+        blocks.append(AttentionBlock(name=name, num_heads=width // head_dim, kind=block_kind(name)))
+    if not blocks:
         raise ValueError("the checkpoint has no attention blocks: it is not an encoder-decoder transformer")
-    return HeadMap([block for blocks in by_kind.values() for block in blocks])
+    return HeadMap(in_order(blocks, lambda block: block.kind))
 
 
 def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
@@ -163,12 +162,19 @@ def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> Checkp
     return CheckpointHeads(original, mask_of_record(record, original), heads.budget, heads.method)
 
 
+def widths_of(block: AttentionBlock, options: dict[str, Any]) -> tuple[int, int]:
+    """Return the width of a block's queries and output, and that of its keys' and values' source.
+
+    Cross-attention reads the encoder's output, all others what they attend from.
+    """
+    width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
+    return width, int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+
+
 def parameters_of_head(block: AttentionBlock, options: dict[str, Any]) -> int:
     """Count the parameters that go with a head: its rows of q, k, v and biases, its columns of the output."""
-    side = block.name.split(".", 1)[0]
-    width = int(options[f"{side}_embed_dim"])
-    head_dim = width // int(options[f"{side}_attention_heads"])
-    source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+    width, source = widths_of(block, options)
+    head_dim = width // int(options[f"{block.name.split('.', 1)[0]}_attention_heads"])
     return head_dim * (2 * width + 2 * source + 3)
 
 

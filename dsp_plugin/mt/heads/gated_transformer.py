@@ -14,7 +14,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from ...gating import AttentionBlock, HeadMap, Switchboard
-from ...gating.head_map import KINDS
+from ...gating.head_map import in_order
 from ...options.errors import OptionError
 from .attention import GatedMultiheadAttention
 
@@ -146,11 +146,8 @@ class GatedDecoder(TransformerDecoderBase):
 
 def attention_blocks(model: nn.Module) -> dict[str, GatedMultiheadAttention]:
     """Return the attention modules by name in DSP's order: encoder-self, decoder-cross, decoder-self."""
-    by_kind: dict[str, dict[str, GatedMultiheadAttention]] = {kind: {} for kind in KINDS}
-    for name, module in model.named_modules():
-        if isinstance(module, GatedMultiheadAttention):
-            by_kind[block_kind(name)][name] = module
-    return {name: module for blocks in by_kind.values() for name, module in blocks.items()}
+    found = {name: part for name, part in model.named_modules() if isinstance(part, GatedMultiheadAttention)}
+    return {name: found[name] for name in in_order(found, block_kind)}
 
 
 def head_map_of(model: nn.Module) -> HeadMap:

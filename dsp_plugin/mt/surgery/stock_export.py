@@ -13,7 +13,7 @@ from ...gating import AttentionBlock
 from ...records.certificate import Certificate
 from ...surgery import fill_block
 from ..checkpoints.flat_config import FlatTransformerConfig
-from ..heads.checkpoint_heads import SCORES
+from ..heads.checkpoint_heads import SCORES, widths_of
 from .equality import certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
 from .pruning import (
     CheckpointModel,
@@ -136,11 +136,9 @@ def dense_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a block's tensors with `heads` heads (None: as many as the stock model has).
 
-    The model's width is C; keys and values come from the encoder, of its width, where the block is
-    cross-attention.
+    See `widths_of` for their inputs.
     """
-    width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
-    source = int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
+    width, source = widths_of(block, options)
     rows = width if heads is None else heads * head_dim_of(block, options)
     shapes: dict[str, tuple[int, ...]] = {"q_proj.weight": (rows, width), "out_proj.weight": (width, rows)}
     shapes.update({f"{name}.weight": (rows, source) for name in ("k_proj", "v_proj")})

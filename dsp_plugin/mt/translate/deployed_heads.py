@@ -9,7 +9,7 @@ from fairseq.modules import MultiheadAttention
 from torch import nn
 
 from ...gating import AttentionBlock, HeadMap
-from ...gating.head_map import KINDS
+from ...gating.head_map import in_order
 from ...surgery.record import compose, mask_of_record
 from ..heads.checkpoint_heads import CheckpointHeads, parameters_of_head
 from ..heads.gated_transformer import block_kind
@@ -21,15 +21,14 @@ def heads_of_model(model: nn.Module) -> CheckpointHeads:
     Raises:
         ValueError: it has no attention blocks of an encoder-decoder transformer.
     """
-    by_kind: dict[str, list[AttentionBlock]] = {kind: [] for kind in KINDS}
-    for name, module in model.named_modules():
-        if isinstance(module, MultiheadAttention):
-            kind = block_kind(name)
-            by_kind[kind].append(AttentionBlock(name=name, num_heads=module.num_heads, kind=kind))
-    blocks = [block for blocks in by_kind.values() for block in blocks]
+    blocks = [
+        AttentionBlock(name, module.num_heads, block_kind(name))
+        for name, module in model.named_modules()
+        if isinstance(module, MultiheadAttention)
+    ]
     if not blocks:
         raise ValueError("the model has no attention blocks: it is not an encoder-decoder transformer")
-    head_map = HeadMap(blocks)
+    head_map = HeadMap(in_order(blocks, lambda block: block.kind))
     gating = getattr(model, "gating", None)
     if gating is None:
         return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)

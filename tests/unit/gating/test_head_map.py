@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dsp_plugin.gating import AttentionBlock, HeadMap
+from dsp_plugin.gating.head_map import in_order
 
 # head counts differ, and one block has none: h = 2, 0, 3
 BLOCKS = [
@@ -31,6 +32,11 @@ def test_the_numbering_follows_the_blocks(heads):
     assert heads.num_heads == 5
     assert [heads.index(name, head) for name, head in FLAT] == list(range(5))
     assert [heads.range(block.name) for block in BLOCKS] == [(0, 2), (2, 2), (2, 5)]
+
+
+def test_what_has_a_kind_is_sorted_by_it_and_else_stays_as_it_comes():
+    kinds = {"b": "decoder-self", "a": "decoder-self", "d": "encoder-self", "c": "decoder-cross"}
+    assert in_order(kinds, kinds.__getitem__) == ["d", "c", "b", "a"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ....gating import AttentionBlock, HeadMap
-from ....gating.head_map import KINDS
+from ....gating.head_map import in_order
 from .families import CROSS, FURTHER, HEAD_DIM, JOINT, OWN_FORWARD, SEPARATE, TESTED, OwnForward, family_of
 from .fixed_sizes import NotKnown, sizes_of
 from .foreign_weights import check_foreign_weights
@@ -78,7 +78,7 @@ def attentions_of(root: nn.Module) -> list[Attention]:
     if not found:
         raise _refusal(root, "none of its modules calls the attention interface")
     _check_alone(root, found)
-    return [attention for kind in KINDS for attention in found if attention.block.kind == kind]
+    return in_order(found, lambda attention: attention.block.kind)
 
 
 def transformers_models(root: nn.Module) -> list[PreTrainedModel]:
