@@ -8,9 +8,9 @@ from .head_scores import HeadScores, RankedGates
 from .importance.head_importance import HeadImportance, measure_importance, normalised
 from .importance.ranking_options import RANKINGS, RankingOptions
 from .importance.removal_order import (
-    end_of_removal,
     next_removals,
     path_down,
+    plan_removal,
     random_ranking,
     ranking_of_removal,
     remove_stepwise,
@@ -56,11 +56,11 @@ __all__ = [
     "normalised",
     "parse_heads_per_kind",
     "path_down",
+    "plan_removal",
     "random_ranking",
     "ranking_of_removal",
     "relaxed_topk",
     "remove_stepwise",
-    "end_of_removal",
     "stops",
     "straight_through_topk",
     "weight_magnitude",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...options.errors import OptionError
-from ..budget import HeadBudget
+from ..budget import HeadBudget, parse_heads_per_kind
 from ..head_map import HeadMap
 
 ImportanceOf = Callable[[Tensor], Tensor]
@@ -115,11 +115,13 @@ class PathDown(NamedTuple):
         kept_after: numbers of heads after every step, see `stops`.
         landings: those of them that were asked for.
         budget: what must hold at the end.
+        wish: the same where it was asked for, else None.
     """
 
     kept_after: list[int]
     landings: list[int]
     budget: HeadBudget
+    wish: HeadBudget | None
 
 
 def path_down(
@@ -136,7 +138,25 @@ def path_down(
     if end is not None and last < end.total:
         reason = f"keeps {end.total} heads, and {{}} go down to {last}"
         raise OptionError("heads_per_kind", reason, "budgets")
-    return PathDown(kept_after, landings, end or HeadBudget(head_map, last))
+    return PathDown(kept_after, landings, end or HeadBudget(head_map, last), end)
+
+
+def plan_removal(
+    head_map: HeadMap,
+    living: int,
+    step: int,
+    budgets: Sequence[int] = (),
+    heads_per_kind: str | None = None,
+    min_heads_per_block: int = 0,
+) -> PathDown:
+    """Plan a sweep by its options: see `parse_heads_per_kind`, `end_of_removal` and `path_down`.
+
+    Raises:
+        OptionError: naming the one that cannot be.
+    """
+    per_kind = parse_heads_per_kind(heads_per_kind)
+    end = end_of_removal(head_map, budgets, per_kind, min_heads_per_block)
+    return path_down(head_map, living, step, budgets, end)
 
 
 def remove_stepwise(

@@ -73,7 +73,7 @@ def prune_by_importance(
     """
     ranking.check()
     head_map = head_map_of(model)
-    kept_after, budgets, budget = path_down(head_map, head_map.num_heads, step, budgets, budget)
+    kept_after, budgets, budget, _ = path_down(head_map, head_map.num_heads, step, budgets, budget)
     exact = exact and ranking.rank_by == "importance"
     decisive = {
         "model": _weights_fingerprint(model),

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ...gating import Step, Sweep, end_of_removal, parse_heads_per_kind, path_down
-from ...gating.importance.removal_order import PathDown
+from ...gating import Step, Sweep, plan_removal
 from ...options.errors import OptionError
 from ...records.files.whole import check_folder
 from ...records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
@@ -65,7 +64,12 @@ def run(argv: Sequence[str]) -> Record:
         check_same_sizes(path, source.options, vars(args))
     keep = heads_of_checkpoint({**state, "model": source.tensors}).keep if SCORES in source.tensors else None
     keep = torch.ones(source.head_map.num_heads, dtype=torch.bool) if keep is None else keep
-    kept_after, _, budget = _path_down(own, source, int(keep.sum()))
+    if own.num_of_heads is None:
+        reason = "is missing: give the number of heads to remove a step (a step here, not a budget)"
+        raise OptionError("num_of_heads", reason)
+    ends = own.heads_per_kind, own.min_heads_per_block
+    plan = plan_removal(source.head_map, int(keep.sum()), own.num_of_heads, own.budgets, *ends)
+    kept_after = plan.kept_after
     ranking = SentenceRanking(
         own.rank_by,
         own.batch_importance,
@@ -109,22 +113,12 @@ def run(argv: Sequence[str]) -> Record:
         ranking.source(model, dataset, task, log_format=bar),
         score,
         lambda kept: subsets if not own.score_only_budgets or kept in wanted else [],
-        budget,
+        plan.budget,
         own.exact_pruning and ranking.rank_by == "importance",
         [*own.budgets, *kept_after[-1:]] if own.budgets else kept_after,
         lambda line: print(f"| {line}", flush=True),
     )
     return _report(steps, source, own, args, ranking, path, folder, device, sentences, time.time() - started)
-
-
-def _path_down(own: argparse.Namespace, source: CheckpointModel, living: int) -> PathDown:
-    """Plan the sweep by the options."""
-    if own.num_of_heads is None:
-        reason = "is missing: give the number of heads to remove a step (a step here, not a budget)"
-        raise OptionError("num_of_heads", reason)
-    per_kind = parse_heads_per_kind(own.heads_per_kind)
-    end = end_of_removal(source.head_map, own.budgets, per_kind, own.min_heads_per_block)
-    return path_down(source.head_map, living, own.num_of_heads, own.budgets, end)
 
 
 def _task(args: argparse.Namespace, needed: dict[str, str]):

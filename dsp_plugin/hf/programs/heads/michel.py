@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
-from ....gating import HeadBudget, Step, end_of_removal, parse_heads_per_kind, path_down
+from ....gating import Step, parse_heads_per_kind, plan_removal
 from ....options.errors import OptionError
 from ....options.numbers import MEANINGS
 from ....records.files.whole import check_folder
@@ -146,7 +146,9 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
     say_open_heads(model_options.model_name_or_path)
     if not options.no_pruned:
         check_prunable(model, model_options)
-    budget, budgets = _goal(options, model)
+    head_map, budgets = head_map_of(model), options.budgets or []
+    ends = options.heads_per_kind, options.min_heads_per_block
+    plan = plan_removal(head_map, head_map.num_heads, options.num_of_heads, budgets, *ends)
     by_importance = options.rank_by == "importance"
     task.read(by_importance and options.importance_subset == "train", True, False)
     task.tokenise(tokenizer)
@@ -184,7 +186,7 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
         options.ranking(),
         () if options.no_scores else tuple(task.dev),
         budgets,
-        budget,
+        plan.wish,
         options.score_only_budgets,
         {
             **task.settings(),
@@ -213,19 +215,6 @@ def michel(doc: str, data: type, argv: Sequence[str]) -> list[Step]:
             {**extra, "sweep_seconds": time.time() - started},
         )
     return steps
-
-
-def _goal(options: MichelArguments, model: PreTrainedModel) -> tuple[HeadBudget | None, list[int]]:
-    """Return what must hold at the end, None without a wish; and the numbers of heads to land on.
-
-    Raises:
-        ValueError: a step or a number of heads that the model does not allow.
-    """
-    head_map, budgets = head_map_of(model), list(options.budgets or [])
-    per_kind = parse_heads_per_kind(options.heads_per_kind)
-    end = end_of_removal(head_map, budgets, per_kind, options.min_heads_per_block)
-    path_down(head_map, head_map.num_heads, options.num_of_heads, budgets, end)
-    return end, budgets
 
 
 def _remove_steps(folder: Path) -> None:
