@@ -5,55 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
 from torch import nn
 
+from ...records.plan import TrainingPlan, heads_that_stay
+
 _TIMED = 3  # updates after a first one, which is slower
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a training would be.
-
-    Attributes:
-        learning, parameters: weights that learn, of all (head scores among them).
-        heads_left, heads: attention heads that stay, of all; `heads_left` is None where the training
-            itself decides.
-        sentences: of the training set. updates: that would be made in all; None: no option says so.
-        seconds: of one update, the median of a few real ones.
-        checkpoint, moments: bytes of a checkpoint, and of the optimizer's state in memory.
-    """
-
-    learning: int
-    parameters: int
-    heads_left: Optional[int]
-    heads: int
-    sentences: int
-    updates: Optional[int]
-    seconds: float
-    checkpoint: int
-    moments: int
-
-    def lines(self) -> list[str]:
-        """Say it, a line each."""
-        stay = "as many as the penalty leaves" if self.heads_left is None else f"{self.heads_left}"
-        updates = "no option bounds them" if self.updates is None else f"{self.updates:,}"
-        total = "unknown" if self.updates is None else _duration(self.updates * self.seconds)
-        return [
-            f"dry run: {self.learning:,} of {self.parameters:,} parameters would learn",
-            f"dry run: heads that stay: {stay} of {self.heads}",
-            f"dry run: {self.sentences:,} sentences, updates: {updates}",
-            f"dry run: about {total} ({self.seconds:.3g} s an update: the median of {_TIMED} real ones on a "
-            "model in memory; validation and saving are not in it)",
-            f"dry run: {self.checkpoint / 1e6:,.1f} MB a checkpoint, {self.moments / 1e6:,.1f} MB of moments "
-            "in memory; nothing was written",
-        ]
-
-
-def plan_of(parsed: argparse.Namespace) -> Plan:
+def plan_of(parsed: argparse.Namespace) -> TrainingPlan:
     """Build the task, the data, the model and the optimizer of a training, and time a few updates.
 
     Args:
@@ -78,14 +40,17 @@ def plan_of(parsed: argparse.Namespace) -> Plan:
     batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
     accumulated = cfg.optimization.update_freq[0]
     seconds = _seconds_an_update(trainer, batches, accumulated)
-    return Plan(
+    return TrainingPlan(
         learning=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
-        **_heads(model),
-        sentences=len(task.dataset(cfg.dataset.train_subset)),
+        heads=_heads(model),
+        noun="sentences",
+        examples=len(task.dataset(cfg.dataset.train_subset)),
         updates=_updates(cfg, math.ceil(len(batches) / accumulated)),
         seconds=seconds,
-        **_bytes(model, trainer),
+        timed=_TIMED,
+        weights=_size(dict(model.state_dict())),
+        moments=_size(trainer.optimizer.state_dict()),
     )
 
 
@@ -105,15 +70,15 @@ def _seconds_an_update(trainer: Any, batches: Any, accumulated: int) -> float:
     return sorted(times[1:])[_TIMED // 2]
 
 
-def _heads(model: nn.Module) -> dict[str, Optional[int]]:
-    """Count the model's heads, and how many its gates would keep."""
+def _heads(model: nn.Module) -> str:
+    """Say how many of the model's heads its gates would keep."""
     from ..heads.gated_transformer import head_map_of
 
     heads = head_map_of(model).num_heads
     gates = getattr(getattr(model, "gating", None), "gates", None)
     budget = getattr(gates, "budget", None)
     left = heads if gates is None else None if budget is None else budget.total
-    return {"heads_left": left, "heads": heads}
+    return heads_that_stay(left, heads)
 
 
 def _updates(cfg: Any, an_epoch: int) -> Optional[int]:
@@ -122,26 +87,16 @@ def _updates(cfg: Any, an_epoch: int) -> Optional[int]:
     return min(limits) if limits else None
 
 
-def _bytes(model: nn.Module, trainer: Any) -> dict[str, int]:
-    """Count the bytes of the model's and of the optimizer's tensors, as a checkpoint holds them."""
-
-    def size(value: Any) -> int:
-        if torch.is_tensor(value):
-            return value.numel() * value.element_size()
-        if isinstance(value, dict):
-            return sum(map(size, value.values()))
-        return sum(map(size, value)) if isinstance(value, (list, tuple)) else 0
-
-    moments = size(trainer.optimizer.state_dict())
-    return {"checkpoint": size(dict(model.state_dict())) + moments, "moments": moments}
+def _size(value: Any) -> int:
+    """Count the bytes of tensors, however deep they lie in lists and dictionaries."""
+    if torch.is_tensor(value):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
-
-
-def dry_run(options: argparse.Namespace) -> Plan:
+def dry_run(options: argparse.Namespace) -> TrainingPlan:
     """Print what `fairseq-train` with these options would do, and do none of it."""
     from .launch import hush_hosts
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from ....records.plan import heads_that_stay
 from ....records.record import portable_path
 from ...folders.model_heads import is_pruned
 from ...trainer.epoch_order import EpochOrder
@@ -138,7 +139,7 @@ class System:
         """Say for `--dry_run` how many heads stay; `heads` as in a record."""
         if heads is None:
             return "heads: not known"
-        return f"heads that stay: {heads['kept']} of {heads['total']}"
+        return heads_that_stay(heads["kept"], heads["total"])
 
     def label(self, model: PreTrainedModel) -> str:
         """Return the method's name in the records of the loaded model."""

@@ -28,7 +28,7 @@ from ...data.input_limits import check_inputs
 from ...folders.model_heads import heads_of, parameters_of
 from ...trainer.updates import training_steps
 from .arguments import ModelArguments, ResultArguments
-from .dry_run import plan_lines
+from .dry_run import plan_of
 from .identity import identity_of
 from .origin import check_checkpoint, check_lengths
 from .output_folder import STATE, NotedSettings, begin, starting_point, updates_of
@@ -141,7 +141,8 @@ def _run(system: System, scratch: str = "") -> dict[str, Any]:
         check_space(args.output_dir, model, args)
     if scratch:
         done = 0 if checkpoint is None else updates_of(checkpoint)
-        for line in plan_lines(trainer, updates, system.units(heads_of(trainer.model)), done):
+        heads = system.units(heads_of(trainer.model))
+        for line in plan_of(trainer, updates, heads, done).lines():
             say(line)
         return {}
     label = setup.results.method or system.label(model)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer
 
 from ....records.history import read_history
+from ....records.plan import heads_that_stay
 from ...folders.model_heads import is_pruned
 from ...heads.gating import gate_heads, load_gating, switchboard_of
 from ...heads.layouts.locate import head_map_of
@@ -101,7 +102,7 @@ class HeadGatesSystem(System):
     def units(self, heads: Mapping[str, Any] | None) -> str:
         if self.method.has_budget:
             return super().units(heads)
-        return f"heads that stay: as many as the penalty leaves of {heads['total']}"
+        return heads_that_stay(None, heads["total"])
 
     def label(self, model: PreTrainedModel) -> str:
         return f"pruned-{self.method_name()}" if is_pruned(model) else self.method_name()
