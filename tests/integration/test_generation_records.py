@@ -16,6 +16,8 @@ from fairseq_commands import PACKAGE, run
 from fairseq_training import K
 
 from dsp_plugin.mt.programs.generate import generate
+from dsp_plugin.mt.programs.refusals import one_line
+from dsp_plugin.options.errors import dashed
 from dsp_plugin.records.record import load_record
 
 FLAGS = (
@@ -85,7 +87,7 @@ def test_the_file_that_is_read_is_the_one_that_is_recorded(tiny_data, trained, s
     [
         (
             ["--model-overrides", "{'num_of_head': 3}"],
-            "--model-overrides: the checkpoint has no option num_of_head",
+            "--model-overrides {'num_of_head': 3}: the checkpoint has no option num_of_head",
         ),
         (["--model-overrides", "[1"], "a Python dictionary is wanted"),
         (["--model-overrides", "{'num_of_heads': 25}"], "0..24"),
@@ -95,9 +97,9 @@ def test_the_file_that_is_read_is_the_one_that_is_recorded(tiny_data, trained, s
     ],
 )
 def test_what_cannot_be_is_refused(tiny_data, trained, tmp_path, flags, told):
-    with pytest.raises(ValueError, match="(?s)") as refused:
+    with pytest.raises(ValueError) as refused:
         record_of(tiny_data, trained, tmp_path / "out", *flags)
-    assert told in str(refused.value) and not (tmp_path / "out").exists()
+    assert told in one_line(refused.value, dashed) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

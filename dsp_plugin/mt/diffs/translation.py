@@ -16,7 +16,7 @@ from ..heads.gated_model import GatedTransformerModel
 from ..heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..heads.new_training import name_of
 from ..training.dictionaries import check_dictionaries
-from ..training.option_checks import spelling_options
+from ..training.option_checks import DashedOptionError, spelling_options
 from .base import (
     BaseCheckpoint,
     apply_when_loaded,
@@ -98,7 +98,6 @@ class DiffTranslationTask(GatedTranslationTask):
         self.diff_pack = read_pack(cfg.diff_pack, "--diff-pack") if cfg.diff_pack else None
         self._base: Optional[BaseCheckpoint] = None
 
-    @spelling_options()
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model: to train, as the base; to translate, --diff-pack goes in once it is loaded.
 
@@ -113,9 +112,10 @@ class DiffTranslationTask(GatedTranslationTask):
             return model
         if not issubclass(ARCH_MODEL_REGISTRY[cfg._name], DiffTransformerModel):
             reason = f"{cfg._name}: diffs are trained on diff_transformer, for instance diff_{cfg._name}"
-            raise OptionError("arch", reason)
+            raise DashedOptionError("arch", reason)
         model = super().build_model(cfg, from_checkpoint)
-        self._base.load_into(model)
+        with spelling_options():
+            self._base.load_into(model)
         mask = None
         if self.cfg.mask_pack:
             pack = read_pack(self.cfg.mask_pack, "--mask-pack")

@@ -49,18 +49,18 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._trained: list[Any] = []  # data sets
         self._coverage: Optional[Coverage] = None  # of the set that is evaluated
 
-    @spelling_options()
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; for a new training, after `prepare`. Raises as `GatedTransformerModel`'s."""
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
-        if not from_checkpoint:
-            self._resume()
-            if model_class is not None and issubclass(model_class, GatedTransformerModel):
-                # a YAML file gives only what differs from the defaults
-                options = merge_with_parent(MODEL_DATACLASS_REGISTRY[MODEL_NAME[cfg._name]](), cfg)
-                model_class.check_options(options)
-                self.prepare(cfg, model_class, options)
-        return super().build_model(cfg, from_checkpoint)
+        with spelling_options():  # no decorator: fairseq looks for `from_checkpoint` in the signature
+            if not from_checkpoint:
+                self._resume()
+                if model_class is not None and issubclass(model_class, GatedTransformerModel):
+                    # a YAML file gives only what differs from the defaults
+                    options = merge_with_parent(MODEL_DATACLASS_REGISTRY[MODEL_NAME[cfg._name]](), cfg)
+                    model_class.check_options(options)
+                    self.prepare(cfg, model_class, options)
+            return super().build_model(cfg, from_checkpoint)
 
     def _resume(self) -> None:
         """Learn where the training stands; at its end, see to it that fairseq makes no further update."""

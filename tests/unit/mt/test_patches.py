@@ -20,6 +20,7 @@ import fairseq_cli.train
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.tasks import TASK_REGISTRY
 
 import dsp_plugin
 from dsp_plugin.mt.patches import TorchOfCheckpoints, collected_hypotheses, patch_fairseq
@@ -80,6 +81,16 @@ def test_checkpoints_are_read_where_the_guard_stands():
     assert checkpoint_utils.torch.HalfTensor is torch.HalfTensor
     trainer = Path(checkpoint_utils.__file__).with_name("trainer.py").read_text("utf-8")
     assert "torch.load(" not in trainer and "checkpoint_utils.load_checkpoint_to_cpu(" in trainer
+
+
+@pytest.mark.parametrize("method", ["dsp", "voita", "michel", "diff"])
+def test_the_loader_finds_that_a_model_may_be_of_a_checkpoint(method):
+    """It looks for the argument's name, and would not find it behind a decorator."""
+    assert 'if "from_checkpoint" in argspec.args' in inspect.getsource(
+        checkpoint_utils.load_model_ensemble_and_task
+    )
+    task = TASK_REGISTRY[f"{method}_translation"]
+    assert "from_checkpoint" in inspect.getfullargspec(task.build_model).args
 
 
 def test_the_loader_is_watched_for_the_time_of_a_generation_alone():
