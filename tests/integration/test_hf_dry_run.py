@@ -61,6 +61,7 @@ def test_its_parameters_and_updates_are_those_of_the_training(folder, capsys):
 
 def test_a_run_without_training_is_refused(folder):
     with pytest.raises(
-        (ValueError, SystemExit), match="^--dry_run says what a training would be: give --do_train$"
+        (ValueError, SystemExit),
+        match="^run_glue.py: error: --dry_run says what a training would be: give --do_train$",
     ):
         start("glue/run_glue", *mnli(folder), "--do_eval", "--output_dir", folder / "x", "--dry_run")

@@ -237,7 +237,7 @@ def test_baselines_and_constraints(tiny_data, stock_run, tmp_path):
     [
         (["--num-of-heads", 25], r"--num-of-heads.*1\.\.24.*25"),
         (["--num-of-heads", 0], r"--num-of-heads.*1\.\.24.*0"),
-        ([], "--num-of-heads: give"),
+        ([], "--num-of-heads is missing: give"),
         (["--num-of-heads", 4, "--budgets", 12, 25], r"--budgets.*0\.\.24.*25"),
         (["--num-of-heads", 4, "--eval-subset", "dev"], r"--eval-subset dev: .*there are test, train, valid"),
         (["--num-of-heads", 4, "--importance-subset", "dev"], "--importance-subset dev"),
