@@ -109,7 +109,7 @@ def check_training(model_class: type, whole: DictConfig, options: dict[str, Any]
 
 
 def host_advice(method: str) -> dict[str, str]:
-    """Say in fairseq's words what to do about each half of a method that is missing (see `ADVICE`)."""
+    """Say in fairseq's words what to do about each half that is missing (see `gating.handshake.advice`)."""
     return {
         "optimizer": "use --optimizer dsp_adam, and a task that hands all parameters that learn to it",
         "rate": "use --optimizer dsp_adam, which has a group of its own for them",
