@@ -128,7 +128,7 @@ class DomainsPlan(Plan):
     # ---- command lines
 
     def base_training(self) -> list[str]:
-        """Train a small model of the home domain."""
+        """Return the command that trains a small model of the home domain."""
         if self.home.name == "multi30k":
             return self.captions
         updates = (self.settings if self.options.quick else self.yaml.base)["updates"]
@@ -144,7 +144,7 @@ class DomainsPlan(Plan):
         return list(map(str, [self.away.data, *start, *self._recipe(), *self.flags, *words]))
 
     def diffs(self, density: str) -> list[str]:
-        """Train all three stages, for this density and those before it."""
+        """Return the command of all three stages, for this density and those before it."""
         settings, upto = self.settings, self.yaml.densities[: self.yaml.densities.index(density) + 1]
         stages = {
             "lr": settings["lr"],
@@ -158,18 +158,18 @@ class DomainsPlan(Plan):
         return ["scripts/mt/run_diff.py", *self._training(*words)]
 
     def full(self) -> list[str]:
-        """Finetune all weights."""
+        """Return the command that finetunes all weights."""
         return self._train("full", "full_lr", "--optimizer", "adam")
 
     def non_adaptive_mask(self) -> list[str]:
-        """Take the largest changes of full finetuning as a mask."""
+        """Return the command that makes a mask of the largest changes of full finetuning."""
         words = ["--target-sparsity", self.yaml.densities[0], "--fix-layer", str(self.settings["fix_layer"])]
         return self._packing(
             self.folder / "full", *words, "--out", str(self.folder / "non-adaptive/mask.diff.safetensors")
         )
 
     def non_adaptive(self) -> list[str]:
-        """Finetune what the mask keeps."""
+        """Return the command that finetunes what the mask keeps."""
         mask = self.folder / "non-adaptive/mask.diff.safetensors"
         return self._train(
             "non-adaptive/3rd", "finetune_lr", "--optimizer", "fixmask_adam", "--mask-pack", mask
@@ -185,7 +185,7 @@ class DomainsPlan(Plan):
         return [*start, str(trained / "checkpoint_best.pt"), *words]
 
     def _train(self, folder: str, rate: str, *words: object) -> list[str]:
-        """Train once by stock fairseq-train."""
+        """Return the command of one training by stock fairseq-train."""
         updates = self.settings["finetune_updates"]
         words += ("--user-dir", "dsp_plugin", "--task", "diff_translation", "--arch", "diff_transformer")
         words += ("--lr", self.settings[rate], "--lr-scheduler", "polynomial_decay")
@@ -194,7 +194,7 @@ class DomainsPlan(Plan):
         return ["python", "-m", "fairseq_cli.train", *self._training(*words)]
 
     def revert(self) -> list[str]:
-        """Make the base file after a pack was applied to it and taken out."""
+        """Return the command that applies a pack to the base file and takes it out again."""
         paths = [
             self.base,
             self.folder / "applied.pt",

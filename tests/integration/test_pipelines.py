@@ -46,6 +46,16 @@ def test_every_run_once_and_what_it_starts_from_before_it(repository):
     assert calls(repository) == []
 
 
+def test_a_new_method_is_an_entry_in_the_settings(repository):
+    text = (repository / "pipelines/glue.yaml").read_text()
+    again = "  mine: {method: mine, program: run_dsp, open_share: 1/6, from_unpruned: true}\n"
+    alone = "  mine-too: {method: mine-too, program: run_dsp, open_share: 1/6}\n"
+    settings = repository / "mine.yaml"
+    settings.write_text(text.replace("methods:\n", f"methods:\n{again}{alone}", 1))
+    shown = start(repository, "glue", "-n", settings=settings, only="CoLA/mine", budgets=36, **COLA).stdout
+    assert "CoLA/mine-K36-seed1" in shown and "CoLA/mine-too-K36-seed1" in shown and "rule prune" in shown
+
+
 def test_a_clone_has_records_and_no_models(repository):
     """What a run starts from is trained once more, beside the models; the records of others stay."""
     start(repository, "diff", densities=0.01, only="CoLA/full CoLA/non-adaptive", **COLA)
