@@ -99,7 +99,7 @@ def read_history(folder: Path) -> Any:
 
 
 def _sweep(folder: Path) -> Sweep:
-    return Sweep(str(folder), {"data": "abc", "step": 1}, HEADS, "BLEU", "--save-dir")
+    return Sweep(str(folder), {"data": "abc", "step": 1}, HEADS, "BLEU", "save_dir")
 
 
 def make_sweep(folder: Path) -> list[Path]:

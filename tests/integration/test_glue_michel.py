@@ -125,7 +125,7 @@ def test_started_again_it_goes_on(folder, exact, capsys):
     )
     assert "going on from step 2 of 3" in capsys.readouterr().out
     assert [step["keep"] for step in again] == [step["keep"] for step in exact]
-    with pytest.raises(SystemExit, match="other settings .*choose another --output_dir"):
+    with pytest.raises(SystemExit, match="error: --output_dir .*other settings .*choose another folder"):
         sweep(folder, folder / "exact", "--num_of_heads", 3, "--budgets", 4, 2)
     anew = sweep(
         folder,

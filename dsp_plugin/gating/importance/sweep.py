@@ -34,10 +34,10 @@ class Sweep:
         settings: all that decides which heads go when and how they are scored; JSON.
         head_map: the model's heads, N.
         metric, decimals: what a score's "value" is and how it is shown in the lines of progress.
-        folder_option: how the user named the folder, for messages.
+        folder_option: the option that names the folder.
 
     Raises:
-        ValueError: the folder holds steps of other settings, or a damaged one; says which and what differs.
+        OptionError: the folder holds steps of other settings; says which. ValueError: a step is damaged.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Sweep:
             if not sound:
                 raise ValueError(f"{path} is damaged: {advice}")
             if differing := other_settings(settings, self.settings):
-                remedy = f"choose another {self.folder_option}, or delete that folder"
-                raise refusal(f"{self.folder} holds a sweep", differing, remedy)
+                remedy = "choose another folder, or delete that one"
+                raise refusal(f"{self.folder} holds a sweep", differing, remedy, self.folder_option)
             steps.append(step)
         return steps

@@ -32,7 +32,7 @@ def prune_by_importance(
     budget: HeadBudget | None = None,
     score_only_budgets: bool = False,
     settings: dict[str, Any] | None = None,
-    folder_option: str = "--output_dir",
+    folder_option: str = "output_dir",
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> list[Step]:
@@ -59,7 +59,7 @@ def prune_by_importance(
         score_only_budgets: score the full model, the budgets and the last step only.
         settings: further settings that decide the outcome (names of data sets, say): a folder that was made
             with other values is refused.
-        folder_option: the option that names the folder, for messages.
+        folder_option: the option that names the folder.
         progress: show a bar while importance is measured, in the first process.
         say: called with a line for every step.
 
@@ -68,8 +68,8 @@ def prune_by_importance(
         {subset: {"value", "metrics"}}, ...}, see `Sweep`.
 
     Raises:
-        ValueError: naming the option: a step or budget that is not possible, an unknown ranking; the folder
-            holds a sweep of other settings or of another model, or a damaged step.
+        OptionError: a step or budget that is not possible, an unknown ranking; the folder holds a sweep of
+            other settings or of another model. ValueError: a step is damaged.
     """
     ranking.check()
     head_map = head_map_of(model)

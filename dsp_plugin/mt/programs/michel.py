@@ -102,7 +102,7 @@ def run(argv: Sequence[str]) -> Record:
         model = model_without(source, mask, task).to(device)
         return score_model(model, task, subset, args.post_process, not own.no_detok, **search)
 
-    sweep = Sweep(folder, _settings(path, own, args, ranking, search), source.head_map, "BLEU", "--save-dir")
+    sweep = Sweep(folder, _settings(path, own, args, ranking, search), source.head_map, "BLEU", "save_dir")
     model = model_without(source, torch.ones_like(keep), task).to(device)
     bar = args.log_format or ("simple" if args.no_progress_bar else "tqdm")
     wanted = set(own.budgets) | {int(keep.sum()), kept_after[-1] if kept_after else int(keep.sum())}

@@ -15,6 +15,7 @@ from dsp_plugin.gating import FixedGates, HeadBudget, next_removals, normalised
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads
 from dsp_plugin.hf.heads.importance import ExampleRanking, head_importance
 from dsp_plugin.hf.heads.sweep import prune_by_importance
+from dsp_plugin.options.errors import OptionError
 from dsp_plugin.records.files.sealed import read_json
 
 N = 8
@@ -94,9 +95,8 @@ def test_it_goes_on_where_it_stopped(tmp_path):
 
 def test_it_does_not_go_on_from_another_sweep(tmp_path):
     sweep(tiny_model("bert"), tmp_path)
-    with pytest.raises(
-        ValueError, match="other settings .exact: False there, True here.*another --output_dir"
-    ):
+    told = "^output_dir .*other settings .exact: False there, True here.: choose another folder"
+    with pytest.raises(OptionError, match=told):
         sweep(tiny_model("bert"), tmp_path, exact=True)
     other = tiny_model("bert")
     with torch.no_grad():

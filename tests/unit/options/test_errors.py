@@ -248,7 +248,6 @@ LIBRARY = ("data", "diffs", "export", "folders", "heads", "probes", "trainer")  
 ROOMS = (*CORE, *(f"hf/{room}" for room in LIBRARY))
 OTHERS = {  # files with texts that look as if they held an option
     "diffs/compiled.py": "--version is the compiler's",
-    "hf/heads/sweep.py": "its argument is shown to users as it is",
     "reports/page.py": "CSS calls its own variables --ink",
 }
 
