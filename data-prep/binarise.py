@@ -43,8 +43,7 @@ def check_written(text: Path, binarised: Path) -> None:
         first = next((i for i, same in enumerate(alike) if not same), min(len(sizes), len(expected)))
         raise CorpusError(
             f"{text} has {len(expected):,} lines and fairseq has written {len(sizes):,} sentences, which "
-            "differ from line "
-            f"{first + 1} on: nothing is kept"
+            f"differ from line {first + 1} on: nothing is kept"
         )
 
 

@@ -1,6 +1,4 @@
-"""Write whole files and folders as the package does, for programs that also run where it is not
-installed.
-"""
+"""Write whole files and folders as the package does, for programs that also run where it is not installed."""
 
 from __future__ import annotations
 

@@ -62,10 +62,8 @@ def _of_folder(folder: str) -> str:
     )
     return (
         f"{folder} is a Transformers model folder, not a fairseq checkpoint: {there}. For another K, the "
-        "program that trained "
-        f"it: run_dsp.py --model_name_or_path {folder} --num_of_heads K --do_eval --output_dir OTHER and the "
-        "options of the "
-        "data, without --do_train, writes OTHER/pruned"
+        f"program that trained it: run_dsp.py --model_name_or_path {folder} --num_of_heads K --do_eval "
+        "--output_dir OTHER and the options of the data, without --do_train, writes OTHER/pruned"
     )
 
 

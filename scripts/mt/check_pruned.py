@@ -91,8 +91,7 @@ def main(argv: "list[str]") -> None:
         faults += same[torch.float64] < 1 or ones != k
         print(
             f"{k:>4} {ones:>5} {pruned.parameters_after:>12,} {same[torch.float64]:>13.2%} "
-            f"{same[torch.float32]:>13.2%} "
-            f"{difference[torch.float32]:>25.2e}",
+            f"{same[torch.float32]:>13.2%} {difference[torch.float32]:>25.2e}",
             flush=True,
         )
         subset = f"{args.gen_subset}, K={k}"

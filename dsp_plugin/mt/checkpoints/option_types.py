@@ -15,8 +15,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}\Z")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
-# of a model's options: the least and the largest value. Sizes are also held to the file's
-# (options.py)
+# of a model's options: the least and the largest value. Sizes are also held to the file's (options.py)
 _RANGES = {
     **{
         name: (0, 1)

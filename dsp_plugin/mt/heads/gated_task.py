@@ -122,8 +122,7 @@ class GatedTranslationTask(CheckedTranslationTask):
             incomplete[name] = [coverage.covered, coverage.total]
             logger.warning(
                 f"ONLY {coverage.covered} OF {coverage.total} SENTENCES of {name}: every score and output of "
-                "this run is of "
-                f"these alone ({coverage.label(name)})"
+                f"this run is of these alone ({coverage.label(name)})"
             )
 
     def reduce_metrics(self, logging_outputs, criterion):

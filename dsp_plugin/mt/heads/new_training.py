@@ -101,8 +101,7 @@ def check_training(model_class: type, whole: DictConfig, options: dict[str, Any]
     if start is None and model_class.ranks_heads(options):
         raise ValueError(
             "heads are ranked by what they do in a trained model: name it with --finetune-from-model or "
-            "--restore-file "
-            f"(no file {wanted_checkpoint(whole.checkpoint)})"
+            f"--restore-file (no file {wanted_checkpoint(whole.checkpoint)})"
         )
     if start is not None:
         _check_start(start, whole, options, task)

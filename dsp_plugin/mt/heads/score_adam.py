@@ -120,8 +120,7 @@ class DSPAdam(FairseqAdam):
         except ValueError as error:
             raise ValueError(
                 "the checkpoint's optimizer state is of another kind of training (unpruned, joint or "
-                "pipelined): add "
-                f"--reset-optimizer to start from its weights alone ({error})"
+                f"pipelined): add --reset-optimizer to start from its weights alone ({error})"
             ) from error
         for group, given in zip(self.param_groups, mine):
             group["weight_decay"] = given["weight_decay"]

@@ -150,8 +150,7 @@ def choose_heads(
     if why is not None:
         raise ValueError(
             f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's "
-            "own task, criterion "
-            "and optimizer, or name the heads to keep with --mask FILE.json"
+            "own task, criterion and optimizer, or name the heads to keep with --mask FILE.json"
         )
     return heads_of_checkpoint({**source.state, "model": source.tensors}, num_of_heads).keep
 

@@ -44,8 +44,7 @@ def check_dictionaries(task_state: Optional[Mapping[str, Any]], task: Any, model
         files = " and ".join(f"dict.{langs[side] or side}.txt" for side in differing)
         raise ValueError(
             f"{model} was trained with another dictionary than {files} of "
-            f"{getattr(config, 'data', 'the data')}: other words, "
-            "or the same in another order. Binarise the text with the dictionaries of its own data "
-            "(data-prep/binarise.py "
-            "--dictionaries, fairseq-preprocess --srcdict and --tgtdict)"
+            f"{getattr(config, 'data', 'the data')}: other words, or the same in another order. Binarise the "
+            "text with the dictionaries of its own data (data-prep/binarise.py --dictionaries, "
+            "fairseq-preprocess --srcdict and --tgtdict)"
         )

@@ -97,7 +97,7 @@ class GlueTask:
             self._examples[split] = examples
 
     def tokenise(self, tokenizer: Any) -> None:
-        """Raises: ValueError: a `--max_seq_length` that the tokenizer cannot have."""
+        """Tokenise what was read; raise an OptionError for a length that the tokenizer cannot have."""
         for split, examples in self._examples.items():
             data = GlueDataset(examples, tokenizer, self.options.max_seq_length)
             if split == "train":

@@ -78,7 +78,7 @@ def load_config(options: ModelArguments, entries: dict[str, Any]) -> PreTrainedC
 
 
 def load_tokenizer(options: ModelArguments) -> Any:
-    """Raises: ValueError: there is none, or one without words; names the option."""
+    """Load the tokenizer; raise an OptionError where there is none, or one without words."""
     name = options.tokenizer_name or options.model_name_or_path
     more = {"do_lower_case": True} if options.do_lower_case else {}
     try:

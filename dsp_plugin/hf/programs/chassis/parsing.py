@@ -155,7 +155,7 @@ def _can_be(group: type, values: dict[str, Any]) -> bool:
 
 
 class _Parser(HfArgumentParser):
-    """Raises where argparse would exit, and looks at numbers before a dataclass is made of them."""
+    """A parser that raises where argparse would exit, and looks at numbers before it makes dataclasses."""
 
     def error(self, message: str) -> None:
         raise ValueError(message)

@@ -73,7 +73,7 @@ class System:
         self.tokenizer: Any = None
 
     def check(self) -> None:
-        """Raises: ValueError, OSError: options or files that cannot be, before anything is loaded."""
+        """Raise a ValueError or OSError for options or files that cannot be, before anything is loaded."""
         args = self.setup.args
         if not (args.do_train or args.do_eval or args.do_predict):
             raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")

@@ -40,7 +40,7 @@ def check_trainer(args: TrainingArguments, task: Any) -> None:
 
 
 def check_metric(args: TrainingArguments, task: Any) -> None:
-    """Raises: ValueError: `--metric_for_best_model` is none of the task's."""
+    """Raise an OptionError where the metric for the best model is none of the task's."""
     given = args.metric_for_best_model
     known = ("loss", *task.metrics)
     if given is not None and given.removeprefix("eval_") not in known:

@@ -146,7 +146,7 @@ def _say_result(setup: Setup, density: str, scores: dict[str, Any]) -> None:
 
 
 def _check_later(setup: Setup, written: str) -> None:
-    """Raises: ValueError: a stage that is still to come could not write its folders, or its file."""
+    """Raise a ValueError where a stage that is still to come could not write its folders, or its file."""
     check_folder("output_dir", setup.args.output_dir)
     if setup.results.record_dir:
         check_folder("record_dir", setup.results.record_dir)
@@ -186,7 +186,7 @@ def _refuse(own: argparse.Namespace, room: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would end the program."""
+    """A parser that raises where argparse would end the program."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ValueError(message)

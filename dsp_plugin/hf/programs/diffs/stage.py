@@ -110,7 +110,7 @@ class DiffStage(System):
         return model
 
     def check_task_head(self) -> None:
-        """Raises: ValueError: the pack has another task head than the model lacks."""
+        """Raise a ValueError where the pack has another task head than the model lacks."""
         if sorted(self.pack.task_head) != sorted(self.task_head):
             raise ValueError(
                 f"{self.pack_path} has the task head {', '.join(sorted(self.pack.task_head))}, "

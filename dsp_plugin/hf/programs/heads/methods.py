@@ -26,8 +26,7 @@ class GateArguments:
     )
     joint_pruning: bool = option(
         "train the model and the choice of heads together; without it the weights stay as they are and only "
-        "the choice is "
-        "learned, on a model that was trained before (pipelined)",
+        "the choice is learned, on a model that was trained before (pipelined)",
         False,
     )
     pruning_warmup_updates: Annotated[int, "amount"] = option(

@@ -80,7 +80,7 @@ class MichelArguments:
     use_cpu: bool = option("keep to the CPU", False)
 
     def check(self) -> None:
-        """Raises: ValueError: naming the option."""
+        """Raise an OptionError for what the options cannot be."""
         self.ranking().check()
         parse_heads_per_kind(self.heads_per_kind)
 
