@@ -27,10 +27,11 @@ def main() -> None:
             "all options."
         )
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from dsp_plugin.mt.programs.argv import asks_for_help
     from dsp_plugin.mt.programs.michel import own_options, run
     from dsp_plugin.mt.programs.refusals import run_program
 
-    if "--help" in sys.argv or "-h" in sys.argv:
+    if asks_for_help(sys.argv):
         print(__doc__ + "\n" + own_options().format_help() + "\nfairseq's options:")
     run_program(run, sys.argv[1:])
 

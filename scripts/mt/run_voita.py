@@ -23,15 +23,9 @@ import sys
 def main() -> None:
     # imported here and not above: see run_dsp.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs.argv import given
     from dsp_plugin.mt.programs.common import training_program
 
-    argv = sys.argv[1:]
-    starts = {"--joint-pruning", "--restore-file", "--finetune-from-model"}
-    if "--l0-penalty" in given(argv) and not starts & set(given(argv)):
-        print("| nothing to start from: model and gates are trained together (--joint-pruning)", flush=True)
-        argv.append("--joint-pruning")
-    training_program(__doc__, "voita", argv)
+    training_program(__doc__, "voita", sys.argv[1:])
 
 
 if __name__ == "__main__":

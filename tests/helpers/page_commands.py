@@ -198,18 +198,17 @@ def fairseq_options(program: str, chosen: tuple[tuple[str, str], ...]) -> set[st
     from fairseq import options
 
     from dsp_plugin import register
-    from dsp_plugin.mt.programs.launch import method_words
+    from dsp_plugin.mt.programs.launch import method_parser
 
     register()
     own, kinds, defaults = FAIRSEQ_PROGRAMS[program]
     choices = {**defaults, **dict(chosen)}
     words = [word for name, value in choices.items() for word in (f"--{name}", value)]
     method = choices.get("task", "").removesuffix("_translation")
-    if program.startswith("scripts/mt/run_") and method in ("dsp", "voita"):
-        words = method_words(words, method)
+    ours = program.startswith("scripts/mt/run_") and method in ("dsp", "voita")
     known = own()
     for kind in kinds:
-        parser = getattr(options, f"get_{kind}_parser")()
+        parser = method_parser(method) if ours else getattr(options, f"get_{kind}_parser")()
         # the options of what is chosen join the parser on its way
         options.parse_args_and_arch(parser, ["data", *words], parse_known=True)
         known |= _long(parser)

@@ -48,6 +48,11 @@ def given(words: Sequence[str]) -> list[str]:
     return [word.split("=")[0] for word in words if word.startswith("-")]
 
 
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether a command line asks for the help of the program."""
+    return bool({"-h", "--help"} & set(words))
+
+
 def words_of(**options: Optional[str]) -> list[str]:
     """Write options that have a value as words."""
     pairs = ((f"--{name.replace('_', '-')}", text) for name, text in options.items() if text is not None)

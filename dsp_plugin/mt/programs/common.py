@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .argv import OwnOptions
+from .argv import OwnOptions, asks_for_help
 from .refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
@@ -36,7 +36,7 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
     from .dry_run import dry_run
     from .launch import method_options, options_help, train
 
-    if "--help" in argv or "-h" in argv:
+    if asks_for_help(argv):
         print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
 
     def main(argv: list[str]) -> None:
@@ -60,7 +60,7 @@ def generation_program(doc: str, argv: Sequence[str]) -> None:
         )
     from .generate import generate
 
-    if "--help" in argv or "-h" in argv:
+    if asks_for_help(argv):
         print(doc + "\nfairseq-generate's options:")
     run_program(generate, argv)
 
@@ -69,7 +69,7 @@ def diff_program(doc: str, argv: Sequence[str]) -> None:
     """Run the three stages of diff pruning, see `diff.run_diff`."""
     if not argv:
         sys.exit(doc + "\nGive the prepared data folder, --base-checkpoint and fairseq-train's options.")
-    if "--help" in argv or "-h" in argv:
+    if asks_for_help(argv):
         print(doc)
         return
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)

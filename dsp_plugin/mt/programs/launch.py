@@ -7,8 +7,9 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -20,7 +21,7 @@ from ..heads.checkpoint_heads import SCORES
 from ..patches import give_back_folders
 from ..training.option_checks import check_options
 from ..training.same_command import same_file
-from .argv import OwnOptions, value, words_of
+from .argv import asks_for_help, given, value
 from .refusals import raise_errors
 from .training_results import summarise_training
 
@@ -33,38 +34,44 @@ _RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_m
 def method_options(argv: Sequence[str], method: str = "dsp") -> argparse.Namespace:
     """Read the command line of `run_dsp.py`, or of another method's program, as options of `fairseq-train`.
 
+    The task is the method's, `--arch transformer_X` its `dsp_transformer_X`, and the stock criterion and
+    optimizer are the plugin's that can carry head gates.
+
     A run that already has a checkpoint of its own in `--save-dir` goes on from that one: `--restore-file` and
     the resets were meant for its start. Errors as `training_options`.
     """
-    words = method_words(argv, method)
-    parsed = training_options(words)
-    if "--restore-file" in words:
+    parsed = training_options(argv, partial(method_parser, method))
+    if "--restore-file" in given(argv):
         start, last = parsed.restore_file, os.path.join(parsed.save_dir, "checkpoint_last.pt")
         if _is_own(last, parsed, method):
             print(f"| going on from {last}; --restore-file {start} was this run's start", flush=True)
             vars(parsed).update({name: False for name in _RESETS}, restore_file=last)
         parsed.restore_file = _absolute(parsed.restore_file)
+    elif method == "voita" and _trains_gates_of_nothing(parsed):
+        print("| nothing to start from: model and gates are trained together (--joint-pruning)", flush=True)
+        parsed.joint_pruning = True
     return parsed
 
 
-def method_words(argv: Sequence[str], method: str) -> list[str]:
-    """Write the command line of a method's program as one of `fairseq-train`.
+def method_parser(method: str) -> argparse.ArgumentParser:
+    """Make fairseq-train's parser for a method's program, which takes stock names as its own."""
+    stock = "label_smoothed_cross_entropy"
+    meant = {
+        "arch": partial(arch_of, method=method),
+        "criterion": partial(_renamed, {stock: f"{method}_{stock}"}),
+        "optimizer": partial(_renamed, {"adam": "dsp_adam"}),
+    }
+    return training_parser(f"{method}_translation", meant)
 
-    Adds `--user-dir` and `--task`; takes `--arch transformer_X` as `dsp_transformer_X`, and the stock
-    criterion and optimizer as the plugin's that can carry head gates.
-    """
-    parser = OwnOptions("--task", "--user-dir", "--restore-file", "--criterion", "--optimizer")
-    parser.add_argument("--arch", "-a")
-    known, rest = parser.split(argv)
-    criterions = {"label_smoothed_cross_entropy": f"{method}_label_smoothed_cross_entropy"}
-    return rest + words_of(
-        user_dir=known.user_dir or PLUGIN_DIR,
-        task=known.task or f"{method}_translation",
-        arch=known.arch and arch_of(known.arch, method),
-        criterion=criterions.get(known.criterion, known.criterion),
-        optimizer="dsp_adam" if known.optimizer == "adam" else known.optimizer,
-        restore_file=known.restore_file,
-    )
+
+def _renamed(names: Mapping[str, str], name: str) -> str:
+    return names.get(name, name)
+
+
+def _trains_gates_of_nothing(parsed: argparse.Namespace) -> bool:
+    """Whether the gates of an L0 penalty would be learned on a model that is not there."""
+    wanted = getattr(parsed, "l0_penalty", None) is not None and not getattr(parsed, "joint_pruning", False)
+    return wanted and not parsed.finetune_from_model
 
 
 def arch_of(name: str, method: str) -> str:
@@ -147,13 +154,45 @@ def train(
         give_back_folders()
 
 
-def training_options(words: Sequence[str]) -> argparse.Namespace:
-    """Read fairseq-train's options. Errors as `parse_for_fairseq`."""
+def training_parser(
+    task: str, meant: Mapping[str, Callable[[str], str]], **defaults: Any
+) -> argparse.ArgumentParser:
+    """Make fairseq-train's parser for a program of ours.
+
+    Args:
+        task, defaults: what holds where the command line names none.
+        meant: option -> how the name that is given there becomes the one that is meant.
+    """
     from fairseq import options
 
-    if value(words, "--arch", "-a") is None and not {"-h", "--help"} & set(words):
-        raise OptionError("arch", "is missing: name the model's, such as transformer_iwslt_de_en")
-    parsed = parse_for_fairseq(options.get_training_parser, words)
+    parser = options.get_training_parser(task)
+    parser.set_defaults(user_dir=PLUGIN_DIR, **defaults)
+    for action in parser._actions:
+        action.type = meant.get(action.dest, action.type)
+    return parser
+
+
+def training_options(
+    words: Sequence[str], make: Optional[Callable[[], argparse.ArgumentParser]] = None
+) -> argparse.Namespace:
+    """Read fairseq-train's options.
+
+    Args:
+        make: makes the parser; by default fairseq's own.
+
+    Raises:
+        ValueError: as `parse_for_fairseq`; no architecture is named, or no size of a batch.
+    """
+    from fairseq import options
+
+    def parser() -> argparse.ArgumentParser:
+        made = (make or options.get_training_parser)()
+        named = value(words, "--arch", "-a") or made.get_default("arch")
+        if named is None and not asks_for_help(words):
+            raise OptionError("arch", "is missing: name the model's, such as transformer_iwslt_de_en")
+        return made
+
+    parsed = parse_for_fairseq(parser, words)
     check_folder("--save-dir", parsed.save_dir)
     if parsed.max_tokens is None and parsed.batch_size is None:
         raise OptionError("max_tokens", "or {}: one of them says how large a batch is", "batch_size")

@@ -65,6 +65,38 @@ def test_another_methods_names(given):
     assert options.task == "voita_translation"
 
 
+def test_a_start_keeps_its_resets_and_going_on_drops_all_of_them(tmp_path):
+    resets = ["reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters"]
+    words = [*PIPELINED, "--save-dir", str(tmp_path), *(f"--{name.replace('_', '-')}" for name in resets)]
+    assert [getattr(method_options(words), name) for name in resets] == [True] * 4
+    checkpoint(tmp_path, scores=True)
+    assert [getattr(method_options(words), name) for name in resets] == [False] * 4
+
+
+def test_of_an_option_given_twice_the_last_one_counts(tmp_path):
+    words = [*PIPELINED, "--save-dir", str(tmp_path), "--max-update", "7", "--restore-file=other.pt"]
+    options = method_options([*words, "--max-update=5"])
+    assert options.max_update == 5 and os.path.relpath(options.restore_file) == "other.pt"
+    assert method_options([*DATA, "-a", "transformer_multi30k"]).arch == "dsp_transformer_multi30k"
+
+
+@pytest.mark.parametrize(
+    "more, joint",
+    [
+        ([], True),
+        (["--joint-pruning"], True),
+        (["--restore-file", "trained.pt"], False),
+        (["--finetune-from-model", "trained.pt"], False),
+        (["--finetune-from-model=trained.pt", "--joint-pruning"], True),
+    ],
+)
+def test_gates_of_a_penalty_are_trained_with_a_model_that_nothing_else_gives(more, joint, capsys):
+    options = method_options([*DATA, "--l0-penalty", "200", *more], "voita")
+    assert getattr(options, "joint_pruning", False) is joint
+    assert ("nothing to start from" in capsys.readouterr().out) is (more == [])
+    assert not hasattr(method_options(DATA, "voita"), "joint_pruning")
+
+
 def test_another_methods_checkpoint_is_not_its_own(tmp_path):
     argv = START + ["--l0-penalty", "200"]
     checkpoint(tmp_path, scores=True)
