@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from ...diffs import DiffPack
 from ...diffs.training.groups import method_name
-from ...options.errors import OptionError
-from ...records.files.whole import check_folder
+from ...options.errors import OptionError, dashed
 from ..diffs.base import read_base, starts_elsewhere
 from ..diffs.optimizers import grouping_of
 from ..diffs.packs import Projection
-from .argv import OwnOptions, words_of
+from .argv import OwnOptions, value
 from .diff_stages import Share, Training, say, unprojected_figures, validation_of
 from .dry_run import dry_run
-from .launch import PLUGIN_DIR, arch_of, training_options, with_choice
+from .launch import arch_of, renamed, training_options, training_parser, with_choice
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _OURS = {
@@ -36,12 +36,8 @@ def _number(text: str) -> float:
 
 
 def own_options() -> OwnOptions:
-    """Return a parser of the options `run_diff.py` adds to fairseq-train's, or has a say in."""
-    fairseqs = "optimizer user-dir task mask-pack diff-pack restore-file finetune-from-model clip-norm"
-    fairseqs += " lr-scheduler max-update"
-    parser = OwnOptions("--base-checkpoint", "--record-name", *(f"--{name}" for name in fairseqs.split()))
-    parser.add_argument("--arch", "-a")
-    parser.add_argument("--save-dir", default="checkpoints")
+    """Return a parser of the options `run_diff.py` adds to fairseq-train's."""
+    parser = OwnOptions("--record-name")
     parser.add_argument("--target-sparsity", nargs="+", default=["0.005"])
     parser.add_argument("--per-layer-projection", action="store_true")
     parser.add_argument("--sampled-diff", action="store_true")
@@ -63,13 +59,13 @@ def run_diff(argv: Sequence[str]) -> dict[str, DiffPack]:
         ValueError, OSError: options or files that cannot be, before anything is trained; a save folder of
             other settings.
     """
-    own, rest = own_options().split(argv)
-    _check(own)
-    projections = _projections(own)
-    base = read_base(own.base_checkpoint)
-    name = own.record_name or os.path.basename(os.path.abspath(own.save_dir))
-    first = Training(_options_of_stage1(own, rest))
-    shares = [_share(own, text, projection, first) for text, projection in projections.items()]
+    own, words = own_options().split(argv)
+    _check(own, words)
+    options = _training_options(words)
+    projections = _projections(own, options.save_dir)
+    base = read_base(options.base_checkpoint)
+    name = own.record_name or os.path.basename(os.path.abspath(options.save_dir))
+    first, shares = _stages(own, words, options, projections)
     for part in (first, *shares):  # all of it now: what stage 3 refuses is refused before stage 1
         part.check()
     if own.dry_run:
@@ -96,37 +92,37 @@ def run_diff(argv: Sequence[str]) -> dict[str, DiffPack]:
     return packs
 
 
-def _check(own: argparse.Namespace) -> None:
-    """Refuse what no stage can be trained with."""
+def _check(own: argparse.Namespace, words: Sequence[str]) -> None:
+    """Refuse what no stage can be trained with; `words` are of fairseq-train's options."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
             "run_diff.py starts its own processes, one a GPU: start it without torchrun, or "
             "each stage by fairseq-train"
         )
     for name, why in _OURS.items():
-        value = getattr(own, name)
-        if value and not (name == "optimizer" and value in ("adam", "diff_adam")):
-            raise OptionError(name, f"{value}: {why}")
+        named = value(words, dashed(name))
+        if named and not (name == "optimizer" and named in ("adam", "diff_adam")):
+            raise OptionError(name, f"{named}: {why}")
     for name in ("restore_file", "finetune_from_model"):
-        if getattr(own, name):
+        if value(words, dashed(name)):
             raise starts_elsewhere(name)
-    if own.task not in (None, "diff_translation"):
-        raise OptionError("task", f"{own.task}: diffs are trained by diff_translation")
+    task = value(words, "--task")
+    if task not in (None, "diff_translation"):
+        raise OptionError("task", f"{task}: diffs are trained by diff_translation")
     for name in ("finetune_lr", "finetune_max_update", "finetune_max_epoch"):
-        value = getattr(own, name)
-        if value is not None and not 0 < value < math.inf:
-            raise OptionError(name, f"must be above 0 and finite, got {value}")
-    check_folder("--save-dir", own.save_dir)
+        number = getattr(own, name)
+        if number is not None and not 0 < number < math.inf:
+            raise OptionError(name, f"must be above 0 and finite, got {number}")
 
 
-def _projections(own: argparse.Namespace) -> dict[str, Projection]:
+def _projections(own: argparse.Namespace, save_dir: str) -> dict[str, Projection]:
     """Return the projection of each density, by the name of its folder; each once however it is written.
 
     Raises:
         ValueError: a density outside (0, 1].
     """
     found: dict[str, Projection] = {}
-    there = os.listdir(own.save_dir) if os.path.isdir(own.save_dir) else []
+    there = os.listdir(save_dir) if os.path.isdir(save_dir) else []
     for text in own.target_sparsity:
         projection = Projection(_number(text), own.per_layer_projection, own.sampled_diff)
         if projection in found.values():
@@ -137,39 +133,52 @@ def _projections(own: argparse.Namespace) -> dict[str, Projection]:
     return found
 
 
-def _options_of_stage1(own: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace:
-    """Read fairseq-train's options of stage 1.
+def _training_options(words: Sequence[str]) -> argparse.Namespace:
+    """Read fairseq-train's options as stage 1 takes them.
 
     Where the command line names no schedule, the rate falls linearly to 0 over the updates of a stage, as in
     the paper. By --max-epoch alone their number is not known before the data are read: then the rate is
     constant, and this says so.
     """
-    scheduler, total = own.lr_scheduler, None
-    if scheduler is None and own.max_update in (None, "0"):
+    # 1.0 is the paper's
+    defaults = {"arch": "diff_transformer", "optimizer": "diff_adam", "clip_norm": 1.0}
+    falling: dict[str, str] = {}
+    updates = value(words, "--max-update")
+    if value(words, "--lr-scheduler") is None and updates in (None, "0"):
         say(
             "without --max-update the rate does not fall; with it, it falls linearly to 0 "
             "(--lr-scheduler: as you like)"
         )
-    elif scheduler is None:
-        scheduler, total = "polynomial_decay", own.max_update
-    words = words_of(
-        user_dir=own.user_dir or PLUGIN_DIR,
-        task="diff_translation",
-        arch=arch_of(own.arch or "transformer", "diff"),
-        base_checkpoint=own.base_checkpoint,
-        clip_norm=own.clip_norm or "1.0",  # the paper's
-        max_update=own.max_update,
-        lr_scheduler=scheduler,
-        total_num_update=total,
-        optimizer="diff_adam",
-        save_dir=os.path.join(own.save_dir, "1st"),
+    elif value(words, "--lr-scheduler") is None:
+        falling = {"lr_scheduler": "polynomial_decay", "total_num_update": updates}
+    meant = {"arch": partial(arch_of, method="diff"), "optimizer": partial(renamed, {"adam": "diff_adam"})}
+    make = partial(training_parser, "diff_translation", meant, **defaults, **falling)
+    parsed = training_options(words, make)
+    vars(parsed).update(falling, no_epoch_checkpoints=True)
+    return parsed
+
+
+def _stages(
+    own: argparse.Namespace,
+    words: Sequence[str],
+    options: argparse.Namespace,
+    projections: Mapping[str, Projection],
+) -> tuple[Training, list[Share]]:
+    """Prepare stage 1, and stages 2 and 3 of every density."""
+    first = Training(
+        argparse.Namespace(**{**vars(options), "save_dir": os.path.join(options.save_dir, "1st")})
     )
-    return training_options([*rest, *words, "--no-epoch-checkpoints"])
+    falls = value(words, "--lr-scheduler") is None
+    return first, [
+        _share(own, os.path.join(options.save_dir, text), text, projection, first, falls)
+        for text, projection in projections.items()
+    ]
 
 
-def _share(own: argparse.Namespace, text: str, projection: Projection, first: Training) -> Share:
-    """Prepare stages 2 and 3 of one density."""
-    folder = os.path.join(own.save_dir, text)
+def _share(
+    own: argparse.Namespace, folder: str, text: str, projection: Projection, first: Training, falls: bool
+) -> Share:
+    """Prepare stages 2 and 3 of one density; `falls`: no schedule was named."""
     mask, pack = (os.path.join(folder, part) for part in (MASK, PACK))
     changed = {
         "lr": own.finetune_lr and [own.finetune_lr],
@@ -179,7 +188,7 @@ def _share(own: argparse.Namespace, text: str, projection: Projection, first: Tr
     options = with_choice(first.options, "optimizer", "fixmask_adam", mask_pack=mask)
     options.save_dir = os.path.join(folder, "3rd")
     vars(options).update({name: value for name, value in changed.items() if value is not None})
-    if own.lr_scheduler is None and options.max_update:
+    if falls and options.max_update:
         total = str(options.max_update)  # as fairseq's parser leaves it
         options = with_choice(options, "lr_scheduler", "polynomial_decay", total_num_update=total)
     return Share(text, projection, first, Training(options), mask, pack)

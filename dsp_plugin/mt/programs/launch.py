@@ -58,13 +58,14 @@ def method_parser(method: str) -> argparse.ArgumentParser:
     stock = "label_smoothed_cross_entropy"
     meant = {
         "arch": partial(arch_of, method=method),
-        "criterion": partial(_renamed, {stock: f"{method}_{stock}"}),
-        "optimizer": partial(_renamed, {"adam": "dsp_adam"}),
+        "criterion": partial(renamed, {stock: f"{method}_{stock}"}),
+        "optimizer": partial(renamed, {"adam": "dsp_adam"}),
     }
     return training_parser(f"{method}_translation", meant)
 
 
-def _renamed(names: Mapping[str, str], name: str) -> str:
+def renamed(names: Mapping[str, str], name: str) -> str:
+    """Return what a name stands for; itself, where it is none of `names`."""
     return names.get(name, name)
 
 
@@ -219,9 +220,15 @@ def parse_for_fairseq(
     if folder is not None and not os.path.exists(folder):
         raise OptionError("user_dir", f"{folder}: no such folder")
     with _sys_argv(words):
-        parsed = options.parse_args_and_arch(parser(), list(words), modify_parser=raise_errors)
+        parsed = options.parse_args_and_arch(parser(), list(words), modify_parser=_prepare)
     check_options(parsed)
     return parsed
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    """Have errors raised, and give defaults to options that have joined the parser since they were set."""
+    raise_errors(parser)
+    parser.set_defaults(**parser._defaults)
 
 
 def with_choice(parsed: argparse.Namespace, part: str, name: str, **values: Any) -> argparse.Namespace:

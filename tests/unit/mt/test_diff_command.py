@@ -6,8 +6,7 @@ import pytest
 
 pytest.importorskip("fairseq")
 
-from dsp_plugin.mt.programs.diff import _options_of_stage1, _share, own_options
-from dsp_plugin.mt.programs.diff_stages import Training
+from dsp_plugin.mt.programs.diff import _stages, _training_options, own_options
 from dsp_plugin.mt.programs.launch import training_options
 from dsp_plugin.mt.training.same_command import settings_of
 
@@ -17,8 +16,8 @@ DATA = ["data", "--max-tokens", "9", "--base-checkpoint", "base.pt"]
 def stages(*words: str):
     """fairseq's options of stage 1, and of one stage 3."""
     own, rest = own_options().split([*DATA, *words])
-    first = Training(_options_of_stage1(own, rest))
-    return first.options, _share(own, "0.1", None, first).stage3.options
+    first, (share,) = _stages(own, rest, _training_options(rest), {"0.1": None})
+    return first.options, share.stage3.options
 
 
 def schedule(options) -> tuple:
