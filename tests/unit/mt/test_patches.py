@@ -6,6 +6,7 @@ out), and only then add the new digest.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
 from pathlib import Path
@@ -18,9 +19,10 @@ import fairseq.models
 import fairseq_cli.generate
 import fairseq_cli.train
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, options
 from fairseq.file_io import PathManager
 from fairseq.tasks import TASK_REGISTRY
+from fairseq.trainer import Trainer
 
 import dsp_plugin
 from dsp_plugin.mt.patches import TorchOfCheckpoints, collected_hypotheses, patch_fairseq
@@ -81,6 +83,31 @@ def test_checkpoints_are_read_where_the_guard_stands():
     assert checkpoint_utils.torch.HalfTensor is torch.HalfTensor
     trainer = Path(checkpoint_utils.__file__).with_name("trainer.py").read_text("utf-8")
     assert "torch.load(" not in trainer and "checkpoint_utils.load_checkpoint_to_cpu(" in trainer
+
+
+def test_fairseqs_parsers_are_plain_and_read_their_lists_by_lambdas():
+    """`refusals.raise_errors` replaces `error` of the one, and knows the other by their name."""
+    for make, lists in (
+        (options.get_training_parser, {"update_freq": [1, 2], "lr": [1.0, 2.0]}),
+        (options.get_generation_parser, {}),
+    ):
+        parser = make()
+        assert type(parser) is argparse.ArgumentParser and "error" not in vars(parser)
+        types = {action.dest: action.type for action in parser._actions}
+        named = {dest: read for dest, read in types.items() if getattr(read, "__name__", "") == "<lambda>"}
+        assert {dest: read("1,2") for dest, read in named.items()} == lists
+    source = inspect.getsource(options.parse_args_and_arch)
+    assert source.count("modify_parser(parser)") == 2  # the second time with the options of what is chosen
+
+
+def test_the_trainer_alone_asks_for_grouped_shuffling_and_only_to_train():
+    """By it `coverage.is_training_pass` knows a training pass."""
+    places = [Path(fairseq_cli.train.__file__).parent, Path(checkpoint_utils.__file__).parent]
+    files = [file for place in places for file in place.glob("*.py")]
+    assert [file.name for file in files if "grouped_shuffling=" in file.read_text("utf-8")] == ["trainer.py"]
+    train, valid = map(inspect.getsource, (Trainer.get_train_iterator, Trainer.get_valid_iterator))
+    assert train.count("get_batch_iterator(") == 1 and train.count("grouped_shuffling=") == 1
+    assert valid.count("get_batch_iterator(") == 1 and "grouped_shuffling" not in valid
 
 
 @pytest.mark.parametrize("method", ["dsp", "voita", "michel", "diff"])
