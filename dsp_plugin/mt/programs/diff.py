@@ -140,17 +140,14 @@ def _training_options(words: Sequence[str]) -> argparse.Namespace:
     the paper. By --max-epoch alone their number is not known before the data are read: then the rate is
     constant, and this says so.
     """
-    # 1.0 is the paper's
-    defaults = {"arch": "diff_transformer", "optimizer": "diff_adam", "clip_norm": 1.0}
-    falling: dict[str, str] = {}
-    updates = value(words, "--max-update")
-    if value(words, "--lr-scheduler") is None and updates in (None, "0"):
-        say(
-            "without --max-update the rate does not fall; with it, it falls linearly to 0 "
-            "(--lr-scheduler: as you like)"
-        )
-    elif value(words, "--lr-scheduler") is None:
-        falling = {"lr_scheduler": "polynomial_decay", "total_num_update": updates}
+    defaults = {"arch": "diff_transformer", "optimizer": "diff_adam", "clip_norm": 1.0}  # the paper's norm
+    falling, updates = {}, value(words, "--max-update")
+    if value(words, "--lr-scheduler") is None:
+        if updates in (None, "0"):
+            falls = "with it, it falls linearly to 0 (--lr-scheduler: as you like)"
+            say(f"without --max-update the rate does not fall; {falls}")
+        else:
+            falling = {"lr_scheduler": "polynomial_decay", "total_num_update": updates}
     meant = {"arch": partial(arch_of, method="diff"), "optimizer": partial(renamed, {"adam": "diff_adam"})}
     make = partial(training_parser, "diff_translation", meant, **defaults, **falling)
     parsed = training_options(words, make)
@@ -165,9 +162,8 @@ def _stages(
     projections: Mapping[str, Projection],
 ) -> tuple[Training, list[Share]]:
     """Prepare stage 1, and stages 2 and 3 of every density."""
-    first = Training(
-        argparse.Namespace(**{**vars(options), "save_dir": os.path.join(options.save_dir, "1st")})
-    )
+    place = {"save_dir": os.path.join(options.save_dir, "1st")}
+    first = Training(argparse.Namespace(**{**vars(options), **place}))
     falls = value(words, "--lr-scheduler") is None
     return first, [
         _share(own, os.path.join(options.save_dir, text), text, projection, first, falls)

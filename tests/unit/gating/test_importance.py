@@ -16,6 +16,7 @@ from dsp_plugin.gating import (
     RankedGates,
     next_removals,
     normalised,
+    plan_removal,
     random_ranking,
     ranking_of_removal,
     remove_stepwise,
@@ -174,6 +175,19 @@ def sinking(keep):
     gone.
     """
     return torch.tensor([i + 1.0 + 10 * (i > 0 and not keep[i - 1]) for i in range(N)])
+
+
+def test_a_sweep_is_planned_by_its_options():
+    heads = head_map(("a", 3, "encoder-self"), ("b", 2, "decoder-self"))
+    assert plan_removal(heads, 5, 4, [2])[:2] == ([2], [2])
+    assert plan_removal(heads, 5, 4, [2]).budget.total == 2 and plan_removal(heads, 5, 4, [2]).wish is None
+    by_kind = plan_removal(heads, 5, 1, [], "encoder-self=2,decoder-self=1")
+    assert by_kind[:2] == ([4, 3], [3]) and by_kind.wish is by_kind.budget
+    assert plan_removal(heads, 5, 5, [], None, 1).kept_after == [2]
+    for name, options in (("heads_per_kind", ([], "two")), ("num_of_heads", ([], None, 0))):
+        with pytest.raises(OptionError) as refused:
+            plan_removal(heads, 5, 0, *options)
+        assert refused.value.name == name
 
 
 def test_exact_removal_asks_anew_and_one_shot_only_once():
