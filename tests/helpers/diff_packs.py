@@ -145,3 +145,11 @@ def sealed(
         index(entries)
     content = {name: tensor for name, tensor in {**content, **tensors}.items() if tensor is not None}
     return closed({**metadata, **about}, entries, content)
+
+
+def deep(levels: int) -> list:
+    """Return empty lists within each other, so many deep."""
+    tree: list = []
+    for _ in range(levels):
+        tree = [tree]
+    return tree

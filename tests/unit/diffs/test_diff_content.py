@@ -1,35 +1,25 @@
-"""What packs, undo records and vectors hold is checked, too, where the checksum fits: any program can
-compute one.
-"""
+"""What packs hold is checked, too, where the checksum fits: any program can compute one."""
 
 from __future__ import annotations
 
 import copy
-import json
 import random
 import time
 import tracemalloc
 import zlib
-from types import MappingProxyType
 
 import pytest
 import torch
-from diff_packs import SmallModel, closed, opened, random_pack, same, sealed, snapshot
-from safetensors import safe_open
-from safetensors.torch import save_file
+from diff_packs import SmallModel, closed, deep, opened, random_pack, same, sealed, snapshot
 
 from dsp_plugin.cli.main import main
 from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs import pack_file
 from dsp_plugin.diffs.packs.arithmetic import add_packs
-from dsp_plugin.diffs.packs.checksum import seal
 from dsp_plugin.diffs.packs.content import MAX_DEPTH
 from dsp_plugin.diffs.packs.pack import DiffPack
-from dsp_plugin.diffs.packs.undo_file import UndoRecord
 from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.sparse import SparseDiff
-from dsp_plugin.diffs.training.vector import DiffVector
-from dsp_plugin.diffs.training.vector_file import read_vector, save_vector
 from dsp_plugin.options.terminal import printable
 
 RAW = random_pack(
@@ -37,13 +27,6 @@ RAW = random_pack(
 ).to_bytes()
 ABOUT, INDEX, TENSORS = opened(RAW)
 NAN, INF = float("nan"), float("inf")
-
-
-def deep(levels: int) -> list:
-    tree: list = []
-    for _ in range(levels):
-        tree = [tree]
-    return tree
 
 
 def at(place, value):
@@ -355,144 +338,6 @@ def test_a_base_is_known_by_more_than_its_hash():
         bank.add("b", forged)
     with pytest.raises(ValueError, match="different bases"):
         add_packs([pack, forged], task_head=0)
-
-
-class TestUndoRecords:
-    @pytest.fixture()
-    def state(self) -> dict:
-        return snapshot(SmallModel())
-
-    def rewritten(self, path, about=None, tensors=None, without=()) -> None:
-        """The record with other content and a checksum that fits."""
-        with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["dsp_diff_undo"])
-            content = {name: file.get_tensor(name) for name in file.keys()}
-        told.update({"checksum": "0" * 64, **(about or {})})
-        content = {
-            name: tensor for name, tensor in {**content, **(tensors or {})}.items() if tensor is not None
-        }
-        save_file(
-            content,
-            path,
-            {"dsp_diff_undo": json.dumps({key: value for key, value in told.items() if key not in without})},
-        )
-        if "checksum" not in without:
-            seal(path)
-
-    @pytest.mark.parametrize(
-        "how, reason",
-        [
-            (dict(without=["checksum"]), "no checksum"),
-            (dict(about={"format_version": 9}), "newer"),
-            (dict(about={"head_added": [3]}), "no name"),
-            (dict(about={"head_added": ["body.0.weight"]}), "in the task head and among the changed"),
-            (dict(about={"base_hash": 3}), "SHA-256"),
-            (dict(about={"parameters": [["a", "float32"]]}), "dtype, shape"),
-            (dict(about={"config": "[]"}), "no JSON object"),
-            (dict(about={"config": "{"}), "Expecting"),
-            (dict(without=["config"]), "'config' is missing"),
-            (dict(tensors={"more": torch.zeros(1)}), "no name"),
-            (dict(tensors={"old.body.0.weight": None}), "tensor 'positions.body.0.weight'"),
-            (dict(tensors={"old.body.0.bias": torch.zeros(3, dtype=torch.int64)}), "body.0.bias"),
-            (
-                dict(
-                    tensors={"positions.body.0.bias": torch.tensor([5, 3]), "old.body.0.bias": torch.zeros(2)}
-                ),
-                "rise strictly",
-            ),
-            (
-                dict(
-                    tensors={"positions.body.0.bias": torch.tensor([-1]), "old.body.0.bias": torch.zeros(1)}
-                ),
-                "leave a tensor",
-            ),
-        ],
-    )
-    def test_records_that_make_no_sense(self, state, tmp_path, how, reason):
-        pack, path = random_pack(SmallModel(), 6), tmp_path / "undo"
-        UndoRecord.of(pack.apply(state), pack.base, "{}").save(path)
-        self.rewritten(path)
-        UndoRecord.load(path)
-        self.rewritten(path, **how)
-        with pytest.raises(ValueError, match=f"undo is not an undo record, or is damaged: .*{reason}"):
-            UndoRecord.load(path)
-
-    def test_a_record_that_does_not_lead_to_its_base_changes_nothing(self, state, tmp_path):
-        pack, path = random_pack(SmallModel(), 6), tmp_path / "undo"
-        undo = pack.apply(state)
-        UndoRecord.of(undo, pack.base).save(path)
-        self.rewritten(path, tensors={"old.body.0.weight": undo.changes["body.0.weight"].old + 1})
-        after = {name: tensor.clone() for name, tensor in state.items()}
-        with pytest.raises(ValueError, match="cannot revert"):
-            UndoRecord.load(path).restore(state)
-        assert same(state, after)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A vector's file."""
-    path = tmp_path_factory.mktemp("vector") / "vector.safetensors"
-    vector = DiffVector(SmallModel(), task_head=["classifier.weight", "classifier.bias"], grouping="tensor")
-    save_vector(path, vector, {"task": "cola"})
-    vector.detach()
-    return path
-
-
-class TestVectors:
-    @pytest.mark.parametrize(
-        "entry, value, reason",
-        [
-            ("names", "abc", "list of different names"),
-            ("names", ["a", "a"], "list of different names"),
-            ("names", ["a\x1b[2J"], "no name"),
-            ("names", [3], "no name"),
-            ("steps", -1, "whole"),
-            ("steps", 0.5, "whole"),
-            ("seed", "x", "another kind"),
-            ("seed", 2**70, "another kind"),
-            ("base", 3, "another kind"),
-            ("config", [], "another kind"),
-            ("config", {"a": deep(200)}, "too deeply"),
-            ("concrete", [NAN, 2], "concrete_lower"),
-            ("concrete", [-1], "stretched"),
-            ("concrete", ["a", "b"], "stretched"),
-            ("format", "x", "format"),
-        ],
-    )
-    def test_headers_that_make_no_sense(self, whole, tmp_path, entry, value, reason):
-        with pytest.raises(ValueError, match=reason):
-            read_vector(self.rewritten(whole, tmp_path / "v", {entry: value}))
-
-    @pytest.mark.parametrize("name", ["w", "alpha", "group_alpha", "head.classifier.bias"])
-    @pytest.mark.parametrize("how", [lambda t: t * NAN, lambda t: t.int()])
-    def test_numbers_that_make_no_sense(self, whole, tmp_path, name, how):
-        with pytest.raises(ValueError, match=f"not finite: {name.removeprefix('head.')}"):
-            read_vector(self.rewritten(whole, tmp_path / "v", change={name: how}))
-
-    def test_lengths_that_do_not_fit(self, whole, tmp_path):
-        with pytest.raises(ValueError, match="not of one length"):
-            read_vector(self.rewritten(whole, tmp_path / "v", change={"alpha": lambda t: t[:-1]}))
-
-    def test_a_file_from_before_checksums_loads_with_a_warning(self, whole, tmp_path):
-        with pytest.warns(UserWarning, match="before these files had a checksum"):
-            again = read_vector(self.rewritten(whole, tmp_path / "v", {"checksum": None, "grouping": None}))
-        assert torch.equal(again.flat["w"], read_vector(whole).flat["w"])
-
-    def rewritten(self, whole, path, entries=MappingProxyType({}), change=MappingProxyType({})):
-        """The file with other content and a checksum that fits. `entries`: None takes one out."""
-        with safe_open(whole, "pt") as file:
-            told = json.loads(file.metadata()["dsp_diff_vector"])
-            content = {name: file.get_tensor(name) for name in file.keys()}
-        told = {
-            name: value
-            for name, value in {**told, "checksum": "0" * 64, **entries}.items()
-            if value is not None
-        }
-        content.update({name: how(content[name]).contiguous() for name, how in change.items()})
-        save_file(content, path, {"dsp_diff_vector": json.dumps(told)})
-        if "checksum" in told:
-            seal(path)
-        return path
 
 
 def test_what_acts_on_a_terminal_is_written_out(tmp_path, capsys):
