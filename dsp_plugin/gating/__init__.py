@@ -17,8 +17,10 @@ from .importance.removal_order import (
     stops,
     weight_magnitude,
 )
+from .importance.start import spread, starting_ranking
 from .importance.sweep import Step, Sweep
 from .methods.concrete import ConcreteGates
+from .methods.recipe import SCHEDULES, STARTS, Setting, derive, schedule_of
 from .methods.subset import RelaxedSubset, StraightThroughSubset
 from .methods.subset_options import SubsetOptions
 from .sampling.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
@@ -43,6 +45,9 @@ __all__ = [
     "RankedGates",
     "RankingOptions",
     "RelaxedSubset",
+    "SCHEDULES",
+    "STARTS",
+    "Setting",
     "Step",
     "StraightThroughSubset",
     "SubsetOptions",
@@ -50,6 +55,7 @@ __all__ = [
     "Switchboard",
     "check_budget",
     "constant_temperature",
+    "derive",
     "gumbel_noise",
     "hard_topk",
     "next_removals",
@@ -61,6 +67,9 @@ __all__ = [
     "ranking_of_removal",
     "relaxed_topk",
     "remove_stepwise",
+    "schedule_of",
+    "spread",
+    "starting_ranking",
     "stops",
     "straight_through_topk",
     "weight_magnitude",

@@ -48,6 +48,11 @@ class HeadScores(nn.Module):
         """Count an update that has trained the scores."""
         self.trained = max(0, self.trained) + 1
 
+    @torch.no_grad()
+    def begin_with(self, scores: Tensor) -> None:
+        """Take these scores [N] in the place of the random ones, before any update has trained them."""
+        self.scores.copy_(scores)
+
     def follows_updates(self) -> bool:
         """Return whether what is sampled still changes with the number of updates."""
         return False

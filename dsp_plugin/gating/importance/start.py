@@ -1,0 +1,42 @@
+"""Scores that start from importance: what a sweep would keep is what learning starts with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..budget import HeadBudget
+from .removal_order import ImportanceOf, ranking_of_removal, remove_stepwise, stops
+
+SAMPLES = 1000
+"""Examples that importance is worked out on where a schedule is worked out, too."""
+
+MOST_STEPS = 12
+"""Removals of a sweep that only gives a start, each of which works importance out anew."""
+
+
+def starting_ranking(importance_of: ImportanceOf, num_heads: int, budget: HeadBudget) -> Tensor:
+    """Rank all heads by a sweep down to the budget, whose own heads come first.
+
+    The least important heads go first, in at most `MOST_STEPS` equal steps, with the importance worked out
+    anew under the mask before each (Michel, Levy and Neubig, 2019, section 4.2, "exact").
+
+    Args:
+        importance_of: keep -> importance [N].
+        num_heads: N.
+
+    Returns:
+        [N] float32, the whole numbers 0..N-1; the larger stays longer.
+    """
+    keep, removed = torch.ones(num_heads, dtype=torch.bool), []
+    step = max(1, -(-(num_heads - budget.total) // MOST_STEPS))
+    for removal in remove_stepwise(importance_of, keep, stops(num_heads, step, [budget.total]), budget, True):
+        removed += removal.removed
+        keep = removal.keep
+    return ranking_of_removal(removed, importance_of(keep))
+
+
+def spread(ranking: Tensor, width: float) -> Tensor:
+    """Return scores [N] float32 in the order of a ranking [N], evenly spaced from -width to width."""
+    places = ranking.argsort(stable=True).argsort(stable=True).float()
+    return (2.0 * places / max(1, len(places) - 1) - 1.0) * width
