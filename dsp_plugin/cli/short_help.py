@@ -18,10 +18,11 @@ from typing import NamedTuple
 PROGRAMS = Path(__file__).resolve().parents[1] / "hf" / "programs"
 HELP = ("--help", "-h")
 DATA = {"glue": "GlueArguments", "squad": "SquadArguments"}
+TUNING = "chassis/tuning.py:TuningArguments"
 METHODS: dict[str, tuple[str, ...]] = {
-    "finetuning": (),
-    "dsp": ("heads/methods.py:DSPArguments", "heads/methods.py:PrunedArguments"),
-    "voita": ("heads/methods.py:VoitaArguments", "heads/methods.py:PrunedArguments"),
+    "finetuning": (TUNING,),
+    "dsp": ("heads/methods.py:DSPArguments", "heads/methods.py:PrunedArguments", TUNING),
+    "voita": ("heads/methods.py:VoitaArguments", "heads/methods.py:PrunedArguments", TUNING),
     "michel": ("heads/michel.py:MichelArguments",),
     "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
 }

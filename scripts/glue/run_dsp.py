@@ -13,10 +13,11 @@ Reads the official TSV files in --data_dir, or fetches the task by the `datasets
 every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the
 leaderboard takes them. Validation and --do_eval use the hard mask of exactly K heads. At the end: the kept
 heads, mask.json (with the scores), and in output_dir/pruned the smaller model, which these programs and
-`dsp_plugin.hf.load_pruned` take. Without --do_train a model trained by this program is scored again, with any
-K, and its smaller model written. Started again, the same command goes on from the last checkpoint in
---output_dir. All of Transformers' TrainingArguments are options, and older programs' flags
-(--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+`dsp_plugin.hf.load_pruned` take. --tune_epochs N then trains the smaller model on, in output_dir/tuned, and
+scores both. Without --do_train a model trained by this program is scored again, with any K, and its smaller
+model written. Started again, the same command goes on from the last checkpoint in --output_dir. All of
+Transformers' TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
+--evaluation_strategy ...) are understood.
 
   python scripts/glue/run_dsp.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA \\
     --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\

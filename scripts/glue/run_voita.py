@@ -9,9 +9,10 @@
 Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores
 every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the
 leaderboard takes them. At the end: how many heads LAMBDA has left open, which, mask.json, and in
-output_dir/pruned the smaller model. Started again, the same command goes on from the last checkpoint in
---output_dir. All of Transformers' TrainingArguments are options, and older programs' flags
-(--per_gpu_train_batch_size, --evaluation_strategy ...) are understood.
+output_dir/pruned the smaller model. --tune_epochs N then trains that on, in output_dir/tuned, and scores
+both. Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
+TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
+...) are understood.
 
   python scripts/glue/run_voita.py --model_name_or_path MODEL --task_name MRPC --data_dir data/MRPC \\
     --max_seq_length 128 \\

@@ -13,10 +13,11 @@ Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --pre
 the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
 Validation and --do_eval use the hard mask of exactly K heads. At the end: the kept heads, mask.json (with the
 scores), and in output_dir/pruned the smaller model, which these programs and `dsp_plugin.hf.load_pruned`
-take. Without --do_train a model trained by this program is scored again, with any K, and its smaller model
-written. Started again, the same command goes on from the last checkpoint in --output_dir. All of
-Transformers' TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size,
---evaluation_strategy ...) are understood.
+take. --tune_epochs N then trains the smaller model on, in output_dir/tuned, and scores both. Without
+--do_train a model trained by this program is scored again, with any K, and its smaller model written. Started
+again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
+TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
+...) are understood.
 
   python scripts/squad/run_dsp.py --model_name_or_path MODEL --data_dir data/squad --max_seq_length 384 \\
     --doc_stride 128 \\

@@ -6,7 +6,8 @@ the answers (exact match and F1) and writes predictions.json and nbest_predictio
 Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
 TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
 ...) are understood. Records: results.json in --output_dir, and one in a folder for each scored set
-(`dsp report` reads them).
+(`dsp report` reads them). --tune_epochs N then trains the model on, in output_dir/tuned, as run_dsp.py and
+run_voita.py do after heads were removed: a baseline tuned alike.
 
   python scripts/squad/run_squad.py --model_name_or_path MODEL --data_dir data/squad \\
     --max_seq_length 384 --doc_stride 128 \\
@@ -20,7 +21,7 @@ from pathlib import Path
 
 def program(argv):
     from dsp_plugin.hf.programs.chassis.arguments import SquadArguments
-    from dsp_plugin.hf.programs.chassis.train import finetune
+    from dsp_plugin.hf.programs.chassis.finetuning import finetune
 
     return finetune(__doc__, SquadArguments, argv)
 

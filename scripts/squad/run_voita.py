@@ -9,6 +9,7 @@
 Reads train-v1.1.json and dev-v1.1.json in --data_dir, or --train_file and --predict_file. --do_eval scores
 the answers (exact match and F1) and writes predictions.json and nbest_predictions.json.
 At the end: how many heads LAMBDA has left open, which, mask.json, and in output_dir/pruned the smaller model.
+--tune_epochs N then trains that on, in output_dir/tuned, and scores both.
 Started again, the same command goes on from the last checkpoint in --output_dir. All of Transformers'
 TrainingArguments are options, and older programs' flags (--per_gpu_train_batch_size, --evaluation_strategy
 ...) are understood.

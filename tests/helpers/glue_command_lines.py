@@ -13,14 +13,15 @@ from dsp_plugin.hf.programs.chassis.arguments import (
     SquadArguments,
 )
 from dsp_plugin.hf.programs.chassis.parsing import parse
+from dsp_plugin.hf.programs.chassis.tuning import TuningArguments
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, PrunedArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 
 METHODS = {
-    "run_glue": [],
-    "run_squad": [],
-    "run_dsp": [DSPArguments, PrunedArguments],
-    "run_voita": [VoitaArguments, PrunedArguments],
+    "run_glue": [TuningArguments],
+    "run_squad": [TuningArguments],
+    "run_dsp": [DSPArguments, PrunedArguments, TuningArguments],
+    "run_voita": [VoitaArguments, PrunedArguments, TuningArguments],
     "run_michel": [MichelArguments],
 }
 

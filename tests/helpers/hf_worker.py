@@ -130,7 +130,7 @@ def diff(folder: Path):
 
 
 def programs(folder: Path, rank: int):
-    """Scores of run_dsp.py and of the three stages of run_diff.py."""
+    """Scores of run_dsp.py, of the same with tuning, and of the three stages of run_diff.py."""
     if rank == 0:
         write_bert(folder / "bert")
         write_task(folder / "CoLA", "CoLA", train=32, dev=7)
@@ -150,8 +150,20 @@ def programs(folder: Path, rank: int):
         "--output_dir",
         folder / "dsp",
     )
+    tuned = start(
+        "glue/run_dsp",
+        *words,
+        "--num_of_heads",
+        3,
+        "--joint_pruning",
+        "--use_ste",
+        "--tune_epochs",
+        1,
+        "--output_dir",
+        folder / "dsp",
+    )
     diff = start("glue/run_diff", *words, "--target_sparsity", 0.01, "--output_dir", folder / "diff")
-    return {"dsp": dsp["dev"], "diff": diff["0.01"]["dev"]}
+    return {"dsp": dsp["dev"], "tuned": tuned["dev"], "diff": diff["0.01"]["dev"]}
 
 
 def main() -> None:

@@ -127,12 +127,16 @@ def test_the_number_of_updates_is_the_trainers(ranks):
 
 def test_the_programs_write_once_what_both_processes_found(ranks):
     one, other = (rank["programs"] for rank in ranks[0])
-    for name, place in (("dsp", "dsp"), ("diff", "diff/0.01/3rd")):
+    for name, place in (("dsp", "dsp"), ("tuned", "dsp/tuned"), ("diff", "diff/0.01/3rd")):
         assert one[name]["eval_loss"] == other[name]["eval_loss"]
         record = load_record(ranks[1] / "programs" / place / "dev" / "results.json")
         assert record.metrics[0].value == 100 * one[name]["eval_matthews_correlation"]
         assert len((ranks[1] / "programs" / place / "CoLA.tsv").read_text().splitlines()) == 8
-    assert load_record(ranks[1] / "programs" / "dsp" / "results.json").heads["kept"] == 3
+    before, after = (
+        load_record(ranks[1] / "programs" / name / "results.json") for name in ("dsp", "dsp/tuned")
+    )
+    assert before.heads["kept"] == 3 and after.heads == before.heads
+    assert (after.method, after.updates) == ("dsp-ste-tuned", 2)
     DiffPack.load(ranks[1] / "programs" / "diff" / "0.01" / "task.diff.safetensors")
     said = ranks[2]
     assert said.count("| stage 1: diff pruning") == said.count("| pack: ") - 1 == 1

@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 import hf_programs  # noqa: F401  (first: see there)  isort: skip
 from transformers import TrainingArguments
 
-from dsp_plugin.hf.programs.chassis.train import log_levels
+from dsp_plugin.hf.programs.chassis.log_levels import log_levels
 
 
 def test_a_warning_of_the_hub_and_one_of_ours_are_printed_once(tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from dsp_plugin.hf.programs.chassis.arguments import (
 )
 from dsp_plugin.hf.programs.chassis.option_checks import meaning_of, number_options
 from dsp_plugin.hf.programs.chassis.parsing import parse
+from dsp_plugin.hf.programs.chassis.tuning import TuningArguments
 from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
@@ -28,7 +29,7 @@ from dsp_plugin.options.numbers import check_number
 
 # program -> its groups of options, without those of data
 PROGRAMS = {
-    "run_glue": [ModelArguments, ResultArguments, TrainingArguments],
+    "run_glue": [ModelArguments, TuningArguments, ResultArguments, TrainingArguments],
     "run_dsp": [ModelArguments, DSPArguments, ResultArguments, TrainingArguments],
     "run_voita": [ModelArguments, VoitaArguments, ResultArguments, TrainingArguments],
     "run_michel": [ModelArguments, MichelArguments],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,6 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
                 "resume_from_checkpoint",
             )
         return None
-    there = (
-        sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        if folder.is_dir()
-        else []
-    )
     checkpoints = _checkpoints(folder)
     ours = json.loads(json.dumps(settings))
     if named:
@@ -101,18 +97,8 @@ def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite:
         checkpoint = str(whole[-1]) if whole else None
         if checkpoints and checkpoints[-1] not in whole:
             say(f"{checkpoints[-1]} is not whole: its training was stopped while it was saved")
-        if checkpoint is None and set(there) - {
-            SETTINGS,
-            "heads.jsonl",
-            "runs",
-            *(path.name for path in checkpoints),
-        }:
-            raise OptionError(
-                "output_dir",
-                f"{folder} is not empty and has no checkpoint to go on from: give {{}} to train anew in it, "
-                "or another folder",
-                "overwrite_output_dir",
-            )
+        if checkpoint is None:
+            _check_nothing_else(folder, checkpoints)
     if checkpoint is not None:
         check_checkpoint(checkpoint)
         if (folder / SETTINGS).is_file():  # the stock Trainer's checkpoints have none
@@ -143,13 +129,17 @@ def training_settings(args: TrainingArguments) -> dict[str, Any]:
 
 
 def check_training(args: TrainingArguments, overwrite: bool) -> None:
-    """Check what is known of a later stage before its mask is: its folder has no other rates or lengths.
+    """Check what is known of a later part of a command before its turn: the part can begin in its folder.
 
     Raises:
-        ValueError: it does.
+        ValueError: the folder holds a training of other rates or lengths, or files of other programs.
     """
     folder, path = Path(args.output_dir), Path(args.output_dir) / SETTINGS
-    if overwrite or not path.is_file():
+    if overwrite:
+        return
+    if args.do_train and not any(map(_is_whole, checkpoints := _checkpoints(folder))):
+        _check_nothing_else(folder, checkpoints)
+    if not path.is_file():
         return
     noted, ours = settings_of(str(folder)), json.loads(json.dumps(training_settings(args)))
     if differing := other_settings(noted, ours, in_both(ours, noted)):
@@ -157,14 +147,25 @@ def check_training(args: TrainingArguments, overwrite: bool) -> None:
         raise refusal(work, differing, remedy, "output_dir", ["overwrite_output_dir"])
 
 
-def begin(args: TrainingArguments, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
+def begin(
+    args: TrainingArguments,
+    settings: dict[str, Any],
+    checkpoint: str | None,
+    overwrite: bool,
+    parts: Sequence[str] = (),
+) -> None:
     """Begin to write, in the first process, when nothing stands in the way of training any more.
 
-    Notes the settings in the folder; removes the checkpoints that are to be overwritten.
+    Notes the settings in the folder; removes the checkpoints that are to be overwritten, and the trainings
+    in `parts`, folders within it, which went on from them.
     """
     folder = Path(args.output_dir)
     if overwrite:
         _remove_checkpoints(folder)
+        for part in (folder / name for name in parts):
+            if (part / SETTINGS).is_file():
+                shutil.rmtree(part)
+                say(f"--overwrite_output_dir: {part}, trained from an earlier model, removed")
     if checkpoint is not None:
         say(f"going on from {checkpoint}")
         if (folder / SETTINGS).is_file():  # what it does not say of its beginning, this command does not know
@@ -250,6 +251,19 @@ def _check_same(
 def _is_same_name(one: Any, other: Any) -> bool:
     """Whether two paths name one model, from this folder or from another one; its contents say more."""
     return Path(str(one)).name == Path(str(other)).name
+
+
+def _check_nothing_else(folder: Path, checkpoints: Sequence[Path]) -> None:
+    """Raise an OptionError where more than the beginning of a training is in a folder."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    known = {SETTINGS, "heads.jsonl", "runs", *(path.name for path in checkpoints)}
+    if any(not name.startswith(".") for name in there - known):
+        raise OptionError(
+            "output_dir",
+            f"{folder} is not empty and has no checkpoint to go on from: give {{}} to train anew in it, "
+            "or another folder",
+            "overwrite_output_dir",
+        )
 
 
 def _remove_checkpoints(folder: Path) -> None:

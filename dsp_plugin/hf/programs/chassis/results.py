@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ....records.record import Metric, Record, mask_of, new_record, save_record
 from ....reports.pictures.heads import head_map_text
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a system's run: all of it in the first process, the first three fields in the others.
+
+    Attributes:
+        scores: split -> metrics as the Trainer names them, of every scored split.
+        label: the method in the records. updates: of the training, 0 without one.
+        metrics: the scores as records have them. heads, parameters: as in a record.
+    """
+
+    scores: Mapping[str, dict[str, float]]
+    label: str = ""
+    updates: int = 0
+    metrics: Sequence[Metric] = ()
+    heads: Mapping[str, Any] | None = None
+    parameters: Mapping[str, int] | None = None
 
 
 class Records:

@@ -63,10 +63,13 @@ class System:
 
     Attributes:
         writes: folders within --output_dir that the run writes models to.
+        parts: folders within it with trainings that go on from this one's model, in the same command: where
+            it is trained anew, they are removed.
         tokenizer: once `load` was called.
     """
 
     writes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def __init__(self, setup: Setup):
         self.setup = setup

@@ -6,18 +6,16 @@ What is trained is a `System`; here is what all of them share. The chassis knows
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import enable_full_determinism
-from transformers.utils import logging as hf_logging
 
 from ....options.errors import OptionError
 from ....records.files.claim import claimed
@@ -30,11 +28,12 @@ from ...trainer.updates import training_steps
 from .arguments import ModelArguments, ResultArguments
 from .dry_run import plan_of
 from .identity import identity_of
+from .log_levels import log_levels
 from .origin import check_checkpoint, check_lengths
 from .output_folder import STATE, NotedSettings, begin, starting_point, updates_of
 from .parsing import parse, say
 from .places import check_model_folder, check_space
-from .results import Records
+from .results import Outcome, Records
 from .system import Setup, System
 from .trainer_checks import check_trainer
 
@@ -82,11 +81,6 @@ def read_options(doc: str, data: type, own: Sequence[type], argv: Sequence[str])
     return Setup(model, data_options, results, args), chosen
 
 
-def finetune(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
-    """Run the program of plain finetuning. Arguments as `read_options`, result as `train_system`."""
-    return train_system(System(read_options(doc, data, (), argv)[0]))
-
-
 def train_system(system: System) -> dict[str, Any]:
     """Train, score and record as the options say; or say what would be (`--dry_run`).
 
@@ -95,6 +89,16 @@ def train_system(system: System) -> dict[str, Any]:
 
     Raises:
         ValueError, OSError: options, model, data or folder that cannot be; before training.
+    """
+    return run_system(system).scores
+
+
+def run_system(system: System, then: Callable[[Outcome], Outcome] | None = None) -> Outcome:
+    """Do what `train_system` does, and go on with another part of the command.
+
+    Args:
+        then: gets what came of the system, whose folder stays claimed meanwhile; its result is returned. A
+            dry run ends without it.
     """
     setup = system.setup
     args, results = setup.args, setup.results
@@ -109,10 +113,11 @@ def train_system(system: System) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
             return _run(system, scratch)
     with claimed("output_dir", args.output_dir) if setup.is_main else contextlib.nullcontext():
-        return _run(system)
+        found = _run(system)
+        return found if then is None else then(found)
 
 
-def _run(system: System, scratch: str = "") -> dict[str, Any]:
+def _run(system: System, scratch: str = "") -> Outcome:
     """Do the steps in their order.
 
     Args:
@@ -144,20 +149,23 @@ def _run(system: System, scratch: str = "") -> dict[str, Any]:
         heads = system.units(heads_of(trainer.model))
         for line in plan_of(trainer, updates, heads, done).lines():
             say(line)
-        return {}
+        return Outcome({})
     label = setup.results.method or system.label(model)
     training = None
     if args.do_train:
         if setup.is_main:
-            begin(args, settings, checkpoint, setup.results.overwrite_output_dir)
+            begin(args, settings, checkpoint, setup.results.overwrite_output_dir, system.parts)
         training = _train(system, trainer, checkpoint, updates)
         trainer = system.deployed(trainer)
     scores = _score(setup, trainer) if args.do_eval else {}
     if args.do_predict:
         _predict(setup, trainer)
-    if setup.is_main:
-        _report(system, trainer.model, label, scores, training)
-    return {split: metrics for split, (metrics, _) in scores.items()}
+    outcome = Outcome(
+        {split: metrics for split, (metrics, _) in scores.items()},
+        label,
+        0 if training is None else training.updates,
+    )
+    return _report(system, trainer.model, outcome, scores, training) if setup.is_main else outcome
 
 
 def _read_data(system: System, model: PreTrainedModel) -> None:
@@ -230,9 +238,13 @@ def _predict(setup: Setup, trainer: Trainer) -> None:
 
 
 def _report(
-    system: System, model: PreTrainedModel, label: str, scores: dict[str, Any], training: _Training | None
-) -> None:
-    """Write the records and what the system writes beside them; print the scores."""
+    system: System,
+    model: PreTrainedModel,
+    outcome: Outcome,
+    scores: dict[str, Any],
+    training: _Training | None,
+) -> Outcome:
+    """Write the records and what the system writes beside them; print the scores, and return them, too."""
     setup = system.setup
     task, folder = setup.task, setup.args.output_dir.rstrip("/") or "/"
     heads, parameters = heads_of(model), parameters_of(model)
@@ -240,7 +252,7 @@ def _report(
         task.kind,
         setup.results.record_dir or folder,
         name=setup.results.record_name or task.name,
-        method=label,
+        method=outcome.label,
         device=setup.args.device,
         seed=setup.args.seed,
         data=task.data_fingerprint(),
@@ -261,9 +273,11 @@ def _report(
     for split, (_, seconds) in scores.items():
         records.scoring(split, found[split], seconds, {**more, "examples": len(task.dev[split])})
     system.finish(model, heads, parameters)
-    for metric in sum(found.values(), []):
+    metrics = sum(found.values(), [])
+    for metric in metrics:
         say(f"{metric.name} on {metric.subset}: {metric.value:.2f} {metric.unit}")
     say(f"records: {records.folder}")
+    return replace(outcome, metrics=metrics, heads=heads, parameters=parameters)
 
 
 def _metrics(task: Any, split: str, metrics: dict[str, float]) -> list[Metric]:
@@ -275,25 +289,3 @@ def _metrics(task: Any, split: str, metrics: dict[str, float]) -> list[Metric]:
         for name, value in found
         if value is not None
     ]
-
-
-def log_levels(args: TrainingArguments) -> None:
-    """Show the Trainer's own messages as `--log_level` asks; our data readers' warnings always."""
-    ours = logging.getLogger("dsp_plugin")
-    # none for all loggers: the hub's and datasets' have their own, and would print twice
-    if not ours.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s | %(message)s"))
-        ours.addHandler(handler)
-    if args.device.type == "cpu":
-        # the Trainer's default, which torch warns of where there is no GPU
-        args.dataloader_pin_memory = False
-        if args.fp16:
-            say(
-                "--fp16 is for GPUs: here is none, and this run is in single precision (--bf16 --use_cpu "
-                "works on a CPU)"
-            )
-    if args.log_level == "passive":
-        hf_logging.set_verbosity_warning()
-    else:
-        hf_logging.set_verbosity(args.get_process_log_level())

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
+from ....options.errors import OptionError
 from ....records.history import read_history
 from ....records.plan import heads_that_stay
 from ...folders.model_heads import is_pruned
@@ -20,10 +21,12 @@ from ..chassis.output_folder import settings_of
 from ..chassis.parsing import say
 from ..chassis.results import say_heads
 from ..chassis.system import Setup, System
-from ..chassis.train import read_options, train_system
+from ..chassis.train import read_options
+from ..chassis.tuning import TuningArguments, train_and_tune
 from .methods import GateArguments, PrunedArguments
 from .written import IntermediateMasks, check_prunable, save_pruned_model, write_mask
 
+PRUNED = "pruned"  # the smaller model, in --output_dir
 NOTED_MOMENTS = 100  # the heads are noted about so often in a training
 
 
@@ -36,13 +39,17 @@ def train_heads(
         doc: its help. data: `GlueArguments` or `SquadArguments`. method: the method's group of options.
 
     Returns:
-        split -> metrics as the Trainer names them, of every scored split.
+        split -> metrics as the Trainer names them, of every scored split; of the tuned model where it is
+        tuned.
 
     Raises:
         ValueError, OSError: options, model, data or folder that cannot be; before training.
     """
-    setup, (chosen, written) = read_options(doc, data, (method, PrunedArguments), argv)
-    return train_system(HeadGatesSystem(setup, chosen, written))
+    groups = (method, PrunedArguments, TuningArguments)
+    setup, (chosen, written, tuning) = read_options(doc, data, groups, argv)
+    if tuning.tune_epochs is not None and written.no_pruned:
+        raise OptionError("tune_epochs", f"trains output_dir/{PRUNED} on: leave {{}} out", "no_pruned")
+    return train_and_tune(HeadGatesSystem(setup, chosen, written), tuning, PRUNED)
 
 
 class HeadGatesSystem(System):
@@ -51,7 +58,7 @@ class HeadGatesSystem(System):
     def __init__(self, setup: Setup, method: GateArguments, written: PrunedArguments):
         super().__init__(setup)
         self.method, self.written = method, written
-        self.writes = () if written.no_pruned else ("pruned",)
+        self.writes = () if written.no_pruned else (PRUNED,)
 
     def check(self) -> None:
         super().check()
@@ -117,7 +124,7 @@ class HeadGatesSystem(System):
         folder = self.setup.args.output_dir.rstrip("/") or "/"
         write_mask(f"{folder}/mask.json", model)
         if not self.written.no_pruned:
-            save_pruned_model(model, self.tokenizer, f"{folder}/pruned", parameters["before"])
+            save_pruned_model(model, self.tokenizer, f"{folder}/{PRUNED}", parameters["before"])
         say_heads(heads)
         for remark in self.method.remarks(switchboard_of(model).gates):
             say(remark)

@@ -21,12 +21,12 @@ from ...heads.importance import ExampleRanking
 from ...heads.layouts.locate import head_map_of
 from ...heads.sweep import prune_by_importance
 from ..chassis.arguments import ModelArguments, option, required
+from ..chassis.log_levels import log_levels
 from ..chassis.models import load, say_open_heads
 from ..chassis.origin import check_lengths
 from ..chassis.parsing import parse, say
 from ..chassis.places import check_model_folder
 from ..chassis.system import TASKS
-from ..chassis.train import log_levels
 from .sweep_records import write_records
 from .written import check_prunable
 
