@@ -19,6 +19,7 @@ class HeadScores(nn.Module):
     Attributes:
         trained: the updates that have trained the scores since they were drawn; -1 where they come from a
             state, which does not tell.
+        begun: whether they began with scores that somebody gave (`begin_with`) and not with chance.
 
     Args:
         head_map: the model's heads. Scores are drawn Xavier-uniform for a [blocks, heads] matrix (DSP's
@@ -38,11 +39,12 @@ class HeadScores(nn.Module):
         self.scores = nn.Parameter(torch.empty(self.num_heads).uniform_(-bound, bound))
         self.num_updates = 0
         self.trained = 0
+        self.begun = False
 
     @property
     def decided(self) -> bool | None:
         """True where something else than chance has made the scores; None where that cannot be told."""
-        return None if self.trained < 0 else self.trained > 0
+        return True if self.begun else None if self.trained < 0 else self.trained > 0
 
     def note_update(self) -> None:
         """Count an update that has trained the scores."""
@@ -52,6 +54,7 @@ class HeadScores(nn.Module):
     def begin_with(self, scores: Tensor) -> None:
         """Take these scores [N] in the place of the random ones, before any update has trained them."""
         self.scores.copy_(scores)
+        self.begun = True
 
     def follows_updates(self) -> bool:
         """Return whether what is sampled still changes with the number of updates."""
@@ -72,7 +75,7 @@ class HeadScores(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}scores" in state_dict:
-            self.trained = -1
+            self.trained, self.begun = -1, False
 
     def _apply(self, fn, *args, **kwargs):
         # Scores stay float32, to the last bit, when the host halves its model: an annealed gradient (~ 1/T)

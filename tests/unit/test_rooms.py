@@ -207,7 +207,7 @@ def run_with_blocked(blocked: set[str], program: str) -> None:
         capture_output=True,
         text=True,
         cwd=PACKAGE.parent,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
 

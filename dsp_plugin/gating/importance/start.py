@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,3 +45,16 @@ def spread(ranking: Tensor, width: float) -> Tensor:
     """Return scores [N] float32 in the order of a ranking [N], evenly spaced from -width to width."""
     places = ranking.argsort(stable=True).argsort(stable=True).float()
     return (2.0 * places / max(1, len(places) - 1) - 1.0) * width
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Leave the random numbers of Python, NumPy and torch as they are, whatever is drawn inside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

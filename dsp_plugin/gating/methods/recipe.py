@@ -44,7 +44,9 @@ def schedule_of(options: Mapping[str, Any]) -> str:
     asked = options.get("pruning_schedule")
     if asked is not None and asked not in SCHEDULES:
         raise OptionError("pruning_schedule", f"must be one of {', '.join(SCHEDULES)}, got {asked!r}")
-    given = [name for name in BY_HAND if options.get(name) not in (None, False)]
+    # not `in (None, False)`, of which 0 would be one: it is a number of updates, and a lambda
+    values = {name: options.get(name) for name in BY_HAND}
+    given = [name for name, value in values.items() if value is not None and value is not False]
     # straight-through is a choice of gates, which `auto` has a schedule for, if it is asked for by name
     excluded = [name for name in given if name != "use_ste"]
     if asked == "auto" and excluded:
