@@ -139,7 +139,8 @@ def test_an_unpruned_model_is_tuned_by_the_same_schedule(tuned, tiny_data, tmp_p
     done = tune(tiny_data, tmp_path / "run", [*UNPRUNED, *TUNE]).succeeded()
     rates = [[line["lr"] for line in updates(one)[3:]] for one in (done, pruned)]
     assert rates[0] == rates[1]
-    assert not (tmp_path / "run" / "checkpoint_pruned.pt").exists()
+    left = sorted(path.name for path in (tmp_path / "run").rglob("*.pt"))
+    assert left == ["checkpoint_best.pt", "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_last.pt"]
     record = load_record(tmp_path / "run" / "tuned" / "results.json")
     assert record.method == "no-pruning-tuned" and "parameters" not in record.extra["tuning"]
     before = files(tmp_path / "run")

@@ -5,12 +5,15 @@ of other settings is refused.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from ...records.files.sealed import read_json, write_json
 from ...records.files.whole import check_folder
@@ -85,6 +88,9 @@ class Training:
             summarise_training(self.folder, 0.0, label, name, finished)
             return
         forget_best_score()
+        gc.collect()  # the model of a training before this one
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
         train(self.options, label, name, finished)
 
     def _is_at_its_end(self) -> bool:

@@ -223,6 +223,8 @@ class Tuning:
             old, new = removal.parameters_before, removal.parameters_after
             say(f"parameters: {old:,} before the removal, {new:,} after ({new / old - 1:.1%})")
             say(f"{start}: the smaller model before tuning")
+        elif os.path.isfile(start):
+            os.remove(start)  # its weights are in the training's own checkpoint
         say(
             f"{os.path.join(self.folder, after.extra['checkpoint'])}: the tuned model; results.json beside it"
         )

@@ -8,7 +8,7 @@ pytest.importorskip("fairseq")
 
 from dsp_plugin.mt.programs import tuning, tuning_schedule
 from dsp_plugin.mt.programs.common import own_options
-from dsp_plugin.mt.programs.launch import method_options, parse_for_fairseq, training_parser
+from dsp_plugin.mt.programs.launch import method_options, method_parser, parse_for_fairseq
 from dsp_plugin.mt.programs.tuning import Tuning, schedule_of, tuning_options
 from dsp_plugin.mt.programs.tuning_schedule import TuningSchedule
 from dsp_plugin.options.errors import OptionError, dashed
@@ -78,6 +78,8 @@ def test_the_tuning_is_the_training_without_gates_by_the_schedule(method, schedu
     ]
     if scheduler == "polynomial_decay":
         given += ["--power", "2", "--end-learning-rate", "1e-5", "--total-num-update", "900"]
+    if scheduler == "cosine":
+        given += ["--lr-period-updates", "900"]
     given += ["--l0-penalty", "5"] if method == "voita" else ["--annealing", "--kept-heads", "{}"]
     schedule, options = asked(*given, "--tune-updates", "500", method=method)
     tuned = tuning_options(options, schedule, method)
@@ -97,7 +99,7 @@ def test_the_tuning_is_the_training_without_gates_by_the_schedule(method, schedu
 def test_the_options_that_a_shell_is_given_are_those_of_the_program(capsys):
     tuning_schedule.main(["500", "3e-3"])
     words = capsys.readouterr().out.split()
-    read = parse_for_fairseq(lambda: training_parser("dsp_translation", {}), [*DATA, *words])
+    read = parse_for_fairseq(lambda: method_parser("dsp"), [*DATA, *words])
     schedule, options = asked("--lr", "3e-3", "--tune-updates", "500")
     tuned = tuning_options(options, schedule, "dsp")
     for name in schedule.options():
