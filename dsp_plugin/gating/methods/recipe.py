@@ -12,6 +12,7 @@ from typing import Any
 from ...options.errors import OptionError
 from ..budget import HeadBudget
 from ..head_map import HeadMap
+from .concrete import OPEN_COST
 
 SCHEDULES = ("auto", "published")
 STARTS = ("importance", "random")
@@ -83,14 +84,15 @@ def derive(setting: Setting) -> dict[str, Any]:
         reason = f"auto needs {LEAST_UPDATES} updates at least, the training has {setting.updates}"
         raise OptionError("pruning_schedule", reason)
     warmup = setting.updates // 3 if setting.joint else 0
+    has_budget = setting.num_of_heads is not None or setting.per_kind is not None
     found: dict[str, Any] = {
-        "init_scores": "importance",
+        "init_scores": "importance" if has_budget else "random",
         "min_heads_per_block": _minimum(setting),
         "pruning_warmup_updates": warmup,
         "pruning_lr": 0.1,
     }
     if setting.method == "voita":
-        return {**found, "open_cost": 0.02}
+        return {**found, "open_cost": OPEN_COST}
     if setting.use_ste:
         return found
     return {
