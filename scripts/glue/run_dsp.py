@@ -2,12 +2,18 @@
 """Finetune a model on a GLUE task so that exactly K of its attention heads stay (differentiable subset
 pruning).
 
+  joint              --num_of_heads K --joint_pruning
+  pipelined          --num_of_heads K --model_name_or_path output/
+                     (a finetuned model: its weights stay, only the choice is learned)
+
+Rate, temperatures and open phase are worked out from the length of the training, and told when it begins.
+Any of them given is a schedule by hand; --pruning_schedule published gives the paper's:
+
   joint, annealed    --num_of_heads K --joint_pruning --annealing --initial_temperature 1000
                      --final_temperature 1e-8 --cooldown_steps 25000 --pruning_lr 0.5
   straight-through   --num_of_heads K --joint_pruning --use_ste
   pipelined          --num_of_heads K --annealing --cooldown_steps 8333 --num_train_epochs 1
                      --model_name_or_path output/
-                     (a finetuned model: its weights stay, only the choice is learned)
 
 Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores
 every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the
@@ -21,10 +27,7 @@ Transformers' TrainingArguments are options, and older programs' flags (--per_gp
 
   python scripts/glue/run_dsp.py --model_name_or_path MODEL --task_name CoLA --data_dir data/CoLA \\
     --do_train --do_eval --per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 \\
-    --output_dir cola-K72/ --num_of_heads 72 \\
-    --joint_pruning --pruning_lr 0.1 --pruning_warmup_updates 268 --annealing --initial_temperature 1 \\
-    --final_temperature 0.01 --cooldown_steps 201
-  (804 updates: a third with all heads open, a quarter to cool down)
+    --output_dir cola-K72/ --num_of_heads 72 --joint_pruning
 """
 
 import sys

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Finetune a model on a GLUE task whose attention heads close under an L0 penalty (Voita et al., 2019).
 
-  joint              --l0_penalty LAMBDA --joint_pruning
-  pipelined          --l0_penalty LAMBDA --model_name_or_path output/
+  joint              --num_of_heads K --joint_pruning
+  pipelined          --num_of_heads K --model_name_or_path output/
                      (a finetuned model: its weights stay, only the gates are learned)
-  exactly K heads    --num_of_heads K in addition      (the K with the largest log_a)
+  by LAMBDA alone    --l0_penalty LAMBDA --joint_pruning --pruning_lr 0.1
+
+Exactly K heads stay, those with the largest log_a; without K as many as the penalty leaves. Rate, penalty and
+open phase are worked out from the length of the training, and told when it begins. Any of them given is a
+schedule by hand; --pruning_schedule published gives the paper's.
 
 Reads the official TSV files in --data_dir, or fetches the task by the `datasets` library. --do_eval scores
 every development set (MNLI's two apart), --do_predict writes prediction files for the test sets as the

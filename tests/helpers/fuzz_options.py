@@ -190,9 +190,10 @@ def made(folder: Path) -> list[Program]:
         16,
     ]
     squad += ["--do_train", "--max_steps", 2]
-    heads = ["--num_of_heads", 3, "--joint_pruning"]
+    heads = ["--num_of_heads", 3, "--joint_pruning", "--use_ste"]
+    gates = ["--joint_pruning", "--pruning_lr", 0.1]
     for words, kind in ((glue, "glue"), (squad, "squad")):
-        for name, more in (("run_dsp", heads), ("run_voita", ["--joint_pruning"]), ("run_diff", [])):
+        for name, more in (("run_dsp", heads), ("run_voita", gates), ("run_diff", [])):
             found.append(
                 Program(f"{kind}/{name}", [*words, *more], _transformers(f"{kind}/{name}"), "--output_dir")
             )

@@ -14,7 +14,7 @@ from dsp_plugin.hf.programs.chassis.arguments import (
 )
 from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.hf.programs.chassis.tuning import TuningArguments
-from dsp_plugin.hf.programs.heads.methods import DSPArguments, PrunedArguments, VoitaArguments
+from dsp_plugin.hf.programs.heads.methods import DSPArguments, GateArguments, PrunedArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 
 METHODS = {
@@ -26,8 +26,8 @@ METHODS = {
 }
 
 
-def understood(words: list) -> dict:
-    """All options of a command line, after the checks that need no model."""
+def groups(words: list) -> list:
+    """All groups of options of a command line, after the checks that need no model."""
     data = SquadArguments if "/squad/" in words[0] else GlueArguments
     name, rest = words[0].split("/")[-1].removesuffix(".py"), words[1:]
     further = [] if name == "run_michel" else [ResultArguments, TrainingArguments]
@@ -35,4 +35,14 @@ def understood(words: list) -> dict:
     for group in found:
         if hasattr(group, "check"):
             group.check()
-    return {key: value for group in found for key, value in vars(group).items()}
+    return list(found)
+
+
+def understood(words: list) -> dict:
+    """All options of a command line, after the checks that need no model."""
+    return {key: value for group in groups(words) for key, value in vars(group).items()}
+
+
+def group_of(words: list) -> GateArguments:
+    """The method's own options of a command line of a method with gates."""
+    return next(group for group in groups(words) if isinstance(group, GateArguments))

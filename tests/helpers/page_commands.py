@@ -154,9 +154,7 @@ def transformers_options(script: str) -> set[str]:
 
 
 def _own_of_training() -> set[str]:
-    from dsp_plugin.mt.programs import common
-
-    return _long(common.own_options()) | {"traceback"}
+    return {"record_name", "method", "dry_run", "traceback"}
 
 
 def _own_of_generation() -> set[str]:

@@ -15,7 +15,10 @@ from dsp_plugin.records.record import load_record
 PROGRAMS = {
     "glue/run_glue": ([], f"{HEADS} of {HEADS}"),
     "glue/run_dsp": (["--num_of_heads", "3", "--joint_pruning", "--use_ste"], f"3 of {HEADS}"),
-    "glue/run_voita": (["--joint_pruning"], f"as many as the penalty leaves of {HEADS}"),
+    "glue/run_voita": (
+        ["--joint_pruning", "--pruning_lr", "0.1"],
+        f"as many as the penalty leaves of {HEADS}",
+    ),
     "glue/run_diff": (["--target_sparsity", "0.1"], f"{HEADS} of {HEADS}"),
     "glue/run_glue_diffpruning": ([], f"{HEADS} of {HEADS}"),
 }

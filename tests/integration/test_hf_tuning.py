@@ -136,6 +136,7 @@ def test_a_folder_of_other_things_is_not_tuned_into(folder, tmp_path):
 
 def test_records_names_and_the_dry_run(folder, capsys):
     words = [*mnli(folder), "--do_train", "--max_steps", 2, "--num_of_heads", 5, "--method", "mine"]
+    words += ["--pruning_lr", 0.1]
     words += ["--tune_epochs", 1, "--output_dir", folder / "voita", "--record_dir", folder / "records"]
     start("glue/run_voita", *words, "--dry_run")
     said = capsys.readouterr().out

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...options.errors import OptionError
 from ..budget import HeadBudget
+from ..methods.recipe import STARTS
 from .removal_order import ImportanceOf, ranking_of_removal, remove_stepwise, stops
 
 SAMPLES = 1000
@@ -18,6 +20,19 @@ SAMPLES = 1000
 
 MOST_STEPS = 12
 """Removals of a sweep that only gives a start, each of which works importance out anew."""
+
+
+def check_start(start: str | None, has_budget: bool) -> None:
+    """Check what the scores are to start from, None where that was not said.
+
+    Raises:
+        OptionError: it is not known, or importance where no number of heads says how far to sweep.
+    """
+    if start is not None and start not in STARTS:
+        raise OptionError("init_scores", f"must be one of {', '.join(STARTS)}, got {start!r}")
+    if start == "importance" and not has_budget:
+        reason = "importance needs a number of heads to keep: give {} or {}, or leave it at random"
+        raise OptionError("init_scores", reason, "num_of_heads", "heads_per_kind")
 
 
 def starting_ranking(importance_of: ImportanceOf, num_heads: int, budget: HeadBudget) -> Tensor:

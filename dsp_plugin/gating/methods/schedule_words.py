@@ -18,7 +18,7 @@ def schedule_in_words(
         updates: of the whole run, where the schedule was worked out from them.
         spelling: how an option is to be named.
     """
-    said = [_said(spelling(name), value) for name, value in found.items() if not _off(value)]
+    said = [_said(spelling(name), value) for name, value in found.items() if not is_off(value)]
     length = "" if updates is None else f", for {updates:,} updates"
     return f"schedule ({how}{length}): {', '.join(said)}"
 
@@ -29,5 +29,6 @@ def _said(name: str, value: Any) -> str:
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
-def _off(value: Any) -> bool:
-    return value is None or value is False  # and not 0, which is a number
+def is_off(value: Any) -> bool:
+    """Return whether an option was not given; 0 is a number like any other."""
+    return value is None or value is False

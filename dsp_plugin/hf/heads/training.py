@@ -9,6 +9,7 @@ trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[HeadGatesC
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class HeadGatesCallback(EpochOrder):
     Args:
         model: gated (`gate_heads`), the one the Trainer is given; any module around gated ones.
         note_every: note the heads that would be kept every so many updates, too, and not at evaluations only.
+        start: () -> scores [N] that the gates begin with, such as an `ImportanceStart`; called before the
+            first update of the choice of heads, when the warm-up is over.
 
     Attributes:
         history: (updates, keep as a list of N booleans) at every evaluation, in order. Also in `heads.jsonl`
@@ -59,7 +62,9 @@ class HeadGatesCallback(EpochOrder):
             `check_arguments`.
     """
 
-    def __init__(self, model: nn.Module, note_every: int | None = None):
+    def __init__(
+        self, model: nn.Module, note_every: int | None = None, start: Callable[[], Tensor] | None = None
+    ):
         switchboard = switchboard_of(model)
         if switchboard is None:
             raise ValueError("the model has no gates: gate_heads(model, gates) first")
@@ -68,7 +73,7 @@ class HeadGatesCallback(EpochOrder):
             raise ValueError(f"the heads can be noted every 1 or more updates, not every {note_every}")
         declare_mean_loss(model)
         self.switchboard: Switchboard = switchboard
-        self.note_every = note_every
+        self.note_every, self.start = note_every, start
         self.history: list[tuple[int, list[bool]]] = []
         self._training = False
         self._hooks: list[Any] = []
@@ -103,6 +108,9 @@ class HeadGatesCallback(EpochOrder):
         self._remove_hooks()
         self.switchboard.set_num_updates(state.global_step)
         self._best.forget(state)
+        # a function of the updates and of nothing else: a checkpoint from before this one update begins again
+        if self.start is not None and state.global_step == self.switchboard.warmup_updates:
+            self.switchboard.gates.begin_with(self.start())
         scores = self._scores()
         scaler = getattr(kwargs.get("optimizer"), "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()

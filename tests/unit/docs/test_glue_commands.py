@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from glue_command_lines import GlueArguments, understood
+from glue_command_lines import GlueArguments, group_of, understood
 
-from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 
 PUBLISHED = """
@@ -37,7 +36,10 @@ run_michel.py --data_dir data/MNLI/ --model_name_or_path output/ --task_name MNL
 """
 
 
-@pytest.mark.parametrize("line", PUBLISHED.replace("\\\n ", "").strip().splitlines())
+LINES = PUBLISHED.replace("\\\n ", "").strip().splitlines()
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_published_command_lines(line):
     words = shlex.split(line)
     found = understood(words)
@@ -50,21 +52,26 @@ def test_published_command_lines(line):
     assert found["num_of_heads"] == 12 if "num_of_heads" in line else True
 
 
-def test_defaults_are_those_of_the_papers():
-    dsp, voita = DSPArguments(), VoitaArguments()
-    assert (dsp.pruning_lr, dsp.annealing, dsp.initial_temperature, dsp.final_temperature) == (
-        0.5,
-        False,
-        1000.0,
-        1e-8,
-    )
-    assert (dsp.cooldown_steps, dsp.use_ste, dsp.joint_pruning) == (25000, False, False)
-    assert (voita.pruning_lr, voita.l0_penalty, voita.joint_pruning, voita.num_of_heads) == (
-        0.1,
-        None,
-        False,
-        None,
-    )
+# of each published line with a schedule: what it says, and what stands for the rest, as ever
+BY_HAND = {"pruning_warmup_updates": 0, "min_heads_per_block": 0, "heads_per_kind": None}
+BY_HAND |= {"pruning_schedule": "by hand", "init_scores": "random"}
+SUBSET = {"num_of_heads": 12, "pruning_lr": 0.5, "initial_temperature": 1000.0, "final_temperature": 1e-8}
+RESOLVED = [
+    {**SUBSET, "joint_pruning": True, "use_ste": False, "annealing": True, "cooldown_steps": 25000},
+    {**SUBSET, "joint_pruning": True, "use_ste": True, "annealing": False, "cooldown_steps": 25000},
+    {**SUBSET, "joint_pruning": False, "use_ste": False, "annealing": True, "cooldown_steps": 8333},
+    {"num_of_heads": None, "joint_pruning": True, "pruning_lr": 0.1, "l0_penalty": 0.0015},
+]
+
+
+@pytest.mark.parametrize("line, options", list(zip(LINES[1:5], RESOLVED)), ids=str)
+def test_a_published_command_line_means_what_it_meant(line, options):
+    group = group_of(shlex.split(line))
+    assert group.settings() == {**BY_HAND, **options}
+    assert {name: value for name, value in group.options.items() if name in options} == options
+
+
+def test_defaults_of_michel_and_of_the_data_are_those_of_the_papers():
     michel = MichelArguments(output_dir="out")
     assert (michel.num_of_heads, michel.exact_pruning, michel.batch_size) == (12, False, 32)
     assert GlueArguments().max_seq_length == 128

@@ -26,6 +26,7 @@ RUN_ELSEWHERE = {
     "adding-a-method.md": "tests/integration/test_worked_example.py",
     ("diff-pruning.md", "from dsp_plugin.diffs import"): "tests/unit/docs/test_diff_docs.py",
     ("hf.md", "import torch"): "below",
+    ("hf.md", "from dsp_plugin.hf import gate_heads, head_map_of"): "below",
     ("diff-packs.md", "from dsp_plugin.diffs.serving.bank"): "below",
     ("diff-packs.md", "bank = DiffBank(model)"): "below",
 }
@@ -152,6 +153,21 @@ def test_the_first_example_on_transformers(tmp_path, monkeypatch):
     monkeypatch.setattr(RelaxedSubset, "decided", property(lambda self: True))
     exec(block_of("hf.md", "import torch").replace("heads, 36,", "heads, 3,"), {})
     assert (tmp_path / "pruned" / "config.json").is_file()
+
+
+def test_the_example_of_a_schedule_that_is_worked_out(tmp_path, monkeypatch):
+    from hf_data import arguments, padded, sentences
+    from hf_models import tiny_model
+
+    from dsp_plugin.gating.methods import recipe
+    from dsp_plugin.hf import switchboard_of
+
+    monkeypatch.setattr(recipe, "LEAST_UPDATES", 6)
+    model, code = tiny_model("bert"), block_of("hf.md", "from dsp_plugin.hf import gate_heads, head_map_of")
+    names = {"model": model, "args": arguments(tmp_path, max_steps=6), "train_data": sentences(16)}
+    exec(code.replace("num_of_heads=36", "num_of_heads=3"), {**names, "collate": padded})
+    gates = switchboard_of(model).gates
+    assert int(gates.keep().sum()) == 3 and gates.decided
 
 
 def test_the_examples_of_packs(tmp_path, monkeypatch):

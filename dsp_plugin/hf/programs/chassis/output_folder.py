@@ -41,6 +41,9 @@ _OF_TRAINING = (
 _BY_CONTENT = ("model_files", "config_files", "tokenizer_files", "train_data")  # see `identity`
 # What settings.json did not say in earlier versions: only where it does, it is compared.
 _SAID_LATER = {*_OF_TRAINING, *_BY_CONTENT, "num_train_epochs", "examples_per_update", "mask"}
+_SAID_LATER |= {"pruning_schedule", "init_scores"}
+# What follows from the other settings and is noted only to be the same when a training goes on.
+WORKED_OUT = "worked_out"
 
 
 def starting_point(args: TrainingArguments, settings: dict[str, Any], overwrite: bool) -> str | None:
@@ -235,6 +238,7 @@ def _check_same(
     try:
         noted = read_json(path)
         names = [name for name in {**settings, **noted} if name in noted or name not in _SAID_LATER]
+        names = [name for name in names if name != WORKED_OUT]
         by_content = "model_files" in noted and "model_files" in settings
         if by_content or _is_same_name(noted.get("model"), settings.get("model")):
             names = [name for name in names if name != "model"]

@@ -113,6 +113,21 @@ class System:
             "Finetune it first."
         )
 
+    def work_out(self, model: PreTrainedModel, updates: int, noted: Mapping[str, Any]) -> dict[str, Any]:
+        """Work out what hangs on the length of the training, data being read, and say it.
+
+        Args:
+            updates: of the whole training.
+            noted: what was worked out where a training goes on, which holds; else empty.
+
+        Returns:
+            what is to be noted beside the settings, as JSON takes it.
+
+        Raises:
+            ValueError: the training is too short.
+        """
+        return {}
+
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """Make the Trainer of the loaded model, data being read: its optimizers, its callbacks."""
         declare_mean_loss(model)  # before the Trainer is made

@@ -30,7 +30,7 @@ from .dry_run import plan_of
 from .identity import identity_of
 from .log_levels import log_levels
 from .origin import check_checkpoint, check_lengths
-from .output_folder import STATE, NotedSettings, begin, starting_point, updates_of
+from .output_folder import STATE, WORKED_OUT, NotedSettings, begin, settings_of, starting_point, updates_of
 from .parsing import parse, say
 from .places import check_model_folder, check_space
 from .results import Outcome, Records
@@ -139,7 +139,12 @@ def _run(system: System, scratch: str = "") -> Outcome:
     if checkpoint is not None:
         check_checkpoint(checkpoint, model)
     _read_data(system, model)
-    updates = training_steps(args, len(task.train)) if args.do_train else 0
+    updates = 0
+    if args.do_train:
+        updates = training_steps(args, len(task.train))
+        noted = {} if checkpoint is None else settings_of(checkpoint).get(WORKED_OUT, {})
+        if found := system.work_out(model, updates, noted):
+            settings[WORKED_OUT] = found
     trainer = system.trainer(model)
     if args.do_train:
         trainer.add_callback(NotedSettings(settings))

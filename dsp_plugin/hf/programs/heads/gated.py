@@ -13,6 +13,7 @@ from ....records.plan import heads_that_stay
 from ...folders.model_heads import is_pruned
 from ...heads.gating import gate_heads, load_gating, switchboard_of
 from ...heads.layouts.locate import head_map_of
+from ...heads.schedules import start_of
 from ...heads.training import HeadGatesCallback, check_arguments, pruning_optimizers
 from ...trainer.mean_loss import declare_mean_loss
 from ...trainer.updates import training_steps
@@ -59,6 +60,7 @@ class HeadGatesSystem(System):
         super().__init__(setup)
         self.method, self.written = method, written
         self.writes = () if written.no_pruned else (PRUNED,)
+        self._new: list[str] = []  # names of the loaded model's weights that are random
 
     def check(self) -> None:
         super().check()
@@ -69,39 +71,55 @@ class HeadGatesSystem(System):
         return self.method.label()
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), **vars(self.method)}
+        return {**super().settings(), **self.method.settings()}
 
     def load(self) -> PreTrainedModel:
-        """Load the model and put its gates in."""
+        """Load the model and put its gates in, unless their schedule hangs on the length of the training."""
         setup, method = self.setup, self.method
         trains, name = setup.args.do_train, setup.model.model_name_or_path
-        model, self.tokenizer, new = load(setup.model, setup.task)
-        if new and not (trains and method.joint_pruning):
+        model, self.tokenizer, self._new = load(setup.model, setup.task)
+        if self._new and not (trains and method.joint_pruning):
             why = " and stay random, because without --joint_pruning only the choice of heads is learned"
-            self.say_untrained(new, why if trains else "")
+            self.say_untrained(self._new, why if trains else "")
         if not self.written.no_pruned:
             check_prunable(model, setup.model)
+        heads = head_map_of(model)
         if not trains:
-            method.adopt(settings_of(name))
-        gate_heads(model, method.build(head_map_of(model)), method.pruning_warmup_updates)
+            method.adopt(settings_of(name), heads)
+        if trains and method.schedule == "auto":
+            method.budget(heads)  # a number of heads that cannot be is refused before the data are read
+            return model
+        self._gate(model)
         if not trains:
             load_gating(model, name)
         return model
 
+    def work_out(self, model: PreTrainedModel, updates: int, noted: Mapping[str, Any]) -> dict[str, Any]:
+        """Put in the gates whose schedule hangs on the length of the training."""
+        for line in self.method.work_out(model, updates, noted):
+            say(line)
+        if self.method.schedule == "auto":
+            self._gate(model)
+        return self.method.worked_out
+
     def trainer(self, model: PreTrainedModel) -> Trainer:
         setup, method, args = self.setup, self.method, self.setup.args
+        options = method.options
         declare_mean_loss(model)  # before the Trainer is made
         model.to(args.device)  # before the optimizer looks at its weights
         more: dict[str, Any] = {}
-        every = None
+        every = start = None
         if args.do_train:
             updates = training_steps(args, len(setup.task.train))
             for warning in method.warnings(updates) if setup.is_main else ():
                 say(warning)
-            rate, joint = method.pruning_lr, method.joint_pruning
+            rate, joint = options.get("pruning_lr"), method.joint_pruning
             more["optimizers"] = pruning_optimizers(model, args, updates, rate, joint)
             every = max(1, updates // NOTED_MOMENTS)
-        more["callbacks"] = [HeadGatesCallback(model, every)]
+            if not setup.results.dry_run:
+                data, size = setup.task.train, args.per_device_train_batch_size
+                start = start_of(options, model, data, setup.task.collate, size, args.seed)
+        more["callbacks"] = [HeadGatesCallback(model, every, start)]
         if self.written.intermediate_masks:
             more["callbacks"].append(IntermediateMasks(model))
         return self.stock_trainer(model, **more)
@@ -115,7 +133,7 @@ class HeadGatesSystem(System):
         return f"pruned-{self.method_name()}" if is_pruned(model) else self.method_name()
 
     def training_figures(self) -> dict[str, Any]:
-        return {"history": read_history(self.setup.args.output_dir)}
+        return {"history": read_history(self.setup.args.output_dir), **self.method.figures()}
 
     def finish(
         self, model: PreTrainedModel, heads: Mapping[str, Any] | None, parameters: Mapping[str, int]
@@ -128,3 +146,21 @@ class HeadGatesSystem(System):
         say_heads(heads)
         for remark in self.method.remarks(switchboard_of(model).gates):
             say(remark)
+
+    def _gate(self, model: PreTrainedModel) -> None:
+        """Put the gates in.
+
+        Raises:
+            ValueError: a budget that the model's heads cannot meet; importance of heads in a model that has
+                not learned its task yet.
+        """
+        method, options = self.method, self.method.options
+        warmup, important = options["pruning_warmup_updates"], options["init_scores"] == "importance"
+        if self._new and method.joint_pruning and important and not warmup and self.setup.args.do_train:
+            raise OptionError(
+                "init_scores",
+                f"importance says nothing before the first update: {', '.join(self._new[:3])} are new and "
+                "random. Let the model learn first, by {}, or take random",
+                "pruning_warmup_updates",
+            )
+        gate_heads(model, method.build(head_map_of(model)), warmup)

@@ -1,20 +1,29 @@
 """The pruning methods as groups of options: what they check, which gates they make, what they tell the user.
 
-Defaults are those of the papers' BERT programs.
+An option of the schedule that is None was not given: `options` has what stands for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from ....gating import BudgetOptions, ConcreteGates, HeadBudget, HeadMap, SubsetOptions
+from ....gating import BudgetOptions, ConcreteGates, HeadBudget, HeadMap, SubsetOptions, schedule_of
+from ....gating.importance.start import check_start
 from ....gating.methods.advice import closed_heads
+from ....gating.methods.concrete import OPEN_COST
+from ....gating.methods.schedule_words import is_off, schedule_in_words
 from ....options.errors import OptionError, underscored
+from ...heads.schedules import BY_HAND, constants_of, work_out
 from ..chassis.arguments import option
+from ..chassis.output_folder import WORKED_OUT
+
+_TEMPERATURES = ("initial_temperature", "final_temperature", "cooldown_steps")  # straight-through has none
 
 
 @dataclass
@@ -29,17 +38,18 @@ class GateArguments:
         "the choice is learned, on a model that was trained before (pipelined)",
         False,
     )
-    pruning_warmup_updates: Annotated[int, "amount"] = option(
+    pruning_warmup_updates: Annotated[int | None, "amount"] = option(
         "train with all heads open for so many updates before the choice of heads starts; a cool-down counts "
-        "from there",
-        0,
+        "from there; default: worked out (auto), else 0"
     )
     heads_per_kind: str | None = option(
         "heads to keep of each kind of attention instead of K in all: encoder-self=20,decoder-cross=10,..."
     )
-    min_heads_per_block: Annotated[int, "amount"] = option(
-        "heads that every attention block keeps at least, within the budget", 0
+    min_heads_per_block: Annotated[int | None, "amount"] = option(
+        "heads that every attention block keeps at least, within the budget; default: worked out (auto), "
+        "else 0"
     )
+    worked_out: dict[str, Any] = field(default_factory=dict, init=False)
 
     # a method whose scores have a learning rate of their own has it as an option
     pruning_lr: ClassVar[float | None] = None
@@ -62,45 +72,159 @@ class GateArguments:
         """Return what a user should know after it."""
         return []
 
-    def adopt(self, settings: Mapping[str, Any]) -> None:
-        """Take what names a model that is only scored, and its figures, from its training's settings."""
-        if str(settings.get("method", "")).split("-")[0] == self.label().split("-")[0]:
-            for name in self._of_training:
-                setattr(self, name, settings.get(name, getattr(self, name)))
+    def adopt(self, settings: Mapping[str, Any], head_map: HeadMap) -> None:
+        """Take what names a model that is only scored, and its figures, from its training's settings.
+
+        A minimum that was worked out for its heads is taken, too, where the budget has room for it.
+        """
+        if str(settings.get("method", "")).split("-")[0] != self.label().split("-")[0]:
+            return
+        noted = {**settings, **settings.get(WORKED_OUT, {})}
+        for name in self._of_training:
+            setattr(self, name, noted.get(name, getattr(self, name)))
+        minimum = settings.get(WORKED_OUT, {}).get("min_heads_per_block")
+        if minimum and self.min_heads_per_block is None:
+            with contextlib.suppress(OptionError):
+                BudgetOptions.of({**self.options, "min_heads_per_block": minimum}).budget(head_map)
+                self.min_heads_per_block = minimum
+
+    @property
+    def schedule(self) -> str:
+        """How the schedule is found, see `schedule_of`."""
+        return "by hand"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All options as they were asked for; None, and False of a flag, where they were not."""
+        return {name: value for name, value in vars(self).items() if name != "worked_out"}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options, with what stands for those that were not asked for."""
+        given = {name: value for name, value in self.asked.items() if not is_off(value)}
+        return {**self.asked, **self.constants(), **self.worked_out, **given}
+
+    def constants(self) -> dict[str, Any]:
+        """Return what stands for options that were not asked for, unless it is worked out."""
+        return dict(BY_HAND)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's part of what must not change between the start of a training and its resume."""
+        return self.options
+
+    def work_out(self, model: PreTrainedModel, updates: int, noted: Mapping[str, Any]) -> list[str]:
+        """Fill in `worked_out` for a training of so many updates, where the options leave something open.
+
+        Args:
+            noted: what was worked out when the training began, which holds; else empty.
+
+        Returns:
+            what to tell the user.
+
+        Raises:
+            OptionError: the training is too short.
+        """
+        return []
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the record of a training says of the method."""
+        return {}
 
     @property
     def has_budget(self) -> bool:
         """Whether the options say how many heads are to stay."""
-        return BudgetOptions.of(vars(self)).given
+        return BudgetOptions.of(self.options).given
 
     def check(self) -> None:
         """Raise a ValueError naming options that exclude each other; numbers are `option_checks`'."""
-        BudgetOptions.of(vars(self)).check()
+        BudgetOptions.of(self.options).check()
 
     def budget(self, head_map: HeadMap) -> HeadBudget | None:
         """Return the budget of exactly so many heads; None where no number was given."""
-        return BudgetOptions.of(vars(self)).budget(head_map)
+        return BudgetOptions.of(self.options).budget(head_map)
 
 
 @dataclass
-class DSPArguments(GateArguments):
+class ScheduledArguments(GateArguments):
+    """What a method takes whose schedule is by hand, published or worked out."""
+
+    pruning_schedule: str | None = option(
+        "auto: the options of the schedule are worked out from the length of the training, and told when it "
+        "begins; published: they are the paper's, where not given; default: auto where none of them is given"
+    )
+    init_scores: str | None = option(
+        "what the scores start from, when the choice of heads does: importance (of the heads, on the "
+        "training set) or random; default: worked out (auto), else random"
+    )
+
+    _of: ClassVar[str] = ""  # the method, as `Setting` has it
+
+    @property
+    def schedule(self) -> str:
+        return schedule_of(self.asked)
+
+    def constants(self) -> dict[str, Any]:
+        return constants_of(self._of, self.schedule, self.joint_pruning, bool(self.asked.get("use_ste")))
+
+    def settings(self) -> dict[str, Any]:
+        found = self.asked if self.schedule == "auto" else self.options
+        return {**found, "pruning_schedule": self.schedule}
+
+    def work_out(self, model: PreTrainedModel, updates: int, noted: Mapping[str, Any]) -> list[str]:
+        how, asked = self.schedule, self.asked
+        if how == "by hand":
+            return []
+        if how == "published":
+            return [schedule_in_words(how, self._shown(), spelling=self._spelled)]
+        names = ("num_of_heads", "heads_per_kind", "use_ste")
+        budget = {name: asked[name] for name in names if name in asked}
+        found = noted or work_out(model, updates, self.joint_pruning, method=self._of, **budget)
+        self.worked_out = {name: value for name, value in found.items() if is_off(asked.get(name))}
+        how += ", as noted" if noted else ""
+        return [schedule_in_words(how, self._shown(), updates, self._spelled)]
+
+    def figures(self) -> dict[str, Any]:
+        return {"schedule": {"how": self.schedule, **self._shown()}}
+
+    def check(self) -> None:
+        super().check()
+        check_start(self.init_scores, self.has_budget)
+
+    def _shown(self) -> dict[str, Any]:
+        """Return the options of the schedule that have a say."""
+        options = self.options
+        beside = ("annealing", "use_ste", "min_heads_per_block", "init_scores")
+        names = [*(self.worked_out if self.schedule == "auto" else self.constants()), *beside]
+        unused = _TEMPERATURES if options.get("use_ste") else ()
+        return {name: options[name] for name in names if name in options and name not in unused}
+
+    def _spelled(self, name: str) -> str:
+        return name if name in self.asked else name.replace("_", " ")
+
+
+@dataclass
+class DSPArguments(ScheduledArguments):
     """Differentiable subset pruning (Li, Cotterell and Sachan, 2021)."""
 
-    pruning_lr: Annotated[float, "positive"] = option(
-        "learning rate of the head scores, by the model's schedule", 0.5
+    pruning_lr: Annotated[float | None, "positive"] = option(
+        "learning rate of the head scores, by the model's schedule; default: worked out (auto), else 0.5"
     )
     use_ste: bool = option("straight-through: hard top-K forward, identity backward; no temperature", False)
     annealing: bool = option(
         "cool the sampler from --initial_temperature to --final_temperature over --cooldown_steps", False
     )
-    initial_temperature: Annotated[float, "temperature"] = option(
-        "temperature of the sampler at the start", 1000.0
+    initial_temperature: Annotated[float | None, "temperature"] = option(
+        "temperature of the sampler at the start; default: worked out (auto), else 1000"
     )
-    final_temperature: Annotated[float, "temperature"] = option(
-        "temperature at the end of the cool-down, and throughout without --annealing", 1e-8
+    final_temperature: Annotated[float | None, "temperature"] = option(
+        "temperature at the end of the cool-down, and throughout without --annealing; default: worked out "
+        "(auto), else 1e-8"
     )
-    cooldown_steps: Annotated[int, "amount"] = option("updates of the cool-down", 25000)
+    cooldown_steps: Annotated[int | None, "amount"] = option(
+        "updates of the cool-down; default: worked out (auto), else 25000 (published, pipelined: 8333)"
+    )
 
+    _of: ClassVar[str] = "dsp"
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste")
 
     def label(self) -> str:
@@ -111,48 +235,48 @@ class DSPArguments(GateArguments):
     def check(self) -> None:
         if not self.has_budget:
             raise OptionError("num_of_heads", "K, the number of heads to keep, is missing")
-        SubsetOptions.of(vars(self)).check()
+        self.subset().check()
         super().check()
-        SubsetOptions.of(vars(self)).cooling()
+        self.subset().cooling()
+
+    def subset(self) -> SubsetOptions:
+        """Return the sampler's options."""
+        return SubsetOptions.of(self.options)
 
     def build(self, head_map: HeadMap) -> nn.Module:
-        return SubsetOptions.of(vars(self)).gates(head_map, self.budget(head_map))
+        return self.subset().gates(head_map, self.budget(head_map))
 
     def warnings(self, updates: int) -> list[str]:
-        return SubsetOptions.of(vars(self)).warnings(updates, underscored)
-
-
-# What all heads open cost under Voita's penalty where no lambda is given. A fixed lambda is dearer the more
-# heads there are, and with the published 0.0015 no gate of a small model (72 heads) stays open on a small
-# task.
-OPEN_COST = 0.02
+        return self.subset().warnings(updates, underscored)
 
 
 @dataclass
-class VoitaArguments(GateArguments):
+class VoitaArguments(ScheduledArguments):
     """Stretched concrete gates under an L0 penalty (Voita et al., 2019)."""
 
     num_of_heads: Annotated[int | None, "amount"] = option(
         "K: keep exactly the K heads with the largest log_a; without it the penalty alone decides how many "
         "stay"
     )
-    pruning_lr: Annotated[float, "positive"] = option(
-        "learning rate of the gates, by the model's schedule", 0.1
+    pruning_lr: Annotated[float | None, "positive"] = option(
+        "learning rate of the gates, by the model's schedule; default: worked out (auto), else 0.1"
     )
     l0_penalty: Annotated[float | None, "non-negative"] = option(
-        "lambda, the price of an open head, added to the mean loss; default: 0.02 / N, so that all N heads "
-        "of the model cost 0.02"
+        "lambda, the price of an open head, added to the mean loss; default: worked out (auto), 0.0015 "
+        "(published), else 0.02 / N, so that all N heads of the model cost 0.02"
     )
 
+    _of: ClassVar[str] = "voita"
     _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty")
 
     def label(self) -> str:
         return "voita-joint" if self.joint_pruning else "voita-pipelined"
 
     def build(self, head_map: HeadMap) -> nn.Module:
-        if self.l0_penalty is None:
-            self.l0_penalty = OPEN_COST / max(1, head_map.num_heads)
-        return ConcreteGates(head_map, self.budget(head_map), self.l0_penalty)
+        price = self.options["l0_penalty"]
+        if price is None:
+            price = OPEN_COST / max(1, head_map.num_heads)
+        return ConcreteGates(head_map, self.budget(head_map), price)
 
     def remarks(self, gates: nn.Module) -> list[str]:
         return closed_heads(gates, underscored)
