@@ -34,7 +34,8 @@ multi30k)
     ARCH=${ARCH:-transformer_multi30k}
     MAX_UPDATE=${MAX_UPDATE:-1600} MAX_TOKENS=${MAX_TOKENS:-2048}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-2}
-    RECIPE=(--share-all-embeddings --lr 3e-3 --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
+    LR=3e-3
+    RECIPE=(--share-all-embeddings --lr "$LR" --warmup-updates 500 --dropout 0.2 --max-update "$MAX_UPDATE")
     PIPELINED_UPDATES=${PIPELINED_UPDATES:-390}
     short_run
     SUBSETS=${SUBSETS:-test test1}      # test_2016_flickr, test_2017_flickr
@@ -43,7 +44,8 @@ embedded)
     ARCH=${ARCH:-transformer_multi30k_small}
     MAX_UPDATE=${MAX_UPDATE:-700} MAX_TOKENS=${MAX_TOKENS:-2048}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-3}
-    RECIPE=(--share-decoder-input-output-embed --lr 4e-3 --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
+    LR=4e-3
+    RECIPE=(--share-decoder-input-output-embed --lr "$LR" --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
     PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
     # cross-attention is quick to learn here, so the choice need not wait; few heads want --min-heads-per-block 1
     PRUNING_LR=${PRUNING_LR:-0.5} WARMUP=${WARMUP:-0} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 3 / 10))}
@@ -54,7 +56,8 @@ iwslt14)                                # the recipe of the paper
     ARCH=${ARCH:-transformer_iwslt_de_en}
     MAX_UPDATE=${MAX_UPDATE:-0}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-1}
-    RECIPE=(--share-decoder-input-output-embed --lr 5e-4 --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001
+    LR=5e-4
+    RECIPE=(--share-decoder-input-output-embed --lr "$LR" --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001
         --max-epoch 60 --max-update "$MAX_UPDATE")
     PRUNING_LR=${PRUNING_LR:-0.2} COOLDOWN=${COOLDOWN:-15000} PIPELINED_UPDATES=${PIPELINED_UPDATES:-1100}
     T0=${T0:-0.1} TF=${TF:-1e-8} WARMUP=${WARMUP:-0}
@@ -155,14 +158,16 @@ remove_heads() {
     tune_pruned "$1"
 }
 
-# Tuning after pruning: what was removed stays removed.
+# Tuning after pruning: what was removed stays removed. The schedule is that of run_dsp.py --tune-updates: up to TUNE_LR, by
+# default a third of the training's rate, then linearly down to 0.
 tune_pruned() {
     [[ ${TUNE_UPDATES:-0} -gt 0 ]] || return 0
-    local pruned=$SAVE_DIR/checkpoint_pruned.pt
+    local pruned=$SAVE_DIR/checkpoint_pruned.pt schedule
     (
         SAVE_DIR=$SAVE_DIR/tuned TRAIN_PROGRAM=run_dsp.py DOING=tune
-        train_model --finetune-from-model "$pruned" --lr "${TUNE_LR:-1e-3}" --warmup-updates 50 \
-            --max-update "$TUNE_UPDATES" --validate-interval 1 --max-epoch 0
+        schedule=$("$PYTHON" -m dsp_plugin.mt.programs.tuning_schedule "$TUNE_UPDATES" "$LR" ${TUNE_LR:+"$TUNE_LR"})
+        # shellcheck disable=SC2086
+        train_model --finetune-from-model "$pruned" --validate-interval 1 $schedule
         score_model "$SAVE_DIR/checkpoint_best.pt" "$1-tuned" -tuned
     )
 }

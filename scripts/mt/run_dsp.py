@@ -14,6 +14,9 @@ Takes fairseq-train's options and DSP's own:
 again, the same command goes on from its own last checkpoint. At the end: the kept heads, and
 results.json in --save-dir.
 
+With --tune-updates N the same command then takes the dead heads out and trains the smaller model on for N
+updates, in --save-dir/tuned.
+
   python scripts/mt/run_dsp.py data-bin/ --arch transformer_iwslt_de_en ... --num-of-heads 4 \\
     --joint-pruning --annealing
 """

@@ -13,6 +13,9 @@ Takes fairseq-train's options and Voita's own:
 again, the same command goes on from its own last checkpoint. At the end: how many heads LAMBDA has
 left open, which, and results.json in --save-dir.
 
+With --tune-updates N the same command then takes the dead heads out and trains the smaller model on for N
+updates, in --save-dir/tuned.
+
   python scripts/mt/run_voita.py data-bin/ --arch transformer_iwslt_de_en ... --l0-penalty 200
 """
 

@@ -154,7 +154,9 @@ def transformers_options(script: str) -> set[str]:
 
 
 def _own_of_training() -> set[str]:
-    return {"record_name", "method", "dry_run", "traceback"}
+    from dsp_plugin.mt.programs import common
+
+    return _long(common.own_options()) | {"traceback"}
 
 
 def _own_of_generation() -> set[str]:

@@ -475,10 +475,10 @@ def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypa
 def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
     """Stage 1 removed and trained once more with another lambda, the folder of the density left as it was."""
     from dsp_plugin.mt.programs.diff import run_diff
-    from dsp_plugin.mt.programs.diff_stages import Training
+    from dsp_plugin.mt.programs.stages import Training
 
-    noted = Training._noted
-    monkeypatch.setattr(Training, "_noted", lambda self: None if self.folder.endswith("1st") else noted(self))
+    noted = Training.noted
+    monkeypatch.setattr(Training, "noted", lambda self: None if self.folder.endswith("1st") else noted(self))
     monkeypatch.setattr(Training, "run", lambda *_: None)
     words = [str(word) for word in done[1]]
     with pytest.raises(

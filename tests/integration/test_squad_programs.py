@@ -141,3 +141,13 @@ def test_a_wrong_answer_is_named_by_its_place(folder, tmp_path):
     words = ["--do_train", "--train_file", tmp_path / "train.json", "--output_dir", tmp_path / "out"]
     with pytest.raises(SystemExit, match=r"data\[1\]\.paragraphs\[0\]\.qas\[2\]"):
         start("squad/run_squad", *squad(folder), *words)
+
+
+def test_what_voita_leaves_is_tuned_in_the_same_command(folder):
+    words = ["--do_train", "--do_eval", "--num_of_heads", 2, "--joint_pruning", "--tune_epochs", 0.5]
+    found = start("squad/run_voita", *squad(folder), *words, "--output_dir", folder / "tuned-voita/")
+    tuned = folder / "tuned-voita" / "tuned"
+    record = load_record(tuned / "dev" / "results.json")
+    assert (record.method, record.heads["kept"]) == ("voita-joint-tuned", 2)
+    assert record.metric("f1", "dev-v1.1").value == pytest.approx(found["dev"]["eval_f1"])
+    assert (tuned / "predictions.json").is_file()

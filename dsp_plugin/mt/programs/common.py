@@ -9,8 +9,15 @@ from .refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
-RECORD_HELP = """
+OWN_HELP = """
 Options of this program:
+  --tune-updates N
+      at the end take the dead heads out of the checkpoint that the training is judged by, into
+      SAVE_DIR/checkpoint_pruned.pt, and train that smaller model on for N updates in SAVE_DIR/tuned; without
+      a pruning option the unpruned model is trained on alike, the baseline that is tuned as long
+  --tune-lr
+      highest learning rate of the tuning (default: a third of --lr); it rises for a tenth of N and then falls
+      linearly to 0
   --record-name
       name of the setting in results.json (default: the name of --save-dir)
   --method
@@ -19,6 +26,15 @@ Options of this program:
       say what would train, for how long and how many bytes, after a few real updates in memory; write nothing
   --traceback
       show all that led to an error"""
+
+
+def own_options() -> OwnOptions:
+    """Return a parser of the options that a training program adds to fairseq-train's."""
+    parser = OwnOptions("--record-name", "--method")
+    for name in ("--tune-updates", "--tune-lr"):
+        parser.add_argument(name, "--" + name[2:].replace("-", "_"))
+    parser.flag("--dry-run", "say what would train; write nothing")
+    return parser
 
 
 def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
@@ -35,19 +51,27 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
 
     from .dry_run import dry_run
     from .launch import method_options, options_help, train
+    from .stages import say
+    from .tuning import Tuning, schedule_of
 
     if asks_for_help(argv):
-        print(doc + "\n" + options_help(method) + RECORD_HELP + "\n\nfairseq-train's options:")
+        print(doc + "\n" + options_help(method) + OWN_HELP + "\n\nfairseq-train's options:")
 
     def main(argv: list[str]) -> None:
-        parser = OwnOptions("--record-name", "--method")
-        parser.flag("--dry-run", "say what would train; write nothing")
-        own, rest = parser.split(argv)
+        own, rest = own_options().split(argv)
         options = method_options(rest, method)
+        schedule = schedule_of(own, options, rest)
+        tuning = None if schedule is None else Tuning(options, schedule, method)
+        if tuning is not None:
+            tuning.check()
         if own.dry_run:
             dry_run(options)
-        else:
-            train(options, own.method, own.record_name)
+            if schedule is not None:
+                say(f"dry run: then the dead heads, if any, are removed, and tuning: {schedule}")
+            return
+        train(options, own.method, own.record_name)
+        if tuning is not None:
+            tuning.run()
 
     run_program(main, argv)
 

@@ -15,9 +15,10 @@ from ..diffs.base import read_base, starts_elsewhere
 from ..diffs.optimizers import grouping_of
 from ..diffs.packs import Projection
 from .argv import OwnOptions, value
-from .diff_stages import Share, Training, say, unprojected_figures, validation_of
+from .diff_stages import Share, unprojected_figures
 from .dry_run import dry_run
 from .launch import arch_of, renamed, training_options, training_parser, with_choice
+from .stages import Training, say, validation_of
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _OURS = {

@@ -1,33 +1,19 @@
-"""The stages of diff pruning on fairseq, each in a folder of its own: one that is done is skipped, one that
-was stopped goes on, one of other settings is refused.
-"""
+"""The stages of diff pruning on fairseq, each in a folder of its own: what happens between the trainings."""
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...diffs import DiffPack
 from ...diffs.packs.summary import pack_label, record_figures
-from ...records.files.sealed import read_json, write_json
-from ...records.files.whole import check_folder
-from ...records.record import load_record
 from ...records.settings import other_settings, refusal
-from ..checkpoints.checkpoint import load_checkpoint
 from ..diffs.base import BaseCheckpoint
 from ..diffs.packs import Projection, read_trained, write_pack
-from ..patches import forget_best_score
-from ..training.option_checks import check_options
-from ..training.same_command import difference, settings_of
-from .launch import train, training_options
-from .training_results import result_of, summarise_training
+from .stages import Training, validation_of
+from .training_results import result_of
 
-_SETTINGS = "settings.json"
 # of a mask's projection: part -> option
 _PROJECTED_BY = {
     "density": "--target-sparsity",
@@ -36,81 +22,6 @@ _PROJECTED_BY = {
 }
 # in a mask's configuration, the fingerprint of the training it was projected from
 _STAGE1 = "stage1_settings"
-
-
-@dataclass
-class Training:
-    """One of the trainings, stage 1 or a stage 3.
-
-    Attributes:
-        options: of fairseq-train; their --save-dir is the stage's folder.
-        settings: of the options, those that the result depends on; known once `check` has looked at them.
-    """
-
-    options: argparse.Namespace
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> str:
-        return self.options.save_dir
-
-    def check(self) -> None:
-        """Look at all options, and compare them with those that the folder was started with.
-
-        Raises:
-            ValueError: options that cannot be; the folder holds a training with other settings.
-        """
-        check_options(self.options)
-        check_folder("--save-dir", self.folder)
-        self.settings = settings_of(self.options)
-        noted = self._noted()
-        if isinstance(noted, list):  # of an earlier version: the words as they were written
-            noted = settings_of(training_options([*noted, "--save-dir", self.folder]))
-        if noted is not None:
-            differing = difference(noted, self.settings)
-            if differing:
-                raise refusal(f"{self.folder} holds a training", differing[:4], "name another --save-dir")
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the settings that the folder was started with."""
-        noted = self._noted() or self.settings
-        text = json.dumps(noted, sort_keys=isinstance(noted, dict))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def run(self, label: str, name: str, finished: Callable[[], dict[str, Any]]) -> None:
-        """Train, unless it is done.
-
-        Args:
-            label, name: of the method and of the setting, for the record.
-            finished: called at its end; what it returns goes into the record, too.
-        """
-        if os.path.isfile(os.path.join(self.folder, "results.json")):
-            say(f"{self.folder} is done")
-            return
-        path = os.path.join(self.folder, _SETTINGS)
-        if not os.path.isfile(path):
-            write_json(path, json.dumps({"settings": self.settings}) + "\n")
-        # killed after its last update: fairseq would make one more
-        if self._is_at_its_end():
-            summarise_training(self.folder, 0.0, label, name, finished)
-            return
-        forget_best_score()
-        train(self.options, label, name, finished)
-
-    def _is_at_its_end(self) -> bool:
-        """Whether the last checkpoint is that of the last update."""
-        last, updates = os.path.join(self.folder, "checkpoint_last.pt"), self.options.max_update
-        if not updates or not os.path.isfile(last):
-            return False
-        return load_checkpoint(last)["optimizer_history"][-1]["num_updates"] >= updates
-
-    def _noted(self) -> dict[str, Any] | list[str] | None:
-        """Return the folder's settings: by option, or as an earlier version's words; None without any."""
-        path = os.path.join(self.folder, _SETTINGS)
-        if not os.path.isfile(path):
-            return None
-        noted = read_json(path)
-        return noted.get("settings", noted.get("options")) if isinstance(noted, dict) else noted
 
 
 @dataclass
@@ -192,16 +103,3 @@ def unprojected_figures(folder: str, base: BaseCheckpoint) -> dict[str, Any]:
         "density": nonzeros / total,
         "method": trained.config["method"],
     }
-
-
-def validation_of(folder: str) -> str:
-    """Return what the record of a stage says of its validation."""
-    metrics = load_record(os.path.join(folder, "results.json")).metrics
-    return (
-        ", ".join(f"{metric.name} {metric.value:.4g} on {metric.subset}" for metric in metrics)
-        or "not validated"
-    )
-
-
-def say(text: str) -> None:
-    print(f"| {text}", flush=True)

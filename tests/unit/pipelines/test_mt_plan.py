@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline_runs import ROOT
 from pipelines.plans.mt import MTPlan
 
 STUB = """#!/usr/bin/env bash
+[[ $* != *tuning_schedule* ]] || exec PYTHON "$@"
 echo "$@" >>"$CALLS"
 while (($#)); do [[ $1 == --save-dir ]] && { mkdir -p "$2"; echo '{}' >"$2/results.json"; }; shift; done
 """
@@ -87,7 +89,7 @@ def test_the_steps_of_a_script_make_up_the_whole(script, tmp_path):
 
     def programs(name: str, *steps: str) -> list[str]:
         python, data = tmp_path / "python", tmp_path / "data-bin"
-        python.write_text(STUB)
+        python.write_text(STUB.replace("PYTHON", sys.executable))
         python.chmod(0o755)
         write(data / "dict.en.txt")
         settings = {
@@ -116,3 +118,8 @@ def test_the_steps_of_a_script_make_up_the_whole(script, tmp_path):
     steps = programs("steps", "train", "score", "prune", "tune", "score-tuned")
     assert len(whole) == {"joint": 5, "michel": 5, "unpruned": 2}[script]
     assert sorted(steps) == sorted(whole)
+    tuning = [line for line in whole if "/tuned " in line and "run_dsp.py" in line]
+    assert len(tuning) == (script != "unpruned")
+    # of multi30k: a third of its rate, and the options of what was trained before are overruled by later ones
+    wanted = "--lr 0.001 --lr-scheduler polynomial_decay --warmup-updates 0 --total-num-update 3"
+    assert all(wanted in line and line.index(wanted) > line.index("--lr 3e-3") for line in tuning)

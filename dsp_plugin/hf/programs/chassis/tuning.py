@@ -102,7 +102,7 @@ def train_and_tune(system: System, tuning: TuningArguments, source: str = "") ->
         if setup.is_main:
             _say_both(before, found, [before_folder, after.args.output_dir])
             folders = (one.results.record_dir or one.args.output_dir for one in (setup, after))
-            say(f"records: {', '.join(folders)}")
+            say(f"records: {', '.join(_place(folder, '') for folder in folders)}")
         return found
 
     found = run_system(system, tune)
