@@ -23,21 +23,38 @@ class RelaxedSubset(HeadScores):
 
     Args:
         temperature: maps the number of updates to T, e.g. `ExponentialCooling`.
+        noise: maps it to the scale of the Gumbel noise, e.g. `FallingNoise`; None: 1 throughout, as
+            published. At 0 the sample is a relaxed top K of the scores alone, so that a cold one is the
+            deployed mask.
     """
 
-    def __init__(self, head_map: HeadMap, budget: int | HeadBudget, temperature: Callable[[int], float]):
+    def __init__(
+        self,
+        head_map: HeadMap,
+        budget: int | HeadBudget,
+        temperature: Callable[[int], float],
+        noise: Callable[[int], float] | None = None,
+    ):
         super().__init__(head_map, budget)
         self.schedule = temperature
+        self.noise_schedule = noise
         self.temperature = temperature(0)
+        self.noise = 1.0 if noise is None else noise(0)
         self._last_sample: Tensor | None = None
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)
         self.temperature = self.schedule(num_updates)
+        if self.noise_schedule is not None:
+            self.noise = self.noise_schedule(num_updates)
 
     def follows_updates(self) -> bool:
         later = (self.num_updates + 10**power for power in range(8))
-        return any(self.schedule(updates) != self.temperature for updates in later)
+        known = self.temperature, self.noise
+        return any((self.schedule(updates), self._noise_at(updates)) != known for updates in later)
+
+    def _noise_at(self, num_updates: int) -> float:
+        return self.noise if self.noise_schedule is None else self.noise_schedule(num_updates)
 
     def sample(self) -> Tensor:
         """Draw gates [N] float32 that sum to K, with fresh Gumbel noise; a warm one can exceed 1.
@@ -45,7 +62,7 @@ class RelaxedSubset(HeadScores):
         One below `SMALLEST_GATE` is an exact zero. Its gradient is that of the sample before.
         """
         noise = gumbel_noise(self.scores.shape, device=self.scores.device)
-        gates = self.budget.relaxed(self.scores, self.temperature, noise).float()
+        gates = self.budget.relaxed(self.scores, self.temperature, self.noise * noise).float()
         # outside autograd, which keeps no copy of what `float` returns
         self._last_sample = gates.detach()
         self._last_sample.masked_fill_(self._last_sample < SMALLEST_GATE, 0.0)

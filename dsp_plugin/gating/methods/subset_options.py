@@ -10,7 +10,7 @@ from ...options.errors import OptionError, Spelling
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 from ..head_scores import HeadScores
-from ..sampling.schedule import ExponentialCooling, constant_temperature
+from ..sampling.schedule import ExponentialCooling, FallingNoise, constant_temperature
 from .advice import frozen_scores, unfinished_cooldown
 from .subset import RelaxedSubset, StraightThroughSubset
 
@@ -23,6 +23,8 @@ class SubsetOptions:
         use_ste: straight-through, without a temperature.
         annealing: cool from `initial_temperature` to `final_temperature` over `cooldown_steps` updates, from
             update `pruning_warmup_updates` on; without it the final temperature holds throughout.
+        final_noise: scale of the sampler's noise at the end of the cool-down, with which it falls from 1; the
+            published sampler's stays 1.
     """
 
     use_ste: bool
@@ -31,17 +33,23 @@ class SubsetOptions:
     final_temperature: float
     cooldown_steps: int
     pruning_warmup_updates: int = 0
+    final_noise: float = 1.0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> SubsetOptions:
-        """Take the sampler's options out of the method's."""
-        return cls(**{field.name: options[field.name] for field in fields(cls)})
+        """Take the sampler's options out of the method's; one that was not given has its default here."""
+        known = ((field.name, options.get(field.name)) for field in fields(cls))
+        return cls(**{name: value for name, value in known if value is not None})
 
     def check(self) -> None:
         """Raise an OptionError for two that exclude each other."""
         if self.use_ste and self.annealing:
             reason = "has no temperature: give either {} or {}"
             raise OptionError("use_ste", reason, "use_ste", "annealing")
+        if self.final_noise != 1.0 and not self.annealing:
+            reason = "is the noise at the end of a cool-down: give {}, too"
+            raise OptionError("final_noise", reason, "annealing")
+        self.noise()
 
     def cooling(self) -> ExponentialCooling:
         """Make the schedule of the temperature. Errors as `ExponentialCooling`."""
@@ -51,11 +59,17 @@ class SubsetOptions:
             self.initial_temperature, self.final_temperature, self.cooldown_steps, self.pruning_warmup_updates
         )
 
+    def noise(self) -> FallingNoise | None:
+        """Make the schedule of the noise; None where it stays. Errors as `FallingNoise`."""
+        if self.final_noise == 1.0:
+            return None
+        return FallingNoise(self.final_noise, self.cooldown_steps, self.pruning_warmup_updates)
+
     def gates(self, head_map: HeadMap, budget: HeadBudget) -> HeadScores:
         """Make the gates that keep to a budget."""
         if self.use_ste:
             return StraightThroughSubset(head_map, budget)
-        return RelaxedSubset(head_map, budget, self.cooling())
+        return RelaxedSubset(head_map, budget, self.cooling(), self.noise())
 
     def warnings(self, updates: int | None, spelling: Spelling) -> list[str]:
         """Say what to know before a training of so many updates; None where their number is not known."""

@@ -1,4 +1,4 @@
-"""Temperature of the relaxed sampler over training."""
+"""Temperature and noise of the relaxed sampler over training."""
 
 from __future__ import annotations
 
@@ -46,3 +46,29 @@ class ExponentialCooling:
 def constant_temperature(value: float) -> ExponentialCooling:
     """Return a schedule without annealing: the final temperature from the first update on."""
     return ExponentialCooling(initial=value, final=value, steps=0)
+
+
+@dataclass(frozen=True)
+class FallingNoise:
+    """A scale of the sampler's noise that falls in a straight line from 1 to `final` in `steps` updates.
+
+    1 before update `start`, which the steps count from. Like the temperature a function of the number of
+    updates alone.
+
+    Raises:
+        OptionError: a scale outside 0..1.
+    """
+
+    final: float
+    steps: int
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise OptionError("final_noise", f"must be in 0..1, got {self.final}")
+
+    def __call__(self, num_updates: int) -> float:
+        done = max(0, num_updates - self.start)
+        if done >= self.steps:
+            return self.final
+        return 1.0 - (1.0 - self.final) * done / self.steps
