@@ -31,6 +31,7 @@ _SUBSET = {
     "initial_temperature": 1000.0,
     "final_temperature": 1e-8,
     "cooldown_steps": 25000,
+    "final_noise": 1.0,
 }
 _CONCRETE = {"pruning_lr": 0.1, "l0_penalty": None}
 WIDTH = 1.0  # of scores that start from importance, where nothing else is worked out

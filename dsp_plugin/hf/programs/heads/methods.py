@@ -23,7 +23,8 @@ from ...heads.schedules import BY_HAND, constants_of, work_out
 from ..chassis.arguments import option
 from ..chassis.output_folder import WORKED_OUT
 
-_TEMPERATURES = ("initial_temperature", "final_temperature", "cooldown_steps")  # straight-through has none
+# straight-through has none
+_TEMPERATURES = ("initial_temperature", "final_temperature", "cooldown_steps", "final_noise")
 
 
 @dataclass
@@ -222,6 +223,10 @@ class DSPArguments(ScheduledArguments):
     )
     cooldown_steps: Annotated[int | None, "amount"] = option(
         "updates of the cool-down; default: worked out (auto), else 25000 (published, pipelined: 8333)"
+    )
+    final_noise: Annotated[float | None, "probability"] = option(
+        "scale of the sampler's noise at the end of the cool-down, 0..1: it falls with the temperature, at 0 "
+        "to the mask that is deployed; default: worked out (auto), else 1, as published"
     )
 
     _of: ClassVar[str] = "dsp"
