@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from dsp_plugin.diffs import project
 from dsp_plugin.hf import switchboard_of
 from dsp_plugin.hf.heads.importance import ExampleRanking, head_importance
+from dsp_plugin.hf.heads.importance_start import ImportanceStart
 from dsp_plugin.hf.heads.sweep import prune_by_importance
 from dsp_plugin.hf.heads.training import training_steps
 
@@ -91,6 +92,7 @@ def michel(folder: Path):
     return {
         "importance": head_importance(model, data, padded, 2, progress=False),
         "keep": [step["keep"] for step in steps],
+        "start": ImportanceStart(gated("relaxed", dropout=False), data, padded, batch_size=2)(),
     }
 
 

@@ -21,6 +21,7 @@ from hf_training import DATA, LAMBDA, K, QuietConcrete, expected_gradients, gate
 
 from dsp_plugin.diffs import DiffPack
 from dsp_plugin.hf.heads.importance import head_importance
+from dsp_plugin.hf.heads.importance_start import ImportanceStart
 from dsp_plugin.records.record import load_record
 
 TESTS = Path(__file__).resolve().parents[1] / "helpers"
@@ -107,6 +108,8 @@ def test_importance_is_that_of_one_process(ranks):
     alone = head_importance(tiny_model("bert"), sentences(9), padded, 2, progress=False)
     torch.testing.assert_close(one["importance"], alone, rtol=1e-12, atol=0)
     assert [sum(keep) for keep in one["keep"]] == [8, 5, 2, 0]
+    start = ImportanceStart(gated("relaxed", dropout=False), sentences(9), padded, batch_size=2)()
+    assert torch.equal(one["start"], other["start"]) and torch.equal(one["start"], start)
 
 
 def test_both_processes_end_with_the_same_diff(ranks, tmp_path):
