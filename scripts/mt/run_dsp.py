@@ -3,12 +3,19 @@
 
 Takes fairseq-train's options and DSP's own:
 
+  joint              --num-of-heads K --joint-pruning
+  pipelined          --num-of-heads K --finetune-from-model trained.pt
+                     (weights frozen, only the choice is learned)
+  straight-through   --num-of-heads K --joint-pruning --use-ste --pruning-schedule auto
+
+The schedule (rate, temperatures, cool-down ...) is worked out from --max-update or --max-epoch where none of
+its options is given, and told at the start. As published:
+
   joint, annealed    --num-of-heads K --joint-pruning --annealing --initial-temperature 0.1
                      --final-temperature 1e-8 --cooldown-steps 15000 --pruning-lr 0.2
   straight-through   --num-of-heads K --joint-pruning --use-ste
   pipelined          --num-of-heads K --annealing --cooldown-steps 250
                      --restore-file trained.pt --reset-optimizer
-                     (weights frozen, only the choice is learned)
 
 `--arch transformer_iwslt_de_en` and other stock names are taken as the plugin's gated ones. Started
 again, the same command goes on from its own last checkpoint. At the end: the kept heads, and

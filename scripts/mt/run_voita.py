@@ -3,11 +3,13 @@
 
 Takes fairseq-train's options and Voita's own:
 
-  joint              --l0-penalty LAMBDA        (the default where nothing to start from is given)
+  exactly K heads    --num-of-heads K           (those with the largest log_a; the rest is worked out from
+                                                --max-update or --max-epoch, and told at the start)
+  by lambda, joint   --l0-penalty LAMBDA        (the default where nothing to start from is given)
   pipelined          --l0-penalty LAMBDA --restore-file trained.pt --reset-optimizer
                                                              (weights frozen, only the gates are learned)
   from a trained model, weights and gates   the same with --joint-pruning
-  exactly K heads    --num-of-heads K in addition            (the K with the largest log_a)
+  both               --num-of-heads K --l0-penalty LAMBDA
 
 `--arch transformer_iwslt_de_en` and other stock names are taken as the plugin's gated ones. Started
 again, the same command goes on from its own last checkpoint. At the end: how many heads LAMBDA has

@@ -60,9 +60,10 @@ def build_stock(data: Path, **changes: object):
 
 
 def build_dsp(data: Path, **changes: object):
-    """`dsp_transformer`, tiny; joint pruning where heads are to be kept; (task, model)."""
+    """`dsp_transformer`, tiny; joint pruning by hand where heads are to be kept; (task, model)."""
     if "num_of_heads" in changes:
         changes.setdefault("joint_pruning", True)
+        changes.setdefault("pruning_lr", 0.2)
     return build(data, *TINY, arch="dsp_transformer", task="dsp_translation", **changes)
 
 

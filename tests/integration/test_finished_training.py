@@ -73,6 +73,8 @@ def test_run_dsp_sums_up_again(tiny_data, tmp_path):
         "--num-of-heads",
         6,
         "--joint-pruning",
+        "--pruning-lr",
+        0.2,
         "--max-update",
         3,
     ]

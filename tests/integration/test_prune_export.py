@@ -226,6 +226,7 @@ def test_finetuning_after_pruning(tiny_data, pruned, folder):
 
 def test_pruning_again(tiny_data, pruned, folder, capsys):
     options = [*PLUGIN, "--restore-file", pruned, "--reset-optimizer", "--num-of-heads", 2, "--joint-pruning"]
+    options += ["--pruning-lr", 0.2]
     again = train(tiny_data, folder / "again", *options)
     assert dsp("prune", again, "--out", folder / "twice.pt") == 0
     assert "2 of 24 kept (8.3%); 6 before this removal" in capsys.readouterr().out

@@ -27,6 +27,7 @@ from fairseq_training import (
 )
 
 from dsp_plugin.cli.main import main
+from dsp_plugin.gating.methods.recipe import LEAST_UPDATES
 from dsp_plugin.mt.translate.translate import load_model, translate, translation_task
 from dsp_plugin.records.kept_heads import mask_of
 
@@ -220,8 +221,13 @@ def test_two_processes_agree(tiny_data, tmp_path):
     "flags, message",
     [
         (
-            ["--num-of-heads", 3],
+            ["--num-of-heads", 3, "--pruning-lr", 0.1],
             "run_voita.py: error: --num-of-heads and --heads-per-kind need --l0-penalty LAMBDA",
+        ),
+        (
+            ["--num-of-heads", 3],
+            f"run_voita.py: error: --pruning-schedule auto needs {LEAST_UPDATES} updates at least, the "
+            "training has 1",
         ),
         (["--l0-penalty", "nan"], "run_voita.py: error: --l0-penalty nan: a finite number, 0 or more"),
         (
@@ -229,7 +235,7 @@ def test_two_processes_agree(tiny_data, tmp_path):
             "run_voita.py: error: --restore-file /nowhere/model.pt: no such file",
         ),
     ],
-    ids=["budget-alone", "nan", "no-such-file"],
+    ids=["budget-alone", "too-short", "nan", "no-such-file"],
 )
 def test_what_cannot_be_is_refused_in_one_line(tiny_data, tmp_path, flags, message):
     done = run_voita(tiny_data, tmp_path, *flags, "--max-update", 1)

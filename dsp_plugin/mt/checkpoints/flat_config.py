@@ -55,8 +55,12 @@ class GatedTransformerConfig(FlatTransformerConfig):
             "encoder-self=4,decoder-cross=4,decoder-self=1"
         },
     )
-    min_heads_per_block: int = field(
-        default=0, metadata={"help": "heads that every attention block keeps at least, within the budget"}
+    min_heads_per_block: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "heads that every attention block keeps at least, within the budget (default: worked out "
+            "where the schedule is, else 0)"
+        },
     )
     joint_pruning: bool = field(
         default=False,
@@ -65,16 +69,18 @@ class GatedTransformerConfig(FlatTransformerConfig):
             "--restore-file or --finetune-from-model gives them and only the scores learn (pipelined)"
         },
     )
-    pruning_lr: float = field(
-        default=0.2,
-        metadata={"help": "constant learning rate of the head scores, apart from --lr and its schedule"},
+    pruning_lr: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "constant learning rate of the head scores, apart from --lr and its schedule (default: "
+            "worked out where the schedule is, else 0.2)"
+        },
     )
-    pruning_warmup_updates: int = field(
-        default=0,
+    pruning_warmup_updates: Optional[int] = field(
+        default=None,
         metadata={
             "help": "train the model with all heads open for so many updates before the choice of heads "
-            "starts; "
-            "a cool-down counts from there"
+            "starts; a cool-down counts from there (default: worked out where the schedule is, else 0)"
         },
     )
     kept_heads: Optional[str] = field(
@@ -83,5 +89,34 @@ class GatedTransformerConfig(FlatTransformerConfig):
             "help": "record of head removal (JSON, block name to heads), written by 'dsp prune'; read "
             "from the "
             "checkpoint to restore, so there is no need to give it"
+        },
+    )
+
+
+@dataclass
+class ScheduledTransformerConfig(GatedTransformerConfig):
+    """What the models of methods that learn their scores take, too. None is an option that was not given."""
+
+    pruning_schedule: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "auto: what of the schedule is not given is worked out from the length of the run, "
+            "printed and recorded; published: the paper's numbers (default: auto where no option of the "
+            "schedule is given)"
+        },
+    )
+    init_scores: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "what the scores are when learning starts: importance, the ranking that a sweep down to "
+            "the budget makes on some training sentences, or random (default: worked out where the schedule "
+            "is, else random)"
+        },
+    )
+    derived_schedule: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "the schedule that was worked out (JSON), written by the program; read from the "
+            "checkpoint that a run goes on from, so there is no need to give it"
         },
     )

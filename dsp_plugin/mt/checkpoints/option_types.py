@@ -43,8 +43,10 @@ _RANGES = {
     },
     "label_smoothing": (0, 1),
 }
-_JSON = {"kept_heads": 2, "eval_bleu_args": 2, "eval_bleu_detok_args": 2}  # how deep
-_LARGEST_IN_JSON = 100_000  # a head's number, a beam
+# how deep
+_JSON = {"kept_heads": 2, "derived_schedule": 1, "eval_bleu_args": 2, "eval_bleu_detok_args": 2}
+_LARGEST_IN_JSON = {"derived_schedule": 10**12}  # numbers of updates
+_LARGEST_ELSE = 100_000  # a head's number, a beam
 # `eval`ed by fairseq's optimizers
 _TUPLES_OF_NUMBERS = ("adam_betas", "adamax_betas", "lamb_betas", "adafactor_eps")
 
@@ -122,9 +124,10 @@ def json_object(name: str, text: str, deepest: int) -> Any:
 
 def _check_members(name: str, table: dict[str, Any]) -> None:
     """Refuse members that are not numbers, texts or lists of these; of the record of heads, number lists."""
+    largest = _LARGEST_IN_JSON.get(name, _LARGEST_ELSE)
     for key, value in table.items():
         items = value if isinstance(value, list) else [value]
-        large = any(isinstance(item, (int, float)) and not abs(item) <= _LARGEST_IN_JSON for item in items)
+        large = any(isinstance(item, (int, float)) and not abs(item) <= largest for item in items)
         strange = any(isinstance(item, dict) for item in items)
         if name == "kept_heads":
             strange = not isinstance(value, list) or any(type(item) is not int for item in items)

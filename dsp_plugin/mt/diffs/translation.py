@@ -134,9 +134,9 @@ class DiffTranslationTask(GatedTranslationTask):
             check_same_sizes(self._base.path, sizes, options)
             sizes = {"kept_heads": sizes["kept_heads"]}
         # into the configuration itself, so that fairseq saves it with every checkpoint
-        for target in (cfg, options):
-            with open_dict(target):
-                target.update(sizes)
+        with open_dict(cfg):
+            cfg.update(sizes)
+        options.update(sizes)
         super().prepare(cfg, model_class, options)
 
     def optimizer_step(self, optimizer, model, update_num):

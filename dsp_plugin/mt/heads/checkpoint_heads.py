@@ -90,7 +90,7 @@ def random_scores(state: dict[str, Any]) -> Optional[str]:
     updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates")
     if updates is None:
         return None
-    warmup = model_options(state).get("pruning_warmup_updates") or 0
+    warmup = _options_of(state).get("pruning_warmup_updates") or 0
     if updates <= warmup:
         return (
             f"{updates} updates were made, {warmup} of them with all heads open"
@@ -98,6 +98,15 @@ def random_scores(state: dict[str, Any]) -> Optional[str]:
             else "no update was made"
         )
     return None
+
+
+def _options_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a checkpoint's model, with their values where it is one of ours."""
+    register()
+    options = model_options(state)
+    model_class = ARCH_MODEL_REGISTRY.get(options.get("_name") or options.get("arch"))
+    ours = model_class is not None and issubclass(model_class, GatedTransformerModel)
+    return model_class.with_defaults(options) if ours else options
 
 
 def model_of_checkpoint(state: dict[str, Any]) -> tuple[type[GatedTransformerModel], dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 import logging
 from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import Field
 from typing import Any, Optional
 
 from fairseq.models import (
@@ -16,11 +18,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ...gating import BudgetOptions, HeadBudget, HeadMap, Switchboard
+from ...gating.importance.start import check_start
 from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..training.option_checks import check_options, spelling_options
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
-from .new_training import check_training, host_advice, whole_training
+from .new_training import check_training, check_worked_out, host_advice, whole_training
+from .schedule import with_schedule
 from .score_adam import mark_scores
 
 logger = logging.getLogger(__name__)
@@ -43,6 +47,14 @@ class GatedTransformerModel(TransformerModelBase):
     gates_option = ("num_of_heads", "K, the number of heads to keep")
     """The option that has to be given to prune at all, and what it is."""
 
+    by_hand: Mapping[str, Any] = {
+        "pruning_lr": 0.2,
+        "pruning_warmup_updates": 0,
+        "min_heads_per_block": 0,
+        "init_scores": "random",
+    }
+    """Values of options that are not given, in a schedule by hand."""
+
     def __init__(self, cfg, encoder, decoder):
         super().__init__(cfg, encoder, decoder)
         self.gating: Optional[Switchboard] = None
@@ -60,6 +72,27 @@ class GatedTransformerModel(TransformerModelBase):
     def wants_gates(cls, options) -> bool:
         """Whether the options ask for pruning."""
         return BudgetOptions.of(options).given
+
+    @classmethod
+    def asks_for_gates(cls, options) -> bool:
+        """Whether options as they were given ask for pruning, once the schedule is worked out."""
+        return cls.wants_gates(options)
+
+    @classmethod
+    def published(cls, options) -> Mapping[str, Any]:
+        """Return the values of the paper that are not those of `by_hand`, for options as they were given."""
+        return {}
+
+    @classmethod
+    def as_options(
+        cls, found: dict[str, Any], head_map: HeadMap, batches: Callable[[], Any]
+    ) -> dict[str, Any]:
+        """Return what was worked out (`gating.derive`) as the model's options.
+
+        Args:
+            batches: returns fairseq's iterator over the training set.
+        """
+        return found
 
     @classmethod
     def freezes_weights(cls, options) -> bool:
@@ -107,9 +140,11 @@ class GatedTransformerModel(TransformerModelBase):
                 raise OptionError(f"{side}_layers_to_keep", reason + "and then looks for a text")
         if not cls.wants_gates(options):
             option, meaning = cls.gates_option
-            for name in ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates"):
-                if options[name]:
+            names = ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates", "pruning_schedule")
+            for name in names:
+                if options.get(name):
                     raise OptionError(name, f"needs {{}} {meaning}", option)
+        check_start(options.get("init_scores"), BudgetOptions.of(options).given)
         BudgetOptions.of(options).check()
 
     @classmethod
@@ -128,12 +163,25 @@ class GatedTransformerModel(TransformerModelBase):
         return []
 
     @classmethod
-    def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the options that a checkpoint of an earlier version does not have."""
+    def config_fields(cls) -> dict[str, Field]:
+        """Return the fields of the model's configuration."""
         name = next(name for name, model in MODEL_REGISTRY.items() if model is cls)
-        config = MODEL_DATACLASS_REGISTRY[name]()
-        own = set(config.__dataclass_fields__) - set(FlatTransformerConfig.__dataclass_fields__)
-        return {**{field: getattr(config, field) for field in own}, **options}
+        return MODEL_DATACLASS_REGISTRY[name].__dataclass_fields__
+
+    @classmethod
+    def as_given(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the model's options, those that were not given, or that are of a later version, at None."""
+        own = {
+            name: field.default
+            for name, field in cls.config_fields().items()
+            if name not in FlatTransformerConfig.__dataclass_fields__
+        }
+        return {**own, **options}
+
+    @classmethod
+    def with_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Give every option its value, those that were not given too; see `schedule.with_schedule`."""
+        return with_schedule(cls, cls.as_given(options))
 
     @classmethod
     @spelling_options()
@@ -144,9 +192,11 @@ class GatedTransformerModel(TransformerModelBase):
             ValueError: a budget outside the model's heads, options that exclude each other, a damaged
                 `kept_heads`; see `new_training.check_training`.
         """
-        flat = cls.with_defaults(OmegaConf.to_container(cfg, resolve=True))
+        given, whole = cls.as_given(OmegaConf.to_container(cfg, resolve=True)), whole_training(cfg)
+        flat = cls.with_defaults(given)
+        if whole is not None:
+            check_worked_out(cls, given)
         cls.check_options(flat)
-        whole = whole_training(cfg)
         if whole is not None:
             cls.check_training(whole, flat, task)
         stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}

@@ -4,11 +4,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from fairseq.dataclass.utils import merge_with_parent
-from fairseq.distributed.utils import is_master
+from fairseq import utils
+from fairseq.distributed.utils import get_data_parallel_world_size, is_master
 from fairseq.logging import metrics
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY as MODEL_NAME
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II, DictConfig, open_dict
 
@@ -18,9 +17,11 @@ from ..training.coverage import COVERAGE, Coverage, coverage_of, is_training_pas
 from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
 from ..training.finished import PATIENCE, finished, patience_now, restore_patience
 from ..training.option_checks import spelling_options
+from .derived_schedule import Start, all_options, settle_schedule
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
 from .new_training import starting_checkpoint
+from .score_start import ScoreStart
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,15 @@ class GatedTranslationTask(CheckedTranslationTask):
     What a training must have is checked by the model, which is built under any task (`new_training`).
     """
 
+    ranks_starts = True
+
     def __init__(self, cfg: GatedTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         self._is_master = False  # known once a training starts
         self.is_finished = False  # the training, when it is started once more
+        self.score_start: Optional[ScoreStart] = None  # None also once the scores have begun
         self._max_valid_steps: Optional[int] = None
+        self._loaded_early: Optional[tuple[str, bool]] = None  # (subset, combined), see `load_dataset`
         self._trained: list[Any] = []  # data sets
         self._coverage: Optional[Coverage] = None  # of the set that is evaluated
 
@@ -54,27 +59,27 @@ class GatedTranslationTask(CheckedTranslationTask):
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         with spelling_options():  # no decorator: fairseq looks for `from_checkpoint` in the signature
             if not from_checkpoint:
-                self._resume()
+                start = self._resume()
                 if model_class is not None and issubclass(model_class, GatedTransformerModel):
-                    # a YAML file gives only what differs from the defaults
-                    options = merge_with_parent(MODEL_DATACLASS_REGISTRY[MODEL_NAME[cfg._name]](), cfg)
+                    settle_schedule(self, cfg, model_class, start)
+                    options = model_class.with_defaults(all_options(cfg))
                     model_class.check_options(options)
                     self.prepare(cfg, model_class, options)
             return super().build_model(cfg, from_checkpoint)
 
-    def _resume(self) -> None:
+    def _resume(self) -> Start:
         """Learn where the training stands; at its end, see to it that fairseq makes no further update."""
         # everything on the command line; the Trainer reads the same object
         whole = self.cfg._get_root() if isinstance(self.cfg, DictConfig) else {}
         if "optimization" not in whole:
-            return  # no training
+            return Start()  # no training
         read_history(whole.checkpoint.save_dir)  # a damaged one is refused now, not at the first validation
         self._max_valid_steps = whole.dataset.max_valid_steps
         start, given = starting_checkpoint(whole.checkpoint), whole.checkpoint
         goes_on = start is not None and start != given.finetune_from_model and not given.reset_optimizer
         state = {} if start is None else load_checkpoint(start)
         check_dictionaries(state.get("task_state"), self, str(start))
-        state = state if goes_on else {}
+        found, state = Start(start, state, goes_on), state if goes_on else {}
         restore_patience((state.get("task_state") or {}).get(PATIENCE))
         why = finished(state, whole.optimization, whole.checkpoint)
         if why is not None:
@@ -82,10 +87,54 @@ class GatedTranslationTask(CheckedTranslationTask):
             logger.info(f"the training in {start} is finished: {why}. Nothing is trained")
             with open_dict(whole):
                 whole.optimization.max_epoch = -1  # 0 would mean no limit
+        return found
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Load one set, unless it is the training set, which `training_batches` has just loaded."""
+        if self._loaded_early == (split, combine):
+            self._loaded_early = None
+            return
+        super().load_dataset(split, epoch, combine, **kwargs)
+
+    def training_batches(self, whole, options: dict[str, Any]):
+        """Return fairseq's iterator over the training set, before there is a model and a Trainer.
+
+        Args:
+            whole: the configuration of the training. options: all of the model's.
+        """
+        dataset, split, several = whole.dataset, whole.dataset.train_subset, True
+        self.load_dataset(split, epoch=1, combine=several, data_selector=None, tpu=whole.common.tpu)
+        if len(utils.split_paths(self.cfg.data)) == 1:  # else it is the data of epoch 1 alone
+            self._loaded_early = (split, several)
+        lengths = tuple(options[f"max_{side}_positions"] for side in ("source", "target"))
+        processes = whole.distributed_training.distributed_world_size
+        return super().get_batch_iterator(
+            self.dataset(split),
+            max_tokens=dataset.max_tokens,
+            max_sentences=dataset.batch_size,
+            max_positions=utils.resolve_max_positions(self.max_positions(), lengths, dataset.max_tokens),
+            ignore_invalid_inputs=True,
+            required_batch_size_multiple=dataset.required_batch_size_multiple,
+            seed=whole.common.seed,
+            num_shards=1 if processes == 1 else get_data_parallel_world_size(),
+            disable_iterator_cache=True,
+        )
 
     def prepare(self, cfg, model_class, options) -> None:
         """Make ready for a new training; `options` are all of the model's, `cfg` those that were given."""
-        self._is_master = is_master(cfg._get_root().distributed_training)
+        whole = cfg._get_root()
+        self._is_master = is_master(whole.distributed_training)
+        self.score_start = ScoreStart.of(options, whole, shown=self._is_master)
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """Train on one micro-batch; at the update at which the scores are to begin, begin them before."""
+        if self.score_start is not None and update_num >= self.score_start.update:
+            if update_num == self.score_start.update:
+                self.score_start.begin(model, self.datasets[self.cfg.train_subset], self, optimizer)
+            else:
+                logger.info(f"{update_num} updates are made: the scores have begun, and stay as they are")
+            self.score_start = None
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)

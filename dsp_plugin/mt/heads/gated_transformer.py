@@ -3,7 +3,7 @@
 import json
 from contextlib import nullcontext
 from functools import partial
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.distributed import fsdp_wrap
@@ -160,6 +160,20 @@ def head_map_of(model: nn.Module) -> HeadMap:
     )
 
 
+def head_map_of_options(options: dict[str, Any]) -> HeadMap:
+    """Return the heads of a model that is not built yet, by its flat options."""
+    counts = _heads_kept(options["kept_heads"])[1] if options.get("kept_heads") else {}
+    blocks = []
+    for side in ("encoder", "decoder"):
+        cross = side == "decoder" and not options.get("no_cross_attention")
+        for layer in range(options[f"{side}_layers"]):
+            for part in ("self_attn", "encoder_attn") if cross else ("self_attn",):
+                name = f"{side}.layers.{layer}.{part}"
+                count = counts.get(name, options[f"{side}_attention_heads"])
+                blocks.append(AttentionBlock(name=name, num_heads=count, kind=block_kind(name)))
+    return HeadMap(in_order(blocks, lambda block: block.kind))
+
+
 def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
     """Let every attention block read its gates from `switchboard` (None: no gates at all)."""
     for position, module in enumerate(attention_blocks(model).values()):
@@ -177,11 +191,7 @@ def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:
     Raises:
         ValueError: the record is damaged, or belongs to another architecture.
     """
-    try:
-        kept = json.loads(record)
-        counts = {name: len(heads) for name, heads in kept.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise OptionError("kept_heads", f"is not a record of kept heads: {record[:80]!r}") from error
+    kept, counts = _heads_kept(record)
     blocks = attention_blocks(model)
     if set(counts) != set(blocks):
         reason = "names other attention blocks than this architecture has: "
@@ -192,6 +202,15 @@ def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:
             raise OptionError("kept_heads", f"{reason}, each once")
         module.resize(counts[name])
     return kept
+
+
+def _heads_kept(record: str) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Read the record of surgery: the heads of every block, and their numbers."""
+    try:
+        kept = json.loads(record)
+        return kept, {name: len(heads) for name, heads in kept.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise OptionError("kept_heads", f"is not a record of kept heads: {record[:80]!r}") from error
 
 
 def block_kind(name: str) -> str:

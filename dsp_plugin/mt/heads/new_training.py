@@ -22,7 +22,9 @@ from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint, model_op
 from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import check_options
 from .gated_criterion import GatedCrossEntropyCriterion
+from .schedule import kind_of
 from .score_adam import DSPAdam
+from .score_start import begins_ranked
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +105,26 @@ def check_training(model_class: type, whole: DictConfig, options: dict[str, Any]
             "heads are ranked by what they do in a trained model: name it with --finetune-from-model or "
             f"--restore-file (no file {wanted_checkpoint(whole.checkpoint)})"
         )
+    if model_class.wants_gates(options) and begins_ranked(options):
+        _check_ranked(start, whole, options, task, method)
     if start is not None:
         _check_start(start, whole, options, task)
+
+
+def check_worked_out(model_class: Any, given: dict[str, Any]) -> None:
+    """Refuse a schedule that is to be worked out under a task that cannot do it.
+
+    Args:
+        given: the model's options as they were given; a task of ours has added what it has worked out.
+
+    Raises:
+        OptionError: names the task that can.
+    """
+    if not model_class.asks_for_gates(given) or kind_of(given) != "auto":
+        return
+    reason = "auto is worked out from the length of the run by the task: use {} "
+    reason += f"{model_class.method}_translation, or give the schedule by hand ({{}} and others)"
+    raise OptionError("pruning_schedule", reason, "task", "pruning_lr")
 
 
 def host_advice(method: str) -> dict[str, str]:
@@ -119,6 +139,20 @@ def host_advice(method: str) -> dict[str, str]:
         "forward": "use a task and a criterion that call the whole model, in training mode",
         "ranking": f"use --task {method}_translation",
     }
+
+
+def _check_ranked(start: Optional[str], whole: DictConfig, options: dict[str, Any], task: Any, method: str):
+    """Refuse scores that are to begin with importance where nobody, or no trained model, can tell it."""
+    if not getattr(task, "ranks_starts", False):
+        reason = f"importance is worked out by the task, and {name_of(whole.task)} does not: use {{}} "
+        raise OptionError(
+            "init_scores", f"{reason}{method}_translation, or {{}} random", "task", "init_scores"
+        )
+    if start is None and not options["pruning_warmup_updates"]:
+        reason = "importance is what heads do in a trained model, and there is none: name it with {} or {}, "
+        reason += "or train one first with {}"
+        others = "finetune_from_model", "restore_file", "pruning_warmup_updates"
+        raise OptionError("init_scores", reason, *others)
 
 
 def _check_criterion(name: Optional[str], method: str) -> None:

@@ -34,6 +34,7 @@ def plan_of(parsed: argparse.Namespace) -> TrainingPlan:
     torch.manual_seed(cfg.common.seed)
     task = tasks.setup_task(cfg.task)
     model = task.build_model(cfg.model)
+    task.score_start = None  # the few updates below are timed, and nothing is chosen
     criterion = task.build_criterion(cfg.criterion)
     task.load_dataset(cfg.dataset.train_subset)
     trainer = Trainer(cfg, task, model, criterion)

@@ -71,8 +71,8 @@ def renamed(names: Mapping[str, str], name: str) -> str:
 
 def _trains_gates_of_nothing(parsed: argparse.Namespace) -> bool:
     """Whether the gates of an L0 penalty would be learned on a model that is not there."""
-    wanted = getattr(parsed, "l0_penalty", None) is not None and not getattr(parsed, "joint_pruning", False)
-    return wanted and not parsed.finetune_from_model
+    wanted = any(getattr(parsed, name, None) is not None for name in _ASKS_FOR_GATES)
+    return wanted and not getattr(parsed, "joint_pruning", False) and not parsed.finetune_from_model
 
 
 def arch_of(name: str, method: str) -> str:

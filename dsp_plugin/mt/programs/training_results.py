@@ -21,6 +21,7 @@ from ..heads.checkpoint_heads import (
 )
 from ..heads.gated_model import GatedTransformerModel
 from ..heads.history import read_history
+from ..heads.schedule import recorded
 from ..training.coverage import COVERAGE, Coverage
 
 
@@ -65,7 +66,12 @@ def summarise_training(
         seconds={"train": _training_time(save_dir) or seconds},
         updates=history[-1].get("num_updates"),
         metrics=[Metric(name=metric_name, value=float(score), subset=subset)] if score is not None else [],
-        extra={"checkpoint": candidate, "history": read_history(save_dir), **(extra() if extra else {})},
+        extra={
+            "checkpoint": candidate,
+            "history": read_history(save_dir),
+            **_schedule(state),
+            **(extra() if extra else {}),
+        },
     )
     written = save_record(record, os.path.join(save_dir, "results.json"))
     print(head_map_text(heads.head_map.to_dict(), heads.keep.tolist()))
@@ -112,8 +118,20 @@ def _training_time(save_dir: str) -> float:
 
 def _label(state: dict) -> str:
     """Return the method that a checkpoint's own options name."""
+    model_class, options = _model_of(state)
+    return "no-pruning" if model_class is None else model_class.label(model_class.with_defaults(options))
+
+
+def _schedule(state: dict) -> dict:
+    """Return what the record says of the schedule of a choice of heads; nothing where none was learned."""
+    model_class, options = _model_of(state)
+    found = {} if model_class is None else recorded(model_class, options)
+    return {"schedule": found} if found else {}
+
+
+def _model_of(state: dict) -> tuple[Optional[type[GatedTransformerModel]], dict]:
+    """Return a checkpoint's model, None where it is none of ours, and its options as they were given."""
     options = model_options(state)
     model_class = ARCH_MODEL_REGISTRY.get(options.get("_name") or options.get("arch"))
-    if model_class is None or not issubclass(model_class, GatedTransformerModel):
-        return "no-pruning"
-    return model_class.label(model_class.with_defaults(options))
+    ours = model_class is not None and issubclass(model_class, GatedTransformerModel)
+    return (model_class if ours else None), options

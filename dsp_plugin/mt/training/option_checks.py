@@ -39,7 +39,7 @@ _TABLE: Mapping[str | Meaning, str] = {
         encoder_layerdrop
         decoder_layerdrop label_smoothing""",
     "probability": "phase_ratio quant_noise_pq quant_noise_scalar fp16_scale_tolerance ema_decay "
-    "slowmo_momentum",
+    "slowmo_momentum final_noise",
     "decay": "momentum block_momentum",
     "share": "target_sparsity",
     # sizes

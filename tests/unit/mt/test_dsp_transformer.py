@@ -303,7 +303,7 @@ def test_activation_checkpointing_changes_no_gradient(tiny_data, option, frozen)
 def test_pipelined_leaves_only_scores_to_learn(tiny_data, tmp_path):
     trained = tmp_path / "trained.pt"
     torch.save({"model": {}, "cfg": {"model": {"_name": "transformer"}}}, trained)
-    start = ["--restore-file", trained]
+    start = ["--restore-file", trained, "--pruning-lr", 0.2]
     _, model = build(tiny_data, *TINY, *start, arch="dsp_transformer", task="dsp_translation", num_of_heads=6)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["gating.gates.scores"]
 

@@ -92,6 +92,10 @@ def test_every_option_of_the_stock_model_is_there():
         "--heads-per-kind",
         "--min-heads-per-block",
         "--pruning-warmup-updates",
+        "--pruning-schedule",
+        "--derived-schedule",
+        "--init-scores",
+        "--final-noise",
     }
     assert {flag for flag in ours if flag not in stock} == own
 

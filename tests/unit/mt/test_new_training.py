@@ -25,6 +25,7 @@ from dsp_plugin.options.errors import OptionError, dashed
 
 OURS = "--optimizer dsp_adam --criterion {0}_label_smoothed_cross_entropy --task {0}_translation"
 DSP = ["--arch", "dsp_transformer", *OURS.format("dsp").split(), "--num-of-heads", "6", "--joint-pruning"]
+DSP += ["--pruning-lr", "0.2"]
 VOITA = ["--arch", "voita_transformer", *OURS.format("voita").split(), "--l0-penalty", "5", "--joint-pruning"]
 MICHEL = [
     "--arch",

@@ -27,11 +27,12 @@ def voita(data, **changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"num_of_heads": 6}, "--num-of-heads.* need --l0-penalty"),
+        ({"num_of_heads": 6, "pruning_lr": 0.1}, "--num-of-heads.* need --l0-penalty"),
         (
-            {"heads_per_kind": "encoder-self=2,decoder-cross=2,decoder-self=2"},
+            {"heads_per_kind": "encoder-self=2,decoder-cross=2,decoder-self=2", "pruning_lr": 0.1},
             "--heads-per-kind need --l0-penalty",
         ),
+        ({"num_of_heads": 6}, "--pruning-schedule auto .* nothing bounds: give --max-update or --max-epoch"),
         ({"joint_pruning": True}, "--joint-pruning needs --l0-penalty"),
         ({"l0_penalty": -1.0}, "--l0-penalty -1.*: .*0 or more"),
         ({"l0_penalty": float("nan")}, "--l0-penalty nan.*: .*0 or more"),

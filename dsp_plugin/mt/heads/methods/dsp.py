@@ -1,16 +1,17 @@
 """Differentiable subset pruning on fairseq (Li, Cotterell and Sachan, 2021): model, options and task."""
 
 import logging
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from torch import nn
 
 from ....gating import SubsetOptions
 from ....options.errors import OptionError, dashed
-from ...checkpoints.flat_config import GatedTransformerConfig
+from ...checkpoints.flat_config import ScheduledTransformerConfig
 from ...training.coverage import is_training_pass
+from ...training.run_length import Limits, Stand
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DSPTransformerConfig(GatedTransformerConfig):
+class DSPTransformerConfig(ScheduledTransformerConfig):
     use_ste: bool = field(
         default=False,
         metadata={"help": "straight-through: hard top-K forward, identity backward; no annealing"},
@@ -29,20 +30,55 @@ class DSPTransformerConfig(GatedTransformerConfig):
             "help": "cool the sampler from --initial-temperature to --final-temperature over --cooldown-steps"
         },
     )
-    initial_temperature: float = field(
-        default=0.1, metadata={"help": "temperature of the sampler at update 0"}
+    initial_temperature: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "temperature of the sampler at update 0 (default: worked out where the schedule is, else "
+            "0.1)"
+        },
     )
-    final_temperature: float = field(
-        default=1e-8,
-        metadata={"help": "temperature at the end of the cool-down, and throughout without --annealing"},
+    final_temperature: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "temperature at the end of the cool-down, and throughout without --annealing (default: "
+            "worked out where the schedule is, else 1e-8)"
+        },
     )
-    cooldown_steps: int = field(default=15000, metadata={"help": "updates of the cool-down"})
+    cooldown_steps: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "updates of the cool-down (default: worked out where the schedule is, else 15000; with "
+            "--pruning-schedule published 250 where only the scores learn)"
+        },
+    )
+    final_noise: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "scale of the sampler's noise at the end of the cool-down, 0..1: it falls with the "
+            "temperature, at 0 to the mask that is deployed (default: worked out where the schedule is, else "
+            "1, as published)"
+        },
+    )
 
 
 class DSPTransformerModel(GatedTransformerModel):
     """With `num_of_heads` = K: relaxed or straight-through gates that learn which K heads to keep."""
 
     method = "dsp"
+    by_hand = {
+        **GatedTransformerModel.by_hand,
+        "initial_temperature": 0.1,
+        "final_temperature": 1e-8,
+        "cooldown_steps": 15000,
+        "final_noise": 1.0,
+    }
+
+    @classmethod
+    def published(cls, options) -> Mapping[str, Any]:
+        return {
+            "annealing": not options["use_ste"],
+            "cooldown_steps": 15000 if options["joint_pruning"] else 250,
+        }
 
     @classmethod
     def label(cls, options) -> str:
@@ -95,11 +131,6 @@ class DSPTranslationTask(GatedTranslationTask):
 
     def _last_update(self, batches_per_epoch: int, epoch: int) -> Optional[int]:
         """Work out at which update the run ends, about; None where no option says it."""
-        updates_per_epoch = math.ceil(batches_per_epoch / max(1, self.cfg.update_freq[0]))
-        limits = [self.cfg.max_update] if self.cfg.max_update else []
-        if self.cfg.max_epoch:
-            # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61
-            # alone
-            uncounted = epoch - 1 if self.cfg.reset_optimizer else 0
-            limits.append((self.cfg.max_epoch - uncounted) * updates_per_epoch)
-        return min(limits, default=None)
+        # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61 alone
+        stand = Stand(epoch=epoch if self.cfg.reset_optimizer else 1)
+        return Limits.of(self.cfg).last_update(batches_per_epoch, stand)

@@ -1,24 +1,26 @@
 """Voita's gates on fairseq (Voita et al., 2019): model, options and task."""
 
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from torch import nn
 
 from ....gating import BudgetOptions, ConcreteGates
 from ....gating.methods.advice import closed_heads
 from ....options.errors import OptionError, dashed
-from ...checkpoints.flat_config import GatedTransformerConfig
+from ...checkpoints.flat_config import ScheduledTransformerConfig
+from ...training.run_length import mean_tokens
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
 
 
 @dataclass
-class VoitaTransformerConfig(GatedTransformerConfig):
+class VoitaTransformerConfig(ScheduledTransformerConfig):
     l0_penalty: Optional[float] = field(
         default=None,
         metadata={
-            "help": "lambda, the price of an open head (default: no pruning). It is added to the "
+            "help": "lambda, the price of an open head (default: worked out where --num-of-heads is given "
+            "and nothing else of the schedule, else no pruning). It is added to the "
             "token-summed loss once a "
             "micro-batch: 200 means about 200 / tokens of a micro-batch on the mean loss. Without "
             "--num-of-heads it "
@@ -28,8 +30,8 @@ class VoitaTransformerConfig(GatedTransformerConfig):
     pruning_lr: Optional[float] = field(
         default=None,
         metadata={
-            "help": "constant learning rate of the gates (default: --lr and its schedule, as in the "
-            "reference program)"
+            "help": "constant learning rate of the gates (default: worked out where the schedule is, else "
+            "--lr and its schedule, as in the reference program)"
         },
     )
 
@@ -39,6 +41,18 @@ class VoitaTransformerModel(GatedTransformerModel):
 
     method = "voita"
     gates_option = ("l0_penalty", "LAMBDA, the price of an open head")
+    by_hand = {**GatedTransformerModel.by_hand, "pruning_lr": None}
+
+    @classmethod
+    def asks_for_gates(cls, options) -> bool:
+        return cls.wants_gates(options) or BudgetOptions.of(options).given
+
+    @classmethod
+    def as_options(cls, found, head_map, batches) -> dict[str, Any]:
+        """Turn the price of all heads on a token's mean loss into lambda, on a batch's summed loss."""
+        price = found["open_cost"] / max(1, head_map.num_heads) * mean_tokens(batches())
+        rest = {name: value for name, value in found.items() if name != "open_cost"}
+        return {**rest, "l0_penalty": float(f"{price:.4g}")}
 
     @classmethod
     def wants_gates(cls, options) -> bool:
@@ -50,10 +64,14 @@ class VoitaTransformerModel(GatedTransformerModel):
 
     @classmethod
     def check_options(cls, options) -> None:
-        super().check_options(options)
+        if options.get("pruning_schedule") == "auto" and not BudgetOptions.of(options).given:
+            raise OptionError(
+                "pruning_schedule", "auto needs {} K, the number of heads to keep", "num_of_heads"
+            )
         if BudgetOptions.of(options).given and not cls.wants_gates(options):
             option, meaning = cls.gates_option
             raise OptionError("num_of_heads", f"and {{}} need {{}} {meaning}", "heads_per_kind", option)
+        super().check_options(options)
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
