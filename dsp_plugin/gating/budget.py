@@ -140,14 +140,17 @@ class HeadBudget:
         the sampler itself does from round to round. For T -> 0 it is `select(scores + noise)`.
 
         Args:
-            scores: [N]. noise: [N] float64, see `gumbel_noise`.
+            scores: [N]. noise: [N] float64, see `gumbel_noise`; [M, N] for M samples.
 
         Returns:
-            gates [N] float64, summing to K, and to its budget in every group.
+            gates [N] (or [M, N]) float64, summing to K, and to its budget in every group.
         """
-        if len(self._groups) == 1 and not self.minimum:
+        alone = noise.dim() == 1
+        if alone and len(self._groups) == 1 and not self.minimum:
             return relaxed_topk(scores, self.total, temperature, noise)
         perturbed = scores.double() + noise
+        if len(self._groups) == 1 and not self.minimum:
+            return relaxed_topk(perturbed, self.total, temperature)
         gates = torch.zeros_like(perturbed)
         for group in self._groups:
             left = group.budget
@@ -158,12 +161,13 @@ class HeadBudget:
                         continue
                     left -= count
                     span = torch.arange(start, stop, device=scores.device)
-                    gates = gates.index_add(0, span, relaxed_topk(perturbed[start:stop], count, temperature))
+                    drawn = relaxed_topk(perturbed[..., start:stop], count, temperature)
+                    gates = gates.index_add(-1, span, drawn)
             index = self._indices(group, scores.device)
-            pushed = perturbed[index]
+            pushed = perturbed[..., index]
             if self.minimum:
-                pushed = pushed + (1.0 - gates[index]).clamp(min=EPS).log()
-            gates = gates.index_add(0, index, relaxed_topk(pushed, left, temperature))
+                pushed = pushed + (1.0 - gates[..., index]).clamp(min=EPS).log()
+            gates = gates.index_add(-1, index, relaxed_topk(pushed, left, temperature))
         return gates
 
     def straight_through(self, scores: Tensor) -> Tensor:

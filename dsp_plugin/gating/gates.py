@@ -46,6 +46,18 @@ def heads_open(gates: Tensor) -> Tensor | None:
     return found[0] if bool((found == found[0]).all()) else None
 
 
+def for_examples(gates: Tensor, examples: int) -> Tensor:
+    """Hand each example of a batch its row of gates: [M, h] -> [B, h], example b the row b mod M, in turn.
+
+    Args:
+        gates: [h], which come back as they are: all examples share them.
+        examples: B.
+    """
+    if gates.dim() == 1 or gates.shape[0] == examples:
+        return gates
+    return gates[torch.arange(examples, device=gates.device) % gates.shape[0]]
+
+
 class FixedGates(nn.Module):
     """A mask that does not learn: `keep` [N] bool, in training and in evaluation."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...options.errors import OptionError
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 from ..head_scores import HeadScores
@@ -26,6 +27,9 @@ class RelaxedSubset(HeadScores):
         noise: maps it to the scale of the Gumbel noise, e.g. `FallingNoise`; None: 1 throughout, as
             published. At 0 the sample is a relaxed top K of the scores alone, so that a cold one is the
             deployed mask.
+        mask_samples: M, the masks that a training pass draws; the examples of a batch take them in turn. The
+            published program draws 1 for all. The gradient's variance is all but that of one mask, and with M
+            of them an M-th of it.
     """
 
     def __init__(
@@ -34,10 +38,14 @@ class RelaxedSubset(HeadScores):
         budget: int | HeadBudget,
         temperature: Callable[[int], float],
         noise: Callable[[int], float] | None = None,
+        mask_samples: int = 1,
     ):
         super().__init__(head_map, budget)
         self.schedule = temperature
         self.noise_schedule = noise
+        if mask_samples < 1:
+            raise OptionError("mask_samples", f"must be 1 or more, got {mask_samples}")
+        self.mask_samples = mask_samples
         self.temperature = temperature(0)
         self.noise = 1.0 if noise is None else noise(0)
         self._last_sample: Tensor | None = None
@@ -59,9 +67,11 @@ class RelaxedSubset(HeadScores):
     def sample(self) -> Tensor:
         """Draw gates [N] float32 that sum to K, with fresh Gumbel noise; a warm one can exceed 1.
 
-        One below `SMALLEST_GATE` is an exact zero. Its gradient is that of the sample before.
+        With M > 1 masks they are [M, N], every row for itself. A gate below `SMALLEST_GATE` is an exact zero;
+        its gradient is that of the sample before.
         """
-        noise = gumbel_noise(self.scores.shape, device=self.scores.device)
+        shape = self.scores.shape if self.mask_samples == 1 else (self.mask_samples, *self.scores.shape)
+        noise = gumbel_noise(shape, device=self.scores.device)
         gates = self.budget.relaxed(self.scores, self.temperature, self.noise * noise).float()
         # outside autograd, which keeps no copy of what `float` returns
         self._last_sample = gates.detach()
@@ -69,13 +79,16 @@ class RelaxedSubset(HeadScores):
         return gates
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Return T and, of the last sample, the heads above one half and the mean binary entropy in bits."""
+        """Return T and, of the last sample, the heads above one half and the mean binary entropy in bits.
+
+        Of several masks the heads are those of one, on average.
+        """
         figures: dict[str, float | Tensor] = {"temperature": self.temperature}
         if self._last_sample is not None and self.num_heads:
             gates = self._last_sample.double().clamp(0.0, 1.0)
             entropy = -(torch.xlogy(gates, gates) + torch.xlogy(1 - gates, 1 - gates)) / math.log(2)
             # tensors, not numbers: reading them here would make every training step wait for the GPU
-            figures.update(heads_open=(gates > 0.5).sum(), gate_entropy=entropy.mean())
+            figures.update(heads_open=(gates > 0.5).sum() / self.mask_samples, gate_entropy=entropy.mean())
         return figures
 
 

@@ -25,6 +25,7 @@ class SubsetOptions:
             update `pruning_warmup_updates` on; without it the final temperature holds throughout.
         final_noise: scale of the sampler's noise at the end of the cool-down, with which it falls from 1; the
             published sampler's stays 1.
+        mask_samples: masks that a training pass draws, see `RelaxedSubset`.
     """
 
     use_ste: bool
@@ -34,6 +35,7 @@ class SubsetOptions:
     cooldown_steps: int
     pruning_warmup_updates: int = 0
     final_noise: float = 1.0
+    mask_samples: int = 1
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> SubsetOptions:
@@ -69,7 +71,7 @@ class SubsetOptions:
         """Make the gates that keep to a budget."""
         if self.use_ste:
             return StraightThroughSubset(head_map, budget)
-        return RelaxedSubset(head_map, budget, self.cooling(), self.noise())
+        return RelaxedSubset(head_map, budget, self.cooling(), self.noise(), self.mask_samples)
 
     def warnings(self, updates: int | None, spelling: Spelling) -> list[str]:
         """Say what to know before a training of so many updates; None where their number is not known."""

@@ -65,18 +65,18 @@ def relaxed_topk(scores: Tensor, k: int, temperature: float, noise: Tensor | Non
     NaN or +inf scores are not looked for, which would make a GPU wait: they give NaN gates.
 
     Args:
-        scores: [N], any floating type; the gradient comes back in this type
+        scores: [N], any floating type; the gradient comes back in this type. Of [M, N] every row is a sample.
         k: heads to keep, 0..N
         temperature: T, at least 1e-30; the lower, the harder the gates
-        noise: [N] added to the scores (`gumbel_noise`), a constant to the gradient; None adds nothing
+        noise: as the scores, added to them (`gumbel_noise`), a constant to the gradient; None adds nothing
 
     Returns:
-        gates: [N] float64, each >= 0, sum K
+        gates: [N] (or [M, N]) float64, each >= 0, sum K (in every row)
 
     Raises:
         ValueError: k outside 0..N, a temperature that is not positive, or tensors of the wrong shape or type
     """
-    k = _checked(scores, k)
+    k = _checked(scores, k, (1, 2))
     if not MIN_TEMPERATURE <= temperature < math.inf:
         wanted = f"positive and finite (at least {MIN_TEMPERATURE})"
         raise ValueError(f"temperature must be {wanted}, got {temperature}")
@@ -124,12 +124,12 @@ def straight_through_topk(scores: Tensor, k: int) -> Tensor:
     return _StraightThrough.apply(scores, _checked(scores, k))
 
 
-def _checked(scores: Tensor, k: int) -> int:
-    if scores.dim() != 1 or not scores.is_floating_point():
+def _checked(scores: Tensor, k: int, dims: Sequence[int] = (1,)) -> int:
+    if scores.dim() not in dims or not scores.is_floating_point():
         raise ValueError(f"scores must be a floating vector [N], got {scores.dtype} {tuple(scores.shape)}")
     k = operator.index(k)
-    if not 0 <= k <= scores.numel():
-        raise ValueError(f"k (heads to keep) must be in 0..{scores.numel()}, got {k}")
+    if not 0 <= k <= scores.shape[-1]:
+        raise ValueError(f"k (heads to keep) must be in 0..{scores.shape[-1]}, got {k}")
     return k
 
 
@@ -154,7 +154,9 @@ class _RelaxedTopK(torch.autograd.Function):
         r = scores.detach().to(torch.float64, copy=True)  # [N], overwritten by the rounds
         if noise is not None:
             r += noise
-        z, p = _rounds(r).forward(r, k, temperature)  # [N], [K, N]
+        # rows, which are few numbers together, need no kernels of their own
+        rounds = _rounds(r) if r.dim() == 1 else _TorchRounds
+        z, p = rounds.forward(r, k, temperature)  # [N], [K, N]; or [M, N], [K, M, N]
         ctx.save_for_backward(p)
         ctx.temperature = temperature
         ctx.dtype = scores.dtype
@@ -164,7 +166,8 @@ class _RelaxedTopK(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         (p,) = ctx.saved_tensors
-        out = _rounds(p).backward(p, grad.detach().contiguous(), ctx.temperature)
+        rounds = _rounds(p) if p.dim() == 2 else _TorchRounds
+        out = rounds.backward(p, grad.detach().contiguous(), ctx.temperature)
         if ctx.dtype == torch.float16:
             # 65504 is within MAX_GAIN's reach. NaN stays NaN, so that a loss scaler still sees an overflow.
             out = out.clamp_(-65504.0, 65504.0)
@@ -219,9 +222,9 @@ class _TorchRounds:
 
     @staticmethod
     def forward(r: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-        probs = r.new_empty(k, r.numel())
+        probs = r.new_empty(k, *r.shape)
         for p in probs:
-            torch.softmax(r / temperature, 0, out=p)
+            torch.softmax(r / temperature, -1, out=p)
             r += (1.0 - p).clamp_(min=EPS).log_()
         return probs.sum(0), probs
 
@@ -229,12 +232,12 @@ class _TorchRounds:
     def backward(probs: Tensor, grad: Tensor, temperature: float) -> Tensor:
         rest = 1.0 - probs
         q = torch.where(rest > EPS, probs / rest, 0.0)  # [K, N]
-        bound = MAX_GAIN * grad.norm()
+        bound = MAX_GAIN * grad.norm(dim=-1, keepdim=True)
         r = torch.zeros_like(grad)
         for j in range(len(probs) - 1, -1, -1):
             v = probs[j] * grad - q[j] * r
-            r = r + (v - probs[j] * v.sum()) / temperature
-            r = r * (bound / r.norm()).clamp_(max=1.0).nan_to_num_(1.0)
+            r = r + (v - probs[j] * v.sum(-1, keepdim=True)) / temperature
+            r = r * (bound / r.norm(dim=-1, keepdim=True)).clamp_(max=1.0).nan_to_num_(1.0)
         return r
 
 

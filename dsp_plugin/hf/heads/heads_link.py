@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...gating import Switchboard
-from ...gating.gates import heads_open
+from ...gating.gates import for_examples, heads_open
 
 LINK = "dsp_heads"
 # the attribute of a gated model that holds its switchboard, and so the first word of its saved names
@@ -68,6 +68,8 @@ class Heads:
         gates = None if self.switchboard is None else self.switchboard.block_gates(self.position)
         if gates is None or gates.shape[-1] == 0:
             return context
+        if gates.dim() == 2 and self.switchboard.training and context.dim() > 2:
+            gates = for_examples(gates, context.shape[0])  # drawn in training, where rows go round
         if gates.dim() == 2 and (context.dim() < 3 or context.shape[0] != gates.shape[0]):
             raise ValueError(
                 f"{self.switchboard.head_map.blocks[self.position].name} projects a tensor of shape "

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
-from ...gating.gates import heads_open
+from ...gating.gates import for_examples, heads_open
 from .decoding_cache import DecodingCache
 
 
@@ -127,7 +127,7 @@ class GatedMultiheadAttention(MultiheadAttention):
         gates = self.read_gates() if self.read_gates is not None else None
         if gates is not None:
             # [h] or, one row an example, [B, h]; cast so that half-precision contexts stay half
-            context = context * gates.to(context.dtype).unsqueeze(-1)
+            context = context * for_examples(gates, bsz).to(context.dtype).unsqueeze(-1)
         output = self.out_proj(context.reshape(tgt_len, bsz, -1))  # [T, B, h * d] -> [T, B, C]
 
         if weights is None:

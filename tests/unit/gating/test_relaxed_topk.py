@@ -328,7 +328,7 @@ def test_temperature_must_be_positive(temperature):
 
 def test_shapes_and_types_are_checked():
     with pytest.raises(ValueError, match="vector"):
-        relaxed_topk(torch.zeros(2, 3), 1, 1.0)
+        relaxed_topk(torch.zeros(2, 3, 3), 1, 1.0)
     with pytest.raises(ValueError, match="floating"):
         hard_topk(torch.zeros(3, dtype=torch.long), 1)
     with pytest.raises(ValueError, match="noise"):
