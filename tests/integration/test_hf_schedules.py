@@ -14,6 +14,7 @@ from hf_programs import HEADS, mnli, start, write_bert
 from safetensors.torch import load_file
 
 from dsp_plugin.gating.methods import recipe
+from dsp_plugin.records.files.sealed import write_json
 from dsp_plugin.records.record import load_record
 
 K = 3
@@ -121,6 +122,27 @@ def test_a_published_schedule_is_told(folder, capsys):
         "pruning_lr 0.1, l0_penalty 0.0015"
     )
     assert load_record(folder / "published" / "results.json").extra["schedule"]["how"] == "published"
+
+
+def test_a_folder_of_an_earlier_version_was_by_hand_with_random_scores_and_noise_that_stays(folder, capsys):
+    words = [*mnli(folder), "--do_train", "--max_steps", 2, "--save_steps", 1, "--num_of_heads", K]
+    words += ["--joint_pruning", "--annealing", "--no_pruned", "--output_dir", folder / "earlier"]
+    start("glue/run_dsp", *words)
+    noted = settings_of(folder / "earlier")
+    for name in ("pruning_schedule", "init_scores", "final_noise"):
+        del noted[name]
+    write_json(folder / "earlier" / "settings.json", json.dumps(noted))
+    capsys.readouterr()
+    start("glue/run_dsp", *words)
+    assert "going on from" in capsys.readouterr().out
+    other = [word for word in words if word != "--annealing"]
+    for command, said in (
+        ([*words, "--init_scores", "importance"], "init_scores: random there, importance here"),
+        ([*words, "--final_noise", 0.5], "final_noise: 1.0 there, 0.5 here"),
+        (other, "pruning_schedule: by hand there, auto here"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            start("glue/run_dsp", *command)
 
 
 # ---- what cannot be

@@ -19,6 +19,7 @@ from ...gating import (
     parse_heads_per_kind,
 )
 from ...gating.importance.start import check_start
+from ...gating.methods.recipe import START_WIDTH
 from .importance import Collate
 from .importance_start import ImportanceStart
 from .layouts.locate import head_map_of
@@ -34,7 +35,6 @@ _SUBSET = {
     "final_noise": 1.0,
 }
 _CONCRETE = {"pruning_lr": 0.1, "l0_penalty": None}
-WIDTH = 1.0  # of scores that start from importance, where nothing else is worked out
 
 
 def constants_of(method: str, how: str, joint: bool, use_ste: bool = False) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def start_of(
     """Make what the scores start from; None where that is chance. Arguments as `ImportanceStart`."""
     if options["init_scores"] != "importance":
         return None
-    return ImportanceStart(model, dataset, collate, batch_size, options.get("init_width", WIDTH), seed)
+    return ImportanceStart(model, dataset, collate, batch_size, options.get("init_width", START_WIDTH), seed)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ _OF_TRAINING = (
 _BY_CONTENT = ("model_files", "config_files", "tokenizer_files", "train_data")  # see `identity`
 # What settings.json did not say in earlier versions: only where it does, it is compared.
 _SAID_LATER = {*_OF_TRAINING, *_BY_CONTENT, "num_train_epochs", "examples_per_update", "mask"}
-_SAID_LATER |= {"pruning_schedule", "init_scores"}
+# What earlier versions, which did not say it, did.
+_DONE_BEFORE = {"pruning_schedule": "by hand", "init_scores": "random", "final_noise": 1.0}
 # What follows from the other settings and is noted only to be the same when a training goes on.
 WORKED_OUT = "worked_out"
 
@@ -236,7 +237,8 @@ def _check_same(
         ValueError: they are others (an OptionError of `option`), or the file is damaged.
     """
     try:
-        noted = read_json(path)
+        earlier = {name: value for name, value in _DONE_BEFORE.items() if name in settings}
+        noted = {**earlier, **read_json(path)}
         names = [name for name in {**settings, **noted} if name in noted or name not in _SAID_LATER]
         names = [name for name in names if name != WORKED_OUT]
         by_content = "model_files" in noted and "model_files" in settings

@@ -168,8 +168,10 @@ class ScheduledArguments(GateArguments):
         return constants_of(self._of, self.schedule, self.joint_pruning, bool(self.asked.get("use_ste")))
 
     def settings(self) -> dict[str, Any]:
-        found = self.asked if self.schedule == "auto" else self.options
-        return {**found, "pruning_schedule": self.schedule}
+        how = self.schedule
+        found = dict(self.asked if how == "auto" else self.options)
+        found.pop("pruning_schedule")
+        return {"pruning_schedule": how, **found}  # first, because the others follow from it
 
     def work_out(self, model: PreTrainedModel, updates: int, noted: Mapping[str, Any]) -> list[str]:
         how, asked = self.schedule, self.asked
