@@ -20,7 +20,23 @@ DOING=train                             # what train_model is called for
 
 asked() { [[ " $STEPS " == *" $1 "* ]]; }
 
-# Annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
+# The schedule of the choice of heads. auto: run_dsp.py and run_voita.py work it out from the length of the run, and say it.
+# hand: by the settings OF_SCHEDULE, with the defaults below; so it is where one of them is given.
+# INIT_SCORES (importance or random) and PRUNING_FLAGS (more of the gates' options) go beside either.
+OF_SCHEDULE="PRUNING_LR T0 TF COOLDOWN PIPELINED_COOLDOWN WARMUP L0_PENALTY"
+GIVEN=
+for NAME in $OF_SCHEDULE; do [[ -z ${!NAME:-} ]] || GIVEN=$NAME; done
+SCHEDULE=${SCHEDULE:-$([[ -n $GIVEN ]] && echo hand || echo auto)}
+case $SCHEDULE in
+hand) ;;
+auto) [[ -z $GIVEN ]] || { echo "SCHEDULE=auto works $GIVEN out itself: leave one of them out" >&2; exit 2; } ;;
+*)
+    echo "SCHEDULE=$SCHEDULE: choose auto or hand" >&2
+    exit 2
+    ;;
+esac
+
+# By hand: annealing for runs of some hundreds of updates. The paper's (0.1 to 1e-8 over 15,000 updates, rate 0.2), squeezed
 # into so few, freezes the scores while they still differ by less than the sampler's noise: the gradient is gone by
 # T = 1e-3. Warmer ones settle in time. And the choice waits until cross-attention has learnt something: made earlier, it
 # can drop all of it (docs/mt.md tells of both).
@@ -73,17 +89,30 @@ need_budget() {
     [[ ${K:-} =~ ^[0-9]+$ ]] || { echo "K='${K:-}': set K to the number of heads to keep, e.g. K=9" >&2; exit 2; }
 }
 
-# The options of Voita et al.: L0_PENALTY is lambda, K optional. Without K heads close one by one, so that the last
-# checkpoint, not the best, is what lambda has made.
-need_penalty() {
-    [[ -n ${L0_PENALTY:-} ]] || { echo "L0_PENALTY is not set: give the price of an open head, e.g. L0_PENALTY=200" >&2; exit 2; }
-    TRAIN_PROGRAM=run_voita.py VOITA=(--l0-penalty "$L0_PENALTY")
+# The options of Voita et al.: K, or L0_PENALTY, which is lambda, or both. Without K heads close one by one, so that the
+# last checkpoint, not the best, is what lambda has made.
+need_voita() {
+    TRAIN_PROGRAM=run_voita.py VOITA=()
+    if [[ $SCHEDULE == hand ]]; then
+        [[ -n ${L0_PENALTY:-} ]] || { echo "L0_PENALTY is not set: give the price of an open head, e.g. L0_PENALTY=200" >&2; exit 2; }
+        VOITA+=(--l0-penalty "$L0_PENALTY")
+    elif [[ -z ${K:-} ]]; then
+        echo "neither K nor L0_PENALTY is set: give the number of heads to keep, e.g. K=9, or the price of an open head, e.g. L0_PENALTY=200" >&2
+        exit 2
+    fi
     if [[ -n ${K:-} ]]; then
         need_budget
         VOITA+=(--num-of-heads "$K")
     else
         RESULT=checkpoint_last.pt
     fi
+}
+
+# GATES, the rest of their options; $@ are those of the schedule by hand.
+schedule() {
+    [[ $SCHEDULE == hand ]] || set --
+    # shellcheck disable=SC2206
+    GATES=("$@" ${INIT_SCORES:+--init-scores "$INIT_SCORES"} ${PRUNING_FLAGS:-})
 }
 
 # UNPRUNED, the trained model that pipelined pruning starts from: that of unpruned.sh, trained first where it is missing.

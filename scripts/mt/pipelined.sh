@@ -5,10 +5,12 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_budget
 need_unpruned
-name_run "pipelined-K$K-seed$SEED"
-train_model --num-of-heads "$K" --pruning-lr "$PRUNING_LR" --finetune-from-model "$UNPRUNED" \
-    --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "${PIPELINED_COOLDOWN:-250}" \
+METHOD=${METHOD:-dsp-pipelined} # its name in folders and records: another one for other PRUNING_FLAGS
+name_run "${METHOD#dsp-}-K$K-seed$SEED"
+schedule --pruning-lr "$PRUNING_LR" \
+    --annealing --initial-temperature "$T0" --final-temperature "$TF" --cooldown-steps "${PIPELINED_COOLDOWN:-250}"
+train_model --method "$METHOD" --num-of-heads "$K" --finetune-from-model "$UNPRUNED" "${GATES[@]}" \
     --max-update "$PIPELINED_UPDATES" --max-epoch 0
 keep_training_record
-score_model "$SAVE_DIR/checkpoint_best.pt" dsp-pipelined
-remove_heads dsp-pipelined
+score_model "$SAVE_DIR/checkpoint_best.pt" "$METHOD"
+remove_heads "$METHOD"
