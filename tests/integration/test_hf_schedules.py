@@ -129,7 +129,7 @@ def test_a_folder_of_an_earlier_version_was_by_hand_with_random_scores_and_noise
     words += ["--joint_pruning", "--annealing", "--no_pruned", "--output_dir", folder / "earlier"]
     start("glue/run_dsp", *words)
     noted = settings_of(folder / "earlier")
-    for name in ("pruning_schedule", "init_scores", "final_noise"):
+    for name in ("pruning_schedule", "init_scores", "final_noise", "mask_samples"):
         del noted[name]
     write_json(folder / "earlier" / "settings.json", json.dumps(noted))
     capsys.readouterr()

@@ -68,8 +68,9 @@ class Heads:
         gates = None if self.switchboard is None else self.switchboard.block_gates(self.position)
         if gates is None or gates.shape[-1] == 0:
             return context
-        if gates.dim() == 2 and self.switchboard.training and context.dim() > 2:
-            gates = for_examples(gates, context.shape[0])  # drawn in training, where rows go round
+        if gates.dim() == 2 and self.switchboard.training:
+            # drawn in training, where rows go round; where the examples cannot be told apart, one serves all
+            gates = for_examples(gates, context.shape[0]) if context.dim() > 2 else gates[0]
         if gates.dim() == 2 and (context.dim() < 3 or context.shape[0] != gates.shape[0]):
             raise ValueError(
                 f"{self.switchboard.head_map.blocks[self.position].name} projects a tensor of shape "

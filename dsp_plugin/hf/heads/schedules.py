@@ -33,6 +33,7 @@ _SUBSET = {
     "final_temperature": 1e-8,
     "cooldown_steps": 25000,
     "final_noise": 1.0,
+    "mask_samples": 1,
 }
 _CONCRETE = {"pruning_lr": 0.1, "l0_penalty": None}
 

@@ -32,6 +32,8 @@ _NEVER = {
     ),
 }
 
+_SAMPLERS = ("annealing", "final_noise", "mask_samples")  # of the relaxed sampler alone
+
 
 def is_given(value: Any) -> bool:
     """Whether an option of a model's configuration was given: it is not None, nor a switch that is off."""
@@ -74,7 +76,7 @@ def with_schedule(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any
         elif kind == "published":
             found.update(model_class.published(options))
     if options.get("use_ste"):  # gates without a temperature
-        found = {name: value for name, value in found.items() if name not in ("annealing", "final_noise")}
+        found = {name: value for name, value in found.items() if name not in _SAMPLERS}
     given = {name: value for name, value in options.items() if is_given(value)}
     return {**options, **model_class.by_hand, **found, **given}
 

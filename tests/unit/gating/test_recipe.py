@@ -33,9 +33,22 @@ def test_a_schedule_that_is_not_known():
 
 
 @pytest.mark.parametrize("updates", LENGTHS)
-@pytest.mark.parametrize("joint", [True, False])
-def test_the_choice_ends_before_the_run_does_at_the_deployed_mask(updates, joint):
-    found = derive(Setting("dsp", joint, updates, HEADS, 6))
+def test_where_weights_stay_the_whole_run_is_the_choice_and_its_samples_are_mostly_masks(updates):
+    found = derive(Setting("dsp", False, updates, HEADS, 6))
+    options = SubsetOptions.of({**found, "use_ste": False})
+    options.check()
+    assert found["pruning_warmup_updates"] == 0 and options.warnings(updates, str) == []
+    gates = options.gates(HEADS, 6)
+    for update in (0, updates // 2, updates):
+        gates.set_num_updates(update)
+        sample = gates.sample()
+        assert sample.shape == (found["mask_samples"], HEADS.num_heads)
+        assert float(((sample < 0.1) | (sample > 0.9)).float().mean()) > 0.6
+
+
+@pytest.mark.parametrize("updates", LENGTHS)
+def test_the_choice_ends_before_the_run_does_at_the_deployed_mask(updates):
+    found = derive(Setting("dsp", True, updates, HEADS, 6))
     options = SubsetOptions.of({**found, "use_ste": False})
     options.check()
     assert 0 <= found["pruning_warmup_updates"] < updates / 2

@@ -36,7 +36,7 @@ PIPELINED = "--reset-optimizer --restore-file checkpoints/checkpoint_last.pt --m
 
 SAME = {"pruning_warmup_updates": 0, "min_heads_per_block": 0}
 DSP = {**SAME, "pruning_lr": 0.2, "initial_temperature": 0.1, "final_temperature": 1e-8}
-DSP["final_noise"] = 1.0
+DSP |= {"final_noise": 1.0, "mask_samples": 1}
 JOINT = {**DSP, "use_ste": False, "annealing": True, "cooldown_steps": 15000, "joint_pruning": True}
 STE = {**JOINT, "use_ste": True, "annealing": False}
 FROZEN = {**JOINT, "cooldown_steps": 250, "joint_pruning": False}

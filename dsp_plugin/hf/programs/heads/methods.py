@@ -24,7 +24,7 @@ from ..chassis.arguments import option
 from ..chassis.output_folder import WORKED_OUT
 
 # straight-through has none
-_TEMPERATURES = ("initial_temperature", "final_temperature", "cooldown_steps", "final_noise")
+_TEMPERATURES = ("initial_temperature", "final_temperature", "cooldown_steps", "final_noise", "mask_samples")
 
 
 @dataclass
@@ -229,6 +229,10 @@ class DSPArguments(ScheduledArguments):
     final_noise: Annotated[float | None, "probability"] = option(
         "scale of the sampler's noise at the end of the cool-down, 0..1: it falls with the temperature, at 0 "
         "to the mask that is deployed; default: worked out (auto), else 1, as published"
+    )
+    mask_samples: Annotated[int | None, "count"] = option(
+        "masks that the sampler draws at every training step, which the examples of a batch take in turn: "
+        "the more, the steadier the scores' gradient; default: worked out (auto), else 1, as published"
     )
 
     _of: ClassVar[str] = "dsp"

@@ -59,6 +59,14 @@ class DSPTransformerConfig(ScheduledTransformerConfig):
             "1, as published)"
         },
     )
+    mask_samples: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "masks that the sampler draws at every training step, which the sentences of a batch "
+            "take in turn: the more, the steadier the scores' gradient (default: worked out where the "
+            "schedule is, else 1, as published)"
+        },
+    )
 
 
 class DSPTransformerModel(GatedTransformerModel):
@@ -71,6 +79,7 @@ class DSPTransformerModel(GatedTransformerModel):
         "final_temperature": 1e-8,
         "cooldown_steps": 15000,
         "final_noise": 1.0,
+        "mask_samples": 1,
     }
 
     @classmethod
