@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs multi30k grid glue diff diff-grid diff-domains doctor clean distclean
+.PHONY: help venv demo test lint docs multi30k grid pipelined glue glue-auto diff diff-grid diff-domains doctor clean distclean
 
 # The interpreter that .venv is made from: python3.11, or a python3 that is one.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
@@ -26,7 +26,7 @@ WANTED := setup.py constraints.txt
 # which may be given on the command line of make. SHOW=1 prints the command lines of glue's and diff's runs, done or not.
 JOBS ?= 1
 ARGS ?=
-SETTINGS := SEEDS ONLY TASKS BUDGETS DENSITIES SQUAD_DENSITIES ALL_METHODS QUICK SPEED MODEL DATA SEED FLAGS RUNS RESULTS
+SETTINGS := SEEDS ONLY TASKS BUDGETS DENSITIES SQUAD_DENSITIES ALL_METHODS QUICK SPEED MODEL DATA SEED FLAGS UNPRUNED TRAINED_EPOCHS RUNS RESULTS
 given = $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),$(name)="$($(name))"))
 pipeline = $(if $(SHOW),$(BIN)/python pipelines/show.py $(1),$(SNAKEMAKE) -s pipelines/$(1).smk --cores $(JOBS) $(ARGS) \
 	--config) python=$(BIN)/python $(2) $(given)
@@ -39,11 +39,13 @@ help:
 	@echo 'make docs      the site of docs/ with the API reference, into build/site; links are checked'
 	@echo 'make multi30k  the same as the demo on Multi30k, real German-English (from DSP_DATA_DIR, else fetched)'
 	@echo 'make grid      every method and budget on Multi30k; goes on where it was stopped'
+	@echo 'make pipelined the heads of one trained model by every method, untuned and tuned alike; likewise'
 	@echo 'make glue      a pretrained BERT on CoLA, MRPC and SQuAD, every method; likewise (data from DSP_DATA_DIR)'
+	@echo 'make glue-auto CoLA and MRPC with the schedules that are worked out, tuned too, two seeds; likewise'
 	@echo 'make diff      the same model finetuned by sparse diffs on CoLA, MRPC, STS-B and SQuAD; likewise'
 	@echo 'make diff-grid the whole of it: SST-2, too, at 1, 0.5, 0.25 and 0.1 %, three seeds; likewise'
 	@echo 'make diff-domains  a translation model finetuned to another domain by sparse diffs (Multi30k to IWSLT14)'
-	@echo '               of these five: ARGS=-n shows what is left, JOBS=2 runs two at once (docs/pipelines.md)'
+	@echo '               of these seven: ARGS=-n shows what is left, JOBS=2 runs two at once (docs/pipelines.md)'
 	@echo 'make doctor    what is installed, what is missing, and the command that mends it'
 	@echo 'make venv      only make $(VENV) and install everything in it (the others do so by themselves)'
 	@echo 'make clean     remove caches, build leftovers and the output of the demo (distclean: $(VENV) as well)'
@@ -60,8 +62,14 @@ multi30k: $(BASE)
 grid: $(BASE) $(PIPELINES)
 	$(call pipeline,mt)
 
+pipelined: $(BASE) $(PIPELINES)
+	$(call pipeline,pipelined)
+
 glue: $(ALL) $(PIPELINES)
 	$(call pipeline,glue)
+
+glue-auto: $(ALL) $(PIPELINES)
+	$(call pipeline,glue,settings=pipelines/glue-auto.yaml)
 
 diff: $(ALL) $(PIPELINES)
 	$(call pipeline,diff)

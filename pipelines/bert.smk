@@ -6,7 +6,7 @@ wildcard_constraints:
     task="|".join(PLAN.bert.tasks),
     run="[^/]+",
     model_file=r"config\.json|checkpoint-last-info\.pt",
-    set=r"(K\d+/)?dev(_matched|_mismatched)?",
+    set=r"(K\d+/|tuned/)?dev(_matched|_mismatched)?",
 
 
 # checkpoints have three times the model's size, and are needed no more after a run

@@ -49,6 +49,8 @@ class BertPlan(Plan):
         for key in known:
             if known[key].many and not getattr(options, key):  # by default, those of the YAML file
                 setattr(options, key, getattr(self.settings, key))
+        if not any(name.lower() == "seeds" and value for name, value in config.items()):
+            options.seeds = getattr(self.settings, "seeds", options.seeds)
         trial = "quick" if options.quick else ""
         options.runs = options.runs or Path("runs", self.name, trial)
         options.results = options.results or Path("results", self.name, trial)
@@ -97,8 +99,12 @@ class BertPlan(Plan):
         words = words_of({"task_name": task, **self.bert.data})
         return words + (["--data_dir", str(data / task)] if data and (data / task).is_dir() else [])
 
-    def training_words(self, task: str, learning_rate: float, epochs: int) -> list[str]:
-        """Return the options of a training that is scored; of a few updates where the user wants a trial."""
+    def training_words(self, task: str, learning_rate: float, epochs: int, steps: int = 0) -> list[str]:
+        """Return the options of a training that is scored; of a few updates where the user wants a trial.
+
+        Args:
+            steps: so many in a trial; 0: as many as all have.
+        """
         batch = self.batch(task)
         changes = {
             "per_device_train_batch_size": batch,
@@ -107,7 +113,7 @@ class BertPlan(Plan):
         }
         words = words_of({**self.bert.training, **changes})
         if self.options.quick:
-            steps = self.bert.quick_steps
+            steps = steps or self.bert.quick_steps
             words += words_of({"max_steps": steps, "max_train_samples": steps * batch})
         return words + self.scored_words()
 

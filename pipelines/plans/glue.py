@@ -37,6 +37,7 @@ class Run:
     def sets(self, plan: BertPlan) -> list[str]:
         """Return where its records are, below its folder."""
         folders = [f"K{k}/" for k in self.budgets] if self.sweep else [""]
+        folders += ["tuned/"] if "tuned" in plan.settings.methods[self.method] else []
         return [f"{folder}{one}" for folder in folders for one in plan.sets(self.task)]
 
 
@@ -55,10 +56,12 @@ class GluePlan(BertPlan):
                     continue
                 source = unpruned if how.get("from_unpruned") else None
                 if "sweep" in how:  # its budgets are part of its settings, and a folder has one setting
-                    label = "" if budgets == self.settings.budgets else "-K" + "-".join(map(str, budgets))
-                    runs.append(Run(task, method, seed, tuple(budgets), label, True, source))
-                elif method == "unpruned":
-                    runs.append(unpruned)
+                    swept, label = budgets, "-K" + "-".join(map(str, budgets))
+                    if budgets == self.settings.budgets:
+                        swept, label = getattr(self.settings, "sweep_budgets", budgets), ""
+                    runs.append(Run(task, method, seed, tuple(swept), label, True, source))
+                elif how.get("whole"):
+                    runs.append(unpruned if method == "unpruned" else Run(task, method, seed, source=source))
                 else:
                     runs += [Run(task, method, seed, (k,), f"-K{k}", False, source) for k in budgets]
         return runs
@@ -85,12 +88,13 @@ class GluePlan(BertPlan):
         epochs = how.get("epochs", settings.squad_epochs if run.task == SQUAD else settings.epochs)
         updates = self.bert.quick_steps if options.quick else self.updates(run.task, epochs)
         words += [
-            *self.training_words(run.task, settings.learning_rate, epochs),
+            *self.training_words(run.task, settings.learning_rate, epochs, how.get("quick_steps", 0)),
             "--warmup_ratio",
-            str(settings.warmup_ratio),
+            str(how.get("warmup_ratio", settings.warmup_ratio)),
         ]
         if run.budgets:
-            words += ["--num_of_heads", str(run.budgets[0]), "--pruning_lr", str(settings.pruning_lr)]
+            words += ["--num_of_heads", str(run.budgets[0])]
+            words += [] if how.get("auto") else ["--pruning_lr", str(settings.pruning_lr)]
         if "open_share" in how:
             words += [
                 "--joint_pruning",
@@ -106,20 +110,21 @@ class GluePlan(BertPlan):
         return self.options.runs / run.name / "config.json"
 
     def tables(self) -> dict[Path, str]:
-        """Make table.md and one table.csv a task."""
+        """Make table.md and one table.csv a task, or files of the name that the settings have for them."""
         options, total = self.options, self.heads_of_model()
         head = f"Development sets, scores in percent, {len(options.seeds)} seed(s), {total} heads in all. "
-        parts = [f"{head}Made by `make glue`.\n"]
-        tables = {options.results / "table.md": ""}
+        table = getattr(self.settings, "table", "table")
+        parts = [f"{head}Made by `make {getattr(self.settings, 'made_by', 'glue')}`.\n"]
+        tables = {options.results / f"{table}.md": ""}
         for task in options.tasks:
             name = self.record_name(task)
             expected: dict[Setting, None] = {}
             for run in self.runs_of(options.seeds[0]):
                 if run.task == task:
-                    method = self.settings.methods[run.method]["method"]
-                    expected.update(
-                        {Setting(name, method, kept, total): None for kept in run.budgets or (total,)}
-                    )
+                    how = self.settings.methods[run.method]
+                    asked = [kept for kept in run.budgets or (total,) if kept in (*options.budgets, total)]
+                    labels = [how[key] for key in ("method", "tuned") if key in how]
+                    expected.update({Setting(name, one, k, total): None for one in labels for k in asked})
             folder = options.results / task
             found = load_records(folder) if folder.is_dir() else []
             records = [
@@ -130,6 +135,6 @@ class GluePlan(BertPlan):
             metric, subsets = self.metric(task)
             rows, columns = table_rows(records, list(expected), subsets, len(options.seeds), metric=metric)
             parts.append(f"## {name}\n\n{markdown_table(rows, columns)}\n")
-            tables[folder / "table.csv"] = csv_table(rows, columns)
-        tables[options.results / "table.md"] = "\n".join(parts)
+            tables[folder / f"{table}.csv"] = csv_table(rows, columns)
+        tables[options.results / f"{table}.md"] = "\n".join(parts)
         return tables

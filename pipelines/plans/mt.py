@@ -19,16 +19,23 @@ SCORES = ("mt-bleu", "mt-speed")
 
 @dataclass(frozen=True)
 class Run:
-    """One training, what is left of its heads and their scores: a method, the model, K and the seed."""
+    """One training, what is left of its heads and their scores: a method, the model, K and the seed.
+
+    Attributes:
+        swept: of the budgets of a sweep that several runs start from; it is no run with scores of its own.
+    """
 
     model: str
     method: str
     seed: int
     budget: int | None = None
+    swept: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         budget = "" if self.budget is None else f"-K{self.budget}"
+        if self.swept:
+            budget = f"-sweep-K{'-'.join(map(str, self.swept))}"
         return f"{self.model}/{self.method}{budget}-seed{self.seed}"
 
 
@@ -39,11 +46,14 @@ class MTPlan(Plan):
     alone may be that of a training that was stopped.
     """
 
+    name, folder_of_runs = "mt", "runs/grid"  # name: of the YAML file
+    more: Mapping[str, Option] = {"speed": Option(flag, False)}  # settings beside the common ones
+
     def __init__(self, config: Mapping[str, Any]):
         # flags: more of fairseq's, for training and scoring
-        options = read_options(config, {**COMMON, "speed": Option(flag, False), "flags": Option()})
-        self.settings = read_settings("mt.yaml", options.settings)
-        options.runs = options.runs or Path("runs/grid")
+        options = read_options(config, {**COMMON, "flags": Option(), **self.more})
+        self.settings = read_settings(f"{self.name}.yaml", options.settings)
+        options.runs = options.runs or Path(self.folder_of_runs)
         options.results = options.results or Path("results") / self.settings.dataset
         super().__init__(options)
 
@@ -75,9 +85,17 @@ class MTPlan(Plan):
         return self.options.results / run.name / scored / "results.json"
 
     def scored(self, run: Run) -> list[str]:
-        """Return the sets with a record each: before and after tuning."""
-        suffixes = ("", "-tuned") if "tuned" in self.how(run) else ("",)
+        """Return the sets with a record each: before and after tuning, or what the method has of these."""
+        suffixes = [suffix for key, suffix in (("method", ""), ("tuned", "-tuned")) if key in self.how(run)]
         return [f"{subset}{suffix}" for suffix in suffixes for subset in self.settings.sets]
+
+    def unpruned_of(self, run: Run) -> Run:
+        """Return the run whose model others of this model and seed start from."""
+        return Run(run.model, "unpruned", run.seed)
+
+    def unpruned(self, run: Run) -> Path:
+        """Name the checkpoint that others of this model and seed start from."""
+        return self.folder(self.unpruned_of(run)) / "checkpoint_best.pt"
 
     # ---- what is left
 
@@ -98,15 +116,16 @@ class MTPlan(Plan):
         """Return the training that a run starts from, unless it is done."""
         if not self.how(run).get("from_unpruned"):
             return []
-        return needed(self.folder(Run(run.model, "unpruned", run.seed)) / "results.json")
+        return needed(self.folder(self.unpruned_of(run)) / "results.json")
 
     def trained(self, run: Run) -> list[str]:
-        """Return what heads are taken out of: the run's own training, or for Michel's the unpruned model."""
-        return (
-            self.source_of(run)
-            if self.how(run)["script"] == "michel"
-            else needed(self.folder(run) / "results.json")
-        )
+        """Return what heads are taken out of: the run's own training, or without one the unpruned model."""
+        without = self.how(run)["script"] == "michel" or "method" not in self.how(run)
+        return self.source_of(run) if without else needed(self.folder(run) / "results.json")
+
+    def tunable(self, run: Run) -> list[str]:
+        """Return what is tuned: the model without its dead heads, or the unpruned one."""
+        return self.trained(run) if run.budget is None else needed(self.checkpoint(run))
 
     def scorable(self, run: Run) -> list[str]:
         """Return what is scored before tuning: the best checkpoint, for Michel's the pruned one."""
@@ -125,8 +144,9 @@ class MTPlan(Plan):
             "SAVE_DIR": self.folder(run),
             "RECORD_DIR": self.options.results / run.name,
             "RECORD_NAME": f"{self.settings.dataset}-{run.model}",
-            "UNPRUNED": self.folder(Run(run.model, "unpruned", run.seed)) / "checkpoint_best.pt",
+            "UNPRUNED": self.unpruned(run),
             **({} if run.budget is None else {"K": run.budget}),
+            **self.settings_of(run),
             **({"FLAGS": self.options.flags} if self.options.flags else {}),
             "STEPS": steps,
             **more,
@@ -136,6 +156,10 @@ class MTPlan(Plan):
             *(f"{name}={value}" for name, value in environment.items()),
             f"scripts/mt/{how['script']}.sh",
         ]
+
+    def settings_of(self, run: Run) -> Mapping[str, Any]:
+        """Return settings of the run's script that no YAML file has, since they hang on the run."""
+        return {}
 
     # ---- tables
 
@@ -150,7 +174,9 @@ class MTPlan(Plan):
         folder, seeds = self.options.results, self.options.seeds
         expected = [setting for run in self.runs_of(seeds[0]) for setting in self.row_settings(run)]
         found = load_records(folder) if folder.is_dir() else []
-        records = [record for record in found if record.kind in SCORES]
+        # another pipeline's records of other models lie beside these
+        names = {f"{self.settings.dataset}-{model}" for model in self.settings.models}
+        records = [record for record in found if record.kind in SCORES and record.name in names]
         rows, columns = table_rows(records, expected, list(self.settings.sets), len(seeds))
         sets = ", ".join(f"{name} is {file}" for name, file in self.settings.sets.items())
         text = f"Multi30k de-en; {sets}. Made by `make grid`.\n\n"

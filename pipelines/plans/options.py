@@ -103,10 +103,19 @@ def _value(name: str, given: Any, option: Option) -> Any:
 
 
 def read_settings(name: str, path: Path | None = None) -> SimpleNamespace:
-    """Read the YAML file `name` of this folder, or the user's at `path`, as a namespace of its outer keys."""
+    """Read the YAML file `name` of this folder, or the user's at `path`, as a namespace of its outer keys.
+
+    A file with `extends: NAME` has the settings of another of this folder, with its own in their places; of
+    `methods` each by itself, and those that it says null of are left out.
+    """
     path = path or FOLDER / name
     try:
-        return SimpleNamespace(**yaml.safe_load(path.read_text("utf-8")))
+        found = yaml.safe_load(path.read_text("utf-8"))
+        if "extends" in found:
+            base = vars(read_settings(found.pop("extends")))
+            methods = {**base.get("methods", {}), **found.get("methods", {})}
+            found = {**base, **found, "methods": {name: how for name, how in methods.items() if how}}
+        return SimpleNamespace(**found)
     except (OSError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"settings {path}: {error}") from None
 

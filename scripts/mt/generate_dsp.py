@@ -8,6 +8,7 @@
   --diff-pack FILE     put a diff pack into the model of --path, which must be the pack's base
                        (docs/diff-pruning.md)
   --record-dir DIR     where the record goes         --record-name, --method   how it is labelled
+  --record-seed N      of which seed it is, where not of the training's (heads that another seed has chosen)
   --no-detok           score the text as it is (default: Moses-detokenised unless --tokenizer is given)
 
   python scripts/mt/generate_dsp.py data-bin -s de -t en --path checkpoint_best.pt --quiet \\

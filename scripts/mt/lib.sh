@@ -120,7 +120,7 @@ need_unpruned() {
     [[ -z ${UNPRUNED:-} ]] || return 0
     UNPRUNED=runs/$DATASET/unpruned-seed$SEED/checkpoint_best.pt
     # the checkpoint alone may be that of a training that was stopped; its record is written at the end
-    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR -u TRAIN_PROGRAM -u STEPS scripts/mt/unpruned.sh
+    [[ -f ${UNPRUNED%/*}/results.json ]] || env -u SAVE_DIR -u RECORD_DIR -u TRAIN_PROGRAM -u STEPS -u TUNE_UPDATES scripts/mt/unpruned.sh
 }
 
 # Where this run's checkpoints and records go; $1 names the run.
@@ -140,6 +140,13 @@ prepare_data() {
     fi
 }
 
+# Of every training, whoever's model it is.
+TRAINING=(--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --lr-scheduler inverse_sqrt
+    --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens "${MAX_TOKENS:-4096}"
+    --eval-bleu --eval-bleu-args '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}' --eval-bleu-detok moses
+    --eval-bleu-remove-bpe --best-checkpoint-metric bleu --maximize-best-checkpoint-metric
+    --validate-interval "$VALIDATE_INTERVAL" --no-epoch-checkpoints --log-interval 50)
+
 # Train by $TRAIN_PROGRAM with the recipe and the options given; does nothing when the run is complete.
 train_model() {
     asked "$DOING" || return 0
@@ -147,12 +154,7 @@ train_model() {
     [[ -f $SAVE_DIR/results.json ]] && { echo "| $SAVE_DIR is trained"; return; }
     mkdir -p "$SAVE_DIR"
     # shellcheck disable=SC2086
-    "$PYTHON" "scripts/mt/$TRAIN_PROGRAM" "$DATA_BIN" --arch "$ARCH" --seed "$SEED" \
-        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 0.0 --lr-scheduler inverse_sqrt \
-        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens "${MAX_TOKENS:-4096}" \
-        --eval-bleu --eval-bleu-args '{"beam": 5, "max_len_a": 1.2, "max_len_b": 10}' --eval-bleu-detok moses \
-        --eval-bleu-remove-bpe --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
-        --validate-interval "$VALIDATE_INTERVAL" --no-epoch-checkpoints --log-interval 50 \
+    "$PYTHON" "scripts/mt/$TRAIN_PROGRAM" "$DATA_BIN" --arch "$ARCH" --seed "$SEED" "${TRAINING[@]}" \
         --record-name "${RECORD_NAME:-$DATASET}" --save-dir "$SAVE_DIR" "${RECIPE[@]}" "$@" $FLAGS $TRAIN_FLAGS
 }
 
@@ -174,7 +176,7 @@ score_model() {
         # shellcheck disable=SC2086
         "$PYTHON" scripts/mt/generate_dsp.py "$DATA_BIN" -s de -t en --path "$1" --gen-subset "$subset" --quiet \
             --batch-size 32 --beam 5 --remove-bpe --record-dir "$out" --record-name "${RECORD_NAME:-$DATASET}" \
-            --method "$2" $FLAGS
+            --method "$2" --record-seed "$SEED" $FLAGS
     done
 }
 
@@ -184,19 +186,20 @@ remove_heads() {
     local pruned=$SAVE_DIR/checkpoint_pruned.pt
     ! asked prune || [[ -f $pruned ]] || "$PYTHON" -m dsp_plugin.cli.main prune "$SAVE_DIR/$RESULT" --out "$pruned"
     [[ -z ${SCORE_PRUNED:-} ]] || score_model "$pruned" "$1-pruned" -pruned
-    tune_pruned "$1"
+    tune_model "$1" "$pruned"
 }
 
-# Tuning after pruning: what was removed stays removed. The schedule is that of run_dsp.py --tune-updates: up to TUNE_LR, by
-# default a third of the training's rate, then linearly down to 0.
-tune_pruned() {
+# Tuning after pruning, of checkpoint $2 (method $1, with "-tuned"): what was removed stays removed, and an unpruned model is
+# trained on alike. The schedule is that of run_dsp.py --tune-updates: up to TUNE_LR, by default a third of the training's
+# rate, then linearly down to 0.
+tune_model() {
     [[ ${TUNE_UPDATES:-0} -gt 0 ]] || return 0
-    local pruned=$SAVE_DIR/checkpoint_pruned.pt schedule
+    local schedule
     (
         SAVE_DIR=$SAVE_DIR/tuned TRAIN_PROGRAM=run_dsp.py DOING=tune
         schedule=$("$PYTHON" -m dsp_plugin.mt.programs.tuning_schedule "$TUNE_UPDATES" "$LR" ${TUNE_LR:+"$TUNE_LR"})
         # shellcheck disable=SC2086
-        train_model --finetune-from-model "$pruned" --validate-interval 1 $schedule
+        train_model --finetune-from-model "$2" --validate-interval 1 $schedule
         score_model "$SAVE_DIR/checkpoint_best.pt" "$1-tuned" -tuned
     )
 }

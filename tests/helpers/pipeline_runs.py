@@ -72,6 +72,7 @@ if [[ -f broken && "$0 $STEPS $SAVE_DIR" == *$(<broken)* ]]; then echo broken; e
 mkdir -p "$SAVE_DIR/tuned"
 case $STEPS in
 train) echo '{}' >"$SAVE_DIR/results.json" ;;
+sweep) mkdir -p "$SWEEP" && echo '{}' >"$SWEEP/results.json" ;;
 prune) echo a model >"$SAVE_DIR/checkpoint_pruned.pt" ;;
 tune) echo '{}' >"$SAVE_DIR/tuned/results.json" ;;
 score*)

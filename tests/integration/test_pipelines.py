@@ -190,6 +190,35 @@ def test_the_steps_of_translation_runs(repository):
         assert calls(repository) == ["speed"]
 
 
+def test_one_sweep_and_one_model_for_all_choices(repository):
+    done = start(repository, "pipelined", only="trained/unpruned trained/michel trained/auto-K9")
+    assert done.returncode == 0, done.stdout
+    started = [line.split() for line in calls(repository)]
+    names = [(script, step, Path(folder).name) for script, step, folder, *_ in started]
+    sweeps = [("michel", "sweep", f"michel-sweep-K18-9-seed{seed}") for seed in (1, 2)]
+    assert sorted(name for name in names if name[1] == "sweep") == sweeps
+    assert names[0] == ("stock", "train", "unpruned-seed1") and len(names) == len(started)
+    assert sorted(name for name in names if name[1] == "train")[:2] == [
+        ("pipelined", "train", f"auto-K9-seed{seed}") for seed in (1, 2)
+    ]
+    for budget in (18, 9):
+        pruned = names.index(("michel", "prune", f"michel-K{budget}-seed2"))
+        assert names.index(sweeps[1]) < pruned < names.index(("michel", "tune", f"michel-K{budget}-seed2"))
+    for seed in (1, 2):
+        assert ("unpruned", "tune", f"unpruned_tuned-seed{seed}") in names
+    assert "not measured" in (repository / "results/multi30k/pipelined.md").read_text()
+    shown = start(repository, "pipelined", "-n", only="trained/unpruned trained/michel trained/auto-K9")
+    assert "Nothing to be done" in shown.stdout
+    # what is there is of that model; of another one nothing is added
+    (repository / "other.pt").write_text("another model")
+    refused = start(repository, "pipelined", only="trained/start", unpruned="other.pt")
+    assert refused.returncode == 1 and "holds choices of heads of another model" in refused.stdout
+    done = start(repository, "pipelined", only="trained/start-K9", seeds=1, budgets=9)
+    assert done.returncode == 0, done.stdout
+    steps = ["prune", "score", "score", "score-tuned", "score-tuned", "tune"]
+    assert sorted(line.split()[1] for line in calls(repository)) == steps
+
+
 def test_the_steps_to_another_domain(repository):
     """A trial on programs that leave their outputs and no more."""
     start_of_fakes = """

@@ -35,6 +35,11 @@ def own_options() -> OwnOptions:
     )
     parser.add_argument("--method", help="name of the method in the record")
     parser.add_argument(
+        "--record-seed",
+        type=int,
+        help="seed in the record (default: the training's); for heads that another seed has chosen",
+    )
+    parser.add_argument(
         "--no-detok", action="store_true", help="score the text as it is, not Moses-detokenised"
     )
     return parser

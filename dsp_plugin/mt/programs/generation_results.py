@@ -75,7 +75,7 @@ def keep_results(done: Generation) -> Record:
         own.record_name or default_name,
         methods[0] if len(set(methods)) == 1 else "ensemble",
         device=weights.device,
-        seed=_training_seed(first),
+        seed=_training_seed(first) if own.record_seed is None else own.record_seed,
         data=data_fingerprint(args.data, args.gen_subset),
         heads=maps[0] if all(found == maps[0] for found in maps) else None,
         parameters={when: sum(count[when] for count in parameters) for when in ("before", "after")},

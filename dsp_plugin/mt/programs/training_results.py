@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 from fairseq.models import ARCH_MODEL_REGISTRY
@@ -23,6 +25,7 @@ from ..heads.gated_model import GatedTransformerModel
 from ..heads.history import read_history
 from ..heads.schedule import recorded
 from ..training.coverage import COVERAGE, Coverage
+from .refusals import raise_errors, run_program
 
 
 def summarise_training(
@@ -135,3 +138,23 @@ def _model_of(state: dict) -> tuple[Optional[type[GatedTransformerModel]], dict]
     model_class = ARCH_MODEL_REGISTRY.get(options.get("_name") or options.get("arch"))
     ours = model_class is not None and issubclass(model_class, GatedTransformerModel)
     return (model_class if ours else None), options
+
+
+def main(argv: Sequence[str]) -> None:
+    """Sum up a finished training of stock fairseq's, which writes no record itself."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("save_dir", metavar="SAVE_DIR", help="the training's")
+    parser.add_argument("--method", help="name of the method in the record (default: by the options)")
+    parser.add_argument("--record-name", help="name of the setting in the record (default: SAVE_DIR's)")
+    raise_errors(parser)
+    given = parser.parse_args(argv)
+    if result_of(given.save_dir) is None:
+        raise ValueError(f"{given.save_dir} has no checkpoint")
+    summarise_training(given.save_dir, 0.0, given.method, given.record_name)
+
+
+if __name__ == "__main__":
+    from dsp_plugin import register
+
+    register()
+    run_program(main, sys.argv[1:])

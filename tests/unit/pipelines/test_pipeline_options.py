@@ -33,7 +33,11 @@ def root(monkeypatch):
         (DiffPlan, {"DENSITIES": [0.1, 5]}, "densities 5: a share"),
         (DiffPlan, {"quick": -3}, "quick -3: a whole number, 0 or more"),
         (MTPlan, {"seeds": -1}, "seeds -1: "),
-        (MTPlan, {"only": "large"}, "only large: no such run; runs: small/unpruned-seed1, base/unpruned"),
+        (
+            MTPlan,
+            {"only": "large"},
+            "only large: no such run; runs: small/unpruned-seed1, small/unpruned_tuned",
+        ),
         (MTPlan, {"settings": "/no/such.yaml"}, "settings /no/such.yaml: "),
         (DomainsPlan, {"home": "here"}, "home here: choose of multi30k, iwslt14"),
         (DomainsPlan, {"seed": "1 2"}, "seed 1 2: "),
@@ -79,6 +83,6 @@ def test_plans_need_no_torch():
     """Snakemake has an environment of its own."""
     hidden = "torch", "numpy", "transformers", "fairseq", "filelock"
     hide = f"import sys; sys.modules.update(dict.fromkeys({hidden}))\n"
-    names = ("glue", "diff", "mt", "domains")
+    names = ("glue", "diff", "mt", "pipelined", "domains")
     program = hide + "".join(f"import pipelines.plans.{name}\n" for name in names)
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
