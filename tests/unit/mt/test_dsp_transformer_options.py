@@ -96,6 +96,7 @@ def test_every_option_of_the_stock_model_is_there():
         "--derived-schedule",
         "--init-scores",
         "--final-noise",
+        "--mask-samples",
     }
     assert {flag for flag in ours if flag not in stock} == own
 
