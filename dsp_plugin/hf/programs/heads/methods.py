@@ -210,7 +210,7 @@ class DSPArguments(ScheduledArguments):
     """Differentiable subset pruning (Li, Cotterell and Sachan, 2021)."""
 
     pruning_lr: Annotated[float | None, "positive"] = option(
-        "learning rate of the head scores, by the model's schedule; default: worked out (auto), else 0.5"
+        "learning rate of the scores, by the model's schedule; default: worked out (auto), else 0.5"
     )
     use_ste: bool = option("straight-through: hard top-K forward, identity backward; no temperature", False)
     annealing: bool = option(
@@ -220,19 +220,16 @@ class DSPArguments(ScheduledArguments):
         "temperature of the sampler at the start; default: worked out (auto), else 1000"
     )
     final_temperature: Annotated[float | None, "temperature"] = option(
-        "temperature at the end of the cool-down, and throughout without --annealing; default: worked out "
-        "(auto), else 1e-8"
+        "the same at the end, and throughout without --annealing; default: worked out (auto), else 1e-8"
     )
     cooldown_steps: Annotated[int | None, "amount"] = option(
         "updates of the cool-down; default: worked out (auto), else 25000 (published, pipelined: 8333)"
     )
     final_noise: Annotated[float | None, "probability"] = option(
-        "scale of the sampler's noise at the end of the cool-down, 0..1: it falls with the temperature, at 0 "
-        "to the mask that is deployed; default: worked out (auto), else 1, as published"
+        "scale of the sampler's noise at the end of the cool-down, 0..1; default: worked out (auto), else 1"
     )
     mask_samples: Annotated[int | None, "count"] = option(
-        "masks that the sampler draws at every training step, which the examples of a batch take in turn: "
-        "the more, the steadier the scores' gradient; default: worked out (auto), else 1, as published"
+        "masks that a step draws, for the examples of a batch in turn; default: worked out (auto), else 1"
     )
 
     _of: ClassVar[str] = "dsp"
