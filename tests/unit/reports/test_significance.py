@@ -207,3 +207,11 @@ class Blocks:
 
     def tolist(self):
         return []
+
+
+def test_the_same_translations_do_not_differ():
+    """sacreBLEU gives them its least p: a difference of 0 that is surely there."""
+    references = [f"the {number} small cats sit on a mat of {number % 7}" for number in range(40)]
+    base = bleu_statistics([line.replace("small ", "") for line in references], references)
+    same, differing = paired_bootstrap(base, [[*base], bleu_statistics(references, references)])
+    assert same == 1.0 and differing < 0.01
