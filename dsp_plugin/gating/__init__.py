@@ -24,7 +24,7 @@ from .methods.recipe import SCHEDULES, STARTS, Setting, derive, schedule_of
 from .methods.subset import RelaxedSubset, StraightThroughSubset
 from .methods.subset_options import SubsetOptions
 from .sampling.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
-from .sampling.schedule import ExponentialCooling, constant_temperature
+from .sampling.schedule import ExponentialCooling, ScoreRate, constant_temperature
 from .switchboard import Switchboard
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "RelaxedSubset",
     "SCHEDULES",
     "STARTS",
+    "ScoreRate",
     "Setting",
     "Step",
     "StraightThroughSubset",

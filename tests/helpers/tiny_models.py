@@ -14,7 +14,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
 
 import dsp_plugin
-from dsp_plugin.gating import FixedGates
+from dsp_plugin.gating import FixedGates, ScoreRate
 from dsp_plugin.mt.checkpoints.built_in_types import to_built_in_types
 from dsp_plugin.mt.heads.gated_transformer import head_map_of
 from dsp_plugin.mt.heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
@@ -71,7 +71,7 @@ def build(settings: dict[str, Any]) -> DSPTransformerModel:
 def masked(keep: list[bool]) -> DSPTransformerModel:
     """The model that multiplies the other heads by 0."""
     model = build(options())
-    model.add_gates(FixedGates(torch.tensor(keep)), pruning_lr=0.1, joint=True)
+    model.add_gates(FixedGates(torch.tensor(keep)), rate=ScoreRate(0.1), joint=True)
     return model.eval()
 
 

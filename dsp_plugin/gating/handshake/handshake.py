@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,13 +33,13 @@ class Handshake:
 
     Attributes:
         advice: half -> what to do where it is missing (see `ADVICE`).
-        lr: the constant learning rate that the scores are to have; None: any.
+        lr: the learning rate that the scores are to have, or what returns that of the next update; None: any.
         weight_decay: the decay they are to have; None: any.
     """
 
     def __init__(self) -> None:
         self.advice: dict[str, str] = dict(ADVICE)
-        self.lr: float | None = None
+        self.lr: float | Callable[[], float] | None = None
         self.weight_decay: float | None = None
         self._board: Any = lambda: None
         self._model: Any = lambda: None
@@ -78,7 +78,7 @@ class Handshake:
 
     def expect(
         self,
-        lr: float | None = None,
+        lr: float | Callable[[], float] | None = None,
         weight_decay: float | None = None,
         advice: Mapping[str, str] | None = None,
         restore_in: torch.optim.Optimizer | None = None,
@@ -176,7 +176,10 @@ class Handshake:
     def _check_rate(self, optimizer: torch.optim.Optimizer, held: Held) -> None:
         wanted = {
             name: value
-            for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay))
+            for name, value in (
+                ("lr", self.lr() if callable(self.lr) else self.lr),
+                ("weight_decay", self.weight_decay),
+            )
             if value is not None
         }
         for number in held.scores if wanted else ():

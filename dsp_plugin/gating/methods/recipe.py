@@ -19,6 +19,7 @@ STARTS = ("importance", "random")
 
 BY_HAND = (
     "pruning_lr",
+    "pruning_lr_decay_steps",
     "annealing",
     "use_ste",
     "initial_temperature",
@@ -41,8 +42,8 @@ is likely and leave what is not within reach; at 3 the choice stayed where it be
 SCORE_RATE = 0.1
 """An Adam step of the scores: the whole range of their start in twenty updates of one direction."""
 
-FROZEN_RATE = 0.03
-"""The same where weights stay and nothing makes up for a choice that is moved by chance."""
+FROZEN_RATE = 0.05
+"""The same where weights stay and nothing makes up for a choice that is moved by chance; it falls to 0."""
 
 MASK_SAMPLES = 32
 """Masks a training pass: the mean of their gradients has a sixth of one mask's deviation."""
@@ -102,7 +103,7 @@ def derive(setting: Setting) -> dict[str, Any]:
     Where the weights stay, there is nothing to train afterwards, and the choice is the whole run. Temperature
     and noise stay: at a T of 0.2 beside noise of 1.28 most gates of a sample are near 0 or 1, so that what is
     learned is which masks are good; less noise has the scores make use of gates in between, and above 1,
-    which are not deployed.
+    which are not deployed. The rate falls instead.
 
     Raises:
         OptionError: the run is too short for any; says how many updates one needs.
@@ -129,7 +130,8 @@ def derive(setting: Setting) -> dict[str, Any]:
         cooling = {"initial_temperature": 1.0, "final_temperature": 0.01, "final_noise": 0.0}
         return {**found, "pruning_lr": SCORE_RATE, **cooling, "cooldown_steps": third}
     staying = {"initial_temperature": 0.2, "final_temperature": 0.2, "final_noise": 1.0}
-    return {**found, "pruning_lr": FROZEN_RATE, **staying, "cooldown_steps": setting.updates}
+    rate = {"pruning_lr": FROZEN_RATE, "pruning_lr_decay_steps": setting.updates}
+    return {**found, **rate, **staying, "cooldown_steps": setting.updates}
 
 
 def _minimum(setting: Setting) -> int:

@@ -72,3 +72,26 @@ class FallingNoise:
         if done >= self.steps:
             return self.final
         return 1.0 - (1.0 - self.final) * done / self.steps
+
+
+@dataclass
+class ScoreRate:
+    """The learning rate of the scores, which falls in a straight line from `peak` to 0 in `steps` updates.
+
+    Attributes:
+        steps: 0: the rate stays.
+        start: the update that they count from.
+        num_updates: made so far; whoever counts them writes it.
+    """
+
+    peak: float
+    steps: int = 0
+    start: int = 0
+    num_updates: int = 0
+
+    def __call__(self) -> float:
+        """Return the rate of the next update."""
+        if not self.steps:
+            return self.peak
+        done = max(0, self.num_updates - self.start)
+        return self.peak * max(0.0, 1.0 - done / self.steps)

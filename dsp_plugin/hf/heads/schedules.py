@@ -65,6 +65,7 @@ def work_out(
     """Work out the options of a schedule, name -> value. Arguments and errors as `derive_schedule`."""
     head_map, per_kind = head_map_of(model), parse_heads_per_kind(heads_per_kind)
     found = derive(Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste))
+    found.pop("pruning_lr_decay_steps", None)  # here the scores' rate falls by the model's schedule
     if "open_cost" in found:
         found["l0_penalty"] = found.pop("open_cost") / max(1, head_map.num_heads)
     return found

@@ -72,8 +72,15 @@ class GatedTransformerConfig(FlatTransformerConfig):
     pruning_lr: Optional[float] = field(
         default=None,
         metadata={
-            "help": "constant learning rate of the head scores, apart from --lr and its schedule (default: "
-            "worked out where the schedule is, else 0.2)"
+            "help": "learning rate of the head scores, apart from --lr and its schedule (default: worked out "
+            "where the schedule is, else 0.2)"
+        },
+    )
+    pruning_lr_decay_steps: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "updates of the choice of heads over which --pruning-lr falls linearly to 0; at 0 it is "
+            "constant, as published (default: worked out where the schedule is, else 0)"
         },
     )
     pruning_warmup_updates: Optional[int] = field(

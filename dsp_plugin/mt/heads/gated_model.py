@@ -17,7 +17,7 @@ from fairseq.models.transformer import transformer_legacy as stock
 from omegaconf import OmegaConf
 from torch import nn
 
-from ...gating import BudgetOptions, HeadBudget, HeadMap, Switchboard
+from ...gating import BudgetOptions, HeadBudget, HeadMap, ScoreRate, Switchboard
 from ...gating.importance.start import check_start
 from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
@@ -49,6 +49,7 @@ class GatedTransformerModel(TransformerModelBase):
 
     by_hand: Mapping[str, Any] = {
         "pruning_lr": 0.2,
+        "pruning_lr_decay_steps": 0,
         "pruning_warmup_updates": 0,
         "min_heads_per_block": 0,
         "init_scores": "random",
@@ -58,6 +59,7 @@ class GatedTransformerModel(TransformerModelBase):
     def __init__(self, cfg, encoder, decoder):
         super().__init__(cfg, encoder, decoder)
         self.gating: Optional[Switchboard] = None
+        self.score_rate: Optional[ScoreRate] = None
         # the record of removed heads, where there are any
         self.kept_heads: Optional[dict[str, list[int]]] = None
 
@@ -146,6 +148,8 @@ class GatedTransformerModel(TransformerModelBase):
                     raise OptionError(name, f"needs {{}} {meaning}", option)
         check_start(options.get("init_scores"), BudgetOptions.of(options).given)
         BudgetOptions.of(options).check()
+        if options["pruning_lr_decay_steps"] and options["pruning_lr"] is None:
+            raise OptionError("pruning_lr_decay_steps", "needs {}, the rate that falls", "pruning_lr")
 
     @classmethod
     def warnings(cls, options) -> list[str]:
@@ -206,7 +210,9 @@ class GatedTransformerModel(TransformerModelBase):
         if cls.wants_gates(flat):
             gates = cls.build_gates(head_map_of(model), flat)
             joint, warmup = not cls.freezes_weights(flat), flat["pruning_warmup_updates"]
-            model.add_gates(gates, flat["pruning_lr"], joint, warmup)
+            peak, steps = flat["pruning_lr"], flat["pruning_lr_decay_steps"]
+            rate = None if peak is None else ScoreRate(peak, steps, start=warmup)
+            model.add_gates(gates, rate, joint, warmup)
         return model
 
     @classmethod
@@ -218,17 +224,28 @@ class GatedTransformerModel(TransformerModelBase):
         return GatedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
     def add_gates(
-        self, gates: nn.Module, pruning_lr: Optional[float], joint: bool, warmup_updates: int = 0
+        self, gates: nn.Module, rate: Optional[ScoreRate], joint: bool, warmup_updates: int = 0
     ) -> None:
-        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes all else."""
+        """Put `gates` (a `HeadGates` module) on the heads; pipelined (`joint` false) freezes all else.
+
+        Args:
+            rate: of the scores; None: the model's.
+        """
         if not joint:
             self.requires_grad_(False)
         self.gating = Switchboard(head_map_of(self), gates, warmup_updates)
         for parameter in gates.parameters():
-            mark_scores(parameter, pruning_lr)
+            mark_scores(parameter, rate)
         self.gating.handshake.watch_model(self)
-        self.gating.handshake.expect(lr=pruning_lr, weight_decay=0.0, advice=host_advice(self.method))
+        self.score_rate = rate
+        self.gating.handshake.expect(lr=rate, weight_decay=0.0, advice=host_advice(self.method))
         connect(self, self.gating)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Tell what goes by the number of updates how many have been made."""
+        super().set_num_updates(num_updates)
+        if self.score_rate is not None:
+            self.score_rate.num_updates = num_updates
 
     def forward(self, *args, **kwargs):
         if self.gating is None:

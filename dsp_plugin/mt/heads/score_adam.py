@@ -7,19 +7,23 @@ import torch
 from fairseq import utils
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 
+from ...gating import ScoreRate
+
 SCORE_GROUP = "dsp_scores"
 _CLEARED_EVERY = 256  # updates
 _TINY = torch.finfo(torch.float32).tiny
 _SMALLEST_EPS = 1e-11  # beside which the root of `_TINY`, 1e-19, is rounded away in float32
 
 
-def mark_scores(parameter, lr: Optional[float]) -> None:
-    """Tag a parameter as head scores with the constant rate `lr`; None: the model's rate and schedule.
+def mark_scores(parameter, rate: Optional[ScoreRate]) -> None:
+    """Tag a parameter as head scores with a rate of their own; None: the model's rate and schedule.
 
     fairseq copies both attributes to the float32 master copies it makes under --fp16 and --bf16.
     """
     parameter.param_group = SCORE_GROUP
-    parameter.optim_overrides = {"optimizer": {} if lr is None else {"lr": [lr]}}
+    parameter.optim_overrides = (
+        {"optimizer": {}} if rate is None else {"optimizer": {"lr": [rate.peak]}, "score_rate": rate}
+    )
 
 
 @dataclass
@@ -30,9 +34,9 @@ class DSPAdamConfig(FairseqAdamConfig):
 class DSPAdam(FairseqAdam):
     """fairseq's Adam (same options) with two parameter groups: the model and the head scores.
 
-    The scheduler moves the model's learning rate only; scores (see `mark_scores`) keep their constant
-    one without warm-up or decay, as in DSP's own MT program, and without weight decay, as in its BERT
-    program. Schedulers, checkpoints and overrides may all write into the groups, so the scores' own settings
+    The scheduler moves the model's learning rate only; scores (see `mark_scores`) have their own, which is
+    constant, as in DSP's own MT program, unless it is to fall, and no weight decay, as in its BERT program.
+    Schedulers, checkpoints and overrides may all write into the groups, so the scores' own settings
     are put back before every step.
     """
 
@@ -41,12 +45,15 @@ class DSPAdam(FairseqAdam):
         scores = [p for p in params if getattr(p, "param_group", None) == SCORE_GROUP]
         others = [p for p in params if getattr(p, "param_group", None) != SCORE_GROUP]
         groups = [{"params": others}] if others else []
-        by_lr = {}
+        by_rate: dict[int, tuple[Optional[ScoreRate], list]] = {}
         for p in scores:
-            by_lr.setdefault(tuple(p.optim_overrides["optimizer"].get("lr", ())), []).append(p)
-        for lr, group in sorted(by_lr.items()):
-            constant = {"lr": float(lr[0]), "constant_lr": float(lr[0])} if lr else {}
-            groups.append({"params": group, "weight_decay": 0.0, **constant})
+            rate = p.optim_overrides.get("score_rate")
+            by_rate.setdefault(id(rate), (rate, []))[1].append(p)
+        self._rates: list[Optional[ScoreRate]] = [None] * len(groups)
+        for rate, group in by_rate.values():
+            own = {} if rate is None else {"lr": rate(), "constant_lr": rate()}
+            groups.append({"params": group, "weight_decay": 0.0, **own})
+            self._rates.append(rate)
         # what every group keeps, whoever writes into it
         self._own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         super().__init__(cfg, groups)
@@ -59,7 +66,8 @@ class DSPAdam(FairseqAdam):
 
     def get_lr(self) -> float:
         """Return the scheduled rate; in pipelined mode, where only scores learn, theirs."""
-        return self._own[0].get("lr", self.param_groups[0]["lr"])
+        rate = self._rates[0]
+        return self.param_groups[0]["lr"] if rate is None else rate()
 
     def set_lr(self, lr: float) -> None:
         for group in self.param_groups:
@@ -98,7 +106,9 @@ class DSPAdam(FairseqAdam):
                     moments.masked_fill_(moments < _TINY, 0.0)
 
     def _put_back(self) -> None:
-        for group, own in zip(self.param_groups, self._own):
+        for group, own, rate in zip(self.param_groups, self._own, self._rates):
+            if rate is not None:
+                own["lr"] = own["constant_lr"] = rate()
             group.update(own)
 
     def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):

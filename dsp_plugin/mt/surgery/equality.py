@@ -138,7 +138,7 @@ def model_of(state: dict[str, Any], task: Any) -> nn.Module:
 def masked_model(source: CheckpointModel, keep: Tensor, task: Any) -> nn.Module:
     """Return the checkpoint's model with all the heads it has, those that are not kept multiplied by 0."""
     model = model_of(remove_heads(source, torch.ones_like(keep)).state, task)
-    model.add_gates(FixedGates(keep), pruning_lr=None, joint=True)
+    model.add_gates(FixedGates(keep), rate=None, joint=True)
     return model.eval().requires_grad_(False)
 
 

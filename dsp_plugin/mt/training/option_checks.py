@@ -60,8 +60,8 @@ _TABLE: Mapping[str | Meaning, str] = {
         save_interval_updates curriculum shard_id empty_cache_freq amp_batch_retries
         distributed_rank device_id pipeline_chunks ema_start_update warmup_iterations
         ignore_prefix_size latency_update_after num_batch_buckets budgets pruning_warmup_updates
-        cooldown_steps beam_mt max_len_b max_len_b_mt min_len prefix_size no_repeat_ngram_size
-        iter_decode_max_iter buffer_size context_window""",
+        pruning_lr_decay_steps cooldown_steps beam_mt max_len_b max_len_b_mt min_len prefix_size
+        no_repeat_ngram_size iter_decode_max_iter buffer_size context_window""",
     "whole": "num_of_heads min_heads_per_block",  # the model, which has the heads, says how many there are
     _ALL: "keep_interval_updates keep_interval_updates_pattern keep_last_epochs keep_best_checkpoints",
     MEANINGS["amount"].or_else(-1, meant="for none"): "patience fix_layer upsample_primary heartbeat_timeout",

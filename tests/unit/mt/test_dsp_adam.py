@@ -19,6 +19,7 @@ import dsp_plugin
 
 dsp_plugin.register()
 
+from dsp_plugin.gating import ScoreRate
 from dsp_plugin.mt.heads.score_adam import DSPAdam, DSPAdamConfig, mark_scores
 
 PRUNING_LR, LR = 0.2, 1e-3
@@ -45,7 +46,7 @@ def parameters(dtype=torch.float32):
     torch.manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(3, 2).to(dtype)), torch.nn.Parameter(torch.randn(4).to(dtype))]
     scores = torch.nn.Parameter(torch.randn(5))
-    mark_scores(scores, PRUNING_LR)
+    mark_scores(scores, ScoreRate(PRUNING_LR))
     return [weights[0], scores, weights[1]]
 
 
@@ -127,7 +128,7 @@ def test_state_survives_a_checkpoint_bit_for_bit():
     step(optimizer, params), step(optimizer, params)
     saved = copy.deepcopy(optimizer.state_dict())
     twins = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    mark_scores(twins[1], PRUNING_LR)
+    mark_scores(twins[1], ScoreRate(PRUNING_LR))
     resumed = optim.build_optimizer(configuration().optimizer, twins)
     resumed.load_state_dict(saved)
     step(optimizer, params), step(resumed, twins)
@@ -138,7 +139,7 @@ def test_todays_pruning_lr_wins_over_the_checkpoints():
     params = parameters()
     optimizer = optim.build_optimizer(configuration().optimizer, params)
     step(optimizer, params)
-    mark_scores(params[1], 0.05)
+    mark_scores(params[1], ScoreRate(0.05))
     resumed = optim.build_optimizer(configuration().optimizer, params)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert groups(resumed)[5] == (0.05, 0.0)
@@ -225,7 +226,7 @@ def test_one_flat_parameter_is_not_offered():
 def test_clipping_takes_model_and_scores_apart():
     """A huge gradient of the scores must not take the model's away."""
     weights, scores = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(3))
-    mark_scores(scores, 0.2)
+    mark_scores(scores, ScoreRate(0.2))
     optimizer = optim.build_optimizer(configuration().optimizer, [weights, scores])
     weights.grad, scores.grad = torch.full((4,), 3.0), torch.full((3,), 1e6)
     norm = optimizer.clip_grad_norm(1.0)

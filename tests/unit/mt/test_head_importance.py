@@ -13,7 +13,7 @@ import tiny_models
 from fairseq.data import LanguagePairDataset, ListDataset
 from tiny_models import N
 
-from dsp_plugin.gating import FixedGates, RelaxedSubset, constant_temperature, normalised
+from dsp_plugin.gating import FixedGates, RelaxedSubset, ScoreRate, constant_temperature, normalised
 from dsp_plugin.mt.heads.gated_transformer import attention_blocks, head_map_of
 from dsp_plugin.mt.heads.importance import SentenceRanking, batches_of, gating_of, head_importance, magnitudes
 
@@ -112,7 +112,7 @@ def test_gates_of_the_model_play_no_part(model, dataset):
     heads = head_map_of(model)
     for gates in (FixedGates(torch.arange(N) < 3), RelaxedSubset(heads, 4, constant_temperature(1.0))):
         twin = tiny_models.build(tiny_models.options())
-        twin.add_gates(gates, pruning_lr=0.1, joint=False)
+        twin.add_gates(gates, rate=ScoreRate(0.1), joint=False)
         twin.train()
         assert torch.equal(head_importance(twin, dataset, batches, log_format="none").value(), expected)
 

@@ -24,6 +24,7 @@ import dsp_plugin
 
 dsp_plugin.register()
 
+from dsp_plugin.gating import ScoreRate
 from dsp_plugin.mt.heads.score_adam import DSPAdamConfig, mark_scores
 
 PRUNING_LR, LR, EPOCH = 0.2, 1e-3, 3
@@ -68,7 +69,7 @@ def scheduler_config(name):
 def build(schedule, pruning_lr, kind="joint"):
     torch.manual_seed(0)
     weight, scores = torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(5))
-    mark_scores(scores, pruning_lr)
+    mark_scores(scores, None if pruning_lr is None else ScoreRate(pruning_lr))
     params = [weight, scores] if kind == "joint" else [scores]
     cfg = OmegaConf.structured(DSPAdamConfig(_name="dsp_adam", weight_decay=0.1, adam_betas="(0.9, 0.98)"))
     with open_dict(cfg):
@@ -118,6 +119,27 @@ def test_the_constant_rate_is_constant_under_every_schedule(schedule, kind):
         assert optimizer.get_lr() == PRUNING_LR
     else:
         assert len({groups[0][0] for groups in seen}) > 1  # the schedule does move the model's
+
+
+def falling(schedule, start, steps):
+    params, optimizer, scheduler = build(schedule, PRUNING_LR, "pipelined")
+    rate = params[-1].optim_overrides["score_rate"]
+    rate.start, rate.steps = start, steps
+    return params, optimizer, scheduler, rate
+
+
+@pytest.mark.parametrize("start, steps", [(0, 8), (3, 5)])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_rate_that_falls_does_so_under_every_schedule(schedule, start, steps):
+    params, optimizer, scheduler, rate = falling(schedule, start, steps)
+    seen = []
+    for update in range(10):
+        rate.num_updates = update
+        seen += run(params, optimizer, scheduler, [update])
+        assert optimizer.get_lr() == optimizer.state_dict()["param_groups"][0]["lr"] == seen[-1][0][0]
+    for update, groups in enumerate(seen):
+        left = min(1.0, max(0.0, 1 - (update - start) / steps))
+        assert groups == [(pytest.approx(PRUNING_LR * left), 0.0)]
 
 
 @pytest.mark.parametrize("pruning_lr", [PRUNING_LR, None])
