@@ -15,7 +15,7 @@ from ..budget import HeadBudget
 from ..methods.recipe import STARTS
 from .removal_order import ImportanceOf, ranking_of_removal, remove_stepwise, stops
 
-SAMPLES = 1000
+SAMPLES = 500
 """Examples that importance is worked out on where a schedule is worked out, too."""
 
 MOST_STEPS = 12
