@@ -83,6 +83,7 @@ def test_every_option_of_the_stock_model_is_there():
         "--num-of-heads",
         "--joint-pruning",
         "--pruning-lr",
+        "--pruning-lr-decay-steps",
         "--use-ste",
         "--annealing",
         "--initial-temperature",

@@ -66,7 +66,7 @@ def test_all_choices_of_all_seeds_start_from_one_model(plan, tmp_path):
         given = settings_of(made.command(run, "tune"))
         assert given["UNPRUNED"].endswith("runs/trained/unpruned-seed1/checkpoint_best.pt")
         assert given["SEED"] == str(run.seed) and given["TUNE_UPDATES"] == "500"
-        assert given["MAX_TOKENS"] == "2048" and (run.budget is None or given["K"] == str(run.budget))
+        assert given["MAX_TOKENS"] == "1024" and (run.budget is None or given["K"] == str(run.budget))
     tuned = made.known["trained/unpruned_tuned-seed2"]
     assert made.scored(tuned) == ["test-tuned", "test1-tuned"] and made.tunable(tuned) == [base]
     assert made.scored(made.runs[0]) == ["test", "test1"]  # of the base: it is tuned under the other name
@@ -129,7 +129,7 @@ def test_the_start_is_that_of_the_recipe(plan):
     for budget in (18, 9):
         given = settings_of(made.command(made.known[f"trained/start-K{budget}-seed1"], "prune"))
         assert given["STEP"] == {18: "2", 9: "3"}[budget] and given["IMPORTANCE_SAMPLES"] == str(SAMPLES)
-        found = derive(Setting("dsp", False, 390, heads, budget))
+        found = derive(Setting("dsp", False, 240, heads, budget))
         minimum = found["min_heads_per_block"]
         flags = "--exact-pruning --dont-normalize-importance-by-layer"
         assert found["init_scores"] == "importance"
