@@ -30,7 +30,7 @@ class VoitaTransformerConfig(ScheduledTransformerConfig):
     pruning_lr: Optional[float] = field(
         default=None,
         metadata={
-            "help": "constant learning rate of the gates (default: worked out where the schedule is, else "
+            "help": "learning rate of the gates (default: worked out where the schedule is, else "
             "--lr and its schedule, as in the reference program)"
         },
     )
