@@ -1,90 +1,53 @@
 #!/usr/bin/env python3
 """The main job from end to end: an unpruned translation model beside one that keeps a quarter of its heads.
 
-Prepares the corpus, trains both models (joint DSP, annealed), scores them, takes the dead heads out of the
-second for good, scores the smaller model, measures the speed of both, and leaves in the output folder:
-table.md, heads.png, comparison.png, results.json, and every checkpoint and record beside them.
+Prepares the corpus, trains both models (the second by joint DSP, its schedule worked out), takes the dead
+heads out of the second for good, trains both on for as many updates ("tuning"), scores them, measures their
+speed, and leaves in the output folder: table.md, heads.png, comparison.png, results.json, and every
+checkpoint, log and record beside them.
 
   python scripts/demo.py                       a generated corpus: minutes on two cores
   python scripts/demo.py --dataset multi30k    real text (DSP_DATA_DIR/multi30k, else fetched)
 
-Started again, it goes on where it stopped.
+Started again, it goes on where it stopped. MAX_UPDATE and TUNE_UPDATES in the environment are other lengths
+of training and tuning, DATA_BIN is another place for the corpus.
 """
+
+from __future__ import annotations
 
 import argparse
 import logging
 import os
-import subprocess
 import sys
 import time
+import warnings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 
+from demo_pipelines import run_one, run_side_by_side
+
+from dsp_plugin.gating.methods.recipe import LEAST_UPDATES
 from dsp_plugin.mt.programs.refusals import run_program
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.files.whole import check_folder
 
 LENGTH = 20  # tokens of every translation when the speed is measured: none is faster by stopping earlier
-SETTINGS = {"embedded": {"heads": 24, "subset": "test"}, "multi30k": {"heads": 36, "subset": "test"}}
+SUBSET = "test"
+HEADS = {"embedded": 24, "multi30k": 36}
+# Settings of scripts/mt/lib.sh, alike for both models. On the small corpus many small batches teach more in
+# the time than few large ones; most come after the choice, when the model learns to do with its few heads.
+SETTINGS = {
+    "embedded": {"MAX_TOKENS": "1024", "MAX_UPDATE": "400", "TUNE_UPDATES": "1400", "TUNE_LR": "3e-3"},
+    "multi30k": {"MAX_UPDATE": "1600", "TUNE_UPDATES": "500"},
+}
+# Validated at the end alone: so the model that is kept is the last one, of as many updates in both trainings.
+TRAIN_FLAGS = "--validate-interval 1000000"
+# No sentence is seen often enough to be learnt by heart: 1,800 updates of some 60 of 12,000 are nine epochs.
+MORE_FLAGS = {"embedded": " --dropout 0", "multi30k": ""}
 
 
-def run_both(jobs: dict[str, dict[str, str]]) -> None:
-    """Run pipelines side by side, one core each, showing their progress; stop if one fails.
-
-    Args:
-        jobs: script name -> its environment variables.
-    """
-    running = {}
-    for script, settings in jobs.items():
-        os.makedirs(settings["SAVE_DIR"], exist_ok=True)
-        log = os.path.join(settings["SAVE_DIR"], "pipeline.log")
-        stream = open(log, "a", encoding="utf-8")
-        process = subprocess.Popen(
-            [f"scripts/mt/{script}.sh"],
-            env={**os.environ, **settings},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-        running[script] = (process, log, stream)
-    shown = {}
-    started = time.time()
-    while any(process.poll() is None for process, _, _ in running.values()):
-        time.sleep(1)
-        for script, (_, log, _) in running.items():
-            line = last_news(log)
-            if line and shown.get(script) != line:
-                shown[script] = line
-                print(f"  {time.time() - started:4.0f} s  {script:10s} {line}", flush=True)
-    for script, (process, log, stream) in running.items():
-        stream.close()
-        if process.returncode:
-            tail = "".join(open(log, encoding="utf-8").readlines()[-15:])
-            sys.exit(
-                f"{tail}\n{script} failed; its whole output: {log}. Mend it and start again: finished "
-                "steps are kept."
-            )
-
-
-def last_news(log: str) -> str:
-    """Return the latest step or figures in a pipeline's log, short."""
-    news = ""
-    with open(log, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            is_validation = "INFO:valid:" in line or "| valid |" in line
-            if is_validation or "train_inner" in line:
-                words = line.replace("|", " ").replace("=", " ").replace(",", " ").split()
-                wanted = ("loss", "bleu") if is_validation else ("num_updates", "loss", "heads_open")
-                figures = ", ".join(
-                    f"{name} {words[words.index(name) + 1]}" for name in wanted if name in words
-                )
-                news = f"{'valid' if is_validation else 'train'}: {figures}"
-            elif line.startswith("| BLEU on"):
-                news = line[2:].split("  ")[0]
-    return news
-
-
-def main(argv: list[str] | None = None) -> None:
+def parser_of() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,6 +57,75 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=number("seed"), default=1)
     parser.add_argument("--gpu", action="store_true", help="train and translate on the GPU")
     parser.add_argument("--traceback", action="store_true", help="show all that led to an error")
+    return parser
+
+
+def lengths_of(dataset: str) -> dict[str, str]:
+    """Return a dataset's settings, with lengths from the environment where it has them.
+
+    Raises:
+        ValueError: one of them is no number of updates, or too few to choose heads in.
+    """
+    settings = dict(SETTINGS[dataset])
+    for name, least in (("MAX_UPDATE", LEAST_UPDATES), ("TUNE_UPDATES", 1)):
+        settings[name] = os.environ.get(name) or settings[name]
+        try:
+            updates = number("count")(settings[name])
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if updates < least:
+            raise ValueError(f"{name} must be at least {least}, got {updates}")
+    return settings
+
+
+def settings_of(options: argparse.Namespace, budget: int) -> dict[str, str]:
+    """Return what both pipelines are told."""
+    settings = {
+        "DATASET": options.dataset,
+        "DATA_BIN": os.environ.get("DATA_BIN") or os.path.join("data-bin", options.dataset),
+        "SEED": str(options.seed),
+        "PYTHON": sys.executable,
+        "RECORD_NAME": options.dataset,
+        "K": str(budget),
+        "SCHEDULE": "auto",
+        "SCORE_PRUNED": "1",
+        "SUBSETS": SUBSET,
+        "TRAIN_FLAGS": TRAIN_FLAGS + MORE_FLAGS[options.dataset],
+        "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
+        **lengths_of(options.dataset),
+    }
+    if not options.gpu:
+        settings["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) // 2))
+    return settings
+
+
+def folders_of(out: str, budget: int, seed: int, settings: dict[str, str]) -> dict[str, str]:
+    """Return the folder of each pipeline: what was trained for other heads, seeds or lengths is not taken."""
+    length = f"{settings['MAX_UPDATE']}+{settings['TUNE_UPDATES']}"
+    names = {"unpruned": f"unpruned-{length}-seed{seed}", "joint": f"joint-K{budget}-{length}-seed{seed}"}
+    return {script: os.path.join(out, name) for script, name in names.items()}
+
+
+def measure_speeds(data: str, folders: dict[str, str], gpu: bool) -> dict[str, float]:
+    """Measure the sentences a second of both tuned models, in turn."""
+    # before the host is imported, which says what could be installed, and warns of its own code
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    import torch
+
+    from dsp_plugin.mt.programs.speed import translation_speed
+
+    # such small matrices gain nothing from a second core, and lose much where it is busy
+    torch.set_num_threads(1)
+    checkpoints = [
+        os.path.join(folders[script], "tuned", "checkpoint_best.pt") for script in ("unpruned", "joint")
+    ]
+    speeds = translation_speed(data, checkpoints, SUBSET, cpu=not gpu, length=LENGTH)
+    return dict(zip(("unpruned-tuned", "pruned-tuned"), speeds))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of()
     options = parser.parse_args(argv)
     if options.out is not None:  # it starts in the user's folder, not in the repository's
         options.out = os.path.abspath(options.out)
@@ -104,155 +136,46 @@ def main(argv: list[str] | None = None) -> None:
         if not torch.cuda.is_available():
             parser.error("--gpu: torch finds no GPU here; without it the demo runs on the processor")
     os.chdir(ROOT)
-    setting = SETTINGS[options.dataset]
-    budget = setting["heads"] // 4 if options.num_of_heads is None else options.num_of_heads
-    if not 0 <= budget <= setting["heads"]:
-        parser.error(f"--num-of-heads must be in 0..{setting['heads']} (heads of the model), got {budget}")
+    total = HEADS[options.dataset]
+    budget = total // 4 if options.num_of_heads is None else options.num_of_heads
+    if not 0 <= budget <= total:
+        parser.error(f"--num-of-heads must be in 0..{total} (heads of the model), got {budget}")
     out = options.out or os.path.join("demo", options.dataset)
-
     try:
         check_folder("--out", out)
+        settings = settings_of(options, budget)
     except ValueError as error:
         parser.error(str(error))
     started = time.time()
+    os.makedirs(out, exist_ok=True)
 
+    print(f"1/4  the corpus {options.dataset}", flush=True)
+    prepare = ["bash", "-c", "source scripts/mt/lib.sh && prepare_data"]
+    run_one("the preparation of the corpus", prepare, os.path.join(out, "prepare.log"), settings)
     print(
-        f"1/3  train, score, remove dead heads: all {setting['heads']} heads beside exactly {budget} of them",
+        f"2/4  all {total} heads beside {budget} of them: {settings['MAX_UPDATE']} updates of training and "
+        f"{settings['TUNE_UPDATES']} of tuning each",
         flush=True,
     )
-    common = {
-        "DATASET": options.dataset,
-        "DATA_BIN": os.path.join("data-bin", options.dataset),
-        "SEED": str(options.seed),
-        "PYTHON": sys.executable,
-        "RECORD_NAME": options.dataset,
-        "K": str(budget),
-        "SCORE_PRUNED": "1",
-        "FLAGS": "--no-progress-bar" + ("" if options.gpu else " --cpu --num-workers 0"),
-        # of 6 attention blocks; with none left in cross-attention the model would not see the source
-        **(
-            {"PRUNING_FLAGS": "--min-heads-per-block 1"}
-            if options.dataset == "embedded" and budget >= 6
-            else {}
-        ),
-        **({} if options.gpu else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}),
-    }
-    # by K and seed: what was trained for others is not taken for these
-    names = {"unpruned": f"unpruned-seed{options.seed}", "joint": f"joint-K{budget}-seed{options.seed}"}
-    folders = {script: os.path.join(out, name) for script, name in names.items()}
-    prepare = subprocess.call(
-        ["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env={**os.environ, **common}
-    )
-    if prepare:
-        sys.exit("the corpus could not be prepared: see above")
-    run_both({script: {**common, "SAVE_DIR": folder} for script, folder in folders.items()})
+    folders = folders_of(out, budget, options.seed, settings)
+    run_side_by_side({script: {**settings, "SAVE_DIR": folder} for script, folder in folders.items()})
+    print(f"3/4  the speed of both, in turn: medians of 3, {LENGTH} tokens a sentence", flush=True)
+    speeds = measure_speeds(settings["DATA_BIN"], folders, options.gpu)
+    print("4/4  table, pictures, record", flush=True)
+    from demo_report import load_scores, write_report  # after the logs are hushed: it imports matplotlib
 
-    records = load_scores(folders, setting["subset"])
-    checkpoints = [
-        os.path.join(folders["unpruned"], "checkpoint_best.pt"),
-        os.path.join(folders["joint"], "checkpoint_pruned.pt"),
-    ]
-
-    print("2/3  speed of both models, in turn", flush=True)
-    logging.disable(logging.INFO)  # before the host is imported, which says what could be installed
-    import torch
-
-    from dsp_plugin.mt.programs.speed import translation_speed
-
-    # such small matrices gain nothing from a second core, and lose much where it is busy
-    torch.set_num_threads(1)
-    speeds = translation_speed(
-        common["DATA_BIN"], checkpoints, setting["subset"], cpu=not options.gpu, length=LENGTH
-    )
-    print("3/3  table, pictures, record", flush=True)
-    report(out, options, records, dict(zip(("unpruned", "pruned"), speeds)), time.time() - started)
-
-
-def load_scores(folders: dict[str, str], subset: str):
-    """Read the records of the three models' scores, which the pipelines wrote."""
-    from dsp_plugin.records.record import load_record
-
-    places = {
-        "unpruned": (folders["unpruned"], subset),
-        "masked": (folders["joint"], subset),
-        "pruned": (folders["joint"], f"{subset}-pruned"),
-    }
-    return {
-        name: load_record(os.path.join(folder, "records", s, "results.json"))
-        for name, (folder, s) in places.items()
-    }
-
-
-def report(out: str, options, records, speeds: dict[str, float], seconds: float) -> None:
-    """Write and print the summary; every number comes from the records, the files and the measured speeds."""
-    from dsp_plugin.records.files.whole import write_text
-    from dsp_plugin.records.kept_heads import mask_of
-    from dsp_plugin.records.record import Metric, new_record, save_record
-    from dsp_plugin.reports.pictures.bars import comparison_png
-    from dsp_plugin.reports.pictures.heads import head_map_png
-    from dsp_plugin.reports.tables.rows import markdown_table
-
-    subset = SETTINGS[options.dataset]["subset"]
-    labels = {"unpruned": "all heads", "masked": "a mask on the heads", "pruned": "dead heads removed"}
-    rows: list[dict] = []
-    for name, record in records.items():
-        bleu = record.metric("BLEU", subset)
-        kept = record.heads
-        rows.append(
-            {
-                "model": labels[name],
-                "heads": f"{kept['kept']} of {kept['total']}",
-                "BLEU": bleu.value,
-                "parameters": record.parameters["after" if name == "pruned" else "before"],
-                "sentences/s": speeds.get(name),
-            }
-        )
-    heads = records["masked"].heads
-    table = markdown_table(rows, ["model", "heads", "BLEU", "parameters", "sentences/s"])
-    text = (
-        f"# {options.dataset}: all heads, and {heads['kept']} of {heads['total']}\n\n{table}\n\nBLEU: "
-        f"{records['unpruned'].metric('BLEU', subset).signature}\n"
-    )
-    write_text(os.path.join(out, "table.md"), text)
-    head_map_png(heads, mask_of(heads), os.path.join(out, "heads.png"), f"{options.dataset}: heads kept")
-    comparison_png(
-        [labels["unpruned"], labels["pruned"]],
-        {
-            "BLEU": [rows[0]["BLEU"], rows[2]["BLEU"]],
-            "parameters (millions)": [rows[0]["parameters"] / 1e6, rows[2]["parameters"] / 1e6],
-            "sentences/s": [speeds["unpruned"], speeds["pruned"]],
-        },
-        os.path.join(out, "comparison.png"),
-    )
-    record = new_record(
-        "demo",
+    lines = write_report(
+        out,
         options.dataset,
-        "dsp-joint",
-        device=None if options.gpu else "cpu",
+        SUBSET,
+        load_scores(folders, SUBSET),
+        speeds,
+        seconds=time.time() - started,
         seed=options.seed,
-        data=records["masked"].data,
-        heads=heads,
-        parameters={"before": rows[0]["parameters"], "after": rows[2]["parameters"]},
-        updates=records["masked"].updates,
-        seconds={"demo": seconds},
-        metrics=[
-            Metric(
-                f"BLEU {name}",
-                row["BLEU"],
-                signature=records[name].metric("BLEU", subset).signature,
-                subset=subset,
-            )
-            for name, row in zip(records, rows)
-        ]
-        + [Metric(f"speed {name}", value, "sentences/s", subset=subset) for name, value in speeds.items()],
+        cpu=not options.gpu,
     )
-    save_record(record, os.path.join(out, "results.json"))
-    print("\n" + table)
-    print(
-        f"\nspeed: {speeds['pruned'] / speeds['unpruned']:.2f} times the unpruned model's (medians of 3, in "
-        f"turn, {LENGTH} tokens each)\n"
-        f"in {out}: table.md  heads.png  comparison.png  results.json    ({seconds:.0f} s in all)"
-    )
+    print(f"     in {out}, {time.time() - started:.0f} s in all\n", flush=True)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""A model really learns, and stays good with a quarter of its heads: the pipelines on the generated
-corpus.
-"""
+"""A model really learns, and stays good with a quarter of its heads: the demo, shorter than `make demo`."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,42 +11,56 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = 6  # of 24
+TRAIN, TUNE = 400, 200  # updates
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """An unpruned and a joint-DSP model, trained side by side by the pipelines users run."""
+def demo(tmp_path_factory):
+    """A finished demo: its folder, and what it said."""
     folder = tmp_path_factory.mktemp("system")
-    environment = {
-        **os.environ,
-        "DATASET": "embedded",
-        "DATA_BIN": str(folder / "data-bin"),
-        "MAX_UPDATE": "400",
-        "FLAGS": "--cpu --num-workers 0 --no-progress-bar",
-        "OMP_NUM_THREADS": "1",
-        "PYTHON": sys.executable,
-        "K": str(KEPT),
-        "PRUNING_FLAGS": "--min-heads-per-block 1",  # as in the demo
-        "SCORE_PRUNED": "1",
-    }
-    subprocess.run(
-        ["bash", "-c", "source scripts/mt/lib.sh && prepare_data"], env=environment, cwd=ROOT, check=True
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "demo.py", "--out", str(folder)],
+        env={
+            **os.environ,
+            "MAX_UPDATE": str(TRAIN),
+            "TUNE_UPDATES": str(TUNE),
+            "DATA_BIN": str(folder / "data-bin"),
+        },
+        capture_output=True,
+        text=True,
     )
-    running = {}
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(demo):
+    """The folder with both models, `unpruned` and `joint`."""
+    folder = demo[0]
     for script in ("unpruned", "joint"):
-        log = open(folder / f"{script}.log", "w+", encoding="utf-8")
-        settings = {**environment, "SAVE_DIR": str(folder / script)}
-        running[script] = (
-            subprocess.Popen(
-                [f"scripts/mt/{script}.sh"], cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT
-            ),
-            log,
-        )
-    for script, (process, log) in running.items():
-        code = process.wait()
-        log.seek(0)
-        assert code == 0, f"{script}:\n{log.read()[-3000:]}"
+        (found,) = folder.glob(f"{script}-*")
+        (folder / script).symlink_to(found)
     return folder
+
+
+def test_it_ends_with_six_lines_and_says_nothing_else(demo):
+    folder, said, complaints = demo
+    assert complaints == ""
+    progress, _, summary = said.rpartition("\n\n")
+    names = ["heads", "BLEU", "parameters", "speed", "picture", "next"]
+    assert [line.split()[0] for line in summary.splitlines()] == names
+    assert all(re.match(r"\d/4  |  +\d+ s  |     in ", line) for line in progress.splitlines()), progress
+    for name in ("table.md", "heads.png", "comparison.png", "results.json"):
+        assert (folder / name).stat().st_size
+
+
+def test_both_models_had_the_same_updates(trained):
+    for script in ("unpruned", "joint"):
+        records = [
+            json.loads((trained / script / part / "results.json").read_text()) for part in (".", "tuned")
+        ]
+        assert [record["updates"] for record in records] == [TRAIN, TUNE]
+    assert json.loads((trained / "results.json").read_text())["updates"] == TRAIN + TUNE
 
 
 def record_of(folder: Path, run: str, subset: str = "test") -> dict:
@@ -60,12 +73,15 @@ def bleu_of(record: dict) -> float:
 
 def test_unpruned_model_learns_the_language(trained):
     assert bleu_of(record_of(trained, "unpruned")) > 70
+    assert bleu_of(record_of(trained, "unpruned", "test-tuned")) > 85
 
 
 def test_quarter_of_the_heads_still_translates(trained):
     record = record_of(trained, "joint")
     assert record["heads"]["kept"] == KEPT and record["heads"]["total"] == 24
     assert bleu_of(record) > 50
+    tuned = bleu_of(record_of(trained, "joint", "test-tuned"))
+    assert tuned > bleu_of(record) and tuned > bleu_of(record_of(trained, "unpruned", "test-tuned")) - 10
 
 
 def test_removing_dead_heads_changes_no_translation(trained):
