@@ -103,7 +103,7 @@ class Speaker:
             return Pronoun(self.rng.choice(others))
         return self.noun_phrase(nouns, "the the a this my our bare", relative)
 
-    def clause(self, subject=None, adverbials: float = 0.35, relative: float = 0.12) -> Clause:
+    def clause(self, subject=None, adverbials: float = 0.35, relative: float = 0.05) -> Clause:
         """Make any clause; `adverbials` is the probability of each of time and place."""
         subject = subject or self.subject(relative)
         tense = self.tense()
@@ -168,7 +168,7 @@ class Speaker:
         return finish(german, "."), finish(english, ".")
 
     def short_clause(self) -> Clause:
-        return self.clause(adverbials=0.2, relative=0.05)
+        return self.clause(adverbials=0.2, relative=0.02)
 
     def subordinate_last(self) -> tuple[str, str]:
         main, other = self.short_clause(), self.short_clause()
@@ -189,7 +189,7 @@ class Speaker:
         asks = self.chance(0.3)
         verb = self.rng.choice(ASKING if asks else REPORTING)
         main = Clause(self.subject(0.0), verb, self.rng.choice(["present", "perfect"]))
-        other = self.clause(adverbials=0.25, relative=0.08)
+        other = self.clause(adverbials=0.25, relative=0.03)
         de, en = ("ob", "whether") if asks else ("dass", "that")
         german = [*german_main(main), ",", de, *german_subordinate(other)]
         return finish(german, "."), finish([*english_clause(main), en, *english_clause(other)], ".")

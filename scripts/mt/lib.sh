@@ -61,7 +61,7 @@ embedded)
     MAX_UPDATE=${MAX_UPDATE:-700} MAX_TOKENS=${MAX_TOKENS:-2048}
     VALIDATE_INTERVAL=${VALIDATE_INTERVAL:-3}
     LR=4e-3
-    RECIPE=(--share-decoder-input-output-embed --lr "$LR" --warmup-updates 200 --dropout 0.1 --max-update "$MAX_UPDATE")
+    RECIPE=(--share-decoder-input-output-embed --lr "$LR" --warmup-updates 200 --dropout 0.0 --max-update "$MAX_UPDATE")
     PIPELINED_UPDATES=${PIPELINED_UPDATES:-200}
     # cross-attention is quick to learn here, so the choice need not wait; few heads want --min-heads-per-block 1
     PRUNING_LR=${PRUNING_LR:-0.5} WARMUP=${WARMUP:-0} COOLDOWN=${COOLDOWN:-$((MAX_UPDATE * 3 / 10))}
@@ -133,7 +133,7 @@ prepare_data() {
     [[ -f $DATA_BIN/dict.en.txt ]] && return
     export DSP_PYTHON=${DSP_PYTHON:-$PYTHON}
     if [[ $DATASET == embedded ]]; then
-        "$PYTHON" data-prep/embedded_corpus.py --out data/embedded --train 12000 --valid 500 --test 500 --seed 1
+        "$PYTHON" data-prep/embedded_corpus.py --out data/embedded --train 40000 --valid 500 --test 1000 --seed 1
         "$PYTHON" data-prep/binarise.py --text data/embedded --dest "$DATA_BIN"
     else
         "data-prep/prepare-$DATASET.sh" --dest "$DATA_BIN"
