@@ -101,9 +101,10 @@ def derive(setting: Setting) -> dict[str, Any]:
     temperature and noise fall together, so that it ends at the deployed mask.
 
     Where the weights stay, there is nothing to train afterwards, and the choice is the whole run. Temperature
-    and noise stay: at a T of 0.2 beside noise of 1.28 most gates of a sample are near 0 or 1, so that what is
-    learned is which masks are good; less noise has the scores make use of gates in between, and above 1,
-    which are not deployed. The rate falls instead.
+    and noise stay: at a T of 0.2 for 9 heads, beside noise of 1.28, most gates of a sample are near 0 or 1,
+    so that what is learned is which masks are good; less noise has the scores make use of gates in between,
+    and above 1, which are not deployed. The more heads are kept, the closer together the last of them and the
+    first that is not, and the colder it has to be for that. The rate falls instead.
 
     Raises:
         OptionError: the run is too short for any; says how many updates one needs.
@@ -129,9 +130,16 @@ def derive(setting: Setting) -> dict[str, Any]:
     if setting.joint:
         cooling = {"initial_temperature": 1.0, "final_temperature": 0.01, "final_noise": 0.0}
         return {**found, "pruning_lr": SCORE_RATE, **cooling, "cooldown_steps": third}
-    staying = {"initial_temperature": 0.2, "final_temperature": 0.2, "final_noise": 1.0}
+    temperature = _frozen_temperature(setting)
+    staying = {"initial_temperature": temperature, "final_temperature": temperature, "final_noise": 1.0}
     rate = {"pruning_lr": FROZEN_RATE, "pruning_lr_decay_steps": setting.updates}
     return {**found, **rate, **staying, "cooldown_steps": setting.updates}
+
+
+def _frozen_temperature(setting: Setting) -> float:
+    """Return T where the weights stay: 0.2 up to 9 heads, then as much colder as there are more."""
+    kept = HeadBudget(setting.head_map, setting.num_of_heads, setting.per_kind).total
+    return round(min(0.2, 1.8 / max(1, kept)), 4)
 
 
 def _minimum(setting: Setting) -> int:
