@@ -145,6 +145,22 @@ def test_pipelined_scores_begin_with_the_mask_of_a_sweep(tiny_data, stock_run, t
     assert heads_of_checkpoint(state).keep.tolist() == mask
 
 
+def test_a_rate_that_falls_falls_on_in_a_training_that_is_resumed(tiny_data, stock_run, tmp_path):
+    flags = [*PIPELINED, *QUIET, "--finetune-from-model", stock_run / "checkpoint_last.pt"]
+    flags += ["--pruning-lr", 0.4, "--pruning-lr-decay-steps", 4, "--save-interval-updates", 2]
+    train(tiny_data, tmp_path / "whole", *flags, "--max-update", 4).succeeded()
+    (middle,) = (tmp_path / "whole").glob("checkpoint_*_2.pt")
+    # of the last update that was made; the log has the model's rate
+    for name, rate in ((middle.name, 0.3), ("checkpoint_last.pt", 0.1)):
+        (group,) = checkpoint(tmp_path / "whole", name)["last_optimizer_state"]["param_groups"]
+        assert group["lr"] == pytest.approx(rate)
+    (tmp_path / "again").mkdir()
+    shutil.copy(middle, tmp_path / "again" / "checkpoint_last.pt")
+    again = train(tiny_data, tmp_path / "again", *flags, "--max-update", 4).succeeded()
+    assert [line["num_updates"] for line in updates(again)] == ["3", "4"]
+    assert_same(checkpoint(tmp_path / "again")["model"], checkpoint(tmp_path / "whole")["model"], "model")
+
+
 @pytest.mark.parametrize(
     "flags", [["--fp16", "--fp16-no-flatten-grads"], ["--memory-efficient-fp16"]], ids=["fp16", "memory"]
 )

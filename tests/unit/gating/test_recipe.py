@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dsp_plugin.gating import AttentionBlock, HeadMap, Setting, SubsetOptions, derive, schedule_of
 from dsp_plugin.gating.methods.recipe import BY_HAND, LEAST_UPDATES
@@ -44,6 +45,18 @@ def test_where_weights_stay_the_whole_run_is_the_choice_and_its_samples_are_most
         sample = gates.sample()
         assert sample.shape == (found["mask_samples"], HEADS.num_heads)
         assert float(((sample < 0.1) | (sample > 0.9)).float().mean()) > 0.6
+
+
+@pytest.mark.parametrize("blocks, width, kept", [(6, 4, 6), (9, 4, 9), (9, 4, 18), (6, 12, 18), (6, 12, 36)])
+def test_samples_are_mostly_masks_however_many_heads_are_kept(blocks, width, kept):
+    heads = HeadMap([AttentionBlock(f"b{i}", width, "x") for i in range(blocks)])
+    gates = SubsetOptions.of({**derive(Setting("dsp", False, 390, heads, kept)), "use_ste": False}).gates(
+        heads, kept
+    )
+    torch.manual_seed(0)
+    samples = torch.cat([gates.sample() for _ in range(20)]).detach()
+    assert float(((samples < 0.1) | (samples > 0.9)).float().mean()) > 0.7
+    assert float((samples > 0.5).sum(1).float().mean()) > 0.7 * kept
 
 
 @pytest.mark.parametrize("updates", LENGTHS)

@@ -199,6 +199,10 @@ def test_float32_master_copies_know_which_are_scores(kind):
     torch.testing.assert_close(
         params[0].detach().float(), before[0] - LR / 2 * before[0].sign(), atol=2e-2, rtol=1e-2
     )
+    rate = params[1].optim_overrides["score_rate"]  # the copies go by the same one
+    rate.steps, rate.num_updates = 4, 1
+    scheduler.step_update(2)
+    assert groups(optimizer)[5] == (PRUNING_LR * 3 / 4, 0.0)
 
 
 def test_memory_efficient_half_precision():

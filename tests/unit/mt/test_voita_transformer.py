@@ -14,6 +14,7 @@ from fairseq_models import TINY, batch, build, parse
 
 from dsp_plugin.gating import AttentionBlock, ConcreteGates, HeadMap
 from dsp_plugin.mt.heads.methods.voita import VoitaTransformerModel
+from dsp_plugin.options.errors import OptionError
 
 N = 24
 CRITERION = ["--criterion", "voita_label_smoothed_cross_entropy", "--label-smoothing", 0.1]
@@ -99,6 +100,14 @@ def test_the_learning_rate_of_the_gates(tiny_data, changes, rates):
     """
     _, model = voita(tiny_data, l0_penalty=1.0, **changes)
     assert model.gating.gates.scores.optim_overrides["optimizer"].get("lr") == rates
+
+
+def test_a_rate_that_falls_has_to_be_one_of_their_own(tiny_data):
+    with pytest.raises(OptionError, match="--pruning-lr-decay-steps needs --pruning-lr, the rate that falls"):
+        voita(tiny_data, l0_penalty=1.0, pruning_lr_decay_steps=5)
+    _, model = voita(tiny_data, l0_penalty=1.0, pruning_lr_decay_steps=4, pruning_lr=0.2)
+    model.set_num_updates(3)
+    assert model.score_rate() == pytest.approx(0.05)
 
 
 # ---- what is said at the end
