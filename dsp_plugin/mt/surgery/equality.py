@@ -1,5 +1,6 @@
 """Is an exported translation model the masked one? Both score the same sentence pairs, token by token."""
 
+import glob
 import os
 import random
 from collections.abc import Sequence
@@ -58,12 +59,15 @@ def task_and_pairs(
     """
     options = cfg.get("task") or {}
     folder = data or options.get("data") or ""
-    if not os.path.isdir(folder.split(os.pathsep)[0]):
+    first = folder.split(os.pathsep)[0]
+    # A folder that was asked for is looked into, whatever is in it. One that the checkpoint remembers, often
+    # by a relative path, may be another of that name here.
+    if not (os.path.isdir(first) if data else _is_prepared(first)):
         if data:
             raise FileNotFoundError(f"--data {data}: no such folder")
         if words_needed or subset:
             where = (
-                f"{folder}, where the checkpoint was trained, is not here"
+                f"{folder}, where the checkpoint was trained, has no prepared data here"
                 if folder
                 else "the checkpoint does not name it"
             )
@@ -81,6 +85,10 @@ def task_and_pairs(
             raise FileNotFoundError(f"--gen-subset {subset}: {folder} has no such set") from None
         return task, random_pairs(task), "random tokens"
     return task, text_pairs(task.dataset(wanted), limit), f"{wanted} (real text of the data folder)"
+
+
+def _is_prepared(folder: str) -> bool:
+    return bool(glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")))
 
 
 def text_pairs(dataset, limit: int) -> list[Pair]:
