@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from imports import PACKAGE, imported_names
 
-CORE = ("options", "records", "handshake", "gating", "surgery", "diffs", "reports")
+CORE = ("options", "records", "handshake", "gating", "surgery", "diffs", "dsee", "reports")
 REGISTRATIONS = ("tasks", "criterions", "models", "optim")
 FAIRSEQ_SHELL = (*REGISTRATIONS, "mt")
 TRANSFORMERS_SHELL = ("hf",)
@@ -31,6 +31,7 @@ CORE_ARROWS = {
     "gating": {"options", "records", "handshake"},
     "surgery": {"options", "records", "gating"},
     "diffs": {"options", "records", "handshake"},
+    "dsee": {"options", "records"},
     "reports": {"options", "records"},
 }
 FORBIDDEN_ROOMS = {
