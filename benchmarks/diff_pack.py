@@ -31,7 +31,7 @@ from timing import Clock, command_line, interleaved, ratio, start
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from dsp_plugin.diffs.base import Base
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.packs.summary import summarise
 from dsp_plugin.diffs.serving import bank as bank_module

@@ -85,8 +85,8 @@ def apply(args: argparse.Namespace) -> int:
 
 
 def revert(args: argparse.Namespace) -> int:
+    from dsp_plugin.artefacts.content import check_config_before
     from dsp_plugin.cli.diff_models import open_model
-    from dsp_plugin.diffs.packs.content import check_config_before
     from dsp_plugin.diffs.packs.pack import DiffPack
     from dsp_plugin.diffs.packs.undo_file import UndoRecord
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .base import find_names
+from ..artefacts.base import find_names
 from .sparse import SparseDiff
 
 logger = logging.getLogger(__name__)

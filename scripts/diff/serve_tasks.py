@@ -26,7 +26,7 @@ import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/patch
 import torch
 from transformers import PreTrainedModel, logging
 
-from dsp_plugin.diffs.base import Base
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.sparse import SparseDiff

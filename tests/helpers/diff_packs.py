@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dsp_plugin.diffs.base import Base
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.sparse import SparseDiff
 

@@ -288,7 +288,7 @@ def read_vector(folder: Path) -> Any:
 def make_pack(folder: Path) -> list[Path]:
     from diff_packs import SmallModel, random_pack
 
-    from dsp_plugin.diffs.base import Base
+    from dsp_plugin.artefacts.base import Base
     from dsp_plugin.diffs.packs.undo_file import UndoRecord
 
     model = SmallModel()

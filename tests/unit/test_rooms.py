@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from imports import PACKAGE, imported_names
 
-CORE = ("options", "records", "handshake", "gating", "surgery", "diffs", "dsee", "reports")
+CORE = ("options", "records", "handshake", "gating", "surgery", "artefacts", "diffs", "dsee", "reports")
 REGISTRATIONS = ("tasks", "criterions", "models", "optim")
 FAIRSEQ_SHELL = (*REGISTRATIONS, "mt")
 TRANSFORMERS_SHELL = ("hf",)
@@ -30,8 +30,9 @@ CORE_ARROWS = {
     "handshake": set(),
     "gating": {"options", "records", "handshake"},
     "surgery": {"options", "records", "gating"},
-    "diffs": {"options", "records", "handshake"},
-    "dsee": {"options", "records"},
+    "artefacts": {"options", "records"},  # what the files of all systems share
+    "diffs": {"options", "records", "handshake", "artefacts"},
+    "dsee": {"options", "records", "artefacts"},
     "reports": {"options", "records"},
 }
 FORBIDDEN_ROOMS = {
@@ -48,6 +49,7 @@ FORBIDDEN_ROOMS = {
 FLOORS = {
     "records": ("files", ""),
     "gating": ("draws", "handshake", "sampling", "", "methods", "importance"),
+    "dsee": ("",),
     "diffs": ("", "packs", "training", "serving"),
     "reports": ("tables", "pictures", ""),
     "mt": (

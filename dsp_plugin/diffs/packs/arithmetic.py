@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..base import Base
+from ...artefacts.base import Base
 from ..sparse import SparseDiff
 from .layers import layer_of
 from .pack import DiffPack

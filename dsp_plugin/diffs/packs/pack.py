@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..base import Base, Names, dtype_name, find_names, tensors_of
+from ...artefacts.base import Base, Names, dtype_name, find_names, tensors_of
+from ...artefacts.content import all_finite, check_changed, check_config, check_task_head
 from ..in_training import require_detached
 from ..sparse import SparseDiff
-from .content import all_finite, check_changed, check_config, check_task_head
 from .pack_file import VALUE_DTYPES, pack_bytes, read_pack_file, write_pack_file
 from .undo import Change, Undo
 

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...artefacts.base import Base
+from ...artefacts.checksum import NO_CHECKSUM, fits, seal
+from ...artefacts.content import MAX_ELEMENTS, base_of, check_name, malformed, parse_json
 from ...records.files.whole import replacing
-from ..base import Base
 from ..sparse import SparseDiff
-from .checksum import NO_CHECKSUM, fits, seal
-from .content import MAX_ELEMENTS, base_of, check_name, malformed, parse_json
 from .pack import DiffPack
 from .undo import Undo, put
 

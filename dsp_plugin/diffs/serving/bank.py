@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..base import Base, find_names, tensors_of
+from ...artefacts.base import Base, find_names, tensors_of
 from ..in_training import require_detached
 from ..packs.pack import DiffPack, change_of, in_dtype
 from ..packs.undo import Change, put

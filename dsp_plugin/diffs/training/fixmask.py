@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...artefacts.base import base_hash
 from ...handshake.optimizer_steps import HandshakeError
-from ..base import base_hash
 from ..in_training import note_diff, require_free
 from ..packs.pack import patched
 from ..sparse import SparseDiff

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..base import base_hash, find_names, task_head_names
+from ...artefacts.base import base_hash, find_names, task_head_names
 
 
 class Placement(NamedTuple):

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...artefacts.base import base_hash
 from ...handshake.optimizer_steps import HandshakeError
 from ...options.errors import OptionError
-from ..base import base_hash
 from ..in_training import hook_model, note_diff, require_free
 from .groups import GROUPINGS, GroupFunction, by_tensor
 from .passes.concrete import StretchedConcrete

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...artefacts.base import base_hash
+from ...artefacts.checksum import NO_CHECKSUM, fits, seal
+from ...artefacts.content import all_finite, check_depth, check_name, check_numbers, malformed, parse_json
 from ...records.files.whole import replacing
-from ..base import base_hash
-from ..packs.checksum import NO_CHECKSUM, fits, seal
-from ..packs.content import all_finite, check_depth, check_name, check_numbers, malformed, parse_json
 from .groups import GroupFunction
 from .passes.concrete import StretchedConcrete
 from .vector import DiffVector

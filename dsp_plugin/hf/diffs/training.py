@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
+from ...artefacts.base import task_head_names
 from ...diffs import DiffAdamW, DiffVector, FixMaskAdamW, SparseDiff
-from ...diffs.base import task_head_names
 from ...options.errors import OptionError
 from ..trainer.epoch_order import EpochOrder
 from ..trainer.mean_loss import declare_mean_loss

@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 from torch import Tensor, nn
 
+from ...artefacts.base import tensors_of
 from ...diffs import DiffPack, DiffVector, SparseDiff
-from ...diffs.base import tensors_of
 from ...options.errors import OptionError
 from ..checkpoints.checkpoint import load_checkpoint
 

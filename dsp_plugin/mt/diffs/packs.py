@@ -10,6 +10,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from ...artefacts.base import Base
 from ...diffs import (
     DiffAdamW,
     Difference,
@@ -21,7 +22,6 @@ from ...diffs import (
     layer_numbers,
     project,
 )
-from ...diffs.base import Base
 from ...diffs.training.groups import method_name
 from ...options.errors import OptionError
 from ...records.record import portable_path

@@ -12,11 +12,11 @@ import pytest
 import torch
 from diff_packs import SmallModel, closed, deep, opened, random_pack, same, sealed, snapshot
 
+from dsp_plugin.artefacts.base import Base
+from dsp_plugin.artefacts.content import MAX_DEPTH
 from dsp_plugin.cli.main import main
-from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs import pack_file
 from dsp_plugin.diffs.packs.arithmetic import add_packs
-from dsp_plugin.diffs.packs.content import MAX_DEPTH
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.diffs.sparse import SparseDiff

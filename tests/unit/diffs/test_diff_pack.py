@@ -11,7 +11,7 @@ import torch
 from diff_packs import SmallModel, random_diff, random_pack, same, sealed
 from safetensors.torch import save_file
 
-from dsp_plugin.diffs.base import Base
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.diffs.packs import pack_file
 from dsp_plugin.diffs.packs.layers import layer_of
 from dsp_plugin.diffs.packs.pack import DiffPack

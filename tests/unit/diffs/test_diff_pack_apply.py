@@ -10,7 +10,7 @@ from diff_packs import SmallModel, random_pack, same, snapshot
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dsp_plugin.diffs.base import Base, base_hash, find_names
+from dsp_plugin.artefacts.base import Base, base_hash, find_names
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.packs.undo_file import UndoRecord
 from dsp_plugin.diffs.sparse import SparseDiff

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from dsp_plugin.diffs.base import Base
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.diffs.in_training import attached_to
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.serving.bank import DiffBank

@@ -10,7 +10,7 @@ from diff_packs import SmallModel, random_pack, same, snapshot
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dsp_plugin.diffs.packs.checksum import seal
+from dsp_plugin.artefacts.checksum import seal
 from dsp_plugin.diffs.packs.undo_file import UndoRecord
 
 

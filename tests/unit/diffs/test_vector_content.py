@@ -11,7 +11,7 @@ from diff_packs import SmallModel, deep
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dsp_plugin.diffs.packs.checksum import seal
+from dsp_plugin.artefacts.checksum import seal
 from dsp_plugin.diffs.training.vector import DiffVector
 from dsp_plugin.diffs.training.vector_file import read_vector, save_vector
 

@@ -10,8 +10,8 @@ import torch
 from diff_models import HEAD, TinyClassifier, batch, tiny
 from torch.nn.functional import cross_entropy
 
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.diffs import DiffPack
-from dsp_plugin.diffs.base import Base
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "diff-pruning.md"
 

@@ -11,8 +11,8 @@ from diff_packs import random_diff, random_pack, same, snapshot, take_way
 from hf_models import batch_of, tiny_model  # first: it imports dsp_plugin.hf
 from transformers import AutoModelForSequenceClassification, BertModel
 
+from dsp_plugin.artefacts.base import Base
 from dsp_plugin.cli.main import main
-from dsp_plugin.diffs.base import Base
 from dsp_plugin.diffs.packs.pack import DiffPack
 from dsp_plugin.diffs.serving.bank import DiffBank
 from dsp_plugin.hf.diffs.hub import PACK_FILE, from_hub, push_to_hub

@@ -57,7 +57,7 @@ ALLOWED = {
     ("dsp_plugin/records/files/whole.py", "link"): "into the temporary folder of new_folder",
     ("dsp_plugin/hf/folders/module_files.py", "write_state"): "into the temporary folder of new_folder",
     ("dsp_plugin/hf/export/onnx_export.py", "finish_export"): "into the temporary folder of new_folder",
-    ("dsp_plugin/diffs/packs/checksum.py", "seal"): "puts the checksum into the temporary file of replacing",
+    ("dsp_plugin/artefacts/checksum.py", "seal"): "puts the checksum into the temporary file of replacing",
     ("benchmarks/diff_memory.py", "reset_peak"): "a switch of the kernel below /proc",
     ("benchmarks/diff_pack.py", "shira_bytes_a_value"): "into the benchmark's temporary folder",
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
+from ....artefacts.base import Base
 from ....diffs import SparseDiff
-from ....diffs.base import Base
 from ...trainer.mean_loss import declare_mean_loss
 from ..chassis.places import check_written_file
 from ..chassis.system import Setup

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ....artefacts.base import Base
 from ....diffs import Difference, SparseDiff, count_of, layer_numbers, project
-from ....diffs.base import Base
 from ....diffs.training.groups import group_function
 from ....diffs.training.vector_file import SavedVector, read_vector
 from ....options.errors import OptionError

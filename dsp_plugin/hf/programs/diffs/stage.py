@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ....artefacts.base import Base
 from ....diffs import DiffPack, SparseDiff, frozen_names
-from ....diffs.base import Base
 from ....diffs.packs.summary import pack_label, record_figures
 from ...diffs.training import find_task_head
 from ..chassis.models import load

@@ -1,4 +1,4 @@
-"""Checks of what a pack, an undo record or a vector may hold, whoever wrote it, before it is used.
+"""Checks of what the small file of a task (a pack, for one) may hold, whoever wrote it, before it is used.
 
 A checksum, which any program can compute, says that a file is as it was written, not that it makes sense.
 """
@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ...options.terminal import printable
-from ..base import Base
+from ..options.terminal import printable
+from .base import Base
 
 # Far more than any model has; below them products of sizes, and sums of gaps, fit into 64 bits.
 MAX_ELEMENTS = 1 << 48

@@ -81,22 +81,25 @@ class Base:
         """The number of weights."""
         return sum(torch.Size(shape).numel() for _, shape in self.parameters.values())
 
-    def find(self, tensors: Mapping[str, Tensor]) -> Names:
+    def find(self, tensors: Mapping[str, Tensor], owner: str = "the diff") -> Names:
         """Look up what this base's parameters are called in `tensors`.
+
+        Args:
+            owner: what belongs to this base, for messages.
 
         Raises:
             ValueError: some are missing or have another shape; names them.
         """
-        found = find_names(self.parameters, tensors, self.tied)
+        found = find_names(self.parameters, tensors, self.tied, owner)
         for name, (_, shape) in self.parameters.items():
             there = list(tensors[found[name]].shape)
             if there != list(shape):
-                wrong = f"{found[name]} has the shape {there}, the diff was made on {list(shape)}"
+                wrong = f"{found[name]} has the shape {there}, {owner} was made on {list(shape)}"
                 raise ValueError(f"wrong base: {wrong}")
         return found
 
-    def check(self, tensors: Mapping[str, Tensor], found: Names) -> None:
-        """Compare types and bytes; `found` is what `find` gave.
+    def check(self, tensors: Mapping[str, Tensor], found: Names, owner: str = "the diff") -> None:
+        """Compare types and bytes; `found` is what `find` gave, `owner` as there.
 
         Raises:
             ValueError: `tensors` are not this base.
@@ -104,12 +107,12 @@ class Base:
         for name, (dtype, _) in self.parameters.items():
             there = dtype_name(tensors[found[name]])
             if there != dtype:
-                raise ValueError(f"wrong base: {found[name]} is {there}, the diff was made on {dtype}")
+                raise ValueError(f"wrong base: {found[name]} is {there}, {owner} was made on {dtype}")
         there = base_hash({name: tensors[found[name]] for name in self.parameters})
         if there != self.hash:
             raise ValueError(
                 f"wrong base: names and shapes fit, but the weights are others "
-                f"(SHA-256 {there[:12]}..., the diff was made on {self.hash[:12]}...)"
+                f"(SHA-256 {there[:12]}..., {owner} was made on {self.hash[:12]}...)"
             )
 
 
@@ -153,7 +156,10 @@ def task_head_names(names: Iterable[str], task_head: Iterable[str]) -> list[str]
 
 
 def find_names(
-    wanted: Iterable[str], there: Mapping[str, object], tied: Mapping[str, tuple[str, ...]] = {}
+    wanted: Iterable[str],
+    there: Mapping[str, object],
+    tied: Mapping[str, tuple[str, ...]] = {},
+    owner: str = "the diff",
 ) -> Names:
     """Look the wanted names up in `there`, where all may have a leading name less, or more.
 
@@ -175,7 +181,7 @@ def find_names(
             return names
     missing = [name for name in wanted if name not in there]
     some = ", ".join(missing[:3]) + (" ..." if missing[3:] else "")
-    raise ValueError(f"wrong base: it lacks {len(missing)} of the diff's {len(wanted)} parameters: {some}")
+    raise ValueError(f"wrong base: it lacks {len(missing)} of {owner}'s {len(wanted)} parameters: {some}")
 
 
 def dtype_name(tensor: Tensor) -> str:
