@@ -17,7 +17,11 @@ from typing import NamedTuple
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "hf" / "programs"
 HELP = ("--help", "-h")
-DATA = {"glue": "GlueArguments", "squad": "SquadArguments"}
+DATA = {
+    "glue": ("ModelArguments", "GlueArguments"),
+    "squad": ("ModelArguments", "SquadArguments"),
+    "clm": ("CausalModelArguments", "ClmArguments"),
+}
 TUNING = "chassis/tuning.py:TuningArguments"
 METHODS: dict[str, tuple[str, ...]] = {
     "finetuning": (TUNING,),
@@ -73,7 +77,7 @@ def answer_help(doc: str, argv: Sequence[str], data: str, method: str) -> None:
 
     Args:
         doc: the program's docstring.
-        data: "glue" or "squad".
+        data: of DATA.
         method: of METHODS.
 
     Raises:
@@ -105,12 +109,7 @@ def short_help(doc: str, program: str, data: str, method: str) -> str:
 def groups_of(data: str, method: str) -> Sequence[str]:
     """List the dataclasses of a program's own options, "file.py:Name" in the folder of the programs."""
     results = () if method == "michel" else ("chassis/arguments.py:ResultArguments",)
-    return (
-        "chassis/arguments.py:ModelArguments",
-        f"chassis/arguments.py:{DATA[data]}",
-        *METHODS[method],
-        *results,
-    )
+    return (*(f"chassis/arguments.py:{name}" for name in DATA[data]), *METHODS[method], *results)
 
 
 def read_options(path: Path, name: str) -> tuple[str, list[Option]]:

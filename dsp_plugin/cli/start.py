@@ -1,4 +1,4 @@
-"""How the programs of scripts/glue and scripts/squad begin: what needs no long import is answered first."""
+"""How the programs on Transformers in scripts/ begin: what needs no long import is answered first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def start_program(
     Args:
         program: imports what it needs itself, because that takes seconds.
         doc: its docstring. argv: None for `sys.argv`.
-        data: "glue" or "squad". method: of `short_help.METHODS`.
+        data: of `short_help.DATA`. method: of `short_help.METHODS`.
         needs: options that it asks for where it is started without any.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -15,29 +16,36 @@ class Score(TypedDict):
 
 
 def bleu(
-    hypotheses: Sequence[str], references: Sequence[str], lowercase: bool = False, tokenize: str = "13a"
+    hypotheses: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    lowercase: bool = False,
+    tokenize: str = "13a",
 ) -> Score:
-    """Score detokenised lines against one reference a line: corpus BLEU, 0..100.
+    """Score detokenised lines against one reference a line, or several: corpus BLEU, 0..100.
 
     Args:
         hypotheses: S detokenised translations.
-        references: their S references.
+        references: their S references; where lines have several, S lists of one or more, not of one length.
         lowercase: score without case.
         tokenize: sacreBLEU's own tokeniser; "none" for text that is tokenised already.
 
     Returns:
         {"value": BLEU, "signature": sacreBLEU's signature, such as "nrefs:1|case:mixed|eff:no|tok:13a|..."}
+        ("nrefs:var" where lines differ in the number of their references)
 
     Raises:
-        ValueError: nothing to score, line counts differ, or no such tokeniser.
+        ValueError: nothing to score, line counts differ, a line without reference, or no such tokeniser.
     """
     metric = _checked_bleu(hypotheses, references, lowercase, tokenize)
-    score = metric.corpus_score(list(hypotheses), [list(references)]).score
+    score = metric.corpus_score(list(hypotheses), _streams(references)).score
     return {"value": score, "signature": str(metric.get_signature())}
 
 
 def bleu_statistics(
-    hypotheses: Sequence[str], references: Sequence[str], lowercase: bool = False, tokenize: str = "13a"
+    hypotheses: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    lowercase: bool = False,
+    tokenize: str = "13a",
 ) -> list[list[int]]:
     """Return sacreBLEU's statistics of each sentence, which a significance test needs in the place of texts.
 
@@ -53,11 +61,20 @@ def bleu_statistics(
     """
     metric = _checked_bleu(hypotheses, references, lowercase, tokenize)
     # not public, but what sacreBLEU's own PairedTest calls
-    return metric._extract_corpus_statistics(list(hypotheses), [list(references)])
+    return metric._extract_corpus_statistics(list(hypotheses), _streams(references))
+
+
+def _streams(references: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """Arrange references as sacreBLEU takes them: the first of every line, the second ...; None for none."""
+    lines = [[line] if isinstance(line, str) else list(line) for line in references]
+    return [list(stream) for stream in zip_longest(*lines)]
 
 
 def _checked_bleu(
-    hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str
+    hypotheses: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    lowercase: bool,
+    tokenize: str,
 ) -> BLEU:
     from sacrebleu.metrics import BLEU  # here, because it takes a while to load
 
@@ -67,6 +84,9 @@ def _checked_bleu(
         raise ValueError(f"cannot score {len(hypotheses)} translations against {len(references)} references")
     if not hypotheses:
         raise ValueError("cannot score: there are no translations")
+    for number, line in enumerate(references, start=1):
+        if not line and not isinstance(line, str):  # an empty text is a reference
+            raise ValueError(f"cannot score: translation {number} has no reference")
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"no tokeniser {tokenize!r}; choose from: {', '.join(sorted(BLEU.TOKENIZERS))}")
     return BLEU(lowercase=lowercase, tokenize=tokenize)

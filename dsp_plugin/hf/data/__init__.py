@@ -1,1 +1,1 @@
-"""GLUE and SQuAD for Transformers models."""
+"""GLUE, SQuAD, and text for causal language models, for Transformers models."""

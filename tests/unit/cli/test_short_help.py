@@ -1,4 +1,4 @@
-"""The help of the programs in scripts/glue and scripts/squad: at once, short, and true."""
+"""The help of the programs in scripts/glue, scripts/squad and scripts/dsee: at once, short, and true."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dsp_plugin.cli.short_help import DATA, METHODS, PROGRAMS, TRAINER, groups_o
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted(
     str(path.relative_to(ROOT))
-    for folder in ("glue", "squad")
+    for folder in ("glue", "squad", "dsee")
     for path in (ROOT / "scripts" / folder).glob("run_*.py")
 )
 HEAVY = (

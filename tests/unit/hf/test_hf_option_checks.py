@@ -12,6 +12,8 @@ from hf_programs import ROOT, program
 from transformers import TrainingArguments
 
 from dsp_plugin.hf.programs.chassis.arguments import (
+    CausalModelArguments,
+    ClmArguments,
     GlueArguments,
     ModelArguments,
     ResultArguments,
@@ -30,6 +32,7 @@ from dsp_plugin.options.numbers import check_number
 # program -> its groups of options, without those of data
 PROGRAMS = {
     "run_glue": [ModelArguments, TuningArguments, ResultArguments, TrainingArguments],
+    "run_clm": [CausalModelArguments, TuningArguments, ResultArguments, TrainingArguments],
     "run_dsp": [ModelArguments, DSPArguments, ResultArguments, TrainingArguments],
     "run_voita": [ModelArguments, VoitaArguments, ResultArguments, TrainingArguments],
     "run_michel": [ModelArguments, MichelArguments],
@@ -46,6 +49,7 @@ GIVEN = ["--model_name_or_path", "m", "--output_dir", "out"]
 GROUPS = {group: None for groups in PROGRAMS.values() for group in groups} | {
     GlueArguments: None,
     SquadArguments: None,
+    ClmArguments: None,
 }
 EVERY = [(group, name) for group in GROUPS for name in number_options(group)]
 ODD = ["nan", "inf", "-inf", "much", "", "1e999"]
@@ -198,6 +202,7 @@ PLACES = (
     "dsp_plugin/hf",
     "scripts/glue",
     "scripts/squad",
+    "scripts/dsee",
     "scripts/diff",
     "scripts/hf",
     "benchmarks",
@@ -228,6 +233,7 @@ def test_numbers_of_scripts_are_refused(capsys, monkeypatch):
 
 def test_the_programs_are_all_here():
     """A new program comes with its line in PROGRAMS."""
-    names = {path.stem for room in ("glue", "squad") for path in (ROOT / "scripts" / room).glob("run_*.py")}
+    rooms = ("glue", "squad", "dsee")
+    names = {path.stem for room in rooms for path in (ROOT / "scripts" / room).glob("run_*.py")}
     diff = {name for name in names if "diff" in name or name.endswith(("_mag", "_fixmask_finetune"))}
     assert names - diff - {"run_squad"} == set(PROGRAMS) - {"diff"}

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from dsp_plugin.records.bleu import bleu, detokenize
+from dsp_plugin.records.bleu import bleu, bleu_statistics, detokenize
 
 HYPOTHESES = ["the black cat sat on the mat .", "there is a small dog here"]
 REFERENCES = ["the black cat is on the mat .", "there is a small dog in here"]
@@ -39,6 +39,15 @@ def test_bleu_is_its_definition_with_a_signature():
     assert score["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:")
 
 
+def test_several_references_a_line_count_whichever_is_met():
+    several = [[line, line] for line in REFERENCES]
+    one, two = bleu(HYPOTHESES, REFERENCES), bleu(HYPOTHESES, several)
+    assert one["value"] == pytest.approx(two["value"]) and two["signature"].startswith("nrefs:2|")
+    uneven = bleu(HYPOTHESES, [[REFERENCES[0], HYPOTHESES[0]], [HYPOTHESES[1]]])
+    assert uneven["value"] == pytest.approx(100) and uneven["signature"].startswith("nrefs:var|")
+    assert bleu_statistics(HYPOTHESES, several) == bleu_statistics(HYPOTHESES, REFERENCES)
+
+
 def test_bleu_tokenises_and_can_ignore_case():
     shouted = [line.upper() for line in REFERENCES]
     attached = [line.replace(" .", ".") for line in REFERENCES]
@@ -55,6 +64,7 @@ def test_bleu_tokenises_and_can_ignore_case():
         ((["a"], ["a", "b"]), "1 translations against 2 references"),
         (([], []), "no translations"),
         (("a", "a"), "lists of lines"),
+        ((["a", "b"], [["a"], []]), "translation 2 has no reference"),
         ((["a"], ["a"], False, "moses"), "choose from: 13a, char"),
     ],
 )

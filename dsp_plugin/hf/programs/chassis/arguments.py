@@ -7,8 +7,11 @@ checked by that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
+
+from ....options.errors import OptionError
+from ....options.numbers import Meaning
 
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
@@ -38,8 +41,81 @@ class ModelArguments:
         "begin with a new task head where the model's own has another size", False
     )
 
+    def check(self, trains: bool) -> None:
+        """Raise an OptionError for options that do not go together; `trains`: whether the run does."""
+
+    @property
+    def source(self) -> str:
+        """What the model is of: its folder or name."""
+        return self.model_name_or_path.rstrip("/")
+
+    def at(self, folder: str) -> ModelArguments:
+        """Return the options that load what a run has written to a folder, in the same way."""
+        return replace(
+            self,
+            model_name_or_path=folder,
+            config_name=None,
+            tokenizer_name=None,
+            ignore_mismatched_sizes=False,
+        )
+
 
 ModelArguments._argument_group_name = "Model"  # type: ignore[attr-defined]
+
+
+@dataclass
+class CausalModelArguments(ModelArguments):
+    """Which causal language model, from where; or a new one."""
+
+    model_name_or_path: str = option(
+        "folder of a model (also a pruned one, or a checkpoint), or its name on the hub; without it a new "
+        "model of --config_name is trained from scratch",
+        "",
+    )
+    config_name: str | None = option(
+        "configuration from another folder or name than the model's; of a new model also a kind, as gpt2"
+    )
+    config_overrides: str | None = option(
+        "what is other in a new model's configuration: n_layer=4,n_head=4,n_embd=256,n_positions=128"
+    )
+    train_tokenizer: Annotated[int | None, Meaning("a whole number, 257 or more", 257, whole=True)] = option(
+        "make a new model's tokenizer of the training text: byte-level BPE with N entries"
+    )
+
+    def check(self, trains: bool) -> None:
+        """Raise an OptionError where a new model is not told whole, or an old one is told to be new."""
+        new = ("config_overrides", "train_tokenizer")
+        for name in new if self.model_name_or_path else ():
+            if getattr(self, name):
+                raise OptionError(name, "is for a new model: leave {} out", "model_name_or_path")
+        if self.model_name_or_path:
+            return
+        if not self.config_name:
+            raise OptionError(
+                "model_name_or_path",
+                "or, for a new model, {} is missing (a kind such as gpt2)",
+                "config_name",
+            )
+        if bool(self.train_tokenizer) == bool(self.tokenizer_name):
+            reason = "N or {} belongs to a new model, one of them"
+            raise OptionError("train_tokenizer", reason, "tokenizer_name")
+        if not trains:
+            raise OptionError(
+                "model_name_or_path", "is missing, and a new model knows nothing: give {}", "do_train"
+            )
+
+    @property
+    def source(self) -> str:
+        if self.model_name_or_path:
+            return super().source
+        overrides = f" {self.config_overrides}" if self.config_overrides else ""
+        return f"new {(self.config_name or '').rstrip('/')}{overrides}"
+
+    def at(self, folder: str) -> CausalModelArguments:
+        return replace(super().at(folder), config_overrides=None, train_tokenizer=None)
+
+
+CausalModelArguments._argument_group_name = "Model"  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -111,3 +187,29 @@ class SquadArguments(LimitArguments):
 
 
 SquadArguments._argument_group_name = "SQuAD"  # type: ignore[attr-defined]
+
+
+@dataclass
+class ClmArguments(LimitArguments):
+    data_dir: str | None = option("folder with train, dev (or valid, val) and test, each .jsonl or .txt")
+    train_file: str | None = option(
+        "text to train on: JSONL of {source, target}, or plain, one text or `source => target` a line; a "
+        "name alone is looked for in --data_dir"
+    )
+    validation_file: str | None = option("text to score; lines of one source are references of it")
+    test_file: str | None = option("sources to write texts for under --do_predict; targets may be missing")
+    separator: str = option("what stands between source and target, in plain files and for the model", " => ")
+    max_seq_length: Annotated[int, "count"] = option(
+        "tokens that source and target have at most; what is longer is cut", 512
+    )
+    loss_on_source: bool = option("learn and score the sources' tokens, too, not the targets' alone", False)
+    generate: bool = option(
+        "under --do_eval write a text for each source (generated.txt) and score it by BLEU", False
+    )
+    num_beams: Annotated[int, "count"] = option("beams of the search; 1: greedy", 1)
+    max_new_tokens: Annotated[int, "count"] = option("tokens that a written text has at most", 64)
+
+
+ClmArguments._argument_group_name = "Text"  # type: ignore[attr-defined]
+MODEL_OPTIONS = {ClmArguments: CausalModelArguments}
+"""The options of the model, by those of the data; `ModelArguments` for all others."""

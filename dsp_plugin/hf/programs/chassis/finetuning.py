@@ -1,4 +1,4 @@
-"""Plain finetuning as a program: `run_glue.py` and `run_squad.py`."""
+"""Plain finetuning as a program: `run_glue.py`, `run_squad.py` and `run_clm.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GLUE for the programs: splits, metrics and prediction files behind the interface that SQuAD has, too."""
+"""GLUE for the programs: splits, metrics, prediction files, behind the interface of `data_task.DataTask`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ...data.glue_files import Example, load_split
 from ...data.glue_scores import answers, compute_metrics, write_predictions
 from ...data.glue_tasks import Task, find_task
 from .arguments import GlueArguments
+from .data_task import DataTask
 from .origin import label_words
 from .parsing import say
 
 
-class GlueTask:
+class GlueTask(DataTask):
     """One GLUE task.
 
     Attributes:
@@ -34,7 +35,7 @@ class GlueTask:
         ValueError: no such task.
     """
 
-    kind, scale, label_columns = "glue", 100.0, ("labels",)
+    kind, scale = "glue", 100.0
     model_class = AutoModelForSequenceClassification
 
     def __init__(self, options: GlueArguments, cache_dir: str | None = None):

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import CONFIG_NAME
 
 from ....records.record import fingerprint
-from .arguments import ModelArguments
+from .arguments import CausalModelArguments, ModelArguments
 
 _WEIGHTS = (".safetensors", ".bin")
 # What Transformers' tokenizers are saved as, beside the configuration of the model, which names the class of
@@ -32,16 +32,33 @@ def identity_of(options: ModelArguments) -> dict[str, str]:
     Raises:
         OSError: a file that cannot be read.
     """
+    if not options.model_name_or_path:
+        return _identity_of_new(options)
     model, config = options.model_name_or_path, options.config_name or options.model_name_or_path
     tokenizer = options.tokenizer_name or options.model_name_or_path
     found = {"model_files": _identity(model, options, _model_files)}
     own = _identity(config, options, lambda folder: [folder / CONFIG_NAME]) if config != model else ""
     found["config_files"] = own
-    more = " lower-cased" if options.do_lower_case else ""
-    found["tokenizer_files"] = (
-        _identity(tokenizer, options, lambda folder: [folder / name for name in _TOKENIZER]) + more
-    )
+    found["tokenizer_files"] = _identity_of_tokenizer(tokenizer, options)
     return found
+
+
+def _identity_of_new(options: CausalModelArguments) -> dict[str, str]:
+    """Tell a model that begins from nothing: its weights are the seed's."""
+    config = _identity(options.config_name, options, lambda folder: [folder / CONFIG_NAME])
+    trained = f"trained, {options.train_tokenizer} entries"
+    return {
+        "model_files": "new",
+        "config_files": f"{config} {options.config_overrides or ''}".rstrip(),
+        "tokenizer_files": trained
+        if options.train_tokenizer
+        else _identity_of_tokenizer(options.tokenizer_name, options),
+    }
+
+
+def _identity_of_tokenizer(name, options: ModelArguments) -> str:
+    found = _identity(name, options, lambda folder: [folder / file for file in _TOKENIZER])
+    return found + (" lower-cased" if options.do_lower_case else "")
 
 
 def _identity(name, options: ModelArguments, files_of) -> str:

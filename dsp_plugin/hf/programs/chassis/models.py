@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from ....options.errors import OptionError
@@ -17,7 +17,8 @@ from ....options.faults import naming, one_line
 from ....records.files.sealed_folder import check_sealed
 from ...folders.model_heads import has_scores, tells_kept_heads
 from ...folders.pruned_folders import load_pruned
-from .arguments import ModelArguments
+from .arguments import CausalModelArguments, ModelArguments
+from .new_models import begin_model, override
 from .origin import check_head
 from .parsing import say
 
@@ -30,7 +31,7 @@ def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list
     """Load model and tokenizer for a task; return the names of the model's weights that are new, too.
 
     Args:
-        task: a `GlueTask` or `SquadTask`; it adopts the order of the model's labels.
+        task: a `DataTask`; it adopts the order of the model's labels.
 
     Raises:
         ValueError, OSError: naming the option. Among them: damaged files, a task head of another task.
@@ -42,6 +43,8 @@ def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list
         if folder:
             with naming(name, folder):
                 check_sealed(folder)
+    if not options.model_name_or_path:
+        return *_begin(options, task), []
     before = load_config(options, {})
     task.adopt(before)
     tokenizer = load_tokenizer(options)
@@ -56,6 +59,21 @@ def load(options: ModelArguments, task: Any) -> tuple[PreTrainedModel, Any, list
     return model, tokenizer, new
 
 
+def _begin(options: CausalModelArguments, task: Any) -> tuple[PreTrainedModel, Any]:
+    """Make a new model and its tokenizer; raises as `load`."""
+    with naming("config_name", options.config_name):
+        check_sealed(options.config_name)
+    config = load_config(options, {})
+    override(config, options.config_overrides or "")
+    _check_sizes(config, "config_overrides")
+    longest = getattr(config, "max_position_embeddings", None) or task.options.max_seq_length
+    if options.train_tokenizer:
+        tokenizer = task.new_tokenizer(options.train_tokenizer, longest)
+    else:
+        tokenizer = load_tokenizer(options)
+    return begin_model(task.model_class, config, tokenizer, options.attn_implementation), tokenizer
+
+
 def load_config(options: ModelArguments, entries: dict[str, Any]) -> PreTrainedConfig:
     """Load the model's configuration, with a task's entries (`num_labels`, ...).
 
@@ -64,17 +82,26 @@ def load_config(options: ModelArguments, entries: dict[str, Any]) -> PreTrainedC
     """
     name = options.config_name or options.model_name_or_path
     try:
+        if not options.model_name_or_path and name in CONFIG_MAPPING and not Path(name).is_dir():
+            return CONFIG_MAPPING[name]()
         where = {"cache_dir": options.cache_dir, "revision": options.model_revision}
         config = AutoConfig.from_pretrained(name, **where, **entries)
-        for size in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
-            value = getattr(config, size, None)
-            bound = MOST_LAYERS if size == "num_hidden_layers" else math.inf
-            if isinstance(value, int) and not 0 < value < bound:
-                raise ValueError(f"{size} of config.json is {value}, and no model has so many")
+        _check_sizes(config)
         return config
     except Exception as error:  # what a damaged or strange config.json raises is its library's affair
         option = "--config_name" if options.config_name else "--model_name_or_path"
         raise ValueError(f"{option} {name}: {_first_line(error)}{_not_here(name)}") from error
+
+
+def _check_sizes(config: PreTrainedConfig, option: str = "") -> None:
+    """Raise a ValueError for sizes that no model has; an OptionError where an option set them."""
+    for size in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
+        value = getattr(config, size, None)
+        bound = MOST_LAYERS if size == "num_hidden_layers" else math.inf
+        if isinstance(value, int) and not 0 < value < bound:
+            if option:
+                raise OptionError(option, f": {size} is {value}, and no model has so many")
+            raise ValueError(f"{size} of config.json is {value}, and no model has so many")
 
 
 def load_tokenizer(options: ModelArguments) -> Any:

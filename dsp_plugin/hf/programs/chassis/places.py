@@ -17,14 +17,15 @@ def check_model_folder(model: str, output_dir: str, trains: bool, writes: tuple[
     """Check that a run neither writes over the model it starts from, nor removes it with its checkpoints.
 
     Args:
-        model: folder or name on the hub. output_dir: the run's. trains: whether a model is written there.
+        model: folder or name on the hub; empty for a new one. output_dir: the run's.
+        trains: whether a model is written there.
         writes: folders in `output_dir` that the run replaces.
 
     Raises:
         ValueError: the model is in a place that is written; links and other spellings of it are seen through.
     """
     source, out = Path(model), Path(output_dir)
-    if not source.is_dir():
+    if not (model and source.is_dir()):
         return
     real, place = source.resolve(), out.resolve()
     written = [place / name for name in writes]

@@ -1,4 +1,4 @@
-"""SQuAD v1.1 for the programs, behind the interface of `glue_task.GlueTask`."""
+"""SQuAD v1.1 for the programs, behind the interface of `data_task.DataTask`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from ...data.data_error import DataError
 from ...data.squad import SquadDataset, best_answers, compute_metrics, write_predictions
 from ...data.squad_files import Question, read_squad
 from .arguments import SquadArguments
+from .data_task import DataTask
 
 DOC_STRIDE = 128
 TRAIN_FILE, PREDICT_FILE = "train-v1.1.json", "dev-v1.1.json"
 
 
-class SquadTask:
+class SquadTask(DataTask):
     """Answers as spans of a text. The one scored split is `dev`, the questions of `--predict_file`.
 
     Raises:

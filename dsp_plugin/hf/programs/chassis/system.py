@@ -19,7 +19,9 @@ from ...folders.model_heads import is_pruned
 from ...trainer.epoch_order import EpochOrder
 from ...trainer.in_order import InOrderTrainer
 from ...trainer.mean_loss import declare_mean_loss
-from .arguments import GlueArguments, ModelArguments, ResultArguments, SquadArguments
+from .arguments import ClmArguments, GlueArguments, ModelArguments, ResultArguments, SquadArguments
+from .clm_task import ClmTask
+from .data_task import DataTask
 from .glue_task import GlueTask
 from .models import load, say_open_heads
 from .output_folder import training_settings
@@ -27,7 +29,7 @@ from .parsing import say
 from .results import say_heads
 from .squad_task import SquadTask
 
-TASKS = {GlueArguments: GlueTask, SquadArguments: SquadTask}
+TASKS = {GlueArguments: GlueTask, SquadArguments: SquadTask, ClmArguments: ClmTask}
 
 
 @dataclass
@@ -39,10 +41,10 @@ class Setup:
     """
 
     model: ModelArguments
-    data: GlueArguments | SquadArguments
+    data: GlueArguments | SquadArguments | ClmArguments
     results: ResultArguments
     args: TrainingArguments
-    task: GlueTask | SquadTask = field(init=False)
+    task: DataTask = field(init=False)
 
     def __post_init__(self) -> None:
         self.task = TASKS[type(self.data)](self.data, self.model.cache_dir)
@@ -55,7 +57,7 @@ class Setup:
     @property
     def model_name(self) -> str:
         """The model's folder or name, as records have it."""
-        return portable_path(self.model.model_name_or_path.rstrip("/"))
+        return portable_path(self.model.source)
 
 
 class System:
@@ -80,6 +82,7 @@ class System:
         args = self.setup.args
         if not (args.do_train or args.do_eval or args.do_predict):
             raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+        self.setup.model.check(args.do_train)
 
     def settings(self) -> dict[str, Any]:
         """Return what must not change between the start of a training and its resume, as JSON takes it."""
@@ -102,7 +105,8 @@ class System:
         model, self.tokenizer, new = load(setup.model, setup.task)
         if new and not setup.args.do_train:
             self.say_untrained(new)
-        say_open_heads(setup.model.model_name_or_path)
+        if setup.model.model_name_or_path:
+            say_open_heads(setup.model.model_name_or_path)
         return model
 
     def say_untrained(self, new: list[str], why: str = "") -> None:
@@ -141,6 +145,7 @@ class System:
         """
         args, task = self.setup.args, self.setup.task
         more.setdefault("callbacks", [EpochOrder()])
+        more.setdefault("preprocess_logits_for_metrics", task.reduce_logits)
         scored = next(iter(task.dev), None)  # during training MNLI's matched set, as in the stock program
         return InOrderTrainer(
             model=model,

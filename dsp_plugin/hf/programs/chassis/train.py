@@ -1,4 +1,4 @@
-"""One training program for every system, on GLUE and on SQuAD: parse, build, train, score, record.
+"""One training program for every system, on GLUE, SQuAD and text: parse, build, train, score, record.
 
 What is trained is a `System`; here is what all of them share. The chassis knows nothing of gates or diffs.
 """
@@ -25,7 +25,7 @@ from ....records.record import Metric
 from ...data.input_limits import check_inputs
 from ...folders.model_heads import heads_of, parameters_of
 from ...trainer.updates import training_steps
-from .arguments import ModelArguments, ResultArguments
+from .arguments import MODEL_OPTIONS, ModelArguments, ResultArguments
 from .dry_run import plan_of
 from .identity import identity_of
 from .log_levels import log_levels
@@ -55,15 +55,16 @@ class _Training:
 
 def option_groups(data: type, own: Sequence[type]) -> list[type]:
     """List the dataclasses of a program's options; arguments as `read_options`."""
-    return [ModelArguments, data, *own, ResultArguments, TrainingArguments]
+    model = MODEL_OPTIONS.get(data, ModelArguments)
+    return [model, data, *own, ResultArguments, TrainingArguments]
 
 
 def read_options(doc: str, data: type, own: Sequence[type], argv: Sequence[str]) -> tuple[Setup, list[Any]]:
     """Parse a command line, once.
 
     Args:
-        doc: the program's help. data: `GlueArguments` or `SquadArguments`. own: a system's own groups of
-            options, dataclasses; what they have of a method `check` is called.
+        doc: the program's help. data: `GlueArguments`, `SquadArguments` or `ClmArguments`.
+        own: a system's own groups of options, dataclasses; what they have of a method `check` is called.
 
     Returns:
         the options of every training program, and one instance of each of `own`.
@@ -136,6 +137,7 @@ def _run(system: System, scratch: str = "") -> Outcome:
         args.output_dir = scratch
     model = system.load()
     check_lengths(model, system.tokenizer, task)
+    task.check_model(model, system.tokenizer)
     if checkpoint is not None:
         check_checkpoint(checkpoint, model)
     _read_data(system, model)
@@ -216,8 +218,9 @@ def _score(setup: Setup, trainer: Trainer) -> dict[str, Any]:
         started = time.time()
         output = trainer.predict(data, metric_key_prefix="eval")
         seconds = time.time() - started
+        more = {f"eval_{name}": value for name, value in setup.task.more_scores(trainer, split).items()}
         suffix = setup.task.suffix(split)
-        metrics = {f"{name}{suffix}": value for name, value in output.metrics.items()}
+        metrics = {f"{name}{suffix}": value for name, value in {**output.metrics, **more}.items()}
         found[split] = (metrics, seconds)
         trainer.log_metrics(f"eval{suffix}", metrics)
         trainer.save_metrics(f"eval{suffix}", metrics)
@@ -235,10 +238,10 @@ def _predict(setup: Setup, trainer: Trainer) -> None:
             output = trainer.predict(data)
             if setup.is_main:
                 task.write_dev(folder, split, output.predictions)
-    for split, data in task.test.items():
-        output = trainer.predict(data)
+    for split in task.test:
+        predictions = task.predictions(trainer, split)
         if setup.is_main:
-            for name in task.write_test(folder, split, output.predictions):
+            for name in task.write_test(folder, split, predictions):
                 say(f"predictions: {folder}/{name}")
 
 
@@ -264,11 +267,7 @@ def _report(
         heads=heads,
         parameters=parameters,
     )
-    more = {
-        "model": setup.model.model_name_or_path.rstrip("/").split("/")[-1],
-        "main_metric": task.main_metric,
-        **system.figures(),
-    }
+    more = {"model": setup.model.source.split("/")[-1], "main_metric": task.main_metric, **system.figures()}
     # the record of a training that was over before says how long it took
     if training and not (training.was_over and Path(records.folder, "results.json").is_file()):
         extra = {**more, **system.training_figures(), "resumed": training.resumed}
@@ -276,21 +275,19 @@ def _report(
         records.training(training.seconds, training.updates, extra)
     found = {split: _metrics(task, split, metrics) for split, (metrics, _) in scores.items()}
     for split, (_, seconds) in scores.items():
-        records.scoring(split, found[split], seconds, {**more, "examples": len(task.dev[split])})
+        extra = {**more, **task.figures(split), "examples": len(task.dev[split])}
+        records.scoring(split, found[split], seconds, extra)
+        task.write_beside(str(Path(records.folder, split)), split)
     system.finish(model, heads, parameters)
     metrics = sum(found.values(), [])
     for metric in metrics:
-        say(f"{metric.name} on {metric.subset}: {metric.value:.2f} {metric.unit}")
+        say(f"{metric.name} on {metric.subset}: {metric.value:.2f} {metric.unit}".rstrip())
     say(f"records: {records.folder}")
     return replace(outcome, metrics=metrics, heads=heads, parameters=parameters)
 
 
 def _metrics(task: Any, split: str, metrics: dict[str, float]) -> list[Metric]:
-    """Return the task's own metrics, in percent, without those of speed and loss."""
+    """Return the task's own metrics, without those of speed."""
     suffix = task.suffix(split)
     found = [(name, metrics.get(f"eval_{name}{suffix}")) for name in task.metrics]
-    return [
-        Metric(name, task.scale * value, unit="%", subset=task.subset(split))
-        for name, value in found
-        if value is not None
-    ]
+    return [task.measured(name, value, split) for name, value in found if value is not None]

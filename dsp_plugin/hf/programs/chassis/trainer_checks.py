@@ -28,8 +28,9 @@ def check_trainer(args: TrainingArguments, task: Any) -> None:
     """Raise a ValueError naming an option of the Trainer that cannot be or would do nothing, and what can.
 
     Args:
-        task: a `GlueTask` or `SquadTask`.
+        task: a `DataTask`.
     """
+    task.check(args)
     _check_reports(args)
     _check_optimizer(args)
     _check_schedule(args)
@@ -42,7 +43,7 @@ def check_trainer(args: TrainingArguments, task: Any) -> None:
 def check_metric(args: TrainingArguments, task: Any) -> None:
     """Raise an OptionError where the metric for the best model is none of the task's."""
     given = args.metric_for_best_model
-    known = ("loss", *task.metrics)
+    known = ("loss", *task.watched)
     if given is not None and given.removeprefix("eval_") not in known:
         raise OptionError("metric_for_best_model", f"{given}: {task.name} has {', '.join(known)}")
 
@@ -200,7 +201,7 @@ def _check_task(args: TrainingArguments, task: Any) -> None:
             "label_names",
             f"{' '.join(args.label_names)}: those of {task.name} are {' '.join(labels)}; leave it out",
         )
-    if args.label_smoothing_factor and not task.labels:
+    if args.label_smoothing_factor and not task.smooths:
         why = "answers are numbers" if labels == ["labels"] else "answers are spans"
         raise OptionError(
             "label_smoothing_factor",
@@ -215,7 +216,7 @@ def _check_best(args: TrainingArguments, task: Any) -> None:
     strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
     evaluates = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
     if strategy == "best" and not (evaluates and metric is not None):
-        known = ", ".join(["loss", *task.metrics])
+        known = ", ".join(["loss", *task.watched])
         raise OptionError(
             "save_strategy",
             f"best needs {{}} (one of {known}) and {{}} steps or epoch",

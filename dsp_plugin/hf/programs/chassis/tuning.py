@@ -128,13 +128,7 @@ def setup_of_tuning(setup: Setup, tuning: TuningArguments, source: str) -> Setup
     args.lr_scheduler_type, args.lr_scheduler_kwargs = SchedulerType.LINEAR, None
     args.warmup_steps = WARMUP
     args.resume_from_checkpoint = None  # which names one of the first training
-    model = replace(
-        setup.model,
-        model_name_or_path=_place(setup.args.output_dir, source),
-        config_name=None,
-        tokenizer_name=None,
-        ignore_mismatched_sizes=False,
-    )
+    model = setup.model.at(_place(setup.args.output_dir, source))
     results = replace(setup.results, record_dir=_place(record_dir, TUNED) if record_dir else None)
     return Setup(model, setup.data, results, args)
 
