@@ -1,6 +1,6 @@
 """Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch."""
 
-from .budget import BudgetOptions, HeadBudget, check_budget, parse_heads_per_kind
+from .budget import BudgetOptions, HeadBudget, best_of_blocks, check_budget, parse_heads_per_kind
 from .gates import FixedGates, HeadGates
 from .handshake.handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
@@ -54,6 +54,7 @@ __all__ = [
     "SubsetOptions",
     "Sweep",
     "Switchboard",
+    "best_of_blocks",
     "check_budget",
     "constant_temperature",
     "derive",

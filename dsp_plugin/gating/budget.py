@@ -1,5 +1,8 @@
 """How many heads to keep, and where: one budget a model or one a kind of attention, with a minimum a block.
 
+Heads and groups of neurons have no common size, so that one number for both together says nothing of what a
+model costs: a map with both takes a number for each kind.
+
 Notation: N heads in all, K kept, m the minimum a block, T temperature.
 """
 
@@ -68,7 +71,8 @@ class HeadBudget:
 
     Raises:
         OptionError: K outside 0..N, no K at all, kinds that the model does not have or that are missing, a
-            sum other than K, a minimum that needs more heads than the budget has.
+            sum other than K, a minimum that needs more heads than the budget has; one K for heads and groups
+            of neurons together.
     """
 
     def __init__(
@@ -84,6 +88,9 @@ class HeadBudget:
         if per_kind is None:
             if total is None:
                 raise OptionError("num_of_heads", "is missing: no number of heads to keep was given")
+            if head_map.mixed:
+                reason = "counts heads and groups of neurons together, which are not of one size: "
+                raise OptionError("num_of_heads", f"{reason}give a number a kind with {{}}", "heads_per_kind")
             self._groups = [_Group(check_budget(total, self.num_heads), tuple(ranges.values()))]
         else:
             self._groups = _groups_by_kind(head_map, ranges, per_kind)
@@ -180,6 +187,33 @@ class HeadBudget:
     def _indices(group: _Group, device: torch.device) -> Tensor:
         spans = [torch.arange(start, stop, device=device) for start, stop in group.blocks]
         return torch.cat(spans) if spans else torch.zeros(0, dtype=torch.long, device=device)
+
+
+def best_of_blocks(head_map: HeadMap, scores: Tensor, counts: Mapping[str, int]) -> Tensor:
+    """Choose the same number of units in every block of a kind, those with the largest scores.
+
+    Args:
+        scores: [N], floating, no NaN; ties go to the lower index.
+        counts: {kind: units to keep in each of its blocks}; blocks of other kinds keep all they have.
+
+    Returns:
+        bool [N], True = kept
+
+    Raises:
+        OptionError: a kind that the model does not have, or more units than a block has.
+    """
+    kinds = dict.fromkeys(block.kind for block in head_map.blocks)
+    for kind in counts:
+        if kind not in kinds:
+            reason = f"names {kind!r}: the model has {', '.join(kinds)}"
+            raise OptionError("heads_per_kind", reason)
+    keep = torch.ones(head_map.num_heads, dtype=torch.bool, device=scores.device)
+    for block in head_map.blocks:
+        if block.kind in counts:
+            start, stop = head_map.range(block.name)
+            count = check_budget(counts[block.kind], block.num_heads, "heads_per_kind", block.name)
+            keep[start:stop] = hard_topk(scores[start:stop], count)
+    return keep
 
 
 def as_budget(head_map: HeadMap, budget: int | HeadBudget) -> HeadBudget:

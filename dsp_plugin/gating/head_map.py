@@ -1,7 +1,9 @@
-"""The attention heads of a model, in one fixed order.
+"""The attention heads of a model, and where asked for groups of its neurons, in one fixed order.
 
-Everything else in the core speaks of heads by their flat index `0 .. N-1`; a `HeadMap` is the only
-place that knows which attention block and which head inside it an index stands for.
+Everything else in the core speaks of these units by their flat index `0 .. N-1`; a `HeadMap` is the only
+place that knows which block and which unit inside it an index stands for. What is said of heads here and
+elsewhere holds for groups of neurons just as well, where a map has them: a unit is a group of input columns
+of an output projection (or down projection).
 """
 
 from __future__ import annotations
@@ -13,29 +15,39 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-KINDS = ("encoder-self", "decoder-cross", "decoder-self")
-"""The kinds of attention, in the order in which a head map has its blocks."""
+FEED_FORWARD = ("encoder-ffn", "decoder-ffn")
+"""The kinds of blocks whose units are groups of neurons."""
+KINDS = ("encoder-self", "decoder-cross", "decoder-self", *FEED_FORWARD)
+"""The kinds of blocks, in the order in which a head map has them."""
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """One attention module.
+    """One attention module, or one feed-forward block.
 
     Attributes:
         name: dotted module path inside the model, unique.
-        num_heads: heads it has now (0 is allowed: a block whose heads were all removed).
-        kind: what it attends from and to: `encoder-self`, `decoder-cross` or `decoder-self`.
+        num_heads: heads (or groups of neurons) it has now (0 is allowed: a block whose heads were all
+            removed).
+        kind: what it attends from and to: `encoder-self`, `decoder-cross` or `decoder-self`; for a
+            feed-forward block `encoder-ffn` or `decoder-ffn`.
+        neurons: neurons in a group, of a feed-forward block; 0 for heads.
     """
 
     name: str
     num_heads: int
     kind: str
+    neurons: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what files say of it: name, num_heads, kind, and neurons where it has groups of them."""
+        return {key: value for key, value in asdict(self).items() if key != "neurons" or value}
 
 
 def in_order(items: Iterable[_Item], kind_of: Callable[[_Item], str]) -> list[_Item]:
-    """Sort attention modules, or what stands for them, by kind as a head map has them; else as they come."""
+    """Sort blocks, or what stands for them, by kind as a head map has them; else as they come."""
     return sorted(items, key=lambda item: KINDS.index(kind_of(item)))
 
 
@@ -108,7 +120,12 @@ class HeadMap:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what records and mask files say of it: {"blocks": [name, num_heads and kind of each]}."""
-        return {"blocks": [asdict(block) for block in self.blocks]}
+        return {"blocks": [block.to_dict() for block in self.blocks]}
+
+    @property
+    def mixed(self) -> bool:
+        """True where some units are heads and others are groups of neurons."""
+        return len({block.kind in FEED_FORWARD for block in self.blocks}) > 1
 
     def _position(self, name: str) -> int:
         for position, block in enumerate(self.blocks):
@@ -123,4 +140,7 @@ class HeadMap:
         return hash(self.blocks)
 
     def __repr__(self) -> str:
-        return f"HeadMap({self.num_heads} heads in {len(self.blocks)} blocks)"
+        groups = sum(block.num_heads for block in self.blocks if block.kind in FEED_FORWARD)
+        counts = {"heads": self.num_heads - groups, "groups of neurons": groups}
+        said = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f"HeadMap({said or '0 heads'} in {len(self.blocks)} blocks)"

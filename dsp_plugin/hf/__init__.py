@@ -7,7 +7,6 @@ hide_broken_torchaudio()  # first: it decides whether Transformers can be import
 from .export.onnx_export import export_onnx
 from .folders.pruned_folders import export_dense, load_pruned, save_pruned
 from .heads.gating import gate_heads, load_gating, switchboard_of, ungate_heads
-from .heads.layouts.locate import head_map_of
 from .heads.surgery.kept_heads import record_of
 from .heads.surgery.pruning import (
     Removal,
@@ -18,6 +17,7 @@ from .heads.surgery.pruning import (
     original_head_map,
     prune_heads,
 )
+from .heads.units import head_map_of
 from .probes.comparison import Certificate, compare, random_batches, write_certificate
 
 __all__ = [

@@ -22,9 +22,9 @@ from ...surgery import mask_of_record, read_mask
 from ..folders.hub_folders import Source, find_folder
 from ..folders.pruned_folders import export_dense, load_model
 from ..heads.gating import GATING, gate_heads
-from ..heads.layouts.locate import head_map_of
 from ..heads.surgery.kept_heads import record_of
 from ..heads.surgery.pruning import original_head_map
+from ..heads.units import head_map_of
 from ..probes.comparison import takes_text
 from ..probes.sample_batches import sample_batches, text_batches
 from .masked import pruned_and_masked

@@ -9,16 +9,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ...gating import HeadMap, Switchboard
 from ...records.record import kept_heads
-from ...surgery import compose, mask_of_record
+from ...surgery import KeptHeads, compose, mask_of_record
 from ..heads.gating import GATING, switchboard_of, ungate_heads
-from ..heads.layouts.locate import head_map_of
 from ..heads.surgery.kept_heads import KEPT_HEADS, record_of
 from ..heads.surgery.pruning import count_parameters, fill_heads, original_head_map, prune_heads
 
 
 def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
-    """Return the `heads` field of a record: what a gated, pruned or untouched model keeps, in first numbers.
+    """Return the `heads` field of a record: what heads a gated, pruned or untouched model keeps.
 
     None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
     """
@@ -30,10 +30,19 @@ def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
             raise
         return None
     if gated is not None:
-        record = compose(head_map_of(model), gated.gates.keep(), record)
+        record = _with_gates(gated, record)
+    only_heads = HeadMap([block for block in original.blocks if not block.neurons])
     if record is None:
-        return kept_heads(original.to_dict(), [True] * original.num_heads)
-    return kept_heads(original.to_dict(), mask_of_record(record, original).tolist())
+        return kept_heads(only_heads.to_dict(), [True] * only_heads.num_heads)
+    kept = {block.name: record[block.name] for block in only_heads.blocks}
+    return kept_heads(only_heads.to_dict(), mask_of_record(kept, only_heads).tolist())
+
+
+def _with_gates(board: Switchboard, record: KeptHeads | None) -> KeptHeads:
+    """Return the record after removal by the gates; blocks without gates keep what they have."""
+    names = {block.name for block in board.head_map.blocks}
+    earlier = None if record is None else {name: heads for name, heads in record.items() if name in names}
+    return {**(record or {}), **compose(board.head_map, board.gates.keep(), earlier)}
 
 
 def is_pruned(model: PreTrainedModel) -> bool:

@@ -17,8 +17,8 @@ from .model_folder import some
 RECORD = "pruned_module.json"
 # entries of a configuration that do not change the outputs of a model with the same weights
 _WITHOUT_EFFECT = frozenset(
-    "_name_or_path transformers_version dtype torch_dtype architectures kept_heads id2label label2id "
-    "use_cache output_attentions output_hidden_states return_dict gradient_checkpointing "
+    "_name_or_path transformers_version dtype torch_dtype architectures kept_heads neuron_groups "
+    "id2label label2id use_cache output_attentions output_hidden_states return_dict gradient_checkpointing "
     "_attn_implementation _attn_implementation_internal initializer_range initializer_factor init_std "
     "problem_type tie_word_embeddings".split()
 )

@@ -24,7 +24,7 @@ from ...records.files.sealed_folder import check_sealed, warn_no_list
 from ...surgery import KeptHeads
 from ..heads.gating import boards_of
 from ..heads.layouts.locate import transformers_models
-from ..heads.surgery.kept_heads import own_configs, record_of
+from ..heads.surgery.kept_heads import neuron_groups_of, own_configs, record_of
 from ..heads.surgery.pruning import prune_to_record
 from .hub_folders import Source
 from .model_folder import WEIGHTS, read_json
@@ -38,10 +38,12 @@ def write_module(module: nn.Module, folder: Path) -> None:
         ValueError: a part of its state is no tensor, or has no values.
     """
     models = {id(model) for model in transformers_models(module)}
+    groups = neuron_groups_of(module)
     content = {
         "format": 1,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
         "kept_heads": record_of(module),
+        **({"neuron_groups": groups} if groups else {}),
         "tied": write_state(module, folder),
         "gates": [f"{path}." for path in boards_of(module).values() if path is not None],
         "configurations": {
@@ -124,7 +126,7 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
     check_fresh(module, folder)
     skeleton = _skeleton(module)
     try:
-        prune_to_record(skeleton, record["kept_heads"])
+        prune_to_record(skeleton, record["kept_heads"], record.get("neuron_groups"))
     except ValueError as error:
         name = type(module).__name__
         raise ValueError(f"{folder} is of another module than this {name}: {error}") from error
@@ -132,7 +134,7 @@ def load_module(source: Source, module: nn.Module | Callable[[], nn.Module]) -> 
     check_fits(folder, skeleton, state)
     check_settings(folder, module, record["configurations"])
     own_configs(module)
-    prune_to_record(module, record["kept_heads"])
+    prune_to_record(module, record["kept_heads"], record.get("neuron_groups"))
     module.load_state_dict(state)
     return module.eval()
 

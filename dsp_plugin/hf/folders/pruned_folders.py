@@ -24,7 +24,7 @@ from ...records.files.whole import new_folder, write_text
 from ..heads.gating import switchboard_of
 from ..heads.layouts.size_probe import STOCK
 from ..heads.surgery.journal import left_as_it_was
-from ..heads.surgery.kept_heads import KEPT_HEADS, own_configs, record_of, write_record
+from ..heads.surgery.kept_heads import KEPT_HEADS, NEURON_GROUPS, own_configs, record_of, write_record
 from ..heads.surgery.pruning import (
     check_pruned,
     count_parameters,
@@ -33,6 +33,7 @@ from ..heads.surgery.pruning import (
     prune_heads,
     prune_to_record,
 )
+from ..heads.units import recorded_units
 from .hub_folders import Source, find_folder
 from .model_card import dense_card, pruned_card
 from .model_folder import check_weights, class_of, read_config, some
@@ -201,13 +202,14 @@ def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> A
     new_task_head = kwargs.pop("ignore_mismatched_sizes", False)
     with_loading_info = kwargs.pop("output_loading_info", False)
     try:
-        model, loading = _with_shapes(stock, record).from_pretrained(
+        model, loading = _with_shapes(stock, record, getattr(config, NEURON_GROUPS, None)).from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     except ValueError as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     wrong = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
-    if any(block in key for key in wrong for block in record):
+    cut = _cut_weights(model)
+    if any(block in key for key in wrong for block in record) or cut & set(wrong):
         names = some(wrong)
         raise ValueError(f"{folder} does not fit its own record of kept heads: {names} have other shapes")
     if wrong and not new_task_head:
@@ -255,14 +257,23 @@ def _dense_copy(model: nn.Module) -> nn.Module:
     return dense
 
 
-def _with_shapes(stock: type[PreTrainedModel], record: dict[str, Any]) -> type[PreTrainedModel]:
+def _cut_weights(model: PreTrainedModel) -> set[str]:
+    """Return the names of all weights that are of units in the record."""
+    projections = [part.module for one in recorded_units(model) for part in one.projections]
+    cut = {id(weight) for module in projections for weight in module.parameters()}
+    return {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in cut}
+
+
+def _with_shapes(
+    stock: type[PreTrainedModel], record: dict[str, Any], groups: dict[str, int] | None
+) -> type[PreTrainedModel]:
     """Make a class that is `stock` but for smaller projections. It lets `from_pretrained` do the rest."""
 
     def __init__(self, config, *args, **kwargs):
         stock.__init__(self, config, *args, **kwargs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            prune_to_record(self, record)
+            prune_to_record(self, record, groups)
 
     def _init_weights(self, module):
         # some work out a spread by the number of input features, of which a block without heads has none

@@ -13,8 +13,10 @@ from ...records.files.sealed_folder import check_sealed
 from .frames import Frame, close_frames, open_frames
 from .heads_link import GATING, LINK, Heads, add_hook, drop_hook, gate_context
 from .interface import use_stock
-from .layouts.locate import Attention, attentions_of, model_parts
+from .layouts.locate import model_parts
+from .layouts.projections import Units
 from .layouts.wrappers import check_root
+from .units import units_of
 
 # a part of a method that is missing -> what to do, as users of Transformers say it (see `Handshake`)
 _ADVICE = {
@@ -29,28 +31,37 @@ _ADVICE = {
 }
 
 
-def link_heads(attention: Attention) -> Heads:
-    """Return the link of a block's heads, which lies in its attention module and its output projection."""
-    link = getattr(attention.module, LINK, None)
-    if link is None:
-        link = Heads(attention.group, attention.block.num_heads)
-        setattr(attention.module, LINK, link)
-    setattr(attention.output.module, LINK, link)
+def link_heads(units: Units) -> Heads:
+    """Return the link of a block's units, which lies in its attention module and its output projection."""
+    link = units.module.__dict__.get(LINK)
+    if link is None or link.kept is None and link.neurons != units.block.neurons:
+        link = Heads(getattr(units, "group", 1), units.block.num_heads, units.block.neurons)
+        setattr(units.module, LINK, link)
+    setattr(units.output.module, LINK, link)
     return link
 
 
-def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> Switchboard:
-    """Put gates on a model's heads, in place.
+def gate_heads(
+    model: nn.Module,
+    gates: HeadGates,
+    warmup_updates: int = 0,
+    neurons: int | None = None,
+    heads: bool = True,
+) -> Switchboard:
+    """Put gates on a model's heads, and where asked for on groups of its neurons, in place.
 
-    Each head's context is multiplied by its gate, just before the output projection. In training the gates
+    Each head's context is multiplied by its gate, just before the output projection; each neuron by that of
+    its group, just before the down projection. In training the gates
     are drawn once a forward pass of the model, or of the part of it that is called; in evaluation the mask
     `gates.keep()` holds. The switchboard becomes the submodule `gating` of the model: it moves and is saved
     with it, under names that begin with `gating.`, which stock `from_pretrained` reports as unexpected.
 
     Args:
         model: any model `head_map_of` takes, with task head or without, or a module around such models.
-        gates: for the N heads of `head_map_of(model)`.
+        gates: for the N units of `head_map_of(model, neurons, heads)`.
         warmup_updates: see `Switchboard`.
+        neurons: size of the groups of neurons that get gates, too; None for heads alone.
+        heads: False for gates on groups of neurons alone.
 
     Raises:
         ValueError: the model is not supported, is gated already (or a part of it is) or has a `gating` of its
@@ -66,15 +77,15 @@ def gate_heads(model: nn.Module, gates: HeadGates, warmup_updates: int = 0) -> S
             f"{type(model).__name__} has an attribute `{GATING}` of its own: gate the Transformers model "
             "inside it"
         )
-    attentions = attentions_of(model)
-    switchboard = Switchboard(HeadMap([attention.block for attention in attentions]), gates, warmup_updates)
+    units = units_of(model, neurons, heads)
+    switchboard = Switchboard(HeadMap([one.block for one in units]), gates, warmup_updates)
     switchboard.to(next(model.parameters()).device).train(model.training)
-    for position, attention in enumerate(attentions):
-        link = link_heads(attention)
+    for position, one in enumerate(units):
+        link = link_heads(one)
         link.switchboard, link.position = switchboard, position
-        add_hook(attention.output.module, gate_context)
+        add_hook(one.output.module, gate_context)
     configs = {id(part.config): part.config for part in model_parts(model)}
-    open_frames(model, Frame(switchboard, _places(model, attentions), list(configs.values())))
+    open_frames(model, Frame(switchboard, _places(model, units), list(configs.values())))
     setattr(model, GATING, switchboard)
     switchboard.handshake.watch_model(model)
     switchboard.handshake.expect(advice=_ADVICE)
@@ -193,12 +204,27 @@ def load_gating(model: nn.Module, folder: str) -> None:
         raise ValueError(f"the scores in {folder} are of other gates than the model's ({error})") from error
 
 
-def _places(model: nn.Module, attentions: Sequence[Attention]) -> list[tuple[nn.Module, str, nn.Module]]:
+def gated_neurons(model: nn.Module) -> int | None:
+    """Return the size of the groups of neurons that have gates; None where only heads have.
+
+    Raises:
+        ValueError: parts of the model have gates on groups of several sizes.
+    """
+    sizes = {block.neurons for board in boards_of(model) for block in board.head_map.blocks} - {0}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"parts of {type(model).__name__} have gates on groups of {sorted(sizes)} neurons: give "
+            "`keep` and `neurons`"
+        )
+    return sizes.pop() if sizes else None
+
+
+def _places(model: nn.Module, units: Sequence[Units]) -> list[tuple[nn.Module, str, nn.Module]]:
     """Return (parent module, name in it, output projection) for every block."""
     paths = {id(module): path for path, module in model.named_modules()}
     found = []
-    for attention in attentions:
-        projection = attention.output.module
+    for one in units:
+        projection = one.output.module
         parent, _, name = paths[id(projection)].rpartition(".")
         found.append((model.get_submodule(parent), name, projection))
     return found

@@ -1,4 +1,4 @@
-"""The link between an attention block and its heads: which gates are theirs, and which of them are left.
+"""The link between a block and its units: which gates are theirs, and which of them are left.
 
 A gate is a factor on a part of the input of the block's output projection: a forward pre-hook on that
 projection applies it, whatever the attention before it is. The link lies in the `__dict__` of the projection
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...gating import Switchboard
 from ...gating.gates import for_examples, heads_open
+from .layouts.neuron_probe import OF_GATES
 
 LINK = "dsp_heads"
 # the attribute of a gated model that holds its switchboard, and so the first word of its saved names
@@ -28,6 +29,7 @@ class Heads:
     Args:
         group: number of query heads in a head of the HeadMap.
         original: number of heads the block had before any removal.
+        neurons: neurons in a group, where the units are groups of neurons; 0 for heads.
 
     Attributes:
         kept: original numbers of the heads that are left; None: none was removed.
@@ -35,9 +37,10 @@ class Heads:
         position: the block's position in the switchboard's HeadMap.
     """
 
-    def __init__(self, group: int, original: int):
+    def __init__(self, group: int, original: int, neurons: int = 0):
         self.group = group
         self.original = original
+        self.neurons = neurons
         self.kept: list[int] | None = None
         self.switchboard: Switchboard | None = None
         self.position = 0
@@ -131,6 +134,9 @@ def gate_context(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...
             "keyword: its heads cannot be gated"
         )
     return heads.gated(args[0]), *args[1:]
+
+
+setattr(gate_context, OF_GATES, True)
 
 
 def add_hook(module: nn.Module, hook: Any, **options: Any) -> None:

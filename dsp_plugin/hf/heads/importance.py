@@ -1,5 +1,8 @@
 """Importance of a Transformers model's heads on a data set (Michel et al. 2019), and the other rankings.
 
+With `neurons` it is that of heads and groups of neurons, by the same formula; a gated model's is that of the
+units that have gates.
+
 The formula is in `gating/importance/head_importance.py`.
 """
 
@@ -21,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from ...gating import (
     FixedGates,
     HeadImportance,
+    HeadMap,
     RankingOptions,
     Switchboard,
     measure_importance,
@@ -30,8 +34,9 @@ from ...gating.importance.removal_order import ImportanceOf
 from ...options.errors import OptionError
 from ..probes.model_runs import evaluating
 from .example_losses import example_losses
-from .gating import gate_heads, switchboard_of, ungate_heads
-from .layouts.locate import attentions_of, head_map_of
+from .gating import gate_heads, gated_neurons, switchboard_of, ungate_heads
+from .layouts.projections import Units
+from .units import units_of
 
 Collate = Callable[[list[Any]], Mapping[str, Tensor]]
 """Makes the model's keyword arguments, labels among them, from examples: a Trainer's `data_collator`."""
@@ -50,7 +55,13 @@ class ExampleRanking(RankingOptions):
             raise OptionError("batch_size", f"must be 1 or more, got {self.batch_size}")
 
     def source(
-        self, model: PreTrainedModel, dataset: Any, collate: Collate | None, progress: bool = True
+        self,
+        model: PreTrainedModel,
+        dataset: Any,
+        collate: Collate | None,
+        progress: bool = True,
+        neurons: int | None = None,
+        heads: bool = True,
     ) -> ImportanceOf:
         """Return the function keep [N] -> importance [N] of the model's heads, larger is better.
 
@@ -58,12 +69,15 @@ class ExampleRanking(RankingOptions):
             model: with gates on it or without.
             dataset, collate: see `measured_importance`; read only to rank by importance.
             progress: show a bar, in the first process.
+            neurons, heads: see `head_map_of`; a gated model's units are those that have gates.
         """
         chosen = self.sample(len(dataset)) if self.rank_by == "importance" else None
+        units = dict(neurons=neurons, heads=heads)
         options = dict(batch_size=self.batch_size, per_batch=self.per_batch, progress=progress, chosen=chosen)
-        measured = partial(measured_importance, model, dataset, collate, **options)
-        weights = partial(magnitudes, model)
-        return self.importance_of(head_map_of(model), lambda keep: measured(keep=keep), weights)
+        measured = partial(measured_importance, model, dataset, collate, **options, **units)
+        weights = partial(magnitudes, model, **units)
+        head_map = HeadMap([one.block for one in units_with_gates(model, neurons, heads)])
+        return self.importance_of(head_map, lambda keep: measured(keep=keep), weights)
 
 
 def head_importance(
@@ -85,6 +99,8 @@ def measured_importance(
     progress: bool = True,
     keep: Tensor | None = None,
     chosen: Sequence[int] | None = None,
+    neurons: int | None = None,
+    heads: bool = True,
 ) -> HeadImportance:
     """Measure the importance of every head under a mask, as sums that can be normalised in several ways.
 
@@ -101,6 +117,7 @@ def measured_importance(
         keep: bool [N], the heads that are there; None means all. Removed heads have a gate of 0 and still get
             a gradient.
         chosen: numbers of the examples to take; None means all.
+        neurons, heads: the units, see `head_map_of`; a gated model's are those that have gates.
 
     Raises:
         ValueError: see `example_losses` and `HeadImportance`; a batch size below 1.
@@ -114,37 +131,65 @@ def measured_importance(
     batches = _batches(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
     bar = tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False)
     inputs = ((_to(collate([dataset[int(n)] for n in batch]), device), len(batch)) for batch in bar)
-    heads, losses = head_map_of(model).num_heads, partial(example_losses, model)
-    with evaluating(model), gating_of(model) as board:
-        found = measure_importance(heads, inputs, losses, board.override, keep, per_batch, device)
+    losses = partial(example_losses, model)
+    with evaluating(model), gating_of(model, neurons, heads) as board:
+        count = board.head_map.num_heads
+        found = measure_importance(count, inputs, losses, board.override, keep, per_batch, device)
     if world > 1:
         found.sum_over_processes(torch.distributed.all_reduce, device)
     return found
 
 
-def magnitudes(model: PreTrainedModel) -> Tensor:
-    """Return the L2 norm of each head's weights in its projections, [N] float64.
+def magnitudes(model: PreTrainedModel, neurons: int | None = None, heads: bool = True) -> Tensor:
+    """Return the L2 norm of each unit's weights in its projections, [N] float64.
 
     With grouped queries it is the norm of the whole group.
+
+    Args:
+        neurons, heads: see `measured_importance`.
     """
     found = []
-    for attention in attentions_of(model):
+    for units in units_with_gates(model, neurons, heads):
         # query, key and value in one matrix [3 * h * d, C] -> three of [h * d, C]
-        learnt = [p for p in attention.projections if p.out]
+        learnt = [p for p in units.projections if p.out]
         inputs = [part for p in learnt for part in _matrix(p.module).chunk(p.parts, dim=0)]
-        output, heads = _matrix(attention.output.module), attention.block.num_heads
-        found.append(weight_magnitude(inputs, output, heads).cpu())
+        found.append(weight_magnitude(inputs, _matrix(units.output.module), units.block.num_heads).cpu())
     return torch.cat(found)
 
 
+def units_with_gates(model: PreTrainedModel, neurons: int | None = None, heads: bool = True) -> list[Units]:
+    """Return the units of a model that have gates; those of `units_of` for a model without gates.
+
+    Raises:
+        ValueError: see `units_of`; other units are asked for than those that have gates.
+    """
+    board = switchboard_of(model)
+    if board is None:
+        return units_of(model, neurons, heads)
+    names = {block.name for block in board.head_map.blocks}
+    units = [one for one in units_of(model, gated_neurons(model)) if one.block.name in names]
+    if (neurons is not None or not heads) and units_of(model, neurons, heads) != units:
+        raise ValueError(
+            f"the model's gates are on other units ({board.head_map!r}): ungate_heads(model) first"
+        )
+    return units
+
+
 @contextmanager
-def gating_of(model: PreTrainedModel) -> Iterator[Switchboard]:
-    """Yield the model's switchboard; a model without gates gets all heads open for the time being."""
+def gating_of(
+    model: PreTrainedModel, neurons: int | None = None, heads: bool = True
+) -> Iterator[Switchboard]:
+    """Yield the model's switchboard; a model without gates gets all units open for the time being.
+
+    Arguments and errors: see `units_with_gates`.
+    """
+    units = units_with_gates(model, neurons, heads)
     board = switchboard_of(model)
     if board is not None:
         yield board
         return
-    board = gate_heads(model, FixedGates(torch.ones(head_map_of(model).num_heads)))
+    count = sum(one.block.num_heads for one in units)
+    board = gate_heads(model, FixedGates(torch.ones(count)), neurons=neurons, heads=heads)
     try:
         yield board
     finally:

@@ -22,7 +22,7 @@ from ...gating.importance.start import check_start
 from ...gating.methods.recipe import START_WIDTH
 from .importance import Collate
 from .importance_start import ImportanceStart
-from .layouts.locate import head_map_of
+from .units import head_map_of
 
 BY_HAND: Mapping[str, Any] = {"pruning_warmup_updates": 0, "min_heads_per_block": 0, "init_scores": "random"}
 """What is not given of the options of every method."""

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...gating import HeadBudget, Step, Sweep, path_down
+from ...gating import HeadBudget, HeadMap, Step, Sweep, path_down
 from ..probes.model_runs import evaluating
-from .importance import Collate, ExampleRanking, gating_of
-from .layouts.locate import head_map_of
+from .importance import Collate, ExampleRanking, gating_of, units_with_gates
 
 
 def prune_by_importance(
@@ -35,6 +34,8 @@ def prune_by_importance(
     folder_option: str = "output_dir",
     progress: bool = True,
     say: Callable[[str], None] = print,
+    neurons: int | None = None,
+    heads: bool = True,
 ) -> list[Step]:
     """Rank the heads, remove `step` of them, score the model, and so on (the loop of Michel et al. 2019).
 
@@ -62,6 +63,8 @@ def prune_by_importance(
         folder_option: the option that names the folder.
         progress: show a bar while importance is measured, in the first process.
         say: called with a line for every step.
+        neurons, heads: the units, see `head_map_of`; a gated model's are those that have gates. Heads and
+            neurons together need a `budget` by kind.
 
     Returns:
         the steps, the full model's first: {"kept", "keep" [N], "removed", "importance" [N], "scores":
@@ -72,7 +75,7 @@ def prune_by_importance(
             other settings or of another model. ValueError: a step is damaged.
     """
     ranking.check()
-    head_map = head_map_of(model)
+    head_map = HeadMap([one.block for one in units_with_gates(model, neurons, heads)])
     kept_after, budgets, budget, _ = path_down(head_map, head_map.num_heads, step, budgets, budget)
     exact = exact and ranking.rank_by == "importance"
     decisive = {
@@ -88,14 +91,14 @@ def prune_by_importance(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # all have read the folder before one writes into it
     wanted = {*budgets, head_map.num_heads, budget.total}
-    importance = ranking.source(model, dataset, collate, progress)
+    importance = ranking.source(model, dataset, collate, progress, neurons, heads)
     all_heads = torch.ones(head_map.num_heads, dtype=torch.bool)
     masks_of = budgets or kept_after
 
     def subsets_at(num_heads: int) -> list[str]:
         return list(subsets) if not score_only_budgets or num_heads in wanted else []
 
-    with evaluating(model), gating_of(model) as board:
+    with evaluating(model), gating_of(model, neurons, heads) as board:
 
         def score(keep: Tensor, subset: str) -> dict[str, Any]:
             model.eval()

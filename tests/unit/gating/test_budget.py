@@ -10,7 +10,7 @@ import pytest
 import torch
 from head_maps import head_map
 
-from dsp_plugin.gating import HeadBudget, gumbel_noise, parse_heads_per_kind, relaxed_topk
+from dsp_plugin.gating import HeadBudget, best_of_blocks, gumbel_noise, parse_heads_per_kind, relaxed_topk
 from dsp_plugin.options.errors import OptionError
 
 HEADS = head_map(
@@ -153,6 +153,31 @@ def test_ties_go_to_the_lower_index_within_the_budget():
 def test_budgets_that_cannot_be(arguments, message):
     with pytest.raises(OptionError, match=message):
         HeadBudget(HEADS, *arguments)
+
+
+MIXED = head_map(("a", 3, "encoder-self"), ("b", 5, "encoder-ffn", 8), ("c", 4, "encoder-ffn", 8))
+
+
+def test_heads_and_neurons_have_no_common_number():
+    with pytest.raises(OptionError, match="num_of_heads counts heads and .*a kind with heads_per_kind"):
+        HeadBudget(MIXED, 4)
+    budget = HeadBudget(MIXED, None, {"encoder-self": 1, "encoder-ffn": 3}, minimum=1)
+    keep = budget.select(torch.arange(12.0))
+    assert [int(part.sum()) for part in MIXED.split(keep)] == [1, 1, 2]
+    assert HeadBudget(head_map(("b", 5, "encoder-ffn", 8)), 4).total == 4  # of one size
+
+
+def test_the_best_of_every_block():
+    scores = torch.tensor([0.0, 2.0, 2.0, 5.0, 1.0, 4.0, 3.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    keep = best_of_blocks(MIXED, scores, {"encoder-self": 1, "encoder-ffn": 2})
+    assert keep.nonzero().flatten().tolist() == [1, 3, 5, 8, 9]
+    assert best_of_blocks(MIXED, scores, {"encoder-ffn": 0}).nonzero().flatten().tolist() == [0, 1, 2]
+    for counts, message in (
+        ({"decoder-ffn": 1}, "decoder-ffn.*encoder-self, encoder-ffn"),
+        ({"encoder-ffn": 5}, r"heads_per_kind c must be a whole number in 0\.\.4"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            best_of_blocks(MIXED, scores, counts)
 
 
 def test_kinds_on_the_command_line():

@@ -85,6 +85,24 @@ def test_maps_are_told_apart(heads):
     assert len(set(maps)) == len(maps)
 
 
+def test_groups_of_neurons_come_last_and_say_their_size():
+    blocks = [
+        AttentionBlock("encoder.0", 2, "encoder-self"),
+        AttentionBlock("encoder.0.fc2", 5, "encoder-ffn", 8),
+        AttentionBlock("decoder.0.fc2", 3, "decoder-ffn", 8),
+    ]
+    assert in_order(blocks[::-1], lambda block: block.kind) == [blocks[0], blocks[1], blocks[2]]
+    heads = HeadMap(blocks)
+    assert heads.mixed and not HeadMap(blocks[1:]).mixed and not HeadMap(BLOCKS).mixed
+    assert heads.to_dict()["blocks"][:2] == [
+        {"name": "encoder.0", "num_heads": 2, "kind": "encoder-self"},  # as before there were neurons
+        {"name": "encoder.0.fc2", "num_heads": 5, "kind": "encoder-ffn", "neurons": 8},
+    ]
+    assert repr(heads) == "HeadMap(2 heads and 8 groups of neurons in 3 blocks)"
+    assert repr(HeadMap(BLOCKS)) == "HeadMap(5 heads in 3 blocks)"
+    assert heads != HeadMap([*blocks[:2], AttentionBlock("decoder.0.fc2", 3, "decoder-ffn", 4)])
+
+
 def test_two_blocks_of_one_name():
     with pytest.raises(ValueError, match="distinct names"):
         HeadMap([BLOCKS[0], BLOCKS[0]])

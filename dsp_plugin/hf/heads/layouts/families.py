@@ -1,4 +1,5 @@
-"""Layouts of attention by family: names of projections, and classes that compute attention by themselves.
+"""Layouts of attention and feed-forward blocks by family: names of projections, and classes that compute
+attention by themselves.
 
 Notation: d size of a head, G query heads that share one key/value head, H query heads, B examples.
 """
@@ -65,6 +66,39 @@ JOINT = (
 
 
 @dataclass(frozen=True)
+class FeedForwardNames:
+    """Names of the projections of a feed-forward block, in the module that holds them all.
+
+    Attributes:
+        inputs: the up projection, or up and gate.
+        output: the down projection.
+        parts: up and gate lie side by side in one matrix, where it is 2.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    parts: int = 1
+
+
+# the first that fits a module counts
+FEED_FORWARDS = (
+    FeedForwardNames(("intermediate.dense",), "output.dense"),  # BERT, RoBERTa, ELECTRA, DeBERTa-v2, MPNet
+    FeedForwardNames(("lin1",), "lin2"),  # DistilBERT
+    FeedForwardNames(("ffn",), "ffn_output"),  # ALBERT
+    FeedForwardNames(("c_fc",), "c_proj"),  # GPT-2, GPT-Neo
+    FeedForwardNames(("fc_in",), "fc_out"),  # GPT-J
+    FeedForwardNames(("fc1",), "fc2"),  # BART, Marian, OPT, Whisper: in the layer itself; Phi
+    FeedForwardNames(("wi_0", "wi_1"), "wo"),  # T5 1.1 and its kin
+    FeedForwardNames(("wi",), "wo"),  # T5
+    FeedForwardNames(("gate_proj", "up_proj"), "down_proj"),  # Llama and its kin, StableLM
+    FeedForwardNames(("gate_up_proj",), "down_proj", parts=2),  # Phi-3
+    FeedForwardNames(("up_proj",), "down_proj"),  # MPT
+    FeedForwardNames(("dense_h_to_4h",), "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
+    FeedForwardNames(("Wi",), "Wo", parts=2),  # ModernBERT
+)
+
+
+@dataclass(frozen=True)
 class OwnForward:
     """A class that computes its attention by itself, and whose forward was read and tried.
 
@@ -81,8 +115,9 @@ class OwnForward:
     unless: Callable[[nn.Module], str | None] = lambda module: None
 
 
-def _sliced_weights(module: nn.Module) -> str | None:
-    if module.pretraining_tp > 1 and module.slow_but_exact:
+def sliced_weights(module: nn.Module) -> str | None:
+    """Return why a module of BLOOM's cannot be served, which has its output projection cut into pieces."""
+    if getattr(module, "pretraining_tp", 1) > 1 and module.slow_but_exact:
         return "slices the weight of its output projection (set config.slow_but_exact to False)"
     return None
 
@@ -94,7 +129,7 @@ OWN_FORWARD: dict[str, OwnForward] = {
         biases=(Bias("alibi", 0, batched=True),),
         causal=True,
         no_sizes=frozenset({"hidden_size", "dense"}),
-        unless=_sliced_weights,  # then alone it reads `hidden_size` and `dense.weight`
+        unless=sliced_weights,  # then alone it reads `hidden_size` and `dense.weight`
     ),
     # alibi is [B, H, 1, S], and folded into the mask, too, which has no dimension of heads otherwise
     "falcon.FalconAttention": OwnForward(biases=(Bias("alibi", 1), Bias("attention_mask", 1))),

@@ -8,51 +8,38 @@ what a tensor is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ....gating import AttentionBlock, HeadMap
+from ....gating import AttentionBlock
 from ....gating.head_map import in_order
 from .families import CROSS, FURTHER, HEAD_DIM, JOINT, OWN_FORWARD, SEPARATE, TESTED, OwnForward, family_of
 from .fixed_sizes import NotKnown, sizes_of
 from .foreign_weights import check_foreign_weights
 from .other_attention import overlooked_attention
-from .projections import Attention, Projection
+from .projections import Attention, Projection, Units
 from .size_probe import Probe, probe
 from .sources import dispatches, pairs_heads
 from .wrappers import projection_reason
 
 
 class NotSupported(ValueError):
-    """Raised for a model whose attention has no layout that is known; names it and the reason."""
-
-
-def head_map_of(model: nn.Module) -> HeadMap:
-    """Return the heads a model has now: encoder-self, then decoder-cross, then decoder-self blocks.
-
-    Names are module paths inside the base model, so that a model with a task head and one without have the
-    same; in a user's own module around Transformers models, paths inside that module. A layer that is used
-    several times (ALBERT) is one block.
-
-    Raises:
-        NotSupported: the model is not supported.
-        ValueError: there is no Transformers model.
-    """
-    return HeadMap([attention.block for attention in attentions_of(model)])
+    """Raised for a model whose blocks have no layout that is known; names it and the reason."""
 
 
 def attentions_of(root: nn.Module) -> list[Attention]:
-    """Return the attention blocks in the order of `head_map_of`.
+    """Return the attention blocks: encoder-self, then decoder-cross, then decoder-self.
 
     Args:
         root: a Transformers model, or any module with Transformers models in it. Only blocks in those count.
 
     Raises:
-        ValueError: see `head_map_of`.
+        NotSupported: the model is not supported.
+        ValueError: there is no Transformers model.
     """
     models = transformers_models(root)
     if not models:
@@ -66,18 +53,16 @@ def attentions_of(root: nn.Module) -> list[Attention]:
         try:
             found.append(_attention(root, path, part, own))
         except NotKnown as error:
-            raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {error}") from None
+            raise refusal(root, f"its attention module {path} ({type(part).__name__}) {error}") from None
         except Exception as error:  # a class that was never tried here may raise anything
             reason = f"cannot be looked at ({type(error).__name__}: {error})"
-            raise _refusal(root, f"its attention module {path} ({type(part).__name__}) {reason}") from error
+            raise refusal(root, f"its attention module {path} ({type(part).__name__}) {reason}") from error
     overlooked = overlooked_attention(models, [attention.module for attention in found])
     if overlooked is not None:
-        raise _refusal(
-            root, f"its module {overlooked} works out attention by itself, in a way not known here"
-        )
+        raise refusal(root, f"its module {overlooked} works out attention by itself, in a way not known here")
     if not found:
-        raise _refusal(root, "none of its modules calls the attention interface")
-    _check_alone(root, found)
+        raise refusal(root, "none of its modules calls the attention interface")
+    check_alone(root, found)
     return in_order(found, lambda attention: attention.block.kind)
 
 
@@ -131,9 +116,10 @@ def _attention(root: nn.Module, path: str, module: nn.Module, own: OwnForward | 
     sizes = sizes_of(module, projections, group, head_dim, frozenset() if own is None else own.no_sizes, look)
     check_foreign_weights(module, projections, look)
     block = AttentionBlock(
-        name=_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own)
+        name=block_name(root, name), num_heads=projections[0].num_heads, kind=_kind(path, module, own)
     )
-    return Attention(block, module, group, projections, sizes, () if own is None else own.biases, own is None)
+    biases = () if own is None else own.biases
+    return Attention(block, module, projections, sizes, group, biases, dispatches=own is None)
 
 
 def _probe_of(root: nn.Module, path: str, projections: tuple[Projection, ...]) -> Probe | None:
@@ -217,22 +203,24 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
     return found if getattr(found, "weight", None) is not None else None
 
 
-def _check_alone(root: nn.Module, found: list[Attention]) -> None:
-    """Check that every block has a name and an output projection of its own."""
+def check_alone(root: nn.Module, found: Sequence[Units]) -> None:
+    """Check that every block has a name and an output projection of its own.
+
+    Raises:
+        NotSupported: two have the same.
+    """
     outputs = Counter(id(attention.output.module) for attention in found)
     names = Counter(attention.block.name for attention in found)
     for attention in found:
         name = attention.block.name
         if names[name] > 1:
-            raise _refusal(
-                root, f"several of its attention blocks are called {name}, in its base model or outside"
-            )
+            raise refusal(root, f"several of its blocks are called {name}, in its base model or outside")
         if outputs[id(attention.output.module)] > 1:
-            reason = "is another block's, too, and cannot tell whose heads it is given"
-            raise _refusal(root, f"the output projection of {name} {reason}")
+            reason = "is another block's, too, and cannot tell whose units it is given"
+            raise refusal(root, f"the output projection of {name} {reason}")
 
 
-def _name(root: nn.Module, path: str) -> str:
+def block_name(root: nn.Module, path: str) -> str:
     """Return the name of a block in the HeadMap: its path, without the name of the base model in front."""
     prefix = getattr(root, "base_model_prefix", "") + "."
     inside = isinstance(root, PreTrainedModel) and root.base_model is not root and path.startswith(prefix)
@@ -247,5 +235,6 @@ def _kind(path: str, module: nn.Module, own: OwnForward | None) -> str:
     return "decoder-self" if getattr(module, "is_causal", False) else "encoder-self"
 
 
-def _refusal(root: nn.Module, reason: str) -> NotSupported:
+def refusal(root: nn.Module, reason: str) -> NotSupported:
+    """Return the error for a model that is not supported."""
     return NotSupported(f"{type(root).__name__} is not supported: {reason}. Tried are {TESTED}.")

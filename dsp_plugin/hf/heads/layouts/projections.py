@@ -1,4 +1,6 @@
-"""The parts of an attention block that belong to its heads: matrices, sizes and arguments.
+"""The parts of a block that belong to its units: matrices, sizes and arguments.
+
+The units of an attention block are its heads, those of a feed-forward block groups of its neurons.
 
 Notation: C width of the model, d size of a head, G query heads that share one key/value head (1 without
 grouped queries). With G > 1 one "head" of the HeadMap is such a group: a key/value head and all its query
@@ -21,10 +23,12 @@ class Projection:
 
     Attributes:
         module: an `nn.Linear` or a `Conv1D`.
-        out: its output features belong to heads (query, key, value); else its input features (output
-            projection).
-        unit: features of a head: d, G * d, or (G + 2) * d where query, key and value are interleaved.
-        parts: number of equal sections side by side (3 for query, key and value in one matrix).
+        out: its output features belong to heads (query, key, value; up, gate); else its input features
+            (output projection; down projection).
+        unit: features of a head: d, G * d, or (G + 2) * d where query, key and value are interleaved; of a
+            group of neurons: their number.
+        parts: number of equal sections side by side (3 for query, key and value in one matrix, 2 for up and
+            gate).
     """
 
     module: nn.Module
@@ -75,31 +79,51 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """One attention block of a model.
+class Units:
+    """One block of a model: where its units are.
 
     Attributes:
         block: its entry in the HeadMap.
-        module: the module whose `forward` computes the attention.
-        group: G.
-        projections: all its weights with rows or columns of heads.
-        sizes: the integers that must follow the number of heads.
-        biases: the arguments of `module` that have a dimension of heads.
-        dispatches: it calls Transformers' attention interface; else it computes the attention by itself.
+        module: the module that remembers which units are left: an attention module, a down projection.
+        projections: all its weights with rows or columns of units.
+        sizes: the integers that must follow the number of units.
     """
 
     block: AttentionBlock
     module: nn.Module
-    group: int
     projections: tuple[Projection, ...]
     sizes: tuple[Size, ...] = ()
-    biases: tuple[Bias, ...] = ()
-    dispatches: bool = True
 
     @property
     def output(self) -> Projection:
-        """The output projection: its input is the heads' context, side by side."""
+        """The output (or down) projection: its input is what the units give, side by side."""
         return next(projection for projection in self.projections if not projection.out)
+
+
+@dataclass(frozen=True)
+class Attention(Units):
+    """One attention block: `module` is the one whose `forward` computes the attention.
+
+    Attributes:
+        group: G.
+        biases: the arguments of `module` that have a dimension of heads.
+        dispatches: it calls Transformers' attention interface; else it computes the attention by itself.
+    """
+
+    group: int = 1
+    biases: tuple[Bias, ...] = ()
+    dispatches: bool = True
+
+
+@dataclass(frozen=True)
+class FeedForward(Units):
+    """One feed-forward block: `module` is its down projection, whose path is the block's name, too.
+
+    Attributes:
+        flat: the down projection is given all positions of all examples in one dimension (OPT).
+    """
+
+    flat: bool = False
 
 
 def name_in(module: nn.Module, part: nn.Module) -> str | None:

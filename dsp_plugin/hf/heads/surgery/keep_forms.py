@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ..gating import boards_of, check_whole
 from ..heads_link import LINK
-from ..layouts.projections import Attention
+from ..layouts.projections import Units
 from .kept_heads import heads_left, original_count
 
 _MASK = "give one flag a head, [N] in the order of head_map_of(model), True for those that stay"
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
-def flags_of(model: nn.Module, attentions: Sequence[Attention], keep: Any) -> list[bool]:
+def flags_of(model: nn.Module, attentions: Sequence[Units], keep: Any) -> list[bool]:
     """Return one flag [N] for every head the model has now, True for those that stay.
 
     Args:
@@ -44,7 +44,7 @@ def flags_of(model: nn.Module, attentions: Sequence[Attention], keep: Any) -> li
     return flags
 
 
-def _flags_of_gates(model: nn.Module, attentions: Sequence[Attention]) -> list[bool]:
+def _flags_of_gates(model: nn.Module, attentions: Sequence[Units]) -> list[bool]:
     boards = boards_of(model)
     if not boards:
         raise ValueError("which heads to keep was not said: give `keep`, or a gated model")
@@ -99,7 +99,7 @@ def _looks_like_scores(what: str) -> str:
     return f"`keep` {what}: are these scores? {_MASK} (for example scores > 0)"
 
 
-def _flags_without(remove: Mapping[Any, Any], attentions: Sequence[Attention]) -> list[bool]:
+def _flags_without(remove: Mapping[Any, Any], attentions: Sequence[Units]) -> list[bool]:
     numbers: dict[int, list[int]] = {}
     for layer, removed in remove.items():
         if not _is_integer(layer):

@@ -1,4 +1,8 @@
-"""The record of the heads a model has kept, read off its modules and written into its configurations."""
+"""The record of the units a model has kept, read off its modules and written into its configurations.
+
+Heads and groups of neurons are in one record; how many neurons make a group stands beside it. A reader that
+knows only heads finds blocks that the model does not have, and refuses.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +14,41 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ....surgery import KeptHeads
 from ..heads_link import LINK
-from ..layouts.locate import attentions_of, transformers_models
-from ..layouts.projections import Attention
+from ..layouts.locate import transformers_models
+from ..layouts.projections import Units
+from ..units import recorded_units
 
-KEPT_HEADS = "kept_heads"  # the attribute of a configuration that holds the record
+# the attributes of a configuration that hold the record, and the sizes of the groups in it
+KEPT_HEADS, NEURON_GROUPS = "kept_heads", "neuron_groups"
 
 
 def record_of(model: nn.Module) -> KeptHeads | None:
     """Return {block: original numbers of the heads it has kept}; None for a model that was never pruned.
 
     It is read off the modules, not off the configuration, which other models may share. Names are those of
-    `head_map_of(model)`.
+    `head_map_of(model)`, and where groups of neurons were removed those of feed-forward blocks, too.
     """
     links = (module.__dict__.get(LINK) for module in model.modules())
     if all(link is None or link.kept is None for link in links):
         return None
-    return {attention.block.name: heads_left(attention) for attention in attentions_of(model)}
+    return {units.block.name: heads_left(units) for units in recorded_units(model)}
 
 
-def heads_left(attention: Attention) -> list[int]:
-    """Return the original numbers of the heads a block has now."""
-    link = attention.module.__dict__.get(LINK)
-    return list(range(attention.block.num_heads)) if link is None or link.kept is None else list(link.kept)
+def neuron_groups_of(model: nn.Module) -> dict[str, int]:
+    """Return {block: neurons in a group} for the feed-forward blocks in the record of a model."""
+    return {u.block.name: u.block.neurons for u in recorded_units(model) if u.block.neurons}
 
 
-def original_count(attention: Attention) -> int:
-    """Return the number of heads a block had before any removal."""
-    link = attention.module.__dict__.get(LINK)
-    return attention.block.num_heads if link is None else link.original
+def heads_left(units: Units) -> list[int]:
+    """Return the original numbers of the heads (or groups) a block has now."""
+    link = units.module.__dict__.get(LINK)
+    return list(range(units.block.num_heads)) if link is None or link.kept is None else list(link.kept)
+
+
+def original_count(units: Units) -> int:
+    """Return the number of heads (or groups) a block had before any removal."""
+    link = units.module.__dict__.get(LINK)
+    return units.block.num_heads if link is None or link.kept is None else link.original
 
 
 def write_record(model: nn.Module) -> None:
@@ -51,10 +62,12 @@ def write_record(model: nn.Module) -> None:
         if isinstance(part, PreTrainedModel) and id(part.config) not in seen:
             seen.add(id(part.config))
             record = record_of(part)
-            if record is not None:
-                setattr(part.config, KEPT_HEADS, record)
-            elif hasattr(part.config, KEPT_HEADS):
-                delattr(part.config, KEPT_HEADS)
+            groups = None if record is None else neuron_groups_of(part) or None
+            for name, value in ((KEPT_HEADS, record), (NEURON_GROUPS, groups)):
+                if value is not None:
+                    setattr(part.config, name, value)
+                elif hasattr(part.config, name):
+                    delattr(part.config, name)
 
 
 def own_configs(model: nn.Module) -> None:

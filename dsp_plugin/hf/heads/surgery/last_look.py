@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ...probes.model_runs import same_noise
 from ...probes.random_inputs import random_inputs
 from ..layouts.locate import transformers_models
-from ..layouts.projections import Attention
+from ..layouts.projections import Units
 from .journal import left_as_it_was
 from .recorded_run import RecordedRun, largest_finite
 
@@ -44,7 +44,7 @@ class LastLook:
     def __init__(
         self,
         root: nn.Module,
-        attentions: Sequence[Attention],
+        attentions: Sequence[Units],
         changed: Sequence[str],
         inputs: Mapping[str, Any] | None = None,
     ):

@@ -1,33 +1,34 @@
-"""Removal of heads from a Transformers model, and the way back with zeros in their places.
+"""Removal of heads and groups of neurons from a Transformers model, and the way back with zeros there.
 
 A removed head loses its rows of the query, key and value projections and its columns of the output
-projection; the output bias stays. The outputs are those of the model with the head's gate at 0. The record of
-the heads that were kept is `config.kept_heads`, {block: original head numbers}: it is saved with the model.
+projection, a group of neurons its rows of the up (and gate) projections and its columns of the down
+projection; the output bias stays. The outputs are those of the model with the unit's gate at 0. The record of
+the units that were kept is `config.kept_heads`, {block: original numbers}: it is saved with the model.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from ....gating import AttentionBlock, HeadMap, Switchboard
+from ....gating import HeadMap, Switchboard
 from ....surgery import KeptHeads, check_record
-from ..gating import link_heads, ungate_heads
+from ..gating import gated_neurons, link_heads, ungate_heads
 from ..heads_link import LINK, forget_heads
 from ..interface import use_ours, use_stock
-from ..layouts.locate import attentions_of
-from ..layouts.projections import Attention
+from ..layouts.projections import Attention, Units
 from ..layouts.wrappers import check_projection, check_root, check_values
+from ..units import named_units, recorded_units, units_of
 from .bias_slices import forget_biases, slice_biases
 from .empty_cache import count_steps_without_heads, forget_steps
 from .headless import needs_a_head, run_with_heads, run_without_heads
 from .journal import all_or_nothing, left_as_it_was
 from .keep_forms import flags_of
-from .kept_heads import heads_left, original_count, own_configs, write_record
+from .kept_heads import heads_left, original_count, own_configs, record_of, write_record
 from .last_look import LastLook
 from .slices import check_shared, columns_of, cut, fill
 
@@ -37,10 +38,10 @@ class Removal:
     """The outcome of `prune_heads`.
 
     Attributes:
-        heads_before, heads_after: numbers of heads in the model's HeadMap.
+        heads_before, heads_after: numbers of units in the HeadMap that `keep` was for.
         parameters_before, parameters_after: weights of the model; shared ones count once, those of gates do
             not.
-        kept_heads: the record, {block: original head numbers}.
+        kept_heads: the model's record, {block: original head numbers}.
     """
 
     heads_before: int
@@ -54,8 +55,10 @@ def prune_heads(
     model: nn.Module,
     keep: Sequence[bool] | Tensor | Mapping[int, Sequence[int]] | None = None,
     check: bool | Mapping[str, Any] = True,
+    neurons: int | None = None,
+    heads: bool = True,
 ) -> Removal:
-    """Remove the heads that are not kept, in place.
+    """Remove the heads (and groups of neurons) that are not kept, in place.
 
     A gated model loses its gates: those of the heads that are left would all be open. The pruned model gets a
     configuration of its own, which holds the record. Before it is handed back it runs once on a small random
@@ -64,11 +67,14 @@ def prune_heads(
 
     Args:
         model: any model `head_map_of` takes, or a module around such models; it may have been pruned before.
-        keep: [N], True = kept, in the order of `head_map_of(model)`; or {layer: heads to remove}, by their
-            original numbers, for a model with one kind of attention blocks; None for the mask of the model's
-            own gates.
+        keep: [N], True = kept, in the order of `head_map_of(model, neurons, heads)`; or {layer: units to
+            remove}, by their original numbers, for a model with one kind of blocks there; None for the mask
+            of the model's own gates.
         check: False for no look at the pruned model; a mapping of `model`'s keyword arguments to look at it
             with these.
+        neurons: size of the groups of neurons that `keep` has flags for; None for heads alone (and for those
+            of the model's own gates).
+        heads: False where `keep` is for groups of neurons alone.
 
     Raises:
         ValueError: the model is not supported, wrapped or gated as a part of a larger one; `keep` is missing
@@ -76,13 +82,19 @@ def prune_heads(
             has an adapter or is shared with a block that keeps other heads; the model does not run on the
             batch; or its outputs without these heads differ from those with them masked.
     """
-    surgery = _Surgery(model, keep)
+    if keep is None and neurons is None:
+        neurons = gated_neurons(model)
+    surgery = _Surgery(model, keep, units_of(model, neurons, heads))
     with all_or_nothing(model):
         return surgery.run(check, owned=True)
 
 
 def check_surgery(
-    model: nn.Module, keep: Sequence[bool] | Tensor | None = None, inputs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    keep: Sequence[bool] | Tensor | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    neurons: int | None = None,
+    heads: bool = True,
 ) -> None:
     """Check, before hours of training, that heads can be removed from a model, which is left as it is.
 
@@ -90,18 +102,20 @@ def check_surgery(
         model: see `prune_heads`; its own gates play no part.
         keep: see `prune_heads`; None to remove every other head, and all of the first block.
         inputs: keyword arguments of `model`; None for a small random batch.
+        neurons, heads: see `prune_heads`.
 
     Raises:
         ValueError: see `prune_heads`.
     """
+    units = units_of(model, neurons, heads)
     if keep is None:
-        sizes = [attention.block.num_heads for attention in attentions_of(model)]
+        sizes = [one.block.num_heads for one in units]
         keep = [
             (block > 0 or len(sizes) == 1) and (head + block) % 2 == 0
             for block, size in enumerate(sizes)
             for head in range(size)
         ]
-    surgery = _Surgery(model, keep)
+    surgery = _Surgery(model, keep, units)
     with left_as_it_was(model):
         surgery.run(True if inputs is None else inputs, owned=True)
 
@@ -115,11 +129,11 @@ def check_pruned(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> N
     Raises:
         ValueError: their outputs differ, or the model does not run on the batch.
     """
-    attentions = attentions_of(model)
-    changed = [a.block.name for a in attentions if len(heads_left(a)) < original_count(a)]
+    units = recorded_units(model)
+    changed = [one.block.name for one in units if len(heads_left(one)) < original_count(one)]
     if not changed or any(weight.is_meta for weight in model.parameters()):
         return
-    look = LastLook(model, attentions, changed, inputs)
+    look = LastLook(model, units, changed, inputs)
     with left_as_it_was(model):
         _fill(model)
         look.first({})
@@ -128,18 +142,22 @@ def check_pruned(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> N
         look.second()
 
 
-def prune_to_record(model: nn.Module, record: KeptHeads) -> None:
+def prune_to_record(model: nn.Module, record: KeptHeads, groups: Mapping[str, int] | None = None) -> None:
     """Give a model that has all its heads the shapes of `record`, in place.
+
+    Args:
+        groups: {block: neurons in a group} for the feed-forward blocks in the record.
 
     Raises:
         ValueError: the record is of another model.
     """
-    head_map = HeadMap([attention.block for attention in attentions_of(model)])
+    units = named_units(model, groups)
+    head_map = HeadMap([one.block for one in units])
     check_record(record, head_map)
     # a list: while from_pretrained builds a model, every new tensor is on the meta device and has no values
     keep = [head in record[block.name] for block in head_map.blocks for head in range(block.num_heads)]
     # its configuration is its own, and from_pretrained holds on to it
-    _Surgery(model, keep, values=False).run(check=False, owned=False)
+    _Surgery(model, keep, units, values=False).run(check=False, owned=False)
 
 
 def fill_heads(model: nn.Module) -> None:
@@ -153,9 +171,8 @@ def fill_heads(model: nn.Module) -> None:
 
 
 def original_head_map(model: nn.Module) -> HeadMap:
-    """Return the HeadMap a model had before any removal."""
-    blocks = [(attention.block, original_count(attention)) for attention in attentions_of(model)]
-    return HeadMap([AttentionBlock(block.name, count, block.kind) for block, count in blocks])
+    """Return the HeadMap a model had before any removal, of the blocks that its record names."""
+    return HeadMap([replace(one.block, num_heads=original_count(one)) for one in recorded_units(model)])
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -170,6 +187,7 @@ class _Surgery:
 
     Args:
         model, keep: see `prune_heads`.
+        units: the blocks that `keep` is for.
         values: the weights must have values, and not only shapes.
 
     Attributes:
@@ -177,21 +195,21 @@ class _Surgery:
         record: {block: original numbers of the same heads}.
     """
 
-    def __init__(self, model: nn.Module, keep: Any, values: bool = True):
+    def __init__(self, model: nn.Module, keep: Any, units: Sequence[Units], values: bool = True):
         check_root(model)
         self.model = model
-        self.attentions = attentions_of(model)
-        self.heads = HeadMap([attention.block for attention in self.attentions])
-        self.keep = self.heads.kept_by_block(flags_of(model, self.attentions, keep))
+        self.units = units
+        self.heads = HeadMap([one.block for one in units])
+        self.keep = self.heads.kept_by_block(flags_of(model, units, keep))
         self.record: KeptHeads = {}
-        for attention in self.attentions:
-            name, left = attention.block.name, heads_left(attention)
+        for one in units:
+            name, left = one.block.name, heads_left(one)
             self.record[name] = [left[head] for head in self.keep[name]]
-            for projection in attention.projections:
+            for projection in one.projections:
                 check_projection(name, projection.module)
         if values:
             check_values(model)
-        check_shared(model, self.attentions, self.keep)
+        check_shared(model, units, self.keep)
 
     def run(self, check: bool | Mapping[str, Any], owned: bool) -> Removal:
         """Remove the heads, and take a last look.
@@ -207,22 +225,24 @@ class _Surgery:
             own_configs(self.model)
         ungate_heads(self.model)
         if check is not False and changed:
-            look = LastLook(self.model, self.attentions, changed, None if check is True else check)
-            blocks = [(a.block.name, a.output, a.block.num_heads) for a in self.attentions]
+            look = LastLook(self.model, self.units, changed, None if check is True else check)
+            blocks = [(one.block.name, one.output, one.block.num_heads) for one in self.units]
             look.first({name: columns_of(out, self.keep[name], heads) for name, out, heads in blocks})
-        cut(self.attentions, self.keep)
-        for attention in self.attentions:
-            self._set_forward(attention)
+        cut(self.units, self.keep)
+        for one in self.units:
+            link_heads(one).keep(self.record[one.block.name])
+            if isinstance(one, Attention):
+                self._set_forward(one)
         write_record(self.model)
         if look is not None:
             look.second()
         after = sum(len(heads) for heads in self.record.values())
-        return Removal(self.heads.num_heads, after, parameters, count_parameters(self.model), self.record)
+        weights = count_parameters(self.model)
+        return Removal(self.heads.num_heads, after, parameters, weights, record_of(self.model))
 
     def _set_forward(self, attention: Attention) -> None:
-        """Note in a block which of its heads are left, and let its forward run with them."""
+        """Let a block's forward run with the heads that are left."""
         record, module = self.record[attention.block.name], attention.module
-        link_heads(attention).keep(record)
         slice_biases(module, attention.biases)
         if not record:
             run_without_heads(attention)
@@ -235,17 +255,18 @@ class _Surgery:
 
 
 def _fill(model: nn.Module) -> None:
-    attentions = attentions_of(model)
-    links = {a.block.name: getattr(a.module, LINK) for a in attentions if hasattr(a.module, LINK)}
+    units = recorded_units(model)
+    links = {one.block.name: getattr(one.module, LINK) for one in units if hasattr(one.module, LINK)}
     kept = {name: link.kept for name, link in links.items() if link.kept is not None}
     own_configs(model)
     ungate_heads(model)
-    fill(attentions, kept, {name: link.original for name, link in links.items()})
-    for attention in attentions:
-        run_with_heads(attention)
-        forget_steps(attention.module)
-        forget_biases(attention.module)
-        forget_heads(attention.module)
-        forget_heads(attention.output.module)
+    fill(units, kept, {name: link.original for name, link in links.items()})
+    for one in units:
+        if isinstance(one, Attention):
+            run_with_heads(one)
+            forget_steps(one.module)
+            forget_biases(one.module)
+        forget_heads(one.module)
+        forget_heads(one.output.module)
     use_stock(model)
     write_record(model)

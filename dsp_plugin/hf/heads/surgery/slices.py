@@ -1,4 +1,4 @@
-"""Rows and columns of a block's projections that belong to heads: cut out, and filled up again with zeros."""
+"""Rows and columns of a block's projections that belong to units: cut out, and filled up again with zeros."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from ....gating import AttentionBlock
 from ....surgery import head_rows
-from ..layouts.locate import Attention, Projection
+from ..layouts.projections import Projection, Units
 
 HeadNumbers = Mapping[str, Sequence[int]]
 """The numbers of heads by the name of their block."""
 
 
-def check_shared(root: nn.Module, attentions: Sequence[Attention], keep: HeadNumbers) -> None:
+def check_shared(root: nn.Module, attentions: Sequence[Units], keep: HeadNumbers) -> None:
     """Refuse to cut a weight that another module holds, too, and needs other parts of.
 
     Args:
@@ -56,7 +56,7 @@ def check_shared(root: nn.Module, attentions: Sequence[Attention], keep: HeadNum
 
 
 @torch.no_grad()
-def cut(attentions: Sequence[Attention], keep: HeadNumbers) -> None:
+def cut(attentions: Sequence[Units], keep: HeadNumbers) -> None:
     """Remove the rows and columns of all heads but `keep`, numbers among those each block has now."""
 
     def smaller(weight: Tensor, dim: int, projection: Projection, block: AttentionBlock) -> Tensor:
@@ -69,7 +69,7 @@ def cut(attentions: Sequence[Attention], keep: HeadNumbers) -> None:
 
 
 @torch.no_grad()
-def fill(attentions: Sequence[Attention], heads: HeadNumbers, original: Mapping[str, int]) -> None:
+def fill(attentions: Sequence[Units], heads: HeadNumbers, original: Mapping[str, int]) -> None:
     """Undo the shapes of `cut`: removed heads are zeros in their old places.
 
     Args:
@@ -94,7 +94,7 @@ def columns_of(projection: Projection, heads: Sequence[int], num_heads: int) -> 
 
 
 def _replace_weights(
-    attentions: Sequence[Attention],
+    attentions: Sequence[Units],
     num_heads: Mapping[str, int],
     resized: Callable[[Tensor, int, Projection, AttentionBlock], Tensor],
 ) -> None:
@@ -150,7 +150,7 @@ def _set_features(projection: Projection) -> None:
         module.__class__ = Conv1D if size else _Conv1DWithoutInput
 
 
-def _set_sizes(attention: Attention, num_heads: int) -> None:
+def _set_sizes(attention: Units, num_heads: int) -> None:
     """Let the integers that the block's `forward` reads follow its heads."""
     for size in attention.sizes:
         setattr(size.module, size.name, num_heads * size.unit)

@@ -12,9 +12,9 @@ from ....records.history import read_history
 from ....records.plan import heads_that_stay
 from ...folders.model_heads import is_pruned
 from ...heads.gating import gate_heads, load_gating, switchboard_of
-from ...heads.layouts.locate import head_map_of
 from ...heads.schedules import start_of
 from ...heads.training import HeadGatesCallback, check_arguments, pruning_optimizers
+from ...heads.units import head_map_of
 from ...trainer.mean_loss import declare_mean_loss
 from ...trainer.updates import training_steps
 from ..chassis.models import load

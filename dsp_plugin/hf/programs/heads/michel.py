@@ -18,8 +18,8 @@ from ....options.numbers import MEANINGS
 from ....records.files.whole import check_folder
 from ...data.input_limits import check_inputs
 from ...heads.importance import ExampleRanking
-from ...heads.layouts.locate import head_map_of
 from ...heads.sweep import prune_by_importance
+from ...heads.units import head_map_of
 from ..chassis.arguments import ModelArguments, option, required
 from ..chassis.log_levels import log_levels
 from ..chassis.models import load, say_open_heads

@@ -13,8 +13,8 @@ from ....records.files.sealed import write_json
 from ...folders.model_heads import pruned_copy
 from ...folders.pruned_folders import save_pruned
 from ...heads.gating import switchboard_of
-from ...heads.layouts.locate import head_map_of
 from ...heads.surgery.pruning import check_surgery, count_parameters
+from ...heads.units import head_map_of
 from ..chassis.arguments import ModelArguments
 from ..chassis.parsing import say
 
