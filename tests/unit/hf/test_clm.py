@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 from clm_data import gpt2, lines, tokenizer  # isort: skip
 
-from transformers import GenerationConfig, Trainer, TrainingArguments
+from transformers import BloomConfig, BloomForCausalLM, GenerationConfig, Trainer, TrainingArguments
 
 from dsp_plugin.hf.data.clm import ClmDataset, Layout, PadRight, PromptDataset, perplexity, row_losses
 from dsp_plugin.hf.data.clm_files import Line, references_of
@@ -162,6 +162,20 @@ def test_the_text_does_not_hang_on_its_neighbours(layout, dtype, beams):
         assert generate(model, prompts, layout.end, batch_size, **options) == one_by_one
     halves = [generate(model, prompts, layout.end, 2, share=(rank, 2), **options) for rank in (0, 1)]
     assert {**halves[0], **halves[1]} == one_by_one and not halves[0].keys() & halves[1].keys()
+
+
+def test_a_model_that_padding_changes_gets_none(layout):
+    """BLOOM's eager attention makes NaN of rows that see nothing."""
+    torch.manual_seed(1)
+    sizes = dict(vocab_size=len(layout.tokenizer), hidden_size=16, n_layer=2, n_head=2)
+    model = BloomForCausalLM(BloomConfig(**sizes, initializer_range=0.4)).eval()
+    prompts = PromptDataset(references_of(lines(9)), layout, 64)
+    one_by_one = {
+        number: alone(model, prompts[number]["input_ids"], layout.end, max_new_tokens=6)
+        for number in range(len(prompts))
+    }
+    assert len(set(map(tuple, one_by_one.values()))) > 3
+    assert generate(model, prompts, layout.end, 4, 6) == one_by_one
 
 
 def test_greedy_text_is_the_largest_logit_step_by_step_and_stops_at_the_end(layout):
