@@ -17,6 +17,7 @@ from clm_data import WORDS, gpt2, pairs, tokenizer, write_jsonl  # isort: skip
 from hf_programs import ROOT, start
 from safetensors.torch import load_file
 
+from dsp_plugin.hf import prune_heads, save_pruned
 from dsp_plugin.records.record import load_record
 from dsp_plugin.records.sentences import load_statistics
 
@@ -80,6 +81,8 @@ def test_the_written_model_scores_and_writes_the_same(folder, trained):
         assert found[name] == pytest.approx(trained["dev"][name], abs=1e-5)
     one, other = ((folder / name / "generated.txt").read_text() for name in ("out", "again"))
     assert one == other and record.data == load_record(folder / "out" / "dev" / "results.json").data
+    (folder / "plain").mkdir()
+    (folder / "plain" / "generated.txt").write_text("of an earlier run")
     plain, record = scored(folder, "plain")
     assert "eval_BLEU" not in plain and not (folder / "plain" / "generated.txt").exists()
     assert [metric.name for metric in record.metrics] == ["loss", "perplexity"]
@@ -150,6 +153,25 @@ def test_plain_text_by_itself_and_a_model_that_is_there(folder, tmp_path, capsys
     assert load_record(tmp_path / "out" / "tuned" / "dev" / "results.json").metrics[0].subset == "long"
     # no row was added for padding
     assert load_file(tmp_path / "out" / "model.safetensors")["transformer.wte.weight"].shape[0] == 280
+
+
+def test_a_model_without_some_of_its_heads_is_trained_on(folder, tmp_path):
+    model = gpt2(280)
+    prune_heads(model, {0: [1], 1: [0, 1]})  # a layer with no head at all, too
+    save_pruned(model, tmp_path / "pruned")
+    tokenizer().save_pretrained(tmp_path / "pruned")
+    words = [
+        "--model_name_or_path",
+        tmp_path / "pruned",
+        *data(folder),
+        "--do_train",
+        "--do_eval",
+        "--generate",
+    ]
+    start("dsee/run_clm", *words, "--max_steps", 2, "--output_dir", tmp_path / "out")
+    record = load_record(tmp_path / "out" / "dev" / "results.json")
+    assert (record.method, record.heads["kept"], record.heads["total"]) == ("pruned-tuned", 1, 4)
+    assert record.parameters["after"] < record.parameters["before"]
 
 
 def test_two_processes_are_one(folder, tmp_path):

@@ -105,8 +105,8 @@ def by_hand(model, row) -> list[float]:
     return [-float(logits[t - 1, label]) for t, label in enumerate(row["labels"]) if label >= 0]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_perplexity_counts_every_token_the_same_whatever_the_batches(layout, tmp_path, batch_size):
+@pytest.mark.parametrize("batch_size, smoothing", [(1, 0), (3, 0), (8, 0), (3, 0.2)])
+def test_perplexity_counts_every_token_the_same_whatever_the_batches(layout, tmp_path, batch_size, smoothing):
     model, data = gpt2(len(layout.tokenizer)), ClmDataset(lines(11), layout, 64)
     with torch.no_grad():
         losses = [loss for number in range(len(data)) for loss in by_hand(model, data[number])]
@@ -116,6 +116,7 @@ def test_perplexity_counts_every_token_the_same_whatever_the_batches(layout, tmp
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
+        label_smoothing_factor=smoothing,
     )
     trainer = Trainer(
         model=model,

@@ -214,9 +214,11 @@ class ClmTask(DataTask):
         return {"generation": self._figures[split]} if split in self._figures else {}
 
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
-        """Write generated.txt, where text was generated."""
+        """Write generated.txt; without text, take away an earlier one, whose record is replaced, too."""
         if split in self._generated:
             self._write(folder, split)
+        else:
+            Path(folder, GENERATED[split]).unlink(missing_ok=True)
 
     def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         """Write generated_test.txt; return its name."""
