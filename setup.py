@@ -49,6 +49,7 @@ setup(
         "hf": [
             "transformers>=5,<6",
             "accelerate",  # what the Trainer stands on
+            "peft>=0.17",  # the LoRA under DSEE
             "datasets",  # GLUE where no folder is given
             "scikit-learn",
             "scipy",

@@ -74,6 +74,7 @@ FLOORS = {
         "folders",
         "export",
         "diffs",
+        "dsee",
         "programs/chassis",
         "programs/heads",
         "programs/diffs",
@@ -84,6 +85,8 @@ FLOORS = {
 STRANGERS = [
     ("hf/trainer", ("gating", "diffs"), "parts for any training"),
     ("hf/diffs", ("gating", "hf/heads"), "a diff needs no gates"),
+    ("hf/dsee", ("diffs", "hf/diffs"), "an update is no diff"),
+    ("dsee", ("gating", "surgery"), "its mathematics needs no units"),
     ("hf/programs/chassis", ("gating", "hf/heads", "diffs", "hf/diffs"), "a chassis takes any system"),
     ("hf/programs/diffs", ("gating", "hf/heads", "hf/programs/heads"), "a diff needs no gates"),
 ]
