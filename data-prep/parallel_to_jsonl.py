@@ -56,8 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for split in SPLITS:
-        parser.add_argument(f"--{split}", metavar="PREFIX", help=f"becomes {split}.jsonl")
+    parser.add_argument("--train", metavar="PREFIX", help="becomes train.jsonl")
+    parser.add_argument("--dev", metavar="PREFIX", help="becomes dev.jsonl")
+    parser.add_argument("--test", metavar="PREFIX", help="becomes test.jsonl")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="of the JSONL files")
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
     parser.add_argument(
