@@ -7,8 +7,9 @@
 A split is named by the prefix of its two files: `raw/train` with the languages `de en` means `raw/train.de`
 and `raw/train.en` (or `.gz` of them). Several references of a source stand in several files: `--references
 raw/dev1 raw/dev2` beside `--dev raw/dev` reads `raw/dev1.en` and `raw/dev2.en` too, line by line. Pairs with
-an empty side are left out, and it is said how many. Nothing is written before all is read; each file is whole
-or not there.
+an empty side are left out, and it is said how many; also how many training pairs stand in dev or test, too
+(a sample of talks does that): `--drop-shared` leaves them out of train.jsonl. Nothing is written before all
+is read; each file is whole or not there.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ def lines_of(prefix: str, langs: tuple[str, str], more: list[str]) -> tuple[list
     return made, len(pairs) - len(made)
 
 
+def shared_with(lines: list[str], others: list[str]) -> list[int]:
+    """Return the places of the lines whose source and one of whose targets stand in other lines, too."""
+
+    def pairs_of(line: str) -> set[tuple[str, str]]:
+        entry = json.loads(line)
+        targets = entry["target"]
+        return {(entry["source"], target) for target in ([targets] if isinstance(targets, str) else targets)}
+
+    known = set().union(*map(pairs_of, others))
+    return [place for place, line in enumerate(lines) if pairs_of(line) & known]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,6 +76,9 @@ def main() -> None:
     parser.add_argument("--langs", nargs=2, default=list(LANGS), metavar=("SOURCE", "TARGET"))
     parser.add_argument(
         "--references", nargs="+", default=[], metavar="PREFIX", help="further references of --dev"
+    )
+    parser.add_argument(
+        "--drop-shared", action="store_true", help="leave out training pairs that dev or test have, too"
     )
     args = parser.parse_args()
     given = {split: getattr(args, split) for split in SPLITS if getattr(args, split)}
@@ -84,10 +100,19 @@ def main() -> None:
             lines, left_out = lines_of(prefix, tuple(args.langs), more)
             if not lines:
                 raise CorpusError(f"{prefix}: there is no pair with text on both sides")
-            found[path] = (lines, left_out)
-        for path, (lines, left_out) in found.items():
+            found[split] = (path, lines, f", {left_out:,} left out for an empty side" if left_out else "")
+        if args.train:
+            path, lines, note = found["train"]
+            others = [line for split in SPLITS[1:] if split in found for line in found[split][1]]
+            shared = set(shared_with(lines, others))
+            if shared and args.drop_shared:
+                lines = [line for place, line in enumerate(lines) if place not in shared]
+                note += f", {len(shared):,} left out that are in dev or test"
+            elif shared:
+                note += f", {len(shared):,} of them are in dev or test, too (--drop-shared leaves them out)"
+            found["train"] = (path, lines, note)
+        for path, lines, note in found.values():
             write_text(path, "".join(f"{line}\n" for line in lines))
-            note = f", {left_out:,} left out for an empty side" if left_out else ""
             print(f"{path}: {len(lines):,} pairs{note}", file=sys.stderr)
     except (CorpusError, OSError) as error:
         sys.exit(f"error: {error}")

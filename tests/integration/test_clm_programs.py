@@ -18,6 +18,9 @@ from hf_programs import ROOT, start
 from safetensors.torch import load_file
 
 from dsp_plugin.hf import prune_heads, save_pruned
+from dsp_plugin.hf.programs.chassis.arguments import ClmArguments
+from dsp_plugin.hf.programs.chassis.system import System
+from dsp_plugin.hf.programs.chassis.train import read_options, train_system
 from dsp_plugin.records.record import load_record
 from dsp_plugin.records.sentences import load_statistics
 
@@ -172,6 +175,28 @@ def test_a_model_without_some_of_its_heads_is_trained_on(folder, tmp_path):
     record = load_record(tmp_path / "out" / "dev" / "results.json")
     assert (record.method, record.heads["kept"], record.heads["total"]) == ("pruned-tuned", 1, 4)
     assert record.parameters["after"] < record.parameters["before"]
+
+
+def test_another_system_takes_its_place_and_its_deployed_model_writes_the_text(folder, tmp_path):
+    class Silent(System):
+        """Deploys a model that ends every text at once."""
+
+        def method_name(self):
+            return "silent"
+
+        def deployed(self, trainer):
+            end = self.tokenizer.eos_token_id
+            trainer.model.lm_head.register_forward_hook(
+                lambda module, given, logits: logits.index_fill(-1, torch.tensor([end]), 1e4)
+            )
+            return trainer
+
+    words = [*NEW, *data(folder), "--do_train", "--do_eval", "--generate", "--max_steps", 1]
+    words += ["--output_dir", tmp_path / "out"]
+    setup, () = read_options("", ClmArguments, (), list(map(str, words)))
+    assert train_system(Silent(setup))["dev"]["eval_BLEU"] == 0
+    assert (tmp_path / "out" / "generated.txt").read_text() == "\n" * 5
+    assert load_record(tmp_path / "out" / "dev" / "results.json").method == "silent"
 
 
 def test_two_processes_are_one(folder, tmp_path):

@@ -45,6 +45,17 @@ def test_what_is_written_is_what_the_program_reads(raw):
     assert read_lines(raw / "o/dev.jsonl", " => ") == [Line("drei", ("three", "3"))]
 
 
+def test_training_pairs_of_a_scored_set_are_told_and_can_be_left_out(raw):
+    write(raw / "dev.de", ["ein Haus", "ein Haus"])
+    write(raw / "dev.en", ["a house", "one house"])
+    words = ("--train", "train", "--dev", "dev", "--out", "o")
+    said = ok(run(PROGRAM, *words, cwd=raw))
+    assert "o/train.jsonl: 2 pairs, 1 left out for an empty side, 1 of them are in dev or test, too" in said
+    said = ok(run(PROGRAM, *words, "--drop-shared", cwd=raw))
+    assert "o/train.jsonl: 1 pairs" in said and "1 left out that are in dev or test" in said
+    assert "Haus" not in (raw / "o/train.jsonl").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
