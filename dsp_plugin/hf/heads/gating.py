@@ -35,7 +35,8 @@ def link_heads(units: Units) -> Heads:
     """Return the link of a block's units, which lies in its attention module and its output projection."""
     link = units.module.__dict__.get(LINK)
     if link is None or link.kept is None and link.neurons != units.block.neurons:
-        link = Heads(getattr(units, "group", 1), units.block.num_heads, units.block.neurons)
+        group, flat = getattr(units, "group", 1), getattr(units, "flat", False)
+        link = Heads(group, units.block.num_heads, units.block.neurons, flat)
         setattr(units.module, LINK, link)
     setattr(units.output.module, LINK, link)
     return link
@@ -204,19 +205,22 @@ def load_gating(model: nn.Module, folder: str) -> None:
         raise ValueError(f"the scores in {folder} are of other gates than the model's ({error})") from error
 
 
-def gated_neurons(model: nn.Module) -> int | None:
-    """Return the size of the groups of neurons that have gates; None where only heads have.
+def gated_units(model: nn.Module) -> tuple[int | None, bool]:
+    """Return what has gates: (the size of the groups of neurons or None, whether there are heads).
+
+    They are the arguments of `head_map_of` for the units with gates; (None, True) for a model without.
 
     Raises:
         ValueError: parts of the model have gates on groups of several sizes.
     """
-    sizes = {block.neurons for board in boards_of(model) for block in board.head_map.blocks} - {0}
+    found = {block.neurons for board in boards_of(model) for block in board.head_map.blocks}
+    sizes = found - {0}
     if len(sizes) > 1:
         raise ValueError(
             f"parts of {type(model).__name__} have gates on groups of {sorted(sizes)} neurons: give "
             "`keep` and `neurons`"
         )
-    return sizes.pop() if sizes else None
+    return (sizes.pop(), 0 in found) if sizes else (None, True)
 
 
 def _places(model: nn.Module, units: Sequence[Units]) -> list[tuple[nn.Module, str, nn.Module]]:

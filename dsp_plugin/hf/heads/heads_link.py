@@ -30,6 +30,7 @@ class Heads:
         group: number of query heads in a head of the HeadMap.
         original: number of heads the block had before any removal.
         neurons: neurons in a group, where the units are groups of neurons; 0 for heads.
+        flat: the context may be [B * L, F], one example after the other.
 
     Attributes:
         kept: original numbers of the heads that are left; None: none was removed.
@@ -37,10 +38,11 @@ class Heads:
         position: the block's position in the switchboard's HeadMap.
     """
 
-    def __init__(self, group: int, original: int, neurons: int = 0):
+    def __init__(self, group: int, original: int, neurons: int = 0, flat: bool = False):
         self.group = group
         self.original = original
         self.neurons = neurons
+        self.flat = flat
         self.kept: list[int] | None = None
         self.switchboard: Switchboard | None = None
         self.position = 0
@@ -74,12 +76,18 @@ class Heads:
         if gates.dim() == 2 and self.switchboard.training:
             # drawn in training, where rows go round; where the examples cannot be told apart, one serves all
             gates = for_examples(gates, context.shape[0]) if context.dim() > 2 else gates[0]
+        if self.flat and gates.dim() == 2 and context.dim() == 2 and not context.shape[0] % gates.shape[0]:
+            by_example = context.unflatten(0, (gates.shape[0], -1))  # [B * L, F] -> [B, L, F]
+            return self._gated(gates, by_example).flatten(0, 1)
         if gates.dim() == 2 and (context.dim() < 3 or context.shape[0] != gates.shape[0]):
             raise ValueError(
                 f"{self.switchboard.head_map.blocks[self.position].name} projects a tensor of shape "
                 f"{tuple(context.shape)}, which has no row for each of the {gates.shape[0]} examples: gates "
                 "of one's own for every example need that"
             )
+        return self._gated(gates, context)
+
+    def _gated(self, gates: Tensor, context: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and context.is_contiguous():
             # attention made this tensor for its context alone; another one costs more than the product
             return context.mul_(self._factors(gates, context))

@@ -34,7 +34,7 @@ from ...gating.importance.removal_order import ImportanceOf
 from ...options.errors import OptionError
 from ..probes.model_runs import evaluating
 from .example_losses import example_losses
-from .gating import gate_heads, gated_neurons, switchboard_of, ungate_heads
+from .gating import gate_heads, gated_units, switchboard_of, ungate_heads
 from .layouts.projections import Units
 from .units import units_of
 
@@ -166,8 +166,7 @@ def units_with_gates(model: PreTrainedModel, neurons: int | None = None, heads: 
     board = switchboard_of(model)
     if board is None:
         return units_of(model, neurons, heads)
-    names = {block.name for block in board.head_map.blocks}
-    units = [one for one in units_of(model, gated_neurons(model)) if one.block.name in names]
+    units = units_of(model, *gated_units(model))
     if (neurons is not None or not heads) and units_of(model, neurons, heads) != units:
         raise ValueError(
             f"the model's gates are on other units ({board.head_map!r}): ungate_heads(model) first"

@@ -30,13 +30,13 @@ _seen: OrderedDict[tuple[type, str], bool | str] = OrderedDict()
 
 
 class _Reached(Exception):
-    """The projection down was called: nothing after it matters."""
+    """The projection was called: nothing after it matters."""
 
 
 def goes_flat(
     home: nn.Module, names: FeedForwardNames, inputs: Sequence[nn.Module], output: nn.Module
 ) -> bool:
-    """Return whether the projection down is given all positions in one dimension, [B * L, F].
+    """Return whether the projection down is given all positions in one dimension, [B * L, F], by example.
 
     Blocks of the same class with the same parts are run once. A model without values is taken as it is, for
     its weights are still to come; so is a block without neurons.
@@ -79,7 +79,7 @@ def _look(home: nn.Module, names: FeedForwardNames, inputs: Sequence[nn.Module],
                 raise NotKnown("lets neurons depend on each other between the projections up and down")
             if bool(same[some].sum() * 2 > len(some)):
                 raise NotKnown(f"does not hand on what {names.inputs[changed]} puts out, neuron by neuron")
-    return first.dim() == 2
+        return first.dim() == 2 and _by_example(home, names, inputs[0])
 
 
 def _arrives(
@@ -95,11 +95,6 @@ def _arrives(
     Args:
         changed: which projection up puts out other numbers for the neurons `some`; None for none.
     """
-    arrived: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-        arrived.append(args[0].detach().float().cpu().clone())
-        raise _Reached
 
     def replaced(number: int) -> Any:
         def replace(module: nn.Module, args: tuple[Any, ...], given: Tensor) -> Tensor:
@@ -114,23 +109,50 @@ def _arrives(
         return replace
 
     handles = [part.register_forward_hook(replaced(number)) for number, part in enumerate(inputs)]
-    handles.append(output.register_forward_pre_hook(stop, prepend=True))
-    weight = inputs[0].weight
-    width = Projection(inputs[0], False, 1).features
+    try:
+        return _input_of(output, home, names, _states(home, inputs[0]))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_example(home: nn.Module, names: FeedForwardNames, up: nn.Module) -> bool:
+    """Return whether the rows of a flat input [B * L, C] are those of one example after the other."""
+    states = _states(home, up)
+    one = _input_of(up, home, names, states)
+    states[1:] = states[1:].flip(1)
+    two = _input_of(up, home, names, states)
+    count = states.shape[1]
+    return torch.equal(one[:count], two[:count]) and not torch.equal(one[count:], two[count:])
+
+
+def _states(home: nn.Module, up: nn.Module) -> Tensor:
+    """Return random states [B, L, C] of the model."""
     # some run in chunks, of which there must be a whole number
     length = getattr(home, "chunk_size_feed_forward", 0) or _L
-    hidden = torch.randn(_B, length, width, generator=_generator(7)).to(weight)
+    width = Projection(up, False, 1).features
+    return torch.randn(_B, length, width, generator=_generator(7)).to(up.weight)
+
+
+def _input_of(watched: nn.Module, home: nn.Module, names: FeedForwardNames, states: Tensor) -> Tensor:
+    """Run a block until it calls a projection, and return the input of that."""
+    arrived: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
+        arrived.append(args[0].detach().float().cpu().clone())
+        raise _Reached
+
+    handle = watched.register_forward_pre_hook(stop, prepend=True)
     try:
-        _run(home, names, hidden)
+        _run(home, names, states)
     except _Reached:
         return arrived[0]
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         raise NotKnown(f"does not run by itself ({type(error).__name__}: {reason})") from error
     finally:
-        for handle in handles:
-            handle.remove()
-    raise NotKnown("does not call its down projection")
+        handle.remove()
+    raise NotKnown("does not call its projections")
 
 
 def _run(home: nn.Module, names: FeedForwardNames, hidden: Tensor) -> None:

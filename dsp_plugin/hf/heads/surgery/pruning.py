@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ....gating import HeadMap, Switchboard
 from ....surgery import KeptHeads, check_record
-from ..gating import gated_neurons, link_heads, ungate_heads
+from ..gating import gated_units, link_heads, ungate_heads
 from ..heads_link import LINK, forget_heads
 from ..interface import use_ours, use_stock
 from ..layouts.projections import Attention, Units
@@ -72,8 +72,8 @@ def prune_heads(
             of the model's own gates.
         check: False for no look at the pruned model; a mapping of `model`'s keyword arguments to look at it
             with these.
-        neurons: size of the groups of neurons that `keep` has flags for; None for heads alone (and for those
-            of the model's own gates).
+        neurons: size of the groups of neurons that `keep` has flags for; None for heads alone. Without `keep`
+            the units are those that have gates.
         heads: False where `keep` is for groups of neurons alone.
 
     Raises:
@@ -83,7 +83,7 @@ def prune_heads(
             batch; or its outputs without these heads differ from those with them masked.
     """
     if keep is None and neurons is None:
-        neurons = gated_neurons(model)
+        neurons, heads = gated_units(model)
     surgery = _Surgery(model, keep, units_of(model, neurons, heads))
     with all_or_nothing(model):
         return surgery.run(check, owned=True)
