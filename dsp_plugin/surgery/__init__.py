@@ -1,6 +1,6 @@
 """Taking heads out of attention projections for good, and the record of what was kept. Pure torch."""
 
-from .mask_file import read_mask
+from .mask_file import read_mask, units_of_mask
 from .record import KeptHeads, check_record, compose, mask_of_record
 from .slicing import Projections, fill_block, head_rows, slice_block
 
@@ -14,4 +14,5 @@ __all__ = [
     "mask_of_record",
     "read_mask",
     "slice_block",
+    "units_of_mask",
 ]

@@ -1,4 +1,4 @@
-"""A mask of heads in a file, as `generate_dsp.py` writes it."""
+"""A mask of heads (or groups of neurons) in a file, as `generate_dsp.py` writes it."""
 
 from __future__ import annotations
 
@@ -36,3 +36,17 @@ def read_mask(path: str, head_map: HeadMap) -> list[bool]:
     if not sealed and isinstance(data, dict) and "blocks" in data:
         warn_unsealed(path)
     return [bool(flag) for flag in keep]
+
+
+def units_of_mask(path: str) -> tuple[int | None, bool]:
+    """Return which units the mask in a file is for: (neurons in a group or None, whether there are heads).
+
+    A file that does not name its blocks is for heads. What is wrong with it is for `read_mask` to say.
+    """
+    try:
+        data, _ = load_json(path)
+        found = {block.get("neurons", 0) for block in data["blocks"]}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None, True
+    sizes = found - {0}
+    return (sizes.pop(), 0 in found) if len(sizes) == 1 else (None, True)

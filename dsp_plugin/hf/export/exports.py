@@ -18,7 +18,7 @@ from ...options.errors import OptionError
 from ...records.certificate import NAME, Certificate
 from ...records.files.sealed_folder import LIST, warn_no_list
 from ...records.files.whole import new_folder
-from ...surgery import mask_of_record, read_mask
+from ...surgery import mask_of_record, read_mask, units_of_mask
 from ..folders.hub_folders import Source, find_folder
 from ..folders.pruned_folders import export_dense, load_model
 from ..heads.gating import GATING, gate_heads
@@ -129,10 +129,13 @@ def load_source(
     """
     source = find_folder(folder, {})
     model, folder = load_model(source, dtype=torch.float32), source.folder
-    head_map, scores = head_map_of(model), None if mask is not None else _scores(folder)
     if mask is not None:
-        keep = torch.tensor(read_mask(mask, head_map))
-    elif num_of_heads is not None:
+        units = units_of_mask(mask)
+        keep = torch.tensor(read_mask(mask, head_map_of(model, *units)))
+        gate_heads(model, FixedGates(keep), 0, *units)
+        return model
+    head_map, scores = head_map_of(model), _scores(folder)
+    if num_of_heads is not None:
         if scores is None or scores.numel() != head_map.num_heads:
             reason = f"{num_of_heads}: {folder} has no scores of its {head_map.num_heads} heads; "
             raise OptionError("num_of_heads", reason + "give {} FILE.json", "mask")
