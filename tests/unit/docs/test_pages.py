@@ -27,6 +27,7 @@ RUN_ELSEWHERE = {
     ("diff-pruning.md", "from dsp_plugin.diffs import"): "tests/unit/docs/test_diff_docs.py",
     ("hf.md", "import torch"): "below",
     ("hf.md", "from dsp_plugin.hf import gate_heads, head_map_of"): "below",
+    ("hf.md", "from dsp_plugin.gating import best_of_blocks"): "below",
     ("diff-packs.md", "from dsp_plugin.diffs.serving.bank"): "below",
     ("diff-packs.md", "bank = DiffBank(model)"): "below",
 }
@@ -168,6 +169,21 @@ def test_the_example_of_a_schedule_that_is_worked_out(tmp_path, monkeypatch):
     exec(code.replace("num_of_heads=36", "num_of_heads=3"), {**names, "collate": padded})
     gates = switchboard_of(model).gates
     assert int(gates.keep().sum()) == 3 and gates.decided
+
+
+def test_the_example_of_neurons():
+    from hf_data import padded, sentences
+    from hf_models import tiny_model
+
+    from dsp_plugin.hf import head_map_of
+
+    model = tiny_model("bert")
+    code = block_of("hf.md", "from dsp_plugin.gating import best_of_blocks")
+    for wide, small in (("neurons=32", "neurons=4"), (": 9,", ": 3,"), (": 58", ": 6")):
+        assert wide in code
+        code = code.replace(wide, small)
+    exec(code, {"model": model, "train_data": sentences(8), "collate": padded})
+    assert [block.num_heads for block in head_map_of(model, 4).blocks] == [3, 3, 6, 6]
 
 
 def test_the_examples_of_packs(tmp_path, monkeypatch):
