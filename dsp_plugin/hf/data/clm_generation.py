@@ -7,6 +7,7 @@ from itertools import groupby
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from .clm import PromptDataset
 
@@ -47,6 +48,8 @@ def generate(
     before, trains = model.generation_config, model.training
     model.generation_config = settings  # else what it leaves open comes from the model's
     model.eval()
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # it drops a mask that hides nothing, and warns that there is none
     found: dict[int, list[int]] = {}
     try:
         mixed = batch_size == 1 or _takes_padding(model, list(own.values()), end)
@@ -60,6 +63,7 @@ def generate(
             for number, row in zip(numbers, made[:, ids.shape[1] :].tolist()):
                 found[number] = row[: row.index(end)] if end in row else row
     finally:
+        hf_logging.set_verbosity(level)
         model.generation_config = before
         model.train(trains)
     return found
