@@ -16,12 +16,13 @@ from ...dsee.artefact import OWNER, DseeFile, Update
 from ...surgery import KeptHeads
 from ..folders.model_folder import class_of
 from ..heads.surgery.journal import all_or_nothing
-from ..heads.surgery.kept_heads import record_of
+from ..heads.surgery.kept_heads import neuron_groups_of, record_of
+from ..heads.units import units_of
 from .adding import attach
 from .layer import ADAPTER, dsee_layers
 from .state import Dsee, detached, dsee_of, has_dsee, set_state, set_trainable
 from .targets import Part, Target, check_matrix, shape_of
-from .units import blocks_of, keep_units
+from .units import keep_units
 from .weights import set_masks
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -161,7 +162,7 @@ def _kept(model: nn.Module, state: Dsee) -> tuple[KeptHeads | None, dict[str, in
     now, before = record_of(model), state.kept_before
     if now == before:
         return None, {}
-    groups = dict(getattr(getattr(model, "config", None), "neuron_groups", None) or {})
+    groups = neuron_groups_of(model)
     if before is None:
         return now, groups
     kept = {}
@@ -177,7 +178,7 @@ def _keep(model: nn.Module, kept: KeptHeads, groups: Mapping[str, int]) -> None:
     if len(sizes) > 1:
         raise ValueError("the file has groups of neurons of several sizes")
     group = next(iter(sizes), None)
-    blocks = blocks_of(model, group)
+    blocks = units_of(model, group)
     names = {one.block.name for one in blocks}
     if set(kept) - names:
         raise ValueError(f"wrong base: it has no {sorted(set(kept) - names)[0]} to remove units from")

@@ -6,7 +6,6 @@ cut along with them.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ...dsee.scores import head_scores
+from ...dsee.scores import Matrix, head_scores
 from ...dsee.weight_masks import check_ratio
 from ...gating import HeadMap
 from ...options.errors import OptionError
 from ..heads.layouts.locate import attentions_of
+from ..heads.layouts.projections import FeedForward, Units
 from ..heads.surgery.pruning import Removal, prune_heads
 from ..heads.surgery.slices import columns_of
+from ..heads.units import units_of
 from .layer import DseeLinear, dsee_layers
 from .merging import mask_updates
 from .state import detached, dsee_of, set_trainable
@@ -106,7 +107,7 @@ def keep_units(
     """
     state = dsee_of(model)
     with detached(model) as layers:
-        blocks = blocks_of(model, group)
+        blocks = units_of(model, group)
         numbers = HeadMap([one.block for one in blocks]).kept_by_block(keep)
         paths = {id(module): path for path, module in model.named_modules()}
         # [features] of each matrix of which a part goes, by path: (whether rows, which are left)
@@ -116,29 +117,13 @@ def keep_units(
                 left = columns_of(projection, numbers[one.block.name], one.block.num_heads)
                 if not bool(left.all()):
                     cuts[paths[id(projection.module)]] = (projection.out, left)
-        more = {} if group is None else {"neurons": group}
-        removal = prune_heads(model, keep, check, **more)
+        removal = prune_heads(model, keep, check, neurons=group)
         masked = any(layer.dsee_mask is not None for layer in layers.values())
         cut_updates(model, state, layers, cuts)
     state.targets = [_cut_target(target, cuts.get(target.path)) for target in state.targets]
     set_trainable(model, state.task_head)
     mask_updates(model, masked)
     return removal
-
-
-def blocks_of(model: nn.Module, group: int | None) -> list[Any]:
-    """Return the blocks of units of a plain model: attention, and with `group` feed-forward ones.
-
-    Raises:
-        ValueError: this version has no groups of neurons, or the model none of this size.
-    """
-    if group is None:
-        return list(attentions_of(model))
-    if "neurons" not in inspect.signature(prune_heads).parameters:
-        raise ValueError("this version of dsp_plugin removes heads, and no groups of neurons yet")
-    from ..heads.units import units_of
-
-    return list(units_of(model, group))
 
 
 def _remove(
@@ -151,8 +136,8 @@ def _remove(
     check: bool | Mapping[str, Any],
 ) -> Removal:
     with detached(model):
-        blocks = blocks_of(model, group if neurons else None)
-        feed_forward = [one for one in blocks if one.block.kind.endswith("ffn")]
+        blocks = units_of(model, group if neurons else None)
+        feed_forward = [one for one in blocks if isinstance(one, FeedForward)]
         if neuron_scores is not None:
             count = sum(one.block.num_heads for one in feed_forward)
             if tuple(neuron_scores.shape) != (count,):
@@ -177,7 +162,7 @@ def _remove(
     return keep_units(model, keep, group if neurons else None, check)
 
 
-def _sizes_of_groups(one: Any) -> Tensor:
+def _sizes_of_groups(one: Units) -> Tensor:
     """Score groups of neurons by the norms of the weights into them, times that of those out of them."""
     total = None
     for projection in one.projections:
@@ -190,15 +175,13 @@ def _sizes_of_groups(one: Any) -> Tensor:
     return total
 
 
-def _rows_of(layer: DseeLinear, start: int, stop: int) -> Any:
+def _rows_of(layer: DseeLinear, start: int, stop: int) -> Matrix:
     """Return a range of a layer's output features as a matrix with an update."""
     whole = layer.matrix()
     inputs = whole.down.shape[1]
     inside = (whole.positions >= start * inputs) & (whole.positions < stop * inputs)
     positions, values = whole.positions[inside] - start * inputs, whole.values[inside]
-    return type(whole)(
-        whole.weight[start:stop], whole.down, whole.up[start:stop], positions, values, whole.scale
-    )
+    return Matrix(whole.weight[start:stop], whole.down, whole.up[start:stop], positions, values, whole.scale)
 
 
 def _cut_target(target: Target, cut: tuple[bool, Tensor] | None) -> Target:

@@ -270,6 +270,33 @@ def test_units_go_with_their_part_of_the_update(family, tmp_path):
     close(outputs(merge_dsee(third)), outputs(again), family)
 
 
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "gpt2"])
+def test_groups_of_neurons_go_beside_heads(family, tmp_path):
+    base, model = with_update(family, targets=("query", "value", "output"))
+    prune_weights(model, 0.2, 0.2)
+    with torch.no_grad():
+        merged = merge_dsee(copy.deepcopy(model))
+    lowest = {name: int(values.argmin()) for name, values in score_heads(model).items()}
+    blocks = head_map_of(merged, neurons=4).blocks
+    counts = [block.num_heads for block in blocks if block.kind.endswith("ffn")]
+    scores = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(0)).double()
+    left = [part >= part.sort().values[int(0.4 * len(part) + 0.5)] for part in scores.split(counts)]
+    keep = [h != lowest[b.name] for b in blocks if b.name in lowest for h in range(b.num_heads)]
+    prune_heads(merged, keep + torch.cat(left).tolist(), check=False, neurons=4)
+    prune_units(model, prune_heads_num=1, neurons=0.4, group=4, neuron_scores=scores)
+    expected = outputs(merged)
+    close(outputs(model), expected)
+    save_dsee(model, tmp_path / "task.dsee.safetensors")
+    again = copy.deepcopy(base)
+    load_dsee(again, tmp_path / "task.dsee.safetensors")
+    close(outputs(again), expected)
+    prune_units(again, neurons=0.2, group=4)  # by size, from the file on
+    save_dsee(again, tmp_path / "second.dsee.safetensors")
+    load_dsee(base, tmp_path / "second.dsee.safetensors")
+    close(outputs(base), outputs(again))
+    assert kept_of(base) == kept_of(again)
+
+
 def test_head_scores_are_the_formula():
     _, model = with_update("bert")
     found = score_heads(model, "WABS")
