@@ -11,12 +11,14 @@ than rounding.
 With --all every attention class of Transformers is checked instead, in small models made from their
 configurations (`family_checks`): each is right (gated, pruned and reloaded it equals the stock model with
 these heads closed by hand, with a cache and in training, too), or refused, or wrong, or it cannot be built
-small. The table is written beside the record.
+small. The table is written beside the record. With --neurons the same models are checked with groups of
+neurons of their feed-forward blocks in the place of heads, a row a model class.
 
     python scripts/hf/check_families.py --out results/hf/families
     python scripts/hf/check_families.py --out families --families gpt2 t5
     python scripts/hf/check_families.py --all --out results/hf/families
     python scripts/hf/check_families.py --all --only bert opt --out families
+    python scripts/hf/check_families.py --all --neurons --out results/hf/families
 """
 
 from __future__ import annotations
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--all", action="store_true", help="every attention class of Transformers")
     parser.add_argument(
+        "--neurons", action="store_true", help="with --all: groups of neurons in the place of heads"
+    )
+    parser.add_argument(
         "--only", nargs="+", metavar="TYPE", help="with --all: only these model types (bert, opt, ...)"
     )
     parser.add_argument(
@@ -86,13 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.only and not args.all:
         parser.error("--only is for --all; without it there is --families")
+    if args.neurons and not args.all:
+        parser.error("--neurons is for --all")
     try:
         check_record_path("--out", args.out)
     except ValueError as error:
         parser.error(str(error))
     disable_progress_bar()
     if args.all:
-        return every_class(args.out, args.only, args.processes)
+        return every_class(args.out, args.only, args.processes, args.neurons)
 
     print(
         f"{'family':<14}{'heads':>12}{'tokens':>8}"
@@ -124,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(faults))
 
 
-def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
+def every_class(out: str, only: Sequence[str] | None, processes: int, neurons: bool = False) -> int:
     """Write the table of all attention classes, or of those of some model types; return the exit status."""
     known = family_table.families()
     unknown = sorted(set(only or ()) - set(known))
@@ -134,8 +141,8 @@ def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     started = time.time()
-    results = family_table.check_all(only or known, processes, lambda line: print(line, flush=True))
-    rows = family_table.rows_of(results, {} if only else family_table.attention_classes())
+    results = family_table.check_all(only or known, processes, lambda line: print(line, flush=True), neurons)
+    rows = family_table.rows_of(results, {} if only or neurons else family_table.attention_classes())
     faults = [row.name for row in rows if row.status == WRONG]
     line = family_table.summary([row.status for row in rows])
     metrics = [
@@ -143,10 +150,13 @@ def every_class(out: str, only: Sequence[str] | None, processes: int) -> int:
     ]
     counts = {status: sum(row.status == status for row in rows) for status in family_table.ORDER}
     metrics += [Metric(f"classes, {status.lower()}", count) for status, count in counts.items()]
-    names = ("attention classes", "stock with heads closed by hand against gated, pruned and reloaded")
-    out = Path(out) / "classes.json" if Path(out).suffix != ".json" else out
+    what = "groups of neurons" if neurons else "heads"
+    task = "models" if neurons else "attention classes"
+    names = (task, f"stock with {what} closed by hand against gated, pruned and reloaded")
+    name = "neurons.json" if neurons else "classes.json"
+    out = Path(out) / name if Path(out).suffix != ".json" else out
     path = _save_record(*names, metrics, faults, started, out)
-    tables = family_table.write_tables(rows, path.parent)
+    tables = family_table.write_tables(rows, path.parent, neurons)
     print(f"record: {path}\ntables: {', '.join(map(str, tables))}\nclasses: {line}")
     return int(bool(faults))
 

@@ -1,6 +1,6 @@
 """Checks of one small model of a family under gates, after surgery and after loading.
 
-The measure is a stock copy whose heads are closed by hand (`family_oracle`).
+The measure is a stock copy whose heads, or groups of neurons, are closed by hand (`family_oracle`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dsp_plugin.hf as hf  # isort: skip  (before any model class: it hides a torchaudio that cannot be loaded)
 import torch
 from family_models import attention_modules, build, class_name, is_attention, model_classes, with_inputs
-from family_oracle import Oracle, uneven_masks
+from family_oracle import NeuronOracle, Oracle, uneven_masks
 from family_outputs import Wrong, cached, floats, largest_difference, run, said
 from small_configs import small_config
 from torch import Tensor
@@ -64,7 +65,12 @@ class NoTest(Exception):
     """A small model that shows nothing."""
 
 
-def check_family(family: str) -> list[Result]:
+def check_neurons(family: str) -> list[Result]:
+    """Check the same model classes with groups of neurons in the place of heads."""
+    return check_family(family, neurons=True)
+
+
+def check_family(family: str, neurons: bool = False) -> list[Result]:
     """Check model classes of one type that between them have all its attention classes."""
     try:
         config = small_config(family)
@@ -73,7 +79,9 @@ def check_family(family: str) -> list[Result]:
         return [Result(family, "", reason=said("configuration", error))]
     if isinstance(classes, str):
         return [Result(family, "", reason=classes)]
-    results = [check_model(family, model_class, copy.deepcopy(config)) for model_class in classes]
+    results = [check_model(family, one, copy.deepcopy(config), neurons) for one in classes]
+    if neurons:
+        return results
     return [*results, *_as_decoder(family, config, {name for result in results for name in result.classes})]
 
 
@@ -90,7 +98,9 @@ def _as_decoder(family: str, config: PreTrainedConfig, seen: set[str]) -> list[R
     return [result for result in results if result.classes.keys() - seen]
 
 
-def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Result:
+def check_model(
+    family: str, model_class: type[PreTrainedModel], config: PreTrainedConfig, neurons: bool = False
+) -> Result:
     """Check one model class; whatever goes wrong is the result's status and reason."""
     result = Result(family, model_class.__name__)
     try:
@@ -99,6 +109,8 @@ def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrai
         result.wrappers = {
             class_name(type(m)) for m in model.modules() if is_attention(type(m))
         } - result.classes.keys()
+        if neurons:  # one row a model: feed-forward blocks have no names in common
+            result.classes, result.wrappers = {class_name(model_class): 1}, set()
         model, inputs = with_inputs(model)
         if getattr(config, "add_cross_attention", False) and not config.is_encoder_decoder:
             states = torch.randn(3, 6, config.hidden_size, generator=torch.Generator().manual_seed(2))
@@ -109,7 +121,8 @@ def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrai
         return result
     stage = ["head_map_of"]
     try:
-        heads = hf.head_map_of(model)
+        units = {"neurons": _group(model), "heads": False} if neurons else {}
+        heads = hf.head_map_of(model, **units)
     except ValueError as error:
         result.status, result.reason = REFUSED, str(error)
         return result
@@ -117,7 +130,7 @@ def check_model(family: str, model_class: type[PreTrainedModel], config: PreTrai
         result.status, result.reason = WRONG, said(stage[0], error)
         return result
     try:
-        _check(model, inputs, heads, result, stage)
+        _check(model, inputs, heads, units, result, stage)
         result.status = RIGHT
     except Wrong as error:
         result.status, result.reason = WRONG, str(error)
@@ -143,11 +156,29 @@ def _refused_at_once(result: Result, model_class: type[PreTrainedModel], config:
     return False
 
 
+def _group(model: PreTrainedModel) -> int:
+    """Return a size of groups that divides the neurons of every block."""
+    for size in (8, 4, 2):
+        try:
+            hf.head_map_of(model, size)
+        except NotSupported:
+            raise
+        except ValueError:
+            continue
+        return size
+    return 1
+
+
 def _check(
-    model: PreTrainedModel, inputs: dict[str, Tensor], heads: HeadMap, result: Result, stage: list[str]
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    heads: HeadMap,
+    units: dict[str, Any],
+    result: Result,
+    stage: list[str],
 ) -> None:
     result.heads = heads.num_heads
-    oracle = Oracle(model, heads)
+    oracle = NeuronOracle(model, heads) if units else Oracle(model, heads)
     overlooked = oracle.overlooked()
     if overlooked:
         raise Wrong(f"overlooked: {', '.join(overlooked)}")
@@ -192,7 +223,7 @@ def _check(
             steps = cached(oracle.model, inputs)
         stage[0] = "gate_heads"
         gated = copy.deepcopy(model)
-        hf.gate_heads(gated, FixedGates(keep))
+        hf.gate_heads(gated, FixedGates(keep), **units)
         gated.eval()
         stage[0] = "the gated model"
         compare("gated", run(gated, inputs), wanted)
@@ -203,7 +234,7 @@ def _check(
             continue
         stage[0] = "prune_heads"
         pruned = copy.deepcopy(model)
-        hf.prune_heads(pruned, keep)
+        hf.prune_heads(pruned, keep, **units)
         stage[0] = "the pruned model"
         compare("pruned", run(pruned, inputs), wanted)
         if steps is not None:
@@ -220,13 +251,15 @@ def _check(
             stage[0] = "a step of the reloaded model with its cache"
             compare("reloaded, cache", cached(loaded, inputs, must=True), steps)
     stage[0] = "training under gradient checkpointing"
-    _train(model, inputs, heads, reached, [b for b, e in zip(reached, effects) if e < 1e-7 * scale], result)
+    weak = [b for b, e in zip(reached, effects) if e < 1e-7 * scale]
+    _train(model, inputs, heads, units, reached, weak, result)
 
 
 def _train(
     model: PreTrainedModel,
     inputs: dict[str, Tensor],
     heads: HeadMap,
+    units: dict[str, Any],
     reached: list[str],
     weak: list[str],
     result: Result,
@@ -239,7 +272,8 @@ def _train(
         result.notes.append(said("the stock model does not train on these inputs", error))
         return
     gated = copy.deepcopy(model)
-    hf.gate_heads(gated, RelaxedSubset(heads, max(1, heads.num_heads // 2), constant_temperature(1.0)))
+    gates = RelaxedSubset(heads, max(1, heads.num_heads // 2), constant_temperature(1.0))
+    hf.gate_heads(gated, gates, **units)
     _trainable(gated)
     _loss(gated, inputs).backward()
     grad = gated.gating.gates.scores.grad

@@ -1,4 +1,4 @@
-"""A stock copy of a model whose heads are closed by hand, as the measure of gates and surgery.
+"""A stock copy of a model whose heads (or neurons) are closed by hand, as the measure of gates and surgery.
 
 Where the model calls Transformers' attention functions, the context of each closed head is set to 0 there, by
 the number of heads seen at that moment; else the columns of the output projection are, by the numbers in the
@@ -17,6 +17,7 @@ import dsp_plugin.hf  # noqa: F401  (before any model class: it hides a torchaud
 import torch
 from family_models import attention_modules, source
 from family_outputs import Wrong, run
+from small_configs import WIDE
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -104,6 +105,63 @@ class Oracle:
                 if isinstance(found, (nn.Linear, Conv1D)):
                     return found
         raise Wrong(f"the check finds no output projection in {type(module).__name__}")
+
+
+class NeuronOracle:
+    """A stock copy whose groups of neurons can be closed, by the columns of its projections down.
+
+    Args:
+        model: without gates.
+        heads: its feed-forward blocks; only their names (paths of modules) and numbers of groups are used.
+    """
+
+    def __init__(self, model: PreTrainedModel, heads: HeadMap):
+        self.model = copy.deepcopy(model)
+        self.heads = heads
+        prefix = getattr(model, "base_model_prefix", "")
+        modules = dict(self.model.named_modules())
+        self.modules = [modules.get(b.name) or modules[f"{prefix}.{b.name}"] for b in heads.blocks]
+
+    def overlooked(self) -> list[str]:
+        """Name the matrices that have as many rows or columns as a block has neurons, and are in no block.
+
+        The small configurations have this number for feed-forward blocks alone.
+        """
+        widths = {block.num_heads * block.neurons for block in self.heads.blocks} & {WIDE}
+        downs = {id(module) for module in self.modules}
+        named = [(path, part) for path, part in self.model.named_modules() if _matrix(part)]
+        own = {path.rpartition(".")[0] for path, part in named if id(part) in downs}
+        own |= {path.rpartition(".")[0] for path in own if path.endswith("output")}  # BERT's
+        return [
+            f"{path}.{name}"
+            for path, part in self.model.named_modules()
+            for name, weight in part.named_parameters(recurse=False)
+            if weight.dim() > 1
+            and widths & set(weight.shape)
+            and not any(path == one or path.startswith(one + ".") for one in own)
+        ]
+
+    def reached(self, inputs: dict[str, Tensor]) -> list[str]:
+        """Return the names of the blocks that run with these inputs."""
+        called: set[nn.Module] = set()
+        hooks = [
+            module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in self.modules
+        ]
+        run(self.model, inputs)
+        for hook in hooks:
+            hook.remove()
+        return [block.name for block, module in zip(self.heads.blocks, self.modules) if module in called]
+
+    @contextlib.contextmanager
+    def closed(self, keep: Tensor) -> Iterator[None]:
+        """Close the groups whose flag in `keep` [N] is False, inside the block of the statement."""
+        with _zeroed(list(zip(self.modules, self.heads.split(keep)))):
+            yield
+
+
+def _matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 2
 
 
 @contextlib.contextmanager

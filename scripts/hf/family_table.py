@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
-from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family
+from family_checks import NOT_BUILT, REFUSED, RIGHT, WRONG, Result, check_family, check_neurons
 from family_models import is_named_attention
 from worker_pool import each
 
@@ -50,11 +50,14 @@ def families() -> list[str]:
     return list(CONFIG_MAPPING_NAMES)
 
 
-def check_all(names: Sequence[str], processes: int = 2, tell: Callable[[str], None] = print) -> list[Result]:
+def check_all(
+    names: Sequence[str], processes: int = 2, tell: Callable[[str], None] = print, neurons: bool = False
+) -> list[Result]:
     """Check families side by side, and report the progress."""
+    check = check_neurons if neurons else check_family
     results: list[Result] = []
     started, reported = time.monotonic(), 0.0
-    for number, (family, found, wrong) in enumerate(each(check_family, names, processes, SECONDS), 1):
+    for number, (family, found, wrong) in enumerate(each(check, names, processes, SECONDS), 1):
         found = found if found is not None else [Result(family, "", reason=wrong)]
         results += found
         for result in found:
@@ -116,9 +119,13 @@ def summary(statuses: Sequence[str]) -> str:
     )
 
 
-def write_tables(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
-    """Write classes.csv and classes.md."""
-    csv_path, text_path = folder / "classes.csv", folder / "classes.md"
+def write_tables(rows: Sequence[Row], folder: Path, neurons: bool = False) -> tuple[Path, Path]:
+    """Write classes.csv and classes.md; neurons.csv and neurons.md of groups of neurons."""
+    name = "neurons" if neurons else "classes"
+    title = (
+        "Models of Transformers with groups of neurons" if neurons else "Attention classes of Transformers"
+    )
+    csv_path, text_path = folder / f"{name}.csv", folder / f"{name}.md"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("class", "status", "largest difference", "heads", "model", "told"))
@@ -127,7 +134,7 @@ def write_tables(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
         writer.writerow((row.name, row.status, difference, row.heads or "", row.model, row.reason))
     write_text(csv_path, text.getvalue())
     lines = [
-        "# Attention classes of Transformers under gates and surgery",
+        f"# {title} under gates and surgery",
         "",
         f"Transformers {transformers.__version__}. {summary([row.status for row in rows])}.",
         "",

@@ -46,13 +46,26 @@ def test_the_command(tmp_path):
     assert "right 4, refused 1, wrong 0" in found
 
 
-def status_of(family):
-    (result, *_) = family_checks.check_family(family)
+def test_the_command_for_neurons(tmp_path):
+    command = [sys.executable, ROOT / "scripts/hf/check_families.py", "--all", "--neurons", "--only", "bert"]
+    command += ["mixtral", "--out", tmp_path]
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    with open(tmp_path / "neurons.csv") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "bert.BertLMHeadModel": "right",
+        "mixtral.MixtralForCausalLM": "refused",
+    }
+
+
+def status_of(family, neurons=False):
+    (result, *_) = family_checks.check_family(family, neurons)
     return result.status, result.reason
 
 
+@pytest.mark.parametrize("neurons", [False, True])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bloom"])
-def test_rows_of_another_head_are_seen(family, monkeypatch):
+def test_rows_of_another_unit_are_seen(family, neurons, monkeypatch):
     """With the last look, which refuses them; the table must see them without."""
     cut = pruning.cut
 
@@ -65,20 +78,22 @@ def test_rows_of_another_head_are_seen(family, monkeypatch):
         return cut(attentions, *args)
 
     monkeypatch.setattr(pruning, "cut", wrong)
-    status, reason = status_of(family)
-    assert status == "refused" and "is not what it is with these heads masked" in reason
+    status, reason = status_of(family, neurons)
+    assert status == "refused" and "is not what it is with these" in reason
     prune = family_checks.hf.prune_heads
-    monkeypatch.setattr(family_checks.hf, "prune_heads", lambda model, keep: prune(model, keep, check=False))
-    status, reason = status_of(family)
+    unchecked = lambda model, keep, **units: prune(model, keep, check=False, **units)  # noqa: E731
+    monkeypatch.setattr(family_checks.hf, "prune_heads", unchecked)
+    status, reason = status_of(family, neurons)
     assert status == "WRONG" and reason.startswith("pruned: differs by")
 
 
-def test_gates_of_another_head_are_seen(monkeypatch):
+@pytest.mark.parametrize("neurons", [False, True])
+def test_gates_of_another_unit_are_seen(neurons, monkeypatch):
     gated = heads_link.Heads.gated
 
     def wrong(self, context):
         return gated(self, context.roll(1, -1)).roll(-1, -1)
 
     monkeypatch.setattr(heads_link.Heads, "gated", wrong)
-    status, reason = status_of("bert")
+    status, reason = status_of("bert", neurons)
     assert status == "WRONG" and reason.startswith("gated: differs by")

@@ -51,6 +51,8 @@ class LastLook:
         self.root = root
         self.inputs = inputs
         self._changed = set(changed)
+        units = {one.block.neurons > 0 for one in attentions if one.block.name in self._changed}
+        self._what = "heads and neurons" if len(units) > 1 else "neurons" if True in units else "heads"
         self._projections = [attention.output.module for attention in attentions]
         self._blocks = {id(attention.output.module): attention.block.name for attention in attentions}
         self._runs: list[RecordedRun] = []
@@ -98,8 +100,8 @@ class LastLook:
                 failed = expected.order[len(found.order)] if len(found.order) < len(expected.order) else None
                 where = "" if failed is None else f" at {self._blocks[failed]}"
                 raise ValueError(
-                    f"{self._name} does not run without the heads that are to go, and fails{where} "
-                    f"({type(error).__name__}: {_first_line(error)}): its heads cannot be removed"
+                    f"{self._name} does not run without the {self._what} that are to go, and fails{where} "
+                    f"({type(error).__name__}: {_first_line(error)}): its {self._what} cannot be removed"
                 ) from error
             self._compare(expected, found)
 
@@ -181,8 +183,9 @@ class LastLook:
 
     def _differ(self, name: str, how: str, tolerance: float) -> None:
         raise ValueError(
-            f"{self._name} without the heads that are to go is not what it is with these heads masked: "
-            f"{name} {how} (rounding is up to {tolerance:g} of them): its heads cannot be removed"
+            f"{self._name} without the {self._what} that are to go is not what it is with these {self._what} "
+            f"masked: {name} {how} (rounding is up to {tolerance:g} of them): its {self._what} cannot be "
+            "removed"
         )
 
     def _unseen(self) -> list[str]:
