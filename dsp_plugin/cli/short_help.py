@@ -23,12 +23,14 @@ DATA = {
     "clm": ("CausalModelArguments", "ClmArguments"),
 }
 TUNING = "chassis/tuning.py:TuningArguments"
+_UPDATE = tuple(f"dsee/arguments.py:{name}Arguments" for name in ("Update", "Start"))
 METHODS: dict[str, tuple[str, ...]] = {
     "finetuning": (TUNING,),
     "dsp": ("heads/methods.py:DSPArguments", "heads/methods.py:PrunedArguments", TUNING),
     "voita": ("heads/methods.py:VoitaArguments", "heads/methods.py:PrunedArguments", TUNING),
     "michel": ("heads/michel.py:MichelArguments",),
     "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
+    "dsee-update": (*_UPDATE, TUNING),
 }
 WIDTH, INDENT = 120, 26
 

@@ -78,6 +78,7 @@ FLOORS = {
         "programs/chassis",
         "programs/heads",
         "programs/diffs",
+        "programs/dsee",
         "programs",
     ),
 }
@@ -87,7 +88,12 @@ STRANGERS = [
     ("hf/diffs", ("gating", "hf/heads"), "a diff needs no gates"),
     ("hf/dsee", ("diffs", "hf/diffs"), "an update is no diff"),
     ("dsee", ("gating", "surgery"), "its mathematics needs no units"),
-    ("hf/programs/chassis", ("gating", "hf/heads", "diffs", "hf/diffs"), "a chassis takes any system"),
+    (
+        "hf/programs/chassis",
+        ("gating", "hf/heads", "diffs", "hf/diffs", "dsee", "hf/dsee"),
+        "a chassis takes any system",
+    ),
+    ("hf/programs/dsee", ("gating", "diffs", "hf/diffs", "hf/programs/heads"), "an update is no diff"),
     ("hf/programs/diffs", ("gating", "hf/heads", "hf/programs/heads"), "a diff needs no gates"),
 ]
 # Who reads reports: programs, and nothing else.

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ....records.plan import heads_that_stay
 from ....records.record import portable_path
-from ...folders.model_heads import is_pruned
+from ...folders.model_heads import heads_of, is_pruned
 from ...trainer.epoch_order import EpochOrder
 from ...trainer.in_order import InOrderTrainer
 from ...trainer.mean_loss import declare_mean_loss
@@ -67,14 +67,18 @@ class System:
         writes: folders within --output_dir that the run writes models to.
         parts: folders within it with trainings that go on from this one's model, in the same command: where
             it is trained anew, they are removed.
+        trainer_class: of the Trainers that `stock_trainer` makes.
+        checkpoint: that the training goes on from, once it is known; None where it begins.
         tokenizer: once `load` was called.
     """
 
     writes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    trainer_class: type[Trainer] = InOrderTrainer
 
     def __init__(self, setup: Setup):
         self.setup = setup
+        self.checkpoint: str | None = None
         self.tokenizer: Any = None
 
     def check(self) -> None:
@@ -147,7 +151,7 @@ class System:
         more.setdefault("callbacks", [EpochOrder()])
         more.setdefault("preprocess_logits_for_metrics", task.reduce_logits)
         scored = next(iter(task.dev), None)  # during training MNLI's matched set, as in the stock program
-        return InOrderTrainer(
+        return self.trainer_class(
             model=model,
             args=args,
             train_dataset=task.train,
@@ -157,6 +161,10 @@ class System:
             processing_class=self.tokenizer,
             **more,
         )
+
+    def heads(self, model: PreTrainedModel) -> dict[str, Any] | None:
+        """Return the heads of the model in training, as a record has them."""
+        return heads_of(model)
 
     def units(self, heads: Mapping[str, Any] | None) -> str:
         """Say for `--dry_run` how many heads stay; `heads` as in a record."""

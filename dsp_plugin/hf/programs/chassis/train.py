@@ -133,6 +133,7 @@ def _run(system: System, scratch: str = "") -> Outcome:
     if args.do_train:
         settings.update(identity_of(setup.model), train_data=task.train_fingerprint())
         checkpoint = starting_point(args, settings, setup.results.overwrite_output_dir)
+        system.checkpoint = checkpoint
     if scratch:
         args.output_dir = scratch
     model = system.load()
@@ -153,7 +154,7 @@ def _run(system: System, scratch: str = "") -> Outcome:
         check_space(args.output_dir, model, args)
     if scratch:
         done = 0 if checkpoint is None else updates_of(checkpoint)
-        heads = system.units(heads_of(trainer.model))
+        heads = system.units(system.heads(trainer.model))
         for line in plan_of(trainer, updates, heads, done).lines():
             say(line)
         return Outcome({})
