@@ -25,6 +25,7 @@ COMMANDS = {
     "prune": "take the heads that were not kept out of a checkpoint, for good",
     "export": "write a checkpoint that loads without this plugin",
     "diff": "look into diff packs, bring them into models and out again",
+    "dsee": "look into DSEE files, make models of their own of them",
     "report": "make tables, pictures and one HTML page from result records",
     "seal": "put checksums into files of earlier versions, or anew after an edit",
 }

@@ -127,7 +127,10 @@ def load_dsee(model: nn.Module, file: str | os.PathLike | DseeFile, check: bool 
 
 
 def open_dsee(
-    file: str | os.PathLike, base: str | os.PathLike, model_class: type | None = None, **kwargs: Any
+    file: str | os.PathLike | DseeFile,
+    base: str | os.PathLike,
+    model_class: type | None = None,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """Load a base from its folder (or the hub) and make of it what was stored, in the stored class.
 
@@ -138,7 +141,7 @@ def open_dsee(
     Raises:
         FileNotFoundError, ValueError: see `load_dsee`.
     """
-    stored = DseeFile.load(file)
+    stored = file if isinstance(file, DseeFile) else DseeFile.load(file)
     entries = dict(stored.config.get("model_config") or {})
     architectures = entries.pop("architectures", None)
     id2label = entries.pop("id2label", None)
