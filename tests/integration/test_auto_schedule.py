@@ -16,6 +16,7 @@ from fairseq_commands import run
 from fairseq_training import (
     ANNEALING,
     DSP,
+    JOINT,
     PIPELINED,
     SETTINGS,
     SIZES,
@@ -102,6 +103,39 @@ def test_a_resumed_training_goes_on_with_the_schedule_of_its_checkpoint(
     assert [{n: a[n] for n in figures} for a, _ in pairs] == [{n: b[n] for n in figures} for _, b in pairs]
     if not raised:
         assert_same(checkpoint(tmp_path)["model"], checkpoint(folder)["model"], "model")
+
+
+@pytest.mark.parametrize(
+    "flags", ["--pruning-lr 0.3", "--use-ste", "--pruning-schedule published", "--cooldown-steps 0"]
+)
+def test_a_resumed_training_is_given_no_other_schedule(tiny_data, auto_run, tmp_path, flags):
+    """One option by hand would make all the others the constants of the paper."""
+    folder, _ = auto_run
+    shutil.copy(middle_of(folder), tmp_path / "checkpoint_last.pt")
+    done = run_dsp(tiny_data, tmp_path, *AUTO, *flags.split())
+    said = done.failed()
+    assert all(word in said for word in (flags.split()[0], "worked out when it began", "--save-dir"))
+
+
+def test_a_training_by_hand_goes_on_by_hand(tiny_data, tmp_path):
+    flags = [*DSP, *QUIET, "--num-of-heads", K, "--joint-pruning"]
+    train(tiny_data, tmp_path, *flags, *ANNEALING, "--pruning-lr", 0.2, "--max-update", 1).succeeded()
+    before = (tmp_path / "checkpoint_last.pt").read_bytes()
+    done = train(tiny_data, tmp_path, *flags, "--max-update", 400)
+    said = done.failed()
+    for word in ("--pruning-schedule auto", "give --pruning-lr, --annealing", "again", "--save-dir"):
+        assert word in said
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
+
+
+def test_the_best_checkpoint_is_none_of_the_open_phase(tiny_data, tmp_path):
+    """The highest loss is the first, so that without a new beginning update 2 would stay the best."""
+    flags = [*JOINT, "--pruning-lr", 0.1, "--pruning-warmup-updates", 4, "--max-update", 8]
+    flags += ["--validate-interval-updates", 2, "--save-interval-updates", 2, "--no-epoch-checkpoints"]
+    flags += ["--best-checkpoint-metric", "loss", "--maximize-best-checkpoint-metric"]
+    train(tiny_data, tmp_path, *flags).succeeded()
+    best = checkpoint(tmp_path, "checkpoint_best.pt")
+    assert best["optimizer_history"][-1]["num_updates"] == 6 and random_scores(best) is None
 
 
 def test_a_checkpoint_of_before_there_were_schedules_goes_on_by_hand(tiny_data, tmp_path):

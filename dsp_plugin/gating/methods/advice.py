@@ -13,14 +13,19 @@ from .concrete import ConcreteGates
 FROZEN = 1e-3
 
 
-def frozen_scores(temperature: float, spelling: Spelling) -> list[str]:
-    """Warn of a relaxed sampler without annealing that is too cold to learn."""
+def frozen_scores(temperature: float, spelling: Spelling, init_scores: str = "random") -> list[str]:
+    """Warn of a relaxed sampler without annealing that is too cold to learn.
+
+    Args:
+        init_scores: what the scores begin with, "random" or "importance".
+    """
     if temperature >= FROZEN:
         return []
+    kept = "that importance ranks first" if init_scores == "importance" else "of the random start"
     annealing, ste, final = map(spelling, ("annealing", "use_ste", "final_temperature"))
     return [
         f"THE SCORES WILL NOT LEARN: without {annealing} the temperature is {temperature:g} throughout, "
-        "where the sampler has no gradient, so the heads that are kept are those of the random start. Add "
+        f"where the sampler has no gradient, so the heads that are kept are those {kept}. Add "
         f"{annealing}, or {ste}, or a {final} of 0.01 or more."
     ]
 

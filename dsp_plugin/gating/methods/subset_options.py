@@ -15,6 +15,24 @@ from .advice import frozen_scores, unfinished_cooldown
 from .subset import RelaxedSubset, StraightThroughSubset
 
 
+def check_straight_through(asked: Mapping[str, Any]) -> None:
+    """Refuse what straight-through gates cannot have: they draw nothing.
+
+    Their published command lines give temperatures, too, which do nothing and are let be.
+
+    Args:
+        asked: the method's options; None where they were not given.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    for name in ("final_noise", "mask_samples"):
+        if asked.get("use_ste") and asked.get(name) is not None:
+            raise OptionError(
+                name, "has no say where gates are straight-through: leave it or {} out", "use_ste"
+            )
+
+
 @dataclass(frozen=True)
 class SubsetOptions:
     """Straight-through gates, or relaxed ones whose temperature falls or stays.
@@ -48,6 +66,8 @@ class SubsetOptions:
         if self.use_ste and self.annealing:
             reason = "has no temperature: give either {} or {}"
             raise OptionError("use_ste", reason, "use_ste", "annealing")
+        if self.use_ste and self.final_noise != 1.0:
+            check_straight_through({"use_ste": True, "final_noise": self.final_noise})
         if self.final_noise != 1.0 and not self.annealing:
             reason = "is the noise at the end of a cool-down: give {}, too"
             raise OptionError("final_noise", reason, "annealing")
@@ -73,10 +93,10 @@ class SubsetOptions:
             return StraightThroughSubset(head_map, budget)
         return RelaxedSubset(head_map, budget, self.cooling(), self.noise(), self.mask_samples)
 
-    def warnings(self, updates: int | None, spelling: Spelling) -> list[str]:
+    def warnings(self, updates: int | None, spelling: Spelling, init_scores: str = "random") -> list[str]:
         """Say what to know before a training of so many updates; None where their number is not known."""
         if self.use_ste:
             return []
         if not self.annealing:
-            return frozen_scores(self.final_temperature, spelling)
+            return frozen_scores(self.final_temperature, spelling, init_scores)
         return [] if updates is None else unfinished_cooldown(self.cooling(), updates, spelling)

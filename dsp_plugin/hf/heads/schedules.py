@@ -65,7 +65,8 @@ def work_out(
     """Work out the options of a schedule, name -> value. Arguments and errors as `derive_schedule`."""
     head_map, per_kind = head_map_of(model), parse_heads_per_kind(heads_per_kind)
     found = derive(Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste))
-    found.pop("pruning_lr_decay_steps", None)  # here the scores' rate falls by the model's schedule
+    if found.pop("pruning_lr_decay_steps", None):
+        found["scores_lr_schedule"] = "linear"  # whatever --lr_scheduler_type is
     if "open_cost" in found:
         found["l0_penalty"] = found.pop("open_cost") / max(1, head_map.num_heads)
     return found
@@ -96,6 +97,11 @@ class Schedule:
     def pruning_lr(self) -> float:
         """The learning rate of the scores, for `pruning_optimizers`."""
         return self.options["pruning_lr"]
+
+    @property
+    def scores_lr_schedule(self) -> str | None:
+        """The schedule of that rate, for `pruning_optimizers`; None for the model's."""
+        return self.options.get("scores_lr_schedule")
 
     @property
     def warmup_updates(self) -> int:

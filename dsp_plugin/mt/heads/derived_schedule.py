@@ -13,14 +13,15 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.utils import split_paths
 from omegaconf import OmegaConf, open_dict
 
-from ...gating import BudgetOptions, Setting, derive, parse_heads_per_kind, schedule_of
+from ...gating import BudgetOptions, Setting, derive, parse_heads_per_kind
+from ...gating.methods.recipe import BY_HAND
 from ...gating.methods.schedule_words import schedule_in_words
 from ...options.errors import OptionError, Spelling, dashed
 from ..checkpoints.checkpoint import model_options
 from ..training.run_length import Limits, Stand
 from .checkpoint_heads import SCORES
 from .gated_transformer import head_map_of_options
-from .schedule import UPDATES, decode, encode, kind_of
+from .schedule import SAMPLERS, UPDATES, decode, encode, is_given, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,19 @@ def settle_schedule(task: Any, cfg, model_class: Any, start: Start) -> None:
     A training that goes on keeps the one of its checkpoint, however long it is to be by now.
 
     Raises:
-        OptionError: it is to be worked out, and no option bounds the training; as `gating.derive`.
+        OptionError: it is to be worked out, and no option bounds the training; as `gating.derive`; a training
+            that goes on is given a schedule of another kind than it has, or more updates than its scores
+            learn in.
     """
     options = all_options(cfg)
     if not model_class.asks_for_gates(options):
         return
-    how, updates, found = kind_of(options), None, {**model_class.by_hand, **model_class.published(options)}
+    how, updates = kind_of(options), None
+    there = _there(model_class, start, options)
+    found = {**model_class.by_hand, **model_class.published(options)}
     if how == "auto":
-        there = _there(model_class, start)
+        if there is not None:
+            _check_rest(task, cfg, options, start, there)
         found = there or _work_out(task, cfg, model_class, options, start)
         with open_dict(cfg):
             cfg.derived_schedule = encode(found)  # where fairseq saves it with every checkpoint
@@ -66,9 +72,10 @@ def settle_schedule(task: Any, cfg, model_class: Any, start: Start) -> None:
         how = f"{'auto' if updates else 'by hand'}, as the checkpoint has it" if there else how
     elif how != "published":
         return
+    model_class.check_options(model_class.with_defaults(all_options(cfg)))  # before it is told
     if is_master(cfg._get_root().distributed_training):
         values = model_class.with_defaults(all_options(cfg))
-        shown = {name: values[name] for name in found}
+        shown = {name: values[name] for name in found if not (values.get("use_ste") and name in SAMPLERS)}
         logger.info(schedule_in_words(how, shown, updates, _spelling(model_class)))
 
 
@@ -78,15 +85,55 @@ def _spelling(model_class: Any) -> Spelling:
     return lambda name: dashed(name) if name in known else name.replace("_", " ")
 
 
-def _there(model_class: Any, start: Start) -> Optional[dict[str, Any]]:
-    """Return the schedule of the checkpoint that a training goes on from, where it was not given by hand."""
+def _there(model_class: Any, start: Start, options: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+    """Return the schedule of the checkpoint that a training goes on from, where it was not given by hand.
+
+    Args:
+        options: the model's, as they are given now.
+
+    Raises:
+        OptionError: one was worked out and now another is given, or the other way round.
+    """
     if not start.goes_on or SCORES not in start.state.get("model", {}):
         return None
     given = model_class.as_given(model_options(start.state))
-    if kind_of(given) == "derived":
+    if not model_class.asks_for_gates(given):
+        return None
+    before, now = kind_of(given), kind_of(options)
+    names = [name for name in ("pruning_schedule", *BY_HAND) if is_given(options.get(name))]
+    if before == "derived" and now not in ("auto", "derived"):
+        reason = "would give this training another schedule than the one that was worked out when it began "
+        reason += f"({start.path}): leave {{}} out, or train anew, in another {{}}"
+        raise OptionError(names[0], reason, names[0], "save_dir")
+    if before == "derived":
         return decode(given["derived_schedule"], model_class)
+    if now != "auto":
+        return None
+    if before != "auto":
+        of_hand = [name for name in ("pruning_schedule", *BY_HAND) if is_given(given.get(name))]
+        reason = "auto is for a training as a whole, and this one began with a schedule of its own "
+        reason += (
+            f"({start.path}): give {', '.join(['{}'] * len(of_hand))} again, or train anew, in another {{}}"
+        )
+        raise OptionError("pruning_schedule", reason, *of_hand, "save_dir")
     # none of its options was given, and there was no other schedule at its time
-    return dict(model_class.by_hand) if schedule_of(given) == "auto" else None
+    return dict(model_class.by_hand)
+
+
+def _check_rest(task: Any, cfg, options: Mapping[str, Any], start: Start, there: dict[str, Any]) -> None:
+    """Refuse more updates than a schedule has in which nothing would learn."""
+    if not there.get("pruning_lr_decay_steps") or options["joint_pruning"]:
+        return
+    whole = cfg._get_root()
+    limits = Limits.of(whole.optimization)
+    batches = cache(lambda: task.training_batches(whole, options))
+    last = _length(task, whole, start, batches) if limits.bounded else None
+    if last is None or last > there[UPDATES]:
+        name = "max_epoch" if limits.max_epoch > 0 and not limits.max_update else "max_update"
+        reason = f"goes beyond the {there[UPDATES]:,} updates that the schedule of this training was worked "
+        reason += "out for, at whose end the scores' rate is 0, and the weights stay: nothing more would be "
+        reason += "learnt. Leave it as it was, or train anew, in another {}"
+        raise OptionError(name, reason, "save_dir")
 
 
 def _work_out(task: Any, cfg, model_class: Any, options: dict[str, Any], start: Start) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from torch import nn
 
 from ...gating import BudgetOptions, HeadBudget, HeadMap, ScoreRate, Switchboard
 from ...gating.importance.start import check_start
+from ...gating.methods.subset_options import check_straight_through
 from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..training.option_checks import check_options, spelling_options
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
 from .new_training import check_training, check_worked_out, host_advice, whole_training
-from .schedule import with_schedule
+from .schedule import is_given, with_schedule
 from .score_adam import mark_scores
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ class GatedTransformerModel(TransformerModelBase):
     method = ""
     """Name in records and messages."""
 
-    gates_option = ("num_of_heads", "K, the number of heads to keep")
-    """The option that has to be given to prune at all, and what it is."""
+    gates_options = ("num_of_heads", "heads_per_kind")
+    """The options of which one has to be given to prune at all."""
 
     by_hand: Mapping[str, Any] = {
         "pruning_lr": 0.2,
@@ -141,15 +142,38 @@ class GatedTransformerModel(TransformerModelBase):
                 reason = "cannot be used with the plugin's models: fairseq declares a list of numbers there, "
                 raise OptionError(f"{side}_layers_to_keep", reason + "and then looks for a text")
         if not cls.wants_gates(options):
-            option, meaning = cls.gates_option
             names = ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates", "pruning_schedule")
             for name in names:
                 if options.get(name):
-                    raise OptionError(name, f"needs {{}} {meaning}", option)
+                    raise cls.needs_gates(name)
         check_start(options.get("init_scores"), BudgetOptions.of(options).given)
         BudgetOptions.of(options).check()
         if options["pruning_lr_decay_steps"] and options["pruning_lr"] is None:
             raise OptionError("pruning_lr_decay_steps", "needs {}, the rate that falls", "pruning_lr")
+
+    @classmethod
+    def needs_gates(cls, name: str) -> OptionError:
+        """Make the error for an option that says nothing where nothing is pruned."""
+        *others, last = cls.gates_options
+        return OptionError(
+            name, f"needs {', '.join(['{}'] * len(others))} or {{}}: nothing is pruned", *others, last
+        )
+
+    @classmethod
+    def check_given(cls, given: Mapping[str, Any]) -> None:
+        """Refuse options that have no say, among those that were given.
+
+        Args:
+            given: all of the model's options; None, and a switch False, where they were not given.
+
+        Raises:
+            OptionError: naming the option.
+        """
+        if not cls.asks_for_gates(given):
+            for name in ("init_scores", "mask_samples"):
+                if is_given(given.get(name)):
+                    raise cls.needs_gates(name)
+        check_straight_through(given)
 
     @classmethod
     def warnings(cls, options) -> list[str]:
@@ -200,6 +224,7 @@ class GatedTransformerModel(TransformerModelBase):
         flat = cls.with_defaults(given)
         if whole is not None:
             check_worked_out(cls, given)
+            cls.check_given(given)
         cls.check_options(flat)
         if whole is not None:
             cls.check_training(whole, flat, task)

@@ -12,6 +12,7 @@ from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II, DictConfig, open_dict
 
 from ..checkpoints.checkpoint import load_checkpoint
+from ..training.best_checkpoint import forget_best
 from ..training.checked_task import CheckedTranslationTask
 from ..training.coverage import COVERAGE, Coverage, coverage_of, is_training_pass
 from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
@@ -49,6 +50,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._is_master = False  # known once a training starts
         self.is_finished = False  # the training, when it is started once more
         self.score_start: Optional[ScoreStart] = None  # None also once the scores have begun
+        self._choice_begins: Optional[int] = None  # the update at which an open phase is over
         self._max_valid_steps: Optional[int] = None
         self._loaded_early: Optional[tuple[str, bool]] = None  # (subset, combined), see `load_dataset`
         self._trained: list[Any] = []  # data sets
@@ -125,9 +127,13 @@ class GatedTranslationTask(CheckedTranslationTask):
         whole = cfg._get_root()
         self._is_master = is_master(whole.distributed_training)
         self.score_start = ScoreStart.of(options, whole, shown=self._is_master)
+        self._choice_begins = options["pruning_warmup_updates"] or None
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """Train on one micro-batch; at the update at which the scores are to begin, begin them before."""
+        if update_num == self._choice_begins:
+            # the heads that were scored so far are random ones, and the choice may score worse at first
+            forget_best()
         if self.score_start is not None and update_num >= self.score_start.update:
             if update_num == self.score_start.update:
                 self.score_start.begin(model, self.datasets[self.cfg.train_subset], self, optimizer)

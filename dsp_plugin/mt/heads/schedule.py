@@ -32,7 +32,11 @@ _NEVER = {
     ),
 }
 
-_SAMPLERS = ("annealing", "final_noise", "mask_samples")  # of the relaxed sampler alone
+SAMPLERS = (
+    *("annealing", "initial_temperature", "final_temperature", "cooldown_steps", "final_noise"),
+    "mask_samples",
+)
+"""Options of the relaxed sampler, which straight-through gates do not have."""
 
 
 def is_given(value: Any) -> bool:
@@ -76,7 +80,7 @@ def with_schedule(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any
         elif kind == "published":
             found.update(model_class.published(options))
     if options.get("use_ste"):  # gates without a temperature
-        found = {name: value for name, value in found.items() if name not in _SAMPLERS}
+        found = {name: value for name, value in found.items() if name not in SAMPLERS}
     given = {name: value for name, value in options.items() if is_given(value)}
     return {**options, **model_class.by_hand, **found, **given}
 

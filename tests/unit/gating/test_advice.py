@@ -28,3 +28,9 @@ def test_a_cooldown_that_does_not_end_names_the_temperature_that_is_left():
     assert "Give --cooldown-steps that" in said
     assert "it takes 100 updates from update 50 on, the training has 100" in said
     assert f"ends at {math.sqrt(0.01):.3g}, not at 0.01" in said  # half-way of an exponential
+
+
+@pytest.mark.parametrize("start, said", [("random", "of the random start"), ("importance", "ranks first")])
+def test_the_heads_that_such_a_sampler_keeps_are_those_of_its_start(start, said):
+    (warning,) = frozen_scores(1e-8, dashed, start)
+    assert said in warning

@@ -15,6 +15,7 @@ from dsp_plugin.gating import (
     hard_topk,
     relaxed_topk,
 )
+from dsp_plugin.gating.methods.subset_options import check_straight_through
 from dsp_plugin.gating.sampling.relaxed_topk import gumbel_noise
 from dsp_plugin.gating.sampling.schedule import FallingNoise
 from dsp_plugin.options.errors import OptionError
@@ -88,3 +89,12 @@ def test_options_that_were_not_given_have_their_defaults():
     given = {"use_ste": False, "annealing": True, "initial_temperature": 1.0, "final_temperature": 0.1}
     assert SubsetOptions.of({**given, "cooldown_steps": 5, "final_noise": None}).final_noise == 1.0
     assert SubsetOptions.of({**given, "cooldown_steps": 5}).pruning_warmup_updates == 0
+
+
+@pytest.mark.parametrize("name, value", [("final_noise", 0.0), ("final_noise", 1.0), ("mask_samples", 8)])
+def test_straight_through_gates_have_no_noise_and_one_mask(name, value):
+    with pytest.raises(OptionError, match=f"{name} has no say .* leave it or use_ste out"):
+        check_straight_through({"use_ste": True, name: value})
+    check_straight_through({"use_ste": False, name: value})
+    # a published command line
+    check_straight_through({"use_ste": True, "initial_temperature": 1000.0, "cooldown_steps": 25000})

@@ -9,15 +9,16 @@ from hf_models import tiny_model  # isort: skip
 import torch
 from hf_data import padded, sentences
 from hf_training import DATA, gated, prepared, scores_of
+from transformers import TrainingArguments
 
-from dsp_plugin.gating import ConcreteGates, RelaxedSubset, StraightThroughSubset
+from dsp_plugin.gating import ConcreteGates, RelaxedSubset, StraightThroughSubset, constant_temperature
 from dsp_plugin.gating.methods import recipe
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads, switchboard_of
 from dsp_plugin.hf.heads.importance import ExampleRanking
 from dsp_plugin.hf.heads.importance_start import ImportanceStart
 from dsp_plugin.hf.heads.schedules import derive_schedule
 from dsp_plugin.hf.heads.sweep import prune_by_importance
-from dsp_plugin.hf.heads.training import HeadGatesCallback
+from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.options.errors import OptionError
 
@@ -215,3 +216,23 @@ def test_a_derived_schedule_makes_gates_and_their_start(method, more, kind):
     assert given.start(model, DATA, padded) is None
     with pytest.raises(OptionError, match="init_scores importance needs a number of heads"):
         derive_schedule(model, UPDATES, True, method="voita", init_scores="importance")
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant", "cosine"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_where_weights_stay_the_rate_falls_to_0_whatever_the_models_schedule(tmp_path, kind, joint):
+    model = gated(lambda heads: RelaxedSubset(heads, K, constant_temperature(0.1)))
+    schedule = derive_schedule(tiny_model("bert"), UPDATES, joint, num_of_heads=K)
+    args = TrainingArguments(tmp_path, lr_scheduler_type=kind, report_to=[], use_cpu=True)
+    rate, falling = schedule.pruning_lr, schedule.scores_lr_schedule
+    optimizer, scheduler = pruning_optimizers(model, args, UPDATES, rate, joint, falling)
+    rates = []
+    for _ in range(UPDATES):
+        rates.append(optimizer.param_groups[-1]["lr"])
+        optimizer.step()
+        scheduler.step()
+    straight = [rate * (1 - update / UPDATES) for update in range(UPDATES)]
+    if not joint or kind == "linear":
+        assert rates == pytest.approx(straight)
+    else:
+        assert falling is None and rates != pytest.approx(straight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 
 import pytest
 import torch
@@ -14,10 +15,14 @@ from fairseq import tasks
 from fairseq_models import TINY, build_dsp, parse, record_of
 
 from dsp_plugin.gating.methods.recipe import LEAST_UPDATES
+from dsp_plugin.mt.heads.checkpoint_heads import SCORES
+from dsp_plugin.mt.heads.derived_schedule import Start, settle_schedule
 from dsp_plugin.mt.heads.gated_transformer import head_map_of, head_map_of_options
-from dsp_plugin.mt.heads.schedule import decode
+from dsp_plugin.mt.heads.methods.dsp import DSPTransformerModel
+from dsp_plugin.mt.heads.schedule import decode, encode
 from dsp_plugin.mt.heads.score_start import begins_ranked
 from dsp_plugin.mt.training.run_length import Limits, Stand
+from dsp_plugin.options.errors import OptionError, dashed
 
 # 120 pairs in batches of 30: 4 updates an epoch
 BATCHES = ["--batch-size", 30, "--required-batch-size-multiple", 1, "--num-workers", 0]
@@ -149,6 +154,83 @@ def test_straight_through(tiny_data, tmp_path):
 def test_what_cannot_be_is_refused_by_name(tiny_data, tmp_path, flags, said):
     with pytest.raises(ValueError, match=said):
         build(tiny_data, tmp_path, *DSP, *flags)
+
+
+# ---- a training that goes on
+
+FROZEN = {"pruning_lr": 0.05, "pruning_lr_decay_steps": LONG, "annealing": True, "updates": LONG}
+
+
+def going_on(data, folder, flags, options, joint=False):
+    """Settle the schedule of a command line over a checkpoint whose model had these options."""
+    words = [word for word in DSP if joint or word != "--joint-pruning"]
+    cfg = copy.deepcopy(
+        parse(
+            data, *TINY, *words, "--save-dir", folder, *flags, arch="dsp_transformer", task="dsp_translation"
+        )
+    )
+    given = {"num_of_heads": 6, "joint_pruning": joint, "derived_schedule": None, **options}
+    state = {"model": {SCORES: torch.zeros(24)}, "cfg": {"model": {"_name": "dsp_transformer", **given}}}
+    task = tasks.setup_task(cfg.task)
+    settle_schedule(task, cfg.model, DSPTransformerModel, Start("last.pt", state, goes_on=True))
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--max-update", LONG], None),
+        (["--max-update", LONG - 1], None),
+        (["--max-epoch", LONG // 4], None),
+        (["--max-update", LONG + 1], f"--max-update goes beyond the {LONG} updates .* --save-dir"),
+        (["--max-epoch", LONG // 4 + 1], f"--max-epoch goes beyond the {LONG} updates"),
+        ([], f"--max-update goes beyond the {LONG} updates"),
+    ],
+)
+def test_scores_whose_rate_has_fallen_to_0_are_not_trained_on(tiny_data, tmp_path, flags, said):
+    options = {"derived_schedule": encode(FROZEN)}
+    if said is None:
+        assert going_on(tiny_data, tmp_path, flags, options).model.derived_schedule == encode(FROZEN)
+        return
+    with pytest.raises(OptionError) as refused:
+        going_on(tiny_data, tmp_path, flags, options)
+    assert re.search(said, refused.value.spelled(dashed))
+
+
+def test_a_joint_training_may_become_longer(tiny_data, tmp_path):
+    options = {"derived_schedule": encode(FROZEN)}
+    going_on(tiny_data, tmp_path, ["--max-update", 2 * LONG], options, joint=True)
+
+
+@pytest.mark.parametrize(
+    "by_hand", [{"pruning_lr": 0.3}, {"use_ste": True}, {"pruning_schedule": "published"}]
+)
+def test_the_kind_of_schedule_stays(tiny_data, tmp_path, by_hand):
+    ((name, value),) = by_hand.items()
+    words = [dashed(name)] + ([] if value is True else [value])
+    limit = ["--max-update", LONG]
+    with pytest.raises(OptionError, match=f"{name} would give this training another schedule"):
+        going_on(tiny_data, tmp_path, [*limit, *words], {"derived_schedule": encode(FROZEN)})
+    with pytest.raises(OptionError, match=f"auto is for a training as a whole.* give {name} again"):
+        going_on(tiny_data, tmp_path, limit, by_hand)
+    going_on(tiny_data, tmp_path, [*limit, *words], by_hand)  # as it was
+
+
+# ---- options without a say
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--mask-samples", 8], "--mask-samples needs --num-of-heads or --heads-per-kind"),
+        (["--init-scores", "random"], "--init-scores needs --num-of-heads or --heads-per-kind"),
+        (["--num-of-heads", 6, "--use-ste", "--mask-samples", 8], "--mask-samples has no say"),
+        (["--num-of-heads", 6, "--use-ste", "--final-noise", 0], "--final-noise has no say"),
+    ],
+)
+def test_an_option_that_would_do_nothing(tiny_data, tmp_path, flags, said):
+    with pytest.raises(ValueError, match=said):
+        build(tiny_data, tmp_path, *BATCHES, "--optimizer", "dsp_adam", *flags, "--max-update", LONG)
 
 
 def test_data_in_several_folders(tiny_data, tmp_path):

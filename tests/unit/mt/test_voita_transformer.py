@@ -34,7 +34,7 @@ def voita(data, **changes):
             "--heads-per-kind need --l0-penalty",
         ),
         ({"num_of_heads": 6}, "--pruning-schedule auto .* nothing bounds: give --max-update or --max-epoch"),
-        ({"joint_pruning": True}, "--joint-pruning needs --l0-penalty"),
+        ({"joint_pruning": True}, "--joint-pruning needs --num-of-heads, --heads-per-kind or --l0-penalty"),
         ({"l0_penalty": -1.0}, "--l0-penalty -1.*: .*0 or more"),
         ({"l0_penalty": float("nan")}, "--l0-penalty nan.*: .*0 or more"),
         ({"l0_penalty": 1.0, "num_of_heads": 25}, r"--num-of-heads.*0\.\.24.*25"),

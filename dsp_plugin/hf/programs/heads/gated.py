@@ -114,7 +114,8 @@ class HeadGatesSystem(System):
             for warning in method.warnings(updates) if setup.is_main else ():
                 say(warning)
             rate, joint = options.get("pruning_lr"), method.joint_pruning
-            more["optimizers"] = pruning_optimizers(model, args, updates, rate, joint)
+            falling = options.get("scores_lr_schedule")
+            more["optimizers"] = pruning_optimizers(model, args, updates, rate, joint, falling)
             every = max(1, updates // NOTED_MOMENTS)
             if not setup.results.dry_run:
                 data, size = setup.task.train, args.per_device_train_batch_size

@@ -18,6 +18,7 @@ from ....gating.importance.start import check_start
 from ....gating.methods.advice import closed_heads
 from ....gating.methods.concrete import OPEN_COST
 from ....gating.methods.schedule_words import is_off, schedule_in_words
+from ....gating.methods.subset_options import check_straight_through
 from ....options.errors import OptionError, underscored
 from ...heads.schedules import BY_HAND, constants_of, work_out
 from ..chassis.arguments import option
@@ -243,6 +244,7 @@ class DSPArguments(ScheduledArguments):
     def check(self) -> None:
         if not self.has_budget:
             raise OptionError("num_of_heads", "K, the number of heads to keep, is missing")
+        check_straight_through(self.asked)
         self.subset().check()
         super().check()
         self.subset().cooling()
@@ -255,7 +257,7 @@ class DSPArguments(ScheduledArguments):
         return self.subset().gates(head_map, self.budget(head_map))
 
     def warnings(self, updates: int) -> list[str]:
-        return self.subset().warnings(updates, underscored)
+        return self.subset().warnings(updates, underscored, self.options["init_scores"])
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, Optional
 from torch import nn
 
 from ....gating import SubsetOptions
-from ....options.errors import OptionError, dashed
+from ....options.errors import dashed
 from ...checkpoints.flat_config import ScheduledTransformerConfig
 from ...training.coverage import is_training_pass
 from ...training.run_length import Limits, Stand
@@ -98,14 +98,15 @@ class DSPTransformerModel(GatedTransformerModel):
         super().check_options(options)
         SubsetOptions.of(options).check()
         if not cls.wants_gates(options):
-            option, meaning = cls.gates_option
             for name in ("use_ste", "annealing"):
                 if options[name]:
-                    raise OptionError(name, f"needs {{}} {meaning}", option)
+                    raise cls.needs_gates(name)
 
     @classmethod
     def warnings(cls, options) -> list[str]:
-        return SubsetOptions.of(options).warnings(None, dashed) if cls.wants_gates(options) else []
+        if not cls.wants_gates(options):
+            return []
+        return SubsetOptions.of(options).warnings(None, dashed, options["init_scores"])
 
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:

@@ -40,7 +40,7 @@ class VoitaTransformerModel(GatedTransformerModel):
     """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` exactly K stay."""
 
     method = "voita"
-    gates_option = ("l0_penalty", "LAMBDA, the price of an open head")
+    gates_options = ("num_of_heads", "heads_per_kind", "l0_penalty")
     by_hand = {**GatedTransformerModel.by_hand, "pruning_lr": None}
 
     @classmethod
@@ -69,8 +69,8 @@ class VoitaTransformerModel(GatedTransformerModel):
                 "pruning_schedule", "auto needs {} K, the number of heads to keep", "num_of_heads"
             )
         if BudgetOptions.of(options).given and not cls.wants_gates(options):
-            option, meaning = cls.gates_option
-            raise OptionError("num_of_heads", f"and {{}} need {{}} {meaning}", "heads_per_kind", option)
+            reason = "and {} need {} LAMBDA, the price of an open head"
+            raise OptionError("num_of_heads", reason, "heads_per_kind", "l0_penalty")
         super().check_options(options)
 
     @classmethod
