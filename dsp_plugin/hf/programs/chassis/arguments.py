@@ -41,7 +41,7 @@ class ModelArguments:
         "begin with a new task head where the model's own has another size", False
     )
 
-    def check(self, trains: bool) -> None:
+    def check_source(self, trains: bool) -> None:
         """Raise an OptionError for options that do not go together; `trains`: whether the run does."""
 
     @property
@@ -82,7 +82,7 @@ class CausalModelArguments(ModelArguments):
         "make a new model's tokenizer of the training text: byte-level BPE with N entries"
     )
 
-    def check(self, trains: bool) -> None:
+    def check_source(self, trains: bool) -> None:
         """Raise an OptionError where a new model is not told whole, or an old one is told to be new."""
         new = ("config_overrides", "train_tokenizer")
         for name in new if self.model_name_or_path else ():

@@ -86,7 +86,7 @@ class System:
         args = self.setup.args
         if not (args.do_train or args.do_eval or args.do_predict):
             raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
-        self.setup.model.check(args.do_train)
+        self.setup.model.check_source(args.do_train)
 
     def settings(self) -> dict[str, Any]:
         """Return what must not change between the start of a training and its resume, as JSON takes it."""
