@@ -100,5 +100,5 @@ def test_a_model_that_sees_what_follows_is_told():
 )
 def test_a_new_model_is_told_whole(given, trains, said):
     with pytest.raises(OptionError) as refusal:
-        CausalModelArguments(**given).check(trains)
+        CausalModelArguments(**given).check_source(trains)
     assert said in str(refusal.value)
