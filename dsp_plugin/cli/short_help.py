@@ -24,6 +24,7 @@ DATA = {
 }
 TUNING = "chassis/tuning.py:TuningArguments"
 _UPDATE = tuple(f"dsee/arguments.py:{name}Arguments" for name in ("Update", "Start"))
+_PRUNE = "dsee/arguments.py:PruneArguments"
 METHODS: dict[str, tuple[str, ...]] = {
     "finetuning": (TUNING,),
     "dsp": ("heads/methods.py:DSPArguments", "heads/methods.py:PrunedArguments", TUNING),
@@ -31,6 +32,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "michel": ("heads/michel.py:MichelArguments",),
     "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
     "dsee-update": (*_UPDATE, TUNING),
+    "dsee-prune": (*_UPDATE, _PRUNE),
+    "dsee": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments"),
 }
 WIDTH, INDENT = 120, 26
 

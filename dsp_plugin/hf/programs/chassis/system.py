@@ -7,8 +7,9 @@ nothing is known here.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -48,6 +49,16 @@ class Setup:
 
     def __post_init__(self) -> None:
         self.task = TASKS[type(self.data)](self.data, self.model.cache_dir)
+
+    def within(self, folder: str) -> Setup:
+        """Return these options with results in a folder of --output_dir, records in the one of --record_dir.
+
+        The `TrainingArguments` are a copy, because a Trainer and an optimizer write into theirs.
+        """
+        args, record_dir = copy.copy(self.args), self.results.record_dir
+        args.output_dir = f"{args.output_dir}/{folder}".rstrip("/")
+        record_dir = f"{record_dir}/{folder}".rstrip("/") if record_dir else record_dir
+        return Setup(self.model, self.data, replace(self.results, record_dir=record_dir), args)
 
     @property
     def is_main(self) -> bool:

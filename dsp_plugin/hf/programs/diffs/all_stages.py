@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,10 +84,10 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
             "save_checkpoint": f"{setup.args.output_dir}/{density}/{MASK}",
         }
         chosen = replace(options.projection, target_sparsity=float(density), **given)
-        return _in_folder(setup, f"{density}/2nd"), replace(options, projection=chosen)
+        return setup.within(f"{density}/2nd"), replace(options, projection=chosen)
 
     def fixmask(density: str) -> tuple[Setup, DiffOptions]:
-        here = _in_folder(setup, f"{density}/3rd")
+        here = setup.within(f"{density}/3rd")
         here.args.learning_rate, here.args.num_train_epochs = own.finetune_learning_rate, epochs
         folder = f"{setup.args.output_dir}/{density}"
         chosen = replace(options.fixmask, mask_checkpoint=f"{folder}/{MASK}", save_pack=f"{folder}/{PACK}")
@@ -100,7 +99,7 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
         _check_later(third[0], third[1].fixmask.save_pack)
         check_training(third[0].args, setup.results.overwrite_output_dir)
     say("stage 1: diff pruning")
-    prune(_in_folder(setup, ""), options)
+    prune(setup.within(""), options)
     if setup.results.dry_run:
         say(f"then for each of {', '.join(densities)}: projection, and {epochs:g} epochs of what is kept")
         return {}
@@ -113,17 +112,6 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, dict[str, An
     for density, scores in found.items():
         _say_result(setup, density, scores)
     return found
-
-
-def _in_folder(setup: Setup, folder: str) -> Setup:
-    """Return a stage's options: its results in a folder of --output_dir, records in the one of --record_dir.
-
-    The `TrainingArguments` are a copy, because a Trainer and an optimizer write into theirs.
-    """
-    args, record_dir = copy.copy(setup.args), setup.results.record_dir
-    args.output_dir = f"{args.output_dir}/{folder}".rstrip("/")
-    record_dir = f"{record_dir}/{folder}".rstrip("/") if record_dir else record_dir
-    return Setup(setup.model, setup.data, replace(setup.results, record_dir=record_dir), args)
 
 
 def _say_result(setup: Setup, density: str, scores: dict[str, Any]) -> None:

@@ -64,8 +64,9 @@ class DseeStage(System):
 
     def check(self) -> None:
         """Raise as `System.check`, and for options that do not go with an update, and a file that is none."""
-        super().check()
         args = self.setup.args
+        if self.number != "II":  # which has something to do without --do_train and --do_eval
+            super().check()
         if not self.setup.model.model_name_or_path:
             raise OptionError("apply_lora", "updates a trained model: name it by {}", "model_name_or_path")
         for name in ("deepspeed", "fsdp"):
@@ -139,6 +140,7 @@ class DseeStage(System):
                 load_dsee(model, earlier)
             return
         if self.start is not None:
+            self.check_options(self.start)
             with naming("dsee_checkpoint", given):
                 load_dsee(model, self.start)
             return
@@ -150,6 +152,17 @@ class DseeStage(System):
             return
         with our_names(), naming("model_name_or_path", self.setup.model.source):
             add_dsee(model, update.lora_r, update.lora_alpha, targets=update.roles(), **sparse, **more)
+
+    def check_options(self, start: DseeFile) -> None:
+        """Raise an OptionError for numbers on the command line that are not those of --dsee_checkpoint."""
+        update, lora = self.update, start.config.get("lora")
+        noted = {**(lora if isinstance(lora, dict) else {}), "num_sparse": start.config.get("num_sparse")}
+        noted["lora_r"] = noted.get("r")
+        given = ["lora_r", "lora_alpha"] * update.apply_lora + ["num_sparse"] * update.apply_sparse
+        for name in given:
+            if noted.get(name) is not None and noted[name] != getattr(update, name):
+                reason = f"{getattr(update, name):g}: {{}} has {noted[name]}"
+                raise OptionError(name, reason, "dsee_checkpoint")
 
     def trainer(self, model: PreTrainedModel) -> Trainer:
         declare_mean_loss(model)
