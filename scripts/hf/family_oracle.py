@@ -123,10 +123,15 @@ class NeuronOracle:
         self.modules = [modules.get(b.name) or modules[f"{prefix}.{b.name}"] for b in heads.blocks]
 
     def overlooked(self) -> list[str]:
-        """Name the matrices that have as many rows or columns as a block has neurons, and are in no block.
+        """Name the matrices in the same layers that are as wide as a block has neurons, and in no block.
 
         The small configurations have this number for feed-forward blocks alone.
         """
+        stacks = {
+            path.partition(".0.")[0] + "."
+            for path, part in self.model.named_modules()
+            if part in self.modules
+        }
         widths = {block.num_heads * block.neurons for block in self.heads.blocks} & {WIDE}
         downs = {id(module) for module in self.modules}
         named = [(path, part) for path, part in self.model.named_modules() if _matrix(part)]
@@ -137,6 +142,7 @@ class NeuronOracle:
             for path, part in self.model.named_modules()
             for name, weight in part.named_parameters(recurse=False)
             if weight.dim() > 1
+            and path.startswith(tuple(stacks))
             and widths & set(weight.shape)
             and not any(path == one or path.startswith(one + ".") for one in own)
         ]

@@ -277,8 +277,13 @@ def _with_shapes(
 
     def _init_weights(self, module):
         # some work out a spread by the number of input features, of which a block without heads has none
-        if all(weight.numel() for weight in module.parameters(recurse=False)):
+        if not all(weight.numel() for weight in module.parameters(recurse=False)):
+            return
+        try:
             stock._init_weights(self, module)
+        except ZeroDivisionError:  # of a part of it
+            if all(weight.numel() for weight in module.parameters()):
+                raise
 
     # under the very name of the stock class: Transformers looks classes up by it
     own = {"__init__": __init__, "_init_weights": _init_weights, STOCK: stock}

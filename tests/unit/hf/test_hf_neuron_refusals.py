@@ -117,6 +117,17 @@ def test_neurons_that_do_not_go_their_own_way(neurons, between, message):
     assert head_map_of(model).num_heads == 8  # of the heads nothing is known to be wrong
 
 
+def test_an_activation_that_is_a_plain_function():
+    model = bert()
+    layer = model.encoder.layer[0]
+    layer.intermediate = Between(layer.intermediate.dense, None)
+    layer.intermediate.between = torch.tanh
+    assert head_map_of(model, 4, heads=False).num_heads == 20
+    layer.intermediate.between = lambda states: states.softmax(-1)  # the module looks as before
+    with pytest.raises(ValueError, match="lets neurons depend on each other"):
+        head_map_of(model, 4)
+
+
 def test_a_forward_that_does_not_call_its_projection():
     model = bert()
     layer = model.encoder.layer[0]

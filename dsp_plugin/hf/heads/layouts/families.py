@@ -95,6 +95,7 @@ FEED_FORWARDS = (
     FeedForwardNames(("up_proj",), "down_proj"),  # MPT
     FeedForwardNames(("dense_h_to_4h",), "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
     FeedForwardNames(("Wi",), "Wo", parts=2),  # ModernBERT
+    FeedForwardNames(("intermediate_dense",), "output_dense"),  # wav2vec 2.0 and its kin
 )
 
 

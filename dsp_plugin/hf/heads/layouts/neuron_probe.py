@@ -26,7 +26,7 @@ from .projections import Projection
 OF_GATES = "dsp_of_gates"  # the attribute of a forward pre-hook that applies gates
 _B, _L = 2, 3
 _REMEMBERED = 64  # blocks
-_seen: OrderedDict[tuple[type, str], bool | str] = OrderedDict()
+_seen: OrderedDict[tuple, bool | str] = OrderedDict()
 
 
 class _Reached(Exception):
@@ -49,7 +49,9 @@ def goes_flat(
     """
     if not Projection(output, False, 1).features or any(p.is_meta for p in home.parameters()):
         return False
-    key = type(home), repr(home)
+    # an activation may be a plain function, of which `repr` shows nothing
+    functions = [(n, str(v)) for m in home.modules() for n, v in vars(m).items() if inspect.isroutine(v)]
+    key = type(home), repr(home), tuple(functions)
     if key not in _seen:
         try:
             _seen[key] = _look(home, names, inputs, output)
