@@ -311,6 +311,30 @@ def read_pack(folder: Path) -> Any:
     return dict(model.state_dict()), undo.old, undo.task_head
 
 
+def make_dsee(folder: Path) -> list[Path]:
+    from dsp_plugin.artefacts.base import Base
+    from dsp_plugin.dsee import DseeFile, PackedMask, Update
+
+    generator = torch.Generator().manual_seed(2)
+    weights = {name: torch.randn(6, 5, generator=generator) for name in ("query.weight", "key.weight")}
+    parts = [torch.randn(shape, generator=generator) for shape in ((2, 5), (6, 2), (3,))]
+    updates = {"query.weight": Update(*parts[:2], torch.tensor([1, 4, 29]), parts[2], 2.0)}
+    masks = {"key.weight": PackedMask.of(weights["key.weight"] > 0)}
+    head = {"classifier.weight": torch.randn(2, 6, generator=generator)}
+    file = DseeFile(Base.of(weights), updates, masks, {"layer": [0, 2]}, {}, head, {"method": "dsee"})
+    file.save(folder / "task.dsee.safetensors")
+    return [folder / "task.dsee.safetensors"]
+
+
+def read_dsee(folder: Path) -> Any:
+    from dsp_plugin.dsee import DseeFile
+
+    file = DseeFile.load(folder / "task.dsee.safetensors")
+    updates = {name: vars(update) for name, update in file.updates.items()}
+    masks = {name: mask.mask() for name, mask in file.masks.items()}
+    return vars(file.base), updates, masks, file.kept, file.task_head, file.config
+
+
 def make_checkpoint(folder: Path) -> list[Path]:
     from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
@@ -342,5 +366,6 @@ KINDS = [
     FileKind("old-trainer-checkpoint", make_old_training, read_training, "transformers"),
     FileKind("diff-vector", make_vector, read_vector),
     FileKind("diff-pack", make_pack, read_pack),
+    FileKind("dsee-file", make_dsee, read_dsee),
     FileKind("fairseq-checkpoint", make_checkpoint, read_checkpoint, "fairseq"),
 ]

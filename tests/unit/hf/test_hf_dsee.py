@@ -416,3 +416,75 @@ def test_another_base_is_refused_and_left_as_it_was(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         load_dsee(other, path)
     assert not has_dsee(other) and record_of(other) is None
+
+
+def test_peft_s_own_ways_know_of_s2():
+    base, model = with_update("bert")
+    expected = outputs(model)
+    layers = dsee_layers(model).values()
+    for layer in layers:
+        layer.merge()
+    close(outputs(model), expected)
+    with pytest.raises(ValueError, match="unmerge"):
+        merge_dsee(model)
+    for layer in layers:
+        layer.unmerge()
+    close(outputs(model), expected)
+    for layer in layers:
+        layer.enable_adapters(False)
+    with torch.no_grad():
+        model.classifier.weight.copy_(base.classifier.weight)
+        model.classifier.bias.copy_(base.classifier.bias)
+    close(outputs(model), outputs(base))
+
+
+class OwnModule(torch.nn.Module):
+    """A user's own module around a Transformers model, with a task head of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = tiny_model("bert").bert
+        self.scorer = torch.nn.Linear(32, 1).double()
+
+    def forward(self, **inputs):
+        return self.scorer(self.encoder(**inputs).last_hidden_state[:, 0])
+
+
+def test_a_module_of_a_user_s_own(tmp_path):
+    torch.manual_seed(0)
+    base = OwnModule()
+    model, batch = copy.deepcopy(base), batch_of(tiny_model("bert"))
+    add_dsee(model, **SMALL, task_head=["scorer"])
+    as_trained(model)
+    prune_units(model, prune_heads_num=1)
+    prune_weights(model, 0.2, 0.2)
+    save_dsee(model, tmp_path / "task.dsee.safetensors")
+    load_dsee(base, tmp_path / "task.dsee.safetensors")
+    with torch.no_grad():
+        close(base(**batch), model(**batch))
+        close(merge_dsee(base)(**batch), model(**batch))
+
+
+def test_what_fails_midway_leaves_the_model_as_it_was(monkeypatch):
+    _, model = with_update("bert")
+    expected, names = outputs(model), set(model.state_dict())
+    monkeypatch.setattr("dsp_plugin.hf.heads.surgery.pruning.write_record", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prune_units(model, prune_heads_num=1)
+    close(outputs(model), expected)
+    assert set(model.state_dict()) == names and kept_of(model) is None
+
+
+def test_half_precision_and_autocast_run():
+    model = tiny_model("bert", dtype=torch.float32)
+    add_dsee(model, **SMALL)
+    as_trained(model)
+    batch = batch_of(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = logits(model.train(), batch).float().square().mean()
+    loss.backward()
+    for layer in dsee_layers(model).values():
+        assert layer.dsee_values.grad.dtype == torch.float32 and layer.dsee_values.grad.abs().sum() > 0
+    half = tiny_model("bert", dtype=torch.bfloat16)
+    add_dsee(half, **SMALL)
+    logits(half.train(), batch).float().square().mean().backward()
