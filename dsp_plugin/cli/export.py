@@ -99,14 +99,14 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
 def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
     from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
     from dsp_plugin.mt.surgery.pruning import prepare
-    from dsp_plugin.mt.surgery.stock_export import certify_fairseq, export_fairseq, keep_of
+    from dsp_plugin.mt.surgery.stock_export import certify_fairseq, export_source, keep_of
     from dsp_plugin.records.certificate import write_certificate
     from dsp_plugin.records.files.whole import replacing
     from dsp_plugin.reports.pictures.heads import head_map_text
-    from dsp_plugin.surgery import read_mask
+    from dsp_plugin.surgery import read_mask, units_of_mask
 
     state = load_checkpoint(args.checkpoint)
-    source = prepare(state)
+    source = prepare(state, units_of_mask(args.mask)[0] if args.mask else None)
     keep = keep_of(source, args.num_of_heads, read_mask(args.mask, source.head_map) if args.mask else None)
     text = args.data, args.gen_subset, args.sentences
     if form == "ctranslate2":
@@ -114,7 +114,7 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
 
         exported, certificate = export_ctranslate2(source, keep, args.out, *text)
     else:
-        exported = export_fairseq(state, mask=keep)
+        exported = export_source(source, keep)
         certificate = certify_fairseq(source, keep, exported, *text)
         with replacing(args.out) as file:
             save_checkpoint(exported.state, str(file))

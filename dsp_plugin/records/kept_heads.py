@@ -9,7 +9,8 @@ from typing import Any
 def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, Any]:
     """Make the `heads` field: {"total", "kept", "blocks": [{"name", "kind", "num_heads", "kept"}]}.
 
-    A block's `kept` are the numbers of its heads that are kept, rising; the whole field's is their count.
+    A block's `kept` are the numbers of its heads that are kept, rising; the whole field's is their count. A
+    block of groups of neurons has the size of these, too, as `neurons`.
 
     Args:
         head_map: `HeadMap.to_dict()`.
@@ -27,8 +28,25 @@ def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, A
         mine = flags[start : start + block["num_heads"]]
         start += block["num_heads"]
         numbers = [head for head, kept in enumerate(mine) if kept]
-        blocks.append({**{key: block[key] for key in ("name", "kind", "num_heads")}, "kept": numbers})
+        keys = ("name", "kind", "num_heads", *(("neurons",) if block.get("neurons") else ()))
+        blocks.append({**{key: block[key] for key in keys}, "kept": numbers})
     return {"total": total, "kept": sum(flags), "blocks": blocks}
+
+
+def kept_in_words(head_map: Mapping[str, Any], mask: Sequence[bool]) -> str:
+    """Say how many are kept: "5 of 16 heads", "5 of 16 heads and 7 of 20 groups of neurons".
+
+    Args:
+        head_map, mask: see `kept_heads`, whose `heads` field can stand for the head map.
+    """
+    counts, start = {"heads": [0, 0], "groups of neurons": [0, 0]}, 0
+    for block in head_map["blocks"]:
+        count = counts["groups of neurons" if block.get("neurons") else "heads"]
+        count[0] += sum(map(bool, mask[start : start + block["num_heads"]]))
+        count[1] += block["num_heads"]
+        start += block["num_heads"]
+    said = [f"{kept} of {total} {noun}" for noun, (kept, total) in counts.items() if total]
+    return " and ".join(said) or "0 of 0 heads"
 
 
 def mask_of(heads: Mapping[str, Any]) -> list[bool]:

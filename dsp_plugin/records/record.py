@@ -14,7 +14,7 @@ from dsp_plugin.records.environment import command_line, device_name, fingerprin
 from dsp_plugin.records.fields import Metric, NotARecord, Record, RecordError, record_of
 from dsp_plugin.records.files.sealed import DamagedError, load_json, warn_unsealed, write_json
 from dsp_plugin.records.files.whole import check_folder, check_output
-from dsp_plugin.records.kept_heads import kept_heads, mask_of
+from dsp_plugin.records.kept_heads import kept_heads, kept_in_words, mask_of
 
 __all__ = [
     "Metric",
@@ -23,6 +23,7 @@ __all__ = [
     "find_records",
     "fingerprint",
     "kept_heads",
+    "kept_in_words",
     "load_record",
     "load_records",
     "mask_of",

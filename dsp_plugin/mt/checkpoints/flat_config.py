@@ -52,7 +52,15 @@ class GatedTransformerConfig(FlatTransformerConfig):
         default=None,
         metadata={
             "help": "heads to keep of each kind of attention instead of K in all: "
-            "encoder-self=4,decoder-cross=4,decoder-self=1"
+            "encoder-self=4,decoder-cross=4,decoder-self=1; with --neurons of each kind of layer, too: "
+            "...,encoder-ffn=12,decoder-ffn=12 groups"
+        },
+    )
+    neurons: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "G: prune groups of G neurons of the feed-forward layers beside the heads; it divides "
+            "their widths (default: heads alone)"
         },
     )
     min_heads_per_block: Optional[int] = field(

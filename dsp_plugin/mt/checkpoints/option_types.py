@@ -42,6 +42,7 @@ _RANGES = {
         for name in ("max_source_positions", "max_target_positions", "quant_noise_pq_block_size")
     },
     "label_smoothing": (0, 1),
+    "neurons": (1, 1 << 24),
 }
 # how deep
 _JSON = {"kept_heads": 2, "derived_schedule": 1, "eval_bleu_args": 2, "eval_bleu_detok_args": 2}

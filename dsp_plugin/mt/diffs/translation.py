@@ -12,6 +12,7 @@ from omegaconf import open_dict
 from ...options.errors import OptionError
 from ..checkpoints.checkpoint import check_same_sizes
 from ..checkpoints.flat_config import FlatTransformerConfig
+from ..heads.feed_forward import NEURONS, check_groups
 from ..heads.gated_model import GatedTransformerModel
 from ..heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..heads.new_training import name_of
@@ -39,6 +40,9 @@ class DiffTransformerConfig(FlatTransformerConfig):
             "help": "record of head removal (JSON); read from the base, so there is no need to give it"
         },
     )
+    neurons: Optional[int] = field(
+        default=None, metadata={"help": "neurons in a group of that record; read from the base, too"}
+    )
 
 
 class DiffTransformerModel(GatedTransformerModel):
@@ -56,7 +60,8 @@ class DiffTransformerModel(GatedTransformerModel):
 
     @classmethod
     def check_options(cls, options) -> None:
-        pass
+        if options.get(NEURONS) is not None:
+            check_groups(options[NEURONS], options)
 
     @classmethod
     def check_training(cls, whole, options, task) -> None:
@@ -132,7 +137,7 @@ class DiffTranslationTask(GatedTranslationTask):
         sizes = self._base.sizes()
         if cfg._name != "diff_transformer":
             check_same_sizes(self._base.path, sizes, options)
-            sizes = {"kept_heads": sizes["kept_heads"]}
+            sizes = {name: sizes.get(name) for name in ("kept_heads", NEURONS)}
         # into the configuration itself, so that fairseq saves it with every checkpoint
         with open_dict(cfg):
             cfg.update(sizes)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 import torch
@@ -10,17 +10,18 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from torch import Tensor, nn
 
 from ... import register
-from ...gating import AttentionBlock, HeadMap, check_budget, hard_topk
+from ...gating import AttentionBlock, HeadBudget, HeadMap
 from ...gating.head_map import in_order
 from ...options.errors import OptionError
 from ...surgery.record import compose, mask_of_record
 from ..checkpoints.checkpoint import model_options
+from .feed_forward import NEURONS
 from .gated_model import GatedTransformerModel
-from .gated_transformer import block_kind
+from .gated_transformer import SCORES, block_kind, whole_record
 
-SCORES = "gating.gates.scores"
 CHOSEN = "gating.gates.chosen"
 _OUTPUT_BIAS = re.compile(r"^(.*\.(?:self_attn|encoder_attn))\.out_proj\.bias$")
+_SECOND_BIAS = re.compile(r"^((?:encoder|decoder)\.layers\.\d+\.fc2)\.bias$")
 
 
 @dataclass
@@ -43,10 +44,11 @@ class CheckpointHeads:
 def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -> HeadMap:
     """Build the HeadMap of a checkpoint's tensors; names and order as `head_map_of` the model built from it.
 
-    Head counts come from the tensors' own shapes, so that models with heads removed are right too.
+    Head counts come from the tensors' own shapes, so that models with heads removed are right too. Groups of
+    neurons are in it where the options say their size.
 
     Raises:
-        ValueError: there is no attention in it.
+        ValueError: there is no attention in it; a layer has no whole number of groups.
     """
     names = [match.group(1) for match in map(_OUTPUT_BIAS.match, model_state) if match]
     blocks = []
@@ -57,6 +59,13 @@ def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -
         blocks.append(AttentionBlock(name=name, num_heads=width // head_dim, kind=block_kind(name)))
     if not blocks:
         raise ValueError("the checkpoint has no attention blocks: it is not an encoder-decoder transformer")
+    size = options.get(NEURONS) or 0
+    layers = [match.group(1) for match in map(_SECOND_BIAS.match, model_state) if match] if size else []
+    for name in sorted(layers, key=_layer_order):
+        width = model_state[f"{name}.weight"].shape[1] if f"{name}.weight" in model_state else 0
+        if width % size:
+            raise ValueError(f"{name} has {width} neurons, which is no whole number of groups of {size}")
+        blocks.append(AttentionBlock(name, width // size, block_kind(name), size))
     return HeadMap(in_order(blocks, lambda block: block.kind))
 
 
@@ -64,8 +73,8 @@ def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = Non
     """Return the heads a checkpoint keeps, by its own budget, or the `num_of_heads` its scores rank first.
 
     Raises:
-        ValueError: K is outside 0..N, or is given for a checkpoint without head scores; a method that is not
-            known.
+        ValueError: K is outside 0..N, or is given for a checkpoint without head scores, or with scores of
+            heads and of groups of neurons; a method that is not known.
     """
     options = model_options(state)
     head_map = head_map_of_state(state["model"], options)
@@ -76,7 +85,7 @@ def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = Non
             raise OptionError("num_of_heads", reason + "{}, or leave the option out", "num_of_heads")
         return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
     if num_of_heads is not None:
-        keep = hard_topk(scores.float(), check_budget(num_of_heads, head_map.num_heads))
+        keep = HeadBudget(head_map, num_of_heads).select(scores.float())
     else:
         keep = gates_of_checkpoint(state, head_map).keep()
     return CheckpointHeads(head_map, keep, int(keep.sum()), model_of_checkpoint(state)[0].method)
@@ -150,8 +159,12 @@ def gates_of_checkpoint(state: dict[str, Any], head_map: HeadMap) -> nn.Module:
 
 def original_head_map(now: HeadMap, options: dict[str, Any]) -> HeadMap:
     """Return the heads a model had before any removal, by its options; `now` are those it has left."""
-    counts = {side: int(options[f"{side}_attention_heads"]) for side in ("encoder", "decoder")}
-    return HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in now.blocks])
+    blocks = []
+    for block in now.blocks:
+        size = "ffn_embed_dim" if block.neurons else "attention_heads"
+        count = int(options[f"{block.name.split('.', 1)[0]}_{size}"])
+        blocks.append(replace(block, num_heads=count // (block.neurons or 1)))
+    return HeadMap(blocks)
 
 
 def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> CheckpointHeads:
@@ -165,7 +178,8 @@ def in_original_numbers(state: dict[str, Any], heads: CheckpointHeads) -> Checkp
         return heads
     original = original_head_map(heads.head_map, options)
     try:
-        record = compose(heads.head_map, heads.keep, json.loads(options["kept_heads"]))
+        earlier = whole_record(json.loads(options["kept_heads"]), original)
+        record = compose(heads.head_map, heads.keep, earlier)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
     return CheckpointHeads(original, mask_of_record(record, original), heads.budget, heads.method)
@@ -176,13 +190,18 @@ def widths_of(block: AttentionBlock, options: dict[str, Any]) -> tuple[int, int]
 
     Cross-attention reads the encoder's output, all others what they attend from.
     """
-    width = int(options["encoder_embed_dim" if block.kind == "encoder-self" else "decoder_embed_dim"])
+    width = int(options[f"{block.name.split('.', 1)[0]}_embed_dim"])
     return width, int(options["encoder_embed_dim"]) if block.kind == "decoder-cross" else width
 
 
 def parameters_of_head(block: AttentionBlock, options: dict[str, Any]) -> int:
-    """Count the parameters that go with a head: its rows of q, k, v and biases, its columns of the output."""
+    """Count the parameters that go with a head: its rows of q, k, v and biases, its columns of the output.
+
+    With a group of neurons go their rows of the first linear, with biases, and their columns of the second.
+    """
     width, source = widths_of(block, options)
+    if block.neurons:
+        return block.neurons * (2 * width + 1)
     head_dim = width // int(options[f"{block.name.split('.', 1)[0]}_attention_heads"])
     return head_dim * (2 * width + 2 * source + 3)
 

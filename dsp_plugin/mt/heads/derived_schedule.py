@@ -21,6 +21,7 @@ from ..checkpoints.checkpoint import model_options
 from ..training.run_length import Limits, Stand
 from .checkpoint_heads import SCORES
 from .gated_transformer import head_map_of_options
+from .new_training import take_removal
 from .schedule import SAMPLERS, UPDATES, decode, encode, is_given, kind_of
 
 logger = logging.getLogger(__name__)
@@ -139,8 +140,9 @@ def _check_rest(task: Any, cfg, options: Mapping[str, Any], start: Start, there:
 def _work_out(task: Any, cfg, model_class: Any, options: dict[str, Any], start: Start) -> dict[str, Any]:
     """Work it out. Errors as `settle_schedule`."""
     trained = model_options(start.state) if start.state else {}
-    kept = options.get("kept_heads") or trained.get("kept_heads")
-    head_map = head_map_of_options({**options, "kept_heads": kept})
+    units = dict(options)
+    take_removal(units, trained, str(start.path))
+    head_map = head_map_of_options(units)
     budget = BudgetOptions.of({**options, "min_heads_per_block": options["min_heads_per_block"] or 0})
     budget.check()
     budget.budget(head_map)  # a number of heads that cannot be is told before all else

@@ -23,6 +23,7 @@ from ...gating.methods.subset_options import check_straight_through
 from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..training.option_checks import check_options, spelling_options
+from .feed_forward import NEURONS, check_groups
 from .gated_transformer import GatedDecoder, GatedEncoder, apply_kept_heads, connect, head_map_of
 from .new_training import check_training, check_worked_out, host_advice, whole_training
 from .schedule import is_given, with_schedule
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class GatedTransformerModel(TransformerModelBase):
-    """Encoder-decoder transformer with a gate on every attention head.
+    """Encoder-decoder transformer with a gate on every attention head, and with `neurons` on their groups.
 
     Every training forward samples gates, `eval()` uses the heads that are kept and nothing else. Where the
     options ask for no pruning, or after head removal, there are no gates and the model is the stock
@@ -146,6 +147,10 @@ class GatedTransformerModel(TransformerModelBase):
             for name in names:
                 if options.get(name):
                     raise cls.needs_gates(name)
+        if options.get(NEURONS) is not None:
+            if not cls.wants_gates(options) and not options.get("kept_heads"):
+                raise cls.needs_gates(NEURONS)
+            check_groups(options[NEURONS], options)
         check_start(options.get("init_scores"), BudgetOptions.of(options).given)
         BudgetOptions.of(options).check()
         if options["pruning_lr_decay_steps"] and options["pruning_lr"] is None:
@@ -229,7 +234,9 @@ class GatedTransformerModel(TransformerModelBase):
         if whole is not None:
             cls.check_training(whole, flat, task)
         stock_options = {k: v for k, v in flat.items() if k in FlatTransformerConfig.__dataclass_fields__}
-        model = super().build_model(TransformerConfig.from_namespace(Namespace(**stock_options)), task)
+        config = TransformerConfig.from_namespace(Namespace(**stock_options))
+        config.neurons = flat.get(NEURONS) or 0  # where the layers' build hooks find it
+        model = super().build_model(config, task)
         if flat["kept_heads"]:
             model.kept_heads = apply_kept_heads(model, flat["kept_heads"])
         if cls.wants_gates(flat):

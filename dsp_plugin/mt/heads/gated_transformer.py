@@ -1,9 +1,13 @@
-"""fairseq's transformer with gated attention: encoder and decoder through fairseq's own build hooks."""
+"""fairseq's transformer with gates on heads and on groups of neurons, through fairseq's own build hooks.
+
+What is said of heads here holds for groups of neurons, too, where a model has them (`--neurons`): a block is
+an attention module, or the second linear of a feed-forward layer.
+"""
 
 import json
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from fairseq.distributed import fsdp_wrap
@@ -14,12 +18,18 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from ...gating import AttentionBlock, HeadMap, Switchboard
-from ...gating.head_map import in_order
+from ...gating.head_map import FEED_FORWARD, in_order
 from ...options.errors import OptionError
 from .attention import GatedMultiheadAttention
+from .feed_forward import NEURONS, GatedFeedForward, GatedLinear
+
+Block = Union[GatedMultiheadAttention, GatedLinear]
+
+SCORES = "gating.gates.scores"
+"""The name of the scores among a checkpoint's tensors."""
 
 
-class GatedEncoderLayer(TransformerEncoderLayerBase):
+class GatedEncoderLayer(GatedFeedForward, TransformerEncoderLayerBase):
     def build_self_attention(self, embed_dim, cfg):
         return GatedMultiheadAttention(
             embed_dim,
@@ -32,7 +42,7 @@ class GatedEncoderLayer(TransformerEncoderLayerBase):
         )
 
 
-class GatedDecoderLayer(TransformerDecoderLayerBase):
+class GatedDecoderLayer(GatedFeedForward, TransformerDecoderLayerBase):
     def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
         return GatedMultiheadAttention(
             embed_dim,
@@ -146,23 +156,34 @@ class GatedDecoder(TransformerDecoderBase):
 
 def attention_blocks(model: nn.Module) -> dict[str, GatedMultiheadAttention]:
     """Return the attention modules by name in DSP's order: encoder-self, decoder-cross, decoder-self."""
-    found = {name: part for name, part in model.named_modules() if isinstance(part, GatedMultiheadAttention)}
+    return {
+        name: part for name, part in gated_blocks(model).items() if isinstance(part, GatedMultiheadAttention)
+    }
+
+
+def gated_blocks(model: nn.Module) -> dict[str, Block]:
+    """Return all modules with gates by name: attention in DSP's order, then encoder-ffn and decoder-ffn."""
+    kinds = (GatedMultiheadAttention, GatedLinear)
+    found = {name: part for name, part in model.named_modules() if isinstance(part, kinds)}
     return {name: found[name] for name in in_order(found, block_kind)}
+
+
+def block_of(name: str, module: nn.Module) -> AttentionBlock:
+    """Describe an attention module, or a gated second linear, as it is now."""
+    if isinstance(module, GatedLinear):
+        return AttentionBlock(name, module.num_groups, block_kind(name), module.neurons)
+    return AttentionBlock(name, module.num_heads, block_kind(name))
 
 
 def head_map_of(model: nn.Module) -> HeadMap:
     """Return the model's heads as they are now, removed ones not counted."""
-    return HeadMap(
-        [
-            AttentionBlock(name=name, num_heads=module.num_heads, kind=block_kind(name))
-            for name, module in attention_blocks(model).items()
-        ]
-    )
+    return HeadMap([block_of(name, module) for name, module in gated_blocks(model).items()])
 
 
 def head_map_of_options(options: dict[str, Any]) -> HeadMap:
     """Return the heads of a model that is not built yet, by its flat options."""
     counts = _heads_kept(options["kept_heads"])[1] if options.get("kept_heads") else {}
+    size = options.get(NEURONS) or 0
     blocks = []
     for side in ("encoder", "decoder"):
         cross = side == "decoder" and not options.get("no_cross_attention")
@@ -171,12 +192,16 @@ def head_map_of_options(options: dict[str, Any]) -> HeadMap:
                 name = f"{side}.layers.{layer}.{part}"
                 count = counts.get(name, options[f"{side}_attention_heads"])
                 blocks.append(AttentionBlock(name=name, num_heads=count, kind=block_kind(name)))
+            if size:
+                name = f"{side}.layers.{layer}.fc2"
+                count = counts.get(name, options[f"{side}_ffn_embed_dim"] // size)
+                blocks.append(AttentionBlock(name, count, block_kind(name), size))
     return HeadMap(in_order(blocks, lambda block: block.kind))
 
 
 def connect(model: nn.Module, switchboard: Optional[Switchboard]) -> None:
-    """Let every attention block read its gates from `switchboard` (None: no gates at all)."""
-    for position, module in enumerate(attention_blocks(model).values()):
+    """Let every block read its gates from `switchboard` (None: no gates at all)."""
+    for position, module in enumerate(gated_blocks(model).values()):
         module.read_gates = None if switchboard is None else partial(switchboard.block_gates, position)
 
 
@@ -186,22 +211,46 @@ def encode_kept_heads(record: dict[str, list[int]]) -> str:
 
 
 def apply_kept_heads(model: nn.Module, record: str) -> dict[str, list[int]]:
-    """Give every attention block the number of heads the record says; weights come from the checkpoint.
+    """Give every block the number of heads the record says; weights come from the checkpoint.
+
+    Returns:
+        the record of all blocks; of feed-forward blocks that it does not name all groups are there
 
     Raises:
-        ValueError: the record is damaged, or belongs to another architecture.
+        OptionError: the record is damaged, or belongs to another architecture.
     """
-    kept, counts = _heads_kept(record)
-    blocks = attention_blocks(model)
-    if set(counts) != set(blocks):
+    kept, _ = _heads_kept(record)
+    head_map = head_map_of(model)
+    kept, blocks = whole_record(kept, head_map), gated_blocks(model)
+    if set(kept) != set(blocks):
+        if all(block_kind(name) in FEED_FORWARD for name in set(kept) ^ set(blocks)):
+            reason = "keeps groups of neurons of other layers, or of a size that {} does not say"
+            raise OptionError("kept_heads", reason, NEURONS)
         reason = "names other attention blocks than this architecture has: "
-        raise OptionError("kept_heads", f"{reason}{sorted(set(counts) ^ set(blocks))[:4]} ...")
-    for name, module in blocks.items():
-        if len(set(kept[name])) != counts[name] or not set(kept[name]) <= set(range(module.num_heads)):
-            reason = f"keeps heads {kept[name]} of {name}, which has the heads 0..{module.num_heads - 1}"
+        raise OptionError("kept_heads", f"{reason}{sorted(set(kept) ^ set(blocks))[:4]} ...")
+    for block in head_map.blocks:
+        heads, count = kept[block.name], block.num_heads
+        if len(set(heads)) != len(heads) or not set(heads) <= set(range(count)):
+            noun = "groups" if block.neurons else "heads"
+            reason = f"keeps {noun} {heads} of {block.name}, which has the {noun} 0..{count - 1}"
             raise OptionError("kept_heads", f"{reason}, each once")
-        module.resize(counts[name])
+        if block.neurons:
+            model.get_submodule(block.name.rpartition(".")[0]).resize_feed_forward(len(heads))
+        else:
+            blocks[block.name].resize(len(heads))
     return kept
+
+
+def whole_record(record: dict[str, list[int]], original: HeadMap) -> dict[str, list[int]]:
+    """Return a record of removal with the feed-forward blocks that it does not name: all theirs are there.
+
+    Heads may have gone when the model had no groups of neurons yet.
+
+    Args:
+        original: the heads and groups before any removal.
+    """
+    missing = [block for block in original.blocks if block.neurons and block.name not in record]
+    return {**record, **{block.name: list(range(block.num_heads)) for block in missing}}
 
 
 def _heads_kept(record: str) -> tuple[dict[str, list[int]], dict[str, int]]:
@@ -214,6 +263,9 @@ def _heads_kept(record: str) -> tuple[dict[str, list[int]], dict[str, int]]:
 
 
 def block_kind(name: str) -> str:
+    """Return the kind of a block by its name."""
+    if name.endswith(".fc2"):
+        return "encoder-ffn" if name.startswith("encoder.") else "decoder-ffn"
     if name.startswith("encoder."):
         return "encoder-self"
     return "decoder-cross" if name.endswith("encoder_attn") else "decoder-self"

@@ -25,7 +25,8 @@ from ...gating import (
     weight_magnitude,
 )
 from ...gating.importance.removal_order import ImportanceOf
-from .gated_transformer import attention_blocks, connect, head_map_of
+from .feed_forward import GatedLinear
+from .gated_transformer import connect, gated_blocks, head_map_of
 
 __all__ = [
     "MAX_TOKENS",
@@ -156,12 +157,20 @@ def example_losses(model: nn.Module, sample: dict[str, Any]) -> Tensor:
 
 
 def magnitudes(model: nn.Module) -> Tensor:
-    """Return the L2 norm of each head's weights in its four projections: [N] float64."""
+    """Return the L2 norm of each head's weights in its four projections: [N] float64.
+
+    Of a group of neurons it is the norm of their weights in both linears of the layer.
+    """
     found = []
-    for block in attention_blocks(model).values():
-        projections = [getattr(block, f"{name}_proj").weight for name in "qkv"] if block.num_heads else []
-        output = block.out_proj.weight if projections else None
-        found.append(weight_magnitude(projections, output, block.num_heads).cpu())
+    for name, block in gated_blocks(model).items():
+        if isinstance(block, GatedLinear):
+            count, first = block.num_groups, model.get_submodule(f"{name.removesuffix('fc2')}fc1")
+            inputs, output = [first.weight] if count else [], block.weight
+        else:
+            count = block.num_heads
+            inputs = [getattr(block, f"{letter}_proj").weight for letter in "qkv"] if count else []
+            output = block.out_proj.weight if count else None
+        found.append(weight_magnitude(inputs, output, count).cpu())
     return torch.cat(found)
 
 

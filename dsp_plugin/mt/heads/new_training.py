@@ -8,7 +8,7 @@ of another plugin. So what a pruning method wants of them is looked for in the w
 import contextvars
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Optional
@@ -21,7 +21,9 @@ from ...options.errors import OptionError
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint, model_options
 from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import check_options
+from .feed_forward import NEURONS, check_groups
 from .gated_criterion import GatedCrossEntropyCriterion
+from .gated_transformer import SCORES
 from .schedule import kind_of
 from .score_adam import DSPAdam
 from .score_start import begins_ranked
@@ -213,12 +215,39 @@ def _check_start(start: str, whole: DictConfig, options: dict[str, Any], task: A
     # loading refuses
     with open_dict(whole):
         whole.checkpoint.load_checkpoint_on_all_dp_ranks = True
-    if trained.get("kept_heads") and not options.get("kept_heads"):
+    found = dict(options)
+    take_removal(found, trained, start)
+    if found.get("kept_heads") != options.get("kept_heads"):
         logger.info(f"{start} has had heads removed: building the same smaller model")
-        options["kept_heads"] = trained["kept_heads"]
-        # into the configuration itself, so that fairseq saves it with every checkpoint
-        with open_dict(whole):
-            whole.model.kept_heads = trained["kept_heads"]
+    if trained.get(NEURONS) != found.get(NEURONS) and found[NEURONS] and SCORES in state["model"]:
+        reason = f"{found[NEURONS]}: {start} has scores of other units"
+        reason += f" (groups of {trained[NEURONS]})" if trained.get(NEURONS) else " (heads alone)"
+        raise OptionError(NEURONS, f"{reason}, from which this choice cannot go on: start from another")
+    # into the configuration itself, so that fairseq saves it with every checkpoint
+    with open_dict(whole):
+        for name in ("kept_heads", NEURONS):
+            if found.get(name) != options.get(name):
+                options[name] = whole.model[name] = found[name]
+
+
+def take_removal(options: dict[str, Any], trained: Mapping[str, Any], start: str) -> None:
+    """Note in a model's options the heads and groups that the checkpoint `start` has lost.
+
+    Args:
+        options: all of the model's, changed in place. trained: those of the checkpoint.
+
+    Raises:
+        OptionError: `--neurons` is not the size of the groups that were removed; as `check_groups`.
+    """
+    if not trained.get("kept_heads") or options.get("kept_heads"):
+        return
+    size, given = trained.get(NEURONS), options.get(NEURONS)
+    if size and given and size != given:
+        reason = f"{given}: {start} has lost groups of {size} neurons, and loses others of that size"
+        raise OptionError(NEURONS, reason)
+    options.update({"kept_heads": trained["kept_heads"], NEURONS: size or given})
+    if size:
+        check_groups(size, options)
 
 
 def wanted_checkpoint(checkpoint: DictConfig) -> str:

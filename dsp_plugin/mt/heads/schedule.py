@@ -25,6 +25,7 @@ _NEVER = {
         "num_of_heads",
         "heads_per_kind",
         "kept_heads",
+        "neurons",
         "joint_pruning",
         "use_ste",
         "pruning_schedule",

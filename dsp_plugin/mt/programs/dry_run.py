@@ -10,6 +10,7 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
+from ...records.kept_heads import kept_in_words
 from ...records.plan import TrainingPlan, heads_that_stay
 
 _TIMED = 3  # updates after a first one, which is slower
@@ -75,9 +76,13 @@ def _heads(model: nn.Module) -> str:
     """Say how many of the model's heads its gates would keep."""
     from ..heads.gated_transformer import head_map_of
 
-    heads = head_map_of(model).num_heads
+    head_map = head_map_of(model)
+    heads = head_map.num_heads
     gates = getattr(getattr(model, "gating", None), "gates", None)
     budget = getattr(gates, "budget", None)
+    if head_map.mixed and (gates is None or budget is not None):
+        keep = torch.ones(heads) if gates is None else gates.keep()
+        return f"units that stay: {kept_in_words(head_map.to_dict(), keep.tolist())}"
     left = heads if gates is None else None if budget is None else budget.total
     return heads_that_stay(left, heads)
 

@@ -17,6 +17,7 @@ from ...records.record import Metric, Record, fingerprint, kept_heads, new_recor
 from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint
 from ..heads.checkpoint_heads import SCORES, heads_of_checkpoint
+from ..heads.feed_forward import NEURONS
 from ..heads.importance import MAX_TOKENS, SentenceRanking, batches_of
 from ..surgery.fewer_heads import model_without
 from ..surgery.pruning import CheckpointModel, prepare, remove_heads
@@ -59,7 +60,7 @@ def run(argv: Sequence[str]) -> Record:
     folder = own.save_dir or os.path.join("michel_results", _default_name(path, own, args.seed))
     check_folder("--save-dir", folder)
     state = load_checkpoint(path)
-    source = prepare(state)
+    source = prepare(state, own.neurons)
     if {"-a", "--arch"} & set(given(rest)):
         check_same_sizes(path, source.options, vars(args))
     keep = heads_of_checkpoint({**state, "model": source.tensors}).keep if SCORES in source.tensors else None
@@ -67,6 +68,8 @@ def run(argv: Sequence[str]) -> Record:
     if own.num_of_heads is None:
         reason = "is missing: give the number of heads to remove a step (a step here, not a budget)"
         raise OptionError("num_of_heads", reason)
+    if source.head_map.mixed:
+        _check_mixed(own)
     ends = own.heads_per_kind, own.min_heads_per_block
     plan = plan_removal(source.head_map, int(keep.sum()), own.num_of_heads, own.budgets, *ends)
     kept_after = plan.kept_after
@@ -121,6 +124,16 @@ def run(argv: Sequence[str]) -> Record:
     return _report(steps, source, own, args, ranking, path, folder, device, sentences, time.time() - started)
 
 
+def _check_mixed(own: argparse.Namespace) -> None:
+    """Refuse numbers that count heads and groups of neurons, which are not of one size, together."""
+    if not own.heads_per_kind:
+        reason = "is missing: heads and groups of neurons are not of one size, so the end is a number a kind "
+        raise OptionError("heads_per_kind", f"{reason}(encoder-self=4,...,encoder-ffn=12,decoder-ffn=12)")
+    if own.budgets:
+        reason = "count heads and groups of neurons together: leave them out, {} says the end"
+        raise OptionError("budgets", reason, "heads_per_kind")
+
+
 def _task(args: argparse.Namespace, needed: dict[str, str]):
     """Load the translation task with these subsets ({subset: option that names it})."""
     folder = args.data.split(os.pathsep)[0]
@@ -166,6 +179,7 @@ def _settings(path: str, own, args, ranking: SentenceRanking, search: dict[str, 
         "checkpoint": fingerprint([path]),
         "data": data_fingerprint(args.data),
         **{name: getattr(own, name) for name in names},
+        **({NEURONS: own.neurons} if own.neurons else {}),
         "budgets": sorted(own.budgets),
         **vars(ranking),
         "post_process": args.post_process,

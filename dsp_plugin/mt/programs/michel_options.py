@@ -37,6 +37,12 @@ def own_options() -> OwnOptions:
     parser.add_argument(
         "--min-heads-per-block", type=int, default=0, help="heads that every attention block keeps"
     )
+    parser.add_argument(
+        "--neurons",
+        type=int,
+        metavar="G",
+        help="groups of G neurons go, too; --heads-per-kind then says how many of each kind are left",
+    )
     parser.add_argument("--rank-by", choices=RANKINGS, default="importance", help="(default: importance)")
     parser.add_argument(
         "--importance-subset", default="train", help="what importance is worked out on (default: train)"

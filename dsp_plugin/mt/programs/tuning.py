@@ -18,7 +18,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from ...options.errors import OptionError
 from ...options.numbers import number
 from ...records.files.whole import check_output
-from ...records.record import Record, load_record
+from ...records.record import Record, kept_in_words, load_record
 from ..checkpoints.built_in_types import checkpoint_to_start_from, options_by_section
 from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from ..checkpoints.flat_config import FlatTransformerConfig
@@ -219,7 +219,10 @@ class Tuning:
             known = "" if value is None else f"{value:.4g} before tuning, "
             say(f"{metric.name} on {metric.subset}: {known}{metric.value:.4g} after")
         if removal is not None:
-            say(f"heads: {int(removal.keep.sum())} of {removal.head_map.num_heads}")
+            if any(block.neurons for block in removal.head_map.blocks):
+                say(f"units: {kept_in_words(removal.head_map.to_dict(), removal.keep.tolist())}")
+            else:
+                say(f"heads: {int(removal.keep.sum())} of {removal.head_map.num_heads}")
             old, new = removal.parameters_before, removal.parameters_after
             say(f"parameters: {old:,} before the removal, {new:,} after ({new / old - 1:.1%})")
             say(f"{start}: the smaller model before tuning")

@@ -3,7 +3,7 @@
 CTranslate2 knows one number of heads a stack. Every block is filled up with zero heads to the largest number
 in its stack (the decoder's two kinds of blocks count together), and the size of a head is stated, because it
 no longer follows from the model's width. A zero head adds nothing to the output, so a stack costs what its
-fullest block costs.
+fullest block costs. Feed-forward layers keep a number of neurons each; one without any gets a group of zeros.
 
 Needs the package ctranslate2.
 """
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ...records.certificate import NAME, Certificate, write_certificate
 from ...records.files.whole import new_folder
-from ...surgery import fill_block
+from ...surgery import KeptHeads, fill_block
 from ..heads.gated_transformer import encode_kept_heads
 from .equality import Pair, certificate_of, masked_model, model_of, target_log_probs, task_and_pairs
-from .pruning import CheckpointModel, Pruned, head_dim_of, put_block, remove_heads, take_block
+from .pruning import CheckpointModel, Pruned, head_dim_of, projections_of, put_block, remove_heads, take_block
 from .stock_export import dense_shapes
 
 _SIDES = ("encoder", "decoder")
@@ -83,18 +83,24 @@ def even_heads(pruned: Pruned) -> tuple[dict[str, Any], dict[str, dict[str, int]
     state, options = dict(pruned.state), dict(pruned.state["cfg"]["model"])
     tensors = dict(state["model"])
     counts: dict[str, dict[str, int]] = {}
+    even: KeptHeads = {}
     for side in _SIDES:
-        blocks = [block for block in pruned.head_map.blocks if block.name.startswith(f"{side}.")]
+        mine = [block for block in pruned.head_map.blocks if block.name.startswith(f"{side}.")]
+        blocks = [block for block in mine if not block.neurons]
         fullest = max([1, *(len(pruned.record[block.name]) for block in blocks)])
         counts[side] = {"num_heads": fullest, "head_dim": head_dim_of(blocks[0], options)}
         for block in blocks:
             own, left = take_block(tensors, block), list(range(len(pruned.record[block.name])))
             shapes = dense_shapes(block, options, fullest)
             put_block(tensors, block, fill_block(own, left, head_dim_of(block, options), shapes))
-    even = {
-        block.name: list(range(counts[block.name.split(".", 1)[0]]["num_heads"]))
-        for block in pruned.head_map.blocks
-    }
+            even[block.name] = list(range(fullest))
+        for block in mine:
+            if block.neurons:
+                even[block.name] = pruned.record[block.name] or [0]
+                if not pruned.record[block.name]:  # no layer is without any: one group of zeros
+                    shapes, names = dense_shapes(block, options, 1), projections_of(block)
+                    own = take_block(tensors, block)
+                    put_block(tensors, block, fill_block(own, [], block.neurons, shapes, names))
     options["kept_heads"] = encode_kept_heads(even)
     return {**state, "model": tensors, "cfg": {**state["cfg"], "model": options}}, counts
 

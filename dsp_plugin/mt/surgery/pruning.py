@@ -14,7 +14,7 @@ from torch import Tensor
 from ... import register
 from ...gating import AttentionBlock, HeadMap
 from ...options.errors import OptionError
-from ...surgery import KeptHeads, check_record, compose, mask_of_record, slice_block
+from ...surgery import KeptHeads, Projections, check_record, compose, mask_of_record, slice_block
 from ..checkpoints.built_in_types import checkpoint_to_start_from, options_by_section
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.checkpoint_heads import (
@@ -24,8 +24,9 @@ from ..heads.checkpoint_heads import (
     original_head_map,
     random_scores,
 )
+from ..heads.feed_forward import NEURONS, check_groups
 from ..heads.gated_model import GatedTransformerModel
-from ..heads.gated_transformer import encode_kept_heads
+from ..heads.gated_transformer import encode_kept_heads, whole_record
 from ..heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 Mask = Union[Sequence[bool], Tensor]
@@ -97,16 +98,27 @@ def prune_state(
     return remove_heads(source, choose_heads(source, num_of_heads, mask))
 
 
-def prepare(state: dict[str, Any]) -> CheckpointModel:
+def prepare(state: dict[str, Any], neurons: Optional[int] = None) -> CheckpointModel:
     """Read and check what surgery needs to know of a checkpoint, without its data folder.
 
+    Args:
+        neurons: how many make a group, a unit beside the heads; None: as the checkpoint says, which is heads
+            alone where it was not trained with `--neurons`.
+
     Raises:
-        ValueError: it is of another kind of model, or its tensors, options and record contradict each other.
+        ValueError: it is of another kind of model, or its tensors, options and record contradict each other;
+            groups of that size cannot be.
     """
     register()
     cfg = options_by_section(state)
     options = dsp_model_options(cfg)
     tensors = _split_projections(state["model"])
+    if neurons is not None and neurons != (options.get(NEURONS) or neurons):
+        reason = f"{neurons}: the checkpoint's groups are of {options[NEURONS]} neurons"
+        raise OptionError(NEURONS, reason)
+    if size := options.get(NEURONS) or neurons:
+        check_groups(size, options)
+        options[NEURONS] = size
     now = head_map_of_state(tensors, options)
     original = original_head_map(now, options)
     earlier = None
@@ -115,6 +127,8 @@ def prepare(state: dict[str, Any]) -> CheckpointModel:
             earlier = json.loads(options["kept_heads"])
         except ValueError as error:
             raise ValueError(f"the checkpoint's record of kept heads is damaged ({error})") from error
+        if isinstance(earlier, dict):
+            earlier = whole_record(earlier, original)
         check_record(earlier, original)
     elif now != original:
         raise ValueError(
@@ -168,7 +182,8 @@ def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:
     for block in source.head_map.blocks:
         own = take_block(model, block)
         try:
-            own = slice_block(own, here[block.name], head_dim_of(block, options))
+            size, names = head_dim_of(block, options), projections_of(block)
+            own = slice_block(own, here[block.name], size, names)
         except ValueError as error:
             raise ValueError(f"{block.name}: {error}") from error
         put_block(model, block, own)
@@ -180,7 +195,7 @@ def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:
             if name not in FlatTransformerConfig.__dataclass_fields__
         }
     )
-    options.update(kept_heads=encode_kept_heads(record))
+    options.update({"kept_heads": encode_kept_heads(record), NEURONS: source.options.get(NEURONS)})
     return Pruned(
         state=checkpoint_to_start_from(source.state, {**source.cfg, "model": options}, model),
         head_map=source.original,
@@ -215,18 +230,35 @@ def dsp_model_options(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def head_dim_of(block: AttentionBlock, options: dict[str, Any]) -> int:
+    """Return how many rows and columns of a block's projections go with a head, or with a group."""
+    if block.neurons:
+        return block.neurons
     return int(options[f"{_side(block)}_embed_dim"]) // int(options[f"{_side(block)}_attention_heads"])
 
 
 def take_block(model: dict[str, Tensor], block: AttentionBlock) -> dict[str, Tensor]:
-    """Move a block's tensors out of `model`, under their names inside the block."""
-    prefix = block.name + "."
-    return {name[len(prefix) :]: model.pop(name) for name in list(model) if name.startswith(prefix)}
+    """Move a block's tensors out of `model`, under their names inside the block.
+
+    Those of a feed-forward block are `fc1` and `fc2`, inside the layer.
+    """
+    prefix, starts = _prefix(block), block.name + "."
+    if block.neurons:
+        starts = tuple(f"{prefix}{part}." for part in ("fc1", "fc2"))
+    return {name[len(prefix) :]: model.pop(name) for name in list(model) if name.startswith(starts)}
 
 
 def put_block(model: dict[str, Tensor], block: AttentionBlock, tensors: dict[str, Tensor]) -> None:
     """Undo `take_block`."""
-    model.update({f"{block.name}.{name}": tensor for name, tensor in tensors.items()})
+    model.update({f"{_prefix(block)}{name}": tensor for name, tensor in tensors.items()})
+
+
+def projections_of(block: AttentionBlock) -> Projections:
+    """Return the names of a block's projections, as `take_block` has them."""
+    return Projections(("fc1",), "fc2") if block.neurons else Projections()
+
+
+def _prefix(block: AttentionBlock) -> str:
+    return block.name.removesuffix("fc2") if block.neurons else block.name + "."
 
 
 def count_parameters(tensors: dict[str, Tensor], options: dict[str, Any]) -> int:

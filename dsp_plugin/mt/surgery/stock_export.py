@@ -23,6 +23,7 @@ from .pruning import (
     count_parameters,
     head_dim_of,
     prepare,
+    projections_of,
     put_block,
     remove_heads,
     take_block,
@@ -51,11 +52,17 @@ def export_fairseq(
         ValueError: as `pruning.prune_state`, or a task, criterion or optimizer that has no stock counterpart.
     """
     source = prepare(state)
-    pruned = remove_heads(source, keep_of(source, num_of_heads, mask))
+    return export_source(source, keep_of(source, num_of_heads, mask))
+
+
+def export_source(source: CheckpointModel, keep: torch.Tensor) -> Pruned:
+    """Export as `export_fairseq` what was read already; `keep` is bool [heads it has now]."""
+    pruned = remove_heads(source, keep)
     exported, options = dict(pruned.state), pruned.state["cfg"]["model"]
     for block in pruned.head_map.blocks:
         own, shapes = take_block(exported["model"], block), dense_shapes(block, options)
-        own = fill_block(own, pruned.record[block.name], head_dim_of(block, options), shapes)
+        size, names = head_dim_of(block, options), projections_of(block)
+        own = fill_block(own, pruned.record[block.name], size, shapes, names)
         put_block(exported["model"], block, own)
     exported["cfg"] = stock_config(exported["cfg"])
     for entry in exported["optimizer_history"]:
@@ -139,6 +146,9 @@ def dense_shapes(
     See `widths_of` for their inputs.
     """
     width, source = widths_of(block, options)
+    if block.neurons:
+        rows = block.neurons * (block.num_heads if heads is None else heads)
+        return {"fc1.weight": (rows, width), "fc1.bias": (rows,), "fc2.weight": (width, rows)}
     rows = width if heads is None else heads * head_dim_of(block, options)
     shapes: dict[str, tuple[int, ...]] = {"q_proj.weight": (rows, width), "out_proj.weight": (width, rows)}
     shapes.update({f"{name}.weight": (rows, source) for name in ("k_proj", "v_proj")})

@@ -8,11 +8,12 @@ import torch
 from fairseq.modules import MultiheadAttention
 from torch import nn
 
-from ...gating import AttentionBlock, HeadMap
+from ...gating import HeadMap
 from ...gating.head_map import in_order
 from ...surgery.record import compose, mask_of_record
-from ..heads.checkpoint_heads import CheckpointHeads, parameters_of_head
-from ..heads.gated_transformer import block_kind
+from ..heads.checkpoint_heads import CheckpointHeads, original_head_map, parameters_of_head
+from ..heads.feed_forward import GatedLinear
+from ..heads.gated_transformer import block_of
 
 
 def heads_of_model(model: nn.Module) -> CheckpointHeads:
@@ -21,11 +22,8 @@ def heads_of_model(model: nn.Module) -> CheckpointHeads:
     Raises:
         ValueError: it has no attention blocks of an encoder-decoder transformer.
     """
-    blocks = [
-        AttentionBlock(name, module.num_heads, block_kind(name))
-        for name, module in model.named_modules()
-        if isinstance(module, MultiheadAttention)
-    ]
+    kinds = (MultiheadAttention, GatedLinear)
+    blocks = [block_of(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
     if not blocks:
         raise ValueError("the model has no attention blocks: it is not an encoder-decoder transformer")
     head_map = HeadMap(in_order(blocks, lambda block: block.kind))
@@ -41,22 +39,25 @@ def original_heads_of(model: nn.Module, heads: CheckpointHeads) -> CheckpointHea
     record: Optional[dict[str, list[int]]] = getattr(model, "kept_heads", None)
     if not record:
         return heads
-    counts = {side: getattr(model.encoder.cfg, f"{side}_attention_heads") for side in ("encoder", "decoder")}
-    blocks = heads.head_map.blocks
-    original = HeadMap([AttentionBlock(b.name, counts[b.name.split(".", 1)[0]], b.kind) for b in blocks])
+    original = original_head_map(heads.head_map, _sizes(model))
     deployed = compose(heads.head_map, heads.keep, record)
     return CheckpointHeads(original, mask_of_record(deployed, original), heads.budget, heads.method)
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    """Return the sizes that a model's heads and groups of neurons have before any removal, by option."""
+    return {
+        f"{side}_{size}": getattr(model.encoder.cfg, f"{side}_{size}")
+        for side in ("encoder", "decoder")
+        for size in ("embed_dim", "attention_heads", "ffn_embed_dim")
+    }
 
 
 def parameters_of_model(
     model: nn.Module, heads: CheckpointHeads, original: CheckpointHeads
 ) -> dict[str, int]:
     """Count a model's parameters, scores aside, with all heads it once had and with the deployed alone."""
-    sizes = {
-        f"{side}_{size}": getattr(model.encoder.cfg, f"{side}_{size}")
-        for side in ("encoder", "decoder")
-        for size in ("embed_dim", "attention_heads")
-    }
+    sizes = _sizes(model)
 
     def of_heads(among: CheckpointHeads, which) -> int:
         each = [

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dsp_plugin.records.kept_heads import kept_in_words
 from dsp_plugin.reports.pictures.charts import BLUE, FAINT, INK, PALE, new_figure, save_figure
 
 _KEPT, _REMOVED = "■", "·"
@@ -61,7 +62,7 @@ def head_map_text(head_map: Mapping[str, Any], mask: Sequence[bool], ascii_only:
     if flags.dtype != bool:
         raise ValueError("a mask must be of booleans, or of 0 and 1")
     panels = _panels(head_map, flags)
-    lines = [f"{int(flags.sum())} of {len(flags)} heads kept ({kept} kept, {removed} removed)"]
+    lines = [f"{kept_in_words(head_map, flags)} kept ({kept} kept, {removed} removed)"]
     label_width = max((len(label) for panel in panels for label in panel.layers), default=0)
     width = 2 * max((panel.width for panel in panels), default=0) - 1
     for panel in panels:
