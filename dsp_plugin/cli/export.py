@@ -76,7 +76,13 @@ def _check(args: argparse.Namespace, form: str, folder: bool) -> None:
     if form not in possible:
         forms = ", ".join(possible)
         raise ValueError(f"--format {form} is not for {kind} ({args.checkpoint}); possible are {forms}")
-    wrong = {"--data": args.data, "--gen-subset": args.gen_subset} if folder else {"--text": args.text}
+    wrong = {"--text": args.text}
+    if folder:
+        wrong = {
+            "--data": args.data,
+            "--gen-subset": args.gen_subset,
+            "--heads-per-kind": args.heads_per_kind,
+        }
     for option in [option for option, value in wrong.items() if value is not None]:
         raise ValueError(f"{option} is not for {kind}")
     if args.sentences < 1:
@@ -107,7 +113,8 @@ def _of_checkpoint(args: argparse.Namespace, form: str) -> int:
 
     state = load_checkpoint(args.checkpoint)
     source = prepare(state, units_of_mask(args.mask)[0] if args.mask else None)
-    keep = keep_of(source, args.num_of_heads, read_mask(args.mask, source.head_map) if args.mask else None)
+    mask = read_mask(args.mask, source.head_map) if args.mask else None
+    keep = keep_of(source, args.num_of_heads, mask, args.heads_per_kind)
     text = args.data, args.gen_subset, args.sentences
     if form == "ctranslate2":
         from dsp_plugin.mt.surgery.ctranslate2_export import export_ctranslate2

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     state = load_checkpoint(args.checkpoint)
     source = prepare(state, units_of_mask(args.mask)[0] if args.mask else None)
     mask = read_mask(args.mask, source.head_map) if args.mask else None
-    pruned = remove_heads(source, choose_heads(source, args.num_of_heads, mask))
+    pruned = remove_heads(source, choose_heads(source, args.num_of_heads, mask, args.heads_per_kind))
     save_checkpoint(pruned.state, args.out)
 
     kept, before, after = int(pruned.keep.sum()), pruned.parameters_before, pruned.parameters_after

@@ -26,6 +26,11 @@ def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False
         help="keep the K best heads (default: as many as the checkpoint says)",
     )
     which.add_argument(
+        "--heads-per-kind",
+        metavar="KIND=K,...",
+        help="keep the best of each kind (encoder-self=4,...), groups of neurons, too, where there are any",
+    )
+    which.add_argument(
         "--mask",
         metavar="FILE.json",
         help="keep these: the mask.json of generate_dsp.py, or a list of true and false",

@@ -10,7 +10,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from torch import Tensor, nn
 
 from ... import register
-from ...gating import AttentionBlock, HeadBudget, HeadMap
+from ...gating import AttentionBlock, BudgetOptions, HeadMap
 from ...gating.head_map import in_order
 from ...options.errors import OptionError
 from ...surgery.record import compose, mask_of_record
@@ -69,8 +69,13 @@ def head_map_of_state(model_state: dict[str, Tensor], options: dict[str, Any]) -
     return HeadMap(in_order(blocks, lambda block: block.kind))
 
 
-def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = None) -> CheckpointHeads:
+def heads_of_checkpoint(
+    state: dict[str, Any], num_of_heads: Optional[int] = None, heads_per_kind: Optional[str] = None
+) -> CheckpointHeads:
     """Return the heads a checkpoint keeps, by its own budget, or the `num_of_heads` its scores rank first.
+
+    Args:
+        heads_per_kind: instead of it a number for each kind, see `parse_heads_per_kind`.
 
     Raises:
         ValueError: K is outside 0..N, or is given for a checkpoint without head scores, or with scores of
@@ -80,12 +85,14 @@ def heads_of_checkpoint(state: dict[str, Any], num_of_heads: Optional[int] = Non
     head_map = head_map_of_state(state["model"], options)
     scores = state["model"].get(SCORES)
     if scores is None:
-        if num_of_heads is not None:
+        given = {"num_of_heads": num_of_heads, "heads_per_kind": heads_per_kind}
+        for name in [name for name, value in given.items() if value is not None]:
             reason = "was given, but the checkpoint has no head scores to rank its heads by: train it with "
-            raise OptionError("num_of_heads", reason + "{}, or leave the option out", "num_of_heads")
+            raise OptionError(name, reason + "{}, or leave the option out", name)
         return CheckpointHeads(head_map, torch.ones(head_map.num_heads, dtype=torch.bool), None)
-    if num_of_heads is not None:
-        keep = HeadBudget(head_map, num_of_heads).select(scores.float())
+    budget = BudgetOptions(num_of_heads, heads_per_kind)
+    if budget.given:
+        keep = budget.budget(head_map).select(scores.float())
     else:
         keep = gates_of_checkpoint(state, head_map).keep()
     return CheckpointHeads(head_map, keep, int(keep.sum()), model_of_checkpoint(state)[0].method)

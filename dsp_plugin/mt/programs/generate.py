@@ -27,6 +27,7 @@ def own_options() -> OwnOptions:
     """Return a parser of the options that `generate_dsp.py` and its like add to fairseq's, or read there."""
     parser = OwnOptions("--user-dir", "--task", "--diff-pack")
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
+    parser.add_argument("--heads-per-kind", help="the same as a number a kind: encoder-self=4,...")
     parser.add_argument(
         "--record-dir", help="folder for results.json, mask.json, the translations and sentences.json"
     )
@@ -80,16 +81,18 @@ def generate(argv: Sequence[str]) -> Record:
     paths = _files(args, utils.split_paths(args.path))
     states = [load_checkpoint(path) for path in paths]
     overrides = _overrides(args.model_overrides, states)
-    if own.num_of_heads is not None:
-        if overrides.get("num_of_heads", own.num_of_heads) != own.num_of_heads:
-            reason = f"{own.num_of_heads} and {{}} ask for two numbers of heads: leave one out"
-            raise OptionError("num_of_heads", reason, "model_overrides")
+    budget = {name: getattr(own, name) for name in ("num_of_heads", "heads_per_kind")}
+    for name, value in budget.items():
+        if value is not None and overrides.get(name, value) != value:
+            reason = f"{value} and {{}} ask for two numbers of heads: leave one out"
+            raise OptionError(name, reason, "model_overrides")
+    if any(value is not None for value in budget.values()):
         # the K best of all heads, whatever the training's budget was
-        budget = {"num_of_heads": own.num_of_heads, "heads_per_kind": None, "min_heads_per_block": 0}
+        budget["min_heads_per_block"] = 0
         args.model_overrides = repr({**overrides, **budget})
     if not overrides:
         for state in states:  # says what is wrong with a checkpoint before any long work
-            heads_of_checkpoint(state, own.num_of_heads)
+            heads_of_checkpoint(state, own.num_of_heads, own.heads_per_kind)
     cfg = convert_namespace_to_omegaconf(args)
 
     started = time.time()

@@ -138,9 +138,15 @@ def prepare(state: dict[str, Any], neurons: Optional[int] = None) -> CheckpointM
 
 
 def choose_heads(
-    source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+    source: CheckpointModel,
+    num_of_heads: Optional[int] = None,
+    mask: Optional[Mask] = None,
+    heads_per_kind: Optional[str] = None,
 ) -> Tensor:
-    """Choose the heads to keep, bool [heads the model has now]. Arguments and errors as `prune_state`."""
+    """Choose the heads to keep, bool [heads the model has now].
+
+    Arguments and errors as `prune_state`; `heads_per_kind` as `heads_of_checkpoint`.
+    """
     count = source.head_map.num_heads
     if mask is not None:
         if num_of_heads is not None:
@@ -166,7 +172,8 @@ def choose_heads(
             f"the checkpoint's head scores are those of the random start: {why}. Train it with the method's "
             "own task, criterion and optimizer, or name the heads to keep with --mask FILE.json"
         )
-    return heads_of_checkpoint({**source.state, "model": source.tensors}, num_of_heads).keep
+    state = {**source.state, "model": source.tensors}
+    return heads_of_checkpoint(state, num_of_heads, heads_per_kind).keep
 
 
 def remove_heads(source: CheckpointModel, keep: Tensor) -> Pruned:

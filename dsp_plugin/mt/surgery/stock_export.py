@@ -74,12 +74,15 @@ def export_source(source: CheckpointModel, keep: torch.Tensor) -> Pruned:
 
 
 def keep_of(
-    source: CheckpointModel, num_of_heads: Optional[int] = None, mask: Optional[Mask] = None
+    source: CheckpointModel,
+    num_of_heads: Optional[int] = None,
+    mask: Optional[Mask] = None,
+    heads_per_kind: Optional[str] = None,
 ) -> torch.Tensor:
     """Choose as `choose_heads`, but a checkpoint that does not say what to remove keeps its heads."""
-    if mask is None and num_of_heads is None and SCORES not in source.tensors:
+    if mask is None and num_of_heads is None and heads_per_kind is None and SCORES not in source.tensors:
         mask = torch.ones(source.head_map.num_heads, dtype=torch.bool)
-    return choose_heads(source, num_of_heads, mask)
+    return choose_heads(source, num_of_heads, mask, heads_per_kind)
 
 
 def certify_fairseq(

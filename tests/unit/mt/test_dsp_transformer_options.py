@@ -98,6 +98,7 @@ def test_every_option_of_the_stock_model_is_there():
         "--init-scores",
         "--final-noise",
         "--mask-samples",
+        "--neurons",
     }
     assert {flag for flag in ours if flag not in stock} == own
 
