@@ -10,7 +10,8 @@ from imports import PACKAGE
 CONSTRUCTORS = ("__init__", "__post_init__", "__new__")
 # Attributes that the constructor of a host's class bears, which cannot be read here.
 FROM_HOSTS = {
-    "MultiheadAttention": {"num_heads", "q_proj", "k_proj", "v_proj", "out_proj"}  # fairseq
+    "MultiheadAttention": {"num_heads", "q_proj", "k_proj", "v_proj", "out_proj"},  # fairseq
+    "Linear": {"in_features", "weight"},  # torch
 }
 
 
