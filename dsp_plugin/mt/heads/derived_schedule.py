@@ -20,6 +20,7 @@ from ...options.errors import OptionError, Spelling, dashed
 from ..checkpoints.checkpoint import model_options
 from ..training.run_length import Limits, Stand
 from .checkpoint_heads import SCORES
+from .feed_forward import NEURONS, check_groups
 from .gated_transformer import head_map_of_options
 from .new_training import take_removal
 from .schedule import SAMPLERS, UPDATES, decode, encode, is_given, kind_of
@@ -142,6 +143,8 @@ def _work_out(task: Any, cfg, model_class: Any, options: dict[str, Any], start: 
     trained = model_options(start.state) if start.state else {}
     units = dict(options)
     take_removal(units, trained, str(start.path))
+    if units.get(NEURONS) is not None:
+        check_groups(units[NEURONS], units)
     head_map = head_map_of_options(units)
     budget = BudgetOptions.of({**options, "min_heads_per_block": options["min_heads_per_block"] or 0})
     budget.check()

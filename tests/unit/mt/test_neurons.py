@@ -342,7 +342,7 @@ def test_what_cannot_be_is_refused_by_name():
     )
     refused("--neurons 0: ", **per_kind, neurons=0)
     refused("--neurons -4: ", **per_kind, neurons=-4)
-    refused("--neurons is the size of groups .* needs --heads-per-kind", neurons=G)
+    refused("--neurons needs --num-of-heads or --heads-per-kind: nothing is pruned", neurons=G)
     for name, value in {"quant_noise_pq": 0.1, "quant_noise_scalar": 0.1, "base_layers": 1}.items():
         option = name.replace("_", "-")
         refused(f"--neurons and --{option} exclude each other", **per_kind, neurons=G, **{name: value})
