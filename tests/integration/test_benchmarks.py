@@ -1,4 +1,4 @@
-"""The benchmarks of diff pruning start and close with their figures; the sizes, which do not depend on the
+"""The benchmarks of diff pruning and of DSEE start and close with their figures; the sizes, which do not depend on the
 clock, are held.
 """
 
@@ -59,3 +59,16 @@ def test_the_file():
     assert {"apply_ms", "revert_ms", "switch_ms", "verify_ms", "mixed8_ratio", "mixed8_over_base"} < set(
         figures
     )
+
+
+def test_the_steps_of_dsee():
+    figures = figures_of("dsee_step.py", "--repeats", "1", "--batch", "2", "--length", "8")
+    assert set(figures) == {"lora_over_full", "dsee_over_lora", "stage3_over_lora", "extra_tensors"}
+    assert 0 < figures["extra_tensors"] <= 0.1 and min(figures.values()) > 0
+
+
+def test_the_latency_of_what_dsee_leaves():
+    figures = figures_of("dsee_latency.py", "--repeats", "1", "--batch", "1", "--length", "8")
+    arms = ("heads25", "heads25_ffn40")
+    assert set(figures) == {f"{what}_{arm}" for what in ("speedup", "bound") for arm in arms}
+    assert 1 < figures["bound_heads25"] < figures["bound_heads25_ffn40"] < 2
