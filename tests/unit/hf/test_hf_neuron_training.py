@@ -24,6 +24,7 @@ from dsp_plugin.gating import (
 from dsp_plugin.gating.handshake.handshake import HandshakeError
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads, switchboard_of, ungate_heads
 from dsp_plugin.hf.heads.importance import ExampleRanking, gating_of, head_importance, magnitudes
+from dsp_plugin.hf.heads.importance_start import ImportanceStart
 from dsp_plugin.hf.heads.sweep import prune_by_importance
 from dsp_plugin.hf.heads.units import units_of
 from dsp_plugin.options.errors import OptionError
@@ -179,6 +180,33 @@ def test_gates_without_the_rest_of_their_method_are_refused():
         for _ in range(3):
             model(**padded(DATA[:4])).loss.backward()
             optimizer.step()
+
+
+def test_heads_and_neurons_are_drawn_each_within_its_own_budget(tmp_path):
+    model = tiny_model("bert", dtype=torch.float32)
+    heads = head_map_of(model, GROUP)
+    budget = HeadBudget(heads, None, {"encoder-self": 3, "encoder-ffn": 4}, minimum=1)
+    gates = RelaxedSubset(heads, budget, COOLING)
+    gate_heads(model, gates, neurons=GROUP)
+    before = gates.scores.detach().clone()
+    prepared(model, tmp_path, max_steps=3).train()
+    assert not torch.equal(gates.scores, before)
+    assert [int(part.sum()) for part in gates.keep().split([8, 10])] == [3, 4]
+    assert all(bool(part.any()) for part in heads.split(gates.keep()))
+    torch.testing.assert_close(gates.sample().split([8, 10])[1].sum(), torch.tensor(4.0))
+    pruned, batch = copy.deepcopy(model).eval(), batch_of(model)
+    assert prune_heads(pruned).heads_after == 7
+    with torch.no_grad():
+        torch.testing.assert_close(logits(pruned, batch), logits(model.eval(), batch), rtol=0, atol=1e-5)
+
+
+def test_scores_can_start_from_the_importance_of_the_groups():
+    model, data = tiny_model("bert"), sentences(4)
+    expected = head_importance(model, data, padded, 4, progress=False, neurons=GROUP, heads=False)
+    gates = RelaxedSubset(head_map_of(model, GROUP, heads=False), 9, COOLING)
+    gate_heads(model, gates, neurons=GROUP, heads=False)
+    gates.begin_with(ImportanceStart(model, data, padded, batch_size=4)())
+    assert gates.keep().tolist() == (expected > expected.min()).tolist()
 
 
 def planted():

@@ -31,7 +31,9 @@ from dsp_plugin.hf import (
 from dsp_plugin.hf.heads.units import units_of
 
 GROUP = 4  # of 40 neurons, or 128 of GPT-2
-families = pytest.mark.parametrize("family", [*FAMILIES, *(name for name in MORE if name != "whisper")])
+# of each layout; scripts/hf/check_families.py --all --neurons takes every model
+OTHERS = "deberta-v2 mpnet modernbert gpt-neox phi stablelm opt gptj gpt-neo bloom mpt xglm falcon".split()
+families = pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 some = pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "llama", "bart"])
 
 
