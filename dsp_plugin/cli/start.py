@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..options.launchers import without_local_rank
 from .doctor import require_transformers
 from .short_help import answer_help
 
@@ -29,7 +30,7 @@ def start_program(
     Raises:
         SystemExit: after the help, without options, without Transformers, or with what is wrong.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = without_local_rank(sys.argv[1:] if argv is None else argv)
     if not argv:
         sys.exit(f"{doc}\nGive {needs}; --help explains the options.")
     answer_help(doc, argv, data, method)

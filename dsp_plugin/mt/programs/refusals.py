@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...options.errors import OptionError, Spelling, as_typed, dashed
+from ...options.launchers import without_local_rank
 from ...options.terminal import printable
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
@@ -29,18 +30,20 @@ _WRITTEN_FOR_USERS = (ValueError, OSError, ImportError)
 
 
 def run_program(main: Callable[[list[str]], Any], argv: Sequence[str]) -> None:
-    """Call a program with its command line, but for --traceback. Where that raises, end with one line.
+    """Call a program with its command line, but for --traceback and what a launcher has put there. Where that
+    raises, end with one line.
 
     Errors in the midst of a training or a translation keep their traceback: by then the input has been
     checked, and it is the program that is at fault.
     """
-    words = [word for word in argv if word != TRACEBACK]
+    shows = TRACEBACK in argv
+    words = [word for word in without_local_rank(argv) if word != TRACEBACK]
     try:
         main(words)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if len(words) < len(argv) or _at_work(error):
+        if shows or _at_work(error):
             raise
         line = one_line(error, as_typed(words, dashed))
         sys.exit(f"{os.path.basename(sys.argv[0])}: error: {line}")
