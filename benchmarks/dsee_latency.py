@@ -33,7 +33,7 @@ REPEATS, QUICK_REPEATS = {"cpu": 21, "cuda": 200}, {"cpu": 3, "cuda": 20}
 def pruned(stock: nn.Module, heads: int, neurons: float, group: int) -> nn.Module:
     """Copy the model, train nothing, and leave out what DSEE ranks last; merged."""
     model = copy.deepcopy(stock)
-    add_dsee(model, RANK, ALPHA, ENTRIES, seed=1)
+    add_dsee(model, RANK, ALPHA, ENTRIES, "rp", seed=1)  # merged: no support is slower
     with torch.no_grad():  # heads are scored by B A, which is 0 before training
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

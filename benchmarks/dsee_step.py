@@ -46,7 +46,7 @@ def model_of(arm: str, stock: nn.Module, rank: int, entries: int) -> nn.Module:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name or name.startswith("classifier."))
     elif arm != "full":
-        add_dsee(model, rank, ALPHA, entries, seed=1)
+        add_dsee(model, rank, ALPHA, entries, "rp", seed=1)  # where entries lie plays no part for the time
     if arm == "stage3":
         with torch.no_grad():  # a score by B A says nothing as long as B is 0
             for name, parameter in model.named_parameters():

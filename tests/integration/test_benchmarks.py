@@ -1,5 +1,5 @@
-"""The benchmarks of diff pruning and of DSEE start and close with their figures; the sizes, which do not depend on the
-clock, are held.
+"""The benchmarks of diff pruning and of DSEE start and close with their figures; the sizes, which do not
+depend on the clock, are held.
 """
 
 from __future__ import annotations
