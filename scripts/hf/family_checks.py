@@ -277,12 +277,20 @@ def _train(
     _trainable(gated)
     _loss(gated, inputs).backward()
     grad = gated.gating.gates.scores.grad
+    if grad is not None and not grad.isfinite().all() and not _finite(stock):
+        result.notes.append("the stock model's own gradients are not finite on these inputs")
+        return
     if grad is None or not grad.isfinite().all():
         raise Wrong("training: the scores' gradient is missing or not finite")
     for block in set(reached) - set(weak):
         start, stop = heads.range(block)
         if not grad[start:stop].abs().max() > 0:
             raise Wrong(f"training: the scores of {block} get no gradient")
+
+
+def _finite(model: PreTrainedModel) -> bool:
+    """Return whether all gradients of a model are numbers."""
+    return all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
 def _trainable(model: PreTrainedModel) -> PreTrainedModel:

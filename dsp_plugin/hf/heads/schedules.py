@@ -61,9 +61,11 @@ def work_out(
     heads_per_kind: str | None = None,
     method: str = "dsp",
     use_ste: bool = False,
+    neurons: int | None = None,
+    heads: bool = True,
 ) -> dict[str, Any]:
     """Work out the options of a schedule, name -> value. Arguments and errors as `derive_schedule`."""
-    head_map, per_kind = head_map_of(model), parse_heads_per_kind(heads_per_kind)
+    head_map, per_kind = head_map_of(model, neurons, heads), parse_heads_per_kind(heads_per_kind)
     found = derive(Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste))
     if found.pop("pruning_lr_decay_steps", None):
         found["scores_lr_schedule"] = "linear"  # whatever --lr_scheduler_type is
@@ -130,6 +132,8 @@ def derive_schedule(
     heads_per_kind: str | None = None,
     method: str = "dsp",
     use_ste: bool = False,
+    neurons: int | None = None,
+    heads: bool = True,
     **given: Any,
 ) -> Schedule:
     """Work out the schedule of a training of so many updates, as `--pruning_schedule auto` does.
@@ -142,13 +146,15 @@ def derive_schedule(
             `parse_heads_per_kind`. Voita's gates can do without.
         method: "dsp" or "voita".
         use_ste: straight-through.
+        neurons, heads: the units, see `head_map_of`. The numbers were found with heads.
         given: options that win over what is worked out, such as `min_heads_per_block` and `init_scores`.
 
     Raises:
         OptionError: the run is too short, or there is no budget that the model's heads can meet.
     """
     budget = {"num_of_heads": num_of_heads, "heads_per_kind": heads_per_kind}
-    found = work_out(model, updates, joint, **budget, method=method, use_ste=use_ste)
+    units = {"neurons": neurons, "heads": heads}
+    found = work_out(model, updates, joint, **budget, method=method, use_ste=use_ste, **units)
     flags = {"annealing": False, "use_ste": use_ste}
     options = {**constants_of(method, "auto", joint), **flags, **budget, **found, **given}
     check_start(options["init_scores"], BudgetOptions.of(options).given)

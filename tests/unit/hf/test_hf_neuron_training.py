@@ -22,9 +22,11 @@ from dsp_plugin.gating import (
     constant_temperature,
 )
 from dsp_plugin.gating.handshake.handshake import HandshakeError
+from dsp_plugin.gating.methods import recipe
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads, switchboard_of, ungate_heads
 from dsp_plugin.hf.heads.importance import ExampleRanking, gating_of, head_importance, magnitudes
 from dsp_plugin.hf.heads.importance_start import ImportanceStart
+from dsp_plugin.hf.heads.schedules import derive_schedule
 from dsp_plugin.hf.heads.sweep import prune_by_importance
 from dsp_plugin.hf.heads.units import units_of
 from dsp_plugin.options.errors import OptionError
@@ -207,6 +209,18 @@ def test_scores_can_start_from_the_importance_of_the_groups():
     gate_heads(model, gates, neurons=GROUP, heads=False)
     gates.begin_with(ImportanceStart(model, data, padded, batch_size=4)())
     assert gates.keep().tolist() == (expected > expected.min()).tolist()
+
+
+def test_a_schedule_that_is_worked_out_for_groups(monkeypatch):
+    monkeypatch.setattr(recipe, "LEAST_UPDATES", 6)
+    model = tiny_model("bert")
+    with pytest.raises(OptionError, match="counts heads and groups of neurons together"):
+        derive_schedule(model, 12, joint=True, num_of_heads=5, neurons=GROUP)
+    schedule = derive_schedule(model, 12, joint=True, num_of_heads=5, neurons=GROUP, heads=False)
+    units = head_map_of(model, GROUP, heads=False)
+    gate_heads(model, schedule.gates(units), schedule.warmup_updates, GROUP, heads=False)
+    assert int(switchboard_of(model).gates.keep().sum()) == 5
+    assert schedule.options["min_heads_per_block"] == 1
 
 
 def planted():
