@@ -32,6 +32,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "michel": ("heads/michel.py:MichelArguments",),
     "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
     "dsee-update": (*_UPDATE, TUNING),
+    "dsee-any": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments", TUNING),
     "dsee-prune": (*_UPDATE, _PRUNE),
     "dsee": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments"),
 }

@@ -11,6 +11,10 @@ Started again, the same command goes on from the last checkpoint in --output_dir
 TrainingArguments are options. Records: results.json in --output_dir, and one in dev/ (`dsp report` reads
 them). --tune_epochs N then trains the model on, in output_dir/tuned.
 
+--apply_lora trains DSEE's update instead of all weights (stage I, as run_glue.py); with --prune_heads_num,
+--prune_neurons, --pruning_ratio or --ad_pruning_ratio stages II and III follow, each in its folder (as
+run_dsee.py), or begin with --dsee_checkpoint (as run_glue_prune.py).
+
 A pretrained model, as GPT-2 on E2E:
 
   python scripts/dsee/run_clm.py --model_name_or_path gpt2 --data_dir data/e2e --do_train --do_eval \\
@@ -31,9 +35,9 @@ from pathlib import Path
 
 def program(argv):
     from dsp_plugin.hf.programs.chassis.arguments import ClmArguments
-    from dsp_plugin.hf.programs.chassis.finetuning import finetune
+    from dsp_plugin.hf.programs.dsee.all_stages import run_any
 
-    return finetune(__doc__, ClmArguments, argv)
+    return run_any(__doc__, ClmArguments, argv)
 
 
 def main(argv=None):
@@ -41,7 +45,7 @@ def main(argv=None):
     from dsp_plugin.cli.start import start_program
 
     needs = "--output_dir, and --model_name_or_path or --config_name"
-    return start_program(program, __doc__, argv, "clm", "finetuning", needs)
+    return start_program(program, __doc__, argv, "clm", "dsee-any", needs)
 
 
 if __name__ == "__main__":

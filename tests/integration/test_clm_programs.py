@@ -17,6 +17,7 @@ from clm_data import WORDS, gpt2, pairs, tokenizer, write_jsonl  # isort: skip
 from hf_programs import ROOT, start
 from safetensors.torch import load_file
 
+from dsp_plugin.dsee import DseeFile
 from dsp_plugin.hf import prune_heads, save_pruned
 from dsp_plugin.hf.programs.chassis.arguments import ClmArguments
 from dsp_plugin.hf.programs.chassis.system import System
@@ -282,3 +283,31 @@ def test_what_cannot_be_is_refused_in_one_line(folder, tmp_path, words, said):
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
     assert str(refusal.value).startswith("run_clm.py: error: ")
     assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+def test_all_stages_of_dsee_on_a_causal_model(folder, trained):
+    words = "--do_train --do_eval --generate --max_steps 3 --apply_lora --lora_r 2 --apply_sparse".split()
+    words = [
+        *words,
+        "--num_sparse",
+        4,
+        "--sparse_method",
+        "omp",
+        "--prune_heads_num",
+        1,
+        "--prune_mode",
+        "ABS",
+    ]
+    model = ["--model_name_or_path", folder / "out", "--output_dir", folder / "dsee"]
+    found = start("dsee/run_clm", *model, *data(folder), *words)
+    third = folder / "dsee" / "3rd"
+    stored = DseeFile.load(third / "task.dsee.safetensors")
+    assert not stored.task_head and [len(one) for one in stored.kept.values()] == [1]
+    record = load_record(third / "dev" / "results.json")
+    assert record.method == "dsee-omp-h1-ABS" and record.extra["dsee"]["trainable"] == stored.count
+    assert record.metrics[0].value == found["dev"]["eval_loss"]
+    again = ["--apply_lora", "--do_eval", "--generate", "--dsee_checkpoint", third]
+    out = ["--model_name_or_path", folder / "out", "--output_dir", folder / "dsee-again"]
+    assert start("dsee/run_clm", *out, *data(folder), *again)["dev"]["eval_loss"] == found["dev"]["eval_loss"]
+    texts = [(place / "generated.txt").read_text() for place in (third, folder / "dsee-again")]
+    assert texts[0] == texts[1]

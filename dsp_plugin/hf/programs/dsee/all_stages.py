@@ -15,14 +15,14 @@ from ..chassis.parsing import say
 from ..chassis.results import Outcome
 from ..chassis.system import Setup
 from ..chassis.train import read_options, run_system
+from ..chassis.tuning import TuningArguments
 from .arguments import PruneArguments, StartArguments, UpdateArguments, without_idle_flags
 from .prune import PruneStage, with_heads
 from .stage import DseeStage
 from .tune import TuneStage
-from .update import UpdateStage
+from .update import UpdateStage, update_or_finetune
 
 FIRST, SECOND, THIRD = "1st", "2nd", "3rd"
-_RESUME = ("--resume_from_checkpoint", "--resume-from-checkpoint")
 
 
 @dataclass
@@ -54,33 +54,66 @@ def run_prune(doc: str, data: type, argv: Sequence[str], heads: int | None = Non
     """
     groups = (UpdateArguments, StartArguments, PruneArguments)
     setup, (update, begin, pruning) = read_options(doc, data, groups, without_idle_flags(argv))
-    pruning = with_heads(pruning, heads)
-    if not setup.args.do_train:
-        return run_system(PruneStage(setup, update, begin, pruning)).scores
-    _refuse_resume(argv)
-    third = setup.within(THIRD)
-    _check_later(third)
-    stages = _Stages(setup.task)
-    _prune_and_tune(stages, setup, third, update, begin, pruning)
-    return stages.say()
+    return _prune(setup, update, begin, with_heads(pruning, heads))
 
 
 def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
     """Run the program of all three stages; as `run_prune`."""
     groups = (UpdateArguments, StartArguments, PruneArguments, ThirdArguments)
     setup, (update, begin, pruning, after) = read_options(doc, data, groups, without_idle_flags(argv))
-    pruning = with_heads(pruning, None)
     if not update.apply_lora:
         raise OptionError("apply_lora", "is what all three stages are about, and is missing")
     if begin.dsee_checkpoint:
         reason = "is trained already: run_glue_prune.py begins with it; here stage I trains"
         raise OptionError("dsee_checkpoint", reason)
+    return _all(setup, update, begin, with_heads(pruning, None), after)
+
+
+def run_any(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
+    """Run a program that has it all: without --apply_lora all weights are finetuned, with it stage I is run;
+    with something to prune all stages, or II and III of --dsee_checkpoint. As `run_prune`.
+    """
+    groups = (UpdateArguments, StartArguments, PruneArguments, ThirdArguments, TuningArguments)
+    setup, (update, begin, pruning, after, tuning) = read_options(doc, data, groups, without_idle_flags(argv))
+    pruning = with_heads(pruning, None)
+    if not (pruning.unstructured or pruning.structured):
+        return update_or_finetune(setup, update, begin, tuning)
+    if tuning.tune_epochs is not None:
+        raise OptionError("tune_epochs", "trains all weights on, and here stage III trains the update on")
+    if begin.dsee_checkpoint:
+        return _prune(setup, update, begin, pruning)
+    if not update.apply_lora:
+        raise OptionError("dsee_checkpoint", "or {} goes with what is to be pruned", "apply_lora")
+    return _all(setup, update, begin, pruning, after)
+
+
+def _prune(
+    setup: Setup, update: UpdateArguments, begin: StartArguments, pruning: PruneArguments
+) -> dict[str, Any]:
+    """Run stages II and III; without --do_train stage II alone, in --output_dir itself."""
+    if not setup.args.do_train:
+        return dict(run_system(PruneStage(setup, update, begin, pruning)).scores)
+    _refuse_resume(setup)
+    third = setup.within(THIRD)
+    _check_later(third)
+    stages = _Stages()
+    _prune_and_tune(stages, setup, third, update, begin, pruning)
+    return stages.say()
+
+
+def _all(
+    setup: Setup,
+    update: UpdateArguments,
+    begin: StartArguments,
+    pruning: PruneArguments,
+    after: ThirdArguments,
+) -> dict[str, Any]:
     if not setup.args.do_train:
         raise OptionError("do_train", "is missing: all three stages train")
     if not (pruning.unstructured or pruning.structured):
         others = ("ad_pruning_ratio", "prune_heads_num", "prune_neurons")
         raise OptionError("pruning_ratio", "or {}, {} or {} says what is to be pruned", *others)
-    _refuse_resume(argv)
+    _refuse_resume(setup)
     first, third = setup.within(FIRST), setup.within(THIRD)
     if after.third_learning_rate is not None:
         third.args.learning_rate = after.third_learning_rate
@@ -89,9 +122,10 @@ def run_all(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
     if after.third_max_steps is not None:
         third.args.max_steps = after.third_max_steps
     _check_later(third)
-    stages = _Stages(setup.task)
+    stages = _Stages()
     stages.run(UpdateStage(first, update, begin))
     if setup.results.dry_run:
+        say(f"then stages II and III, in {setup.args.output_dir}/{SECOND} and /{THIRD}")
         return {}
     begin = replace(begin, dsee_checkpoint=f"{first.args.output_dir}/{FILE}")
     _prune_and_tune(stages, setup, third, update, begin, pruning)
@@ -122,8 +156,7 @@ def _prune_and_tune(
 class _Stages:
     """Runs stages, and says at the end what each has come to."""
 
-    def __init__(self, task: Any):
-        self.task = task
+    def __init__(self):
         self.done: list[tuple[DseeStage, Outcome]] = []
 
     def run(self, stage: DseeStage) -> None:
@@ -149,11 +182,10 @@ class _Stages:
         return dict(self.done[-1][1].scores)
 
 
-def _refuse_resume(argv: Sequence[str]) -> None:
-    named = [word for word in argv if word.startswith(_RESUME)]
-    if named:
-        reason = "each stage goes on from the last checkpoint in its own folder; start the same command again"
-        raise ValueError(f"{named[0]}: {reason}")
+def _refuse_resume(setup: Setup) -> None:
+    if setup.args.resume_from_checkpoint:
+        reason = "is one checkpoint: each stage goes on from the last one in its own folder; start the same "
+        raise OptionError("resume_from_checkpoint", reason + "command again")
 
 
 def _check_later(setup: Setup) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ....options.errors import OptionError
 from ...dsee.adding import find_task_head
-from ..chassis.system import System
+from ..chassis.system import Setup, System
 from ..chassis.train import read_options, train_system
 from ..chassis.tuning import TuningArguments, train_and_tune
 from .arguments import StartArguments, UpdateArguments, without_idle_flags
@@ -24,6 +24,13 @@ def run_update(doc: str, data: type, argv: Sequence[str]) -> dict[str, Any]:
     result as `train_and_tune`.
     """
     setup, (update, begin, tuning) = read_options(doc, data, OPTIONS, without_idle_flags(argv))
+    return update_or_finetune(setup, update, begin, tuning)
+
+
+def update_or_finetune(
+    setup: Setup, update: UpdateArguments, begin: StartArguments, tuning: TuningArguments
+) -> dict[str, Any]:
+    """Run stage I, or finetune all weights without --apply_lora; see `train_and_tune`."""
     if not update.apply_lora:
         if begin.dsee_checkpoint:
             raise OptionError("dsee_checkpoint", "is an update: give {}, too", "apply_lora")
