@@ -31,9 +31,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "voita": ("heads/methods.py:VoitaArguments", "heads/methods.py:PrunedArguments", TUNING),
     "michel": ("heads/michel.py:MichelArguments",),
     "diff": tuple(f"diffs/arguments.py:{name}Arguments" for name in ("Diff", "Projection", "FixMask")),
-    "dsee-update": (*_UPDATE, TUNING),
-    "dsee-any": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments", TUNING),
-    "dsee-prune": (*_UPDATE, _PRUNE),
+    "dsee_update": (*_UPDATE, TUNING),
+    "dsee_any": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments", TUNING),
+    "dsee_prune": (*_UPDATE, _PRUNE),
     "dsee": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments"),
 }
 WIDTH, INDENT = 120, 26

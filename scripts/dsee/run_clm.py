@@ -45,7 +45,7 @@ def main(argv=None):
     from dsp_plugin.cli.start import start_program
 
     needs = "--output_dir, and --model_name_or_path or --config_name"
-    return start_program(program, __doc__, argv, "clm", "dsee-any", needs)
+    return start_program(program, __doc__, argv, "clm", "dsee_any", needs)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(argv=None):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from dsp_plugin.cli.start import start_program
 
-    return start_program(program, __doc__, argv, "glue", "dsee-prune")
+    return start_program(program, __doc__, argv, "glue", "dsee_prune")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ NOT_RUN = {
     "dsp report": "half a minute of pictures: tests/unit/cli/test_cli_report.py",
     "dsp diff inspect": "it wants a trained diff: tests/unit/cli/test_cli_diff.py",
     "python scripts/glue/run_": "minutes to hours of training: tests/integration/test_glue_programs.py",
+    "python scripts/dsee/run_glue": "minutes of training: tests/integration/test_dsee_programs.py",
+    "python scripts/dsee/run_dsee.py": "minutes of training: tests/integration/test_dsee_programs.py",
     "python scripts/dsee/run_clm.py": "minutes of training: tests/integration/test_clm_programs.py",
     "python data-prep/parallel_to_jsonl.py": "real text: tests/unit/data_prep/test_parallel_to_jsonl.py",
     "python scripts/diff/serve_tasks.py": "it wants a trained diff: tests/integration/test_diff_bases.py",
