@@ -12,6 +12,8 @@ from torch import nn
 from ...artefacts.base import Base, task_head_names
 from ...dsee.supports import check_support, find_support
 from ...dsee.update import SPREAD, check_rank
+from ...options.errors import OptionError
+from ...options.numbers import check_number
 from ..heads.surgery.journal import all_or_nothing
 from ..heads.surgery.kept_heads import record_of
 from .layer import ADAPTER, DseeLinear
@@ -56,12 +58,16 @@ def add_dsee(
         the model's state, as `dsee_of(model)` has it
 
     Raises:
-        OptionError: a number or name that cannot be (lora_r, lora_alpha, num_sparse, sparse_method, targets).
+        OptionError: a number or name that cannot be (lora_r, lora_alpha, num_sparse, sparse_method, targets,
+            seed).
         ValueError: the model has an update already, lacks a role, or cannot be updated; names what is in the
             way.
     """
     if has_dsee(model):
         raise ValueError(f"{type(model).__name__} has an update of DSEE's already")
+    reason = check_number(seed, "seed")
+    if reason is not None:
+        raise OptionError("seed", f"{seed!r}: {reason}")
     folder = None if lora is None else LoraFolder.read(lora)
     if folder is None:
         found = find_targets(model, targets)

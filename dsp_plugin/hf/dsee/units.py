@@ -27,6 +27,7 @@ from .merging import mask_updates
 from .state import detached, dsee_of, set_trainable
 from .targets import Part, Target, roles_of
 from .update_cuts import cut_updates
+from .weights import check_trained
 
 
 def score_heads(model: nn.Module, mode: str = "ABS") -> dict[str, Tensor]:
@@ -40,11 +41,13 @@ def score_heads(model: nn.Module, mode: str = "ABS") -> dict[str, Tensor]:
 
     Raises:
         OptionError: another mode.
-        ValueError: a block's query or value has no update; names it.
+        ValueError: a block's query or value has no update (names it), or nothing has trained them.
     """
     layers = dsee_layers(model)
     paths = {id(layer.base_layer): path for path, layer in layers.items()}
     dsee_of(model)
+    if mode == "ABS":
+        check_trained(layers)
     scores = {}
     with detached(model):
         attentions = attentions_of(model)

@@ -6,7 +6,7 @@ masked in training, as published: see `merging`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,7 +47,8 @@ def prune_weights(
 
     Raises:
         OptionError: a share outside [0, 1) or smaller than what is pruned already, or an unknown mode.
-        ValueError: the model has no update; a score is not a number.
+        ValueError: the model has no update, or one that nothing has trained, and is to be scored by it alone;
+            a score is not a number.
     """
     check_mode(mode)
     check_ratio(pruning_ratio, "pruning_ratio")
@@ -63,6 +64,8 @@ def prune_weights(
         scores = weight_scores(layers[path].matrix(), mode, generator) if inside else None
         by_mode |= {(path, start, stop): scores[start:stop] for start, stop in inside}
         by_size |= {(path, start, stop): _weight(module)[start:stop].abs() for start, stop in outside}
+    if ad_pruning_ratio and mode.removeprefix("N") in ("AB", "ABS"):
+        check_trained(layers)
     gone = {path: ~_mask(state, path, module) for path, module in matrices.items()}
     before = {key: gone[key[0]][key[1] : key[2]] for key in (*by_size, *by_mode)}
     left = prune_group(by_size, pruning_ratio, before, "pruning_ratio")
@@ -130,6 +133,17 @@ class GradualPruning(TrainerCallback):
         done = state.global_step
         if first < done < last and (done - first) % self.every == 0 or done == max(last, 1):
             self.prune(done)
+
+
+def check_trained(layers: Mapping[str, DseeLinear]) -> None:
+    """Raise a ValueError where all updates are zero, as before training: nothing can be ranked by them."""
+    with torch.no_grad():
+        trained = any(bool(one.up.any()) and bool(one.down.any()) for one in layers.values())
+        trained = trained or any(bool(one.dsee_values.any()) for one in layers.values())
+    if not trained:
+        raise ValueError(
+            "the update is zero, because nothing has trained it: it ranks no weights and no heads"
+        )
 
 
 def prunable(model: nn.Module, state: Dsee) -> Iterator[tuple[str, nn.Module]]:

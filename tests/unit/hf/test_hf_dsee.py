@@ -360,6 +360,7 @@ def test_supports_are_those_of_the_frozen_matrix():
         (dict(targets=["query", "dense"]), "targets"),
         (dict(targets=[]), "targets"),
         (dict(alpha=0), "lora_alpha"),
+        (dict(seed=-1), "seed"),
     ],
 )
 def test_options_that_cannot_be_change_nothing(options, name):
@@ -392,6 +393,23 @@ def test_models_that_cannot_be_are_refused_by_name():
     for ratios in ((1.0, 0.1), (float("nan"), 0.1), (0.1, -0.1)):
         with pytest.raises(OptionError, match="pruning_ratio"):
             prune_weights(with_update("bert")[1], *ratios)
+
+
+def test_an_update_that_nothing_has_trained_ranks_nothing():
+    model = tiny_model("bert")
+    add_dsee(model, **SMALL)
+    before = outputs(model)
+    for prune in (
+        lambda: prune_weights(model, 0.2, 0.2, "ABS"),
+        lambda: prune_weights(model, 0.2, 0.2, "NAB"),
+        lambda: prune_units(model, prune_heads_num=1),
+    ):
+        with pytest.raises(ValueError, match="nothing has trained"):
+            prune()
+    close(outputs(model), before)
+    prune_weights(model, 0.2, 0.0, "ABS")
+    prune_weights(model, 0.2, 0.2, "WABS")
+    prune_units(model, prune_heads_num=1, mode="WABS")
 
 
 def test_another_base_is_refused_and_left_as_it_was(tmp_path):
