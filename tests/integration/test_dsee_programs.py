@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from dsp_plugin.dsee import DseeFile
-from dsp_plugin.hf.dsee import load_dsee, merge_dsee
+from dsp_plugin.hf.dsee import load_dsee, merge_dsee, save_lora
 from dsp_plugin.hf.dsee.checkpoints import FILE
 from dsp_plugin.records.record import load_record
 
@@ -170,6 +170,32 @@ def test_heads_and_neurons_are_gone_for_good(folder, heads):
     out = ["--dsee_checkpoint", folder / "heads" / "3rd", "--output_dir", folder / "heads-again"]
     again = start("dsee/run_glue", *sst2(folder), *words, *out)
     assert again["dev"]["eval_loss"] == heads["dev"]["eval_loss"]
+
+
+def test_stage_iii_goes_on_exactly_where_heads_are_gone(folder, heads, capsys):
+    shutil.copytree(folder / "heads" / "3rd", folder / "cut" / "3rd")
+    shutil.rmtree(folder / "cut" / "3rd" / "checkpoint-4")
+    (folder / "cut" / "3rd" / FILE).unlink()
+    words = ["--prune_heads_num", 1, "--prune_neurons", 0.5, "--neuron_group", 8, *LATER]
+    out = ["--dsee_checkpoint", folder / "out" / FILE, "--output_dir", folder / "cut"]
+    start("dsee/run_glue_prune_heads", *sst2(folder), *words, *out)
+    assert "3rd/checkpoint-2" in capsys.readouterr().out
+    assert same(folder / "cut" / "3rd" / FILE, folder / "heads" / "3rd" / FILE)
+
+
+def test_a_lora_by_peft_can_be_pruned_and_trained_on(folder, first):
+    model = base(folder)
+    load_dsee(model, folder / "out" / FILE)
+    save_lora(model, folder / "lora")
+    words = ["--ad_pruning_ratio", 0.5, "--prune_mode", "AB", "--mask_update", *LATER]
+    out = ["--dsee_checkpoint", folder / "lora", "--output_dir", folder / "from-lora"]
+    start("dsee/run_glue_prune", *sst2(folder), *words, *out)
+    third = folder / "from-lora" / "3rd"
+    stored = DseeFile.load(third / FILE)
+    assert all(len(one.values) == 0 for one in stored.updates.values()) and len(stored.masks) == 4
+    assert load_record(third / "results.json").method == "lora-q0.5-AB-masked"
+    told = account(third)  # the update counts only where weights are left
+    assert told["merged_nonzeros"] <= told["weights_left"] < told["base_weights"]
 
 
 def test_weights_are_pruned_gradually_and_the_training_goes_on_exactly(folder, first):

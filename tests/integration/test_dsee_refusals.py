@@ -85,6 +85,17 @@ CASES = [
     ),
     (
         "run_glue_prune",
+        "--pruning_ratio 0.2 --gradual_updates 1 --load_best_model_at_end --eval_strategy steps "
+        "--save_strategy steps --do_eval --dsee_checkpoint {trained}",
+        "--load_best_model_at_end does not go with --gradual_updates",
+    ),
+    (
+        "run_glue_prune",
+        "--pruning_ratio 0.2 --gradual_updates 1 --mask_update --dsee_checkpoint {trained}",
+        "--mask_update does not go with --gradual_updates yet",
+    ),
+    (
+        "run_glue_prune",
         "--pruning_ratio 0.2 --apply_lora --lora_r 8 --dsee_checkpoint {trained}",
         "--lora_r 8: --dsee_checkpoint has 2",
     ),
