@@ -79,5 +79,6 @@ class ScoreStart:
             if own is gates.scores:
                 copy.data.copy_(own.data)
         model.train(model.training)  # the mask in force may have been worked out before
-        said = f"the scores begin with the importance of {gates.num_heads} heads"
+        noun = "units" if model.gating.head_map.mixed else "heads"
+        said = f"the scores begin with the importance of {gates.num_heads} {noun}"
         logger.info(f"{said}, after {self.update} updates")

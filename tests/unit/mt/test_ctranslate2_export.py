@@ -77,6 +77,22 @@ def test_it_scores_as_the_masked_model(keep, changes, no_data, tmp_path):
     assert 0 <= written["extra"]["translations"]["same"] <= len(no_data)
 
 
+@pytest.mark.parametrize("groups", [(), (0, 3, 4, 5, 6, 12, 19), range(20)], ids=["none", "uneven", "all"])
+def test_groups_of_neurons(groups, no_data, tmp_path):
+    """Layers of different widths, and one without any neuron, whose place a group of zeros takes."""
+    plain = prepare(checkpoint(build(options()).float(), options()), neurons=4)
+    keep = torch.cat([KEEP, torch.tensor([number in groups for number in range(20)])])
+    _, certificate = export_ctranslate2(plain, keep, str(tmp_path / "out"))
+    assert certificate.largest_difference < 1e-4 < certificate.largest_output
+    state, counts = even_heads(remove_heads(plain, keep))
+    assert counts == even_heads(remove_heads(source(), KEEP))[1]
+    for side, first in (("encoder", 0), ("decoder", 10)):
+        for layer in range(2):
+            left = [n for n in groups if first + 5 * layer <= n < first + 5 * layer + 5]
+            weight = state["model"][f"{side}.layers.{layer}.fc2.weight"]
+            assert weight.shape[1] == 4 * max(1, len(left)) and weight.any() == bool(left)
+
+
 def test_the_scores_depend_on_the_mask(no_data):
     """Else the comparison above could not tell one mask from another."""
     one, two = (

@@ -149,7 +149,8 @@ class MichelTranslationTask(GatedTranslationTask):
         log_format = None if self._is_master and not self.cfg.no_progress_bar else "none"
         importance_of = ranking.source(model, data, self, log_format=log_format)
         keep, removed = torch.ones(count, dtype=torch.bool), []
-        logger.info(f"choosing {budget} of {count} heads by {ranking.rank_by}{', exactly' if exact else ''}")
+        noun = "units" if model.gating.head_map.mixed else "heads"
+        logger.info(f"choosing {budget} of {count} {noun} by {ranking.rank_by}{', exactly' if exact else ''}")
         importance, path_down = None, stops(count, step, [budget])
         for removal in remove_stepwise(importance_of, keep, path_down, gates.budget, exact):
             removed += removal.removed
