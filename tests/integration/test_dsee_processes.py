@@ -21,7 +21,7 @@ from dsp_plugin.records.record import load_record
 WORDS = (
     "--do_train --do_eval --max_steps 3 --third_max_steps 2 --seed 3 --max_seq_length 24 --logging_steps 1 "
     "--learning_rate 1e-2 --save_strategy no --apply_lora --lora_r 2 --apply_sparse --num_sparse 8 "
-    "--prune_heads_num 1 --pruning_ratio 0.2 --ad_pruning_ratio 0.2 --prune_mode ABS --use_cpu"
+    "--prune_heads_num 1 --pruning_ratio 0.2 --ad_pruning_ratio 0.2 --prune_mode ABS"
 ).split()
 
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
     """one/ and two/: the results of one process with 8 rows a batch, and of two with 4."""
     folder = tmp_path_factory.mktemp("processes")
     write_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    write_task(folder / "CoLA", "CoLA", train=32, dev=9)
+    write_task(folder / "CoLA", "CoLA", train=32, dev=16)
     words = [*on_task(folder, "CoLA"), *WORDS, "--per_device_train_batch_size"]
     start("dsee/run_dsee", *words, 8, "--output_dir", folder / "one")
     command = [sys.executable, "-m", "torch.distributed.launch", "--standalone", "--nproc_per_node=2"]
@@ -57,4 +57,6 @@ def test_two_processes_write_what_one_writes(folder):
             assert update.positions.equal(two.updates[name].positions)
             assert update.up.numpy() == pytest.approx(two.updates[name].up.numpy(), abs=1e-4)
         records = [load_record(folder / n / stage / "dev" / "results.json") for n in ("one", "two")]
+        found = [json.loads((folder / n / stage / "eval_results.json").read_text()) for n in ("one", "two")]
+        assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"], abs=1e-4)
         assert records[0].extra["dsee"]["trainable"] == records[1].extra["dsee"]["trainable"]

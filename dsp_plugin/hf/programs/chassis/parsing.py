@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from transformers import HfArgumentParser, Trainer
+from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 from ....options.errors import OptionError, as_typed, underscored
 from ....options.faults import one_line
@@ -69,6 +70,8 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, .
             values = read(path.read_text("utf-8"))
             if not isinstance(values, dict):
                 raise ValueError("names of options with their values belong there")
+            if _only_processors(groups):
+                values = {"use_cpu": True, **values}
             return parser.parse_dict(values)
         except OSError:
             raise
@@ -78,6 +81,8 @@ def parse(doc: str, groups: Sequence[type], argv: Sequence[str]) -> tuple[Any, .
     words, notes = modern_arguments(argv, known)
     for note in notes:
         say(note)
+    if _only_processors(groups) and not any(word.startswith(("--use_cpu", "--use-cpu")) for word in words):
+        words = [*words, "--use_cpu"]
     try:
         *found, rest = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False
@@ -144,6 +149,15 @@ def say(text: str) -> None:
     """Print a line of the program's own among those of the Trainer; of several processes the first does."""
     if os.environ.get("RANK", "0") == "0":
         print(f"| {text}", flush=True)
+
+
+def _only_processors(groups: Sequence[type]) -> bool:
+    """Whether a launcher has started several processes of a training where there is no accelerator.
+
+    Unless it is told to use the CPU, Accelerate then lets each of them believe that it is alone.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1") or 1) > 1
+    return TrainingArguments in groups and several and not torch.accelerator.is_available()
 
 
 def _can_be(group: type, values: dict[str, Any]) -> bool:

@@ -149,7 +149,6 @@ class System:
 
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """Make the Trainer of the loaded model, data being read: its optimizers, its callbacks."""
-        declare_mean_loss(model)  # before the Trainer is made
         return self.stock_trainer(model)
 
     def stock_trainer(self, model: PreTrainedModel, **more: Any) -> Trainer:
@@ -159,6 +158,7 @@ class System:
             more: `callbacks` are `EpochOrder`s, one at least.
         """
         args, task = self.setup.args, self.setup.task
+        declare_mean_loss(model)  # before the Trainer is made; of a model that is scored alone, too
         more.setdefault("callbacks", [EpochOrder()])
         more.setdefault("preprocess_logits_for_metrics", task.reduce_logits)
         scored = next(iter(task.dev), None)  # during training MNLI's matched set, as in the stock program

@@ -22,7 +22,6 @@ from ...dsee.checkpoints import FILE, DseeTrainer
 from ...dsee.lora_folder import CONFIG
 from ...dsee.state import detached
 from ...folders.model_heads import heads_of
-from ...trainer.mean_loss import declare_mean_loss
 from ..chassis.models import load
 from ..chassis.parsing import say
 from ..chassis.system import Setup, System
@@ -165,7 +164,6 @@ class DseeStage(System):
                 raise OptionError(name, reason, "dsee_checkpoint")
 
     def trainer(self, model: PreTrainedModel) -> Trainer:
-        declare_mean_loss(model)
         made = self.stock_trainer(model)
         made.about = self.about(model)
         return made
