@@ -130,6 +130,16 @@ def test_one_number_for_both_is_refused(joint, tmp_path, capsys):
     assert "give a number a kind with --heads-per-kind" in said and not (tmp_path / "pruned.pt").exists()
 
 
+def test_scores_of_other_units_and_a_size_that_cannot_be_are_refused(joint, tiny_data, tmp_path):
+    start = ["--finetune-from-model", joint[0] / "checkpoint_best.pt", "--max-update", 2]
+    other = train(tiny_data, tmp_path, *DSP, "--neurons", 5, *UNITS[2:], *ANNEALING, *start).failed()
+    assert "--neurons 5: " in other and "has scores of other units (groups of 4)" in other
+    wrong = [tiny_data, "--save-dir", tmp_path, *STOCK, "--neurons", 8, *UNITS[2:], *start]
+    said = run(str(SCRIPTS / "run_dsp.py"), wrong, tmp_path).failed()
+    assert "--neurons 8: it must divide --encoder-ffn-embed-dim, which is 20: give one of 1, 2, 4" in said
+    assert not list(tmp_path.glob("*.pt"))
+
+
 def test_the_schedule_is_worked_out(tiny_data, tmp_path):
     """Importance of all units as a start, 32 masks a pass, cooling to the deployed mask."""
     done = train(tiny_data, tmp_path, *DSP, *UNITS, "--joint-pruning", "--max-update", 100).succeeded()

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 fairseq = pytest.importorskip("fairseq")
@@ -14,6 +15,8 @@ import tiny_models as tiny
 
 from dsp_plugin.gating import FixedGates, HeadMap, best_of_blocks
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dsp_plugin.mt.diffs.base import read_base
+from dsp_plugin.mt.diffs.translation import DiffTransformerConfig, DiffTransformerModel
 from dsp_plugin.mt.heads.checkpoint_heads import (
     head_map_of_state,
     heads_of_checkpoint,
@@ -29,6 +32,7 @@ from dsp_plugin.mt.heads.gated_transformer import (
     head_map_of_options,
 )
 from dsp_plugin.mt.heads.importance import gating_of, magnitudes
+from dsp_plugin.mt.heads.new_training import take_removal
 from dsp_plugin.mt.surgery.pruning import count_parameters, prepare, prune_state, remove_heads
 from dsp_plugin.mt.surgery.stock_export import export_fairseq
 from dsp_plugin.mt.translate.deployed_heads import heads_of_model, original_heads_of, parameters_of_model
@@ -368,6 +372,38 @@ def test_what_cannot_be_is_refused_by_name():
     damaged["model"]["encoder.layers.0.fc2.weight"] = torch.zeros(16, 7)
     with pytest.raises(ValueError, match="encoder.layers.0.fc2 has 7 neurons"):
         prepare(damaged)
+
+
+def test_a_training_takes_over_what_its_start_has_lost():
+    trained = prune_state(source(), mask=MASKS["seed 0"]).state["cfg"]["model"]
+    fresh = tiny.options()
+    take_removal(fresh, trained, "a.pt")
+    assert (fresh["kept_heads"], fresh["neurons"]) == (trained["kept_heads"], G)
+    with pytest.raises(OptionError, match="neurons 5: a.pt has lost groups of 4 neurons"):
+        take_removal(tiny.options(neurons=5), trained, "a.pt")
+    with pytest.raises(OptionError, match="neurons and quant_noise_pq exclude each other"):
+        take_removal(tiny.options(quant_noise_pq=0.1), trained, "a.pt")
+    # heads went without groups, which are asked for now
+    heads_alone = {**trained, "neurons": None}
+    later = tiny.options(neurons=5)
+    take_removal(later, heads_alone, "a.pt")
+    assert later["neurons"] == 5
+    whole = tiny.options(neurons=5)
+    take_removal(whole, tiny.options(), "a.pt")
+    assert whole == tiny.options(neurons=5)
+
+
+def test_a_diff_has_a_base_without_some_neurons(tmp_path):
+    keep = MASKS["a layer without any"]
+    save_checkpoint(prune_state(source(), mask=keep).state, str(tmp_path / "pruned.pt"))
+    base = read_base(str(tmp_path / "pruned.pt"))
+    assert base.sizes()["neurons"] == G
+    tiny.assert_same(base.model().double().eval(), masked(keep), atol=1e-4)  # it is in float32
+    known = DiffTransformerConfig.__dataclass_fields__
+    settings = {name: value for name, value in base.options.items() if name in known}
+    model = DiffTransformerModel.build_model(OmegaConf.create(settings), tiny.TASK).double().eval()
+    base.load_into(model)
+    tiny.assert_same(model, masked(keep))
 
 
 def test_what_is_said_of_them():
