@@ -54,7 +54,7 @@ def inspect(args: argparse.Namespace) -> int:
 def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.diffs.packs.model_weights import check_copy
     from dsp_plugin.dsee.artefact import DseeFile
-    from dsp_plugin.records.files.sealed_folder import check_sealed, seal_folder
+    from dsp_plugin.records.files.sealed_folder import check_sealed, holds_model, seal_folder
     from dsp_plugin.records.files.whole import check_not_read, new_folder
 
     check_not_read("--out", args.out, {"the file": args.file})
@@ -80,7 +80,7 @@ def merge(args: argparse.Namespace) -> int:
         if args.dense:
             export_dense(model, args.out)
         else:
-            with new_folder(args.out, None, lambda name: False) as folder:
+            with new_folder(args.out, None, lambda name: not holds_model(name)) as folder:
                 model.save_pretrained(folder)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(folder)
@@ -90,7 +90,8 @@ def merge(args: argparse.Namespace) -> int:
         save_pruned(model, args.out, tokenizer=tokenizer)
         tokenizer = None
     if tokenizer is not None:
-        tokenizer.save_pretrained(args.out)
+        with new_folder(args.out, None, lambda name: True) as folder:
+            tokenizer.save_pretrained(folder)
         seal_folder(args.out)
     pruned = sum(mask.size - mask.kept for mask in stored.masks.values())
     print(f"merged: {len(stored.updates)} updated matrices, {pruned:,} pruned weights")

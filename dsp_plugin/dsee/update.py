@@ -31,7 +31,7 @@ def add_update(
     values: Tensor,
     scale: float,
 ) -> Tensor:
-    """Add s·B(A x) + s·S2 x to the output of a frozen matrix, in place.
+    """Add s·B(A x) + s·S2 x to the output of a frozen matrix.
 
     Args:
         output: [..., m]. x: [..., n], what the matrix was given.
@@ -40,7 +40,8 @@ def add_update(
         scale: s.
 
     Returns:
-        `output`, with gradients to `x`, A, B, the values and what was in it before.
+        the sum, a new tensor, with gradients to `output`, `x`, A, B and the values. In place it would cost
+        one copy less, and torch.compile then gets the gradients of what was before wrong.
     """
     return _Update.apply(output, x, down, up, rows, columns, values, scale)
 
@@ -60,16 +61,16 @@ class _Update(torch.autograd.Function):
     ) -> Tensor:
         dtype = output.dtype
         tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # [..., n] -> [T, n]
-        added = output.view(-1, output.shape[-1])  # [..., m] -> [T, m]
+        result = output.clone(memory_format=torch.contiguous_format)
+        added = result.view(-1, output.shape[-1])  # [..., m] -> [T, m]
         inner = tokens @ down.T.to(dtype)  # [T, n] @ [n, r] -> [T, r]
         added.addmm_(inner, up.T.to(dtype), alpha=scale)  # [T, r] @ [r, m]
         if len(values):
             picked = tokens.index_select(1, columns)  # [T, N]
             added.index_add_(1, rows, picked * (scale * values.to(dtype)))
-        ctx.mark_dirty(output)
         ctx.save_for_backward(x, down, up, rows, columns, values, inner)
         ctx.scale = scale
-        return output
+        return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -141,7 +142,7 @@ class LowRankSparse(nn.Module):
         self.register_buffer("columns", positions % inputs)
 
     def forward(self, output: Tensor, x: Tensor) -> Tensor:
-        """Add the update to what the frozen matrix puts out for x, in place; see `add_update`."""
+        """Add the update to what the frozen matrix puts out for x, see `add_update`."""
         tables = (self.down, self.up, self.rows, self.columns, self.values)
         return add_update(output, x, *tables, self.scale)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+from transformers import PreTrainedModel
 
 from ...artefacts.base import Base, task_head_names
 from ...dsee.supports import check_support, find_support
@@ -21,7 +22,7 @@ from .lora_folder import LoraFolder
 from .state import Dsee, base_name, has_dsee, set_state, set_trainable
 from .targets import Target, as_matrix, find_targets, shape_of
 
-_TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
+_TASKS = ("Classification", "QuestionAnswering", "MultipleChoice", "NextSentencePrediction")
 
 
 def add_dsee(
@@ -80,6 +81,7 @@ def add_dsee(
         for part in target.parts:
             check_support((part.stop - part.start, shape[1]), num_sparse, sparse_method)
     trained = find_task_head(model, task_head)
+    before = record_of(model)
     base = Base.of(model, trained)
     settings = {
         "method": "dsee",
@@ -106,7 +108,7 @@ def add_dsee(
         if folder is not None:
             folder.place_task_head(model, trained)
         set_trainable(model, trained)
-        state = Dsee(base, found, trained, record_of(model), {}, settings)
+        state = Dsee(base, found, trained, before, {}, settings)
         set_state(model, state)
     return state
 
@@ -166,8 +168,18 @@ def find_task_head(model: nn.Module, named: Iterable[str] | None) -> list[str]:
     parameters = dict(model.named_parameters())
     if named is not None:
         return task_head_names(parameters, named)
-    inside = getattr(model, "base_model", model)
-    if inside is model or not any(task in type(model).__name__ for task in _TASKS):
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"which weights of {type(model).__name__} are its task head cannot be told: name them in "
+            "task_head (an empty list for none)"
+        )
+    if not any(task in type(model).__name__ for task in _TASKS):
         return []
+    inside = model.base_model
+    if inside is model:
+        raise ValueError(
+            f"{type(model).__name__} has its task head in one with its base model, so that it cannot be "
+            "told: name it in task_head"
+        )
     body = {id(parameter) for parameter in inside.parameters()}
     return sorted(name for name, parameter in parameters.items() if id(parameter) not in body)

@@ -15,15 +15,16 @@ from ...artefacts.base import Names, find_names, tensors_of
 from ...dsee.artefact import OWNER, DseeFile, Update
 from ...surgery import KeptHeads
 from ..folders.model_folder import class_of
+from ..folders.pruned_folders import load_pruned
 from ..heads.surgery.journal import all_or_nothing
-from ..heads.surgery.kept_heads import neuron_groups_of, record_of
+from ..heads.surgery.kept_heads import KEPT_HEADS, neuron_groups_of, record_of
 from ..heads.units import units_of
 from .adding import attach
 from .layer import ADAPTER, dsee_layers
 from .state import Dsee, detached, dsee_of, has_dsee, set_state, set_trainable
 from .targets import Part, Target, check_matrix, shape_of
 from .units import keep_units
-from .weights import set_masks
+from .weights import place_masks, set_masks
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # of a config.json, what a task says of its model; the file takes no more than these
@@ -66,7 +67,7 @@ def file_of(model: nn.Module, dtype: str | None = None, config: Mapping[str, Any
         "lora": {"r": lora.r, "lora_alpha": lora.lora_alpha, "use_rslora": lora.use_rslora},
         "parts": {t.weight: [[part.role, part.start, part.stop] for part in t.parts] for t in state.targets},
         "blocks": {t.weight: t.block for t in state.targets},
-        "masked": any(layer.dsee_mask is not None for layer in layers.values()),
+        "masked": state.masks_updates,
         "model_config": _model_config(model),
     }
     return DseeFile(state.base, updates, dict(state.masks), kept, groups, task_head, about)
@@ -88,7 +89,6 @@ def load_dsee(model: nn.Module, file: str | os.PathLike | DseeFile, check: bool 
         ValueError: it is damaged or of another kind, the model is not its base (names the difference), has an
             update already, or has no place for the task head.
     """
-    from .merging import mask_updates
 
     stored = file if isinstance(file, DseeFile) else DseeFile.load(file)
     if has_dsee(model):
@@ -122,7 +122,7 @@ def load_dsee(model: nn.Module, file: str | os.PathLike | DseeFile, check: bool 
             for name, tensor in placed.items():
                 parameters[name].copy_(tensor)
         set_trainable(model, state.task_head)
-        mask_updates(model, bool(stored.config.get("masked")))
+        place_masks(model, bool(stored.config.get("masked")))
     return state
 
 
@@ -152,7 +152,10 @@ def open_dsee(
     if architectures:
         config.architectures = architectures
     stock = class_of(base, config, model_class)
-    model = stock.from_pretrained(base, config=config, **kwargs)
+    if getattr(config, KEPT_HEADS, None) is None:
+        model = stock.from_pretrained(base, config=config, **kwargs)
+    else:
+        model = load_pruned(base, stock, ignore_mismatched_sizes=True, **entries, **kwargs)
     load_dsee(model, stored)
     return model
 
@@ -170,7 +173,10 @@ def _kept(model: nn.Module, state: Dsee) -> tuple[KeptHeads | None, dict[str, in
         return now, groups
     kept = {}
     for name, numbers in now.items():
-        place = {number: here for here, number in enumerate(before.get(name, numbers))}
+        if name not in before:  # the base had all of them
+            kept[name] = list(numbers)
+            continue
+        place = {number: here for here, number in enumerate(before[name])}
         kept[name] = [place[number] for number in numbers]
     return kept, {name: size for name, size in groups.items() if name in kept}
 

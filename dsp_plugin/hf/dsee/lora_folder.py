@@ -23,6 +23,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 # options of PEFT's with which a layer is something else than s·B A beside a frozen matrix
 _REFUSED = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication", "use_qalora")
+# of later versions
+_REFUSED += ("target_parameters", "alora_invocation_tokens", "use_bdlora", "arrow_config", "velora_config")
+# others (pissa, olora, eva ...) change the frozen matrices before training
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
 _READ = ("r", "lora_alpha", "lora_dropout", "use_rslora", "task_type")
 
 
@@ -197,6 +201,9 @@ def _config(path: Path) -> LoraConfig:
     strange = [name for name in _REFUSED if content.get(name)]
     if content.get("bias", "none") != "none":
         strange.append("bias")
+    start = content.get("init_lora_weights", True)
+    if not any(start is plain or start == plain for plain in _PLAIN_STARTS):
+        strange.append(f"init_lora_weights={str(start)[:40]}")
     if strange:
         raise ValueError(f"{path} is of no plain LoRA: it sets {', '.join(strange)}")
     known = {name: content[name] for name in _READ if content.get(name) is not None}

@@ -13,22 +13,24 @@ from __future__ import annotations
 from torch import nn
 
 from ...dsee.merge import merged_weight
-from ...dsee.weight_masks import PackedMask
 from .layer import dsee_layers
 from .state import dsee_of, take_off
 from .targets import as_matrix
+from .weights import matrix_mask, place_masks
 
 
 def mask_updates(model: nn.Module, masked: bool = True) -> None:
     """Let the updates of a model count only where S1 has left weights, or everywhere again.
 
     Args:
-        masked: False to go back to W0 ⊙ S1 + ΔW.
+        masked: False to go back to W0 ⊙ S1 + ΔW. What is pruned afterwards counts, too.
+
+    Raises:
+        ValueError: no weights are pruned.
     """
-    state = dsee_of(model)
-    for path, layer in dsee_layers(model).items():
-        mask = state.masks.get(f"{path}.weight") if masked else None
-        layer.dsee_mask = None if mask is None else _as_matrix(layer.base_layer, mask)
+    if masked and not dsee_of(model).masks:
+        raise ValueError("no weights are pruned: there is no mask that updates could count under")
+    place_masks(model, masked)
 
 
 def merge_dsee(model: nn.Module, masked: bool | None = None) -> nn.Module:
@@ -52,7 +54,7 @@ def merge_dsee(model: nn.Module, masked: bool | None = None) -> nn.Module:
         raise ValueError("PEFT has merged the update into its matrices already: unmerge it first")
     for path, layer in layers.items():
         mask = state.masks.get(f"{path}.weight")
-        mask = None if mask is None else _as_matrix(layer.base_layer, mask)
+        mask = None if mask is None else matrix_mask(layer.base_layer, mask)
         under = layer.dsee_mask is not None if masked is None else masked
         weight = merged_weight(layer.matrix(), mask, under)
         layer.base_layer.weight.data.copy_(as_matrix(layer.base_layer, weight))
@@ -60,10 +62,3 @@ def merge_dsee(model: nn.Module, masked: bool | None = None) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model
-
-
-def _as_matrix(module: nn.Module, mask: PackedMask) -> PackedMask:
-    """Return a mask that lies as a weight does as one of [m, n]."""
-    flags = mask.mask()
-    turned = as_matrix(module, flags)
-    return mask if turned is flags else PackedMask.of(turned)

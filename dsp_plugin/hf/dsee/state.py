@@ -31,6 +31,7 @@ class Dsee:
         kept_before: the record of the units the base had, where it was pruned before; else None.
         masks: S1, by the name of the weight, as it lies and at its present size.
         settings: how the update was made: plain JSON, stored in the file.
+        masks_updates: updates count only where S1 has left weights.
     """
 
     base: Base
@@ -39,6 +40,7 @@ class Dsee:
     kept_before: KeptHeads | None = None
     masks: dict[str, PackedMask] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    masks_updates: bool = False
 
 
 def dsee_of(model: nn.Module) -> Dsee:

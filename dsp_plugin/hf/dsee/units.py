@@ -23,11 +23,10 @@ from ..heads.surgery.pruning import Removal, prune_heads
 from ..heads.surgery.slices import columns_of
 from ..heads.units import units_of
 from .layer import DseeLinear, dsee_layers
-from .merging import mask_updates
 from .state import detached, dsee_of, set_trainable
 from .targets import Part, Target, roles_of
 from .update_cuts import cut_updates
-from .weights import check_trained
+from .weights import check_trained, place_masks
 
 
 def score_heads(model: nn.Module, mode: str = "ABS") -> dict[str, Tensor]:
@@ -121,11 +120,10 @@ def keep_units(
                 if not bool(left.all()):
                     cuts[paths[id(projection.module)]] = (projection.out, left)
         removal = prune_heads(model, keep, check, neurons=group)
-        masked = any(layer.dsee_mask is not None for layer in layers.values())
         cut_updates(model, state, layers, cuts)
     state.targets = [_cut_target(target, cuts.get(target.path)) for target in state.targets]
     set_trainable(model, state.task_head)
-    mask_updates(model, masked)
+    place_masks(model, state.masks_updates)
     return removal
 
 
@@ -160,6 +158,8 @@ def _remove(
         if gone >= count and gone:
             name = "prune_neurons" if one.block.name in given else "prune_heads_num"
             raise OptionError(name, f"leaves nothing of {one.block.name}, which has {count}")
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"the scores of {one.block.name} are not all numbers: nothing can be ranked")
         lowest = values.argsort(stable=True)[:gone].tolist()
         keep += [number not in lowest for number in range(count)]
     return keep_units(model, keep, group if neurons else None, check)

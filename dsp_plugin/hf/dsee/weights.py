@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ...dsee.scores import check_mode, weight_scores
 from ...dsee.weight_masks import PackedMask, check_ratio, cubic_ratio, prune_group
+from ...options.errors import OptionError
 from .layer import DseeLinear, dsee_layers
 from .state import Dsee, dsee_of
 from .targets import as_matrix
@@ -64,8 +65,10 @@ def prune_weights(
         scores = weight_scores(layers[path].matrix(), mode, generator) if inside else None
         by_mode |= {(path, start, stop): scores[start:stop] for start, stop in inside}
         by_size |= {(path, start, stop): _weight(module)[start:stop].abs() for start, stop in outside}
+    if any(layer.merged for layer in layers.values()):
+        raise ValueError("PEFT has merged the update into its matrices: unmerge it before they are pruned")
     if ad_pruning_ratio and mode.removeprefix("N") in ("AB", "ABS"):
-        check_trained(layers)
+        check_trained(layers, sparse=mode.endswith("S"))
     gone = {path: ~_mask(state, path, module) for path, module in matrices.items()}
     before = {key: gone[key[0]][key[1] : key[2]] for key in (*by_size, *by_mode)}
     left = prune_group(by_size, pruning_ratio, before, "pruning_ratio")
@@ -84,7 +87,39 @@ def set_masks(model: nn.Module, masks: dict[str, PackedMask]) -> None:
     modules = dict(model.named_modules())
     for name, mask in masks.items():
         mask.apply_(_plain(modules[name.removesuffix(".weight")]).weight)
-    dsee_of(model).masks = {name: mask for name, mask in masks.items() if mask.kept < mask.size}
+    state = dsee_of(model)
+    state.masks = {name: mask for name, mask in masks.items() if mask.kept < mask.size}
+    if state.masks_updates:
+        place_masks(model, True)
+
+
+def place_masks(model: nn.Module, masked: bool) -> None:
+    """Let every layer have the part of S1 that its update counts under, or none."""
+    state = dsee_of(model)
+    state.masks_updates = masked
+    for path, layer in dsee_layers(model).items():
+        mask = state.masks.get(f"{path}.weight") if masked else None
+        layer.dsee_mask = None if mask is None else matrix_mask(layer.base_layer, mask)
+
+
+def matrix_mask(module: nn.Module, mask: PackedMask) -> PackedMask:
+    """Return a mask that lies as a weight does as one of [m, n]."""
+    flags = mask.mask()
+    turned = as_matrix(module, flags)
+    return mask if turned is flags else PackedMask.of(turned)
+
+
+def pruned_shares(model: nn.Module) -> tuple[float, float]:
+    """Return the shares of weights that S1 has taken: of those without an update, and of those with one."""
+    state, counts = dsee_of(model), {True: [0, 0], False: [0, 0]}
+    for path, module in prunable(model, state):
+        left = _mask(state, path, module)
+        for inside, ranges in zip((True, False), _ranges(state, path, len(left))):
+            for start, stop in ranges:
+                counts[inside][0] += int((~left[start:stop]).sum())
+                counts[inside][1] += left[start:stop].numel()
+    outside, within = (gone / max(total, 1) for gone, total in (counts[False], counts[True]))
+    return outside, within
 
 
 def masks_of_zeros(model: nn.Module) -> None:
@@ -98,8 +133,11 @@ def masks_of_zeros(model: nn.Module) -> None:
 class GradualPruning(TrainerCallback):
     """Prunes weights during a Trainer's training, by a cubic schedule: fast at first, to both shares at last.
 
+    It begins with what is pruned already.
+
     Args:
-        model: with an update. pruning_ratio, ad_pruning_ratio, mode, seed: see `prune_weights`.
+        model: with an update; this is made before a training is resumed.
+        pruning_ratio, ad_pruning_ratio, mode, seed: see `prune_weights`.
         first, last: the updates between which the shares grow. every: updates between two steps of it.
     """
 
@@ -114,14 +152,20 @@ class GradualPruning(TrainerCallback):
         every: int = 1,
         seed: int = 0,
     ):
-        cubic_ratio(0, first, last, max(pruning_ratio, ad_pruning_ratio))  # whether it can be
         check_mode(mode)
+        self.starts = pruned_shares(model)
+        names = ("pruning_ratio", "ad_pruning_ratio")
+        for name, ratio, start in zip(names, (pruning_ratio, ad_pruning_ratio), self.starts):
+            check_ratio(ratio, name)
+            if start > ratio:
+                raise OptionError(name, f"is {ratio}, and {start:.4g} of these weights are pruned already")
+            cubic_ratio(0, first, last, ratio, start)  # whether it can be
         self.model, self.ratios = model, (pruning_ratio, ad_pruning_ratio)
         self.mode, self.seed, self.span, self.every = mode, seed, (first, last), every
 
     def prune(self, update: int) -> None:
         """Bring the masks to what they are after so many updates."""
-        shares = [cubic_ratio(update, *self.span, ratio) for ratio in self.ratios]
+        shares = [cubic_ratio(update, *self.span, *one) for one in zip(self.ratios, self.starts)]
         prune_weights(self.model, *shares, self.mode, self.seed)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -135,11 +179,15 @@ class GradualPruning(TrainerCallback):
             self.prune(done)
 
 
-def check_trained(layers: Mapping[str, DseeLinear]) -> None:
-    """Raise a ValueError where all updates are zero, as before training: nothing can be ranked by them."""
+def check_trained(layers: Mapping[str, DseeLinear], sparse: bool = True) -> None:
+    """Raise a ValueError where all updates are zero, as before training: nothing can be ranked by them.
+
+    Args:
+        sparse: S2 counts; else B A alone.
+    """
     with torch.no_grad():
         trained = any(bool(one.up.any()) and bool(one.down.any()) for one in layers.values())
-        trained = trained or any(bool(one.dsee_values.any()) for one in layers.values())
+        trained = trained or sparse and any(bool(one.dsee_values.any()) for one in layers.values())
     if not trained:
         raise ValueError(
             "the update is zero, because nothing has trained it: it ranks no weights and no heads"
@@ -159,7 +207,9 @@ def prunable(model: nn.Module, state: Dsee) -> Iterator[tuple[str, nn.Module]]:
                 names[id(parameter)] = names.get(id(parameter), 0) + 1
     layers = dsee_layers(model)
     inside = tuple(f"{path}." for path in layers)
-    seen = set()
+    # what turns the last layer into words is an embedding, too, tied or not
+    words = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    seen = set() if words is None else {id(words)}
     for path, module in model.named_modules():
         if path.startswith(inside) or not isinstance(module, (nn.Linear, Conv1D, DseeLinear)):
             continue

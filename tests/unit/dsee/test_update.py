@@ -143,3 +143,32 @@ def test_the_two_merges(seed):
         merged_weight(Matrix(weight.float(), *[matrix.down, matrix.up], rows, values, 1.0)).dtype
         == torch.float32
     )
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (7, 5), (4, 6)])
+def test_a_compiled_model_has_the_gradients_of_the_plain_one(sizes):
+    """What is before the update learns, too: its gradient goes through the frozen matrix and its bias."""
+    torch.manual_seed(0)
+    first, frozen = torch.nn.Linear(sizes[1], sizes[1]), torch.nn.Linear(sizes[1], sizes[0])
+    update = LowRankSparse(sizes, 2, 4.0, torch.arange(3))
+    with torch.no_grad():
+        update.up.normal_()
+        update.values.normal_()
+
+    def loss(x):
+        inner = first(x)
+        return update(frozen(inner), inner).square().sum()
+
+    x, found = torch.randn(3, 4, sizes[1]), []
+    for run in (loss, torch.compile(loss, backend="aot_eager")):
+        first.zero_grad()
+        update.zero_grad()
+        run(x).backward()
+        found.append([parameter.grad.clone() for parameter in (*first.parameters(), *update.parameters())])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_the_output_of_the_frozen_matrix_is_left_as_it_was():
+    tables = parts()
+    output, x = torch.zeros(7, 6, dtype=torch.float64), torch.ones(7, 5, dtype=torch.float64)
+    assert bool(add_update(output, x, *tables, 2.0).any()) and not bool(output.any())

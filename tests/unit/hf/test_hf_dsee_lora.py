@@ -130,6 +130,12 @@ def test_loras_that_cannot_be_are_refused_by_name(tmp_path):
         assert not dsee_layers(model)
 
     refused("use_dora", use_dora=True)
+    peft_folder("bert", tmp_path / "lora")
+    config = tmp_path / "lora" / "adapter_config.json"
+    for start in ("pissa", "pissa_niter_4", "olora", "eva"):  # as PEFT notes them
+        config.write_text(json.dumps({**json.loads(config.read_text()), "init_lora_weights": start}))
+        with pytest.raises(ValueError, match=f"init_lora_weights={start}"):
+            add_dsee(tiny_model("bert"), lora=tmp_path / "lora")
     refused("rank_pattern", rank_pattern={"layer.0.attention.self.query": 2})
     peft_folder("bert", tmp_path / "lora")
     with pytest.raises(ValueError, match="another model"):

@@ -23,6 +23,7 @@ from dsp_plugin.hf.programs.chassis.option_checks import meaning_of, number_opti
 from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.hf.programs.chassis.tuning import TuningArguments
 from dsp_plugin.hf.programs.diffs.arguments import DiffArguments, FixMaskArguments, ProjectionArguments
+from dsp_plugin.hf.programs.dsee.arguments import PruneArguments, UpdateArguments
 from dsp_plugin.hf.programs.heads.methods import DSPArguments, VoitaArguments
 from dsp_plugin.hf.programs.heads.michel import MichelArguments
 from dsp_plugin.options.errors import underscored
@@ -30,12 +31,14 @@ from dsp_plugin.options.faults import one_line
 from dsp_plugin.options.numbers import check_number
 
 # program -> its groups of options, without those of data
+DSEE = [ModelArguments, UpdateArguments, PruneArguments, ResultArguments, TrainingArguments]
 PROGRAMS = {
     "run_glue": [ModelArguments, TuningArguments, ResultArguments, TrainingArguments],
     "run_clm": [CausalModelArguments, TuningArguments, ResultArguments, TrainingArguments],
     "run_dsp": [ModelArguments, DSPArguments, ResultArguments, TrainingArguments],
     "run_voita": [ModelArguments, VoitaArguments, ResultArguments, TrainingArguments],
     "run_michel": [ModelArguments, MichelArguments],
+    **dict.fromkeys(("run_glue_prune", "run_glue_prune_heads", "run_dsee"), DSEE),
     "diff": [
         ModelArguments,
         DiffArguments,

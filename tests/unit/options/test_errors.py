@@ -247,6 +247,7 @@ CORE = ("options", "records", "handshake", "gating", "surgery", "diffs", "report
 LIBRARY = ("data", "diffs", "export", "folders", "heads", "probes", "trainer")  # on Transformers
 ROOMS = (*CORE, *(f"hf/{room}" for room in LIBRARY))
 OTHERS = {  # files with texts that look as if they held an option
+    "options/launchers.py": "what a launcher adds, which no program of ours has",
     "diffs/compiled.py": "--version is the compiler's",
     "reports/page.py": "CSS calls its own variables --ink",
 }

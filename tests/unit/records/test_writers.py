@@ -58,6 +58,11 @@ ALLOWED = {
     ("dsp_plugin/hf/folders/module_files.py", "write_state"): "into the temporary folder of new_folder",
     ("dsp_plugin/hf/export/onnx_export.py", "finish_export"): "into the temporary folder of new_folder",
     ("dsp_plugin/artefacts/checksum.py", "seal"): "puts the checksum into the temporary file of replacing",
+    (
+        "dsp_plugin/hf/dsee/checkpoints.py",
+        "_save",
+    ): "a checkpoint, which counts once the Trainer's state is there",
+    ("dsp_plugin/hf/programs/dsee/stage.py", "save"): "the tokenizer, as the Trainer writes it; then sealed",
     ("benchmarks/diff_memory.py", "reset_peak"): "a switch of the kernel below /proc",
     ("benchmarks/diff_pack.py", "shira_bytes_a_value"): "into the benchmark's temporary folder",
 }

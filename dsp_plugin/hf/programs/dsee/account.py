@@ -99,7 +99,12 @@ def _nonzeros(tensors: list[torch.Tensor]) -> int:
 def _left(model: PreTrainedModel, total: int) -> int:
     """Count the weights of the base, embeddings included, that no pruning has taken."""
     state, layers = dsee_of(model), dsee_layers(model)
-    own = {id(part) for layer in layers.values() for part in (layer.down, layer.up, layer.dsee_values)}
+    own = {
+        id(part)
+        for layer in layers.values()
+        for name, part in layer.named_parameters()
+        if not name.startswith("base_layer.")
+    }
     head = {*state.task_head}
     here = sum(
         parameter.numel()
