@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = 6  # of 24
-TRAIN, TUNE = 400, 200  # updates
+TRAIN, TUNE = 260, 160  # updates
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def bleu_of(record: dict) -> float:
 
 
 def test_unpruned_model_learns_the_language(trained):
-    assert bleu_of(record_of(trained, "unpruned")) > 70
+    assert bleu_of(record_of(trained, "unpruned")) > 50
     assert bleu_of(record_of(trained, "unpruned", "test-tuned")) > 85
 
 
