@@ -11,10 +11,11 @@ pytest.importorskip("transformers")
 from hf_models import batch_of, logits, tiny_model  # isort: skip
 
 pytest.importorskip("peft")
+from hf_dsee import SMALL, as_trained, close, outputs, with_update  # isort: skip
 
 from dsp_plugin.dsee import DseeFile, LowRankSparse
 from dsp_plugin.dsee.supports import find_support
-from dsp_plugin.hf import head_map_of, prune_heads, record_of
+from dsp_plugin.hf import head_map_of, prune_heads
 from dsp_plugin.hf.dsee import (
     add_dsee,
     dsee_of,
@@ -33,41 +34,7 @@ from dsp_plugin.options.errors import OptionError
 
 FAMILIES = ("bert", "roberta", "deberta-v2", "deberta-v3", "gpt2")
 MORE = ("distilbert", "albert", "llama", "bart", "t5", "modernbert")
-TOLERANCE = {"llama": 1e-5, "t5": 1e-5}
-SMALL = dict(rank=3, alpha=6, num_sparse=5, seed=1)
 families = pytest.mark.parametrize("family", FAMILIES)
-
-
-def with_update(family, **options):
-    """A base, and a copy of it with an update as if it were trained."""
-    base = tiny_model(family)
-    model = copy.deepcopy(base)
-    add_dsee(model, **{**SMALL, **options})
-    as_trained(model)
-    return base, model
-
-
-@torch.no_grad()
-def as_trained(model):
-    generator = torch.Generator().manual_seed(4)
-    trained = dict(model.named_parameters())
-    for name, parameter in trained.items():
-        if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            live = 1.0
-            if name.endswith("lora_B.default.weight"):
-                layer = model.get_submodule(name.removesuffix(".lora_B.default.weight"))
-                live = 1.0 if layer.dsee_live is None else layer.dsee_live[:, None]
-            parameter.add_(0.2 * noise * live)
-
-
-def outputs(model):
-    with torch.no_grad():
-        return logits(model, batch_of(model))
-
-
-def close(one, other, family="bert"):
-    torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE.get(family, 1e-10))
 
 
 def dense_weights(base, model, masked=False):
@@ -349,91 +316,6 @@ def test_supports_are_those_of_the_frozen_matrix():
     supports = [[layer.update().positions for layer in dsee_layers(m).values()] for m in (one, two)]
     assert not any(torch.equal(a, b) for a, b in zip(*supports))
     assert not torch.equal(supports[0][0], supports[0][1])
-
-
-@pytest.mark.parametrize(
-    "options,name",
-    [
-        (dict(rank=33), "lora_r"),
-        (dict(num_sparse=32 * 32 + 1), "num_sparse"),
-        (dict(sparse_method="x"), "sparse_method"),
-        (dict(targets=["query", "dense"]), "targets"),
-        (dict(targets=[]), "targets"),
-        (dict(alpha=0), "lora_alpha"),
-        (dict(seed=-1), "seed"),
-    ],
-)
-def test_options_that_cannot_be_change_nothing(options, name):
-    model = tiny_model("bert")
-    before = set(model.state_dict())
-    with pytest.raises(OptionError) as caught:
-        add_dsee(model, **{**SMALL, **options})
-    assert caught.value.name == name
-    assert set(model.state_dict()) == before and not has_dsee(model)
-
-
-def test_models_that_cannot_be_are_refused_by_name():
-    with pytest.raises(ValueError, match="query matrix of its own"):
-        add_dsee(tiny_model("gpt-neox"), **SMALL)
-    _, model = with_update("bert", targets="value")
-    with pytest.raises(ValueError, match="its query has no update"):
-        prune_units(model, prune_heads_num=1)
-    with pytest.raises(ValueError, match="already"):
-        add_dsee(model)
-    with pytest.raises(ValueError, match="add_dsee"):
-        prune_weights(tiny_model("bert"))
-    for options, name in (
-        (dict(prune_heads_num=4), "prune_heads_num"),
-        (dict(prune_heads_num=-1), "prune_heads_num"),
-        (dict(neurons=1.0), "prune_neurons"),
-    ):
-        with pytest.raises(OptionError) as caught:
-            prune_units(with_update("bert")[1], **options)
-        assert caught.value.name == name
-    for ratios in ((1.0, 0.1), (float("nan"), 0.1), (0.1, -0.1)):
-        with pytest.raises(OptionError, match="pruning_ratio"):
-            prune_weights(with_update("bert")[1], *ratios)
-
-
-def test_an_update_that_nothing_has_trained_ranks_nothing():
-    model = tiny_model("bert")
-    add_dsee(model, **SMALL)
-    before = outputs(model)
-    for prune in (
-        lambda: prune_weights(model, 0.2, 0.2, "ABS"),
-        lambda: prune_weights(model, 0.2, 0.2, "NAB"),
-        lambda: prune_units(model, prune_heads_num=1),
-    ):
-        with pytest.raises(ValueError, match="nothing has trained"):
-            prune()
-    close(outputs(model), before)
-    prune_weights(model, 0.2, 0.0, "ABS")
-    prune_weights(model, 0.2, 0.2, "WABS")
-    prune_units(model, prune_heads_num=1, mode="WABS")
-
-
-def test_another_base_is_refused_and_left_as_it_was(tmp_path):
-    base, model = with_update("bert")
-    prune_units(model, prune_heads_num=1)
-    path = tmp_path / "task.dsee.safetensors"
-    save_dsee(model, path)
-    other = copy.deepcopy(base)
-    with torch.no_grad():
-        other.bert.encoder.layer[0].output.dense.weight[0, 0] += 1
-    before = outputs(other)
-    with pytest.raises(ValueError, match="wrong base.*the DSEE file was made on"):
-        load_dsee(other, path)
-    with pytest.raises(ValueError, match="wrong base"):
-        load_dsee(tiny_model("gpt2"), path)
-    with pytest.raises(ValueError, match="wrong base"):
-        load_dsee(base.float(), path)
-    close(outputs(other), before)
-    raw = bytearray(path.read_bytes())
-    raw[-3] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(ValueError, match="damaged"):
-        load_dsee(other, path)
-    assert not has_dsee(other) and record_of(other) is None
 
 
 def test_peft_s_own_ways_know_of_s2():

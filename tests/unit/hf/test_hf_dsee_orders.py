@@ -9,9 +9,10 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from hf_models import batch_of, logits, tiny_model  # isort: skip
+from hf_models import tiny_model  # isort: skip
 
 pytest.importorskip("peft")
+from hf_dsee import as_trained, outputs  # isort: skip
 
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForQuestionAnswering
 
@@ -31,19 +32,6 @@ from dsp_plugin.hf.dsee.layer import dsee_layers
 from dsp_plugin.options.errors import OptionError
 
 GROUP = 4
-
-
-def outputs(model):
-    with torch.no_grad():
-        return logits(model, batch_of(model))
-
-
-@torch.no_grad()
-def as_trained(model):
-    generator = torch.Generator().manual_seed(4)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "c_attn" not in name:
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
 def without(model, *kinds, neurons=None):
