@@ -210,3 +210,30 @@ def _storage(tensor: Tensor) -> object:
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def task_head_places(
+    task_head: Mapping[str, Tensor], tensors: Mapping[str, Tensor], owner: str
+) -> dict[str, str]:
+    """Find the names that a model has for a file's task head: {name in the file: name in the model}.
+
+    Args:
+        task_head: the file's. tensors: the model's.
+        owner: whose it is, for messages: "the pack".
+
+    Raises:
+        ValueError: the model has none, or one of another shape.
+    """
+    try:
+        called = find_names(task_head, tensors)
+    except ValueError:
+        missing = ", ".join(name for name in task_head if name not in tensors)
+        raise ValueError(f"the model has no place for {owner}'s task head: it lacks {missing}") from None
+    for name, tensor in task_head.items():
+        if tensors[called[name]].shape != tensor.shape:
+            here, there = list(tensors[called[name]].shape), list(tensor.shape)
+            raise ValueError(
+                f"the model's task head {called[name]} has the shape {here}, {owner}'s {there}: build the "
+                "model with as many labels"
+            )
+    return called

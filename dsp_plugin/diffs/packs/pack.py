@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...artefacts.base import Base, Names, dtype_name, find_names, tensors_of
+from ...artefacts.base import Base, Names, dtype_name, task_head_places, tensors_of
 from ...artefacts.content import all_finite, check_changed, check_config, check_task_head
 from ..in_training import require_detached
 from ..sparse import SparseDiff
@@ -193,18 +193,8 @@ class DiffPack:
             return {}
         if not isinstance(target, nn.Module):
             return {name: (tensors.get(name), tensor) for name, tensor in self.task_head.items()}
-        try:
-            called = find_names(self.task_head, tensors)
-        except ValueError:
-            missing = ", ".join(name for name in self.task_head if name not in tensors)
-            raise ValueError(f"the model has no place for the pack's task head: it lacks {missing}") from None
+        called = task_head_places(self.task_head, tensors, "the pack")
         for name, tensor in self.task_head.items():
-            if tensors[called[name]].shape != tensor.shape:
-                here, there = list(tensors[called[name]].shape), list(tensor.shape)
-                raise ValueError(
-                    f"the model's task head {called[name]} has the shape {here}, the pack's {there}: build "
-                    "the model with as many labels"
-                )
             in_dtype(name, tensor, tensors[called[name]])
         return {
             called[name]: (tensors[called[name]].detach().clone(), tensor)

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from ...artefacts.base import Names, find_names, tensors_of
+from ...artefacts.base import Names, task_head_places, tensors_of
 from ...dsee.artefact import OWNER, DseeFile, Update
 from ...surgery import KeptHeads
 from ..folders.model_folder import class_of
@@ -249,18 +249,7 @@ def _task_head_places(stored: DseeFile, tensors: Mapping[str, Tensor]) -> dict[s
     """
     if not stored.task_head:
         return {}
-    try:
-        called = find_names(stored.task_head, tensors)
-    except ValueError:
-        missing = ", ".join(name for name in stored.task_head if name not in tensors)
-        raise ValueError(f"the model has no place for {OWNER}'s task head: it lacks {missing}") from None
-    for name, tensor in stored.task_head.items():
-        if tensors[called[name]].shape != tensor.shape:
-            here, there = list(tensors[called[name]].shape), list(tensor.shape)
-            raise ValueError(
-                f"the model's task head {called[name]} has the shape {here}, {OWNER}'s {there}: build the "
-                "model with as many labels"
-            )
+    called = task_head_places(stored.task_head, tensors, OWNER)
     return {called[name]: tensor for name, tensor in stored.task_head.items()}
 
 
