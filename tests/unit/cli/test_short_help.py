@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +53,10 @@ def test_what_is_read_off_the_source_is_what_the_program_has(group):
     assert told.keys() == fields.keys()
     assert heading == found._argument_group_name
     for key, field in fields.items():
-        words = told[key].help.split()
-        assert words and set(words[:2]) & set(field.metadata["help"].split())
+        assert told[key].help and told[key].help == field.metadata["help"]
+        choices = field.metadata.get("choices") or ()
+        unsaid = [choice for choice in choices if not re.search(rf"\b{choice}\b", told[key].help)]
+        assert not unsaid, f"{key}: the short help does not say {unsaid}"
         assert told[key].required == (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )

@@ -37,10 +37,10 @@ class DiffArguments:
         "1: a gate a tensor, too (structured); 0: unstructured", 1, choices=[0, 1]
     )
     per_neuron_alpha: Annotated[int, "switch"] = option(
-        "1: the groups are neurons (rows of matrices) instead of tensors", 0, choices=[0, 1]
+        "1: the groups are neurons (rows of matrices) instead of tensors; 0: not", 0, choices=[0, 1]
     )
     per_layer_alpha: Annotated[int, "switch"] = option(
-        "1: the groups are whole layers instead of tensors", 0, choices=[0, 1]
+        "1: the groups are whole layers instead of tensors; 0: not", 0, choices=[0, 1]
     )
     fix_layer: Annotated[int, MEANINGS["amount"].or_else(-1, meant="for none")] = option(
         "N: the embeddings and the N lowest layers stay at the base; -1: nothing does", -1
@@ -102,7 +102,9 @@ class FixMaskArguments:
         "1: start at the values in the pack; 0: at the base", 1, choices=[0, 1]
     )
     save_pack: str | None = option("the pack to write; default: OUTPUT_DIR/task.diff.safetensors")
-    value_dtype: str = option("dtype of the values in the pack", "float16", choices=VALUE_DTYPES)
+    value_dtype: str = option(
+        "dtype of the values in the pack: float16, bfloat16 or float32", "float16", choices=VALUE_DTYPES
+    )
 
 
 @dataclass

@@ -35,9 +35,10 @@ class UpdateArguments:
     lora_alpha: Annotated[float, "positive"] = option("the update is scaled by alpha / r", 32.0)
     apply_sparse: bool = option("give each matrix single entries, S2, beside its low rank", False)
     num_sparse: Annotated[int, "count"] = option("entries of S2 in each matrix", 128)
-    sparse_method: str = option("where they are", "grebsmo", choices=list(METHODS))
+    sparse_method: str = option("where they are: grebsmo, omp or rp", "grebsmo", choices=list(METHODS))
     dsee_targets: str = option(
-        f"roles of the matrices with an update, joined by commas: some of {', '.join(ROLES)}", "query,value"
+        "roles of the matrices with an update, joined by commas: some of query, key, value, output",
+        "query,value",
     )
     cls_dropout: Annotated[float | None, "dropout"] = option(
         "dropout before the task head; default: the model's own"
