@@ -8,7 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
 	$$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 VENV ?= .venv
-# Test files that run side by side, each on one thread.
+# Test files that run side by side, each on one thread; in their order, which begins with the long ones (integration, system):
+# left to itself the runner starts with the files of many tests, and a core is idle while the last long one runs.
 TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
@@ -83,7 +84,7 @@ diff-domains: $(BASE) $(PIPELINES)
 
 test: $(ALL)
 	@$(MAKE) --silent --no-print-directory $(PIPELINES) || echo 'No Snakemake: tests that start it are skipped'
-	$(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(if $(DURATIONS),--durations $(DURATIONS)) tests
+	$(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(if $(DURATIONS),--durations $(DURATIONS)) tests
 
 lint: $(ALL)
 	$(BIN)/ruff format $(if $(FIX),,--check) .
