@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -232,3 +233,21 @@ def test_squad_split_by_article(tmp_path):
         and "no whole SQuAD file" in done.stderr
         and not (tmp_path / "devsplit-dev.json").exists()
     )
+
+
+def test_delta_tunings_download_copies_into_its_own_folder(tmp_path):
+    write_rte(tmp_path / "local/glue/RTE")
+    done = subprocess.run(
+        ["bash", str(PREP.parent / "scripts/delta/data/download_dataset.sh"), "RTE"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "DSP_DATA_DIR": str(tmp_path / "local"),
+            "DSP_PYTHON": sys.executable,
+            "ORIGINAL": str(tmp_path / "original"),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "RTE: " in done.stderr and "copied from DSP_DATA_DIR" in done.stderr
+    assert (tmp_path / "original/RTE/dev.tsv").is_file()

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 from imports import PACKAGE, imported_names
 
-CORE = ("options", "records", "handshake", "gating", "surgery", "artefacts", "diffs", "dsee", "reports")
+CORE = (
+    "options",
+    "records",
+    "handshake",
+    "gating",
+    "surgery",
+    "artefacts",
+    "diffs",
+    "dsee",
+    "delta",
+    "reports",
+)
 REGISTRATIONS = ("tasks", "criterions", "models", "optim")
 FAIRSEQ_SHELL = (*REGISTRATIONS, "mt")
 TRANSFORMERS_SHELL = ("hf",)
@@ -33,6 +44,7 @@ CORE_ARROWS = {
     "artefacts": {"options", "records"},  # what the files of all systems share
     "diffs": {"options", "records", "handshake", "artefacts"},
     "dsee": {"options", "records", "artefacts"},
+    "delta": {"options", "records", "artefacts"},
     "reports": {"options", "records"},
 }
 FORBIDDEN_ROOMS = {

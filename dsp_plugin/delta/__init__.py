@@ -1,0 +1,1 @@
+"""Delta-Tuning: few-shot data, templates, and small modules beside a frozen model. NumPy and torch alone."""
