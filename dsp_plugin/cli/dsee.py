@@ -1,12 +1,13 @@
 """Look into DSEE files, and make models of their own of them.
 
 A DSEE file holds what a task adds to one base and takes from it: an update of low rank with a few sparse
-entries, which weights are zero, which heads and neurons are left, and the task head. BASE is the Transformers
-folder (safetensors weights) that it was made on. Nothing is written where the file does not belong to the
-base, or either is damaged.
+entries, which weights are zero, which heads and neurons are left, and the task head. BASE is what it was made
+on: a Transformers folder (safetensors weights), or a checkpoint of fairseq's. Nothing is written where the
+file does not belong to the base, or either is damaged.
 
   dsp dsee inspect FILE                     what is in it, its size, what is trained and what is pruned
-  dsp dsee merge FILE BASE --out OUT        a model of its own, which needs no file; BASE stays as it is
+  dsp dsee merge FILE BASE --out OUT        a model of its own, which needs no file; BASE stays as it is.
+                                            Of a checkpoint OUT is a checkpoint
     --masked                                the update is zero, too, where weights were pruned: the outcome
                                             stays as sparse, and is another model than was trained
     --dense                                 of a model that lost units: with zeros in their places, for stock
@@ -20,6 +21,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dsp_plugin.dsee.artefact import DseeFile
     from dsp_plugin.dsee.summary import DseeSummary
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = actions.add_parser("merge", help="write a model with a file's update and pruning in it")
     merge.add_argument("file", metavar="FILE")
     merge.add_argument("base", metavar="BASE", help="the base, which stays as it is")
-    merge.add_argument("--out", required=True, metavar="OUT", help="the folder to write")
+    merge.add_argument("--out", required=True, metavar="OUT", help="the folder, or the checkpoint, to write")
     merge.add_argument("--masked", action="store_true", help="zero the update, too, where weights are pruned")
     merge.add_argument("--dense", action="store_true", help="put zeros in the places of removed units")
 
@@ -58,6 +60,8 @@ def merge(args: argparse.Namespace) -> int:
     from dsp_plugin.records.files.whole import check_not_read, new_folder
 
     check_not_read("--out", args.out, {"the file": args.file})
+    if os.path.isfile(args.base):
+        return merge_checkpoint(args, DseeFile.load(args.file))
     if os.path.exists(args.out) and os.path.exists(args.base) and os.path.samefile(args.base, args.out):
         raise ValueError(f"--out {args.out} is the base itself: name another one")
     check_copy("--out", args.out)
@@ -65,7 +69,7 @@ def merge(args: argparse.Namespace) -> int:
     if args.dense and stored.kept is None:
         raise ValueError("--dense is for a model that lost units: this one has all of them")
     if not os.path.isdir(args.base):
-        raise FileNotFoundError(f"no Transformers folder at {args.base}")
+        raise FileNotFoundError(f"no Transformers folder, and no checkpoint, at {args.base}")
     check_sealed(args.base)
 
     from transformers import AutoTokenizer
@@ -93,6 +97,25 @@ def merge(args: argparse.Namespace) -> int:
         with new_folder(args.out, None, lambda name: True) as folder:
             tokenizer.save_pretrained(folder)
         seal_folder(args.out)
+    pruned = sum(mask.size - mask.kept for mask in stored.masks.values())
+    print(f"merged: {len(stored.updates)} updated matrices, {pruned:,} pruned weights")
+    print(f"written: {args.out}")
+    return 0
+
+
+def merge_checkpoint(args: argparse.Namespace, stored: DseeFile) -> int:
+    """Write a checkpoint of fairseq's with a file's update and pruning in it."""
+    from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
+    from dsp_plugin.mt.dsee.merging import merge_into
+    from dsp_plugin.mt.surgery.base_checkpoint import read_base
+    from dsp_plugin.records.files.whole import check_output
+
+    if args.dense:
+        how = "merge without it, and then dsp export"
+        raise ValueError(f"--dense is for Transformers folders; a checkpoint for stock fairseq: {how}")
+    check_output("--out", args.out, {"the file": args.file, "the base": args.base})
+    merged = merge_into(read_base(args.base), stored, masked=True if args.masked else None)
+    save_checkpoint(merged, args.out)
     pruned = sum(mask.size - mask.kept for mask in stored.masks.values())
     print(f"merged: {len(stored.updates)} updated matrices, {pruned:,} pruned weights")
     print(f"written: {args.out}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..options.errors import OptionError
+from .artefact import Update
 
 SPREAD = 0.02  # standard deviation of A before training
 
@@ -140,6 +141,25 @@ class LowRankSparse(nn.Module):
         self.values = nn.Parameter(torch.zeros(len(positions)))
         self.register_buffer("rows", positions // inputs)
         self.register_buffer("columns", positions % inputs)
+
+    @classmethod
+    def of(cls, update: Update) -> LowRankSparse:
+        """Return the module of an update as it stands, of a matrix that was cut below its rank, too."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        inputs = max(update.down.shape[1], 1)
+        module.scale = update.scale
+        module.down = nn.Parameter(update.down.clone())
+        module.up = nn.Parameter(update.up.clone())
+        module.values = nn.Parameter(update.values.clone())
+        module.register_buffer("rows", update.positions // inputs)
+        module.register_buffer("columns", update.positions % inputs)
+        return module
+
+    def as_update(self) -> Update:
+        """Return what the module holds, without a copy of A, B and the values."""
+        down, up, values = (part.detach() for part in (self.down, self.up, self.values))
+        return Update(down, up, self.rows * down.shape[1] + self.columns, values, self.scale)
 
     def forward(self, output: Tensor, x: Tensor) -> Tensor:
         """Add the update to what the frozen matrix puts out for x, see `add_update`."""

@@ -171,6 +171,12 @@ def _own_of_diff() -> set[str]:
     return _long(diff.own_options()) | {"dry_run", "traceback"}
 
 
+def _own_of_dsee() -> set[str]:
+    from dsp_plugin.mt.programs import dsee
+
+    return _long(dsee.own_options()) | {"traceback"}
+
+
 def _own_of_michel() -> set[str]:
     from dsp_plugin.mt.programs import michel
 
@@ -188,6 +194,11 @@ FAIRSEQ_PROGRAMS = {
         _own_of_diff,
         ("training",),
         {"task": "diff_translation", "arch": "diff_transformer", "optimizer": "diff_adam"},
+    ),
+    "scripts/mt/run_dsee.py": (
+        _own_of_dsee,
+        ("training",),
+        {"task": "dsee_translation", "arch": "dsee_transformer", "optimizer": "adam"},
     ),
     "scripts/mt/generate_dsp.py": (_own_of_generation, ("generation",), {"task": "dsp_translation"}),
     "scripts/mt/generate_voita.py": (_own_of_generation, ("generation",), {"task": "voita_translation"}),
@@ -223,6 +234,10 @@ def written_options(program: str) -> set[str]:
     path = ROOT / program
     text = path.read_text("utf-8")
     if path.suffix == ".py":
+        if "pack_dsee_program" in text:
+            from dsp_plugin.mt.programs.pack_dsee import parser
+
+            return _long(parser())
         called = {"pack_program": "dsp_plugin/mt/programs/common.py"}
         files = [ROOT / file for name, file in called.items() if name in text]
         return set().union(*map(arguments_in, [path, *files]))

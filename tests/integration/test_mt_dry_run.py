@@ -14,19 +14,21 @@ from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoin
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "mt"
 STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam"]
 JOINT = ["--num-of-heads", K, "--joint-pruning"]
+HEADS = ["--prune-heads-num", 1]
 # program -> its own options; what it says of the heads that stay
 PROGRAMS = {
     "run_dsp": ([*STOCK, *SIZES, *JOINT, *ANNEALING], f"{K} of 24"),
     "run_dsp unpruned": ([*STOCK, *SIZES], "24 of 24"),
     "run_voita": ([*STOCK, *SIZES, "--l0-penalty", 5], "as many as the penalty leaves of 24"),
     "run_diff": (["--criterion", "label_smoothed_cross_entropy"], "24 of 24"),
+    "run_dsee": (["--criterion", "label_smoothed_cross_entropy", "--lora-r", 4, *HEADS], "24 of 24"),
 }
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_it_says_what_would_train_and_writes_nothing(name, tiny_data, stock_run, tmp_path):
     own, heads = PROGRAMS[name]
-    if name == "run_diff":
+    if name in ("run_diff", "run_dsee"):
         # one that a program of this plugin has trained: it has options that diff_transformer does not declare
         state = load_checkpoint(str(stock_run / "checkpoint_last.pt"))
         state["cfg"]["model"] = {

@@ -72,6 +72,7 @@ FLOORS = {
         "translate",
         "surgery",
         "diffs",
+        "dsee",
         "",
         "programs",
     ),
@@ -99,6 +100,7 @@ STRANGERS = [
     ("hf/trainer", ("gating", "diffs"), "parts for any training"),
     ("hf/diffs", ("gating", "hf/heads"), "a diff needs no gates"),
     ("hf/dsee", ("diffs", "hf/diffs"), "an update is no diff"),
+    ("mt/dsee", ("diffs", "mt/diffs"), "an update is no diff"),
     ("dsee", ("gating", "surgery"), "its mathematics needs no units"),
     (
         "hf/programs/chassis",

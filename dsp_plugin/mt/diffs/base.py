@@ -1,109 +1,32 @@
-"""The base of a diff on fairseq: a translation model in a checkpoint, and a model that starts from it."""
+"""What starts from the base of a diff on fairseq: a model in training, and one that a pack is put into."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Optional
 
 from torch import Tensor, nn
 
 from ...artefacts.base import tensors_of
 from ...diffs import DiffPack, DiffVector, SparseDiff
 from ...options.errors import OptionError
-from ..checkpoints.checkpoint import load_checkpoint
+from ..surgery.base_checkpoint import BaseCheckpoint, read_base
+
+__all__ = [
+    "BaseCheckpoint",
+    "DiffStart",
+    "apply_when_loaded",
+    "check_pack",
+    "read_base",
+    "read_pack",
+    "start_from",
+    "start_of",
+    "starts_elsewhere",
+]
 
 logger = logging.getLogger(__name__)
-
-# options of a transformer that change how it is trained, and neither its weights nor what it computes with
-# them
-_OF_TRAINING = set(
-    """
-    dropout attention_dropout activation_dropout adaptive_softmax_dropout relu_dropout encoder_layerdrop
-    decoder_layerdrop checkpoint_activations offload_activations min_params_to_wrap quant_noise_pq
-    quant_noise_pq_block_size quant_noise_scalar export
-    """.split()
-)
-
-
-@dataclass
-class BaseCheckpoint:
-    """A trained model that diffs are made against.
-
-    Attributes:
-        path: the checkpoint file.
-        options: of its model, as `diff_transformer` takes them, `kept_heads` among them.
-        tensors: its weights by the names of today.
-        task_state: what its task has saved.
-    """
-
-    path: str
-    options: dict[str, Any]
-    tensors: dict[str, Tensor]
-    task_state: dict[str, Any] = field(default_factory=dict)
-
-    def sizes(self) -> dict[str, Any]:
-        """Return the options that a model on this base must share: all but those of training."""
-        return {
-            name: value
-            for name, value in self.options.items()
-            if name not in _OF_TRAINING and name != "_name"
-        }
-
-    def model(self) -> nn.Module:
-        """Return the model itself, built without its data; float32, its parameters asking for gradients."""
-        from ..surgery.equality import model_of, placeholder_task
-
-        state = {"cfg": {"model": self.options}, "model": self.tensors}
-        return model_of(state, placeholder_task(self.tensors)).requires_grad_(True)
-
-    def load_into(self, model: nn.Module) -> None:
-        """Give a model that was just built the base's weights.
-
-        Raises:
-            ValueError: the model is of another architecture, or of data with another dictionary.
-        """
-        ours = model.state_dict()
-        for name, tensor in self.tensors.items():
-            if name in ours and ours[name].shape != tensor.shape:
-                there, here = list(tensor.shape), list(ours[name].shape)
-                why = "another architecture"
-                if name.endswith("embed_tokens.weight") and there[1:] == here[1:]:
-                    remedy = "binarise with the base's: fairseq-preprocess --srcdict, --tgtdict"
-                    why = f"data with another dictionary ({remedy})"
-                reason = f"{self.path} is of {why}: {name} is {there} there, {here} here"
-                raise OptionError("base_checkpoint", reason)
-        try:
-            model.load_state_dict(dict(self.tensors), strict=True)
-        except RuntimeError as error:
-            reason = f"{self.path} is of another architecture ({error})"
-            raise OptionError("base_checkpoint", reason) from error
-
-
-def read_base(path: Optional[str]) -> BaseCheckpoint:
-    """Read and check the checkpoint of --base-checkpoint.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: none is named; a damaged or hostile file, another kind of model, or one with head gates
-            still on it.
-    """
-    from ..heads.checkpoint_heads import SCORES
-    from ..surgery.pruning import prepare
-
-    if not path:
-        raise OptionError("base_checkpoint", "FILE: name the trained model that the diff is against")
-    try:
-        source = prepare(load_checkpoint(path))
-    except ValueError as error:
-        raise OptionError("base_checkpoint", f"{path}: {error}") from error
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--base-checkpoint {path}: no such file") from None
-    if SCORES in source.tensors:
-        reason = f"{path} has gates on its heads, which a diff knows nothing of: take its dead heads out "
-        raise OptionError("base_checkpoint", f"{reason}first (dsp prune {path} --out pruned.pt)")
-    return BaseCheckpoint(path, source.options, source.tensors, source.state.get("task_state") or {})
 
 
 def starts_elsewhere(option: str) -> OptionError:

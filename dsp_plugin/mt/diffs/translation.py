@@ -7,10 +7,8 @@ from typing import Optional
 from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
-from omegaconf import open_dict
 
 from ...options.errors import OptionError
-from ..checkpoints.checkpoint import check_same_sizes
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.feed_forward import NEURONS, check_groups
 from ..heads.gated_model import GatedTransformerModel
@@ -134,14 +132,7 @@ class DiffTranslationTask(GatedTranslationTask):
         self._check_training(cfg._get_root())
         self._base = read_base(self.cfg.base_checkpoint)
         check_dictionaries(self._base.task_state, self, f"--base-checkpoint {self._base.path}")
-        sizes = self._base.sizes()
-        if cfg._name != "diff_transformer":
-            check_same_sizes(self._base.path, sizes, options)
-            sizes = {name: sizes.get(name) for name in ("kept_heads", NEURONS)}
-        # into the configuration itself, so that fairseq saves it with every checkpoint
-        with open_dict(cfg):
-            cfg.update(sizes)
-        options.update(sizes)
+        self._base.take_sizes(cfg, options, "diff_transformer")
         super().prepare(cfg, model_class, options)
 
     def optimizer_step(self, optimizer, model, update_num):

@@ -7,6 +7,8 @@ from dataclasses import Field
 from typing import Any, Optional
 
 from fairseq.models import (
+    ARCH_CONFIG_REGISTRY,
+    ARCH_MODEL_NAME_REGISTRY,
     MODEL_DATACLASS_REGISTRY,
     MODEL_REGISTRY,
     BaseFairseqModel,
@@ -314,6 +316,16 @@ def register_architectures(model: str) -> None:
     """Register `<model>_iwslt_de_en`, `_wmt_en_de`, `_multi30k` and `_multi30k_small` of a model."""
     for name, sizes in ARCHITECTURES.items():
         register_model_architecture(model, f"{model}_{name}")(sizes)
+
+
+def register_all_sizes(model: str, prefix: str) -> None:
+    """Register `<prefix>_<name>` of a model for every transformer architecture there is, stock or ours."""
+    stock_names = [name for name, of in ARCH_MODEL_NAME_REGISTRY.items() if of == "transformer"]
+    sizes = {name: ARCH_CONFIG_REGISTRY[name] for name in stock_names}
+    sizes.update({f"transformer_{name}": made for name, made in ARCHITECTURES.items()})
+    for name, made in sizes.items():
+        if name != "transformer":  # the registered model itself
+            register_model_architecture(model, f"{prefix}_{name}")(made)
 
 
 def _narrow(args, layers: int, dim: int):

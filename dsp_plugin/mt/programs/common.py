@@ -103,6 +103,20 @@ def diff_program(doc: str, argv: Sequence[str]) -> None:
     run_program(run_diff, argv)
 
 
+def dsee_program(doc: str, argv: Sequence[str]) -> None:
+    """Run the three stages of DSEE, see `dsee.run_dsee`."""
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder, --base-checkpoint and fairseq-train's options.")
+    if asks_for_help(argv):
+        print(doc)
+        return
+    import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
+
+    from .dsee import run_dsee
+
+    run_program(run_dsee, argv)
+
+
 def pack_program(doc: str, argv: Sequence[str]) -> None:
     """Write a pack out of a checkpoint, see `packs.write_pack`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

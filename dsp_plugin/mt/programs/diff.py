@@ -18,7 +18,7 @@ from .argv import OwnOptions, value
 from .diff_stages import Share, unprojected_figures
 from .dry_run import dry_run
 from .launch import arch_of, renamed, training_options, training_parser, with_choice
-from .stages import Training, say, validation_of
+from .stages import Training, falling_rate, number, say, validation_of
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _OURS = {
@@ -28,14 +28,6 @@ _OURS = {
 }
 
 
-def _number(text: str) -> float:
-    """Read a number; of what is none, the one that is refused by the option's name."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def own_options() -> OwnOptions:
     """Return a parser of the options `run_diff.py` adds to fairseq-train's."""
     parser = OwnOptions("--record-name")
@@ -43,7 +35,7 @@ def own_options() -> OwnOptions:
     parser.add_argument("--per-layer-projection", action="store_true")
     parser.add_argument("--sampled-diff", action="store_true")
     parser.add_argument("--value-dtype", choices=["float16", "bfloat16", "float32"], default="float16")
-    parser.add_argument("--finetune-lr", type=_number)
+    parser.add_argument("--finetune-lr", type=number)
     parser.add_argument("--finetune-max-update", type=int)
     parser.add_argument("--finetune-max-epoch", type=int)
     parser.flag("--dry-run", "say what would train; write nothing")
@@ -125,11 +117,11 @@ def _projections(own: argparse.Namespace, save_dir: str) -> dict[str, Projection
     found: dict[str, Projection] = {}
     there = os.listdir(save_dir) if os.path.isdir(save_dir) else []
     for text in own.target_sparsity:
-        projection = Projection(_number(text), own.per_layer_projection, own.sampled_diff)
+        projection = Projection(number(text), own.per_layer_projection, own.sampled_diff)
         if projection in found.values():
             say(f"--target-sparsity {text} is there twice and trained once")
             continue
-        same = (name for name in [text, *there] if name in there and _number(name) == projection.density)
+        same = (name for name in [text, *there] if name in there and number(name) == projection.density)
         found[next(same, text)] = projection
     return found
 
@@ -137,18 +129,10 @@ def _projections(own: argparse.Namespace, save_dir: str) -> dict[str, Projection
 def _training_options(words: Sequence[str]) -> argparse.Namespace:
     """Read fairseq-train's options as stage 1 takes them.
 
-    Where the command line names no schedule, the rate falls linearly to 0 over the updates of a stage, as in
-    the paper. By --max-epoch alone their number is not known before the data are read: then the rate is
-    constant, and this says so.
+    Where the command line names no schedule, the rate falls as in the paper: see `falling_rate`.
     """
     defaults = {"arch": "diff_transformer", "optimizer": "diff_adam", "clip_norm": 1.0}  # the paper's norm
-    falling, updates = {}, value(words, "--max-update")
-    if value(words, "--lr-scheduler") is None:
-        if updates in (None, "0"):
-            falls = "with it, it falls linearly to 0 (--lr-scheduler: as you like)"
-            say(f"without --max-update the rate does not fall; {falls}")
-        else:
-            falling = {"lr_scheduler": "polynomial_decay", "total_num_update": updates}
+    falling = falling_rate(words)
     meant = {"arch": partial(arch_of, method="diff"), "optimizer": partial(renamed, {"adam": "diff_adam"})}
     make = partial(training_parser, "diff_translation", meant, **defaults, **falling)
     parsed = training_options(words, make)

@@ -15,6 +15,7 @@ from ...records.files.whole import check_folder, replacing
 from ...records.record import Record
 from ..checkpoints.checkpoint import load_checkpoint, model_options
 from ..diffs.base import read_pack
+from ..dsee.files import read_file
 from ..heads.checkpoint_heads import heads_of_checkpoint
 from ..patches import collected_hypotheses
 from ..training.option_checks import check_options
@@ -25,7 +26,7 @@ from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 
 def own_options() -> OwnOptions:
     """Return a parser of the options that `generate_dsp.py` and its like add to fairseq's, or read there."""
-    parser = OwnOptions("--user-dir", "--task", "--diff-pack")
+    parser = OwnOptions("--user-dir", "--task", "--diff-pack", "--dsee-checkpoint")
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
     parser.add_argument("--heads-per-kind", help="the same as a number a kind: encoder-self=4,...")
     parser.add_argument(
@@ -59,10 +60,13 @@ def generate(argv: Sequence[str]) -> Record:
     hush_hosts()
     own, rest = own_options().split(argv)
     check_options(own)
+    if own.diff_pack and own.dsee_checkpoint:
+        raise OptionError("diff_pack", "and {} are both made against a base: give one", "dsee_checkpoint")
     rest += words_of(
         user_dir=own.user_dir or PLUGIN_DIR,
-        task=own.task or ("diff_translation" if own.diff_pack else "dsp_translation"),
+        task=own.task or _task_of(own),
         diff_pack=own.diff_pack,
+        dsee_checkpoint=own.dsee_checkpoint,
     )
     args = parse_for_fairseq(options.get_generation_parser, rest)
     for name, folder in (("--record-dir", own.record_dir), ("--results-path", args.results_path)):
@@ -78,6 +82,7 @@ def generate(argv: Sequence[str]) -> Record:
     if args.num_shards > 1:  # fairseq's program has these options, but goes by those of distributed training
         args.distributed_world_size, args.distributed_rank = args.num_shards, args.shard_id
     pack = read_pack(own.diff_pack, "--diff-pack") if own.diff_pack else None
+    update = read_file(own.dsee_checkpoint) if own.dsee_checkpoint else None
     paths = _files(args, utils.split_paths(args.path))
     states = [load_checkpoint(path) for path in paths]
     overrides = _overrides(args.model_overrides, states)
@@ -104,7 +109,14 @@ def generate(argv: Sequence[str]) -> Record:
         with _output(args.results_path, args.gen_subset, label) as out:
             fairseq_generate._main(cfg, out)
     seconds = time.time() - started
-    return keep_results(Generation(own, args, paths, states, overrides, pack, ran, cfg, seconds))
+    return keep_results(Generation(own, args, paths, states, overrides, pack, update, ran, cfg, seconds))
+
+
+def _task_of(own: argparse.Namespace) -> str:
+    """Return the task that puts into a model what is named beside it."""
+    if own.dsee_checkpoint:
+        return "dsee_translation"
+    return "diff_translation" if own.diff_pack else "dsp_translation"
 
 
 def _files(args, paths: Sequence[str]) -> list[str]:

@@ -14,6 +14,9 @@ import torch
 
 from ...diffs import DiffPack
 from ...diffs.packs.summary import pack_label, record_figures
+from ...dsee.artefact import DseeFile
+from ...dsee.labels import label_of
+from ...dsee.summary import summarise
 from ...records.bleu import bleu, bleu_statistics, detokenize
 from ...records.files.sealed import with_checksum
 from ...records.files.whole import write_text
@@ -35,7 +38,7 @@ class Generation:
     Attributes:
         own: the options of `generate.own_options`. args: fairseq's.
         paths, states: the checkpoints. overrides: of --model-overrides.
-        pack: of --diff-pack.
+        pack: of --diff-pack. update: of --dsee-checkpoint.
         ran: the models and what they translated. cfg: the configuration that they ran with.
         seconds: what it took.
     """
@@ -46,6 +49,7 @@ class Generation:
     states: list[dict[str, Any]]
     overrides: dict[str, Any]
     pack: Optional[DiffPack]
+    update: Optional[DseeFile]
     ran: Hypotheses
     cfg: Any
     seconds: float
@@ -60,7 +64,7 @@ def keep_results(done: Generation) -> Record:
     # a model whose heads were removed is described by the heads it once had
     shown = [original_heads_of(*both) for both in zip(models, heads)]
     parameters = [parameters_of_model(*each) for each in zip(models, heads, shown)]
-    methods = [own.method or _method(*each, done.pack) for each in zip(heads, shown)]
+    methods = [own.method or _method(*each, done.pack, done.update) for each in zip(heads, shown)]
     maps = [kept_heads(each.head_map.to_dict(), each.keep.tolist()) for each in shown]
     hypotheses, references = done.ran.texts(done.cfg)
     metrics, sentences = score(hypotheses, references, args, own.no_detok, first, subset)
@@ -91,6 +95,7 @@ def keep_results(done: Generation) -> Record:
             **({"model_overrides": done.overrides} if done.overrides else {}),
             **({"dtype": str(weights.dtype).split(".")[-1]} if weights.dtype != torch.float32 else {}),
             **({"diff": record_figures(done.pack, os.path.getsize(own.diff_pack))} if done.pack else {}),
+            **({"dsee": _figures(done.update)} if done.update else {}),
         },
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{subset}")
@@ -169,7 +174,21 @@ def write_results(
     return name
 
 
-def _method(heads: CheckpointHeads, original: CheckpointHeads, pack: Optional[DiffPack]) -> str:
+def _figures(file: DseeFile) -> dict[str, Any]:
+    """Return what a record says of an update: its sizes, and how it was made."""
+    found = summarise(file).to_dict()
+    config = {name: value for name, value in found.pop("config").items() if name != "model_config"}
+    return {"positions": found["trained"], "bytes": found["file_bytes"], **found, **config}
+
+
+def _method(
+    heads: CheckpointHeads,
+    original: CheckpointHeads,
+    pack: Optional[DiffPack],
+    update: Optional[DseeFile] = None,
+) -> str:
+    if update is not None:
+        return label_of(update.config)
     if pack is not None:
         return pack_label(pack)
     if heads.method is not None:

@@ -8,8 +8,9 @@ import argparse
 import gc
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..checkpoints.checkpoint import load_checkpoint
 from ..patches import forget_best_score
 from ..training.option_checks import check_options
 from ..training.same_command import difference, settings_of
+from .argv import value
 from .launch import train, training_options
 from .training_results import summarise_training
 
@@ -107,6 +109,33 @@ class Training:
             return None
         noted = read_json(path)
         return noted.get("settings", noted.get("options")) if isinstance(noted, dict) else noted
+
+
+def number(text: str) -> float:
+    """Read a number; of what is none, the one that is refused by the option's name."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def falling_rate(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options by which the learning rate falls linearly to 0 over the updates of a stage.
+
+    So it is where the command line names no schedule. By --max-epoch alone the number of updates is not known
+    before the data are read: then the rate is constant, there are no such options, and this says so.
+
+    Args:
+        words: of fairseq-train's options.
+    """
+    if value(words, "--lr-scheduler") is not None:
+        return {}
+    updates = value(words, "--max-update")
+    if updates in (None, "0"):
+        falls = "with it, it falls linearly to 0 (--lr-scheduler: as you like)"
+        say(f"without --max-update the rate does not fall; {falls}")
+        return {}
+    return {"lr_scheduler": "polynomial_decay", "total_num_update": updates}
 
 
 def validation_of(folder: str) -> str:

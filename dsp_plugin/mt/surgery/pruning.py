@@ -113,6 +113,11 @@ def prepare(state: dict[str, Any], neurons: Optional[int] = None) -> CheckpointM
     cfg = options_by_section(state)
     options = dsp_model_options(cfg)
     tensors = _split_projections(state["model"])
+    if any(name.endswith(".update.down") for name in tensors):
+        raise ValueError(
+            "the checkpoint holds an update of DSEE's beside its weights: make a file of it "
+            "(scripts/mt/pack_dsee.py) and a plain model of that (dsp dsee merge)"
+        )
     if neurons is not None and neurons != (options.get(NEURONS) or neurons):
         reason = f"{neurons}: the checkpoint's groups are of {options[NEURONS]} neurons"
         raise OptionError(NEURONS, reason)

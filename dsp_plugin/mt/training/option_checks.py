@@ -31,10 +31,11 @@ _TABLE: Mapping[str | Meaning, str] = {
         alignment_lambda latency_avg_weight latency_var_weight ctc_weight rdrop_alpha""",
     "positive": """adam_eps adamax_eps adadelta_eps lr_shrink power total_num_update t_mult lr_decay
         max_lr final_lr_scale min_loss_scale threshold_loss_scale adaptive_softmax_factor pruning_lr
-        temperature block_lr finetune_lr""",
+        temperature block_lr finetune_lr lora_alpha third_lr""",
     "finite": "alpha_init concrete_lower concrete_upper lenpen lenpen_mt unkpen lm_weight "
     "iter_decode_eos_penalty stop_min_lr",
     _RATE_OR_HOST: "warmup_init_lr",
+    MEANINGS["decay"]: "pruning_ratio ad_pruning_ratio prune_neurons",
     "dropout": """dropout attention_dropout activation_dropout relu_dropout adaptive_softmax_dropout
         encoder_layerdrop
         decoder_layerdrop label_smoothing""",
@@ -53,7 +54,8 @@ _TABLE: Mapping[str | Meaning, str] = {
         model_parallel_size distributed_world_size distributed_num_procs bucket_cap_mb
         localsgd_frequency nprocs_per_node global_sync_iter ema_update_freq lr_deacy_period
         heads_per_step importance_samples finetune_max_update finetune_max_epoch beam nbest
-        iter_decode_with_beam softmax_batch jobs limit mask_samples neurons""",
+        iter_decode_with_beam softmax_batch jobs limit mask_samples neurons lora_r
+        third_max_update third_max_epoch""",
     "amount": """encoder_layers_to_keep decoder_layers_to_keep min_params_to_wrap base_layers
         max_update max_epoch warmup_updates warmup_steps hold_steps decay_steps force_anneal
         lr_patience num_workers data_buffer_size validate_interval_updates validate_after_updates
@@ -61,7 +63,7 @@ _TABLE: Mapping[str | Meaning, str] = {
         distributed_rank device_id pipeline_chunks ema_start_update warmup_iterations
         ignore_prefix_size latency_update_after num_batch_buckets budgets pruning_warmup_updates
         pruning_lr_decay_steps cooldown_steps beam_mt max_len_b max_len_b_mt min_len prefix_size
-        no_repeat_ngram_size iter_decode_max_iter buffer_size context_window""",
+        no_repeat_ngram_size iter_decode_max_iter buffer_size context_window num_sparse prune_heads_num""",
     "whole": "num_of_heads min_heads_per_block",  # the model, which has the heads, says how many there are
     _ALL: "keep_interval_updates keep_interval_updates_pattern keep_last_epochs keep_best_checkpoints",
     MEANINGS["amount"].or_else(-1, meant="for none"): "patience fix_layer upsample_primary heartbeat_timeout",

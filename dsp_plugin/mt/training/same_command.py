@@ -32,6 +32,7 @@ _PLACES = (
     "save_dir",
     "user_dir",
     "mask_pack",
+    "dsee_checkpoint",
     "log_file",
     "tensorboard_logdir",
     "plasma_path",

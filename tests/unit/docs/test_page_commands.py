@@ -39,6 +39,8 @@ NOT_RUN = {
     "python scripts/mt/run_voita.py": "minutes of training: tests/integration/test_train_voita.py",
     "python scripts/mt/run_michel.py": "it wants a trained model: tests/integration/test_michel.py",
     "python scripts/mt/run_diff.py": "it wants a trained model: tests/integration/test_diff_mt.py",
+    "python scripts/mt/run_dsee.py": "it wants a trained model: tests/integration/test_dsee_mt.py",
+    "python scripts/mt/pack_dsee.py": "it wants a trained update: tests/integration/test_dsee_mt.py",
     "python scripts/mt/pack_diff.py": "it wants a trained diff: tests/integration/test_diff_mt.py",
     "python scripts/mt/generate_dsp.py": "it wants a trained model: tests/system/test_embedded_corpus.py",
     "python scripts/mt/generate_voita.py": "it wants a trained model: tests/integration/test_train_voita.py",

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from ....dsee.measuring import flops_of, latency_of, measured_lines
 from ...dsee import dsee_of, merge_dsee
 from ...dsee.layer import dsee_layers
 from ..chassis.parsing import say
 
 ROWS = 8  # of the batch that is counted and timed
-PAIRS = 5
-LONGEST = 20.0  # seconds after which no further pair is timed
 
 
 def account_of(
@@ -52,15 +48,16 @@ def account_of(
     found["merged_nonzeros"] = _nonzeros(body)
     batch = _batch(model, length)
     found["batch"] = [ROWS, batch["input_ids"].shape[1]]
-    found["flops"] = {"base": _flops(base, batch), "deployed": _flops(model, batch)}
-    found["latency"] = _latency(base, model, batch)
+    passes = {"base": partial(base.eval(), **batch), "deployed": partial(model.eval(), **batch)}
+    found["flops"] = {name: flops_of(call) for name, call in passes.items()}
+    found["latency"] = latency_of(**passes, device=batch["input_ids"].device)
     return found
 
 
 def say_account(account: Mapping[str, Any]) -> None:
     """Print the account's lines."""
-    whole, nonzeros, flops = account["base_weights"], account["update_nonzeros"], account["flops"]
-    left, time_of = account["weights_left"], account["latency"]
+    whole, nonzeros = account["base_weights"], account["update_nonzeros"]
+    left = account["weights_left"]
     rows, length = account["batch"]
     say(
         f"stage {account['stage']}: {account['trainable']:,} numbers learn "
@@ -72,16 +69,8 @@ def say_account(account: Mapping[str, Any]) -> None:
         f"weights of the base that are left: {left:,} ({100 * left / whole:.1f} %); not zero after merging: "
         f"{account['merged_nonzeros']:,}; file: {account['bytes']:,} bytes"
     )
-    saved = 1 - flops["deployed"] / flops["base"] if flops["base"] else 0.0
-    say(
-        f"a batch of {rows} x {length} tokens: {flops['deployed'] / 1e9:.4g} of the base's "
-        f"{flops['base'] / 1e9:.4g} GFLOPs ({100 * saved:.1f} % saved)"
-    )
-    say(
-        f"time of it: {1e3 * time_of['deployed']:.1f} ms, base {1e3 * time_of['base']:.1f} ms, "
-        f"{time_of['speedup']:.2f} times as fast (from {time_of['least']:.2f} to {time_of['most']:.2f} in "
-        f"{time_of['pairs']} pairs, {time_of['threads']} threads)"
-    )
+    for line in measured_lines(account, f"{rows} x {length} tokens"):
+        say(line)
 
 
 def _is_plain(value: Any) -> bool:
@@ -120,39 +109,3 @@ def _batch(model: PreTrainedModel, length: int) -> dict[str, torch.Tensor]:
     ids = torch.randint(vocabulary, (ROWS, length), generator=generator)
     device = next(model.parameters()).device
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
-
-
-@torch.no_grad()
-def _flops(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> int:
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(**batch)
-    return int(counter.get_total_flops())
-
-
-@torch.no_grad()
-def _latency(base: nn.Module, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Time both in turn; return medians in seconds, and the median of the pairs' ratios."""
-    times: dict[str, list[float]] = {"base": [], "deployed": []}
-    begun = time.perf_counter()
-    for number in range(PAIRS + 1):
-        pair = [("base", base), ("deployed", model)]
-        for name, one in pair if number % 2 else reversed(pair):
-            started = time.perf_counter()
-            one(**batch)
-            if batch["input_ids"].is_cuda:
-                torch.cuda.synchronize()
-            if number:  # the first is slower
-                times[name].append(time.perf_counter() - started)
-        if number and time.perf_counter() - begun > LONGEST:
-            break
-    ratios = [one / other for one, other in zip(times["base"], times["deployed"])]
-    return {
-        **{name: statistics.median(found) for name, found in times.items()},
-        "speedup": statistics.median(ratios),
-        "least": min(ratios),
-        "most": max(ratios),
-        "pairs": len(ratios),
-        "threads": torch.get_num_threads(),
-        "device": batch["input_ids"].device.type,
-    }

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, Trainer
 
 from ....dsee.artefact import DseeFile
+from ....dsee.labels import label_of
 from ....options.errors import OptionError
 from ....options.faults import naming
 from ....records.files.whole import check_output
@@ -27,7 +28,6 @@ from ..chassis.parsing import say
 from ..chassis.system import Setup, System
 from .account import account_of, say_account
 from .arguments import StartArguments, UpdateArguments, our_names
-from .labels import label_of
 
 
 class DseeStage(System):

@@ -1,4 +1,4 @@
-"""The names of DSEE's methods in records."""
+"""The names of DSEE's methods in records, on every host."""
 
 from __future__ import annotations
 
