@@ -1,11 +1,11 @@
-# A translation model finetuned to another domain by sparse diffs, and both domains scored before, with and after them:
-# text -> base -> train, prune, tune -> score -> table.
+# A translation model finetuned to another domain by sparse diffs and by DSEE, and both domains scored before, with and after
+# them: text -> base -> train, prune, tune -> score -> table.
 #   snakemake -s pipelines/domains.smk --cores 1 -n
 #   snakemake -s pipelines/domains.smk --cores 1 --config home=iwslt14
 #   snakemake -s pipelines/domains.smk --cores 1 --config quick=1 runs=/tmp/runs results=/tmp/results        a trial
-# Compared: the base, a structured diff of 0.5 and of 5 %, a non-adaptive one of 0.5 %, all weights finetuned, and the base
-# file after a pack has been applied to it and reverted. A training leaves the file `done` beside its checkpoints, from which
-# one that was stopped goes on.
+# Compared: the base, a structured diff of 0.5 and of 5 %, a non-adaptive one of 0.5 %, all weights finetuned, an update of
+# DSEE's before and after heads and neurons are removed, and the base file after a pack has been applied to it and reverted. A
+# training leaves the file `done` beside its checkpoints, from which one that was stopped goes on.
 include: "common.smk"
 
 from pipelines.plans.domain_rows import PACK
@@ -88,6 +88,20 @@ rule diffs:
         name=lambda w: f"structured {w.density}",
         log=f"{RUNS}/logs/structured-{{density}}.log",
         command=lambda w: shlex.join(PLAN.diffs(w.density)),
+    shell:
+        RUN
+
+
+# All three stages of DSEE.
+rule dsee:
+    input:
+        PLAN.start_from(),
+    output:
+        str(PLAN.update("3rd")),
+    params:
+        name="dsee",
+        log=f"{RUNS}/logs/dsee.log",
+        command=shlex.join(PLAN.dsee()),
     shell:
         RUN
 

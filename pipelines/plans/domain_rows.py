@@ -11,7 +11,7 @@ from dsp_plugin.reports.tables.rows import markdown_table, signature_notes
 
 from .options import ROOT
 
-PACK = "task.diff.safetensors"
+PACK, UPDATE = "task.diff.safetensors", "task.dsee.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,17 @@ class Domain:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: a model file, perhaps with a pack in it. `awaited` is there when both are."""
+    """A row of the table: a model file, perhaps with a pack or a DSEE file in it.
+
+    `awaited` is there when all are.
+    """
 
     name: str
     method: str
     path: Path
     awaited: Path
     pack: Path | None = None
+    update: Path | None = None
 
 
 def table_text(found: Sequence[Record], order: Sequence[str], domains: Sequence[str]) -> str:
@@ -56,12 +60,13 @@ def table_text(found: Sequence[Record], order: Sequence[str], domains: Sequence[
     rows = []
     for method in dict.fromkeys(record.method for record in records):
         here = {record.name.split(": ")[-1]: record for record in records if record.method == method}
-        diff = next(iter(here.values())).extra.get("diff", {})
-        row = {"method": method, "weights changed": diff.get("positions", ""), "bytes": diff.get("bytes", "")}
+        extra = next(iter(here.values())).extra
+        file = extra.get("diff") or extra.get("dsee") or {}
+        row = {"method": method, "numbers stored": file.get("positions", ""), "bytes": file.get("bytes", "")}
         for domain in domains:
             metric = here[domain].metric("BLEU", "test") if domain in here else None
             row[f"BLEU {domain}"] = metric.value if metric else "not measured"
         rows.append(row)
     rows.sort(key=lambda row: order.index(row["method"]) if row["method"] in order else len(order))
-    columns = ["method", *(f"BLEU {domain}" for domain in domains), "weights changed", "bytes"]
+    columns = ["method", *(f"BLEU {domain}" for domain in domains), "numbers stored", "bytes"]
     return markdown_table(rows, columns) + "\n\n" + "\n".join(signature_notes(records)) + "\n"

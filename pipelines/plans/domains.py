@@ -1,4 +1,4 @@
-"""A translation model taken to another domain by sparse diffs, and by other finetuning (domains.yaml)."""
+"""A translation model taken to another domain by sparse diffs, DSEE and other finetuning (domains.yaml)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dsp_plugin.records.record import load_records, method_label
 from dsp_plugin.records.settings import other_settings, refusal
 
 from .base import Plan, needed
-from .domain_rows import PACK, Domain, Row, table_text
+from .domain_rows import PACK, UPDATE, Domain, Row, table_text
 from .mt import MTPlan
 from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings, words_of
 
@@ -25,6 +25,8 @@ APPLY_AND_REVERT = (
     'cp "$1" "$2"; "$PYTHON" -m dsp_plugin.cli.main diff apply "$3" "$2"; '
     '"$PYTHON" -m dsp_plugin.cli.main diff revert "$2"; mv "$2" "$4"'
 )
+# settings of the rows of DSEE
+_DSEE = ("dsee_lr", "lora_r", "num_sparse", "prune_heads_num", "prune_neurons")
 
 
 class DomainsPlan(Plan):
@@ -81,12 +83,17 @@ class DomainsPlan(Plan):
             return Row(label.replace("%", ""), label, self.base, pack, pack)
 
         first = self.yaml.densities[0]
+        # of a DSEE in the numbers of run_dsee.py's own labels
+        heads, neurons = self.settings["prune_heads_num"], self.settings["prune_neurons"]
+        third, pruned = self.update("3rd"), f"dsee-h{heads}-n{neurons:g}"
         full, reverted = self.folder / "full/checkpoint_best.pt", self.folder / "reverted.pt"
         return [
             Row("base", "base", self.base, self.base),
             *(row_of("diff-structured", self.pack(density), density) for density in self.yaml.densities),
             row_of("non-adaptive", self.folder / "non-adaptive" / PACK, first),
             Row("full", "full", full, self.folder / "full/done"),
+            Row("dsee", "dsee", self.base, third, update=self.update("1st")),
+            Row(pruned, pruned, self.base, third, update=third),
             Row("base-after-revert", "base-after-revert", reverted, reverted),
         ]
 
@@ -94,6 +101,9 @@ class DomainsPlan(Plan):
 
     def pack(self, density: str) -> Path:
         return self.folder / "structured" / density / PACK
+
+    def update(self, stage: str) -> Path:
+        return self.folder / "dsee" / stage / UPDATE
 
     def record(self, row: Row, domain: Domain) -> Path:
         return self.results / row.name / domain.name / "results.json"
@@ -157,6 +167,19 @@ class DomainsPlan(Plan):
         words = ["--save-dir", self.folder / "structured", "--target-sparsity", *upto, *words_of(stages)]
         return ["scripts/mt/run_diff.py", *self._training(*words)]
 
+    def dsee(self) -> list[str]:
+        """Return the command of all three stages of DSEE."""
+        settings = self.settings
+        stages = {
+            "lr": settings["dsee_lr"],
+            "max-update": settings["updates"],
+            "third-max-update": settings["finetune_updates"],
+        }
+        for name in _DSEE[1:]:
+            stages[name.replace("_", "-")] = settings[name]
+        words = ["--save-dir", self.folder / "dsee", *words_of(stages)]
+        return ["scripts/mt/run_dsee.py", *self._training(*words)]
+
     def full(self) -> list[str]:
         """Return the command that finetunes all weights."""
         return self._train("full", "full_lr", "--optimizer", "adam")
@@ -207,6 +230,7 @@ class DomainsPlan(Plan):
         words = [str(domain.data), *"-s de -t en --path".split(), str(row.path)]
         words += shlex.split(self.yaml.scoring)
         words += ["--diff-pack", str(row.pack)] if row.pack else []
+        words += ["--dsee-checkpoint", str(row.update)] if row.update else []
         words += shlex.split(self.yaml.quick_scoring) if self.options.quick else []
         words += ["--record-name", f"{self.home.name} to {self.away.name}: {domain.name}"]
         words += ["--method", row.method]
@@ -228,6 +252,8 @@ class DomainsPlan(Plan):
             made = read_json(path) if path.is_file() else None
             if made and "base_content" in self.settings:  # an earlier version compared the name alone
                 made.setdefault("base_content", self.settings["base_content"])
+            for name in _DSEE if made else ():  # an earlier version had no rows of it
+                made.setdefault(name, self.settings[name])
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
                 differing = other_settings(made, self.settings) if made else []
                 raise refusal(f"{folder} holds work", differing, "remove it, or name other runs and results")
@@ -250,7 +276,8 @@ class DomainsPlan(Plan):
 
     def tables(self) -> dict[Path, str]:
         found = load_records(self.results) if self.results.is_dir() else []
-        noted = {name: value for name, value in self.settings.items() if name != "base_content"}
+        silent = {"base_content", *(() if any("dsee" in record.extra for record in found) else _DSEE)}
+        noted = {name: value for name, value in self.settings.items() if name not in silent}
         shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noted.items())
         home, away = (self.yaml.domains[domain.name] for domain in (self.home, self.away))
         head = (

@@ -237,6 +237,8 @@ def write(path):
         "scripts/mt/run_diff.py": "for name in ('0.005', '0.05'):\n    if name in words:\n"
         "        write(f\"{values['--save-dir']}/{name}/task.diff.safetensors\")\n",
         "scripts/mt/run_dsp.py": "write(values['--save-dir'] + '/checkpoint_best.pt')\n",
+        "scripts/mt/run_dsee.py": "for name in ('1st', '3rd'):\n"
+        "    write(f\"{values['--save-dir']}/{name}/task.dsee.safetensors\")\n",
         "scripts/mt/pack_diff.py": "write(values['--out'])\n",
         "scripts/mt/generate_dsp.py": "write(values['--record-dir'] + '/results.json')\n",
         "fairseq_cli/train.py": "write(values['--save-dir'] + '/checkpoint_best.pt')\n",
@@ -263,9 +265,10 @@ def write(path):
         "domain_text.py": 2,
         "run_dsp.py": 1,
         "run_diff.py": 2,
+        "run_dsee.py": 1,
         "train.py": 2,
         "pack_diff.py": 2,
-        "generate_dsp.py": 12,
+        "generate_dsp.py": 16,
     }
     assert counts == expected
     results = repository / "results/diff/mt/iwslt14-to-multi30k"
