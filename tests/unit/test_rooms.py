@@ -62,6 +62,7 @@ FLOORS = {
     "records": ("files", ""),
     "gating": ("draws", "handshake", "sampling", "", "methods", "importance"),
     "dsee": ("",),
+    "delta": ("",),
     "diffs": ("", "packs", "training", "serving"),
     "reports": ("tables", "pictures", ""),
     "mt": (
@@ -88,10 +89,12 @@ FLOORS = {
         "export",
         "diffs",
         "dsee",
+        "delta",
         "programs/chassis",
         "programs/heads",
         "programs/diffs",
         "programs/dsee",
+        "programs/delta",
         "programs",
     ),
 }

@@ -1,0 +1,1 @@
+"""Delta-Tuning on Transformers: prompt, BitFit, adapter and the house's own updates, in any combination."""
