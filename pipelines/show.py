@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Show the command lines of a pipeline's runs, done or not, without running them.
 
-python pipelines/show.py glue|diff [KEY=VALUE ...]        the pipeline's settings
+python pipelines/show.py glue|diff|dsee [KEY=VALUE ...]        the pipeline's settings
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.plans.diff import DiffPlan
+from pipelines.plans.dsee import DseePlan
 from pipelines.plans.glue import GluePlan
 
 
 def main(words: list[str]) -> None:
-    plan = {"glue": GluePlan, "diff": DiffPlan}[words[0]](dict(word.split("=", 1) for word in words[1:]))
+    plan = {"glue": GluePlan, "diff": DiffPlan, "dsee": DseePlan}[words[0]](
+        dict(word.split("=", 1) for word in words[1:])
+    )
     for run in plan.runs:
         for command in plan.commands(run):
             print(shlex.join(["python", *command]))

@@ -1,23 +1,25 @@
-"""Which heads were kept, as a record holds it: readable without the model and without torch."""
+"""Which heads and groups of neurons were kept, as a record holds it: readable without model and torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
 def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, Any]:
     """Make the `heads` field: {"total", "kept", "blocks": [{"name", "kind", "num_heads", "kept"}]}.
 
-    A block's `kept` are the numbers of its heads that are kept, rising; the whole field's is their count. A
-    block of groups of neurons has the size of these, too, as `neurons`.
+    A block's `kept` are the numbers of its units that are kept, rising. A block of groups of neurons has the
+    size of these, too, as `neurons`, and where there are such blocks the field has
+    `groups`: {"total", "kept"}. `total` and `kept` of the whole field count heads, and those of `groups` the
+    groups. Records of earlier versions have no `groups`, and count all units as heads.
 
     Args:
         head_map: `HeadMap.to_dict()`.
-        mask: bool [N], True where a head is kept; list, array or tensor.
+        mask: bool [N], True where a unit is kept; list, array or tensor.
 
     Raises:
-        ValueError: the mask is not as long as the model has heads.
+        ValueError: the mask is not as long as the model has units.
     """
     flags = [bool(flag) for flag in mask]
     total = sum(block["num_heads"] for block in head_map["blocks"])
@@ -30,7 +32,9 @@ def kept_heads(head_map: Mapping[str, Any], mask: Sequence[bool]) -> dict[str, A
         numbers = [head for head, kept in enumerate(mine) if kept]
         keys = ("name", "kind", "num_heads", *(("neurons",) if block.get("neurons") else ()))
         blocks.append({**{key: block[key] for key in keys}, "kept": numbers})
-    return {"total": total, "kept": sum(flags), "blocks": blocks}
+    groups = [block for block in blocks if block.get("neurons")]
+    found = {**_counted(block for block in blocks if not block.get("neurons")), "blocks": blocks}
+    return {**found, "groups": _counted(groups)} if groups else found
 
 
 def kept_in_words(head_map: Mapping[str, Any], mask: Sequence[bool]) -> str:
@@ -49,6 +53,11 @@ def kept_in_words(head_map: Mapping[str, Any], mask: Sequence[bool]) -> str:
     return " and ".join(said) or "0 of 0 heads"
 
 
+def has_lost(heads: Mapping[str, Any]) -> bool:
+    """Whether a `heads` field tells of heads, or groups of neurons, that are gone."""
+    return not all(mask_of(heads))
+
+
 def mask_of(heads: Mapping[str, Any]) -> list[bool]:
     """Return the mask [N] of a `heads` field, which can itself stand for the head map: it has its blocks."""
     return [head in block["kept"] for block in heads["blocks"] for head in range(block["num_heads"])]
@@ -58,7 +67,6 @@ def check_heads(heads: Any) -> None:
     """Raise a ValueError that names the part unless `heads` is what `kept_heads` makes and adds up."""
     if not _has_keys(heads, "total", "kept", "blocks") or not isinstance(heads["blocks"], list):
         raise ValueError("heads must be null or {total, kept, blocks}")
-    total = kept = 0
     for position, block in enumerate(heads["blocks"]):
         where = f"heads.blocks[{position}]"
         if not _has_keys(block, "name", "kind", "num_heads", "kept"):
@@ -75,11 +83,29 @@ def check_heads(heads: Any) -> None:
             or len(set(numbers)) != len(numbers)
         ):
             raise ValueError(f"{where}.kept must list different heads, each one of 0 .. {size} - 1")
-        total, kept = total + size, kept + len(numbers)
-    if heads["total"] != total:
-        raise ValueError(f"heads.total is {heads['total']}, the blocks have {total}")
-    if heads["kept"] != kept:
-        raise ValueError(f"heads.kept is {heads['kept']}, the blocks keep {kept}")
+        neurons = block.get("neurons", 1)
+        if type(neurons) is not int or neurons < 1:
+            raise ValueError(f"{where}.neurons must be an integer >= 1")
+    if "groups" not in heads:  # without neurons, or of an earlier version
+        _check_sums("heads", heads, heads["blocks"])
+        return
+    _check_sums("heads", heads, [block for block in heads["blocks"] if not block.get("neurons")])
+    if not _has_keys(heads["groups"], "total", "kept"):
+        raise ValueError("heads.groups must be {total, kept}")
+    _check_sums("heads.groups", heads["groups"], [block for block in heads["blocks"] if block.get("neurons")])
+
+
+def _check_sums(where: str, counts: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> None:
+    found = _counted(blocks)
+    if counts["total"] != found["total"]:
+        raise ValueError(f"{where}.total is {counts['total']}, the blocks have {found['total']}")
+    if counts["kept"] != found["kept"]:
+        raise ValueError(f"{where}.kept is {counts['kept']}, the blocks keep {found['kept']}")
+
+
+def _counted(blocks: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    sizes = [(block["num_heads"], len(block["kept"])) for block in blocks]
+    return {"total": sum(total for total, _ in sizes), "kept": sum(kept for _, kept in sizes)}
 
 
 def _has_keys(value: Any, *keys: str) -> bool:

@@ -8,14 +8,12 @@ It is compressed, to a seventh; earlier versions wrote `sentences.json`, which i
 from __future__ import annotations
 
 import json
-import lzma
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsp_plugin.records.files.sealed import MAX_BYTES, DamagedError, content_of, read_bounded, seal_text
-from dsp_plugin.records.files.whole import replacing
+from dsp_plugin.records.files.packed import read_packed, write_packed
 from dsp_plugin.records.record import Metric
 
 SENTENCES_NAME = "sentences.json.xz"
@@ -28,29 +26,8 @@ def save_sentences(folder: str | os.PathLike, sentences: Mapping[str, Any] | Non
     if sentences is None:
         path.unlink(missing_ok=True)  # of an earlier run, so of other translations
     else:
-        text = seal_text(json.dumps(sentences).replace("], [", "],\n[") + "\n")
-        with replacing(path) as temporary:
-            temporary.write_bytes(lzma.compress(text.encode()))
+        write_packed(path, json.dumps(sentences).replace("], [", "],\n[") + "\n")
     (Path(folder) / PLAIN_NAME).unlink(missing_ok=True)
-
-
-def read_sentences(path: str | os.PathLike) -> Any:
-    """Read what the file says, without its checksum; compressed or not.
-
-    Raises:
-        DamagedError: it is not what was written, or larger than such a file can be.
-        OSError: it cannot be read.
-    """
-    try:
-        data = read_bounded(path)
-        if Path(path).suffix == ".xz":
-            unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_BYTES)
-            data = unpacker.decompress(data, max_length=MAX_BYTES)
-            if not unpacker.eof or unpacker.unused_data:
-                raise ValueError("its end is missing, or something follows it")
-    except (ValueError, EOFError, lzma.LZMAError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
-    return content_of(path, data)
 
 
 def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]] | None:
@@ -68,7 +45,7 @@ def load_statistics(folder: str | os.PathLike, metric: Metric) -> list[list[int]
     if metric.name != "BLEU" or not names:
         return None
     path = Path(folder) / names[0]
-    fields = read_sentences(path)
+    fields = read_packed(path)
     if not isinstance(fields, dict) or not {"metric", "signature", "statistics"} <= set(fields):
         raise ValueError(f"{path}: it must have metric, signature and statistics")
     if (fields["metric"], fields["signature"]) != (metric.name, metric.signature):

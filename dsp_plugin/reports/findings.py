@@ -32,7 +32,7 @@ class Finding:
 
 
 def head_findings(rows: Iterable[Row], score: str, baseline: str) -> list[Finding]:
-    """Find the best method of each number of heads, most heads first.
+    """Find the best method of each number of heads, and of groups of neurons beside them; most heads first.
 
     Args:
         rows: of a setting, see `tables.rows.table_rows`.
@@ -41,7 +41,14 @@ def head_findings(rows: Iterable[Row], score: str, baseline: str) -> list[Findin
     """
     pruned = [row for row in rows if row["method"] != baseline and is_pruned(row)]
     pruned.sort(key=lambda row: -int(row["K"].partition("/")[0]))
-    return _best(pruned, score, lambda row: "{} of {} heads".format(*row["K"].split("/")))
+    return _best(pruned, score, _units)
+
+
+def _units(row: Row) -> str:
+    text = "{} of {} heads".format(*row["K"].split("/"))
+    if "/" in row.get("groups", ""):
+        text += " and {} of {} groups of neurons".format(*row["groups"].split("/"))
+    return text
 
 
 def diff_findings(rows: Iterable[Row], score: str) -> list[Finding]:

@@ -215,6 +215,8 @@ def surroundings_of(records: Iterable[Record]) -> list[str]:
 def record_html(record: Record, where: str) -> str:
     """Show one record of the list of all: a line, and folded what made it."""
     heads = "" if record.heads is None else f"K {record.heads['kept']}/{record.heads['total']}"
+    if record.heads is not None and (groups := record.heads.get("groups")):
+        heads += f", groups {groups['kept']}/{groups['total']}"
     seed = "" if record.seed is None else f"seed {record.seed}"
     known = ", ".join(part for part in (record.kind, record.name, record.method, heads, seed) if part)
     metrics = [

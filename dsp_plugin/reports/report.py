@@ -12,6 +12,7 @@ from dsp_plugin.options.errors import OptionError
 from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.records.record import Record, find_records
 from dsp_plugin.reports.diff_report import DiffReport
+from dsp_plugin.reports.dsee_report import DseeReport
 from dsp_plugin.reports.findings import CAVEAT, head_findings, sentences
 from dsp_plugin.reports.page import (
     Section,
@@ -29,6 +30,7 @@ from dsp_plugin.reports.page import (
 from dsp_plugin.reports.setting_pictures import SettingPictures
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
 from dsp_plugin.reports.tables.diffs import diff_figures, main_column
+from dsp_plugin.reports.tables.dsee import dsee_figures
 from dsp_plugin.reports.tables.rows import (
     Row,
     csv_table,
@@ -113,9 +115,10 @@ class _Writer:
         self.files: list[Path] = []
         self.problems: list[str] = []
         # each has one colour in all pictures; what has no heads is in none of them
-        self.methods = sorted({r.method for _, r in found if r.heads is not None and diff_figures(r) is None})
+        self.methods = sorted({r.method for _, r in found if r.heads is not None and _is_of_heads(r)})
         records = [record for _, record in found]
         self.diffs = DiffReport(out / "pictures", self.tables, records, self.files, self.problems)
+        self.dsee = DseeReport(out / "pictures", self.tables, records, self.files, self.problems)
         self._found: dict[str, list[str]] = {}  # setting -> what the page opens with, as HTML
         self._taken: Counter[str] = Counter()
 
@@ -154,7 +157,7 @@ class _Writer:
         return Section("What was found", parts, below)
 
     def section(self, name: str) -> Section:
-        """Show all of a setting: what is about heads and scores, then what is about sparse diffs."""
+        """Show all of a setting: what is about heads and scores, then sparse diffs, then DSEE."""
         found = [(path, record) for path, record in self.found if record.name == name]
         records = [record for _, record in found]
         self._taken[file_name(name).lower()] += 1
@@ -162,12 +165,14 @@ class _Writer:
         stem = file_name(name) + (f"-{again}" if again > 1 else "")
         section = Section(name, [paragraph(_summary(records), "faint")])
         try:
-            others = [(path, record) for path, record in found if diff_figures(record) is None]
+            others = [(path, record) for path, record in found if _is_of_heads(record)]
             if others:
                 section.below += self._section(name, stem, others)
-            if len(others) < len(found):
+            if any(diff_figures(record) is not None for record in records):
                 section.below += self.diffs.sections(stem, name, records, main_metric(records))
                 self._found.setdefault(name, []).extend(self.diffs.found.get(name, []))
+            if any(dsee_figures(record) is not None for record in records):
+                section.below += self.dsee.sections(stem, name, found, main_metric(records))
         except ValueError as error:  # the rest of the report is as good as ever
             self.problems.append(f"{name}: no table and no pictures, because {error}.")
             section.parts.append(paragraph(self.problems[-1], "warning"))
@@ -212,6 +217,11 @@ class _Writer:
             ]
         reasons = Counter(one.why for one in comparisons).items()
         return [f"not tested for significance: {why} ({_count(n, 'score')})." for why, n in reasons]
+
+
+def _is_of_heads(record: Record) -> bool:
+    """Whether a record stands in the tables of heads and scores: it is of no diff and not of DSEE."""
+    return diff_figures(record) is None and dsee_figures(record) is None
 
 
 def main_metric(records: Sequence[Record]) -> str | None:

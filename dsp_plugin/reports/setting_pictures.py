@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dsp_plugin.records.kept_heads import has_lost
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.findings import Finding
 from dsp_plugin.reports.page import Section, figure_html, file_name, paragraph
@@ -104,10 +105,10 @@ class SettingPictures:
         """Draw which heads each run keeps: a panel a run, a picture a model, or one a K if they are many."""
         runs: dict[tuple, Record] = {}
         for record in self.records:
-            if record.heads is not None and record.heads["total"]:
+            if record.heads is not None and any(block["num_heads"] for block in record.heads["blocks"]):
                 choice = tuple(tuple(block["kept"]) for block in record.heads["blocks"])
                 runs.setdefault((record.method, record.seed, _shape(record), choice), record)
-        pruned = [record for record in runs.values() if record.heads["kept"] < record.heads["total"]]
+        pruned = [record for record in runs.values() if has_lost(record.heads)]
         models: dict[tuple, list[Record]] = {}
         for record in sorted(pruned, key=self._place):
             models.setdefault(_shape(record), []).append(record)

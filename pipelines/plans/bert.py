@@ -250,7 +250,7 @@ class BertPlan(Plan):
                 continue
             if "--do_train" not in words or Path(words[words[0] == "python"]).name != Path(here[0]).name:
                 continue
-            ours, theirs = _values(here), _values(words)
+            ours, theirs = values_of(here), values_of(words)
             known = in_both(theirs, ours)
             if found := other_settings(theirs, ours, [name for name in self.bert.compared if name in known]):
                 return found
@@ -262,7 +262,7 @@ def share(value: Any) -> float:
     return float(Fraction(str(value)))
 
 
-def _values(words: Sequence[str]) -> dict[str, float | str]:
+def values_of(words: Sequence[str]) -> dict[str, float | str]:
     """Read {option: value}, a number however it is written, a path by its name: records have no folders."""
     return {name[2:]: _value(value) for name, value in zip(words, words[1:]) if name.startswith("--")}
 

@@ -84,6 +84,19 @@ def read_sentences(folder: Path) -> Any:
     return load_statistics(folder, _record().metrics[0])
 
 
+def make_answers(folder: Path) -> list[Path]:
+    from dsp_plugin.records.answers import save_answers
+
+    save_answers(folder, [1.0, 0.5, 5.0, 3.0], [1.5, 0.25, 4.0, 3.75])
+    return [folder / "answers.json.xz"]
+
+
+def read_answers(folder: Path) -> Any:
+    from dsp_plugin.records.answers import load_answers
+
+    return load_answers(folder, _record())
+
+
 def make_history(folder: Path) -> list[Path]:
     from dsp_plugin.records.history import append_heads
 
@@ -355,6 +368,7 @@ def read_checkpoint(folder: Path) -> Any:
 KINDS = [
     FileKind("record", make_record, read_record),
     FileKind("sentences", make_sentences, read_sentences),
+    FileKind("answers", make_answers, read_answers),
     FileKind("history", make_history, read_history),
     FileKind("sweep", make_sweep, read_sweep),
     FileKind("translations", make_translations, read_translations, "fairseq"),

@@ -53,6 +53,8 @@ while Path("hold").exists() or len(text_of("calls").splitlines()) < int(text_of(
 folders = [""]
 if "--budgets" in words:
     folders = ["K" + k for k in words[words.index("--budgets") + 1 : words.index("--batch_size")]]
+if "--dsee_checkpoint" in words and "--do_train" in words:
+    folders = ["2nd", "3rd"]  # stages II and III
 for folder in folders:
     record = Record("glue-score", "CoLA", "any", seed=int(values["--seed"]), metrics=[])
     record.extra = {{"resumed": resumed}}
@@ -60,7 +62,8 @@ for folder in folders:
 for name in ("--save_checkpoint", "--save_pack"):
     if name in values:
         Path(values[name]).write_text("a file")
-for name in ("config.json", "checkpoint-last-info.pt"):
+for name in ("config.json", "checkpoint-last-info.pt", "task.dsee.safetensors", "3rd/task.dsee.safetensors"):
+    (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("a model")
 """
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from dsp_plugin.dsee import DseeFile
 from dsp_plugin.hf.dsee import load_dsee, merge_dsee, save_lora
 from dsp_plugin.hf.dsee.checkpoints import FILE
+from dsp_plugin.records.answers import load_answers
 from dsp_plugin.records.record import load_record
 
 # as published, but for sizes, intervals and the sparse entries of so small a matrix
@@ -162,6 +163,13 @@ def test_heads_and_neurons_are_gone_for_good(folder, heads):
     assert [len(numbers) for numbers in attention] == [3, 3] and set(after.groups.values()) == {8}
     record = load_record(folder / "heads" / "3rd" / "results.json")
     assert record.heads["kept"] == record.heads["total"] - 2
+    assert {b["name"]: b["kept"] for b in record.heads["blocks"]} == after.kept
+    groups = [numbers for name, numbers in after.kept.items() if name in after.groups]
+    assert record.heads["groups"]["kept"] == sum(map(len, groups)) == record.heads["groups"]["total"] // 2
+    answers = load_answers(
+        folder / "heads" / "3rd" / "dev", load_record(folder / "heads/3rd/dev/results.json")
+    )
+    assert len(answers.labels) == len(answers.answers) == 16
     assert record.parameters["after"] < record.parameters["before"]
     assert told["flops"]["deployed"] < told["flops"]["base"]
     assert told["bytes"] < (folder / "out" / FILE).stat().st_size

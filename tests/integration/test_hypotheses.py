@@ -14,8 +14,9 @@ from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoin
 from dsp_plugin.mt.programs.generate import generate
 from dsp_plugin.mt.surgery.stock_export import export_fairseq
 from dsp_plugin.records.bleu import bleu, bleu_statistics
+from dsp_plugin.records.files.packed import read_packed
 from dsp_plugin.records.record import load_record
-from dsp_plugin.records.sentences import SENTENCES_NAME, read_sentences
+from dsp_plugin.records.sentences import SENTENCES_NAME
 
 COMMON = (
     "-s de -t en --cpu --num-workers 0 --no-progress-bar --max-len-b 8 --required-batch-size-multiple 1"
@@ -59,5 +60,5 @@ def test_hypotheses_in_memory_are_those_of_the_log(subwords, tmp_path, flags):
     expected = bleu(hypotheses, references)
     (score,) = load_record(ours / "results.json").metrics
     assert (score.value, score.signature) == (expected["value"], expected["signature"])
-    kept = read_sentences(ours / SENTENCES_NAME)
+    kept = read_packed(ours / SENTENCES_NAME)
     assert kept["statistics"] == bleu_statistics(hypotheses, references)

@@ -73,6 +73,33 @@ def test_a_clone_has_records_and_no_models(repository):
     assert load_record(repository / "runs/diff/records/CoLA/full-seed1/dev/results.json")
 
 
+def test_a_stage_i_serves_all_that_is_pruned_and_is_trained_again_where_its_file_is_gone(repository):
+    """And each latency is measured from the file of a run's last stage."""
+    only = "CoLA/first CoLA/heads-seed1 CoLA/weights-20"
+    done = start(repository, "dsee", seeds=1, only=only, speed=1, **COLA)
+    assert done.returncode == 0, done.stdout
+    started = calls(repository)
+    assert started[0] == "run_glue results/dsee/CoLA/first-seed1"
+    assert sorted(started[1:]) == [
+        "run_glue results/dsee/CoLA/first-seed1/speed",
+        "run_glue results/dsee/CoLA/heads-seed1/speed",
+        "run_glue results/dsee/CoLA/weights-20-seed1/speed",
+        "run_glue_prune results/dsee/CoLA/weights-20-seed1",
+        "run_glue_prune_heads results/dsee/CoLA/heads-seed1",
+    ]
+    assert "Nothing to be done" in start(repository, "dsee", "-n", seeds=1, only=only, **COLA).stdout
+    assert not list((repository / "runs/dsee").glob("**/checkpoint-*/"))
+    shutil.rmtree(repository / "runs/dsee")
+    shutil.rmtree(repository / "results/dsee/CoLA/heads-seed1/3rd")
+    assert start(repository, "dsee", seeds=1, only="CoLA/heads-seed1", **COLA).returncode == 0
+    again = [
+        "run_glue runs/dsee/records/CoLA/first-seed1",
+        "run_glue_prune_heads results/dsee/CoLA/heads-seed1",
+    ]
+    assert calls(repository) == again
+    assert "## CoLA" in (repository / "results/dsee/table.md").read_text()
+
+
 def test_a_failed_run_is_named_and_the_others_go_on(repository):
     (repository / "broken").write_text("CoLA/unpruned")
     done = start(repository, "glue", budgets=36, **COLA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,40 @@ from ...gating import HeadMap, Switchboard
 from ...records.record import kept_heads
 from ...surgery import KeptHeads, compose, mask_of_record
 from ..heads.gating import GATING, switchboard_of, ungate_heads
-from ..heads.surgery.kept_heads import KEPT_HEADS, record_of
+from ..heads.surgery.kept_heads import KEPT_HEADS, neuron_groups_of, original_count, record_of
 from ..heads.surgery.pruning import count_parameters, fill_heads, original_head_map, prune_heads
+from ..heads.units import named_units
 
 
 def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
     """Return the `heads` field of a record: what heads a gated, pruned or untouched model keeps.
 
-    None for a model whose heads cannot be told apart (XLNet), which can be finetuned all the same.
+    Groups of neurons are in it where some were removed, or have gates. None for a model whose heads cannot be
+    told apart (XLNet), which can be finetuned all the same.
     """
     record, gated = record_of(model), switchboard_of(model)
     try:
-        original = original_head_map(model)
+        original = _original(model, gated)
     except ValueError:
         if record is not None or gated is not None:
             raise
         return None
     if gated is not None:
         record = _with_gates(gated, record)
-    only_heads = HeadMap([block for block in original.blocks if not block.neurons])
     if record is None:
-        return kept_heads(only_heads.to_dict(), [True] * only_heads.num_heads)
-    kept = {block.name: record[block.name] for block in only_heads.blocks}
-    return kept_heads(only_heads.to_dict(), mask_of_record(kept, only_heads).tolist())
+        return kept_heads(original.to_dict(), [True] * original.num_heads)
+    return kept_heads(original.to_dict(), mask_of_record(record, original).tolist())
+
+
+def _original(model: PreTrainedModel, gated: Switchboard | None) -> HeadMap:
+    """Return the units the model had before any removal: all heads, and groups of neurons where some were
+    removed or have gates, in the order of the model.
+    """
+    new = {} if gated is None else {b.name: b.neurons for b in gated.head_map.blocks if b.neurons}
+    if not new:
+        return original_head_map(model)
+    units = named_units(model, {**new, **neuron_groups_of(model)})
+    return HeadMap([replace(one.block, num_heads=original_count(one)) for one in units])
 
 
 def _with_gates(board: Switchboard, record: KeptHeads | None) -> KeptHeads:

@@ -85,7 +85,7 @@ def diff_rows(
     every = [figures for seeded in by_seed.values() for figures in seeded.values()]
     tensors = {figures["tensors"] for figures in every if figures.get("tensors")}
     untouched = "untouched tensors" + (f" of {max(tensors)}" if len(tensors) == 1 else "")
-    measured = [c for c in columns if c not in ("setting", "method", "K", "parameters", "runs")]
+    measured = [c for c in columns if c not in ("setting", "method", "K", "groups", "parameters", "runs")]
     times = [column for column in measured if column == "updates" or column.startswith("seconds")]
     made = []
     for label in sorted(by_label, key=method_order):

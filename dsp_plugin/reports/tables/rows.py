@@ -23,12 +23,15 @@ class Setting(NamedTuple):
     Args:
         name, method: as in the records.
         kept, total: heads kept, of how many; None where heads play no part.
+        groups_kept, groups: groups of neurons likewise.
     """
 
     name: str
     method: str
     kept: int | None = None
     total: int | None = None
+    groups_kept: int | None = None
+    groups: int | None = None
 
 
 class PValue(float):
@@ -47,7 +50,9 @@ class Spread:
 def setting_of(record: Record) -> Setting:
     """Return the setting that a record belongs to."""
     heads = record.heads or {}
-    return Setting(record.name, record.method, heads.get("kept"), heads.get("total"))
+    groups = heads.get("groups", {})
+    counts = (heads.get("kept"), heads.get("total"), groups.get("kept"), groups.get("total"))
+    return Setting(record.name, record.method, *counts)
 
 
 def table_rows(
@@ -73,9 +78,9 @@ def table_rows(
 
     Returns:
         rows: column -> text, number, `Spread`, `PValue`, or None for what was not measured.
-        columns: "setting" only if there are several names; "method"; "K" (kept/total); one a metric and
-            subset, `metric` first, with its unit; "parameters" (after pruning); "updates"; "seconds (phase)";
-            "runs".
+        columns: "setting" only if there are several names; "method"; "K" (heads kept/total), and "groups"
+            likewise of groups of neurons, where there are some; one a metric and subset, `metric` first, with
+            its unit; "parameters" (after pruning); "updates"; "seconds (phase)"; "runs".
 
     Raises:
         ValueError: two records of one run contradict each other, or runs of one setting were scored in ways
@@ -95,11 +100,14 @@ def table_rows(
     metrics = _metric_columns(every_run, subsets, metric)
     phases = sorted({phase for run in every_run for phase in run.seconds}, key=lambda p: (p != "train", p))
     tested = {key[1:] for key in p_values or ()}
+    with_groups = any(setting.groups is not None for setting in groups)
     rows = []
     for setting, seeded in groups.items():
         runs = list(seeded.values())
         row: dict[str, Any] = {"setting": setting.name, "method": setting.method}
         row["K"] = "-" if setting.kept is None else f"{setting.kept}/{setting.total}"
+        if with_groups:
+            row["groups"] = "-" if setting.groups is None else f"{setting.groups_kept}/{setting.groups}"
         for column, key in metrics.items():
             row[column] = spread(run.metrics[key].value if key in run.metrics else None for run in runs)
             if key in tested:
@@ -216,6 +224,8 @@ class _Run:
 def _describe(record: Record) -> str:
     setting = setting_of(record)
     heads = "" if setting.kept is None else f", {setting.kept} of {setting.total} heads"
+    if setting.groups is not None:
+        heads += f" and {setting.groups_kept} of {setting.groups} groups of neurons"
     return f"{record.name}, {record.method}{heads}, seed {record.seed}"
 
 
@@ -251,7 +261,8 @@ def metric_column(name: str, subset: str, unit: str) -> str:
 
 
 def _most_heads_first(setting: Setting) -> tuple:
-    return (setting.name, -(setting.total or 0), -(setting.kept or 0), setting.method)
+    groups = (-(setting.groups or 0), -(setting.groups_kept or 0))
+    return (setting.name, -(setting.total or 0), -(setting.kept or 0), *groups, setting.method)
 
 
 def spread(values: Iterable[float | None]) -> float | Spread | None:

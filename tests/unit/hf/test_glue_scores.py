@@ -121,3 +121,16 @@ def test_prediction_files_are_of_whole_test_sets(tmp_path):
     with pytest.raises(ValueError, match="1 predictions for 2 rows"):
         write_predictions(tmp_path, find_task("rte"), "test", [0], ["0", "1"])
     assert not list(tmp_path.iterdir())
+
+
+def test_scores_in_numpy_are_those_of_the_programs():
+    """What comparisons in pairs score a thousand times by, also where a correlation is undefined."""
+    from dsp_plugin.records.agreement import METRICS, order_of
+
+    for name in ("mrpc", "cola", "stsb"):
+        numbers = (GUESSED, TRUE) if name == "stsb" else (PREDICTIONS, LABELS)
+        for said, true in (numbers, (numbers[0] * 0, numbers[1]), (numbers[1], numbers[1]), numbers[::-1]):
+            for metric, value in score(find_task(name), said, true).items():
+                assert METRICS[metric](true, said) == pytest.approx(value, abs=1e-12), (name, metric)
+                if metric == "spearmanr":
+                    assert METRICS[metric](order_of(true), order_of(said)) == pytest.approx(value, abs=1e-12)

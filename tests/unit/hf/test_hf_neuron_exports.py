@@ -15,6 +15,7 @@ from dsp_plugin.gating import FixedGates
 from dsp_plugin.hf import export_dense, export_onnx, gate_heads, head_map_of, prune_heads, save_pruned
 from dsp_plugin.hf.export.exports import export_folder
 from dsp_plugin.hf.folders.model_heads import heads_of, parameters_of
+from dsp_plugin.records.record import mask_of as flags_of
 
 GROUP = 4
 
@@ -86,10 +87,13 @@ def test_what_cards_and_records_tell(tmp_path):
     export_dense(model, tmp_path / "dense")
     card = (tmp_path / "dense" / "README.md").read_text()
     assert "7 of 8 attention heads, 68 of 80 neurons, dense" in card and "other heads and neurons are" in card
-    heads = heads_of(model)  # of a record: heads alone
-    assert (heads["total"], heads["kept"], len(heads["blocks"])) == (8, 7, 2)
+    heads = heads_of(model)  # of a record
+    assert (heads["total"], heads["kept"], len(heads["blocks"])) == (8, 7, 4)
+    assert heads["groups"] == {"total": 20, "kept": 17} and flags_of(heads) == keep.tolist()
     assert parameters_of(model) == {"before": before, "after": removal.parameters_after}
     gate_heads(model, FixedGates(torch.arange(17) > 0), neurons=GROUP, heads=False)
-    assert heads_of(model) == heads
+    closed = heads_of(model)
+    assert (closed["total"], closed["kept"], closed["groups"]) == (8, 7, {"total": 20, "kept": 16})
+    assert [block["name"] for block in closed["blocks"]] == [block["name"] for block in heads["blocks"]]
     assert parameters_of(model)["before"] == before
     assert parameters_of(model)["after"] < removal.parameters_after

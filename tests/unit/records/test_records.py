@@ -17,6 +17,7 @@ import torch
 import dsp_plugin.records.files.whole as files
 from dsp_plugin.records.environment import command_line, device_name, portable_path, versions
 from dsp_plugin.records.files.sealed import seal_text
+from dsp_plugin.records.kept_heads import has_lost
 from dsp_plugin.records.record import (
     Metric,
     Record,
@@ -83,6 +84,40 @@ def test_kept_heads_and_back():
     assert mask_of(heads) == mask.tolist()
     with pytest.raises(ValueError, match="5 entries, the model 6 heads"):
         kept_heads(HEAD_MAP, mask[:5])
+
+
+def test_heads_and_groups_of_neurons_are_counted_apart(tmp_path):
+    ffn = {"name": "encoder.layers.0.ffn", "num_heads": 3, "kind": "encoder-ffn", "neurons": 32}
+    mask = [True, False, False, True, False, True, False, True, False]
+    heads = kept_heads({"blocks": [*HEAD_MAP["blocks"], ffn]}, mask)
+    assert (heads["total"], heads["kept"]) == (6, 3) and heads["groups"] == {"total": 3, "kept": 1}
+    assert heads["blocks"][-1] == {**ffn, "kept": [1]} and mask_of(heads) == mask and has_lost(heads)
+    record = a_record(heads=heads)
+    assert load_record(save_record(record, tmp_path)) == record
+    assert not has_lost(kept_heads({"blocks": heads["blocks"]}, [True] * 9))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"groups": {"total": 3, "kept": 2}}, "heads.groups.kept is 2, the blocks keep 1"),
+        ({"groups": {"total": 9, "kept": 1}}, "heads.groups.total is 9, the blocks have 3"),
+        ({"groups": 3}, r"heads.groups must be \{total, kept\}"),
+        ({"kept": 4}, "heads.kept is 4, the blocks keep 3"),
+    ],
+)
+def test_counts_that_do_not_add_up_are_refused(change, said):
+    ffn = {"name": "encoder.layers.0.ffn", "num_heads": 3, "kind": "encoder-ffn", "neurons": 32}
+    mask = [True, False, False, True, False, True, False, True, False]
+    heads = kept_heads({"blocks": [*HEAD_MAP["blocks"], ffn]}, mask)
+    with pytest.raises(RecordError, match=said):
+        a_record(heads={**heads, **change}).validate()
+
+
+def test_a_record_of_an_earlier_version_counts_all_units_as_heads():
+    ffn = {"name": "encoder.layers.0.ffn", "num_heads": 3, "kind": "encoder-ffn", "neurons": 32, "kept": [1]}
+    blocks = [*a_record().heads["blocks"], ffn]
+    a_record(heads={"total": 9, "kept": 4, "blocks": blocks}).validate()
 
 
 def test_new_record_fills_in_the_surroundings(monkeypatch):

@@ -15,9 +15,10 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
 from dsp_plugin.records.bleu import bleu, bleu_statistics
+from dsp_plugin.records.files.packed import read_packed
 from dsp_plugin.records.files.sealed import write_json
 from dsp_plugin.records.record import Metric, Record, find_records, load_record, save_record
-from dsp_plugin.records.sentences import load_statistics, read_sentences, save_sentences
+from dsp_plugin.records.sentences import load_statistics, save_sentences
 from dsp_plugin.reports.significance import Comparison, compare_with_baseline, largest_p, paired_bootstrap
 from dsp_plugin.reports.tables.rows import Setting
 
@@ -144,17 +145,17 @@ def cut(place: Path, data: bytes) -> None:
 
 
 def change(place: Path, **fields) -> None:
-    save_sentences(place, {**read_sentences(place / "sentences.json.xz"), **fields})
+    save_sentences(place, {**read_packed(place / "sentences.json.xz"), **fields})
 
 
 def test_files_of_earlier_versions_are_read_and_replaced(tmp_path):
     place = put(tmp_path, "unpruned", GOOD, 24)
     (metric,) = load_record(place / "results.json").metrics
     new = load_statistics(place, metric)
-    write_json(place / "sentences.json", json.dumps(read_sentences(place / "sentences.json.xz")))
+    write_json(place / "sentences.json", json.dumps(read_packed(place / "sentences.json.xz")))
     (place / "sentences.json.xz").unlink()
     assert load_statistics(place, metric) == new
-    save_sentences(place, read_sentences(place / "sentences.json"))
+    save_sentences(place, read_packed(place / "sentences.json"))
     assert not (place / "sentences.json").exists() and load_statistics(place, metric) == new
 
 
@@ -164,7 +165,7 @@ def test_a_small_file_that_unpacks_to_more_than_any_is_refused(tmp_path):
     data = b"".join([*(packer.compress(bytes(2**24)) for _ in range(17)), packer.flush()])  # 272 MiB
     cut(place, data)
     with pytest.raises(ValueError, match="damaged"):
-        read_sentences(place / "sentences.json.xz")
+        read_packed(place / "sentences.json.xz")
 
 
 def test_the_largest_p_counts_and_none_where_a_run_was_not_tested():

@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
 
+from ....records.answers import save_answers
 from ....records.record import fingerprint
 from ...data.glue import GlueDataset, label_names
 from ...data.glue_files import Example, load_split
@@ -51,6 +52,7 @@ class GlueTask(DataTask):
         self.test: dict[str, Dataset] = {}
         self.collate: DataCollatorWithPadding | None = None
         self._examples: dict[str, list[Example]] = {}
+        self._answers: dict[str, list[float]] = {}  # split -> what the model said
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -126,7 +128,19 @@ class GlueTask(DataTask):
         return split if limit is None or (rows is not None and limit >= rows) else f"{split}[:{limit}]"
 
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
-        """Write nothing: GLUE's development sets have no prediction files."""
+        """Write nothing, GLUE's development sets have no prediction files; keep what the model said."""
+        self._answers[split] = self._in_original_order(answers(self.definition, predictions))
+
+    def write_beside(self, folder: str, split: str) -> None:
+        """Write what the model said of each example beside the truth, for comparisons of runs in pairs."""
+        labels = self._in_original_order([row["labels"] for row in self.dev[split]])
+        save_answers(folder, labels, self._answers[split])
+
+    def _in_original_order(self, labels: Sequence[float]) -> list[float]:
+        """Number classes as the task does, whatever the model's order."""
+        original = find_task(self.definition.name).labels
+        order = [original.index(label) for label in self.definition.labels]
+        return [order[int(label)] for label in labels] if order else [float(label) for label in labels]
 
     def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         """Write a prediction file; return its name."""

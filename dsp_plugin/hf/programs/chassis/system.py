@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from ....records.kept_heads import has_lost, kept_in_words, mask_of
 from ....records.plan import heads_that_stay
 from ....records.record import portable_path
 from ...folders.model_heads import heads_of, is_pruned
@@ -178,9 +179,11 @@ class System:
         return heads_of(model)
 
     def units(self, heads: Mapping[str, Any] | None) -> str:
-        """Say for `--dry_run` how many heads stay; `heads` as in a record."""
+        """Say for `--dry_run` how many heads, and groups of neurons, stay; `heads` as in a record."""
         if heads is None:
             return "heads: not known"
+        if "groups" in heads:
+            return f"units that stay: {kept_in_words(heads, mask_of(heads))}"
         return heads_that_stay(heads["kept"], heads["total"])
 
     def label(self, model: PreTrainedModel) -> str:
@@ -213,5 +216,5 @@ class System:
         Args:
             heads, parameters: as in a record.
         """
-        if heads is not None and heads["kept"] < heads["total"]:
+        if heads is not None and has_lost(heads):
             say_heads(heads)
