@@ -5,7 +5,8 @@
 # The programs go on from their last checkpoint, which is no output of a rule: Snakemake removes those of a failed run.
 include: "common.smk"
 
-from pipelines.plans.dsee import SPEED, DseePlan as Plan
+from pipelines.plans.dsee import DseePlan as Plan
+from pipelines.plans.dsee_tables import SPEED
 
 
 PLAN = planned(Plan)

@@ -8,11 +8,20 @@ from pathlib import Path
 
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.diff_report import WriteTable
-from dsp_plugin.reports.intervals import INTERVALS, differences
+from dsp_plugin.reports.intervals import differences
 from dsp_plugin.reports.page import Section, figure_html
 from dsp_plugin.reports.pictures.dsee import cost_png
 from dsp_plugin.reports.tables.diffs import main_column, mean_of
-from dsp_plugin.reports.tables.dsee import BYTES, LEARNS, LORA, UNTUNED, compared, dsee_figures, dsee_rows
+from dsp_plugin.reports.tables.dsee import (
+    BYTES,
+    INTERVALS,
+    LEARNS,
+    LORA,
+    UNTUNED,
+    compared,
+    dsee_figures,
+    dsee_rows,
+)
 from dsp_plugin.reports.tables.rows import Row, metric_column, spread_notes
 
 _NOTE = (

@@ -16,12 +16,9 @@ import numpy as np
 from dsp_plugin.records.agreement import METRICS, order_of, spearmanr
 from dsp_plugin.records.answers import Answers, load_answers
 from dsp_plugin.records.record import Record
+from dsp_plugin.reports.tables.dsee import LEVEL, SAMPLES, difference_text
 
-SAMPLES, SEED, LEVEL = 1000, 12345, 95.0
-INTERVALS = (
-    f"differences with an interval: paired bootstrap over the examples, {SAMPLES} resamples, {LEVEL:g} %; of "
-    "several seeds the mean, of the same examples. It says nothing of other seeds. Others: of the means"
-)
+SEED = 12345
 
 
 class Interval(NamedTuple):
@@ -37,7 +34,7 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self.difference:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+        return difference_text(*self)
 
 
 def paired_interval(metric: str, pairs: Sequence[tuple[Answers, Answers]]) -> Interval:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsp_plugin.records.record import Record, find_records
-from dsp_plugin.records.settings import in_both, other_settings
-from dsp_plugin.reports.intervals import INTERVALS, differences
-from dsp_plugin.reports.tables.diffs import read_method
-from dsp_plugin.reports.tables.dsee import LORA, UNTUNED, dsee_figures, dsee_rows
-from dsp_plugin.reports.tables.rows import Row, csv_table, markdown_table, spread_notes
+from dsp_plugin.records.files.sealed import read_json
 
 from .base import needed
-from .bert import SQUAD, BertPlan, values_of
-from .options import Option, flag, place, words_of
+from .bert import SQUAD, BertPlan
+from .dsee_tables import SPEED, Pair, pairs_of, records_of, tables_of
+from .options import FOLDER, ROOT, Option, flag, place, words_of
 
 FILE = "task.dsee.safetensors"
-SPEED = "speed"  # the folder of what was measured again
-
-Entry = "tuple[Path, Record]"
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,7 @@ class DseePlan(BertPlan):
     }
 
     def __init__(self, config: Mapping[str, Any]):
+        self.config = config  # for the program that compares
         self._seeds_given = any(name.lower() == "seeds" and value for name, value in config.items())
         super().__init__(config)
 
@@ -148,102 +142,41 @@ class DseePlan(BertPlan):
 
     # ---- tables
 
+    @property
+    def intervals_file(self) -> Path:
+        """Name the file of the differences' intervals, which only an environment with NumPy can work out."""
+        return self.options.results / "intervals.json"
+
+    def pairs(self) -> list[Pair]:
+        """Return every method's runs with their answers, beside those of LoRA alone of the same seeds."""
+        return [
+            pair for task in self.tasks_of_table() for pair in pairs_of(self, task, records_of(self, task))
+        ]
+
+    def tasks_of_table(self) -> list[str]:
+        """Return the tasks that are asked for, and those of later."""
+        return list(dict.fromkeys([*self.options.tasks, *self.settings.later_tasks]))
+
+    def noted(self) -> dict[str, Any]:
+        return read_json(self.intervals_file) if self.intervals_file.is_file() else {}
+
+    def uncompared(self) -> list[Pair]:
+        """Return the pairs whose interval is not noted, or is of other answers."""
+        noted = self.noted()
+        return [pair for pair in self.pairs() if pair.interval(noted) is None]
+
+    def table_files(self) -> list[str]:
+        return [] if self.left() or self.uncompared() else super().table_files()
+
     def tables(self) -> dict[Path, str]:
-        """Make table.md and one table.csv a task; tasks of later that nothing was run of are named."""
-        options, tables = self.options, {self.options.results / "table.md": ""}
-        asked, more = options.tasks, [t for t in self.settings.later_tasks if t not in options.tasks]
-        parts, unmeasured = [], []
-        for task in [*asked, *more]:
-            folder = options.results / task
-            found = [entry for entry in _found_in(folder) if entry[1].seed in self.seeds_of(task)]
-            if task in more and not found:
-                unmeasured.append(task)
-                continue
-            rows, columns, notes = self._table(task, found)
-            parts += [
-                f"## {task}\n",
-                markdown_table(rows, columns) + "\n",
-                *(f"- {note}" for note in notes),
-                "",
-            ]
-            tables[folder / "table.csv"] = csv_table(rows, columns)
-        if unmeasured:
-            parts.append(
-                f'Not measured: {", ".join(unmeasured)} (`make dsee TASKS="{" ".join(unmeasured)}"`).\n'
-            )
-        tables[options.results / "table.md"] = "\n".join([self._head(), *parts])
-        return tables
+        return tables_of(self, self.noted())
 
-    def _head(self) -> str:
-        settings = self.settings
-        lora, sparse = settings.lora, settings.sparse
-        return (
-            "DSEE on development sets, scores of the reloaded files in percent. Made by `make dsee`. LoRA on "
-            f"query and value, r = {lora['lora_r']}, alpha = {lora['lora_alpha']}, and "
-            f"{sparse['num_sparse']} single entries a matrix: {settings.epochs} epochs; what is pruned begins "
-            f"with `dsee-2-epochs` and has {settings.third_epochs} more, which alone its updates and seconds "
-            "count. h3: 3 of 12 heads a layer are gone, n0.4: 40 % of the neurons, w and q: shares of the "
-            "weights without and with an update.\n"
-        )
-
-    def _table(self, task: str, found: list[Entry]) -> tuple[list[Row], list[str], list[str]]:
-        expected = [self.settings.methods[method]["method"] for method in self.methods_of(task)]
-        metric, subsets = self.metric(task)
-        own = {*expected, *(label + UNTUNED for label in expected)}
-        found = [entry for entry in found if entry[1].method in own and dsee_figures(entry[1]) is not None]
-        beside, left_out = self._beside(task, [record for _, record in found])
-        between, notes = differences(found, metric, subsets[0], LORA)
-        records = [record for _, record in found] + beside
-        rows, columns = dsee_rows(records, metric, expected, subsets, len(self.seeds_of(task)), between)
-        if between:
-            notes.insert(0, INTERVALS)
-        if beside:
-            notes.append(f"of results/diff, on the same data, model and batches: {_listed(beside)}")
-        notes += [f"left out of results/diff: {line}" for line in left_out]
-        if found:
-            notes.append(_measured_how([record for _, record in found]))
-        return rows, columns, notes + spread_notes(rows)
-
-    def _beside(self, task: str, ours: Sequence[Record]) -> tuple[list[Record], list[str]]:
-        """Find full finetuning and diffs to stand beside; and say what has other settings, and which."""
-        found, left_out = [], {}
-        for _, record in _found_in((self.options.beside or Path("results", "diff")) / task) if ours else ():
-            kind = read_method(record.method)
-            if kind.stage or kind.percent is None or kind.method not in self.settings.beside:
-                continue
-            if reason := _difference(record, ours[0], self.settings.same):
-                left_out[f"{record.method}: {reason}"] = None
-            elif record.seed in self.seeds_of(task):
-                found.append(record)
-        return found, list(left_out)
-
-
-def _found_in(folder: Path) -> list[Entry]:
-    return find_records(folder) if folder.is_dir() else []
-
-
-def _difference(record: Record, ours: Record, names: Sequence[str]) -> str:
-    """Name what two trainings do not have in common: data, model, or one of the options of these names."""
-    if record.data != ours.data:
-        return "other data"
-    if record.extra.get("model") != ours.extra.get("model"):
-        return "another model"
-    theirs, mine = values_of(shlex.split(record.command)), values_of(shlex.split(ours.command))
-    known = in_both(theirs, mine)
-    return "; ".join(other_settings(theirs, mine, [name for name in names if name in known]))
-
-
-def _listed(records: Sequence[Record]) -> str:
-    return ", ".join(dict.fromkeys(record.method for record in records))
-
-
-def _measured_how(records: Sequence[Record]) -> str:
-    """Say what operations and latency were counted and measured on."""
-    accounts = [dsee_figures(record) for record in records]
-    batches = {"x".join(map(str, account["batch"])) for account in accounts if account.get("batch")}
-    threads = {account["latency"]["threads"] for account in accounts if account.get("latency")}
-    return (
-        f"FLOPs, ms and times as fast: of a batch of {' or '.join(sorted(batches))} tokens, merged, beside "
-        f"the base, {' or '.join(map(str, sorted(threads)))} thread(s), pairs in turn: median, and the range "
-        "of all pairs, which is wide where the machine was busy (`SPEED=1` measures again)"
-    )
+    def write_tables(self) -> str:
+        """Compare what was not compared yet, then write the tables."""
+        if self.uncompared():
+            command = [self.options.python or "python3", str(FOLDER / "compare_answers.py")]
+            for name, value in self.config.items():
+                words = map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+                command.append(f"{name}={' '.join(words)}")
+            subprocess.run(command, cwd=ROOT, check=True)
+        return super().write_tables()

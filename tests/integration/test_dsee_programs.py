@@ -131,6 +131,7 @@ def test_the_account_counts_what_is_in_the_file(folder, first):
     assert told["bytes"] == (folder / "out" / FILE).stat().st_size
     assert told["update_nonzeros"]["sparse"] == 64 and told["batch"] == [8, 24]
     assert told["flops"]["base"] == told["flops"]["deployed"] > 0 and told["latency"]["pairs"] > 0
+    assert ("processor" in told["latency"]) == (told["latency"]["threads"] == 1)
 
 
 # ---- stages II and III
@@ -165,7 +166,7 @@ def test_heads_and_neurons_are_gone_for_good(folder, heads):
     assert record.heads["kept"] == record.heads["total"] - 2
     assert {b["name"]: b["kept"] for b in record.heads["blocks"]} == after.kept
     groups = [numbers for name, numbers in after.kept.items() if name in after.groups]
-    assert record.heads["groups"]["kept"] == sum(map(len, groups)) == record.heads["groups"]["total"] // 2
+    assert record.heads["groups"] == {"total": 10, "kept": sum(map(len, groups))}
     answers = load_answers(
         folder / "heads" / "3rd" / "dev", load_record(folder / "heads/3rd/dev/results.json")
     )

@@ -16,6 +16,11 @@ from dsp_plugin.reports.tables.diffs import FULL, LAST_LAYER, diff_figures, main
 from dsp_plugin.reports.tables.rows import Row, Setting, Spread, cell_text, spread, table_rows
 
 LORA, UNTUNED = "lora", "-untuned"
+SAMPLES, LEVEL = 1000, 95  # of paired bootstrap intervals, see `reports.intervals`
+INTERVALS = (
+    f"differences with an interval: paired bootstrap over the examples, {SAMPLES} resamples, {LEVEL} %; of "
+    "several seeds the mean, on the same examples. It says nothing of other seeds. Others: of the means"
+)
 LEARNS, BYTES = "numbers that learn", "bytes"
 
 
@@ -23,6 +28,11 @@ def dsee_figures(record: Record) -> Mapping[str, Any] | None:
     """Return what a record says of an update on a base; None if it is of none."""
     figures = record.extra.get("dsee")
     return figures if isinstance(figures, dict) else None
+
+
+def difference_text(difference: float, low: float, high: float) -> str:
+    """Write a difference with its interval."""
+    return f"{difference:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def compared(records: Iterable[Record]) -> list[Record]:
@@ -134,7 +144,7 @@ def _beside(records: Sequence[Record]) -> dict[str, Any]:
 
 def _speed(accounts: Sequence[Mapping[str, Any]]) -> str:
     """Say the median of the pairs, over seeds the mean of medians, and the range of all pairs."""
-    found = [a["latency"] for a in accounts if isinstance(a.get("latency"), dict)]
+    found = [_clocked(a["latency"]) for a in accounts if isinstance(a.get("latency"), dict)]
     if not found:
         return ""
     medians = spread(one["speedup"] for one in found)
@@ -144,7 +154,12 @@ def _speed(accounts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _milliseconds(latency: Any) -> float | None:
-    return 1e3 * latency["deployed"] if isinstance(latency, dict) and "deployed" in latency else None
+    return 1e3 * _clocked(latency)["deployed"] if isinstance(latency, dict) else None
+
+
+def _clocked(latency: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the processor's clock says, where one thread ran on a CPU; else the wall's."""
+    return latency.get("processor", latency)
 
 
 def _order(label: str, expected: Sequence[str]) -> tuple:

@@ -10,6 +10,7 @@ from pipeline_runs import ROOT
 
 from pipelines.plans.diff import DiffPlan
 from pipelines.plans.domains import DomainsPlan
+from pipelines.plans.dsee import DseePlan
 from pipelines.plans.glue import GluePlan
 from pipelines.plans.mt import MTPlan
 
@@ -33,7 +34,7 @@ def no_data(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("make", [GluePlan, DiffPlan], ids=lambda make: make.name)
+@pytest.mark.parametrize("make", [GluePlan, DiffPlan, DseePlan], ids=lambda make: make.name)
 def test_of_glue_and_squad(make):
     for config, lines in sections(make.name):
         plan = make({"model": "bert", **config})

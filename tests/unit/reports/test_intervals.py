@@ -34,7 +34,9 @@ def test_the_interval_of_an_accuracy_is_that_of_its_formula():
 def test_the_same_answers_differ_by_nothing(metric):
     one = answers(0.8, 3)
     assert paired_interval(metric, [(one, one)] * 2) == (0, 0, 0)
-    assert not paired_interval(metric, [(one, answers(0.8, 4))]).excludes_zero
+    here, there = ([1 - t if n % 8 == rest else t for n, t in enumerate(LABELS)] for rest in (0, 5))
+    found = paired_interval(metric, [(Answers(LABELS, here), Answers(LABELS, there))])  # 50 wrong each
+    assert found.low < 0 < found.high and not found.excludes_zero
 
 
 def test_seeds_are_averaged_on_the_same_examples():
