@@ -85,4 +85,4 @@ rule speed:
         log=f"{RUNS}/{{task}}/{{run}}.log",
         command=lambda w: shlex.join(PLAN.measuring(asked(w))),
     shell:
-        RUN
+        RUN + TIDY
