@@ -48,13 +48,14 @@ def latency_of(base: Call, deployed: Call, device: torch.device) -> dict[str, An
                     times[clock][name].append(now() - started[clock])
         if number and time.perf_counter() - begun > LONGEST:
             break
-    found = {clock: _in_pairs(both) for clock, both in times.items()}
+    coarse = [clock for clock, both in times.items() if not all(min(found) > 0 for found in both.values())]
+    found = {clock: _in_pairs(both) for clock, both in times.items() if clock not in coarse}
     how = {"pairs": len(times["wall"]["base"]), "threads": threads, "device": device.type}
     return {**found.pop("wall"), **how, **found}
 
 
 def _in_pairs(times: dict[str, list[float]]) -> dict[str, float]:
-    ratios = [one / other if other else 1.0 for one, other in zip(times["base"], times["deployed"])]
+    ratios = [one / other for one, other in zip(times["base"], times["deployed"])]
     medians = {name: statistics.median(found) for name, found in times.items()}
     return {**medians, "speedup": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 
 import pytest
+from dsp_plugin.hf.programs.dsee.labels import label_of
 from pipeline_runs import ROOT, plans_in
 
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
@@ -15,7 +16,6 @@ from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.hf.programs.chassis.train import option_groups
 from dsp_plugin.hf.programs.chassis.tuning import TuningArguments
 from dsp_plugin.hf.programs.dsee.arguments import PruneArguments, StartArguments, UpdateArguments
-from dsp_plugin.hf.programs.dsee.labels import label_of
 from dsp_plugin.records.answers import save_answers
 from dsp_plugin.records.record import Metric, Record, save_record
 from pipelines.plans.dsee import DseePlan
