@@ -21,6 +21,7 @@ DATA = {
     "glue": ("ModelArguments", "GlueArguments"),
     "squad": ("ModelArguments", "SquadArguments"),
     "clm": ("CausalModelArguments", "ClmArguments"),
+    "mlm": ("ModelArguments",),
 }
 TUNING = "chassis/tuning.py:TuningArguments"
 _UPDATE = tuple(f"dsee/arguments.py:{name}Arguments" for name in ("Update", "Start"))
@@ -35,6 +36,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "dsee_any": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments", TUNING),
     "dsee_prune": (*_UPDATE, _PRUNE),
     "dsee": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments"),
+    "masked_lm": ("delta/pretrain_mlm.py:MlmArguments",),
 }
 WIDTH, INDENT = 120, 26
 

@@ -1,0 +1,346 @@
+"""Pretraining a masked-LM head, tied to the embeddings of an encoder that has none, for a limited time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    AutoModelForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from ....options.errors import OptionError
+from ....options.numbers import Meaning
+from ....records.files.claim import claimed
+from ....records.files.sealed import read_json, write_json
+from ....records.files.sealed_folder import seal_folder
+from ....records.record import Metric, check_record_path, fingerprint, new_record, portable_path, save_record
+from ...data.mlm_text import Sentences, read_sentences
+from ...data.tokenised import PackedDataset
+from ...delta.masked_lm import check_masked_lm, lm_head_of, words_at
+from ...trainer.epoch_order import EpochOrder
+from ...trainer.in_order import InOrderTrainer
+from ..chassis.arguments import ModelArguments, ResultArguments, option
+from ..chassis.identity import identity_of
+from ..chassis.log_levels import log_levels
+from ..chassis.models import load_config, load_model, load_tokenizer
+from ..chassis.output_folder import NotedSettings, begin, starting_point, training_settings
+from ..chassis.parsing import parse, say
+from ..chassis.places import check_model_folder
+
+BATCH = 2000  # sentences that are tokenised at once
+_CLOCK = "clock.json"
+_NO_LOSS = -100
+
+
+@dataclass
+class MlmArguments:
+    glue_dir: str | None = option(
+        "folder with CoLA/, MRPC/ ...: their train.tsv is learnt from, and what their other sets have is "
+        "left out; default: DSP_DATA_DIR/glue"
+    )
+    text_files: list[str] | None = option(
+        "plain text, a sentence a line, training sides alone; default: DSP_DATA_DIR/multi30k/train.en"
+    )
+    left_out_files: list[str] | None = option(
+        "plain text of which no sentence is learnt, such as development and test sets; default with that of "
+        "--text_files: Multi30k's other English files"
+    )
+    max_minutes: Annotated[float, "positive"] = option(
+        "the training ends after so many minutes, at a learning rate of 0; those before a resume count", 25.0
+    )
+    clock: str = option(
+        "minutes of what: wall, or processor, those that the process has computed, where others share the "
+        "machine",
+        "wall",
+        choices=["wall", "processor"],
+    )
+    held_out: Annotated[int, "count"] = option("training sentences that are kept for scoring", 1000)
+    min_words: Annotated[int, "count"] = option("shorter sentences are not taken", 4)
+    mask_share: Annotated[float, Meaning("a share, above 0 and below 1", 0, 1, True, True)] = option(
+        "share of the tokens that are masked (of these 80 % by the mask token, 10 % by a random one)", 0.15
+    )
+    max_seq_length: Annotated[int, "count"] = option(
+        "tokens a sentence has at most; what is longer is cut", 128
+    )
+    head_learning_rate: Annotated[float, "positive"] = option(
+        "peak of the learning rate of the head's own weights; --learning_rate is all others'", 1e-3
+    )
+
+
+MlmArguments._argument_group_name = "Text and masks"  # type: ignore[attr-defined]
+
+
+class Clock(TrainerCallback):
+    """Ends a training after a number of seconds, of which a checkpoint keeps those that are over.
+
+    Args:
+        limit: seconds. before: those of the training that goes on.
+        now: the clock.
+    """
+
+    def __init__(self, limit: float, before: float = 0.0, now: Callable[[], float] = time.monotonic):
+        self.limit, self.before, self.now = limit, before, now
+        self.started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time of the training so far."""
+        return self.before + (0.0 if self.started is None else self.now() - self.started)
+
+    @property
+    def progress(self) -> float:
+        """The share of the time that is over, 0 to 1."""
+        return min(self.seconds / self.limit, 1.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = self.now()
+        if self.progress == 1.0:
+            control.should_training_stop = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress == 1.0:
+            control.should_training_stop = control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(folder / _CLOCK, json.dumps({"seconds": self.seconds}) + "\n")
+
+
+class MaskedWordTrainer(InOrderTrainer):
+    """A Trainer whose model works out words at the masked places alone."""
+
+    def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, **kwargs: Any) -> Any:
+        labels = inputs.pop("labels")
+        places = labels != _NO_LOSS
+        logits = words_at(model, places, **inputs)
+        return functional.cross_entropy(logits.float(), labels[places])
+
+
+def pretrain(doc: str, argv: Sequence[str]) -> dict[str, float]:
+    """Run the program: parse, read, score, train, score, record.
+
+    Returns:
+        accuracy of the masked words, in percent: {"before": ..., "after": ...}
+    """
+    model_options, text, results, args = parse(
+        doc, [ModelArguments, MlmArguments, ResultArguments, TrainingArguments], argv
+    )
+    log_levels(args)
+    _check(model_options, results, args)
+    sources = _sources(text)
+    with claimed("output_dir", args.output_dir):
+        return _pretrain(model_options, text, results, args, sources)
+
+
+def _pretrain(
+    options: ModelArguments,
+    text: MlmArguments,
+    results: ResultArguments,
+    args: TrainingArguments,
+    sources: tuple[str | None, list[str], list[str]],
+) -> dict[str, float]:
+    sentences = read_sentences(*sources, text.held_out, text.min_words)
+    data = fingerprint(sentences.files)
+    settings = {
+        "method": "masked-lm",
+        "model": portable_path(options.source),
+        "seed": args.seed,
+        "train_data": data,
+        **{name: getattr(text, name) for name in ("held_out", "min_words", "mask_share", "max_seq_length")},
+        "head_learning_rate": text.head_learning_rate,
+        **identity_of(options),
+        **training_settings(args),
+    }
+    checkpoint = starting_point(args, settings, results.overwrite_output_dir)
+    set_seed(args.seed)  # of the head, where it is new
+    tokenizer = load_tokenizer(options)
+    model, new = load_model(options, AutoModelForMaskedLM, load_config(options, {}))
+    check_masked_lm(model)
+    if tokenizer.mask_token_id is None:
+        raise OptionError("tokenizer_name", "has no mask token")
+    say_data(sentences, new)
+    model.to(args.device)
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=text.mask_share)
+    held_out = tokenised(sentences.held_out, tokenizer, text.max_seq_length)
+    before = accuracy(model, held_out, collate, args)
+    say(f"masked words of {len(held_out):,} held-out sentences: {before:.2f} % before")
+    now = time.process_time if text.clock == "processor" else time.monotonic
+    clock = Clock(60 * text.max_minutes, _seconds_of(checkpoint), now)
+    args.remove_unused_columns = False  # the collator needs special_tokens_mask
+    trainer = MaskedWordTrainer(
+        model,
+        args,
+        train_dataset=tokenised(sentences.train, tokenizer, text.max_seq_length),
+        data_collator=collate,
+        processing_class=tokenizer,
+        optimizers=_optimizers(model, args, text.head_learning_rate, clock),
+        callbacks=[clock, EpochOrder(), NotedSettings(settings)],
+    )
+    begin(args, settings, checkpoint, results.overwrite_output_dir)
+    if clock.progress == 1.0:  # nothing is left to do, and the Trainer would make one more update
+        args.max_steps, args.num_train_epochs = -1, 0
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = clock.seconds
+    after = accuracy(model, held_out, collate, args)
+    trainer.save_model()
+    seal_folder(args.output_dir)
+    record = new_record(
+        "mlm-train",
+        results.record_name or "masked words",
+        results.method or "masked-lm",
+        device=args.device,
+        seed=args.seed,
+        data=data,
+        metrics=[
+            Metric("accuracy of masked words", before, "%", subset="held out, before"),
+            Metric("accuracy of masked words", after, "%", subset="held out, after"),
+        ],
+        seconds={"train": seconds},
+        updates=trainer.state.global_step,
+        extra={
+            "model": options.source.split("/")[-1],
+            "new_weights": new,
+            "sentences": len(sentences.train),
+            "held_out": len(held_out),
+            "left_out_scored": sentences.scored,
+            "files": sorted(f"{path.parent.name}/{path.name}" for path in sentences.files),
+            "minutes": text.max_minutes,
+            "clock": text.clock,
+        },
+    )
+    save_record(record, results.record_dir or args.output_dir)
+    say(f"masked words of {len(held_out):,} held-out sentences: {after:.2f} % after")
+    say(f"model and record: {args.output_dir}")
+    return {"before": before, "after": after}
+
+
+def tokenised(texts: Sequence[str], tokenizer: Any, length: int) -> PackedDataset:
+    """Tokenise sentences, cut at a length, with the places of their special tokens."""
+    data = PackedDataset()
+    for start in range(0, len(texts), BATCH):
+        found = tokenizer(
+            list(texts[start : start + BATCH]),
+            truncation=True,
+            max_length=length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_special_tokens_mask=True,
+        )
+        data.extend({name: found[name] for name in ("input_ids", "special_tokens_mask")})
+    return data
+
+
+@torch.no_grad()
+def accuracy(model: PreTrainedModel, data: PackedDataset, collate: Any, args: TrainingArguments) -> float:
+    """Return the share of masked words that are told right, in percent: the same masks at every call."""
+    was_training = model.training
+    model.eval()
+    order = data.lengths().argsort(kind="stable").tolist()
+    right = masked = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        for start in range(0, len(order), args.eval_batch_size):
+            rows = [data[row] for row in order[start : start + args.eval_batch_size]]
+            batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
+            labels = batch.pop("labels")
+            places = labels != _NO_LOSS
+            if places.any():
+                told = words_at(model, places, **batch).argmax(-1)
+                right += int((told == labels[places]).sum())
+                masked += int(places.sum())
+    model.train(was_training)
+    if not masked:
+        raise ValueError("no word of the held-out sentences was masked: hold out more of them")
+    return 100 * right / masked
+
+
+def say_data(sentences: Sentences, new: Sequence[str]) -> None:
+    """Tell what is learnt from, and what of the model is new."""
+    files = ", ".join(f"{path.parent.name}/{path.name}" for path in sentences.files)
+    say(f"{len(sentences.train):,} training sentences of {files}")
+    say(
+        f"left out: {sentences.scored:,} that a development or test set has, {sentences.short:,} short ones, "
+        f"{sentences.repeated:,} repeated; {len(sentences.held_out):,} are held out"
+    )
+    if new:
+        say(f"the masked-LM head is new, but for its words, which are the embeddings: {', '.join(new)}")
+
+
+def _check(options: ModelArguments, results: ResultArguments, args: TrainingArguments) -> None:
+    if not args.output_dir:
+        raise OptionError("output_dir", ": name a folder for the results")
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise OptionError("max_minutes", "is the time of one process: start one alone")
+    for name in ("deepspeed", "fsdp"):
+        if getattr(args, name):
+            raise OptionError(name, "does not go with a training of one process: leave it out")
+    if args.eval_strategy != "no" or args.load_best_model_at_end:
+        raise OptionError("eval_strategy", "must be no: the held-out sentences are scored before and after")
+    if results.dry_run:
+        raise OptionError(
+            "dry_run", "is not for a training of a limited time: give a small {}", "max_minutes"
+        )
+    check_model_folder(options.model_name_or_path, args.output_dir, True)
+    if results.record_dir:
+        check_record_path("--record_dir", results.record_dir)
+
+
+def _sources(text: MlmArguments) -> tuple[str | None, list[str], list[str]]:
+    """Return glue_dir, the text files and those that are left out, as given or from DSP_DATA_DIR."""
+    left_out = list(text.left_out_files or [])
+    if text.glue_dir or text.text_files:
+        return text.glue_dir, list(text.text_files or []), left_out
+    root = os.environ.get("DSP_DATA_DIR")
+    if not root:
+        raise OptionError("text_files", "or {} is missing, and DSP_DATA_DIR is not set", "glue_dir")
+    glue, captions = Path(root, "glue"), Path(root, "multi30k")
+    files = [captions / "train.en"] if (captions / "train.en").is_file() else []
+    others = sorted(path for path in captions.glob("*.en") if path.name != "train.en") if files else []
+    if not files and not glue.is_dir():
+        raise OptionError("text_files", f"or {{}} is missing: DSP_DATA_DIR={root} has neither", "glue_dir")
+    return str(glue) if glue.is_dir() else None, list(map(str, files)), [*left_out, *map(str, others)]
+
+
+def _optimizers(
+    model: PreTrainedModel, args: TrainingArguments, head_rate: float, clock: Clock
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Make AdamW with a rate for the head's own weights, and a schedule that is 0 when the time is over."""
+    body = {id(parameter) for parameter in model.base_model.parameters()}
+    head = [parameter for parameter in lm_head_of(model).parameters() if id(parameter) not in body]
+    groups = [
+        {"params": list(model.base_model.parameters()), "lr": args.learning_rate},
+        {"params": head, "lr": head_rate},
+    ]
+    betas = (args.adam_beta1, args.adam_beta2)
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=args.adam_epsilon, weight_decay=args.weight_decay)
+    warm_up = args.warmup_steps or 0
+
+    def factor(update: int) -> float:
+        rising = clock.progress / warm_up if 0 < warm_up < 1 else (update + 1) / max(warm_up, 1)
+        return min(rising, 1.0) * (1.0 - clock.progress)
+
+    return optimizer, LambdaLR(optimizer, factor)
+
+
+def _seconds_of(checkpoint: str | None) -> float:
+    path = None if checkpoint is None else Path(checkpoint) / _CLOCK
+    if path is None:
+        return 0.0
+    if not path.is_file():
+        raise OptionError("resume_from_checkpoint", f"{checkpoint} does not say how long it took ({_CLOCK})")
+    return float(read_json(path)["seconds"])
