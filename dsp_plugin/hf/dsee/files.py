@@ -68,7 +68,7 @@ def file_of(model: nn.Module, dtype: str | None = None, config: Mapping[str, Any
         "parts": {t.weight: [[part.role, part.start, part.stop] for part in t.parts] for t in state.targets},
         "blocks": {t.weight: t.block for t in state.targets},
         "masked": state.masks_updates,
-        "model_config": _model_config(model),
+        "model_config": model_entries(model),
     }
     return DseeFile(state.base, updates, dict(state.masks), kept, groups, task_head, about)
 
@@ -264,7 +264,7 @@ def _renamed_base(stored: DseeFile, names: Names) -> Any:
     )
 
 
-def _model_config(model: nn.Module) -> dict[str, Any]:
+def model_entries(model: nn.Module) -> dict[str, Any]:
     """Return what the task says of a model in its configuration."""
     config = getattr(model, "config", None)
     if not isinstance(model, PreTrainedModel) or config is None:
