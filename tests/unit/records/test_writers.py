@@ -62,6 +62,10 @@ ALLOWED = {
         "dsp_plugin/hf/dsee/checkpoints.py",
         "_save",
     ): "a checkpoint, which counts once the Trainer's state is there",
+    (
+        "dsp_plugin/hf/delta/checkpoints.py",
+        "_save",
+    ): "a checkpoint, which counts once the Trainer's state is there",
     ("dsp_plugin/hf/programs/dsee/stage.py", "save"): "the tokenizer, as the Trainer writes it; then sealed",
     ("benchmarks/diff_memory.py", "reset_peak"): "a switch of the kernel below /proc",
     ("benchmarks/diff_pack.py", "shira_bytes_a_value"): "into the benchmark's temporary folder",
