@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "write a checkpoint that loads without this plugin",
     "diff": "look into diff packs, bring them into models and out again",
     "dsee": "look into DSEE files, make models of their own of them",
+    "delta": "look into the files of Delta-Tuning",
     "report": "make tables, pictures and one HTML page from result records",
     "seal": "put checksums into files of earlier versions, or anew after an edit",
 }

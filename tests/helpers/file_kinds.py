@@ -348,6 +348,35 @@ def read_dsee(folder: Path) -> Any:
     return vars(file.base), updates, masks, file.kept, file.task_head, file.config
 
 
+def make_delta(folder: Path) -> list[Path]:
+    from dsp_plugin.artefacts.base import Base
+    from dsp_plugin.delta.artefact import DeltaFile
+    from dsp_plugin.delta.parts import Part
+
+    generator = torch.Generator().manual_seed(2)
+    weights = {"query.weight": torch.randn(6, 5, generator=generator), "query.bias": torch.zeros(6)}
+    low = {
+        name: torch.randn(shape, generator=generator) for name, shape in (("down", (2, 5)), ("up", (6, 2)))
+    }
+    parts = {
+        "prompt": Part(1, {"prompt_num": 3}, {"vectors": torch.randn(3, 5, generator=generator)}),
+        "bias": Part(1, {}, {"query.bias": torch.randn(6, generator=generator)}),
+        "lora": Part(2, {"scale": 2.0}, {f"query.weight.{name}": one for name, one in low.items()}),
+    }
+    head = {"classifier.weight": torch.randn(2, 6, generator=generator)}
+    file = DeltaFile(Base.of(weights), parts, head, "*cls*sent_0*mask*", {"0": "bad"}, {"off": ["bias"]})
+    file.save(folder / "task.delta.safetensors")
+    return [folder / "task.delta.safetensors"]
+
+
+def read_delta(folder: Path) -> Any:
+    from dsp_plugin.delta.artefact import DeltaFile
+
+    file = DeltaFile.load(folder / "task.delta.safetensors")
+    parts = {method: vars(part) for method, part in file.parts.items()}
+    return vars(file.base), parts, file.task_head, file.template, file.mapping, file.config
+
+
 def make_checkpoint(folder: Path) -> list[Path]:
     from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
 
@@ -381,5 +410,6 @@ KINDS = [
     FileKind("diff-vector", make_vector, read_vector),
     FileKind("diff-pack", make_pack, read_pack),
     FileKind("dsee-file", make_dsee, read_dsee),
+    FileKind("delta-file", make_delta, read_delta),
     FileKind("fairseq-checkpoint", make_checkpoint, read_checkpoint, "fairseq"),
 ]

@@ -1,4 +1,4 @@
-"""The benchmarks of diff pruning and of DSEE start and close with their figures; the sizes, which do not
+"""The benchmarks of diff pruning, DSEE and Delta-Tuning start and close with their figures; the sizes, which do not
 depend on the clock, are held.
 """
 
@@ -72,3 +72,14 @@ def test_the_latency_of_what_dsee_leaves():
     arms = ("heads25", "heads25_ffn40")
     assert set(figures) == {f"{what}_{arm}" for what in ("speedup", "bound") for arm in arms}
     assert 1 < figures["bound_heads25"] < figures["bound_heads25_ffn40"] < 2
+
+
+def test_the_steps_of_delta_tuning():
+    figures = figures_of("delta_step.py", "--repeats", "1", "--shapes", "2x16")
+    ratios = {f"{name}_ratio" for name in ("prompt", "bias", "adapter", "all", "lora")}
+    sizes = {f"{name}_bytes" for name in ("prompt", "bias", "adapter", "all")}
+    assert set(figures) == ratios | sizes | {"adapter_over_lora", "switch_ms"} and min(figures.values()) > 0
+    # 4 bytes a number, and what the base is called by
+    numbers = {"prompt": 10 * 384, "bias": 25_728, "adapter": 226_080}
+    for name, number in {**numbers, "all": sum(numbers.values())}.items():
+        assert 4 * number < figures[f"{name}_bytes"] < 4 * number + 20_000

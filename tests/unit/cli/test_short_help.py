@@ -18,7 +18,7 @@ SCRIPTS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("glue", "squad", "dsee")
     for path in (ROOT / "scripts" / folder).glob("run_*.py")
-)
+) + ["scripts/delta/pretrain_mlm.py"]
 HEAVY = (
     "import sys, runpy; sys.argv = [{script!r}, {word!r}]\ntry:\n    runpy.run_path({script!r}, "
     "run_name='__main__')\n"
