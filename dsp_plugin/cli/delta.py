@@ -39,7 +39,8 @@ def summary_text(path: str, summary: DeltaSummary) -> str:
 
     lines = [
         f"{path}: {summary.file_bytes:,} bytes",
-        f"trained: {summary.trained:,} numbers, {summary.share:.3%} of the base's {summary.weights:,} weights",
+        f"trained: {summary.trained:,} numbers, {summary.share:.3%} of the base's {summary.weights:,} "
+        "weights",
     ]
     for method, one in summary.methods.items():
         settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())

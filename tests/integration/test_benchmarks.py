@@ -1,5 +1,5 @@
-"""The benchmarks of diff pruning, DSEE and Delta-Tuning start and close with their figures; the sizes, which do not
-depend on the clock, are held.
+"""The benchmarks of diffs, DSEE and Delta-Tuning start and close with their figures; sizes, which the clock
+plays no part in, are held.
 """
 
 from __future__ import annotations
