@@ -6,8 +6,8 @@ its words are the embeddings. Learnt from are the train.tsv of the GLUE folders 
 --text_files, by default those of DSP_DATA_DIR with Multi30k's English training side: never a sentence that a
 development or test set there has, too. A part of the sentences is held out; the share of masked words told
 right is scored on them before and after, and both stand in the record results.json. The learning rate rises
-with --warmup_steps (a share below 1 is one of the time) and falls to 0 as --max_minutes end. Started again,
-the same command goes on from its last checkpoint.
+with --warmup_steps (a share below 1 is one of the time) and falls to 0 as --max_minutes, or the updates,
+end. Started again, the same command goes on from its last checkpoint.
 
   DSP_DATA_DIR=data python scripts/delta/pretrain_mlm.py --model_name_or_path minilm/ --output_dir runs/mlm \\
     --max_minutes 25 --learning_rate 3e-4 --warmup_steps 0.05 --per_device_train_batch_size 32 \\

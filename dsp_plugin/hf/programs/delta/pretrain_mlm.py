@@ -33,6 +33,7 @@ from ...data.tokenised import PackedDataset
 from ...delta.masked_lm import check_masked_lm, lm_head_of, words_at
 from ...trainer.epoch_order import EpochOrder
 from ...trainer.in_order import InOrderTrainer
+from ...trainer.updates import training_steps
 from ..chassis.arguments import ModelArguments, ResultArguments, option
 from ..chassis.identity import identity_of
 from ..chassis.log_levels import log_levels
@@ -181,13 +182,15 @@ def _pretrain(
     now = time.process_time if text.clock == "processor" else time.monotonic
     clock = Clock(60 * text.max_minutes, _seconds_of(checkpoint), now)
     args.remove_unused_columns = False  # the collator needs special_tokens_mask
+    train = tokenised(sentences.train, tokenizer, text.max_seq_length)
+    updates = training_steps(args, len(train))
     trainer = MaskedWordTrainer(
         model,
         args,
-        train_dataset=tokenised(sentences.train, tokenizer, text.max_seq_length),
+        train_dataset=train,
         data_collator=collate,
         processing_class=tokenizer,
-        optimizers=_optimizers(model, args, text.head_learning_rate, clock),
+        optimizers=_optimizers(model, args, text.head_learning_rate, clock, updates),
         callbacks=[clock, EpochOrder(), NotedSettings(settings)],
     )
     begin(args, settings, checkpoint, results.overwrite_output_dir)
@@ -317,9 +320,12 @@ def _sources(text: MlmArguments) -> tuple[str | None, list[str], list[str]]:
 
 
 def _optimizers(
-    model: PreTrainedModel, args: TrainingArguments, head_rate: float, clock: Clock
+    model: PreTrainedModel, args: TrainingArguments, head_rate: float, clock: Clock, updates: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Make AdamW with a rate for the head's own weights, and a schedule that is 0 when the time is over."""
+    """Make AdamW with a rate for the head's own weights, and a schedule that is 0 at the end.
+
+    The end is that of the time or of the updates, whichever is nearer.
+    """
     body = {id(parameter) for parameter in model.base_model.parameters()}
     head = [parameter for parameter in lm_head_of(model).parameters() if id(parameter) not in body]
     groups = [
@@ -331,8 +337,9 @@ def _optimizers(
     warm_up = args.warmup_steps or 0
 
     def factor(update: int) -> float:
-        rising = clock.progress / warm_up if 0 < warm_up < 1 else (update + 1) / max(warm_up, 1)
-        return min(rising, 1.0) * (1.0 - clock.progress)
+        progress = max(clock.progress, update / updates)
+        rising = progress / warm_up if 0 < warm_up < 1 else (update + 1) / max(warm_up, 1)
+        return min(rising, 1.0) * max(1.0 - progress, 0.0)
 
     return optimizer, LambdaLR(optimizer, factor)
 
