@@ -33,7 +33,7 @@ from timing import Clock, command_line, interleaved, quartiles, ratio, start
 from torch import Tensor, nn
 
 from dsp_plugin.hf.delta import DeltaBank, add_delta, save_delta
-from dsp_plugin.hf.delta.masked_lm import label_logits
+from dsp_plugin.hf.delta.prompting import PromptingModel
 from dsp_plugin.options.numbers import number
 
 LEARNING_RATE, RANK, ALPHA, PROMPT, BATCHES, TASKS = 1e-3, 16, 32, 10, 4, 8
@@ -66,17 +66,14 @@ def model_of(arm: str, stock: nn.Module) -> nn.Module:
 def training_step(arm: str, model: nn.Module, batches: list[dict[str, Tensor]]) -> Callable[[int], None]:
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    words = torch.tensor(WORDS, device=model.device)
+    answering = PromptingModel(model, WORDS).to(model.device)
     prompted = "prompt" in METHODS.get(arm, ())
 
     def step(turn: int) -> None:
         batch = dict(batches[turn % len(batches)])
-        labels, places = batch.pop("labels"), batch.pop("places")
         if not prompted:
             batch.pop("prompt_ids")
-        hidden = model.base_model(**batch)[0]  # [B, L, D]
-        hidden = hidden[torch.arange(len(places), device=places.device), places]  # [B, D]
-        nn.functional.cross_entropy(label_logits(model, hidden, words), labels).backward()
+        answering(**batch).loss.backward()
         nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -88,13 +88,13 @@ def batch_of(
 def masked_batch_of(
     model: PreTrainedModel, size: int, length: int, prompt: int, seed: int = 1
 ) -> dict[str, Tensor]:
-    """Make a batch as `batch_of`, with prompt_ids [B, L] behind the first token, and places of a mask [B].
+    """Make a batch as `batch_of`, with prompt_ids [B, L] behind the first token, and places of a mask.
 
-    `labels` [B] are of two classes.
+    These are `mask_pos` [B]; `labels` [B] are of two classes.
     """
     batch = batch_of(model, size, length, labels=True, seed=seed)
     batch["labels"] = batch["labels"] % 2
-    batch["places"] = batch["attention_mask"].sum(1) - 2
+    batch["mask_pos"] = batch["attention_mask"].sum(1) - 2
     batch["prompt_ids"] = torch.zeros_like(batch["input_ids"])
     batch["prompt_ids"][:, 1 : prompt + 1] = torch.arange(1, prompt + 1, device=model.device)
     return batch

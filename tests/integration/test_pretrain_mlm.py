@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from glue_folders import SIGNS, SUBJECTS, VERBS, write_task
+from glue_folders import SIGNS, VERBS, write_task
 from hf_programs import start, write_bert
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from dsp_plugin.records.record import load_record
 
 WORDS = (
-    "--held_out 12 --min_words 3 --max_minutes 60 --max_steps 120 --save_steps 60 --learning_rate 3e-3 "
-    "--head_learning_rate 3e-3 --mask_share 0.3 --per_device_train_batch_size 16 --report_to none --seed 1 --warmup_steps 2 "
-    "--disable_tqdm True"
+    "--held_out 12 --min_words 3 --max_minutes 60 --max_steps 60 --save_steps 30 --learning_rate 3e-3 "
+    "--head_learning_rate 3e-3 --mask_share 0.3 --per_device_train_batch_size 16 --report_to none --seed 1 "
+    "--warmup_steps 2 --disable_tqdm True"
 ).split()
 
 
@@ -26,7 +26,9 @@ WORDS = (
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mlm")
     write_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    lines = [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, SIGNS)]
+    # most words are one word, which a few updates tell
+    rare = itertools.product(VERBS, VERBS, SIGNS)
+    lines = [f"nothing nothing {a} nothing nothing {b} nothing nothing {c} nothing" for a, b, c in rare]
     (folder / "train.txt").write_text("\n".join(lines) + "\n")
     (folder / "dev.txt").write_text("\n".join(lines[::9]) + "\n")
     return folder
@@ -47,7 +49,7 @@ def test_masked_words_are_learnt_and_recorded(folder, found):
     record = load_record(folder / "out" / "results.json")
     told = {metric.subset: metric.value for metric in record.metrics}
     assert told == {"held out, before": found["before"], "held out, after": found["after"]}
-    assert record.updates == 120 and record.extra["held_out"] == 12 and record.extra["left_out_scored"] == 9
+    assert record.updates == 60 and record.extra["held_out"] == 12 and record.extra["left_out_scored"] == 9
     assert record.extra["sentences"] == 75 - 9 - 12 and record.seconds["train"] > 0
     assert "cls.predictions.transform.dense.weight" in record.extra["new_weights"]
 
@@ -56,10 +58,10 @@ def test_what_is_written_is_a_masked_language_model(folder, found):
     model = AutoModelForMaskedLM.from_pretrained(folder / "out")
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
     tokenizer = AutoTokenizer.from_pretrained(folder / "out")
-    inputs = tokenizer("the old dog [MASK] everything", return_tensors="pt")
+    inputs = tokenizer("nothing nothing sees [MASK] nothing likes nothing", return_tensors="pt")
     with torch.no_grad():
         logits = model.eval()(**inputs).logits[0, 4]
-    assert tokenizer.convert_ids_to_tokens(int(logits.argmax())) in VERBS
+    assert tokenizer.convert_ids_to_tokens(int(logits.argmax())) == "nothing"
 
 
 def test_the_same_command_again_makes_no_further_update(folder, found):
@@ -76,7 +78,7 @@ def test_the_time_ends_a_training_and_more_of_it_goes_on(folder, capsys):
     assert load_record(folder / "timed" / "results.json").updates == 1
     start("delta/pretrain_mlm", *words(folder, "timed", "--clock", "processor"))
     second = load_record(folder / "timed" / "results.json")
-    assert second.updates == 120 and second.seconds["train"] > first.seconds["train"]
+    assert second.updates == 60 and second.seconds["train"] > first.seconds["train"]
     assert "going on from" in capsys.readouterr().out
 
 

@@ -69,6 +69,16 @@ def check_masked_lm(model: nn.Module) -> None:
         raise OptionError("model_name_or_path", f": {type(model).__name__} has no masked-LM head to prompt")
 
 
+def word_logits(model: nn.Module, hidden: Tensor, words: Tensor | None = None) -> Tensor:
+    """Return the LM head's logits [B, W] of hidden states [B, D], of the words [W] alone or of all."""
+    transformed = _FAMILIES[model.config.model_type](model, hidden)
+    decoder = model.get_output_embeddings()
+    if words is None:
+        return decoder(transformed)
+    bias = None if decoder.bias is None else decoder.bias[words]
+    return linear(transformed, decoder.weight[words], bias)
+
+
 class PromptingModel(nn.Module):
     """A masked language model that answers with label words.
 
@@ -133,10 +143,7 @@ class PromptingModel(nn.Module):
         hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, **given)[0]
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         at_mask = hidden[rows, mask_pos]  # [B, L, D] -> [B, D]
-        transformed = _FAMILIES[self.config.model_type](self.model, at_mask)
-        decoder = self.model.get_output_embeddings()
-        bias = None if decoder.bias is None else decoder.bias[self.label_word_ids]
-        logits = linear(transformed, decoder.weight[self.label_word_ids], bias)  # [B, W]
+        logits = word_logits(self.model, at_mask, self.label_word_ids)  # [B, W]
         loss = None if labels is None else label_word_loss(logits, labels, self.regression)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

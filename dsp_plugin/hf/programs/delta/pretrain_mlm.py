@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
@@ -30,7 +31,7 @@ from ....records.files.sealed_folder import seal_folder
 from ....records.record import Metric, check_record_path, fingerprint, new_record, portable_path, save_record
 from ...data.mlm_text import Sentences, read_sentences
 from ...data.tokenised import PackedDataset
-from ...delta.masked_lm import check_masked_lm, lm_head_of, words_at
+from ...delta.prompting import check_masked_lm, word_logits
 from ...trainer.epoch_order import EpochOrder
 from ...trainer.in_order import InOrderTrainer
 from ...trainer.updates import training_steps
@@ -248,6 +249,12 @@ def tokenised(texts: Sequence[str], tokenizer: Any, length: int) -> PackedDatase
     return data
 
 
+def words_at(model: PreTrainedModel, places: Tensor, **inputs: Tensor) -> Tensor:
+    """Return the logits of all words [N, V] at the N places [B, L], bool, that are true."""
+    hidden = model.base_model(**inputs)[0]  # [B, L, D]
+    return word_logits(model, hidden[places])  # [N, D] -> [N, V]
+
+
 @torch.no_grad()
 def accuracy(model: PreTrainedModel, data: PackedDataset, collate: Any, args: TrainingArguments) -> float:
     """Return the share of masked words that are told right, in percent: the same masks at every call."""
@@ -327,7 +334,7 @@ def _optimizers(
     The end is that of the time or of the updates, whichever is nearer.
     """
     body = {id(parameter) for parameter in model.base_model.parameters()}
-    head = [parameter for parameter in lm_head_of(model).parameters() if id(parameter) not in body]
+    head = [parameter for parameter in model.parameters() if id(parameter) not in body]
     groups = [
         {"params": list(model.base_model.parameters()), "lr": args.learning_rate},
         {"params": head, "lr": head_rate},
