@@ -69,8 +69,11 @@ class _Update(torch.autograd.Function):
         if len(values):
             picked = tokens.index_select(1, columns)  # [T, N]
             added.index_add_(1, rows, picked * (scale * values.to(dtype)))
-        ctx.save_for_backward(x, down, up, rows, columns, values, inner)
-        ctx.scale = scale
+        _, _, to_down, to_up, _, _, to_values, _ = ctx.needs_input_grad
+        # what only the gradients of frozen parts would need is not kept
+        kept_x, kept_inner = x if to_down or to_values else None, inner if to_up else None
+        ctx.save_for_backward(kept_x, down, up, rows, columns, values, kept_inner)
+        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
         return result
 
     @staticmethod
@@ -80,7 +83,7 @@ class _Update(torch.autograd.Function):
         _, to_x, to_down, to_up, _, _, to_values, _ = ctx.needs_input_grad
         dtype, scale = gradient.dtype, ctx.scale
         outer = gradient.reshape(-1, gradient.shape[-1])  # [..., m] -> [T, m]
-        tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # [..., n] -> [T, n]
+        tokens = None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)  # [..., n] -> [T, n]
         grad_x = grad_down = grad_up = grad_values = None
         back = scale * (outer @ up.to(dtype)) if to_x or to_down else None  # [T, m] @ [m, r] -> [T, r]
         if to_up:
@@ -99,7 +102,7 @@ class _Update(torch.autograd.Function):
             grad_values = torch.zeros_like(values)
         return (
             gradient,
-            None if grad_x is None else grad_x.view(x.shape).to(x.dtype),
+            None if grad_x is None else grad_x.view(ctx.shape).to(ctx.dtype),
             None if grad_down is None else grad_down.to(down.dtype),
             None if grad_up is None else grad_up.to(up.dtype),
             None,

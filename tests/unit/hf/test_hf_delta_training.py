@@ -25,6 +25,7 @@ from dsp_plugin.hf.delta import (
     save_delta,
 )
 from dsp_plugin.hf.delta.checkpoints import FILE
+from dsp_plugin.hf.delta.prompting import PromptingModel
 
 CLASSIFIER = "ForSequenceClassification"
 THREE = ("prompt", "bias", "adapter")
@@ -90,19 +91,80 @@ def test_the_best_checkpoint_is_taken(tmp_path):
     assert torch.equal(outputs(again, True), outputs(model.eval(), True))
 
 
-def test_recomputation_gives_the_same_gradients():
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("methods", [METHODS, ("adapter",)], ids=["all", "adapter"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputation_gives_the_same_gradients(reentrant, methods):
     plain = tiny("bert", CLASSIFIER)
-    add_delta(plain, METHODS, **SMALL)
+    add_delta(plain, methods, **SMALL)
     again = copy.deepcopy(plain)
-    again.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    again.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     for model in (plain, again):
         model.train()
         torch.manual_seed(0)
-        model(**batch(True), labels=labels_for(model)).loss.backward()
+        model(**batch("prompt" in methods), labels=labels_for(model)).loss.backward()
     for (name, one), (_, other) in zip(plain.named_parameters(), again.named_parameters()):
         assert (one.grad is None) == (other.grad is None) == (not one.requires_grad), name
         if one.requires_grad:
             torch.testing.assert_close(one.grad, other.grad)
+
+
+def saved_bytes(model, prompt=False):
+    """What the forward keeps for the backward, each storage once."""
+    found = {}
+
+    def pack(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    own = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(**batch(prompt), labels=labels_for(model)).loss
+    assert loss.requires_grad
+    return sum(size for place, size in found.items() if place not in own)
+
+
+def test_nothing_is_kept_for_what_is_frozen():
+    full, updated, later = (tiny("bert", CLASSIFIER) for _ in range(3))
+    biases = copy.deepcopy(full)
+    add_delta(biases, "bias")
+    assert saved_bytes(biases) < 0.8 * saved_bytes(full)
+    options = dict(lora_rank=4, lora_targets=("query", "value", "output"))
+    add_delta(updated, "bias,lora", **options)
+    add_delta(later, "lora", **options)
+    add_delta(later, "bias")
+    assert saved_bytes(biases) == saved_bytes(later) < saved_bytes(updated)
+    head = tiny("bert", CLASSIFIER)
+    add_delta(head, "adapter", adapter="pfeiffer")
+    for layer in (0, 1):  # below the first place that learns nothing is kept
+        for parameter in head.bert.encoder.layer[layer].output.dropout.parameters():
+            parameter.requires_grad_(layer == 1)
+    assert saved_bytes(head) < 0.7 * saved_bytes(biases)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_label_words_are_learnt_at_the_mask(family, tmp_path):
+    base = tiny(family)
+    model = copy.deepcopy(base)
+    add_delta(model, THREE, **SMALL)
+    answering = PromptingModel(model, [7, 9])
+    data = [{**row, "mask_pos": 5} for row in rows()]
+    args = TrainingArguments(
+        str(tmp_path), max_steps=2, save_steps=1, learning_rate=0.05, use_cpu=True, report_to=[]
+    )
+    DeltaTrainer(answering, args, train_dataset=data).train()
+    inputs = batch(True)
+    with torch.no_grad():
+        found = answering.eval()(**inputs, mask_pos=torch.tensor([2, 4, 3])).logits
+        whole = model(**inputs).logits[torch.arange(3), torch.tensor([2, 4, 3])][:, [7, 9]]
+    torch.testing.assert_close(found, whole)
+    again = copy.deepcopy(base)
+    load_delta(again, tmp_path / "checkpoint-2" / FILE)
+    assert torch.equal(outputs(again, True), outputs(model, True))
+    assert not torch.equal(outputs(again, True), outputs(add_all(base), True))
+    with pytest.raises(ValueError, match="has no prompt_ids"):
+        answering(**batch(), mask_pos=torch.tensor([2, 4, 3]))
 
 
 @pytest.mark.parametrize("methods", [("prompt",), ("bias", "adapter", "diff"), METHODS], ids=",".join)
