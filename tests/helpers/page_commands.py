@@ -100,7 +100,7 @@ def options_of(command: Command) -> set[str]:
         return _spelled(FOREIGN[program.split()[0]])
     if program.startswith("dsp "):
         return dsp_options(program)
-    if re.match(r"scripts/(glue|squad|dsee)/run_\w+\.py$", program):
+    if re.match(r"scripts/((glue|squad|dsee)/run_\w+|delta/(run|pretrain_mlm))\.py$", program):
         return transformers_options(program)
     if program in FAIRSEQ_PROGRAMS:
         chosen = {

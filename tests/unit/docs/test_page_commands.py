@@ -60,6 +60,7 @@ NOT_RUN = {
     "python scripts/dsee/run_clm.py": "minutes of training: tests/integration/test_clm_programs.py",
     "bash scripts/delta/data/download_dataset.sh": "it fetches: tests/integration/test_download.py",
     "python scripts/delta/tools/generate_k_shot_data.py": "tests/unit/delta/test_few_shot.py",
+    "python scripts/delta/pretrain_mlm.py": "minutes of training: tests/integration/test_pretrain_mlm.py",
     "python data-prep/parallel_to_jsonl.py": "real text: tests/unit/data_prep/test_parallel_to_jsonl.py",
     "python scripts/diff/serve_tasks.py": "it wants a trained diff: tests/integration/test_diff_bases.py",
     "scripts/glue/experiments.sh": "days on a GPU: tests/integration/test_experiments.py",
