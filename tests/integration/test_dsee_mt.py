@@ -15,7 +15,7 @@ pytest.importorskip("fairseq")
 from diff_mt import SCRIPTS, SEARCH
 from dsee_mt import read_base, scores_of
 from fairseq_commands import PACKAGE, run
-from fairseq_training import assert_same, checkpoint, train
+from fairseq_training import assert_same, checkpoint, train, train_in_two_processes, weights_recorder
 
 from dsp_plugin.cli.main import main
 from dsp_plugin.dsee.artefact import DseeFile
@@ -97,21 +97,19 @@ def test_the_frozen_weights_are_the_base_s_to_the_bit_and_zeros_stay(done, base)
         assert torch.equal(third[name][~gone] != 0, torch.ones(int((~gone).sum()), dtype=torch.bool))
 
 
-def translations(data: Path, folder: Path, path: Path, *options: object, task="dsee_translation") -> dict:
+def translations(data: Path, folder: Path, path: Path, *options: object) -> dict:
     """Sentence number -> (text, score) that `fairseq-generate` gives."""
-    words = [data, "--user-dir", PACKAGE, "--task", task, "--path", path, *SEARCH, *options]
+    words = [data, "--user-dir", PACKAGE, "--task", "dsee_translation", "--path", path, *SEARCH, *options]
     output = run("fairseq_cli.generate", words, folder).succeeded().output
     fields = (line.split("\t") for line in output.splitlines() if line.startswith("H-"))
     return {int(number[2:]): (text, pytest.approx(float(score), abs=1e-4)) for number, score, text in fields}
 
 
-def test_checkpoint_file_and_merged_checkpoint_translate_alike(done, base, tiny_data, tmp_path):
+def test_checkpoint_and_file_translate_alike(done, base, tiny_data, tmp_path):
     path = done[0] / "3rd" / FILE
     live = translations(tiny_data, tmp_path, done[0] / "3rd/checkpoint_best.pt")
     assert len(live) == 12
     assert translations(tiny_data, tmp_path, base, "--dsee-checkpoint", path) == live
-    assert main(["dsee", "merge", str(path), str(base), "--out", str(tmp_path / "merged.pt")]) == 0
-    assert translations(tiny_data, tmp_path, tmp_path / "merged.pt", task="dsp_translation") == live
     own = [tiny_data, "--path", base, "--dsee-checkpoint", path, *SEARCH, "--record-dir", tmp_path / "record"]
     run(str(SCRIPTS / "generate_dsp.py"), own, tmp_path).succeeded()
     record = json.loads((tmp_path / "record/results.json").read_text())
@@ -165,6 +163,30 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(done, base, tiny_data, 
     made = DseeFile.load(out)
     assert made.kept == files(folder)[1].kept and made.config["updates"] == 6
     merge_into(read_base(str(base)), made)
+
+
+def test_two_processes_train_the_same_update(base, tiny_data, tmp_path):
+    words = ["--user-dir", PACKAGE, "--task", "dsee_translation", "--arch", "dsee_transformer", *RECIPE]
+    words += ["--base-checkpoint", base, *UPDATE, "--optimizer", "adam", "--max-update", 2]
+    program = weights_recorder(tmp_path)
+    for done in train_in_two_processes(tiny_data, tmp_path, *words, program=program):
+        done.succeeded()
+    one, other = (torch.load(tmp_path / f"rank{rank}/weights.pt") for rank in range(2))
+    assert_same(one, other)
+    before = load_checkpoint(str(base))["model"]
+    assert all(torch.equal(tensor, one[name]) for name, tensor in before.items())
+    assert any(bool(tensor.any()) for name, tensor in one.items() if name.endswith("update.up"))
+
+
+def test_a_pruning_of_another_kind_does_not_find_its_stage_iii_done(done, tmp_path):
+    from dsp_plugin.mt.programs.dsee import run_dsee
+
+    folder, words, _ = done
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "2nd")
+    with pytest.raises(ValueError, match=f"{copy}/3rd holds a training with other settings .*pruning"):
+        run_dsee([str(word) for word in [*words, "--save-dir", copy, "--prune-heads-num", 2]])
 
 
 @pytest.mark.parametrize(

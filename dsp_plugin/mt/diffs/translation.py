@@ -11,7 +11,7 @@ from fairseq.optim import OPTIMIZER_REGISTRY
 from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.feed_forward import NEURONS, check_groups
-from ..heads.gated_model import GatedTransformerModel
+from ..heads.gated_model import GatedTransformerModel, check_layers_kept
 from ..heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..heads.new_training import name_of
 from ..training.dictionaries import check_dictionaries
@@ -58,6 +58,7 @@ class DiffTransformerModel(GatedTransformerModel):
 
     @classmethod
     def check_options(cls, options) -> None:
+        check_layers_kept(options)
         if options.get(NEURONS) is not None:
             check_groups(options[NEURONS], options)
 

@@ -15,9 +15,10 @@ from ...options.errors import OptionError
 from ...options.faults import naming
 from ..checkpoints.built_in_types import to_built_in_types
 from ..checkpoints.checkpoint import load_checkpoint
+from ..heads.checkpoint_heads import head_map_of_state
 from ..surgery.base_checkpoint import BaseCheckpoint
 from .deployed import alpha_of, check_base, frozen_of, identity_of, with_updates
-from .layer import MARK, roles_of, updates_in
+from .layer import MARK, roles_in, roles_of, updates_in, weights_of
 
 STATE = "dsee"
 """Where a checkpoint's task state has what its file says beside the updates."""
@@ -46,7 +47,12 @@ def check_file(file: DseeFile, base: BaseCheckpoint, path: str | os.PathLike) ->
     """
     with naming("dsee_checkpoint", path):
         check_base(file, base.tensors)
-        frozen_of(base.source, file)
+        frozen = frozen_of(base.source, file)
+        blocks = head_map_of_state(frozen.tensors, frozen.options).blocks
+        names = [block.name for block in blocks if not block.neurons and block.num_heads]
+        missing = {*weights_of(names, roles_in(file.updates))} ^ {*file.updates}
+        if missing:
+            raise ValueError(f"it has an update for some blocks alone, without or with {sorted(missing)[0]}")
         if file.task_head:
             raise ValueError("it has a task head, and translation has none")
         if file.config.get("masked") is True:
@@ -94,7 +100,7 @@ def file_of_checkpoint(path: str, base: BaseCheckpoint, config: Mapping[str, Any
         updates = updates_in(state["model"], lora["lora_alpha"] / lora["r"])
         start = DseeFile(identity, updates, masks, said["kept"], said["groups"], config=settings)
         start.check()
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: its note of DSEE is damaged ({error})") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -112,9 +118,10 @@ def check_frozen(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
         ValueError: they differ; names one.
     """
     for name, tensor in expected.items():
-        if name.rsplit(".", 1)[-1] in ("version", "_float_tensor"):
+        # a tensor of an older name has another one there, and without it no model loads
+        if name not in found or name.rsplit(".", 1)[-1] in ("version", "_float_tensor"):
             continue
-        if name not in found or not torch.equal(found[name].to(tensor.dtype), tensor):
+        if not torch.equal(found[name].to(tensor.dtype), tensor):
             raise ValueError(
                 f"{path}: {name} is not what base and pruning say: it is of another base, or something has "
                 "trained what is frozen"
@@ -150,13 +157,12 @@ def check_given(file: DseeFile, given: Mapping[str, Any], path: str | os.PathLik
         OptionError: naming the option.
     """
     rank, alpha = alpha_of(file)
-    targets = file.config.get("targets")
     there = {
         "lora_r": rank,
         "lora_alpha": alpha,
         "num_sparse": file.config.get("num_sparse"),
         "sparse_method": file.config.get("sparse_method"),
-        "dsee_targets": ",".join(map(str, targets)) if isinstance(targets, list) else None,
+        "dsee_targets": ",".join(roles_in(file.updates)),
     }
     for name, value in there.items():
         here = given.get(name)

@@ -60,6 +60,12 @@ def weights_of(blocks: Iterable[str], roles: Sequence[str]) -> list[str]:
     return [f"{block}.{ROLES[role]}.weight" for block in blocks for role in roles]
 
 
+def roles_in(names: Iterable[str]) -> list[str]:
+    """Return the roles of weights with an update, by their names."""
+    ends = {name.removesuffix(".weight").rpartition(".")[2] for name in names}
+    return [role for role, end in ROLES.items() if end in ends]
+
+
 def updated_layers(model: nn.Module) -> dict[str, UpdatedLinear]:
     """Return the layers with an update, by the names of their weights."""
     return {
@@ -72,7 +78,11 @@ def updated_layers(model: nn.Module) -> dict[str, UpdatedLinear]:
 def place_updates(model: nn.Module, rank: int, scale: float, num_sparse: int, roles: Sequence[str]) -> None:
     """Give a model that was just built updates of zeros in place, for the weights that will be loaded.
 
-    Nothing else of the model is trained from now on.
+    Nothing else of the model is trained from now on. What is made is bounded by the model's own matrices,
+    whatever a checkpoint asks for.
+
+    Raises:
+        OptionError: a rank above the width of a matrix.
     """
     model.requires_grad_(False)
     for name, block in attention_blocks(model).items():
@@ -81,8 +91,12 @@ def place_updates(model: nn.Module, rank: int, scale: float, num_sparse: int, ro
             if type(linear) is not nn.Linear:
                 raise ValueError(f"{name}.{ROLES[role]} is a {type(linear).__name__}, which has no update")
             outputs, inputs = linear.weight.shape
+            if rank > max(outputs, inputs):  # one of them is that of the matrix before heads were removed
+                reason = f"is {rank}, above the width of {name}.{ROLES[role]}, {max(outputs, inputs)}"
+                raise OptionError("lora_r", reason)
             zeros = torch.zeros(rank, inputs), torch.zeros(outputs, rank)
-            where = torch.zeros(num_sparse, dtype=torch.int64), torch.zeros(num_sparse)
+            count = min(num_sparse, outputs * inputs)
+            where = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
             setattr(block, ROLES[role], UpdatedLinear(linear, Update(*zeros, *where, scale)))
     set_trainable(model)
 
@@ -99,9 +113,17 @@ def resize_updates(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
     Args:
         tensors: the checkpoint's, by the model's names.
+
+    Raises:
+        ValueError: entries that lie outside their matrix.
     """
     for name, layer in updated_layers(model).items():
-        there = tensors.get(name.removesuffix(".weight") + MARK + "values")
+        path = name.removesuffix(".weight") + MARK
+        for part, size in zip(("rows", "columns"), layer.weight.shape):
+            places = tensors.get(path + part)
+            if places is not None and len(places) and not 0 <= int(places.min()) <= int(places.max()) < size:
+                raise ValueError(f"the checkpoint's {path}{part} leave the matrix, which has {size}")
+        there = tensors.get(path + "values")
         if there is not None and there.shape != layer.update.values.shape:
             here = layer.update.as_update()
             where = torch.zeros(len(there), dtype=torch.int64), torch.zeros(len(there))

@@ -16,7 +16,7 @@ from ...options.faults import naming
 from ..checkpoints.checkpoint import load_checkpoint, model_options
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..heads.feed_forward import NEURONS, check_groups
-from ..heads.gated_model import GatedTransformerModel
+from ..heads.gated_model import GatedTransformerModel, check_layers_kept
 from ..heads.gated_task import GatedTranslationConfig, GatedTranslationTask
 from ..heads.new_training import name_of, starting_checkpoint
 from ..surgery.base_checkpoint import BaseCheckpoint, read_base
@@ -24,7 +24,7 @@ from ..training.dictionaries import check_dictionaries
 from ..training.option_checks import DashedOptionError, spelling_options
 from .deployed import alpha_of, frozen_of
 from .files import STATE, check_file, check_frozen, check_given, noted, read_file
-from .layer import MARK, place_updates, resize_updates, roles_of, update_tensors
+from .layer import MARK, place_updates, resize_updates, roles_in, roles_of, update_tensors
 from .merging import merge_when_loaded, options_after
 from .starting import DEFAULTS, NewUpdate
 
@@ -87,6 +87,7 @@ class DseeTransformerModel(GatedTransformerModel):
 
     @classmethod
     def check_options(cls, options) -> None:
+        check_layers_kept(options)
         if options.get(NEURONS) is not None:
             check_groups(options[NEURONS], options)
         filled = NewUpdate.of(options, seed=0)
@@ -191,7 +192,7 @@ class DseeTranslationTask(GatedTranslationTask):
         if start is not None:
             self._check_start(start)
         self._base.take_sizes(cfg, options, ARCH)
-        found = self._found(options)
+        found = self._found()
         # into the configuration itself, so that fairseq saves it with every checkpoint
         with open_dict(cfg):
             cfg.update(found)
@@ -235,22 +236,21 @@ class DseeTranslationTask(GatedTranslationTask):
         if not any(MARK in name for name in state["model"]):
             reason = f"{start} holds no update: a training starts from {{}}, and goes on from {{}}"
             raise OptionError("restore_file", reason, "base_checkpoint", "save_dir")
-        there, here = model_options(state), self._found({})
+        there, here = model_options(state), self._found()
         for name in DEFAULTS:
             if there.get(name) is not None and there[name] != here[name]:
                 reason = f"{here[name]}: {start}, from which this training goes on, has {there[name]}"
                 raise OptionError(name, reason + ": name another {}", "save_dir")
-        with_rest = frozen_of(self._base.source, self._file).tensors
-        check_frozen(state["model"], with_rest, start)
+        check_frozen(state["model"], frozen_of(self._base.source, self._file).tensors, start)
 
-    def _found(self, options) -> dict[str, Any]:
+    def _found(self) -> dict[str, Any]:
         """Return the options that the model has by the file that it starts from."""
         rank, alpha = alpha_of(self._file)
         config = self._file.config
         frozen = frozen_of(self._base.source, self._file).options
         found = {"lora_r": rank, "lora_alpha": alpha, "num_sparse": _entries(self._file)}
         found["sparse_method"] = config.get("sparse_method", DEFAULTS["sparse_method"])
-        found["dsee_targets"] = ",".join(config.get("targets") or roles_of(DEFAULTS["dsee_targets"]))
+        found["dsee_targets"] = ",".join(roles_in(self._file.updates))
         return {**found, "kept_heads": frozen.get("kept_heads"), NEURONS: frozen.get(NEURONS)}
 
     def _fill(self, model: nn.Module) -> None:

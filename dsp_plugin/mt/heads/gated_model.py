@@ -140,10 +140,7 @@ class GatedTransformerModel(TransformerModelBase):
             OptionError: naming the options.
         """
         check_options(options)
-        for side in ("encoder", "decoder"):
-            if options.get(f"{side}_layers_to_keep"):
-                reason = "cannot be used with the plugin's models: fairseq declares a list of numbers there, "
-                raise OptionError(f"{side}_layers_to_keep", reason + "and then looks for a text")
+        check_layers_kept(options)
         if not cls.wants_gates(options):
             names = ("joint_pruning", "min_heads_per_block", "pruning_warmup_updates", "pruning_schedule")
             for name in names:
@@ -301,6 +298,18 @@ class GatedTransformerModel(TransformerModelBase):
             logger.info("the checkpoint has no head scores: they start fresh")
         for key in missing:
             state_dict[key] = own[key]
+
+
+def check_layers_kept(options: Mapping[str, Any]) -> None:
+    """Refuse the options by which fairseq drops layers of a checkpoint.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    for side in ("encoder", "decoder"):
+        if options.get(f"{side}_layers_to_keep"):
+            reason = "cannot be used with the plugin's models: fairseq declares a list of numbers there, "
+            raise OptionError(f"{side}_layers_to_keep", reason + "and then looks for a text")
 
 
 def budget_of(head_map: HeadMap, options: dict[str, Any]) -> Optional[HeadBudget]:

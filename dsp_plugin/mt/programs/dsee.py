@@ -16,9 +16,10 @@ from ..dsee.layer import roles_of
 from ..dsee.pruning import Pruning
 from ..dsee.starting import NewUpdate
 from ..surgery.base_checkpoint import BaseCheckpoint, read_base
+from ..training.same_command import settings_of
 from .argv import OwnOptions, value
 from .dry_run import dry_run
-from .dsee_stages import Prune, Update
+from .dsee_stages import STAGE1, Prune, Update
 from .launch import arch_of, training_options, training_parser, with_choice
 from .stages import Training, falling_rate, number, say, validation_of
 
@@ -77,12 +78,12 @@ def run_dsee(argv: Sequence[str]) -> DseeFile | None:
     pruning.check(base, roles_of(update.dsee_targets))
     name = own.record_name or os.path.basename(os.path.abspath(options.save_dir))
     first, prune, third = _stages(own, words, options, pruning)
-    for stage in (
-        first.training,
-        prune,
-        third.training,
-    ):  # what a later one refuses is refused before the first
-        stage.check()
+    # all of them now: what a later one refuses is refused before the first
+    first.training.check()
+    prune.check()
+    before = {"pruning": pruning.figures(), STAGE1: first.training.fingerprint()}
+    third.training.settings = {**settings_of(third.training.options), **before}
+    third.training.check()
     if own.dry_run:
         dry_run(first.training.options)
         gone = ", ".join(f"{key} {value}" for key, value in pruning.figures().items())

@@ -24,7 +24,7 @@ from .stages import Training, say
 from .training_results import result_of
 
 # in the configuration of stage II's file, the fingerprint of the training it is of
-_STAGE1 = "stage1_settings"
+STAGE1 = "stage1_settings"
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Prune:
         if differing:
             raise refusal(f"{self.path} was pruned", differing, "name another --save-dir")
         if (
-            made_by.get(_STAGE1) != self.first.training.fingerprint()
+            made_by.get(STAGE1) != self.first.training.fingerprint()
         ):  # it may have been removed, and trained anew
             remedy = f"remove {self.folder} and the stage after it, or name another --save-dir"
             raise refusal(f"{self.path} is of a stage I", [], remedy)
@@ -109,7 +109,7 @@ class Prune:
         file = read_file(self.first.path)
         with naming("--dsee-checkpoint", self.first.path):
             check_base(file, base.tensors)
-        made_by = {**file.config, _STAGE1: self.first.training.fingerprint()}
+        made_by = {**file.config, STAGE1: self.first.training.fingerprint()}
         file = prune_file(base, DseeFile(**{**vars(file), "config": made_by}), self.pruning)
         os.makedirs(self.folder, exist_ok=True)
         write_file(file, self.path)

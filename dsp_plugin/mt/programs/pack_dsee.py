@@ -52,6 +52,7 @@ def pack_dsee(argv: Sequence[str]) -> None:
     from ..dsee.account import account_lines, account_of
     from ..dsee.deployed import check_base
     from ..dsee.files import FILE, file_of_checkpoint, write_file
+    from ..dsee.layer import roles_in
     from ..dsee.pruning import prune_file
     from ..surgery.base_checkpoint import read_base
     from ..training.option_checks import check_options
@@ -72,8 +73,7 @@ def pack_dsee(argv: Sequence[str]) -> None:
     else:
         file = file_of_checkpoint(source, base)
     if pruning.unstructured or pruning.structured:
-        targets = file.config.get("targets")
-        pruning.check(base, targets if isinstance(targets, list) else [])
+        pruning.check(base, roles_in(file.updates))
         file = prune_file(base, file, pruning)
     write_file(file, options.out)
     for line in account_lines(account_of(base, file, options.out)):

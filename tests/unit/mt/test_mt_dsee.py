@@ -26,7 +26,7 @@ from dsp_plugin.dsee.artefact import DseeFile
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dsp_plugin.mt.dsee.deployed import frozen_of, merged_state
 from dsp_plugin.mt.dsee.files import file_of_checkpoint, noted, write_file
-from dsp_plugin.mt.dsee.layer import updated_layers
+from dsp_plugin.mt.dsee.layer import place_updates, updated_layers
 from dsp_plugin.mt.dsee.merging import merge_into, options_after
 from dsp_plugin.mt.dsee.pruning import Pruning, prunable, prune_file, score_heads
 from dsp_plugin.mt.surgery.pruning import prune_state
@@ -223,6 +223,13 @@ def test_what_a_checkpoint_says_is_looked_at(tiny_data, path, tmp_path):
             file_of_checkpoint(str(tmp_path / "c.pt"), base)
     save_checkpoint(good, str(tmp_path / "c.pt"))
     assert file_of_checkpoint(str(tmp_path / "c.pt"), base).masks == file.masks
+    # entries outside their matrix, and a rank that would fill the memory
+    outside = {key: tensor.clone() for key, tensor in good["model"].items()}
+    outside["encoder.layers.0.self_attn.q_proj.update.rows"][0] = 16
+    with pytest.raises(ValueError, match="q_proj.update.rows leave the matrix, which has 16"):
+        live.load_state_dict(outside)
+    with pytest.raises(OptionError, match="^lora_r is 1000000000000, above the width of encoder"):
+        place_updates(base.model(), 10**12, 1.0, 10**12, ["query"])
     # nothing else takes the checkpoint for a plain model
     with pytest.raises(ValueError, match="holds an update of DSEE's beside its weights"):
         read_base(str(tmp_path / "c.pt"))
