@@ -156,6 +156,7 @@ def made(folder: Path) -> list[Program]:
     adam = SETTINGS.index("--weight-decay")
     diff = [corpus, "--base-checkpoint", base, *SETTINGS[:adam], *SETTINGS[adam + 2 :], "--max-update", 2]
     diff += ["--criterion", "label_smoothed_cross_entropy"]
+    dsee = [*diff, "--lora-r", 4, "--num-sparse", 3, "--prune-heads-num", 1]
     found = [
         Program(
             "mt/run_dsp",
@@ -167,6 +168,7 @@ def made(folder: Path) -> list[Program]:
             "mt/run_voita", [*common, "--l0-penalty", 5, "--joint-pruning"], _fairseq("voita"), "--save-dir"
         ),
         Program("mt/run_diff", diff, _fairseq("diff"), "--save-dir"),
+        Program("mt/run_dsee", dsee, _fairseq("dsee"), "--save-dir"),
     ]
     glue = [
         "--model_name_or_path",
@@ -204,13 +206,15 @@ def _fairseq(method: str) -> Callable[[], dict[str, bool]]:
     def options() -> dict[str, bool]:
         from fairseq import options as stock
 
+        from dsp_plugin.mt.programs.dsee import own_options
+
         dsp_plugin.register()
         parser = stock.get_training_parser()
         words = ["data", "--task", f"{method}_translation", "--arch", f"{method}_transformer"]
         words += ["--optimizer", "diff_adam" if method == "diff" else "dsp_adam"]
         words += ["--criterion", "label_smoothed_cross_entropy", "--lr-scheduler", "inverse_sqrt"]
         stock.parse_args_and_arch(parser, words)  # adds the model's options and the others' to it
-        return _of_parser(parser)
+        return {**_of_parser(parser), **(_of_parser(own_options()) if method == "dsee" else {})}
 
     return options
 

@@ -256,8 +256,7 @@ class DseeTranslationTask(GatedTranslationTask):
     def _fill(self, model: nn.Module) -> None:
         """Give a model that was just built the base's weights, pruned, and the update."""
         frozen = frozen_of(self._base.source, self._file)
-        if self._file.kept is None:
-            self._base.check_fits(model)
+        self._base.check_fits(model, frozen.tensors)
         tensors = {**frozen.tensors, **update_tensors(self._file.updates)}
         try:
             model.load_state_dict(tensors, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -67,14 +68,17 @@ class BaseCheckpoint:
         state = {"cfg": {"model": self.options}, "model": self.tensors}
         return model_of(state, placeholder_task(self.tensors)).requires_grad_(True)
 
-    def check_fits(self, model: nn.Module) -> None:
+    def check_fits(self, model: nn.Module, tensors: Optional[Mapping[str, Tensor]] = None) -> None:
         """Compare the shapes of a model's weights with the base's, where both have a name.
+
+        Args:
+            tensors: what pruning has left of the base's; None for all.
 
         Raises:
             OptionError: the model is of another architecture, or of data with another dictionary.
         """
         ours = model.state_dict()
-        for name, tensor in self.tensors.items():
+        for name, tensor in (self.tensors if tensors is None else tensors).items():
             if name in ours and ours[name].shape != tensor.shape:
                 there, here = list(tensor.shape), list(ours[name].shape)
                 why = "another architecture"

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from dsp_plugin.dsee.artefact import Update
 from dsp_plugin.dsee.merge import merged_weight
 from dsp_plugin.dsee.scores import Matrix
 from dsp_plugin.dsee.update import SPREAD, LowRankSparse, add_update
@@ -172,3 +173,19 @@ def test_the_output_of_the_frozen_matrix_is_left_as_it_was():
     tables = parts()
     output, x = torch.zeros(7, 6, dtype=torch.float64), torch.ones(7, 5, dtype=torch.float64)
     assert bool(add_update(output, x, *tables, 2.0).any()) and not bool(output.any())
+
+
+def test_a_module_holds_an_update_as_it_stands():
+    """Of a matrix that was cut below its rank, too."""
+    generator = torch.Generator().manual_seed(0)
+    for rows in (6, 2):
+        down, up = torch.randn(4, 5, generator=generator), torch.randn(rows, 4, generator=generator)
+        positions = torch.arange(1, 5 * rows, 3)
+        update = Update(down, up, positions, torch.randn(len(positions), generator=generator), 1.5)
+        module = LowRankSparse.of(update)
+        again = module.as_update()
+        for part in ("down", "up", "positions", "values"):
+            assert torch.equal(getattr(again, part), getattr(update, part))
+        x = torch.randn(3, 5, generator=generator)
+        expected = 1.5 * x @ dense(down, up, positions // 5, positions % 5, update.values).T
+        torch.testing.assert_close(module(torch.zeros(3, rows), x), expected)
