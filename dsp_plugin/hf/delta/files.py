@@ -127,18 +127,19 @@ def load_delta(
     check_free(model)
     check_base(model, stored, check)
     placed = task_head_of(model, stored)
+    for name, tensor in placed.items():
+        here, there = list(model.get_parameter(name).shape), list(tensor.shape)
+        if here != there:
+            raise ValueError(
+                f"the file's task head {name} has the shape {there}, the model's {here}: build the model "
+                "with as many labels"
+            )
     with all_or_nothing(model):
         state = state_of(model, stored)
         set_delta(model, state)
         put_on(model, state)
         parameters = dict(model.named_parameters())
         with torch.no_grad():
-            for name, tensor in placed.items():
-                if parameters[name].shape != tensor.shape:
-                    raise ValueError(
-                        f"the file's task head {name} has the shape {list(tensor.shape)}, the model's "
-                        f"{list(parameters[name].shape)}: build the model with as many labels"
-                    )
             for name, tensor in placed.items():
                 parameters[name].copy_(tensor)
         set_trainable(model)

@@ -74,7 +74,9 @@ class UpdatePart:
         parts = grouped(tensors, names)
         targets, ranks = [], set()
         for name, own in parts.items():
-            path = name.removesuffix(".weight")
+            path, _, own_name = name.rpartition(".")
+            if own_name != "weight":
+                raise ValueError(f"{name} is no weight of a matrix that an update could stand beside")
             module = model.get_submodule(path)
             check_matrix(path, module)
             if shape_of(module) != (own["up"].shape[0], own["down"].shape[1]):

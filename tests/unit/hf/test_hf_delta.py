@@ -42,6 +42,8 @@ def test_every_combination_is_trained_stored_and_read(family, kind, subset, tmp_
     assert torch.equal(outputs(again.eval(), prompt), expected)
     save_delta(again, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    if 1 < len(subset) < len(METHODS):
+        return  # the rest is looked at for each method alone, and for all of them
     copied = copy.deepcopy(again)
     assert torch.equal(outputs(copied, prompt), expected)
     for name in subset:  # the base again, but for its task head

@@ -74,7 +74,7 @@ OPTIONS = {
 def test_options_that_cannot_be(case):
     options, name, said = OPTIONS[case]
     model = tiny()
-    before = model.state_dict()
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(OptionError, match=said) as error:
         add_delta(model, **options)
     assert error.value.name == name
@@ -96,7 +96,7 @@ def test_stages_that_would_change_one_parameter(first, second):
     model = tiny()
     options = dict(num_sparse=2, lora_rank=2, sparse_method="rp", density=0.1)
     add_delta(model, first, **options)
-    before, expected = model.state_dict(), outputs(model)
+    before, expected = copy.deepcopy(model.state_dict()), outputs(model)
     with pytest.raises(OptionError, match=OVERLAPS[first, second]):
         add_delta(model, second, **options)
     assert same(model, before) and torch.equal(outputs(model), expected)
@@ -236,7 +236,7 @@ def test_another_base_is_refused(tmp_path):
     other = tiny()
     with torch.no_grad():
         other.bert.embeddings.LayerNorm.weight[3] += 1e-3
-    before = other.state_dict()
+    before = copy.deepcopy(other.state_dict())
     for load in (lambda: load_delta(other, path), lambda: DeltaBank(other).add("one", path)):
         with pytest.raises(ValueError, match="wrong base: .*weights are others"):
             load()
@@ -304,7 +304,7 @@ def test_files_that_fit_their_base_and_no_model(case, tmp_path):
     add_delta(copy.deepcopy(model), "bias")
     base = add_delta(copy.deepcopy(model), "bias").base
     DeltaFile(base, parts).save(tmp_path / "file")
-    before = model.state_dict()
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=said):
         load_delta(model, tmp_path / "file")
     assert same(model, before) and not has_delta(model)
@@ -312,3 +312,16 @@ def test_files_that_fit_their_base_and_no_model(case, tmp_path):
     with pytest.raises(ValueError, match=said):
         bank.add("one", tmp_path / "file")
     assert same(model, before) and bank.tasks == []
+
+
+def test_a_task_head_of_other_labels_changes_nothing(tmp_path):
+    three = tiny("bert", "ForSequenceClassification")
+    three.classifier, three.num_labels = torch.nn.Linear(32, 3), 3
+    add_delta(three, "bias,lora,adapter", **SMALL)
+    train_a_step(three)
+    save_delta(three, tmp_path / "three")
+    model = tiny("bert", "ForSequenceClassification")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="as many labels"):
+        load_delta(model, tmp_path / "three")
+    assert same(model, before) and not has_delta(model)
