@@ -42,7 +42,7 @@ def add_delta(
     density: float = 0.005,
     mask: SparseDiff | None = None,
     seed: int = 0,
-    task_head: str = "train",
+    task_head: str | Sequence[str] = "train",
 ) -> Delta:
     """Give a model, in place, the methods of one stage, to be trained together, and freeze the rest.
 
@@ -63,7 +63,8 @@ def add_delta(
             positions of a diff that was found by diff pruning, instead.
         seed: of all that is random; torch's own generator is left alone.
         task_head: train what a model for classification or question answering has beside its base model, or
-            freeze it. A masked-LM head is always frozen: its words are the embeddings.
+            freeze it; or the names of the parameters that are trained dense, where others are new as well (a
+            pooler). A masked-LM head is always frozen: its words are the embeddings.
 
     Returns:
         the model's state, as `delta_of(model)` has it
@@ -78,15 +79,18 @@ def add_delta(
     reason = check_number(seed, "seed")
     if reason is not None:
         raise OptionError("seed", f"{seed!r}: {reason}")
-    if task_head not in TASK_HEAD:
+    if isinstance(task_head, str) and task_head not in TASK_HEAD:
         raise OptionError("task_head", f"must be {' or '.join(TASK_HEAD)}, got {task_head!r}")
     if state is None:
         check_free(model)
         # a frozen task head is the base's
-        trained = find_task_head(model, None) if task_head == "train" else []
+        named_head = None if isinstance(task_head, str) else list(task_head)
+        trained = [] if task_head == "freeze" else find_task_head(model, named_head)
         state = Delta(Base.of(model, trained), task_head=trained)
     elif state.off:
         raise ValueError(f"enable {', '.join(sorted(state.off))} before another stage is begun")
+    elif not isinstance(task_head, str) and {*task_head} != {*state.task_head}:
+        raise OptionError("task_head", "names others than in the first stage: the rest is the base's")
     elif task_head == "train" and not state.task_head and find_task_head(model, None):
         raise OptionError("task_head", "was frozen in the first stage, and is the base's: it stays so")
     with all_or_nothing(model):
@@ -98,8 +102,8 @@ def add_delta(
             found: dict[str, MethodPart] = {}
             update = dict(rank=lora_rank, alpha=lora_alpha, seed=seed)
             if "bias" in named:
-                owners.claim("bias", biases_of(model))
-                found["bias"] = BiasPart.begin(model)
+                owners.claim("bias", biases_of(model, state.task_head))
+                found["bias"] = BiasPart.begin(model, state.task_head)
             if "lora" in named:
                 part = UpdatePart.begin(
                     "lora", model, lora_targets, num_sparse=0, sparse_method="rp", **update
@@ -124,7 +128,7 @@ def add_delta(
         stage = state.stage + 1
         state.parts |= {method: found[method] for method in named}
         state.stages |= dict.fromkeys(named, stage)
-        state.trains_task_head = task_head == "train"
+        state.trains_task_head = task_head != "freeze"
         set_delta(model, state)
         put_on(model, state)
         set_trainable(model)
@@ -175,7 +179,7 @@ def _owners(model: nn.Module, state: Delta) -> Owners:
     owners = Owners()
     for method, part in state.parts.items():
         if method == "bias":
-            owners.claim("bias", biases_of(model))
+            owners.claim("bias", biases_of(model, state.task_head))
         elif method == "diff":
             owners.claim("diff", part.changes)
         elif method in ("lora", "dsee"):

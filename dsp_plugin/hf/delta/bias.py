@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,15 +27,18 @@ class BiasPart:
         self.on = False
 
     @classmethod
-    def begin(cls, model: nn.Module) -> BiasPart:
-        own = {name: parameter.detach().clone() for name, parameter in biases_of(model).items()}
+    def begin(cls, model: nn.Module, task_head: Collection[str] = ()) -> BiasPart:
+        there = biases_of(model, task_head)
+        own = {name: parameter.detach().clone() for name, parameter in there.items()}
         if not own:
             raise ValueError(f"the encoder of {type(model).__name__} has no bias")
         return cls(own, {})
 
     @classmethod
-    def of_file(cls, model: nn.Module, settings: dict, tensors: dict[str, Tensor]) -> BiasPart:
-        there = biases_of(model)
+    def of_file(
+        cls, model: nn.Module, settings: dict, tensors: dict[str, Tensor], task_head: Collection[str] = ()
+    ) -> BiasPart:
+        there = biases_of(model, task_head)
         if set(there) != set(tensors):
             name = sorted(set(there) ^ set(tensors))[0]
             raise ValueError(f"the file's biases are others than the model's: {name}")
@@ -57,11 +61,16 @@ class BiasPart:
         return {name: there[known].detach() for name, known in called(self.own, there).items()}
 
 
-def biases_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the encoder's parameters that are called bias, by their names in the model."""
+def biases_of(model: nn.Module, task_head: Collection[str] = ()) -> dict[str, nn.Parameter]:
+    """Return the encoder's parameters that are called bias, by their names in the model.
+
+    Args:
+        task_head: names of parameters that are trained dense, and so are no part of BitFit.
+    """
     path, encoder = encoder_of(model)
     lead = f"{path}." if path else ""
-    return {f"{lead}{name}": one for name, one in encoder.named_parameters() if is_bias(name)}
+    found = {f"{lead}{name}": one for name, one in encoder.named_parameters() if is_bias(name)}
+    return {name: one for name, one in found.items() if name not in task_head}
 
 
 def called(names: Any, there: dict[str, Any]) -> dict[str, str]:

@@ -227,7 +227,7 @@ def state_of(model: nn.Module, stored: DeltaFile) -> Delta:
         elif method == "adapter":
             parts[method] = AdapterPart.of_file(model, places, settings, tensors)
         elif method == "bias":
-            parts[method] = BiasPart.of_file(model, settings, tensors)
+            parts[method] = BiasPart.of_file(model, settings, tensors, stored.task_head)
         elif method == "diff":
             parts[method] = DiffPart.of_file(model, settings, tensors)
         else:
