@@ -22,6 +22,7 @@ DATA = {
     "squad": ("ModelArguments", "SquadArguments"),
     "clm": ("CausalModelArguments", "ClmArguments"),
     "mlm": ("ModelArguments",),
+    "prompt": ("ModelArguments",),
 }
 TUNING = "chassis/tuning.py:TuningArguments"
 _UPDATE = tuple(f"dsee/arguments.py:{name}Arguments" for name in ("Update", "Start"))
@@ -35,6 +36,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "dsee_update": (*_UPDATE, TUNING),
     "dsee_any": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments", TUNING),
     "dsee_prune": (*_UPDATE, _PRUNE),
+    "delta": ("delta/arguments.py:PromptArguments", "delta/arguments.py:DeltaArguments"),
     "dsee": (*_UPDATE, _PRUNE, "dsee/all_stages.py:ThirdArguments"),
     "masked_lm": ("delta/pretrain_mlm.py:MlmArguments",),
 }
@@ -121,13 +123,15 @@ def groups_of(data: str, method: str) -> Sequence[str]:
 
 
 def read_options(path: Path, name: str) -> tuple[str, list[Option]]:
-    """Return a dataclass's heading and options, those of its bases in the same file first.
+    """Return a dataclass's heading and options, those of its bases first.
 
     Raises:
         ValueError: the file has no such class.
     """
     tree = ast.parse(path.read_text("utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = _classes(tree)
+    for file in _imported(tree, path):  # of bases that another module has
+        classes = {**_classes(ast.parse(file.read_text("utf-8"))), **classes}
     if name not in classes:
         raise ValueError(f"{path} has no class {name}")
     found: dict[str, Option] = {}
@@ -136,8 +140,21 @@ def read_options(path: Path, name: str) -> tuple[str, list[Option]]:
     return _heading(tree, name), list(found.values())
 
 
+def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _imported(tree: ast.Module, path: Path) -> Iterator[Path]:
+    """List the programs' modules called `arguments` that a module imports from."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("arguments"):
+            file = path.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
+            if file.is_file():
+                yield file
+
+
 def _lineage(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
-    """List a class and its bases, as far as they are in the file."""
+    """List a class and its bases, as far as they are known."""
     node = classes.get(name)
     if node is None:
         return []

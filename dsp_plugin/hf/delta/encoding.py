@@ -97,10 +97,7 @@ class PromptEncoder:
             "sep": tokenizer.sep_token_id,
             "mask": tokenizer.mask_token_id,
         }
-        # a token that is no padding, because RoBERTa counts its positions by that; no vector of it is seen
-        self._filler = next(
-            (one for one in (tokenizer.unk_token_id, tokenizer.mask_token_id) if one is not None), 0
-        )
+        self._filler = filler_of(tokenizer)
         self._literals: dict[str, list[int]] = {}
         self._check(sentences, demonstrations)
 
@@ -192,6 +189,12 @@ class PromptEncoder:
             return []
         plain = {"padding": False, "truncation": False, "return_attention_mask": False, "verbose": False}
         return self.tokenizer(list(texts), add_special_tokens=False, **plain)["input_ids"]
+
+
+def filler_of(tokenizer: Any) -> int:
+    """Return a token for the places of a soft prompt: RoBERTa counts its positions by what is no padding."""
+    found = (tokenizer.unk_token_id, tokenizer.mask_token_id)
+    return next((one for one in found if one is not None), 0)
 
 
 def shared(lengths: Sequence[int], total: int) -> list[int]:

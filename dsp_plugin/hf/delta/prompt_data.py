@@ -128,6 +128,34 @@ class DemonstrationDataset(Dataset):
         return max((max(row) for row in rows if row), default=-1)
 
 
+class WithPrompt(Dataset):
+    """Tokenised texts for a task head, each with the places of a soft prompt behind its first token.
+
+    Args:
+        count: vectors of the prompt. filler: token that stands at their places.
+    """
+
+    def __init__(self, data: PackedDataset, count: int, filler: int):
+        self.data, self.count, self.filler = data, count, filler
+        self.indices = getattr(data, "indices", [])
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, more = self.data[index], {"input_ids": self.filler, "attention_mask": 1}
+        for name, column in row.items():
+            if isinstance(column, list):
+                row[name] = [*column[:1], *[more.get(name, 0)] * self.count, *column[1:]]
+        rest = len(row["input_ids"]) - 1 - self.count
+        row["prompt_ids"] = [0, *range(1, 1 + self.count), *[0] * rest]
+        return row
+
+    def largest(self, name: str) -> int:
+        """Return the largest number of a column; -1 without such a column."""
+        return max(self.data.largest(name), self.filler) if name == "input_ids" else self.data.largest(name)
+
+
 class NewDraws(TrainerCallback):
     """Tells a training set with demonstrations the epoch, so that each has others, a resumed one the same."""
 

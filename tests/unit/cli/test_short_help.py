@@ -1,4 +1,4 @@
-"""The help of the programs in scripts/glue, scripts/squad and scripts/dsee: at once, short, and true."""
+"""The help of the programs in scripts/glue, squad, dsee and delta: at once, short, and true."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dsp_plugin.cli.short_help import DATA, METHODS, PROGRAMS, TRAINER, groups_o
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted(
     str(path.relative_to(ROOT))
-    for folder in ("glue", "squad", "dsee")
-    for path in (ROOT / "scripts" / folder).glob("run_*.py")
+    for folder in ("glue", "squad", "dsee", "delta")
+    for path in (ROOT / "scripts" / folder).glob("run*.py")
 ) + ["scripts/delta/pretrain_mlm.py"]
 HEAVY = (
     "import sys, runpy; sys.argv = [{script!r}, {word!r}]\ntry:\n    runpy.run_path({script!r}, "

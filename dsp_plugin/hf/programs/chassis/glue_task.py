@@ -64,6 +64,12 @@ class GlueTask(DataTask):
         """Whether inputs are pairs of texts."""
         return len(self.definition.columns) > 1
 
+    @property
+    def labelled_tests(self) -> tuple[str, ...]:
+        """Test sets that are scored: the official ones have no labels."""
+        splits = self.definition.splits
+        return tuple(one.name for one in splits if one.name.startswith("test") and one.is_labelled)
+
     def config_entries(self) -> dict[str, Any]:
         """Return what the model's config is to say of the task, whatever it said of another one."""
         unnamed = (
@@ -88,7 +94,8 @@ class GlueTask(DataTask):
         wanted = [("train", limits.max_train_samples)] if train else []
         wanted += [(name, limits.max_eval_samples) for name in self.definition.dev_splits] if dev else []
         wanted += [(name, limits.max_predict_samples) for name in self._test_splits()] if test else []
-        original = find_task(self.definition.name)
+        wanted += [(name, limits.max_predict_samples) for name in self.labelled_tests] if test else []
+        original = replace(find_task(self.definition.name), splits=self.definition.splits)
         order = [self.definition.labels.index(label) for label in original.labels]
         for split, limit in wanted:
             examples = load_split(original, split, limits.data_dir, self.cache_dir, limit)
@@ -118,6 +125,14 @@ class GlueTask(DataTask):
     def compute_metrics(self, split: str) -> Callable[[Any], dict[str, float]]:
         return compute_metrics(self.definition)
 
+    def answers(self, predictions: Any) -> Sequence:
+        """Return what the model says of each example; see `glue_scores.answers`."""
+        return answers(self.definition, predictions)
+
+    def truth(self, split: str) -> list[float]:
+        """Return the label of each example of a scored set."""
+        return [row["labels"] for row in self.dev[split]]
+
     def suffix(self, split: str) -> str:
         """Return what the Trainer's names of the metrics end with: `accuracy_mm` of MNLI's mismatched set."""
         return self.definition.split(split).suffix
@@ -129,11 +144,11 @@ class GlueTask(DataTask):
 
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:
         """Write nothing, GLUE's development sets have no prediction files; keep what the model said."""
-        self._answers[split] = self._in_original_order(answers(self.definition, predictions))
+        self._answers[split] = self._in_original_order(self.answers(predictions))
 
     def write_beside(self, folder: str, split: str) -> None:
         """Write what the model said of each example beside the truth, for comparisons of runs in pairs."""
-        labels = self._in_original_order([row["labels"] for row in self.dev[split]])
+        labels = self._in_original_order(self.truth(split))
         save_answers(folder, labels, self._answers[split])
 
     def _in_original_order(self, labels: Sequence[float]) -> list[float]:
@@ -144,13 +159,13 @@ class GlueTask(DataTask):
 
     def write_test(self, folder: str, split: str, predictions: Any) -> list[str]:
         """Write a prediction file; return its name."""
-        found = answers(self.definition, predictions)
+        found = self.answers(predictions)
         write_predictions(folder, self.definition, split, found, self.test[split].indices)
         return [self.definition.split(split).submission]
 
     def data_fingerprint(self) -> str:
         """Hash all scored sets, the same for every run on them; empty where `datasets` has them."""
-        files = self._files(self.definition.dev_splits)
+        files = self._files([*self.definition.dev_splits, *self.labelled_tests])
         return fingerprint(files) if files else ""
 
     def train_fingerprint(self) -> str:

@@ -125,6 +125,10 @@ class System:
             say_open_heads(setup.model.model_name_or_path)
         return model
 
+    def stored(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return what a checkpoint of the model in training holds."""
+        return model
+
     def say_untrained(self, new: list[str], why: str = "") -> None:
         """Tell the user that weights are new, and stay random."""
         name = self.setup.model.model_name_or_path

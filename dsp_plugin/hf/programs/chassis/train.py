@@ -140,7 +140,7 @@ def _run(system: System, scratch: str = "") -> Outcome:
     check_lengths(model, system.tokenizer, task)
     task.check_model(model, system.tokenizer)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, model)
+        check_checkpoint(checkpoint, system.stored(model))
     _read_data(system, model)
     updates = 0
     if args.do_train:

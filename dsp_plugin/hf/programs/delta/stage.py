@@ -1,0 +1,302 @@
+"""One stage of Delta-Tuning: methods are trained beside a frozen model, on what earlier stages have left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+
+from ....delta.artefact import DeltaFile
+from ....options.errors import OptionError
+from ....options.faults import naming
+from ....records.files.whole import check_output
+from ....records.record import fingerprint
+from ...delta import DeltaTrainer, add_delta, delta_account, delta_of, has_delta, load_delta, save_delta
+from ...delta.checkpoints import FILE, carrier_of
+from ...delta.prompt_data import DemonstrationDataset, NewDraws
+from ...delta.prompting import PromptingModel, check_masked_lm
+from ...dsee.adding import find_task_head
+from ...trainer.epoch_order import EpochOrder
+from ...trainer.in_order import InOrderTrainer
+from ..chassis.models import load
+from ..chassis.parsing import say
+from ..chassis.system import Setup, System
+from .arguments import DeltaArguments, our_names
+from .labels import label_of
+from .task import DeltaTask
+
+
+class DeltaStage(System):
+    """Trains the methods of one stage; what is scored is the file, read back onto the base.
+
+    Args:
+        methods: of this stage; none to train all weights, or to score what `start` has.
+        number: of the stage, from 1. start: a file to begin with, or to score. of_stages: of the command.
+
+    Attributes:
+        account: of the file that is scored, once there is one.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        options: DeltaArguments,
+        methods: tuple[str, ...] = (),
+        number: int = 1,
+        start: Path | None = None,
+        of_stages: int = 1,
+    ):
+        super().__init__(setup)
+        self.options, self.methods, self.number = options, methods, number
+        self.start_path, self.of_stages = start, of_stages
+        self.start: DeltaFile | None = None
+        self.account: dict[str, Any] = {}
+        self.new: list[str] = []
+        self.trainer_class = DeltaTrainer if methods else _WholeTrainer
+        self.task: DeltaTask = setup.task
+        self.task.seed = setup.args.seed
+
+    @property
+    def path(self) -> Path:
+        """The file that the stage ends with."""
+        return Path(self.setup.args.output_dir, FILE)
+
+    def check(self) -> None:
+        """Raise as `System.check`, and for files and options that do not go with deltas."""
+        super().check()
+        args = self.setup.args
+        if not self.setup.model.model_name_or_path:
+            raise OptionError("model_name_or_path", "is missing")
+        for name in ("deepspeed", "fsdp") if self.methods else ():
+            if getattr(args, name):
+                raise OptionError(name, "does not go with deltas, which are small: leave it out")
+        if args.do_train and self.methods:
+            check_output("output_dir", self.path)
+        if self.start_path is not None:
+            with naming("delta_checkpoint", self.start_path):
+                self.start = DeltaFile.load(self.start_path)
+            if not args.do_train:
+                self._check_start()
+        earlier = {*self.start.parts} if self.start is not None else set()
+        self.task.soft_prompt = "prompt" in {*self.methods, *earlier}
+        if self.task.labelled_tests and args.do_predict:
+            args.do_eval = True  # they are scored as the development set is
+        if self.task.prompted and self.task.template.has_prompt is not self.task.soft_prompt:
+            if self.task.soft_prompt:
+                reason = f"{self.task.template.source!r} has no *prompt*, where the vectors of prompt stand"
+                raise OptionError("template", reason)
+            say("*prompt* in the template stands for nothing: the method prompt is not there")
+
+    def _check_start(self) -> None:
+        """Raise an OptionError where a file that is scored was trained with another template or mapping."""
+        theirs = self.start.config.get("task")
+        if theirs not in (None, self.task.name):
+            raise OptionError(
+                "delta_checkpoint", f"{self.start_path} is of {theirs}, not of {self.task.name}"
+            )
+        if self.task.prompted:
+            self.task.soft_prompt = "prompt" in self.start.parts
+            with naming("delta_checkpoint", self.start_path):
+                self.start.check_template(self.task.used_template.source, self.task.mapping)
+
+    def settings(self) -> dict[str, Any]:
+        found = {**super().settings(), "stage": self.number, "training_params": list(self.methods)}
+        if self.methods:
+            found |= self.options.of_methods(self.task.options.prompt_num)
+        if self.start_path is not None:
+            found["start"] = fingerprint([self.start_path])
+        return found
+
+    def load(self) -> PreTrainedModel:
+        model = self.load_base()
+        if self.start is not None:
+            with naming("delta_checkpoint", self.start_path):
+                load_delta(model, self.start)
+        if self.methods and self.setup.args.do_train:
+            self.add_methods(model)
+        elif self.start is not None:
+            self.note_account(model, self.start_path)
+        return self.wrapped(model)
+
+    def load_base(self) -> PreTrainedModel:
+        """Load the base anew; sets `tokenizer`.
+
+        Raises:
+            OptionError: it lacks the masked-LM head, which would be random; label words of several tokens.
+        """
+        model, self.tokenizer, new = load(self.setup.model, self.task)
+        self.new = new
+        if self.task.prompted:
+            check_masked_lm(model)
+            if new:
+                reason = f"{self.setup.model.source} lacks {new[0]}, so its masked-LM head would be random: "
+                reason += "scripts/delta/pretrain_mlm.py trains one, or take {} finetune"
+                raise OptionError("model_name_or_path", reason, "few_shot_type")
+        elif new and not self.setup.args.do_train and self.start is None:
+            self.say_untrained(new)
+        self.task.prepare(model, self.tokenizer)
+        return model
+
+    def add_methods(self, model: PreTrainedModel) -> None:
+        """Put this stage's methods into the model, or go on with those of the file's last stage."""
+        if has_delta(model):
+            state = delta_of(model)
+            last = {method for method, stage in state.stages.items() if stage == state.stage}
+            if last == {*self.methods}:
+                return
+        task_head = [] if self.task.prompted else self.task_head_of(model)
+        given = self.options.of_methods(self.task.options.prompt_num)
+        with our_names(), naming("training_params", ",".join(self.methods)):
+            add_delta(model, self.methods, **given, seed=self.setup.args.seed, task_head=task_head)
+
+    def task_head_of(self, model: PreTrainedModel) -> list[str]:
+        """Return the names of what is trained dense: the task head, and a pooler that the base lacks.
+
+        Raises:
+            OptionError: the base lacks weights of other kinds, which would stay random.
+        """
+        found, parameters = {*find_task_head(model, None)}, dict(model.named_parameters())
+        lacking = [name for name in self.new if name in parameters and name not in found]
+        strange = [name for name in lacking if "pooler" not in name]
+        if strange:
+            reason = f"{self.setup.model.source} lacks {strange[0]}, which would stay random"
+            raise OptionError("model_name_or_path", reason)
+        if lacking:
+            say(f"{lacking[0]} and what goes with it is new, and learns as the task head does")
+        return sorted(found | {*lacking})
+
+    def wrapped(self, model: PreTrainedModel) -> nn.Module:
+        """Return the model, or with prompts the one that answers with label words."""
+        if not self.task.prompted:
+            return model
+        return PromptingModel(model, self.task.words, self.task.definition.is_regression)
+
+    def stored(self, model: nn.Module) -> PreTrainedModel:
+        return model.model if isinstance(model, PromptingModel) else model
+
+    def trainer(self, model: PreTrainedModel) -> Trainer:
+        made = self.stock_trainer(model, callbacks=self._callbacks())
+        if isinstance(made, DeltaTrainer):
+            made.about = self.about()
+        return made
+
+    def _callbacks(self) -> list[Any]:
+        data = self.task.train
+        return [EpochOrder(), *([NewDraws(data)] if isinstance(data, DemonstrationDataset) else [])]
+
+    def about(self) -> dict[str, Any]:
+        """Return what the file says beside the methods."""
+        task, config = self.task, {"task": self.task.name, "few_shot_type": self.task.options.few_shot_type}
+        if not task.prompted:
+            return {"config": config}
+        return {"template": task.used_template.source, "mapping": task.mapping, "config": config}
+
+    def method_name(self) -> str:
+        return label_of(self._stages(), self.task.options.few_shot_type)
+
+    def _stages(self) -> list[list[str]]:
+        """The methods of each stage up to this one; empty where all weights learn, or nothing has."""
+        found: dict[int, list[str]] = {}
+        for method, part in self.start.parts.items() if self.start is not None else ():
+            found.setdefault(part.stage, []).append(method)
+        stages = [found[number] for number in sorted(found)]
+        if self.methods and not (stages and {*stages[-1]} == {*self.methods}):
+            stages.append(list(self.methods))
+        return stages
+
+    def label(self, model: PreTrainedModel) -> str:
+        if not self._stages():
+            kind = self.task.options.few_shot_type
+            return label_of([["full" if self.setup.args.do_train else "none"]], kind)
+        return self.method_name()
+
+    def heads(self, model: PreTrainedModel) -> dict[str, Any] | None:
+        return None
+
+    def save(self, trainer: Trainer) -> None:
+        if not self.methods:
+            trainer.save_model()
+            return
+        with self.setup.args.main_process_first(desc="writing the deltas"):
+            if self.setup.is_main:
+                size = save_delta(carrier_of(trainer.model), self.path, **self.about())
+                say(f"deltas: {self.path}, {size:,} bytes")
+        if self.setup.is_main:
+            trainer.processing_class.save_pretrained(self.setup.args.output_dir)
+
+    def deployed(self, trainer: Trainer) -> Trainer:
+        """Read the file back onto the base loaded anew, and score that."""
+        if not self.methods:
+            return trainer
+        model = self.load_base()
+        model.to(self.setup.args.device)
+        with naming("output_dir", self.path):
+            load_delta(model, self.path)
+        self.note_account(model, self.path)
+        return self.stock_trainer(self.wrapped(model))
+
+    def note_account(self, model: PreTrainedModel, path: Path) -> None:
+        """Keep what the records say of the methods."""
+        self.account = {**delta_account(model), "bytes": Path(path).stat().st_size}
+
+    def figures(self) -> dict[str, Any]:
+        task, args = self.task, self.setup.args
+        found = {
+            "few_shot_type": task.options.few_shot_type,
+            "stages": self._stages(),
+            "of_stages": len(self._stages()) - self.number + self.of_stages,
+            "num_k": task.options.num_k,
+            "learning_rate": args.learning_rate if args.do_train else None,
+            "tag": self.options.tag,
+            **self.account,
+        }
+        if task.prompted:
+            found |= {"template": task.used_template.source, "mapping": task.mapping}
+        return {"delta": found}
+
+    def finish(
+        self, model: PreTrainedModel, heads: Mapping[str, Any] | None, parameters: Mapping[str, int]
+    ) -> None:
+        if not self.account:
+            return
+        found = self.account
+        trained = found["added"] + found["task_head"]
+        say(
+            f"stage {self.number}: {trained:,} numbers beside the base's {found['base']:,} "
+            f"({100 * trained / found['base']:.3f} %), {found['bytes']:,} bytes"
+        )
+
+
+class _WholeTrainer(InOrderTrainer):
+    """A Trainer of all weights; with prompts it saves and loads the masked language model itself."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with self._inner():
+            super()._save(output_dir, None if self._outer is not None else state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with self._inner():
+            super()._load_from_checkpoint(
+                resume_from_checkpoint, model if self._outer is None else self.model
+            )
+
+    def _load_best_model(self) -> None:
+        with self._inner():
+            super()._load_best_model()
+
+    _outer: nn.Module | None = None
+
+    @contextmanager
+    def _inner(self) -> Iterator[None]:
+        if not isinstance(self.model, PromptingModel):
+            yield
+            return
+        self._outer, self.model = self.model, self.model.model
+        try:
+            yield
+        finally:
+            self._outer, self.model = None, self._outer
