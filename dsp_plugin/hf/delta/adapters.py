@@ -72,7 +72,8 @@ class AdapterPart:
         for path, adapter in self.adapters.items():
             block = model.get_submodule(path)
             dropout = block.dropout
-            adapter.to(next(block.parameters()).device)
+            weight = next(block.parameters())
+            adapter.to(weight.device, weight.dtype)
             adapter.train(model.training)
             dropout.__class__ = AdaptedDropout
             setattr(dropout, _ATTRIBUTE, adapter)

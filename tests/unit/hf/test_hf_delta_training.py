@@ -209,6 +209,14 @@ def test_other_devices_and_types_follow_the_model():
     torch.testing.assert_close(outputs(model, True).float(), expected, rtol=1e-4, atol=1e-5)
     for name in THREE:
         disable(model, name)
+    model.float().double()  # what is off does not follow at once
+    for name in THREE:
+        enable(model, name)
+    torch.testing.assert_close(outputs(model, True).float(), expected, rtol=1e-4, atol=1e-5)
+    for name in THREE:
+        disable(model, name)
+    model.float()
+    for name in THREE:
         enable(model, name)
     torch.testing.assert_close(outputs(model, True).float(), expected, rtol=1e-4, atol=1e-5)
 
