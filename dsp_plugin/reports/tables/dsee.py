@@ -77,9 +77,9 @@ def dsee_rows(
     rows, columns = table_rows(plain, settings, subsets, seeds, metric=metric)
     by_label = {row["method"]: row for row in rows}
     score = main_column(columns, metric)
-    known: dict[str, dict[int | None, Record]] = {}
-    for record in sorted(records, key=lambda record: bool(record.metrics)):  # the scored one tells
-        known.setdefault(record.method, {})[record.seed] = record
+    known: dict[str, dict[int | None, list[Record]]] = {}
+    for record in sorted(records, key=lambda record: bool(record.metrics)):  # scores last
+        known.setdefault(record.method, {}).setdefault(record.seed, []).append(record)
     base = mean_of(by_label.get(reference, {}).get(score))
     measured = [c for c in columns if c not in ("setting", "method", "K", "parameters", "runs")]
     times = [column for column in measured if column == "updates" or column.startswith("seconds")]
@@ -103,11 +103,11 @@ def dsee_rows(
     return made, list(made[0]) if made else ["method"]
 
 
-def _figures(records: Sequence[Record], expected: bool) -> dict[str, Any]:
-    """Return the cells of one method's runs."""
-    accounts = [account for record in records if (account := dsee_figures(record)) is not None]
-    if not accounts and records:
-        return _beside(records)
+def _figures(runs: Sequence[Sequence[Record]], expected: bool) -> dict[str, Any]:
+    """Return the cells of one method's runs, each of one or several records."""
+    accounts = [account for records in runs if (account := _account(records))]
+    if not accounts and runs:
+        return _beside([records[-1] for records in runs])
     lacking = None if expected or accounts else ""
 
     def cell(of: Any) -> Any:
@@ -115,7 +115,7 @@ def _figures(records: Sequence[Record], expected: bool) -> dict[str, Any]:
         return lacking if found is None else found
 
     return {
-        LEARNS: cell(lambda a: a.get("trainable")),
+        LEARNS: cell(lambda a: a.get("trainable", a.get("trained"))),
         "not zero in the update": cell(lambda a: _sum(a.get("update_nonzeros"))),
         "weights left (%)": cell(lambda a: _percent(a.get("weights_left"), a.get("base_weights"))),
         "not zero, merged": cell(lambda a: a.get("merged_nonzeros")),
@@ -124,6 +124,14 @@ def _figures(records: Sequence[Record], expected: bool) -> dict[str, Any]:
         "times as fast": _speed(accounts) or lacking,
         BYTES: cell(lambda a: a.get("bytes")),
     }
+
+
+def _account(records: Iterable[Record]) -> dict[str, Any]:
+    """Join what the records of one run say: training, scoring, the translation of a test set."""
+    joined: dict[str, Any] = {}
+    for record in records:
+        joined.update(dsee_figures(record) or {})
+    return joined
 
 
 def _beside(records: Sequence[Record]) -> dict[str, Any]:

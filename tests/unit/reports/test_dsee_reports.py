@@ -76,6 +76,15 @@ def test_a_difference_with_an_interval_stands_as_it_is():
     ]
 
 
+def test_what_the_records_of_a_run_say_is_joined():
+    training, translation = record("dsee", 30.0), record("dsee", 30.0)
+    training.metrics, translation.extra["dsee"] = [], {"trained": 60, "bytes": 300}
+    (row,), _ = dsee_rows([translation, training], "f1")
+    assert (row["weights left (%)"], row["numbers that learn"], row["bytes"]) == (100.0, 60, 300)
+    (row,), _ = dsee_rows([translation], "f1")
+    assert (row["weights left (%)"], row["numbers that learn"], row["times as fast"]) == (None, 60, None)
+
+
 def test_no_record_at_all():
     rows, columns = dsee_rows([], "f1", ["lora"], ["dev"], 1)
     assert rows[0]["f1 dev"] is None and rows[0]["runs"] == "0 of 1" and rows[0]["bytes"] is None
