@@ -167,7 +167,8 @@ def _beside(plan: DseePlan, task: str, ours: Sequence[Record]) -> tuple[list[Rec
     """Find full finetuning and diffs to stand beside; and say what has other settings, and which."""
     found, left_out = [], {}
     folder = (plan.options.beside or Path("results", "diff")) / task
-    for _, record in _found_in(folder) if ours else ():
+    whole = ours and not plan.options.quick  # a trial's scores are of a few examples
+    for _, record in _found_in(folder) if whole else ():
         kind = read_method(record.method)
         if kind.stage or kind.percent is None or kind.method not in plan.settings.beside:
             continue

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from dsp_plugin.reports.pictures.charts import Chart
 
+_WIDE = 8  # as many lines as make a picture wide enough for three long names side by side
+
 # method -> what it costs, and the score of each seed
 Costs = Mapping[str, "tuple[float, Sequence[float]]"]
 
@@ -35,7 +37,7 @@ def cost_png(
         raise ValueError("there is nothing to draw")
     if not all(cost > 0 and all(map(math.isfinite, values)) for cost, values in points.values()):
         raise ValueError("marks need finite scores, and costs above 0")
-    chart = Chart(len(points))
+    chart = Chart(_WIDE)
     order = list(dict.fromkeys([*methods, *points]))
     for method in (method for method in order if method in points):
         cost, values = points[method]
