@@ -8,9 +8,9 @@ import shlex
 import sys
 
 import pytest
-from dsp_plugin.hf.programs.dsee.labels import label_of
 from pipeline_runs import ROOT, plans_in
 
+from dsp_plugin.dsee.labels import label_of
 from dsp_plugin.hf.programs.chassis.arguments import GlueArguments
 from dsp_plugin.hf.programs.chassis.parsing import parse
 from dsp_plugin.hf.programs.chassis.train import option_groups
