@@ -6,7 +6,8 @@
 
   --num-of-heads K     deploy the K best heads instead of the K the checkpoint was trained for
   --diff-pack FILE     put a diff pack into the model of --path, which must be the pack's base
-                       (docs/diff-pruning.md)
+                       (docs/diff-pruning.md); --dsee-checkpoint FILE and --delta FILE do so with a file of
+                       DSEE (docs/dsee.md) and of Delta-Tuning (docs/delta-mt.md)
   --record-dir DIR     where the record goes         --record-name, --method   how it is labelled
   --record-seed N      of which seed it is, where not of the training's (heads that another seed has chosen)
   --no-detok           score the text as it is (default: Moses-detokenised unless --tokenizer is given)

@@ -74,6 +74,7 @@ FLOORS = {
         "surgery",
         "diffs",
         "dsee",
+        "delta",
         "",
         "programs",
     ),
@@ -104,6 +105,7 @@ STRANGERS = [
     ("hf/diffs", ("gating", "hf/heads"), "a diff needs no gates"),
     ("hf/dsee", ("diffs", "hf/diffs"), "an update is no diff"),
     ("mt/dsee", ("diffs", "mt/diffs"), "an update is no diff"),
+    ("mt/delta", ("diffs", "mt/diffs"), "no method of fairseq's is a diff"),
     ("dsee", ("gating", "surgery"), "its mathematics needs no units"),
     (
         "hf/programs/chassis",

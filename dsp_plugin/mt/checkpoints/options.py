@@ -45,7 +45,7 @@ _FILES = set(
     """
     encoder_embed_path decoder_embed_path lm_path replace_unk bpe_codes bpe_merges bpe_vocab
     bpe_merges_path bpe_vocab_path sentencepiece_model sentencepiece_model_path gpt2_encoder_json
-    gpt2_vocab_bpe quantization_config_path diff_pack dsee_checkpoint
+    gpt2_vocab_bpe quantization_config_path diff_pack dsee_checkpoint delta
     """.split()
 )
 # flat options of before fairseq 0.10.1 that `_upgrade_state_dict` knows by these names

@@ -34,7 +34,7 @@ def account_of(base: BaseCheckpoint, file: DseeFile, path: str | os.PathLike) ->
     sparse = [one.values for one in updates]
     gone = sum(mask.size - mask.kept for mask in file.masks.values())
     merged_base = Base.of(merged)
-    passes = {name: _pass(model) for name, model in (("base", plain), ("deployed", merged))}
+    passes = {name: pass_of(model) for name, model in (("base", plain), ("deployed", merged))}
     return {
         **{name: file.config[name] for name in _SAID if name in file.config},
         "trainable": file.count,
@@ -63,7 +63,7 @@ def account_lines(account: dict[str, Any]) -> list[str]:
     ]
 
 
-def _pass(model: nn.Module) -> Any:
+def pass_of(model: nn.Module) -> Any:
     """Return a call of a model on random tokens, the same for all models of these dictionaries."""
     generator = torch.Generator().manual_seed(0)
     size = [ROWS, LENGTH]

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...artefacts.base import Base
 from ...dsee.artefact import OWNER, DseeFile, Update
 from ...dsee.merge import merged_weight
 from ...dsee.scores import Matrix
 from ...gating import HeadMap
 from ...options.errors import OptionError
 from ..heads.feed_forward import NEURONS
-from ..surgery.base_checkpoint import BaseCheckpoint
+from ..surgery import frozen_base
+from ..surgery.frozen_base import in_float
 from ..surgery.pruning import CheckpointModel, prepare, remove_heads
 
 
@@ -42,26 +42,9 @@ class Frozen:
         return self.state["cfg"]["model"]
 
 
-def identity_of(base: BaseCheckpoint) -> Base:
-    """Return which base it is: names, types, shapes and hash of its parameters, tied ones once."""
-    return Base.of(base.model())
-
-
 def check_base(file: DseeFile, tensors: Mapping[str, Tensor]) -> None:
-    """Compare a file's base with a checkpoint's tensors.
-
-    Raises:
-        ValueError: it is another; names the difference.
-    """
-    if not all(name.startswith(("encoder.", "decoder.")) for name in file.base.parameters):
-        raise ValueError("wrong base: the file was made on a Transformers model, not on one of fairseq's")
-    whole = in_float(tensors)
-    file.base.check(whole, file.base.find(whole, OWNER), OWNER)
-
-
-def in_float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as a model in float32 has them: a checkpoint may hold half precision."""
-    return {name: part.float() if part.is_floating_point() else part for name, part in tensors.items()}
+    """Compare a file's base with a checkpoint's tensors. Errors as `frozen_base.check_base`."""
+    frozen_base.check_base(file, tensors, OWNER)
 
 
 def frozen_of(source: CheckpointModel, file: DseeFile) -> Frozen:

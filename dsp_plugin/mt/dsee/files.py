@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...dsee.artefact import DseeFile, Update
 from ...dsee.weight_masks import PackedMask
@@ -17,7 +16,8 @@ from ..checkpoints.built_in_types import to_built_in_types
 from ..checkpoints.checkpoint import load_checkpoint
 from ..heads.checkpoint_heads import head_map_of_state
 from ..surgery.base_checkpoint import BaseCheckpoint
-from .deployed import alpha_of, check_base, frozen_of, identity_of, with_updates
+from ..surgery.frozen_base import check_frozen, check_noted_base, made_by
+from .deployed import alpha_of, check_base, frozen_of, with_updates
 from .layer import MARK, roles_in, roles_of, updates_in, weights_of
 
 STATE = "dsee"
@@ -87,12 +87,7 @@ def file_of_checkpoint(path: str, base: BaseCheckpoint, config: Mapping[str, Any
     said = (state.get("task_state") or {}).get(STATE)
     if not isinstance(said, dict) or not any(MARK in name for name in state["model"]):
         raise ValueError(f"{path} holds no update of DSEE's: it is of no training by --task dsee_translation")
-    identity = identity_of(base)
-    if said.get("base_hash") != identity.hash:
-        there, here = str(said.get("base_hash"))[:12], identity.hash[:12]
-        raise ValueError(
-            f"{path}: wrong base: it is of the one of SHA-256 {there}..., and {base.path} is {here}..."
-        )
+    identity = check_noted_base(said.get("base_hash"), base, path)
     try:
         masks = {name: PackedMask(bits, tuple(shape)) for name, (bits, shape) in said["masks"].items()}
         settings = to_built_in_types(said["config"])
@@ -105,27 +100,9 @@ def file_of_checkpoint(path: str, base: BaseCheckpoint, config: Mapping[str, Any
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     check_frozen(state["model"], frozen_of(base.source, start).tensors, path)
-    history = (state.get("optimizer_history") or [{}])[-1]
-    made = {"updates": history.get("num_updates")}
-    made["training_seed"] = ((state.get("cfg") or {}).get("common") or {}).get("seed")
-    return with_updates(start, {name: _copy(one) for name, one in updates.items()}, {**made, **config})
-
-
-def check_frozen(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str) -> None:
-    """Compare the weights that nothing trains with what the base and the pruning say, bit for bit.
-
-    Raises:
-        ValueError: they differ; names one.
-    """
-    for name, tensor in expected.items():
-        # a tensor of an older name has another one there, and without it no model loads
-        if name not in found or name.rsplit(".", 1)[-1] in ("version", "_float_tensor"):
-            continue
-        if not torch.equal(found[name].to(tensor.dtype), tensor):
-            raise ValueError(
-                f"{path}: {name} is not what base and pruning say: it is of another base, or something has "
-                "trained what is frozen"
-            )
+    return with_updates(
+        start, {name: _copy(one) for name, one in updates.items()}, {**made_by(state), **config}
+    )
 
 
 def write_file(file: DseeFile, path: str | os.PathLike) -> int:

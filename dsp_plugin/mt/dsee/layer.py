@@ -42,8 +42,8 @@ class UpdatedLinear(nn.Linear):
         return self.update(F.linear(x, self.weight, self.bias), x)
 
 
-def roles_of(text: str) -> list[str]:
-    """Read the roles of --dsee-targets, joined by commas, in the order of `ROLES`.
+def roles_of(text: str, option: str = "dsee_targets") -> list[str]:
+    """Read the roles that an option names, joined by commas, in the order of `ROLES`.
 
     Raises:
         OptionError: an unknown one, or none.
@@ -51,7 +51,7 @@ def roles_of(text: str) -> list[str]:
     named = [word.strip() for word in text.split(",") if word.strip()]
     if not named or not {*named} <= {*ROLES}:
         reason = f"{text!r}: some of {', '.join(ROLES)} belong there, joined by commas"
-        raise OptionError("dsee_targets", reason)
+        raise OptionError(option, reason)
     return [role for role in ROLES if role in named]
 
 

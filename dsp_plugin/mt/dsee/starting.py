@@ -15,7 +15,7 @@ from ...dsee.update import SPREAD, check_rank
 from ...options.errors import OptionError
 from ...records.record import portable_path
 from ..surgery.base_checkpoint import BaseCheckpoint
-from .deployed import identity_of, in_float
+from ..surgery.frozen_base import identity_of, in_float
 from .layer import roles_of, weights_of
 
 DEFAULTS = {
@@ -68,8 +68,8 @@ class NewUpdate:
             check_support(shape, self.num_sparse, self.sparse_method)
         return in_float(found)
 
-    def file(self, base: BaseCheckpoint, search: bool = True) -> DseeFile:
-        """Make the update: A random, B and S2 zeros.
+    def updates(self, base: BaseCheckpoint, search: bool = True) -> dict[str, Update]:
+        """Make the update of every matrix, by name: A random, B and S2 zeros.
 
         Args:
             search: look for the places of S2, which a training that goes on has in its checkpoint.
@@ -89,6 +89,11 @@ class NewUpdate:
             values = torch.zeros(self.num_sparse)
             scale = self.lora_alpha / self.lora_r
             updates[name] = Update(down, torch.zeros(outputs, self.lora_r), positions, values, scale)
+        return updates
+
+    def file(self, base: BaseCheckpoint, search: bool = True) -> DseeFile:
+        """Make what stage I begins with. Arguments and errors as `updates`."""
+        updates = self.updates(base, search)
         config = {
             "method": "dsee",
             "host": "fairseq",

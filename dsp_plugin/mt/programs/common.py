@@ -117,6 +117,20 @@ def dsee_program(doc: str, argv: Sequence[str]) -> None:
     run_program(run_dsee, argv)
 
 
+def delta_program(doc: str, argv: Sequence[str]) -> None:
+    """Run the stages of Delta-Tuning, see `delta.run_delta`."""
+    if not argv:
+        sys.exit(doc + "\nGive the prepared data folder, --base-checkpoint and --delta-methods.")
+    if asks_for_help(argv):
+        print(doc)
+        return
+    import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
+
+    from .delta import run_delta
+
+    run_program(run_delta, argv)
+
+
 def pack_program(doc: str, argv: Sequence[str]) -> None:
     """Write a pack out of a checkpoint, see `packs.write_pack`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

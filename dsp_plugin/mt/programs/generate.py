@@ -14,19 +14,27 @@ from ...options.errors import OptionError
 from ...records.files.whole import check_folder, replacing
 from ...records.record import Record
 from ..checkpoints.checkpoint import load_checkpoint, model_options
+from ..delta.files import read_file as read_delta
 from ..diffs.base import read_pack
 from ..dsee.files import read_file
 from ..heads.checkpoint_heads import heads_of_checkpoint
 from ..patches import collected_hypotheses
 from ..training.option_checks import check_options
 from .argv import OwnOptions, words_of
-from .generation_results import Generation, keep_results
+from .generation_results import Beside, Generation, keep_results
 from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
+
+# what can be put into the model of --path -> the task that does it
+_TASKS = {
+    "diff_pack": "diff_translation",
+    "dsee_checkpoint": "dsee_translation",
+    "delta": "delta_translation",
+}
 
 
 def own_options() -> OwnOptions:
     """Return a parser of the options that `generate_dsp.py` and its like add to fairseq's, or read there."""
-    parser = OwnOptions("--user-dir", "--task", "--diff-pack", "--dsee-checkpoint")
+    parser = OwnOptions("--user-dir", "--task", "--diff-pack", "--dsee-checkpoint", "--delta")
     parser.add_argument("--num-of-heads", type=int, help="K to deploy, instead of the checkpoint's own")
     parser.add_argument("--heads-per-kind", help="the same as a number a kind: encoder-self=4,...")
     parser.add_argument(
@@ -60,13 +68,15 @@ def generate(argv: Sequence[str]) -> Record:
     hush_hosts()
     own, rest = own_options().split(argv)
     check_options(own)
-    if own.diff_pack and own.dsee_checkpoint:
-        raise OptionError("diff_pack", "and {} are both made against a base: give one", "dsee_checkpoint")
+    beside = [name for name in _TASKS if getattr(own, name)]
+    if len(beside) > 1:
+        raise OptionError(beside[0], "and {} are both made against a base: give one", beside[1])
     rest += words_of(
         user_dir=own.user_dir or PLUGIN_DIR,
         task=own.task or _task_of(own),
         diff_pack=own.diff_pack,
         dsee_checkpoint=own.dsee_checkpoint,
+        delta=own.delta,
     )
     args = parse_for_fairseq(options.get_generation_parser, rest)
     for name, folder in (("--record-dir", own.record_dir), ("--results-path", args.results_path)):
@@ -83,6 +93,7 @@ def generate(argv: Sequence[str]) -> Record:
         args.distributed_world_size, args.distributed_rank = args.num_shards, args.shard_id
     pack = read_pack(own.diff_pack, "--diff-pack") if own.diff_pack else None
     update = read_file(own.dsee_checkpoint) if own.dsee_checkpoint else None
+    delta = read_delta(own.delta) if own.delta else None
     paths = _files(args, utils.split_paths(args.path))
     states = [load_checkpoint(path) for path in paths]
     overrides = _overrides(args.model_overrides, states)
@@ -109,14 +120,13 @@ def generate(argv: Sequence[str]) -> Record:
         with _output(args.results_path, args.gen_subset, label) as out:
             fairseq_generate._main(cfg, out)
     seconds = time.time() - started
-    return keep_results(Generation(own, args, paths, states, overrides, pack, update, ran, cfg, seconds))
+    put = Beside(pack, update, delta)
+    return keep_results(Generation(own, args, paths, states, overrides, put, ran, cfg, seconds))
 
 
 def _task_of(own: argparse.Namespace) -> str:
     """Return the task that puts into a model what is named beside it."""
-    if own.dsee_checkpoint:
-        return "dsee_translation"
-    return "diff_translation" if own.diff_pack else "dsp_translation"
+    return next((task for name, task in _TASKS.items() if getattr(own, name)), "dsp_translation")
 
 
 def _files(args, paths: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any, Optional
 
 import torch
 
+from ...delta.artefact import DeltaFile
+from ...delta.labels import label_of as delta_label
 from ...diffs import DiffPack
 from ...diffs.packs.summary import pack_label, record_figures
 from ...dsee.artefact import DseeFile
@@ -24,11 +26,45 @@ from ...records.record import Metric, Record, kept_heads, new_record, save_recor
 from ...records.sentences import save_sentences
 from ...reports.pictures.heads import head_map_text
 from ..checkpoints.checkpoint import model_options
+from ..delta.account import figures_of
 from ..heads.checkpoint_heads import CheckpointHeads
 from ..training.coverage import Coverage
 from ..training.data_checks import data_fingerprint
 from ..translate.deployed_heads import heads_of_model, original_heads_of, parameters_of_model
 from ..translate.hypotheses import Hypotheses
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was put into the model of --path.
+
+    Attributes:
+        pack: of --diff-pack. update: of --dsee-checkpoint. delta: of --delta.
+    """
+
+    pack: Optional[DiffPack] = None
+    update: Optional[DseeFile] = None
+    delta: Optional[DeltaFile] = None
+
+    @property
+    def method(self) -> Optional[str]:
+        """The name of the method in records; None where nothing was put in."""
+        if self.delta is not None:
+            return delta_label({method: part.stage for method, part in self.delta.parts.items()})
+        if self.update is not None:
+            return label_of(self.update.config)
+        return pack_label(self.pack) if self.pack is not None else None
+
+    def figures(self, own: Namespace) -> dict[str, Any]:
+        """Return what the record says of it."""
+        found: dict[str, Any] = {}
+        if self.pack is not None:
+            found["diff"] = record_figures(self.pack, os.path.getsize(own.diff_pack))
+        if self.update is not None:
+            found["dsee"] = _figures(self.update)
+        if self.delta is not None:
+            found["delta"] = {**figures_of(self.delta), "bytes": len(self.delta.to_bytes())}
+        return found
 
 
 @dataclass
@@ -38,7 +74,7 @@ class Generation:
     Attributes:
         own: the options of `generate.own_options`. args: fairseq's.
         paths, states: the checkpoints. overrides: of --model-overrides.
-        pack: of --diff-pack. update: of --dsee-checkpoint.
+        beside: what was put into them.
         ran: the models and what they translated. cfg: the configuration that they ran with.
         seconds: what it took.
     """
@@ -48,8 +84,7 @@ class Generation:
     paths: list[str]
     states: list[dict[str, Any]]
     overrides: dict[str, Any]
-    pack: Optional[DiffPack]
-    update: Optional[DseeFile]
+    beside: Beside
     ran: Hypotheses
     cfg: Any
     seconds: float
@@ -64,7 +99,7 @@ def keep_results(done: Generation) -> Record:
     # a model whose heads were removed is described by the heads it once had
     shown = [original_heads_of(*both) for both in zip(models, heads)]
     parameters = [parameters_of_model(*each) for each in zip(models, heads, shown)]
-    methods = [own.method or _method(*each, done.pack, done.update) for each in zip(heads, shown)]
+    methods = [own.method or done.beside.method or _method(*each) for each in zip(heads, shown)]
     maps = [kept_heads(each.head_map.to_dict(), each.keep.tolist()) for each in shown]
     hypotheses, references = done.ran.texts(done.cfg)
     metrics, sentences = score(hypotheses, references, args, own.no_detok, first, subset)
@@ -94,8 +129,7 @@ def keep_results(done: Generation) -> Record:
             **({"ensemble": several} if len(several) > 1 else {}),
             **({"model_overrides": done.overrides} if done.overrides else {}),
             **({"dtype": str(weights.dtype).split(".")[-1]} if weights.dtype != torch.float32 else {}),
-            **({"diff": record_figures(done.pack, os.path.getsize(own.diff_pack))} if done.pack else {}),
-            **({"dsee": _figures(done.update)} if done.update else {}),
+            **done.beside.figures(own),
         },
     )
     folder = own.record_dir or os.path.join("dsp_results", f"{default_name}-{subset}")
@@ -181,16 +215,7 @@ def _figures(file: DseeFile) -> dict[str, Any]:
     return {"positions": found["trained"], "bytes": found["file_bytes"], **found, **config}
 
 
-def _method(
-    heads: CheckpointHeads,
-    original: CheckpointHeads,
-    pack: Optional[DiffPack],
-    update: Optional[DseeFile] = None,
-) -> str:
-    if update is not None:
-        return label_of(update.config)
-    if pack is not None:
-        return pack_label(pack)
+def _method(heads: CheckpointHeads, original: CheckpointHeads) -> str:
     if heads.method is not None:
         return heads.method
     return "unpruned" if original.keep.all() else "pruned"

@@ -31,6 +31,12 @@ from ..heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 Mask = Union[Sequence[bool], Tensor]
 
+# how tensors end that stand beside a model's weights -> what they are, and which programs take them off
+_BESIDE = {
+    ".adapter.down.weight": ("adapters", "delta"),
+    ".update.down": ("an update of DSEE's or LoRA's", "dsee"),
+}
+
 
 @dataclass
 class CheckpointModel:
@@ -113,11 +119,12 @@ def prepare(state: dict[str, Any], neurons: Optional[int] = None) -> CheckpointM
     cfg = options_by_section(state)
     options = dsp_model_options(cfg)
     tensors = _split_projections(state["model"])
-    if any(name.endswith(".update.down") for name in tensors):
-        raise ValueError(
-            "the checkpoint holds an update of DSEE's beside its weights: make a file of it "
-            "(scripts/mt/pack_dsee.py) and a plain model of that (dsp dsee merge)"
-        )
+    for ending, (what, program) in _BESIDE.items():
+        if any(name.endswith(ending) for name in tensors):
+            raise ValueError(
+                f"the checkpoint holds {what} beside its weights: make a file of it (scripts/mt/pack_"
+                f"{program}.py) and a plain model of that (dsp {program} merge)"
+            )
     if neurons is not None and neurons != (options.get(NEURONS) or neurons):
         reason = f"{neurons}: the checkpoint's groups are of {options[NEURONS]} neurons"
         raise OptionError(NEURONS, reason)

@@ -33,6 +33,7 @@ _PLACES = (
     "user_dir",
     "mask_pack",
     "dsee_checkpoint",
+    "delta",
     "log_file",
     "tensorboard_logdir",
     "plasma_path",

@@ -231,7 +231,7 @@ def test_what_a_checkpoint_says_is_looked_at(tiny_data, path, tmp_path):
     with pytest.raises(OptionError, match="^lora_r is 1000000000000, above the width of encoder"):
         place_updates(base.model(), 10**12, 1.0, 10**12, ["query"])
     # nothing else takes the checkpoint for a plain model
-    with pytest.raises(ValueError, match="holds an update of DSEE's beside its weights"):
+    with pytest.raises(ValueError, match="holds an update of DSEE's or LoRA's beside its weights"):
         read_base(str(tmp_path / "c.pt"))
 
 

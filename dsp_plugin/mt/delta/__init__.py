@@ -1,0 +1,1 @@
+"""Delta-Tuning on fairseq: BitFit, bottleneck adapters and LoRA on a trained translation model."""
