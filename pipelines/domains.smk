@@ -1,15 +1,15 @@
-# A translation model finetuned to another domain by sparse diffs and by DSEE, and both domains scored before, with and after
-# them: text -> base -> train, prune, tune -> score -> table.
+# A translation model finetuned to another domain by sparse diffs, DSEE and Delta-Tuning, and both domains scored before, with
+# and after them: text -> base -> train, prune, tune -> score -> table.
 #   snakemake -s pipelines/domains.smk --cores 1 -n
 #   snakemake -s pipelines/domains.smk --cores 1 --config home=iwslt14
 #   snakemake -s pipelines/domains.smk --cores 1 --config quick=1 runs=/tmp/runs results=/tmp/results        a trial
 # Compared: the base, a structured diff of 0.5 and of 5 %, a non-adaptive one of 0.5 %, all weights finetuned, an update of
-# DSEE's before and after heads and neurons are removed, and the base file after a pack has been applied to it and reverted. A
+# DSEE's before and after heads and neurons are removed, biases, adapters and both, and the base file after a pack has been applied to it and reverted. A
 # training leaves the file `done` beside its checkpoints, from which one that was stopped goes on.
 include: "common.smk"
 
-from pipelines.plans.domain_rows import PACK
-from pipelines.plans.domains import DomainsPlan as Plan
+from pipelines.plans.domain_rows import DELTA, PACK
+from pipelines.plans.domains import METHODS, DomainsPlan as Plan
 
 
 PLAN = planned(Plan)
@@ -26,6 +26,7 @@ wildcard_constraints:
     row="|".join(ROWS),
     domain="|".join(DOMAINS),
     density="|".join(PLAN.yaml.densities),
+    methods="|".join(METHODS),
 
 
 # Made anew whenever a run was asked for, or where the records say something else.
@@ -102,6 +103,20 @@ rule dsee:
         name="dsee",
         log=f"{RUNS}/logs/dsee.log",
         command=shlex.join(PLAN.dsee()),
+    shell:
+        RUN
+
+
+# Methods of Delta-Tuning, together.
+rule delta:
+    input:
+        PLAN.start_from(),
+    output:
+        f"{RUNS}/delta-{{methods}}/{DELTA}",
+    params:
+        name=lambda w: f"delta {w.methods}",
+        log=f"{RUNS}/logs/delta-{{methods}}.log",
+        command=lambda w: shlex.join(PLAN.delta(w.methods)),
     shell:
         RUN
 

@@ -11,7 +11,7 @@ from dsp_plugin.reports.tables.rows import markdown_table, signature_notes
 
 from .options import ROOT
 
-PACK, UPDATE = "task.diff.safetensors", "task.dsee.safetensors"
+PACK, UPDATE, DELTA = (f"task.{kind}.safetensors" for kind in ("diff", "dsee", "delta"))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: a model file, perhaps with a pack or a DSEE file in it.
+    """A row of the table: a model file, perhaps with a pack, a DSEE file or a delta file in it.
 
     `awaited` is there when all are.
     """
@@ -52,6 +52,7 @@ class Row:
     awaited: Path
     pack: Path | None = None
     update: Path | None = None
+    delta: Path | None = None
 
 
 def table_text(found: Sequence[Record], order: Sequence[str], domains: Sequence[str]) -> str:
@@ -61,7 +62,7 @@ def table_text(found: Sequence[Record], order: Sequence[str], domains: Sequence[
     for method in dict.fromkeys(record.method for record in records):
         here = {record.name.split(": ")[-1]: record for record in records if record.method == method}
         extra = next(iter(here.values())).extra
-        file = extra.get("diff") or extra.get("dsee") or {}
+        file = next((extra[name] for name in ("diff", "dsee", "delta") if extra.get(name)), {})
         row = {"method": method, "numbers stored": file.get("positions", ""), "bytes": file.get("bytes", "")}
         for domain in domains:
             metric = here[domain].metric("BLEU", "test") if domain in here else None

@@ -1,4 +1,4 @@
-"""A translation model taken to another domain by sparse diffs, DSEE and other finetuning (domains.yaml)."""
+"""A translation model taken to another domain by diffs, DSEE, Delta-Tuning and others (domains.yaml)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dsp_plugin.records.record import load_records, method_label
 from dsp_plugin.records.settings import other_settings, refusal
 
 from .base import Plan, needed
-from .domain_rows import PACK, UPDATE, Domain, Row, table_text
+from .domain_rows import DELTA, PACK, UPDATE, Domain, Row, table_text
 from .mt import MTPlan
 from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings, words_of
 
@@ -25,8 +25,10 @@ APPLY_AND_REVERT = (
     'cp "$1" "$2"; "$PYTHON" -m dsp_plugin.cli.main diff apply "$3" "$2"; '
     '"$PYTHON" -m dsp_plugin.cli.main diff revert "$2"; mv "$2" "$4"'
 )
-# settings of the rows of DSEE
+# settings of the rows of DSEE and of Delta-Tuning
 _DSEE = ("dsee_lr", "lora_r", "num_sparse", "prune_heads_num", "prune_neurons")
+_DELTA = ("bias_lr", "adapter_lr", "adapter", "adapter_reduction")
+METHODS = ("bias", "adapter", "bias-adapter")
 
 
 class DomainsPlan(Plan):
@@ -94,6 +96,11 @@ class DomainsPlan(Plan):
             Row("full", "full", full, self.folder / "full/done"),
             Row("dsee", "dsee", self.base, third, update=self.update("1st")),
             Row(pruned, pruned, self.base, third, update=third),
+            *(
+                Row(f"delta-{methods}", f"delta-{methods.replace('-', '+')}", self.base, file, delta=file)
+                for methods in METHODS
+                for file in [self.delta_file(methods)]
+            ),
             Row("base-after-revert", "base-after-revert", reverted, reverted),
         ]
 
@@ -104,6 +111,9 @@ class DomainsPlan(Plan):
 
     def update(self, stage: str) -> Path:
         return self.folder / "dsee" / stage / UPDATE
+
+    def delta_file(self, methods: str) -> Path:
+        return self.folder / f"delta-{methods}" / DELTA
 
     def record(self, row: Row, domain: Domain) -> Path:
         return self.results / row.name / domain.name / "results.json"
@@ -180,6 +190,15 @@ class DomainsPlan(Plan):
         words = ["--save-dir", self.folder / "dsee", *words_of(stages)]
         return ["scripts/mt/run_dsee.py", *self._training(*words)]
 
+    def delta(self, methods: str) -> list[str]:
+        """Return the command that trains some methods of Delta-Tuning together: `bias-adapter`."""
+        settings, named = self.settings, methods.split("-")
+        stage = {"lr": settings[f"{named[-1]}_lr"], "max-update": settings["updates"]}
+        if "adapter" in named:
+            stage |= {"adapter": settings["adapter"], "adapter-reduction": settings["adapter_reduction"]}
+        words = ["--save-dir", self.folder / f"delta-{methods}", *words_of(stage)]
+        return ["scripts/mt/run_delta.py", *self._training(*words), "--delta-methods", ",".join(named)]
+
     def full(self) -> list[str]:
         """Return the command that finetunes all weights."""
         return self._train("full", "full_lr", "--optimizer", "adam")
@@ -231,6 +250,7 @@ class DomainsPlan(Plan):
         words += shlex.split(self.yaml.scoring)
         words += ["--diff-pack", str(row.pack)] if row.pack else []
         words += ["--dsee-checkpoint", str(row.update)] if row.update else []
+        words += ["--delta", str(row.delta)] if row.delta else []
         words += shlex.split(self.yaml.quick_scoring) if self.options.quick else []
         words += ["--record-name", f"{self.home.name} to {self.away.name}: {domain.name}"]
         words += ["--method", row.method]
@@ -252,7 +272,7 @@ class DomainsPlan(Plan):
             made = read_json(path) if path.is_file() else None
             if made and "base_content" in self.settings:  # an earlier version compared the name alone
                 made.setdefault("base_content", self.settings["base_content"])
-            for name in _DSEE if made else ():  # an earlier version had no rows of it
+            for name in (*_DSEE, *_DELTA) if made else ():  # an earlier version had no rows of them
                 made.setdefault(name, self.settings[name])
             if made != self.settings and (made or any(folder.glob("**/results.json"))):
                 differing = other_settings(made, self.settings) if made else []
@@ -276,7 +296,9 @@ class DomainsPlan(Plan):
 
     def tables(self) -> dict[Path, str]:
         found = load_records(self.results) if self.results.is_dir() else []
-        silent = {"base_content", *(() if any("dsee" in record.extra for record in found) else _DSEE)}
+        silent = {"base_content"}
+        for kind, names in (("dsee", _DSEE), ("delta", _DELTA)):
+            silent |= set() if any(kind in record.extra for record in found) else {*names}
         noted = {name: value for name, value in self.settings.items() if name not in silent}
         shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in noted.items())
         home, away = (self.yaml.domains[domain.name] for domain in (self.home, self.away))

@@ -177,6 +177,12 @@ def _own_of_dsee() -> set[str]:
     return _long(dsee.own_options()) | {"traceback"}
 
 
+def _own_of_delta() -> set[str]:
+    from dsp_plugin.mt.programs import delta
+
+    return _long(delta.own_options()) | {"traceback"}
+
+
 def _own_of_michel() -> set[str]:
     from dsp_plugin.mt.programs import michel
 
@@ -199,6 +205,11 @@ FAIRSEQ_PROGRAMS = {
         _own_of_dsee,
         ("training",),
         {"task": "dsee_translation", "arch": "dsee_transformer", "optimizer": "adam"},
+    ),
+    "scripts/mt/run_delta.py": (
+        _own_of_delta,
+        ("training",),
+        {"task": "delta_translation", "arch": "delta_transformer", "optimizer": "adam"},
     ),
     "scripts/mt/generate_dsp.py": (_own_of_generation, ("generation",), {"task": "dsp_translation"}),
     "scripts/mt/generate_voita.py": (_own_of_generation, ("generation",), {"task": "voita_translation"}),
@@ -238,7 +249,10 @@ def written_options(program: str) -> set[str]:
             from dsp_plugin.mt.programs.pack_dsee import parser
 
             return _long(parser())
-        called = {"pack_program": "dsp_plugin/mt/programs/common.py"}
+        called = {
+            "pack_program": "dsp_plugin/mt/programs/common.py",
+            "pack_delta_program": "dsp_plugin/mt/programs/pack_delta.py",
+        }
         files = [ROOT / file for name, file in called.items() if name in text]
         return set().union(*map(arguments_in, [path, *files]))
     if "lib.sh" in text and "parse_options" in text:

@@ -22,13 +22,16 @@ PROGRAMS = {
     "run_voita": ([*STOCK, *SIZES, "--l0-penalty", 5], "as many as the penalty leaves of 24"),
     "run_diff": (["--criterion", "label_smoothed_cross_entropy"], "24 of 24"),
     "run_dsee": (["--criterion", "label_smoothed_cross_entropy", "--lora-r", 4, *HEADS], "24 of 24"),
+    "run_delta": (["--criterion", "label_smoothed_cross_entropy", "--delta-methods", "bias"], "24 of 24"),
 }
+
+FROM_A_BASE = ("run_diff", "run_dsee", "run_delta")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_it_says_what_would_train_and_writes_nothing(name, tiny_data, stock_run, tmp_path):
     own, heads = PROGRAMS[name]
-    if name in ("run_diff", "run_dsee"):
+    if name in FROM_A_BASE:
         # one that a program of this plugin has trained: it has options that diff_transformer does not declare
         state = load_checkpoint(str(stock_run / "checkpoint_last.pt"))
         state["cfg"]["model"] = {

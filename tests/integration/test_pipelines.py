@@ -266,6 +266,7 @@ def write(path):
         "scripts/mt/run_dsp.py": "write(values['--save-dir'] + '/checkpoint_best.pt')\n",
         "scripts/mt/run_dsee.py": "for name in ('1st', '3rd'):\n"
         "    write(f\"{values['--save-dir']}/{name}/task.dsee.safetensors\")\n",
+        "scripts/mt/run_delta.py": "write(values['--save-dir'] + '/task.delta.safetensors')\n",
         "scripts/mt/pack_diff.py": "write(values['--out'])\n",
         "scripts/mt/generate_dsp.py": "write(values['--record-dir'] + '/results.json')\n",
         "fairseq_cli/train.py": "write(values['--save-dir'] + '/checkpoint_best.pt')\n",
@@ -293,9 +294,10 @@ def write(path):
         "run_dsp.py": 1,
         "run_diff.py": 2,
         "run_dsee.py": 1,
+        "run_delta.py": 3,
         "train.py": 2,
         "pack_diff.py": 2,
-        "generate_dsp.py": 16,
+        "generate_dsp.py": 22,
     }
     assert counts == expected
     results = repository / "results/diff/mt/iwslt14-to-multi30k"

@@ -42,6 +42,8 @@ NOT_RUN = {
     "python scripts/mt/run_diff.py": "it wants a trained model: tests/integration/test_diff_mt.py",
     "python scripts/mt/run_dsee.py": "it wants a trained model: tests/integration/test_dsee_mt.py",
     "python scripts/mt/pack_dsee.py": "it wants a trained update: tests/integration/test_dsee_mt.py",
+    "python scripts/mt/run_delta.py": "it wants a trained model: tests/integration/test_delta_mt.py",
+    "python scripts/mt/pack_delta.py": "it wants a trained delta: tests/integration/test_delta_mt.py",
     "python scripts/mt/pack_diff.py": "it wants a trained diff: tests/integration/test_diff_mt.py",
     "python scripts/mt/generate_dsp.py": "it wants a trained model: tests/system/test_embedded_corpus.py",
     "python scripts/mt/generate_voita.py": "it wants a trained model: tests/integration/test_train_voita.py",

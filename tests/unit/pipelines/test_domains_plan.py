@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pipeline_runs import ROOT
 
+from dsp_plugin.delta.labels import label_of as delta_label
 from dsp_plugin.dsee.labels import label_of
 from dsp_plugin.records.files.sealed import read_json
 from pipelines.plans.domain_rows import Domain
@@ -101,11 +102,11 @@ def test_every_step_waits_for_the_one_before_it(plan, tmp_path):
     made.base_record.touch()
     assert str(made.base_record) not in made.start_from()
     assert made.density_before(first) == [] and made.density_before(second) == [str(made.pack(first))]
-    assert len(made.wanted()) == 8 * 2
+    assert len(made.wanted()) == 11 * 2
     record = made.record(made.runs[0], made.home)
     record.parent.mkdir(parents=True)
     record.write_text("{}")
-    assert len(made.wanted()) == 8 * 2 - 1 and made.runs[0] in made.left()
+    assert len(made.wanted()) == 11 * 2 - 1 and made.runs[0] in made.left()
     own = tmp_path / "model.pt"
     own.write_text("a base")
     assert not [path for path in plan(base=own).start_from() if "base" in path]
@@ -129,8 +130,9 @@ def test_the_shipped_table_is_that_of_the_shipped_records(plan, home):
     made = plan(home=home)
     shutil.copytree(ROOT / "results/diff/mt" / made.results.name, made.results)
     shipped = (made.results / "table.md").read_text()
-    # those of DSEE are not measured yet
-    assert [row.method for row in made.left()] == ["dsee", "dsee-h1-n0.25"]
+    # those of DSEE and Delta-Tuning are not measured yet
+    deltas = ["delta-bias", "delta-adapter", "delta-bias+adapter"]
+    assert [row.method for row in made.left()] == ["dsee", "dsee-h1-n0.25", *deltas]
     same_settings(made)
     assert made.table_files() == [str(made.results / "table.md")]
     assert made.write_tables() == shipped and shipped.count("\n| ") == 7
@@ -152,3 +154,21 @@ def test_dsee_is_one_command_and_two_rows(plan):
     pruning = {"prune_heads_num": 1, "prune_neurons": 0.25}
     said = [{"num_sparse": 64}, {"num_sparse": 64, "pruning": pruning, "stage": "III"}]
     assert [row.method for row in rows] == [label_of(config) for config in said]
+
+
+def test_delta_tuning_is_a_command_and_a_row_each(plan):
+    """And its records' labels are those that its own files say."""
+    made = plan(home="multi30k")
+    rows = {row.method: row for row in made.runs if row.delta}
+    wanted = {"bias": ("0.003", None), "adapter": ("0.001", "16"), "bias,adapter": ("0.001", "16")}
+    assert {*rows} == {delta_label(dict.fromkeys(named.split(","), 1)) for named in wanted}
+    for named, (rate, reduction) in wanted.items():
+        words = made.delta(named.replace(",", "-"))
+        values = dict(zip(words, words[1:]))
+        assert words[0] == "scripts/mt/run_delta.py" and values["--base-checkpoint"] == str(made.base)
+        assert (values["--delta-methods"], values["--lr"]) == (named, rate)
+        assert values["--max-update"] == "250" and values.get("--adapter-reduction") == reduction
+        row = rows[f"delta-{named.replace(',', '+')}"]
+        assert str(row.delta) == f"{values['--save-dir']}/task.delta.safetensors"
+        score = made.score(row, made.away)
+        assert score[score.index("--delta") + 1] == str(row.delta) and "--dsee-checkpoint" not in score
