@@ -93,9 +93,9 @@ def _expected(method: str, file: DeltaFile, base: BaseCheckpoint) -> dict[str, l
     return found
 
 
-def tensors_with(file: DeltaFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a base's weights with all parts of a file, by the names of the model that has them."""
-    found = in_float(tensors)
+def tensors_of_file(file: DeltaFile) -> dict[str, Tensor]:
+    """Return all parts of a file by the names of the model that has them."""
+    found: dict[str, Tensor] = {}
     for method, part in file.parts.items():
         found |= tensors_of_part(method, part)
     return found

@@ -16,7 +16,7 @@ from ..dsee.deployed import matrix_of
 from ..surgery.base_checkpoint import BaseCheckpoint
 from ..surgery.frozen_base import in_float
 from ..surgery.pruning import dsp_model_options, prepare
-from .files import check_file, tensors_with
+from .files import check_file, tensors_of_file
 from .layer import tensors_of_part, updates_of
 from .starting import options_of
 
@@ -85,7 +85,7 @@ def put_when_loaded(model: nn.Module, file: DeltaFile, path: str, given: Mapping
         with naming("--delta", path):
             source = prepare({"cfg": {"model": dict(given)}, "model": dict(tensors)})
             check_file(file, BaseCheckpoint("the model of --path", source))
-            whole = tensors_with(file, source.tensors)
+            whole = {**in_float(source.tensors), **tensors_of_file(file)}
         tensors.clear()
         tensors.update(whole)
         logger.info(f"--delta {path}: {', '.join(file.parts)}, {file.count:,} numbers")

@@ -20,7 +20,7 @@ from ..heads.gated_task import GatedTranslationConfig
 from ..heads.gated_transformer import attention_blocks
 from ..surgery.frozen_base import FrozenBaseModel, FrozenBaseTask
 from ..training.option_checks import spelling_options
-from .files import STATE, check_file, check_untrained, noted, read_file, tensors_with
+from .files import STATE, check_file, check_untrained, noted, read_file, tensors_of_file
 from .layer import METHODS, adapter_sizes, place_adapters, set_trainable
 from .merging import ARCH, options_after, put_when_loaded
 from .starting import DEFAULTS, OPTIONS_OF, NewDelta, options_of
@@ -185,8 +185,8 @@ class DeltaTranslationTask(FrozenBaseTask):
         plain = self._base.options
         return {**found, "kept_heads": plain.get("kept_heads"), "neurons": plain.get("neurons")}
 
-    def tensors_at_start(self) -> dict[str, Tensor]:
-        return tensors_with(self._file, self._base.tensors)
+    def added_tensors(self) -> dict[str, Tensor]:
+        return tensors_of_file(self._file)
 
     def deployed_model(self, options: dict[str, Any]) -> nn.Module:
         """Build the model that --delta makes of a base; the base's weights are loaded into it."""

@@ -163,9 +163,11 @@ class DseeTranslationTask(FrozenBaseTask):
         found["dsee_targets"] = ",".join(roles_in(self._file.updates))
         return {**found, "kept_heads": frozen.get("kept_heads"), NEURONS: frozen.get(NEURONS)}
 
-    def tensors_at_start(self) -> dict[str, Tensor]:
-        frozen = frozen_of(self._base.source, self._file)
-        return {**frozen.tensors, **update_tensors(self._file.updates)}
+    def frozen_tensors(self) -> dict[str, Tensor]:
+        return frozen_of(self._base.source, self._file).tensors
+
+    def added_tensors(self) -> dict[str, Tensor]:
+        return update_tensors(self._file.updates)
 
     def deployed_model(self, options: dict[str, Any]) -> nn.Module:
         """Build the model that --dsee-checkpoint makes of a base; the base's weights are loaded into it."""

@@ -104,8 +104,12 @@ class FrozenBaseTask(GatedTranslationTask):
         """Return the options that the model has by the file."""
         raise NotImplementedError
 
-    def tensors_at_start(self) -> dict[str, Tensor]:
-        """Return the weights of the model that is trained, by its names."""
+    def frozen_tensors(self) -> dict[str, Tensor]:
+        """Return the base's weights as the file has left them."""
+        return self._base.tensors
+
+    def added_tensors(self) -> dict[str, Tensor]:
+        """Return what the file adds to them, or has in their place, by the names of the model."""
         raise NotImplementedError
 
     def noted(self) -> dict[str, Any]:
@@ -194,10 +198,10 @@ class FrozenBaseTask(GatedTranslationTask):
 
     def _fill(self, model: nn.Module) -> None:
         """Give a model that was just built the base's weights, as the file has them, and what is trained."""
-        tensors = self.tensors_at_start()
-        self._base.check_fits(model, tensors)
+        frozen = self.frozen_tensors()
+        self._base.check_fits(model, frozen)
         try:
-            model.load_state_dict(tensors, strict=True)
+            model.load_state_dict({**frozen, **self.added_tensors()}, strict=True)
         except RuntimeError as error:
             reason = f"{self._base.path} is of another architecture ({error})"
             raise OptionError("base_checkpoint", reason) from error
