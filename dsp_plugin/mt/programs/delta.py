@@ -100,7 +100,7 @@ def run_delta(argv: Sequence[str]) -> DeltaFile | None:
     """
     own, words = own_options().split(argv)
     methods = _check(own, words)
-    options = _training_options(words)
+    options = _training_options(own, words)
     base = read_base(options.base_checkpoint, "is tuned")
     stages = _stages(own, words, options, methods)
     for one in stages:  # what a later one refuses is refused before the first
@@ -114,7 +114,7 @@ def run_delta(argv: Sequence[str]) -> DeltaFile | None:
     if own.dry_run:
         dry_run(stages[0].training.options)
         for one in stages[1:]:
-            say(f"then a stage of {', '.join(one.methods)}: {one.training.options.max_update} updates")
+            say(f"then a stage of {', '.join(one.methods)}")
         return None
     name = own.record_name or os.path.basename(os.path.abspath(options.save_dir))
     for one in stages:
@@ -169,9 +169,10 @@ def _check(own: argparse.Namespace, words: Sequence[str]) -> list[tuple[str, ...
     return methods
 
 
-def _training_options(words: Sequence[str]) -> argparse.Namespace:
+def _training_options(own: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
     """Read fairseq-train's options as a stage takes them; --finetune-from-model names the base, too."""
-    falling = falling_rate(words)
+    longest = ["--max-update", str(int(max(own.stage_max_update)))] if own.stage_max_update else []
+    falling = falling_rate([*words, *longest])
     meant = {"arch": partial(arch_of, method="delta")}
     defaults = {"arch": "delta_transformer", "optimizer": "adam", **falling}
     parsed = training_options(words, partial(training_parser, "delta_translation", meant, **defaults))
@@ -205,9 +206,9 @@ def _stages(
             changed["lr"] = [own.stage_lr[position]]
         if own.stage_max_update:
             changed["max_update"] = int(own.stage_max_update[position])
-        own_options = argparse.Namespace(**{**vars(options), **changed})
-        if value(words, "--lr-scheduler") is None and own_options.max_update:
-            total = str(own_options.max_update)  # as fairseq's parser leaves it
-            own_options = with_choice(own_options, "lr_scheduler", "polynomial_decay", total_num_update=total)
-        found.append(Stage(named, list(found), Training(own_options)))
+        of_stage = argparse.Namespace(**{**vars(options), **changed})
+        if value(words, "--lr-scheduler") is None and of_stage.max_update:
+            total = str(of_stage.max_update)  # as fairseq's parser leaves it
+            of_stage = with_choice(of_stage, "lr_scheduler", "polynomial_decay", total_num_update=total)
+        found.append(Stage(named, list(found), Training(of_stage)))
     return found

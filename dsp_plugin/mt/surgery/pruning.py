@@ -31,11 +31,8 @@ from ..heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 Mask = Union[Sequence[bool], Tensor]
 
-# how tensors end that stand beside a model's weights -> what they are, and which programs take them off
-_BESIDE = {
-    ".adapter.down.weight": ("adapters", "delta"),
-    ".update.down": ("an update of DSEE's or LoRA's", "dsee"),
-}
+# how tensors end that stand beside a model's weights -> what they are
+_BESIDE = {".adapter.down.weight": "adapters", ".update.down": "an update of DSEE's or LoRA's"}
 
 
 @dataclass
@@ -119,8 +116,9 @@ def prepare(state: dict[str, Any], neurons: Optional[int] = None) -> CheckpointM
     cfg = options_by_section(state)
     options = dsp_model_options(cfg)
     tensors = _split_projections(state["model"])
-    for ending, (what, program) in _BESIDE.items():
+    for ending, what in _BESIDE.items():
         if any(name.endswith(ending) for name in tensors):
+            program = "delta" if what == "adapters" or "delta" in (state.get("task_state") or {}) else "dsee"
             raise ValueError(
                 f"the checkpoint holds {what} beside its weights: make a file of it (scripts/mt/pack_"
                 f"{program}.py) and a plain model of that (dsp {program} merge)"
