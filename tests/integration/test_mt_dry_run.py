@@ -22,7 +22,7 @@ PROGRAMS = {
     "run_voita": ([*STOCK, *SIZES, "--l0-penalty", 5], "as many as the penalty leaves of 24"),
     "run_diff": (["--criterion", "label_smoothed_cross_entropy"], "24 of 24"),
     "run_dsee": (["--criterion", "label_smoothed_cross_entropy", "--lora-r", 4, *HEADS], "24 of 24"),
-    "run_delta": (["--criterion", "label_smoothed_cross_entropy", "--delta-methods", "bias"], "24 of 24"),
+    "run_delta": ([*STOCK[2:4], "--delta-methods", "bias,lora"], "24 of 24"),
 }
 
 FROM_A_BASE = ("run_diff", "run_dsee", "run_delta")
