@@ -29,6 +29,8 @@ def account_of(base: BaseCheckpoint, file: DseeFile, path: str | os.PathLike) ->
     """
     state = merged_state(base.source, file)
     plain, merged = base.model().eval(), model_of(state, placeholder_task(state["model"]))
+    # as the base's and as fairseq-generate's: torch multiplies by frozen weights in another, slower way
+    merged.requires_grad_(True)
     updates = file.updates.values()
     low_rank = [part for one in updates for part in (one.down, one.up)]
     sparse = [one.values for one in updates]

@@ -144,6 +144,11 @@ class GatedDecoder(TransformerDecoderBase):
             alignment_heads,
         )
 
+    def output_layer(self, features):
+        """Project as stock, [B, T, C] to [B, T, vocabulary]."""
+        # where its weights are frozen, torch would multiply what is not contiguous sentence by sentence
+        return super().output_layer(features.contiguous())
+
     def reorder_incremental_state_scripting(self, incremental_state, new_order):
         for layer in self.layers:
             for block in (layer.self_attn, layer.encoder_attn):
