@@ -420,4 +420,4 @@ def test_what_is_said_of_them():
         "neurons": G,
         "kept": [],
     }
-    assert (heads["total"], heads["kept"]) == (N, 17)
+    assert (heads["total"], heads["kept"]) == (16, 16) and heads["groups"] == {"total": 20, "kept": 1}
