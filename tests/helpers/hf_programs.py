@@ -38,6 +38,7 @@ def write_bert(folder: Path, seed: int = 1, **config: Any) -> Path:
     torch.manual_seed(seed)
     model = BertForSequenceClassification(BertConfig(**{**sizes, **config}))
     del model.classifier  # the task head is to be new
+    torch.nn.init.constant_(model.bert.pooler.dense.bias, 0.01)  # as in a pooler that was trained
     model.bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -67,6 +67,7 @@ ALLOWED = {
         "_save",
     ): "a checkpoint, which counts once the Trainer's state is there",
     ("dsp_plugin/hf/programs/dsee/stage.py", "save"): "the tokenizer, as the Trainer writes it; then sealed",
+    ("dsp_plugin/hf/programs/delta/stage.py", "save"): "the tokenizer, as the Trainer writes it; then sealed",
     ("benchmarks/diff_memory.py", "reset_peak"): "a switch of the kernel below /proc",
     ("benchmarks/diff_pack.py", "shira_bytes_a_value"): "into the benchmark's temporary folder",
 }

@@ -19,12 +19,12 @@ from ...delta import DeltaTrainer, add_delta, delta_account, delta_of, has_delta
 from ...delta.checkpoints import FILE, carrier_of
 from ...delta.prompt_data import DemonstrationDataset, NewDraws
 from ...delta.prompting import PromptingModel, check_masked_lm
-from ...dsee.adding import find_task_head
 from ...trainer.epoch_order import EpochOrder
 from ...trainer.in_order import InOrderTrainer
 from ..chassis.models import load
 from ..chassis.parsing import say
 from ..chassis.system import Setup, System
+from ..chassis.trained_dense import dense_names
 from .arguments import DeltaArguments, our_names
 from .labels import label_of
 from .task import DeltaTask
@@ -148,26 +148,10 @@ class DeltaStage(System):
             last = {method for method, stage in state.stages.items() if stage == state.stage}
             if last == {*self.methods}:
                 return
-        task_head = [] if self.task.prompted else self.task_head_of(model)
+        task_head = [] if self.task.prompted else dense_names(model, self.new, self.setup.model.source)
         given = self.options.of_methods(self.task.options.prompt_num)
         with our_names(), naming("training_params", ",".join(self.methods)):
             add_delta(model, self.methods, **given, seed=self.setup.args.seed, task_head=task_head)
-
-    def task_head_of(self, model: PreTrainedModel) -> list[str]:
-        """Return the names of what is trained dense: the task head, and a pooler that the base lacks.
-
-        Raises:
-            OptionError: the base lacks weights of other kinds, which would stay random.
-        """
-        found, parameters = {*find_task_head(model, None)}, dict(model.named_parameters())
-        lacking = [name for name in self.new if name in parameters and name not in found]
-        strange = [name for name in lacking if "pooler" not in name]
-        if strange:
-            reason = f"{self.setup.model.source} lacks {strange[0]}, which would stay random"
-            raise OptionError("model_name_or_path", reason)
-        if lacking:
-            say(f"{lacking[0]} and what goes with it is new, and learns as the task head does")
-        return sorted(found | {*lacking})
 
     def wrapped(self, model: PreTrainedModel) -> nn.Module:
         """Return the model, or with prompts the one that answers with label words."""

@@ -18,7 +18,6 @@ from ....options.faults import naming
 from ....records.files.whole import check_output
 from ....records.record import fingerprint
 from ...dsee import add_dsee, dsee_of, has_dsee, load_dsee, merge_dsee, save_dsee
-from ...dsee.adding import find_task_head
 from ...dsee.checkpoints import FILE, DseeTrainer
 from ...dsee.lora_folder import CONFIG
 from ...dsee.state import detached
@@ -26,6 +25,7 @@ from ...folders.model_heads import heads_of
 from ..chassis.models import load
 from ..chassis.parsing import say
 from ..chassis.system import Setup, System
+from ..chassis.trained_dense import dense_names
 from .account import account_of, say_account
 from .arguments import StartArguments, UpdateArguments, our_names
 
@@ -109,23 +109,6 @@ class DseeStage(System):
         model, self.tokenizer, self.new = load(self.setup.model, self.setup.task)
         return model
 
-    def task_head_of(self, model: PreTrainedModel) -> list[str]:
-        """Return the names of what is trained dense: the task head, and a pooler that the base lacks.
-
-        Raises:
-            OptionError: the base lacks weights of other kinds, which would stay random.
-        """
-        found = {*find_task_head(model, None)}
-        parameters = dict(model.named_parameters())
-        lacking = [name for name in self.new if name in parameters and name not in found]
-        strange = [name for name in lacking if "pooler" not in name]
-        if strange:
-            reason = f"{self.setup.model.source} lacks {strange[0]}, which would stay random"
-            raise OptionError("model_name_or_path", reason)
-        if lacking:
-            say(f"{lacking[0]} and what goes with it is new, and learns as the task head does")
-        return sorted(found | {*lacking})
-
     def begin_update(self, model: PreTrainedModel) -> None:
         """Give the base what --dsee_checkpoint says, or a new update.
 
@@ -143,7 +126,8 @@ class DseeStage(System):
             with naming("dsee_checkpoint", given):
                 load_dsee(model, self.start)
             return
-        more: dict[str, Any] = {"task_head": self.task_head_of(model), "seed": self.setup.args.seed}
+        trained = dense_names(model, self.new, self.setup.model.source)
+        more: dict[str, Any] = {"task_head": trained, "seed": self.setup.args.seed}
         sparse = {"num_sparse": update.entries, "sparse_method": update.sparse_method}
         if given:
             with naming("dsee_checkpoint", given), our_names():
