@@ -26,13 +26,14 @@ class Run:
     """What one run has scored.
 
     Attributes:
-        about: FIELDS -> value.
+        about: FIELDS -> value. folder: of the run.
         dev: the task's main metric on the development set, in percent. dev_metrics, test_metrics: metric ->
             value; MNLI's mismatched sets end in "_mm".
         figures: of its deltas, as the records have them.
     """
 
     about: dict[str, Any]
+    folder: str = ""
     dev: float = math.nan
     dev_metrics: dict[str, float] = field(default_factory=dict)
     test_metrics: dict[str, float] = field(default_factory=dict)
@@ -69,7 +70,9 @@ def read_runs(folder: str | os.PathLike) -> list[Run]:
     for path, record in find_records(folder):
         if record.kind != "glue-score" or "delta" not in record.extra:
             continue
-        run = found.setdefault(path.parents[1], Run(_about(record), figures=record.extra["delta"]))
+        run = found.setdefault(
+            path.parents[1], Run(_about(record), str(path.parents[1]), figures=record.extra["delta"])
+        )
         split = path.parent.name
         ending = "_mm" if split.endswith("_mismatched") else ""
         scores = {f"{metric.name}{ending}": metric.value for metric in record.metrics}
@@ -86,26 +89,28 @@ def chosen(runs: Iterable[Run], condition: Mapping[str, Any] = {}) -> list[Row]:
         condition: FIELDS -> the value that is wanted.
 
     Returns:
-        rows by task, tag, method, model and template.
+        rows by task, tag, method, model, template and examples a class.
 
     Raises:
         OptionError: of `condition`: an unknown field.
+        ValueError: two runs of one rate and seed with other scores: what they differ in is no rate.
     """
     unknown = sorted({*condition} - {*FIELDS})
     if unknown:
         raise OptionError("condition", f"has {unknown[0]!r}: there are {', '.join(FIELDS)}")
-    groups: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
+    groups: dict[tuple[Any, ...], dict[Any, list[Run]]] = {}
     for run in runs:
         about = run.about
         if any(not _same(about[name], value) for name, value in condition.items()):
             continue
         key = tuple(about[name] or "" for name in ("task", "tag", "method", "model", "template"))
+        key += (about["num_k"] or 0,)
         groups.setdefault(key, {}).setdefault(about["seed"], []).append(run)
     return [_row(key, seeds) for key, seeds in sorted(groups.items())]
 
 
-def _row(key: tuple[str, ...], seeds: Mapping[Any, Sequence[Run]]) -> Row:
-    ordered = [seeds[seed] for seed in sorted(seeds, key=lambda seed: (seed is None, seed))]
+def _row(key: tuple[Any, ...], seeds: Mapping[Any, Sequence[Run]]) -> Row:
+    ordered = [_of_rates(seeds[seed]) for seed in sorted(seeds, key=lambda seed: (seed is None, seed))]
     taken = [best_by_dev(runs) for runs in ordered]
     scored = "test" if all(run.test_metrics for run in taken) else "dev"
     found = [run.test_metrics if scored == "test" else run.dev_metrics for run in taken]
@@ -120,6 +125,25 @@ def _row(key: tuple[str, ...], seeds: Mapping[Any, Sequence[Run]]) -> Row:
         {name: statistics.fmean(numbers) for name, numbers in values.items()},
         {name: statistics.stdev(numbers) for name, numbers in values.items() if len(numbers) > 1},
     )
+
+
+def _of_rates(runs: Sequence[Run]) -> list[Run]:
+    """Return one run a learning rate: the development set chooses among rates, and among nothing else."""
+    found: dict[Any, Run] = {}
+    named = ", ".join(str(runs[0].about[name]) for name in ("task", "method"))
+    named += f", seed {runs[0].about['seed']}"
+    for run in runs:
+        rate = run.about["learning_rate"]
+        same = found.setdefault(rate, run)
+        if (same.dev_metrics, same.test_metrics) != (run.dev_metrics, run.test_metrics):
+            raise ValueError(
+                f"{named}, rate {rate}: {same.folder} and {run.folder} have other scores, so they differ in "
+                "more than the rate: give them tags of their own, or gather one of both folders"
+            )
+    if len(found) > 1 and all(math.isnan(run.dev) for run in found.values()):
+        reason = f"{len(found)} learning rates, and none has a score on dev to be taken by"
+        raise ValueError(f"{named}: {reason} ({runs[0].folder})")
+    return list(found.values())
 
 
 def best_by_dev(runs: Sequence[Run]) -> Run:
@@ -141,6 +165,7 @@ def cells(row: Row) -> dict[str, Any]:
     rates = [run.about["learning_rate"] for run in row.runs if run.about["learning_rate"] is not None]
     added = figures.get("added")
     found |= {
+        "k": row.runs[0].about.get("num_k") or "",
         "seeds": len(row.runs),
         "rates": " ".join(f"{rate:g}" for rate in rates),
         "of": max(row.rates),

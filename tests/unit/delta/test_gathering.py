@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsp_plugin.delta.gathering import Run, best_by_dev, cells, chosen, read_runs
+from dsp_plugin.delta.gathering import FIELDS, Run, best_by_dev, cells, chosen, read_runs
 from dsp_plugin.options.errors import OptionError
 from dsp_plugin.records.record import Metric, new_record, save_record
 
@@ -71,6 +71,25 @@ def test_conditions(folder):
     assert row.rates == (1, 1, 1)
     with pytest.raises(OptionError, match="condition has 'lr': there are task, method"):
         chosen(runs, {"lr": 1})
+
+
+def test_dev_chooses_among_rates_and_nothing_else():
+    def run(rate, dev, k=16, seed=13, folder="a"):
+        about = dict.fromkeys(FIELDS) | {"task": "SST-2", "method": "bias", "seed": seed, "num_k": k}
+        return Run(about | {"learning_rate": rate}, folder, dev, {"accuracy": dev}, {"accuracy": 1.0})
+
+    # more examples are another experiment, not a better rate
+    few, many = chosen([run(1e-3, 60.0), run(1e-3, 90.0, k=160)])
+    assert (few.means, many.means, few.rates) == ({"accuracy": 1.0}, {"accuracy": 1.0}, (1,))
+    assert [cells(row)["k"] for row in (few, many)] == [16, 160]
+    with pytest.raises(ValueError, match="seed 13, rate 0.001: a and b have other scores"):
+        chosen([run(1e-3, 60.0), run(1e-3, 61.0, folder="b")])
+    # the same run twice, as where an untrained base was scored with two settings of the rate
+    (row,) = chosen([run(None, 60.0), run(None, 60.0, folder="b")])
+    assert row.rates == (1,)
+    unscored = [Run(run(rate, 0).about, "a", test_metrics={"accuracy": 2.0}) for rate in (1e-3, 1e-4)]
+    with pytest.raises(ValueError, match="2 learning rates, and none has a score on dev"):
+        chosen(unscored)
 
 
 def test_a_run_without_a_score_on_dev_is_never_taken_for_another():
