@@ -14,7 +14,11 @@ SEED=${SEED:-42}
 HARD=${HARD:-Y}
 PROMPT=${PROMPT-prompt} # PROMPT= : no soft prompt
 GPUN=${GPUN:-1}
-NOTRAIN=${NOTRAIN:-}
+case ${NOTRAIN:-} in
+'' | 0 | N | n | no | false) NOTRAIN= ;;
+1 | Y | y | yes | true) NOTRAIN=1 ;;
+*) echo "${0##*/}: NOTRAIN=$NOTRAIN: 1, or nothing" >&2 && exit 2 ;;
+esac
 TYPE=${TYPE:-prompt}
 OUT=${OUT:-result}
 FLAGS=${FLAGS:-}
@@ -38,8 +42,9 @@ check_settings() {
     [[ $HARD == Y || $HARD == N ]] || refuse "HARD=$HARD: Y or N"
     [[ -z $PROMPT || $PROMPT == prompt ]] || refuse "PROMPT=$PROMPT: prompt, or nothing"
     local name
-    for name in "$@" SEED GPUN; do
-        [[ ${!name} =~ ^[0-9]+$ ]] || refuse "$name=${!name} is no whole number"
+    [[ $SEED =~ ^[0-9]+$ ]] || refuse "SEED=$SEED is no whole number"
+    for name in "$@" GPUN; do
+        [[ ${!name} =~ ^[1-9][0-9]*$ ]] || refuse "$name=${!name} is no whole number from 1 on"
     done
 }
 
@@ -70,13 +75,19 @@ batch_flags() {
     BATCH=(--per_device_train_batch_size $((BS / GPUN)) --per_device_eval_batch_size 16)
 }
 
+# Whether a training was begun in the folder $1, or something scored.
+has_run() {
+    [[ -n $(find "$1" \( -name settings.json -o -name results.json \) -print -quit) ]]
+}
+
 # Run run.py with the options that follow into the folder $1, unless it is done: until $2/results.json is there.
 run_once() {
     local out=$1 scored=$2 line
     shift 2
     line="run.py $*"
     line=${line/"${BATCH[*]}"/"BS=$BS"} # on however many devices
-    if [[ -f $out/.command && $(<"$out/.command") != "$line" ]]; then
+    # a command that was refused at its start has left nothing that another one could spoil
+    if [[ -f $out/.command && $(<"$out/.command") != "$line" ]] && has_run "$out"; then
         refuse "$out holds a run with other settings ($out/.command): name another TAG or OUT"
     fi
     if [[ -f $out/$scored/results.json ]]; then

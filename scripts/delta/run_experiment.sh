@@ -12,7 +12,7 @@
 #   MODEL     folder or hub name of a masked language model (roberta-large)
 #   HARD      Y: the template in words; N: the mask alone (Y)
 #   GPUN      processes, one a GPU; without a GPU, 1 is the CPU (1)
-#   NOTRAIN   anything: score the model as it is
+#   NOTRAIN   1: score the model as it is
 #   TYPE      prompt, prompt-demo or finetune (prompt)
 #   K, DATA   examples a class (16), folder of tools/generate_k_shot_data.py (data/k-shot)
 #   STEPS, EVAL, LENGTH   updates (6000), updates between two looks at dev (200), tokens (256; MNLI and RTE 512)

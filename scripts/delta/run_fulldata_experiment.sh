@@ -5,9 +5,11 @@
 #
 # The official development set is scored: the official test set has no labels, and its predictions are written.
 # Settings: those of run_experiment.sh, but
+#   TAG      name of the runs (full)
 #   BS       examples an update (64)
 #   DATA     folder of the official files (data/original, or else $DSP_DATA_DIR/glue)
 #   EPOCHS   passes through the training set (10), or STEPS updates; EVAL: updates between two looks at dev (500)
+TAG=${TAG:-full} # few-shot runs have folders of their own
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage && exit; }
 

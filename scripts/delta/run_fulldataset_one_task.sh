@@ -12,7 +12,10 @@ check_settings
 for combination in ${COMBINATIONS:-none $SUBSETS}; do
     for seed in ${SEEDS:-42}; do
         case $combination in
-        none) TASK=$TASK SEED=$seed NOTRAIN=1 PROMPT='' bash "$HERE/run_fulldata_experiment.sh" "$*" && continue ;;
+        none)
+            TASK=$TASK SEED=$seed NOTRAIN=1 PROMPT='' bash "$HERE/run_fulldata_experiment.sh" "$*"
+            continue
+            ;;
         full) words='' kind=$TYPE ;;
         finetune) words='' kind=finetune ;;
         *) words="--training_params $combination --use_adapters" kind=$TYPE ;;

@@ -19,7 +19,10 @@ COMBINATIONS=${COMBINATIONS:-none $SUBSETS finetune}
 for combination in $COMBINATIONS; do
     for seed in $SEEDS; do
         case $combination in
-        none) TASK=$TASK SEED=$seed NOTRAIN=1 PROMPT='' bash "$HERE/run_experiment.sh" "$*" && continue ;;
+        none)
+            TASK=$TASK SEED=$seed NOTRAIN=1 PROMPT='' bash "$HERE/run_experiment.sh" "$*"
+            continue
+            ;;
         full) words='' kind=$TYPE ;;
         finetune) words='' kind=finetune ;;
         *) words="--training_params $combination --use_adapters" kind=$TYPE ;;

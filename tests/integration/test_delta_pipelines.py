@@ -139,6 +139,7 @@ def test_full_data(folder):
     done = pipeline(folder, "run_fulldataset_one_task", TASK="SST-2", RATES="1e-3", COMBINATIONS="none bias")
     assert done.returncode == 0, done.stderr
     none, bias = started(folder)
+    assert bias["tag"] == "full"  # and so in no folder of a few-shot run
     assert not none["do_train"] and not bias["do_predict"] and bias["data_dir"] == "data/original/SST-2"
     assert (
         bias["per_device_train_batch_size"] == 64 and bias["num_train_epochs"] == 10 and bias["num_k"] is None
@@ -156,11 +157,44 @@ def test_full_data(folder):
         ({"TASK": "SST-2", "SEED": "7"}, [], "there is no folder data/k-shot/SST-2/16-7"),
         ({"TASK": "SST-2", "PROMPT": ""}, ["--training_params bias prompt"], "PROMPT is empty"),
         ({"TASK": "SST-2", "PROMPT": "soft"}, [], "PROMPT=soft: prompt, or nothing"),
+        ({"TASK": "SST-2", "GPUN": "0"}, [], "GPUN=0 is no whole number from 1 on"),
+        ({"TASK": "SST-2", "NOTRAIN": "maybe"}, [], "NOTRAIN=maybe: 1, or nothing"),
     ],
 )
 def test_settings_that_cannot_be(folder, settings, words, message):
     done = pipeline(folder, "run_experiment", *words, **settings)
     assert done.returncode == 2 and message in done.stderr and started(folder) == []
+
+
+def test_no_is_a_word_for_training(folder):
+    for word, trained in {"0": True, "N": True, "false": True, "1": False, "Y": False}.items():
+        done = pipeline(folder, "run_experiment", TASK="SST-2", NOTRAIN=word, TAG=f"t{word}")
+        assert done.returncode == 0, done.stderr
+        (run,) = started(folder)
+        assert run["do_train"] is trained, word
+
+
+def test_a_run_that_was_refused_leaves_its_folder_free(folder):
+    refusing = folder / "refusing"
+    refusing.write_text("#!/usr/bin/env bash\nexit 1\n")
+    refusing.chmod(0o755)
+    words = "--training_params bias"
+    assert pipeline(folder, "run_experiment", words, TASK="SST-2", FLAGS="--typo", python=refusing).returncode
+    done = pipeline(folder, "run_experiment", words, TASK="SST-2")
+    assert done.returncode == 0 and len(started(folder)) == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", ["run_one_task", "run_fulldataset_one_task"])
+def test_a_base_that_cannot_be_scored_ends_the_task(folder, name):
+    failing = folder / "failing"
+    failing.write_text(
+        f'#!/usr/bin/env bash\n[[ $* == *--do_train* ]] && exec {folder}/python "$@"\nexit 3\n'
+    )
+    failing.chmod(0o755)
+    done = pipeline(
+        folder, name, TASK="SST-2", COMBINATIONS="bias none", SEEDS=42, RATES="1e-3", python=failing
+    )
+    assert done.returncode == 3 and len(started(folder)) == 1, done.stderr
 
 
 def test_help_of_each(folder):
