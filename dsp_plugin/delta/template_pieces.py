@@ -89,7 +89,7 @@ def piece_of(text: str) -> Piece | None:
         return Special(text.rstrip("+"), text.endswith("+"))
     if text == "prompt":
         return Prompt()
-    found = re.fullmatch(r"(\D*_)(\d+)", text)
+    found = re.fullmatch(r"(\D*_)([0-9]+)", text)
     if found and int(found[2]) <= HIGHEST:
         spelling, number = found[1], int(found[2])
         if spelling in SENTENCES:
@@ -114,6 +114,12 @@ def _why_no_literal(text: str) -> str:
     if _NEARLY.fullmatch(text.strip().lower()):
         sentences = ", ".join(f"*{name}0*" for name in SENTENCES)
         return f"{there}; {sentences}; *label_0*, *labelx_0*"
+    # a marked name that is one letter off, or the long form of one: seq+, snet_0, lable_0, sentence_0
+    marked = re.fullmatch(r"[-+]*([a-z]+)[-+]*(_\d+|(?<=[-+]))", text.strip().lower())
+    if marked:
+        names = ("sent", "sentl", "sentu", "label", "labelx") if marked[2] else ("sep",)
+        if marked[1] in ("sentence", "text") and marked[2] or any(_one_off(marked[1], one) for one in names):
+            return f"{there}; {', '.join(f'*{name}0*' for name in SENTENCES)}; *label_0*, *labelx_0*"
     if text.isalpha() and text.lower() not in _WORDS:
         meant = next((name for name in ("cls", "mask", "prompt") if _one_off(text.lower(), name)), None)
         if meant:

@@ -107,6 +107,13 @@ class PromptEncoder:
         for kind, number in self._special.items():
             if number is None and any(part.kind == kind for part in parts):
                 raise OptionError("tokenizer_name", f"has no {kind} token, which the template asks for")
+        for part in parts:
+            if part.kind == "text" and part.sentence is None and self._special["mask"] in self._fixed(part):
+                mask = self.tokenizer.mask_token
+                reason = (
+                    f"has {mask} in its words {part.text.strip()!r}: *mask* alone is the label word's place"
+                )
+                raise OptionError("template", f"{self.template.source!r} {reason}")
         fixed = sum(len(self._fixed(part)) for part in parts if part.sentence is None)
         least = fixed + sentences
         if least > self.max_seq_length:

@@ -100,6 +100,12 @@ def test_random_templates_are_rendered_as_published():
         ("*cls*sent_0*mask*label_x*", r"\*label_x\* is no piece"),
         ("*cls*sent_0*mask*sep++*", r"\*sep\+\+\* is no piece"),
         ("*cls*sent_0*mask*prompt_5*", r"\*prompt_5\* is no piece"),
+        ("*cls*sent_0*mask*seq+*", r"\*seq\+\* is no piece"),
+        ("*cls*sentence_0*mask*", r"part 2: \*sentence_0\* is no piece"),
+        ("*cls*sen_0*mask*sent_0*", r"\*sen_0\* is no piece"),
+        ("*cls*sent_0*mask*+snet_1*", r"\*\+snet_1\* is no piece"),
+        ("*cls*sent_0*mask*lable_0*", r"\*lable_0\* is no piece"),
+        ("*cls*sent_\u0663*mask*", r"\*sent_\u0663\* is no piece"),
         ("", r"no \*mask\*"),
     ],
 )

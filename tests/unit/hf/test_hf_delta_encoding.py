@@ -141,6 +141,13 @@ def test_robertas_label_words_have_a_space_before_them(roberta):
     assert roberta.convert_ids_to_tokens(ids) == ["Ġterrible", "Ġgreat"]
 
 
+@pytest.mark.parametrize("kind,mask", [("bert", "[MASK]"), ("roberta", "<mask>")])
+def test_a_tokenizers_own_mask_is_no_word_of_a_template(request, kind, mask):
+    tokenizer = request.getfixturevalue(kind)
+    with pytest.raises(OptionError, match=r"has .* in its words .*: \*mask\* alone"):
+        encoder(tokenizer, f"*cls*sent_0*_It_was_{mask}_or*mask*.*sep+*")
+
+
 def test_a_tokenizer_without_a_mask(bert):
     bare = type(bert).from_pretrained(bert.name_or_path)
     bare.mask_token = None
