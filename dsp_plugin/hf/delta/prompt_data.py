@@ -81,6 +81,7 @@ class DemonstrationDataset(Dataset):
     ):
         self.examples, self.encoder, self.pool = list(examples), encoder, list(pool)
         self.seed, self.draws, self.excludes, self.epoch = seed, draws, excludes, 0
+        self._largest: dict[str, int] | None = None
         self.indices = [example.index for example in examples]
         classes = len(task.labels) or 2
         of_class: list[list[int]] = [[] for _ in range(classes)]
@@ -123,9 +124,17 @@ class DemonstrationDataset(Dataset):
         return row
 
     def largest(self, name: str) -> int:
-        """Return the largest number of a column, over a draw of each example; -1 without such a column."""
-        rows = (self[index].get(name) for index in range(0, len(self), self.draws))
-        return max((max(row) for row in rows if row), default=-1)
+        """Return the largest number of a column, over a draw of each example; -1 without such a column.
+
+        The first call encodes these, so that the encoder knows from then on what was cut off them.
+        """
+        if self._largest is None:
+            self._largest = {}
+            for index in range(0, len(self), self.draws):
+                columns = ((key, row) for key, row in self[index].items() if isinstance(row, list))
+                for key, row in columns:
+                    self._largest[key] = max([self._largest.get(key, -1), *row])
+        return self._largest.get(name, -1)
 
 
 class WithPrompt(Dataset):

@@ -139,7 +139,9 @@ class GlueTask(DataTask):
 
     def subset(self, split: str) -> str:
         """Return the split's name in records; a part of it is another one."""
-        limit, rows = self.options.max_eval_samples, self.definition.split(split).rows
+        tests, options = split in self.labelled_tests, self.options
+        limit = options.max_predict_samples if tests else options.max_eval_samples
+        rows = self.definition.split(split).rows
         return split if limit is None or (rows is not None and limit >= rows) else f"{split}[:{limit}]"
 
     def write_dev(self, folder: str, split: str, predictions: Any) -> None:

@@ -29,6 +29,7 @@ from ..chassis.parsing import say
 from .arguments import PromptArguments
 from .splits import with_labelled_tests
 
+_OF_PROMPTS = ("template", "mapping", "first_sent_limit", "other_sent_limit")
 _SCORES = ("0", "1")  # what STS-B's two label words are called in a mapping
 
 
@@ -57,6 +58,8 @@ class DeltaTask(GlueTask):
         self.mapping: dict[str, str] | None = None
         if self.prompted:
             self._read_template()
+        elif unused := [name for name in _OF_PROMPTS if getattr(options, name) is not None]:
+            say(f"--few_shot_type finetune has no template: --{', --'.join(unused)} does nothing")
 
     def _read_template(self) -> None:
         options, sentences = self.options, 1 + self.pair
@@ -131,10 +134,11 @@ class DeltaTask(GlueTask):
                 data = DemonstrationDataset(
                     examples, encoder, self.definition, pool, self.seed, draws, of_train
                 )
+                data.largest("input_ids")
             else:
                 data = PromptDataset(examples, encoder)
-                for words in encoder.cuts.words(self.options.max_seq_length):
-                    say(f"{split}: {words}")
+            for words in encoder.cuts.words(self.options.max_seq_length):
+                say(f"{split}{', one draw of each' if self.shown else ''}: {words}")
             if split != "train":
                 (self.dev if self.definition.split(split).is_labelled else self.test)[split] = data
             elif self._trains:
