@@ -93,7 +93,7 @@ class Template:
 
     def without_prompt(self) -> Template:
         """Return the template without the soft prompt's place."""
-        source = "*".join(text for text in self.source.split("*") if text != "prompt")
+        source = source_without_prompt(self.source)
         return Template(source, tuple(piece for piece in self.pieces if not isinstance(piece, Prompt)))
 
     def check_task(self, sentences: int, labels: int, demonstrations: int = 0) -> None:
@@ -170,3 +170,8 @@ class Template:
 
     def _count(self, wanted) -> int:
         return sum(map(wanted, self.pieces))
+
+
+def source_without_prompt(source: str) -> str:
+    """Return a template's text without the soft prompt's place."""
+    return "*".join(text for text in source.split("*") if text != "prompt")

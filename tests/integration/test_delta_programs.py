@@ -174,8 +174,15 @@ def test_what_is_scored_later_is_what_was_trained(folder):
         start("delta/run", *on(folder, "SST-2"), *given, *other)
     with pytest.raises(SystemExit, match="is of SST-2, not of CoLA"):
         start("delta/run", *on(folder, "CoLA"), *given)
-    # trained on: on another task, or by another stage
     begin = ["--delta_checkpoint", folder / "once", "--training_params"]
+    for more, message in (  # trained on, it is held against the same task's template and mapping, too
+        (["--template", "*cls*prompt*sent_0*_This_is*mask*.*sep+*"], "wrong template"),
+        (["--mapping", "{'0':'no','1':'yes'}"], "wrong mapping"),
+        (["--few_shot_type", "finetune"], "is of --few_shot_type prompt"),
+    ):
+        with pytest.raises(SystemExit, match=f"--delta_checkpoint .*{message}"):
+            train(folder, "SST-2", "refused", *begin, "bias", *more)
+    # trained on: on another task, or by another stage
     train(folder, "CoLA", "moved", *begin, "prompt,adapter")
     assert delta(folder / "moved")["stages"] == [["prompt", "adapter"]]
     train(folder, "SST-2", "more", *begin, "bias")
@@ -198,6 +205,34 @@ def test_modes_and_tasks(folder, task, mode):
     assert said is not None and len(said.labels) == 10
     found = record.extra["delta"]
     assert (found["task_head"] > 0) is (mode == "finetune") and ("template" in found) is (mode != "finetune")
+
+
+def test_what_is_cut_or_left_out_is_told(folder, capsys):
+    words = ["--training_params", "bias", "--max_predict_samples", 4, "--few_shot_type", "prompt-demo"]
+    train(folder, "SST-2", "part-of-test", *words, "--first_sent_limit", 2, "--num_sample", 2)
+    subsets = [
+        load_record(folder / "part-of-test" / name / "results.json").metrics[0].subset
+        for name in ("dev", "test")
+    ]
+    assert subsets == ["dev", "test[:4]"]
+    assert "test, one draw of each: 4 of 4 texts are cut by the limits" in capsys.readouterr().out
+    words = ["--training_params", "bias", "--few_shot_type", "finetune", "--template", "*cls*sent_0*mask*"]
+    train(folder, "SST-2", "no-template", *words)
+    assert "finetune has no template: --template does nothing" in capsys.readouterr().out
+
+
+def test_a_stage_that_others_follow_keeps_its_last_checkpoint(folder):
+    words = [
+        "--load_best_model_at_end",
+        "--metric_for_best_model",
+        "eval_accuracy",
+        "--eval_strategy",
+        "steps",
+    ]
+    words += ["--eval_steps", 2, "--save_steps", 2, "--save_total_limit", 1, "--max_steps", 6]
+    train(folder, "SST-2", "kept", "--training_params", "adapter", "bias", *words)
+    first = folder / "kept/stage1-adapter"
+    assert (first / FILE).read_bytes() == (first / "checkpoint-6" / FILE).read_bytes()
 
 
 def test_all_weights(folder):
@@ -248,6 +283,19 @@ def test_what_cannot_be_is_refused_at_the_start(folder, words, message):
     with pytest.raises(SystemExit, match=message):
         train(folder, "SST-2", "refused", "--training_params", "prompt", *words)
     assert not (folder / "refused/trainer_state.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["bias", "adapter", "--adapter_reduction", 64], "--adapter_reduction is 64, above the width 32"),
+        (["prompt", "lora", "dsee"], "lora and dsee would both change"),
+    ],
+)
+def test_what_a_later_stage_refuses_is_known_before_the_first(folder, words, message):
+    with pytest.raises(SystemExit, match=message):
+        train(folder, "SST-2", "later", "--training_params", *words)
+    assert not list((folder / "later").rglob(FILE))
 
 
 def test_a_base_without_a_head_for_words(folder):

@@ -71,6 +71,9 @@ def _in_turn(
     places = [setup.within(f"stage{number}-{'+'.join(stage)}") for number, stage in numbered]
     for place in places[:-1]:  # the last step counts where another stage follows
         place.args.load_best_model_at_end = False
+        if place.args.save_total_limit == 1:
+            # of one the Trainer keeps the best, and a command started again would train the rest anew
+            place.args.save_total_limit = 2
     for place in places:
         check_folder("output_dir", place.args.output_dir)
         if place.results.record_dir:
@@ -79,7 +82,8 @@ def _in_turn(
     done: list[tuple[str, Outcome]] = []
     for place, (number, methods) in zip(places, numbered):
         say(f"stage {number} of {len(stages)}, {','.join(methods)}: {place.args.output_dir}")
-        outcome = run_system(DeltaStage(place, options, methods, number, start, len(stages)))
+        system = DeltaStage(place, options, methods, number, start, len(stages), stages[number:])
+        outcome = run_system(system)
         done.append((place.args.output_dir, outcome))
         if setup.results.dry_run:
             say(f"then {len(stages) - 1} more, one after the other")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from ....delta.artefact import DeltaFile
+from ....delta.templates import source_without_prompt
 from ....options.errors import OptionError
 from ....options.faults import naming
 from ....records.files.whole import check_output
@@ -20,7 +22,6 @@ from ...delta.checkpoints import FILE, carrier_of
 from ...delta.prompt_data import DemonstrationDataset, NewDraws
 from ...delta.prompting import PromptingModel, check_masked_lm
 from ...trainer.epoch_order import EpochOrder
-from ...trainer.in_order import InOrderTrainer
 from ..chassis.models import load
 from ..chassis.parsing import say
 from ..chassis.system import Setup, System
@@ -28,6 +29,7 @@ from ..chassis.trained_dense import dense_names
 from .arguments import DeltaArguments, our_names
 from .labels import label_of
 from .task import DeltaTask
+from .whole_trainer import WholeTrainer
 
 
 class DeltaStage(System):
@@ -36,6 +38,7 @@ class DeltaStage(System):
     Args:
         methods: of this stage; none to train all weights, or to score what `start` has.
         number: of the stage, from 1. start: a file to begin with, or to score. of_stages: of the command.
+        later: the methods of the stages that follow.
 
     Attributes:
         account: of the file that is scored, once there is one.
@@ -49,14 +52,16 @@ class DeltaStage(System):
         number: int = 1,
         start: Path | None = None,
         of_stages: int = 1,
+        later: Sequence[tuple[str, ...]] = (),
     ):
         super().__init__(setup)
         self.options, self.methods, self.number = options, methods, number
-        self.start_path, self.of_stages = start, of_stages
+        self.start_path, self.of_stages, self.later = start, of_stages, later
         self.start: DeltaFile | None = None
         self.account: dict[str, Any] = {}
         self.new: list[str] = []
-        self.trainer_class = DeltaTrainer if methods else _WholeTrainer
+        self.dense: list[str] | None = None
+        self.trainer_class = DeltaTrainer if methods else WholeTrainer
         self.task: DeltaTask = setup.task
         self.task.seed = setup.args.seed
 
@@ -79,8 +84,7 @@ class DeltaStage(System):
         if self.start_path is not None:
             with naming("delta_checkpoint", self.start_path):
                 self.start = DeltaFile.load(self.start_path)
-            if not args.do_train:
-                self._check_start()
+            self._check_start()
         earlier = {*self.start.parts} if self.start is not None else set()
         self.task.soft_prompt = "prompt" in {*self.methods, *earlier}
         if self.task.labelled_tests and args.do_predict:
@@ -92,16 +96,27 @@ class DeltaStage(System):
             say("*prompt* in the template stands for nothing: the method prompt is not there")
 
     def _check_start(self) -> None:
-        """Raise an OptionError where a file that is scored was trained with another template or mapping."""
-        theirs = self.start.config.get("task")
-        if theirs not in (None, self.task.name):
-            raise OptionError(
-                "delta_checkpoint", f"{self.start_path} is of {theirs}, not of {self.task.name}"
-            )
-        if self.task.prompted:
-            self.task.soft_prompt = "prompt" in self.start.parts
-            with naming("delta_checkpoint", self.start_path):
-                self.start.check_template(self.task.used_template.source, self.task.mapping)
+        """Raise an OptionError where a file was trained with another head, template or mapping.
+
+        Training may move it to another task, which has others; on the same one it goes on with its own, where
+        a soft prompt's place may be added.
+        """
+        task, start, path = self.task, self.start, self.start_path
+        theirs, kind = start.config.get("task"), start.config.get("few_shot_type")
+        if kind is not None and (kind != "finetune") is not task.prompted:
+            raise OptionError("delta_checkpoint", f"{path} is of {{}} {kind}", "few_shot_type")
+        training = self.setup.args.do_train
+        if theirs not in (None, task.name) and not training:
+            raise OptionError("delta_checkpoint", f"{path} is of {theirs}, not of {task.name}")
+        if not task.prompted or (training and theirs != task.name):
+            return
+        with naming("delta_checkpoint", path):
+            if training:
+                before = replace(start, template=source_without_prompt(start.template or ""))
+                before.check_template(task.template.without_prompt().source, task.mapping)
+            else:
+                task.soft_prompt = "prompt" in start.parts
+                start.check_template(task.used_template.source, task.mapping)
 
     def settings(self) -> dict[str, Any]:
         found = {**super().settings(), "stage": self.number, "training_params": list(self.methods)}
@@ -117,7 +132,8 @@ class DeltaStage(System):
             with naming("delta_checkpoint", self.start_path):
                 load_delta(model, self.start)
         if self.methods and self.setup.args.do_train:
-            self.add_methods(model)
+            self._rehearse(model)
+            self.add_methods(model, self.methods)
         elif self.start is not None:
             self.note_account(model, self.start_path)
         return self.wrapped(model)
@@ -141,17 +157,26 @@ class DeltaStage(System):
         self.task.prepare(model, self.tokenizer)
         return model
 
-    def add_methods(self, model: PreTrainedModel) -> None:
-        """Put this stage's methods into the model, or go on with those of the file's last stage."""
+    def _rehearse(self, model: PreTrainedModel) -> None:
+        """Put this stage's methods and the later ones' into a copy: what a later one refuses is known now."""
+        if self.number > 1 or not self.later:
+            return
+        tried = copy.deepcopy(model)
+        for methods in (self.methods, *self.later):
+            self.add_methods(tried, methods, sparse_method="rp")  # the places of S2 are found in their turn
+
+    def add_methods(self, model: PreTrainedModel, methods: tuple[str, ...], **more: Any) -> None:
+        """Put a stage's methods into the model, or go on with those of the file's last stage."""
         if has_delta(model):
             state = delta_of(model)
             last = {method for method, stage in state.stages.items() if stage == state.stage}
-            if last == {*self.methods}:
+            if last == {*methods}:
                 return
-        task_head = [] if self.task.prompted else dense_names(model, self.new, self.setup.model.source)
-        given = self.options.of_methods(self.task.options.prompt_num)
-        with our_names(), naming("training_params", ",".join(self.methods)):
-            add_delta(model, self.methods, **given, seed=self.setup.args.seed, task_head=task_head)
+        if self.dense is None:  # said once, however many stages are rehearsed
+            self.dense = [] if self.task.prompted else dense_names(model, self.new, self.setup.model.source)
+        given = {**self.options.of_methods(self.task.options.prompt_num), **more}
+        with our_names(), naming("training_params", ",".join(methods)):
+            add_delta(model, methods, **given, seed=self.setup.args.seed, task_head=self.dense)
 
     def wrapped(self, model: PreTrainedModel) -> nn.Module:
         """Return the model, or with prompts the one that answers with label words."""
@@ -253,34 +278,3 @@ class DeltaStage(System):
             f"stage {self.number}: {trained:,} numbers beside the base's {found['base']:,} "
             f"({100 * trained / found['base']:.3f} %), {found['bytes']:,} bytes"
         )
-
-
-class _WholeTrainer(InOrderTrainer):
-    """A Trainer of all weights; with prompts it saves and loads the masked language model itself."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with self._inner():
-            super()._save(output_dir, None if self._outer is not None else state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with self._inner():
-            super()._load_from_checkpoint(
-                resume_from_checkpoint, model if self._outer is None else self.model
-            )
-
-    def _load_best_model(self) -> None:
-        with self._inner():
-            super()._load_best_model()
-
-    _outer: nn.Module | None = None
-
-    @contextmanager
-    def _inner(self) -> Iterator[None]:
-        if not isinstance(self.model, PromptingModel):
-            yield
-            return
-        self._outer, self.model = self.model, self.model.model
-        try:
-            yield
-        finally:
-            self._outer, self.model = None, self._outer
