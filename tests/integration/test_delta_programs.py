@@ -303,3 +303,8 @@ def test_a_base_without_a_head_for_words(folder):
         train(folder, "SST-2", "headless-out", "--training_params", "bias", model="headless")
     mode = ["--training_params", "bias", "--few_shot_type", "finetune"]
     train(folder, "SST-2", "headless-out", *mode, model="headless")
+    # its pooler was never trained, and learns with the task head in each stage
+    staged = ["--few_shot_type", "finetune", "--training_params", "bias", "adapter"]
+    train(folder, "SST-2", "headless-staged", *staged, model="headless")
+    stored = DeltaFile.load(folder / "headless-staged/stage2-adapter" / FILE)
+    assert any("pooler" in name for name in stored.task_head)

@@ -172,11 +172,18 @@ class DeltaStage(System):
             last = {method for method, stage in state.stages.items() if stage == state.stage}
             if last == {*methods}:
                 return
-        if self.dense is None:  # said once, however many stages are rehearsed
-            self.dense = [] if self.task.prompted else dense_names(model, self.new, self.setup.model.source)
+            dense = state.task_head  # of the first stage: a pooler that has learnt since stays in it
+        else:
+            dense = [] if self.task.prompted else self.dense_names(model)
         given = {**self.options.of_methods(self.task.options.prompt_num), **more}
         with our_names(), naming("training_params", ",".join(methods)):
-            add_delta(model, methods, **given, seed=self.setup.args.seed, task_head=self.dense)
+            add_delta(model, methods, **given, seed=self.setup.args.seed, task_head=dense)
+
+    def dense_names(self, model: PreTrainedModel) -> list[str]:
+        """Return what is trained dense of a bare base, and say so once."""
+        if self.dense is None:
+            self.dense = dense_names(model, self.new, self.setup.model.source)
+        return self.dense
 
     def wrapped(self, model: PreTrainedModel) -> nn.Module:
         """Return the model, or with prompts the one that answers with label words."""
