@@ -14,6 +14,7 @@ import torch
 from delta_models import write_masked_bert
 from glue_folders import write_task
 from hf_programs import start, write_bert
+from transformers import AutoModel, AutoTokenizer
 
 from dsp_plugin.delta.artefact import DeltaFile
 from dsp_plugin.delta.few_shot import TASKS, OfficialFiles
@@ -303,8 +304,15 @@ def test_a_base_without_a_head_for_words(folder):
         train(folder, "SST-2", "headless-out", "--training_params", "bias", model="headless")
     mode = ["--training_params", "bias", "--few_shot_type", "finetune"]
     train(folder, "SST-2", "headless-out", *mode, model="headless")
-    # its pooler was never trained, and learns with the task head in each stage
+
+
+def test_a_pooler_that_was_never_trained_learns_in_each_stage(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "headless")
+    base = AutoModel.from_pretrained(folder / "headless")
+    torch.nn.init.zeros_(base.pooler.dense.bias)
+    for part in (base, tokenizer):
+        part.save_pretrained(folder / "untrained-pooler")
     staged = ["--few_shot_type", "finetune", "--training_params", "bias", "adapter"]
-    train(folder, "SST-2", "headless-staged", *staged, model="headless")
-    stored = DeltaFile.load(folder / "headless-staged/stage2-adapter" / FILE)
+    train(folder, "SST-2", "pooler-staged", *staged, model="untrained-pooler")
+    stored = DeltaFile.load(folder / "pooler-staged/stage2-adapter" / FILE)
     assert any("pooler" in name for name in stored.task_head)
