@@ -9,7 +9,7 @@ import torch
 from hf_models import BERT_SIZES
 from transformers import BertConfig, BertForSequenceClassification
 
-from dsp_plugin.hf.programs.chassis.trained_dense import dense_names
+from dsp_plugin.hf.programs.dsee.trained_dense import dense_names
 from dsp_plugin.options.errors import OptionError
 
 HEAD = ["classifier.bias", "classifier.weight"]

@@ -25,7 +25,7 @@ from ...trainer.epoch_order import EpochOrder
 from ..chassis.models import load
 from ..chassis.parsing import say
 from ..chassis.system import Setup, System
-from ..chassis.trained_dense import dense_names
+from ..dsee.trained_dense import dense_names
 from .arguments import DeltaArguments, our_names
 from .labels import label_of
 from .task import DeltaTask

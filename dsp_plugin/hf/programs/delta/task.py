@@ -54,6 +54,7 @@ class DeltaTask(GlueTask):
         self.model_class = AutoModelForMaskedLM if self.prompted else AutoModelForSequenceClassification
         self.shown = (len(self.labels) or 2) if options.few_shot_type == "prompt-demo" else 0
         self.soft_prompt, self.seed, self.words, self.segments = False, 0, [], 2
+        self._trains = False
         self.template: Template | None = None
         self.mapping: dict[str, str] | None = None
         if self.prompted:

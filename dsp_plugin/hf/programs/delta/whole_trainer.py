@@ -14,6 +14,9 @@ from ...trainer.in_order import InOrderTrainer
 class WholeTrainer(InOrderTrainer):
     """A Trainer of all weights; with prompts it saves and loads the masked language model itself."""
 
+    model: nn.Module
+    _outer: nn.Module | None = None
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with self._inner():
             super()._save(output_dir, None if self._outer is not None else state_dict)
@@ -27,8 +30,6 @@ class WholeTrainer(InOrderTrainer):
     def _load_best_model(self) -> None:
         with self._inner():
             super()._load_best_model()
-
-    _outer: nn.Module | None = None
 
     @contextmanager
     def _inner(self) -> Iterator[None]:

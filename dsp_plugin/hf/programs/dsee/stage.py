@@ -25,9 +25,9 @@ from ...folders.model_heads import heads_of
 from ..chassis.models import load
 from ..chassis.parsing import say
 from ..chassis.system import Setup, System
-from ..chassis.trained_dense import dense_names
 from .account import account_of, say_account
 from .arguments import StartArguments, UpdateArguments, our_names
+from .trained_dense import dense_names
 
 
 class DseeStage(System):

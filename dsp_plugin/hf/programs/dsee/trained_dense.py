@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from ....options.errors import OptionError
 from ...dsee.adding import find_task_head
-from .parsing import say
+from ..chassis.parsing import say
 
 
 def dense_names(model: PreTrainedModel, new: Iterable[str], source: str) -> list[str]:
