@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ...artefacts.base import tensors_of
 from ...delta.artefact import OWNER, DeltaFile
@@ -17,6 +17,7 @@ from ...delta.stages import in_order
 from ..dsee.files import model_entries
 from ..dsee.state import base_name
 from ..folders.model_folder import class_of
+from ..folders.stored_config import config_of_stored
 from ..heads.surgery.journal import all_or_nothing
 from .adapters import AdapterPart
 from .adding import check_free
@@ -162,15 +163,7 @@ def open_delta(
         FileNotFoundError, ValueError: see `load_delta`.
     """
     stored = file if isinstance(file, DeltaFile) else DeltaFile.load(file)
-    entries = dict(stored.config.get("model_config") or {})
-    architectures = entries.pop("architectures", None)
-    id2label = entries.pop("id2label", None)
-    if id2label is not None:
-        entries["id2label"] = {int(key): label for key, label in id2label.items()}
-        entries.pop("num_labels", None)
-    config = AutoConfig.from_pretrained(base, **entries)
-    if architectures:
-        config.architectures = architectures
+    config = config_of_stored(base, stored.config.get("model_config"))
     model = class_of(base, config, model_class).from_pretrained(base, config=config, **kwargs)
     load_delta(model, stored)
     return model

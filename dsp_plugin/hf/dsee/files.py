@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ...artefacts.base import Names, task_head_places, tensors_of
 from ...dsee.artefact import OWNER, DseeFile, Update
 from ...surgery import KeptHeads
 from ..folders.model_folder import class_of
 from ..folders.pruned_folders import load_pruned
+from ..folders.stored_config import config_of_stored, entries_of_stored
 from ..heads.surgery.journal import all_or_nothing
 from ..heads.surgery.kept_heads import KEPT_HEADS, neuron_groups_of, record_of
 from ..heads.units import units_of
@@ -142,19 +143,13 @@ def open_dsee(
         FileNotFoundError, ValueError: see `load_dsee`.
     """
     stored = file if isinstance(file, DseeFile) else DseeFile.load(file)
-    entries = dict(stored.config.get("model_config") or {})
-    architectures = entries.pop("architectures", None)
-    id2label = entries.pop("id2label", None)
-    if id2label is not None:
-        entries["id2label"] = {int(key): label for key, label in id2label.items()}
-        entries.pop("num_labels", None)
-    config = AutoConfig.from_pretrained(base, **entries)
-    if architectures:
-        config.architectures = architectures
+    of_model = stored.config.get("model_config")
+    config = config_of_stored(base, of_model)
     stock = class_of(base, config, model_class)
     if getattr(config, KEPT_HEADS, None) is None:
         model = stock.from_pretrained(base, config=config, **kwargs)
     else:
+        entries = entries_of_stored(of_model)
         model = load_pruned(base, stock, ignore_mismatched_sizes=True, **entries, **kwargs)
     load_dsee(model, stored)
     return model
