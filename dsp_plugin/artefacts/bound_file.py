@@ -13,10 +13,11 @@ import hashlib
 import json
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ..records.files.whole import replacing
 from .base import Base
 from .checksum import NO_CHECKSUM
-from .content import base_of, parse_json
+from .content import base_of, malformed, parse_json
 
 # Bytes of the index, unpacked: 200,000 tensors and more. Of real names zlib makes a tenth or so.
 _MAX_INDEX = 1 << 24
@@ -125,6 +127,51 @@ class FileKind:
         if not isinstance(about, dict):
             raise ValueError(no_header)
         return about
+
+
+class Stored(ABC):
+    """What a file of some kind holds: written whole or not at all, read whole or refused."""
+
+    kind: ClassVar[FileKind]
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """Return what `save` writes, the same bytes for the same content."""
+
+    @classmethod
+    @abstractmethod
+    def of_content(cls, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> Self:
+        """Return what a file's tensors and metadata say; raise a ValueError for what no `to_bytes` makes."""
+
+    def save(self, path: str | os.PathLike) -> int:
+        """Write the file whole or not at all; return its size in bytes.
+
+        Raises:
+            OSError: it cannot be written; what was there before is still there.
+            ValueError: a part does not fit, is not finite, or the configuration is not JSON.
+        """
+        raw = self.to_bytes()
+        with replacing(path) as temporary:
+            temporary.write_bytes(raw)
+        return len(raw)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is of another kind or a newer format, truncated, or another than was written.
+        """
+        raw = cls.kind.read(path)
+        about = cls.kind.check(raw, str(path))
+        with malformed(f"{path} is not a valid {cls.kind.called}", ValueError, zlib.error, OverflowError):
+            return cls.of_content(tensors_in(raw), about)
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor as a file takes it: on the processor, of its own memory."""
+    return tensor.detach().cpu().contiguous().clone()
 
 
 def tensors_in(raw: bytes) -> dict[str, Tensor]:

@@ -11,19 +11,16 @@ Matrices are named as the base's weights are.
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..artefacts.base import Base
-from ..artefacts.bound_file import FileKind, index_tensor, read_index, tensors_in
-from ..artefacts.content import check_config, check_depth, check_name, check_task_head, malformed
+from ..artefacts.bound_file import FileKind, Stored, index_tensor, read_index, stored
+from ..artefacts.content import check_config, check_depth, check_name, check_task_head
 from ..options.terminal import printable
-from ..records.files.whole import replacing
 from .parts import Part
 from .stages import METHODS, in_order
 
@@ -31,11 +28,9 @@ FORMAT_VERSION = 1
 OWNER = "the delta file"  # in messages on a base that is another one
 MAX_TEXT = 10_000
 
-_KIND = FileKind("dsp_delta", "delta file", FORMAT_VERSION)
-
 
 @dataclass(frozen=True)
-class DeltaFile:
+class DeltaFile(Stored):
     """Everything a task's methods add to its base.
 
     Attributes:
@@ -46,6 +41,8 @@ class DeltaFile:
         mapping: label -> word; None for none.
         config: plain JSON; `model_config` in it as in diff packs.
     """
+
+    kind: ClassVar[FileKind] = FileKind("dsp_delta", "delta file", FORMAT_VERSION)
 
     base: Base
     parts: dict[str, Part]
@@ -74,40 +71,19 @@ class DeltaFile:
     def to_bytes(self) -> bytes:
         """Return what `save` writes, the same bytes for the same content."""
         self.check()
-        tensors = {f"head.{name}": _copy(part) for name, part in self.task_head.items()}
+        tensors = {f"head.{name}": stored(part) for name, part in self.task_head.items()}
         order = in_order(self.parts)
         for method in order:
             for name, tensor in self.parts[method].tensors.items():
-                tensors[f"{method}.{name}"] = _copy(tensor)
+                tensors[f"{method}.{name}"] = stored(tensor)
         parts = [[method, self.parts[method].stage, self.parts[method].settings] for method in order]
         tensors["index"] = index_tensor(self.base, {"parts": parts})
         about = {"base_hash": self.base.hash, "template": self.template, "mapping": self.mapping}
-        return _KIND.to_bytes(tensors, {**about, "config": self.config})
-
-    def save(self, path: str | os.PathLike) -> int:
-        """Write the file whole or not at all; return its size in bytes.
-
-        Raises:
-            OSError: it cannot be written; what was there before is still there.
-            ValueError: a part does not fit, is not finite, or the configuration is not JSON.
-        """
-        raw = self.to_bytes()
-        with replacing(path) as temporary:
-            temporary.write_bytes(raw)
-        return len(raw)
+        return self.kind.to_bytes(tensors, {**about, "config": self.config})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> DeltaFile:
-        """Read a file.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: it is of another kind or a newer format, truncated, or another than was written.
-        """
-        raw = _KIND.read(path)
-        about = _KIND.check(raw, str(path))
-        with malformed(f"{path} is not a valid delta file", ValueError, zlib.error, OverflowError):
-            return _content(tensors_in(raw), about)
+    def of_content(cls, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> DeltaFile:
+        return _content(tensors, about)
 
     def check_template(self, template: str | None, mapping: Mapping[str, str] | None) -> None:
         """Compare a template and a mapping with those of the file; None is not compared.
@@ -157,7 +133,3 @@ def _content(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> DeltaFile:
 
 def _is_text(text: Any) -> bool:
     return isinstance(text, str) and len(text) <= MAX_TEXT and printable(text, "") == text
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().clone()

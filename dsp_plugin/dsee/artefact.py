@@ -16,17 +16,15 @@ A weight that the host stores as [n, m] (GPT-2's Conv1D) has its update as [m, n
 from __future__ import annotations
 
 import math
-import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..artefacts.base import Base
-from ..artefacts.bound_file import FileKind, index_tensor, read_index, tensors_in
+from ..artefacts.bound_file import FileKind, Stored, index_tensor, read_index, stored
 from ..artefacts.content import (
     check_changed,
     check_config,
@@ -34,15 +32,11 @@ from ..artefacts.content import (
     check_numbers,
     check_task_head,
     check_values,
-    malformed,
 )
-from ..records.files.whole import replacing
 from .weight_masks import PackedMask
 
 FORMAT_VERSION = 1
 OWNER = "the DSEE file"  # in messages on a base that is another one
-
-_KIND = FileKind("dsp_dsee", "DSEE file", FORMAT_VERSION)
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class DseeFile:
+class DseeFile(Stored):
     """Everything a task adds to its base, and takes from it.
 
     Attributes:
@@ -100,6 +94,8 @@ class DseeFile:
         task_head: full tensors by name, trained dense.
         config: plain JSON; `model_config` in it as in diff packs.
     """
+
+    kind: ClassVar[FileKind] = FileKind("dsp_dsee", "DSEE file", FORMAT_VERSION)
 
     base: Base
     updates: dict[str, Update]
@@ -131,14 +127,14 @@ class DseeFile:
     def to_bytes(self) -> bytes:
         """Return what `save` writes, the same bytes for the same content."""
         self.check()
-        tensors = {f"head.{name}": _copy(part) for name, part in self.task_head.items()}
+        tensors = {f"head.{name}": stored(part) for name, part in self.task_head.items()}
         for number, update in enumerate(self.updates.values()):
             narrow = math.prod(update.shape) <= torch.iinfo(torch.int32).max
-            tensors[f"down.{number}"], tensors[f"up.{number}"] = _copy(update.down), _copy(update.up)
-            tensors[f"positions.{number}"] = _copy(update.positions.int() if narrow else update.positions)
-            tensors[f"values.{number}"] = _copy(update.values)
+            tensors[f"down.{number}"], tensors[f"up.{number}"] = stored(update.down), stored(update.up)
+            tensors[f"positions.{number}"] = stored(update.positions.int() if narrow else update.positions)
+            tensors[f"values.{number}"] = stored(update.values)
         for number, mask in enumerate(self.masks.values()):
-            tensors[f"mask.{number}"] = _copy(mask.bits)
+            tensors[f"mask.{number}"] = stored(mask.bits)
         more = {
             "kept": self.kept,
             "groups": self.groups,
@@ -146,32 +142,11 @@ class DseeFile:
             "masks": [[name, list(mask.shape)] for name, mask in self.masks.items()],
         }
         tensors["index"] = index_tensor(self.base, more)
-        return _KIND.to_bytes(tensors, {"base_hash": self.base.hash, "config": self.config})
-
-    def save(self, path: str | os.PathLike) -> int:
-        """Write the file whole or not at all; return its size in bytes.
-
-        Raises:
-            OSError: it cannot be written; what was there before is still there.
-            ValueError: a part does not fit, is not finite, or the configuration is not JSON.
-        """
-        raw = self.to_bytes()
-        with replacing(path) as temporary:
-            temporary.write_bytes(raw)
-        return len(raw)
+        return self.kind.to_bytes(tensors, {"base_hash": self.base.hash, "config": self.config})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> DseeFile:
-        """Read a file.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: it is of another kind or a newer format, truncated, or another than was written.
-        """
-        raw = _KIND.read(path)
-        about = _KIND.check(raw, str(path))
-        with malformed(f"{path} is not a valid DSEE file", ValueError, zlib.error, OverflowError):
-            return _content(tensors_in(raw), about)
+    def of_content(cls, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> DseeFile:
+        return _content(tensors, about)
 
     @property
     def count(self) -> int:
@@ -244,7 +219,3 @@ def _check_kept(kept: Any, groups: Any) -> None:
         if numbers != sorted({*numbers}):
             raise ValueError(f"the units of {name!r} do not rise")
     check_numbers(list(groups.values()), "its sizes of groups")
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().clone()

@@ -145,7 +145,6 @@ def test_what_no_reader_takes_is_not_written(changes, said, tmp_path):
 def test_content_that_makes_no_sense_is_refused_whoever_wrote_it(tmp_path):
     """Files with a good checksum, made by a program of another's."""
     from dsp_plugin.artefacts.bound_file import tensors_in
-    from dsp_plugin.dsee.artefact import _KIND
 
     raw = some_file().to_bytes()
     about = {"base_hash": some_file().base.hash, "config": {}}
@@ -160,7 +159,7 @@ def test_content_that_makes_no_sense_is_refused_whoever_wrote_it(tmp_path):
         tensors = {**tensors_in(raw), **change}
         tensors = {name: part for name, part in tensors.items() if part is not None}
         path = tmp_path / "other.safetensors"
-        path.write_bytes(_KIND.to_bytes(tensors, about))
+        path.write_bytes(DseeFile.kind.to_bytes(tensors, about))
         with pytest.raises(ValueError, match="not a valid DSEE file"):
             DseeFile.load(path)
     newer = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["dsp_dsee"]
