@@ -15,6 +15,7 @@ CORE = (
     "handshake",
     "gating",
     "surgery",
+    "choosing",
     "artefacts",
     "diffs",
     "dsee",
@@ -41,6 +42,7 @@ CORE_ARROWS = {
     "handshake": set(),
     "gating": {"options", "records", "handshake"},
     "surgery": {"options", "records", "gating"},
+    "choosing": {"options", "records", "gating"},
     "artefacts": {"options", "records"},  # what the files of all systems share
     "diffs": {"options", "records", "handshake", "artefacts"},
     "dsee": {"options", "records", "artefacts"},

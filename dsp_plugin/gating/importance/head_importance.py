@@ -10,7 +10,7 @@ Notation: N heads in all, B examples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -123,14 +123,30 @@ def measure_importance(
         ValueError: see `HeadImportance`.
     """
     found = HeadImportance(num_heads, per_batch)
+    for gradients, tokens in gate_gradients(num_heads, batches, losses_of, override, keep, device):
+        found.add(gradients, tokens)
+    return found
+
+
+def gate_gradients(
+    num_heads: int,
+    batches: Iterable[tuple[Inputs, int]],
+    losses_of: Callable[[Inputs], tuple[Tensor, int]],
+    override: Callable[[Tensor], AbstractContextManager[Any]],
+    keep: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield the gradients of each batch's losses with respect to its examples' own gates, [B, N]; its tokens.
+
+    Arguments are those of `measure_importance`.
+    """
     mask = torch.ones(num_heads) if keep is None else keep.float()
     for inputs, count in batches:
         gates = mask.to(device).expand(count, -1).clone().requires_grad_()  # [B, N]
         with torch.enable_grad(), override(gates):
             losses, tokens = losses_of(inputs)
             (gradients,) = torch.autograd.grad(losses.sum(), gates)
-        found.add(gradients, tokens)
-    return found
+        yield gradients, tokens
 
 
 def normalised(
