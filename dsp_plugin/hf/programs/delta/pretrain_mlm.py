@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     AutoModelForMaskedLM,
     DataCollatorForLanguageModeling,
     PreTrainedModel,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -26,14 +22,13 @@ from transformers import (
 from ....options.errors import OptionError
 from ....options.numbers import Meaning
 from ....records.files.claim import claimed
-from ....records.files.sealed import read_json, write_json
 from ....records.files.sealed_folder import seal_folder
 from ....records.record import Metric, check_record_path, fingerprint, new_record, portable_path, save_record
 from ...data.mlm_text import Sentences, read_sentences
-from ...data.tokenised import PackedDataset
-from ...delta.prompting import check_masked_lm, word_logits
+from ...delta.masked_words import MaskedWordTrainer, accuracy, tokenised
+from ...delta.prompting import check_masked_lm
 from ...trainer.epoch_order import EpochOrder
-from ...trainer.in_order import InOrderTrainer
+from ...trainer.time_limit import Clock, seconds_of
 from ...trainer.updates import training_steps
 from ..chassis.arguments import ModelArguments, ResultArguments, option
 from ..chassis.identity import identity_of
@@ -42,10 +37,6 @@ from ..chassis.models import load_config, load_model, load_tokenizer
 from ..chassis.output_folder import NotedSettings, begin, starting_point, training_settings
 from ..chassis.parsing import parse, say
 from ..chassis.places import check_model_folder
-
-BATCH = 2000  # sentences that are tokenised at once
-_CLOCK = "clock.json"
-_NO_LOSS = -100
 
 
 @dataclass
@@ -84,52 +75,6 @@ class MlmArguments:
 
 
 MlmArguments._argument_group_name = "Text and masks"  # type: ignore[attr-defined]
-
-
-class Clock(TrainerCallback):
-    """Ends a training after a number of seconds, of which a checkpoint keeps those that are over.
-
-    Args:
-        limit: seconds. before: those of the training that goes on.
-        now: the clock.
-    """
-
-    def __init__(self, limit: float, before: float = 0.0, now: Callable[[], float] = time.monotonic):
-        self.limit, self.before, self.now = limit, before, now
-        self.started: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """The time of the training so far."""
-        return self.before + (0.0 if self.started is None else self.now() - self.started)
-
-    @property
-    def progress(self) -> float:
-        """The share of the time that is over, 0 to 1."""
-        return min(self.seconds / self.limit, 1.0)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started = self.now()
-        if self.progress == 1.0:
-            control.should_training_stop = True
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.progress == 1.0:
-            control.should_training_stop = control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_json(folder / _CLOCK, json.dumps({"seconds": self.seconds}) + "\n")
-
-
-class MaskedWordTrainer(InOrderTrainer):
-    """A Trainer whose model works out words at the masked places alone."""
-
-    def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, **kwargs: Any) -> Any:
-        labels = inputs.pop("labels")
-        places = labels != _NO_LOSS
-        logits = words_at(model, places, **inputs)
-        return functional.cross_entropy(logits.float(), labels[places])
 
 
 def pretrain(doc: str, argv: Sequence[str]) -> dict[str, float]:
@@ -181,7 +126,7 @@ def _pretrain(
     before = accuracy(model, held_out, collate, args)
     say(f"masked words of {len(held_out):,} held-out sentences: {before:.2f} % before")
     now = time.process_time if text.clock == "processor" else time.monotonic
-    clock = Clock(60 * text.max_minutes, _seconds_of(checkpoint), now)
+    clock = Clock(60 * text.max_minutes, seconds_of(checkpoint), now)
     args.remove_unused_columns = False  # the collator needs special_tokens_mask
     train = tokenised(sentences.train, tokenizer, text.max_seq_length)
     updates = training_steps(args, len(train))
@@ -230,53 +175,6 @@ def _pretrain(
     say(f"masked words of {len(held_out):,} held-out sentences: {after:.2f} % after")
     say(f"model and record: {args.output_dir}")
     return {"before": before, "after": after}
-
-
-def tokenised(texts: Sequence[str], tokenizer: Any, length: int) -> PackedDataset:
-    """Tokenise sentences, cut at a length, with the places of their special tokens."""
-    data = PackedDataset()
-    for start in range(0, len(texts), BATCH):
-        found = tokenizer(
-            list(texts[start : start + BATCH]),
-            truncation=True,
-            max_length=length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_special_tokens_mask=True,
-        )
-        data.extend({name: found[name] for name in ("input_ids", "special_tokens_mask")})
-    return data
-
-
-def words_at(model: PreTrainedModel, places: Tensor, **inputs: Tensor) -> Tensor:
-    """Return the logits of all words [N, V] at the N places [B, L], bool, that are true."""
-    hidden = model.base_model(**inputs)[0]  # [B, L, D]
-    return word_logits(model, hidden[places])  # [N, D] -> [N, V]
-
-
-@torch.no_grad()
-def accuracy(model: PreTrainedModel, data: PackedDataset, collate: Any, args: TrainingArguments) -> float:
-    """Return the share of masked words that are told right, in percent: the same masks at every call."""
-    was_training = model.training
-    model.eval()
-    order = data.lengths().argsort(kind="stable").tolist()
-    right = masked = 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
-        for start in range(0, len(order), args.eval_batch_size):
-            rows = [data[row] for row in order[start : start + args.eval_batch_size]]
-            batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
-            labels = batch.pop("labels")
-            places = labels != _NO_LOSS
-            if places.any():
-                told = words_at(model, places, **batch).argmax(-1)
-                right += int((told == labels[places]).sum())
-                masked += int(places.sum())
-    model.train(was_training)
-    if not masked:
-        raise ValueError("no word of the held-out sentences was masked: hold out more of them")
-    return 100 * right / masked
 
 
 def say_data(sentences: Sentences, new: Sequence[str]) -> None:
@@ -349,12 +247,3 @@ def _optimizers(
         return min(rising, 1.0) * max(1.0 - progress, 0.0)
 
     return optimizer, LambdaLR(optimizer, factor)
-
-
-def _seconds_of(checkpoint: str | None) -> float:
-    path = None if checkpoint is None else Path(checkpoint) / _CLOCK
-    if path is None:
-        return 0.0
-    if not path.is_file():
-        raise OptionError("resume_from_checkpoint", f"{checkpoint} does not say how long it took ({_CLOCK})")
-    return float(read_json(path)["seconds"])
