@@ -1,4 +1,4 @@
-"""Which heads live: relaxed top-K, straight-through, concrete gates, fixed masks. Pure torch."""
+"""Which heads live: relaxed, exact and straight-through top-K, concrete gates, fixed masks. Pure torch."""
 
 from .budget import BudgetOptions, HeadBudget, best_of_blocks, check_budget, parse_heads_per_kind
 from .gates import FixedGates, HeadGates
@@ -20,9 +20,11 @@ from .importance.removal_order import (
 from .importance.start import spread, starting_ranking
 from .importance.sweep import Step, Sweep
 from .methods.concrete import ConcreteGates
+from .methods.exact import ExactSubset
 from .methods.recipe import SCHEDULES, STARTS, Setting, derive, schedule_of
 from .methods.subset import RelaxedSubset, StraightThroughSubset
 from .methods.subset_options import SubsetOptions
+from .sampling.exact_subset import exact_subset
 from .sampling.relaxed_topk import gumbel_noise, hard_topk, relaxed_topk, straight_through_topk
 from .sampling.schedule import ExponentialCooling, ScoreRate, constant_temperature
 from .switchboard import Switchboard
@@ -32,6 +34,7 @@ __all__ = [
     "AttentionBlock",
     "BudgetOptions",
     "ConcreteGates",
+    "ExactSubset",
     "ExponentialCooling",
     "FixedGates",
     "Handshake",
@@ -58,6 +61,7 @@ __all__ = [
     "check_budget",
     "constant_temperature",
     "derive",
+    "exact_subset",
     "gumbel_noise",
     "hard_topk",
     "next_removals",

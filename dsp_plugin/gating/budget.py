@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..options.errors import OptionError
 from .head_map import HeadMap
+from .sampling.exact_subset import exact_subset
 from .sampling.limits import EPS
 from .sampling.relaxed_topk import hard_topk, relaxed_topk, straight_through_topk
 
@@ -182,6 +183,26 @@ class HeadBudget:
         if len(self._groups) == 1 and not self.minimum:
             return straight_through_topk(scores, self.total)
         return self.select(scores.detach()).to(scores.dtype) + (scores - scores.detach())
+
+    def exact(self, scores: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """Draw masks that keep to the budget, the likelier the larger their scores; see `exact_subset`.
+
+        Args:
+            scores: [N]. samples: M.
+
+        Returns:
+            masks [M, N] and their marginals [N], both float64 and differentiable, every mask with K ones.
+        """
+        marginals = torch.zeros_like(scores, dtype=torch.float64)
+        masks = marginals.new_zeros(samples, self.num_heads)
+        for group in self._groups:
+            index = self._indices(group, scores.device)
+            sizes = [stop - start for start, stop in group.blocks]
+            drawn = exact_subset(scores[index], group.budget, samples, sizes, self.minimum)
+            masks, marginals = (
+                whole.index_copy(-1, index, part) for whole, part in zip((masks, marginals), drawn)
+            )
+        return masks, marginals
 
     @staticmethod
     def _indices(group: _Group, device: torch.device) -> Tensor:

@@ -7,6 +7,8 @@ Takes fairseq-train's options and DSP's own:
   pipelined          --num-of-heads K --finetune-from-model trained.pt
                      (weights frozen, only the choice is learned)
   straight-through   --num-of-heads K --joint-pruning --use-ste --pruning-schedule auto
+  exact samples      --num-of-heads K --joint-pruning --sampler simple
+                     (SIMPLE: masks of exactly K heads instead of relaxed ones)
 
 The schedule (rate, temperatures, cool-down ...) is worked out from --max-update or --max-epoch where none of
 its options is given, and told at the start. As published:

@@ -5,6 +5,8 @@ pruning).
   joint              --num_of_heads K --joint_pruning
   pipelined          --num_of_heads K --model_name_or_path output/
                      (a finetuned model: its weights stay, only the choice is learned)
+  exact samples      --num_of_heads K --joint_pruning --sampler simple
+                     (SIMPLE: masks of exactly K heads instead of relaxed ones)
 
 Rate, temperatures and open phase are worked out from the length of the training, and told when it begins.
 Any of them given is a schedule by hand; --pruning_schedule published gives the paper's:

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from dsp_plugin.gating import (
     ConcreteGates,
+    ExactSubset,
     ExponentialCooling,
     RankedGates,
     RelaxedSubset,
@@ -26,6 +27,7 @@ DATA = sentences(16)
 COOLING = ExponentialCooling(1.0, 0.05, 6)
 METHODS = {
     "relaxed": lambda heads: RelaxedSubset(heads, K, COOLING),
+    "exact": lambda heads: ExactSubset(heads, K, COOLING),
     "straight-through": lambda heads: StraightThroughSubset(heads, K),
     "concrete": lambda heads: ConcreteGates(heads, K, LAMBDA),
     "ranked": lambda heads: RankedGates(heads, K, torch.arange(8.0)),

@@ -81,6 +81,7 @@ class Setting:
     Attributes:
         method: "dsp" or "voita".
         joint: the model is trained, too. use_ste: straight-through gates.
+        sampler: how masks are drawn else, see `SubsetOptions`.
         updates: of the whole run.
     """
 
@@ -91,6 +92,7 @@ class Setting:
     num_of_heads: int | None = None
     per_kind: Mapping[str, int] | None = None
     use_ste: bool = False
+    sampler: str = "relaxed"
 
 
 def derive(setting: Setting) -> dict[str, Any]:
@@ -104,7 +106,9 @@ def derive(setting: Setting) -> dict[str, Any]:
     and noise stay: at a T of 0.2 for 9 heads, beside noise of 1.28, most gates of a sample are near 0 or 1,
     so that what is learned is which masks are good; less noise has the scores make use of gates in between,
     and above 1, which are not deployed. The more heads are kept, the closer together the last of them and the
-    first that is not, and the colder it has to be for that. The rate falls instead.
+    first that is not, and the colder it has to be for that. The rate falls instead. An exact sample (SIMPLE)
+    is a mask at any temperature: it stays 1 where the weights stay, as published, and falls beside the same
+    scores where they learn, so that the last third is trained with the heads that are deployed.
 
     Raises:
         OptionError: the run is too short for any; says how many updates one needs.
@@ -126,14 +130,18 @@ def derive(setting: Setting) -> dict[str, Any]:
         return {**found, "pruning_lr": SCORE_RATE, "open_cost": OPEN_COST}
     if setting.use_ste:
         return {**found, "pruning_lr": STRAIGHT_RATE}
-    found.update(annealing=True, mask_samples=MASK_SAMPLES)
+    found["mask_samples"] = MASK_SAMPLES
+    exact = setting.sampler == "simple"
     if setting.joint:
-        cooling = {"initial_temperature": 1.0, "final_temperature": 0.01, "final_noise": 0.0}
-        return {**found, "pruning_lr": SCORE_RATE, **cooling, "cooldown_steps": third}
+        cooling = {"annealing": True, "initial_temperature": 1.0, "final_temperature": 0.01}
+        noise = {} if exact else {"final_noise": 0.0}
+        return {**found, "pruning_lr": SCORE_RATE, **cooling, **noise, "cooldown_steps": third}
+    rate = {"pruning_lr": FROZEN_RATE, "pruning_lr_decay_steps": setting.updates}
+    if exact:
+        return {**found, **rate}
     temperature = _frozen_temperature(setting)
     staying = {"initial_temperature": temperature, "final_temperature": temperature, "final_noise": 1.0}
-    rate = {"pruning_lr": FROZEN_RATE, "pruning_lr_decay_steps": setting.updates}
-    return {**found, **rate, **staying, "cooldown_steps": setting.updates}
+    return {**found, "annealing": True, **rate, **staying, "cooldown_steps": setting.updates}
 
 
 def _frozen_temperature(setting: Setting) -> float:

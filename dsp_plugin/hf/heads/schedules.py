@@ -38,7 +38,9 @@ _SUBSET = {
 _CONCRETE = {"pruning_lr": 0.1, "l0_penalty": None}
 
 
-def constants_of(method: str, how: str, joint: bool, use_ste: bool = False) -> dict[str, Any]:
+def constants_of(
+    method: str, how: str, joint: bool, use_ste: bool = False, sampler: str = "relaxed"
+) -> dict[str, Any]:
     """Return what stands for options that were not given, as in the papers' BERT programs.
 
     Args:
@@ -50,7 +52,8 @@ def constants_of(method: str, how: str, joint: bool, use_ste: bool = False) -> d
         return found
     if method == "voita":
         return {**found, "l0_penalty": 0.0015}
-    return {**found, "annealing": not use_ste, "cooldown_steps": 25000 if joint else 8333}
+    cools = not use_ste and sampler != "simple"
+    return {**found, "annealing": cools, "cooldown_steps": 25000 if joint else 8333}
 
 
 def work_out(
@@ -63,10 +66,11 @@ def work_out(
     use_ste: bool = False,
     neurons: int | None = None,
     heads: bool = True,
+    sampler: str = "relaxed",
 ) -> dict[str, Any]:
     """Work out the options of a schedule, name -> value. Arguments and errors as `derive_schedule`."""
     head_map, per_kind = head_map_of(model, neurons, heads), parse_heads_per_kind(heads_per_kind)
-    found = derive(Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste))
+    found = derive(Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste, sampler))
     if found.pop("pruning_lr_decay_steps", None):
         found["scores_lr_schedule"] = "linear"  # whatever --lr_scheduler_type is
     if "open_cost" in found:
@@ -134,6 +138,7 @@ def derive_schedule(
     use_ste: bool = False,
     neurons: int | None = None,
     heads: bool = True,
+    sampler: str = "relaxed",
     **given: Any,
 ) -> Schedule:
     """Work out the schedule of a training of so many updates, as `--pruning_schedule auto` does.
@@ -147,6 +152,7 @@ def derive_schedule(
         method: "dsp" or "voita".
         use_ste: straight-through.
         neurons, heads: the units, see `head_map_of`. The numbers were found with heads.
+        sampler: "relaxed" or "simple", see `SubsetOptions`.
         given: options that win over what is worked out, such as `min_heads_per_block` and `init_scores`.
 
     Raises:
@@ -154,8 +160,10 @@ def derive_schedule(
     """
     budget = {"num_of_heads": num_of_heads, "heads_per_kind": heads_per_kind}
     units = {"neurons": neurons, "heads": heads}
-    found = work_out(model, updates, joint, **budget, method=method, use_ste=use_ste, **units)
-    flags = {"annealing": False, "use_ste": use_ste}
+    found = work_out(
+        model, updates, joint, **budget, method=method, use_ste=use_ste, sampler=sampler, **units
+    )
+    flags = {"annealing": False, "use_ste": use_ste, "sampler": sampler}
     options = {**constants_of(method, "auto", joint), **flags, **budget, **found, **given}
     check_start(options["init_scores"], BudgetOptions.of(options).given)
     return Schedule(method, options)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from ...gating import BudgetOptions, Setting, derive, parse_heads_per_kind
 from ...gating.methods.recipe import BY_HAND
 from ...gating.methods.schedule_words import schedule_in_words
+from ...gating.methods.subset_options import without_say
 from ...options.errors import OptionError, Spelling, dashed
 from ..checkpoints.checkpoint import model_options
 from ..training.run_length import Limits, Stand
@@ -23,7 +24,7 @@ from .checkpoint_heads import SCORES
 from .feed_forward import NEURONS, check_groups
 from .gated_transformer import head_map_of_options
 from .new_training import take_removal
-from .schedule import SAMPLERS, UPDATES, decode, encode, is_given, kind_of
+from .schedule import UPDATES, decode, encode, is_given, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def settle_schedule(task: Any, cfg, model_class: Any, start: Start) -> None:
     model_class.check_options(model_class.with_defaults(all_options(cfg)))  # before it is told
     if is_master(cfg._get_root().distributed_training):
         values = model_class.with_defaults(all_options(cfg))
-        shown = {name: values[name] for name in found if not (values.get("use_ste") and name in SAMPLERS)}
+        shown = {name: values[name] for name in found if name not in without_say(values)}
         logger.info(schedule_in_words(how, shown, updates, _spelling(model_class)))
 
 
@@ -159,6 +160,7 @@ def _work_out(task: Any, cfg, model_class: Any, options: dict[str, Any], start: 
         num_of_heads=options["num_of_heads"],
         per_kind=parse_heads_per_kind(options["heads_per_kind"]),
         use_ste=bool(options.get("use_ste")),
+        sampler=options.get("sampler") or "relaxed",
     )
     found = model_class.as_options(derive(setting), head_map, batches)
     return {UPDATES: updates, **found}

@@ -21,7 +21,7 @@ from torch import nn
 
 from ...gating import BudgetOptions, HeadBudget, HeadMap, ScoreRate, Switchboard
 from ...gating.importance.start import check_start
-from ...gating.methods.subset_options import check_straight_through
+from ...gating.methods.subset_options import check_sampler, check_straight_through
 from ...options.errors import OptionError
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..training.option_checks import check_options, spelling_options
@@ -178,6 +178,7 @@ class GatedTransformerModel(TransformerModelBase):
                 if is_given(given.get(name)):
                     raise cls.needs_gates(name)
         check_straight_through(given)
+        check_sampler(given)
 
     @classmethod
     def warnings(cls, options) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...gating import schedule_of
 from ...gating.methods.recipe import BY_HAND
+from ...gating.methods.subset_options import without_say
 from ..checkpoints.flat_config import FlatTransformerConfig
 from ..checkpoints.option_types import as_declared, json_object
 from ..training.option_checks import check_option
@@ -28,16 +29,11 @@ _NEVER = {
         "neurons",
         "joint_pruning",
         "use_ste",
+        "sampler",
         "pruning_schedule",
         _OPTION,
     ),
 }
-
-SAMPLERS = (
-    *("annealing", "initial_temperature", "final_temperature", "cooldown_steps", "final_noise"),
-    "mask_samples",
-)
-"""Options of the relaxed sampler, which straight-through gates do not have."""
 
 
 def is_given(value: Any) -> bool:
@@ -80,8 +76,8 @@ def with_schedule(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any
             found.pop(UPDATES, None)
         elif kind == "published":
             found.update(model_class.published(options))
-    if options.get("use_ste"):  # gates without a temperature
-        found = {name: value for name, value in found.items() if name not in SAMPLERS}
+    nothing = without_say(options)  # straight-through gates have no temperature
+    found = {name: value for name, value in found.items() if name not in nothing}
     given = {name: value for name, value in options.items() if is_given(value)}
     return {**options, **model_class.by_hand, **found, **given}
 

@@ -56,7 +56,7 @@ def test_published_command_lines(line):
 BY_HAND = {"pruning_warmup_updates": 0, "min_heads_per_block": 0, "heads_per_kind": None}
 BY_HAND |= {"pruning_schedule": "by hand", "init_scores": "random"}
 SUBSET = {"num_of_heads": 12, "pruning_lr": 0.5, "initial_temperature": 1000.0, "final_temperature": 1e-8}
-SUBSET |= {"final_noise": 1.0, "mask_samples": 1}
+SUBSET |= {"final_noise": 1.0, "mask_samples": 1, "sampler": None}
 RESOLVED = [
     {**SUBSET, "joint_pruning": True, "use_ste": False, "annealing": True, "cooldown_steps": 25000},
     {**SUBSET, "joint_pruning": True, "use_ste": True, "annealing": False, "cooldown_steps": 25000},

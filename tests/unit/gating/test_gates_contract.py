@@ -12,6 +12,7 @@ from head_maps import head_map
 from dsp_plugin.gating import (
     AttentionBlock,
     ConcreteGates,
+    ExactSubset,
     ExponentialCooling,
     FixedGates,
     HeadBudget,
@@ -48,6 +49,9 @@ METHODS = {
     "straight-through": lambda budget: StraightThroughSubset(HEADS, budget),
     "relaxed-minimum": lambda budget: RelaxedSubset(HEADS, by_block(budget), constant_temperature(0.1)),
     "straight-through-minimum": lambda budget: StraightThroughSubset(HEADS, by_block(budget)),
+    "exact": lambda budget: ExactSubset(HEADS, budget),
+    "exact-annealed": lambda budget: ExactSubset(HEADS, budget, ExponentialCooling(1.0, 0.01, 100)),
+    "exact-minimum": lambda budget: ExactSubset(HEADS, by_block(budget)),
     "ranked": lambda budget: RankedGates(HEADS, budget, torch.randn(N)),
     "concrete": lambda budget: ConcreteGates(HEADS, budget, l0_penalty=0.1),
     "concrete-no-budget": lambda budget: ConcreteGates(HEADS, None, l0_penalty=0.1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsp_plugin.gating import AttentionBlock, HeadMap, Setting, SubsetOptions, derive, schedule_of
+from dsp_plugin.gating import AttentionBlock, HeadBudget, HeadMap, Setting, SubsetOptions, derive, schedule_of
 from dsp_plugin.gating.methods.recipe import BY_HAND, LEAST_UPDATES
 from dsp_plugin.options.errors import OptionError
 
@@ -70,6 +70,23 @@ def test_the_choice_ends_before_the_run_does_at_the_deployed_mask(updates):
     assert updates - end >= updates // 4  # what is left to learn with the heads chosen, or to settle
     assert options.cooling()(end) == found["final_temperature"] and options.noise()(end) == 0.0
     assert options.cooling()(found["pruning_warmup_updates"]) == found["initial_temperature"]
+
+
+@pytest.mark.parametrize("updates", LENGTHS)
+@pytest.mark.parametrize("joint", [True, False])
+def test_exact_samples_cool_where_the_model_learns_and_stay_at_1_where_it_does_not(updates, joint):
+    found = derive(Setting("dsp", joint, updates, HEADS, 6, sampler="simple"))
+    options = SubsetOptions.of(
+        {"annealing": False, "initial_temperature": 9.0, "final_temperature": 9.0}
+        | {"cooldown_steps": 9}
+        | {**found, "use_ste": False, "sampler": "simple"}
+    )
+    options.check()
+    assert "final_noise" not in found and options.warnings(updates, str) == []
+    gates = options.gates(HEADS, HeadBudget(HEADS, 6))
+    gates.set_num_updates(updates)
+    assert gates.temperature == (0.01 if joint else 1.0)
+    assert gates.sample().shape == (found["mask_samples"], HEADS.num_heads)
 
 
 @pytest.mark.parametrize("method, ste", [("dsp", False), ("dsp", True), ("voita", False)])

@@ -11,7 +11,13 @@ from hf_data import padded, sentences
 from hf_training import DATA, gated, prepared, scores_of
 from transformers import TrainingArguments
 
-from dsp_plugin.gating import ConcreteGates, RelaxedSubset, StraightThroughSubset, constant_temperature
+from dsp_plugin.gating import (
+    ConcreteGates,
+    ExactSubset,
+    RelaxedSubset,
+    StraightThroughSubset,
+    constant_temperature,
+)
 from dsp_plugin.gating.methods import recipe
 from dsp_plugin.hf import gate_heads, head_map_of, prune_heads, switchboard_of
 from dsp_plugin.hf.heads.importance import ExampleRanking
@@ -36,6 +42,7 @@ PUBLISHED = [
     (dsp(joint_pruning=True), {"annealing": True, "cooldown_steps": 25000, "use_ste": False}),
     (dsp(), {"annealing": True, "cooldown_steps": 8333, "use_ste": False}),
     (dsp(joint_pruning=True, use_ste=True), {"annealing": False, "use_ste": True}),
+    (dsp(joint_pruning=True, sampler="simple"), {"annealing": False, "sampler": "simple"}),
     (dsp(pruning_lr=0.2, cooldown_steps=9), {"pruning_lr": 0.2, "cooldown_steps": 9, "annealing": True}),
     (VoitaArguments(joint_pruning=True), {"pruning_lr": 0.1, "l0_penalty": 0.0015}),
     (VoitaArguments(l0_penalty=0.0), {"pruning_lr": 0.1, "l0_penalty": 0.0}),
@@ -69,6 +76,8 @@ REFUSED = [
     (dsp(pruning_schedule="auto", use_ste=True, final_temperature=0.1), "works final_temperature out itself"),
     (VoitaArguments(pruning_schedule="auto", l0_penalty=0.0), "works l0_penalty out itself"),
     (dsp(pruning_schedule="published", use_ste=True, annealing=True), "use_ste has no temperature"),
+    (dsp(sampler="foo"), "sampler must be one of relaxed, simple, got 'foo'"),
+    (dsp(sampler="simple", final_temperature=0.1), "final_temperature has no say with sampler simple"),
     (dsp(init_scores="foo"), "init_scores must be one of importance, random, got 'foo'"),
     (VoitaArguments(init_scores="importance"), "init_scores importance needs a number of heads to keep"),
 ]
@@ -84,6 +93,7 @@ def test_options_that_exclude_each_other_are_named(method, said):
 FOUND = [
     (dsp(), "auto"),
     (dsp(min_heads_per_block=1, init_scores="random"), "auto"),
+    (dsp(sampler="simple"), "auto"),
     (dsp(use_ste=True), "by hand"),
     (dsp(use_ste=True, pruning_schedule="auto"), "auto"),
     (dsp(pruning_warmup_updates=0), "by hand"),
@@ -201,6 +211,7 @@ def test_the_start_comes_when_the_warm_up_is_over_and_leaves_the_gradients_alone
     [
         ("dsp", {}, RelaxedSubset),
         ("dsp", {"use_ste": True}, StraightThroughSubset),
+        ("dsp", {"sampler": "simple"}, ExactSubset),
         ("voita", {}, ConcreteGates),
     ],
 )

@@ -17,7 +17,7 @@ from fairseq.models.transformer import TransformerConfig
 from fairseq_models import batch, build, build_dsp, logits, parse, record_of
 from omegaconf import OmegaConf
 
-from dsp_plugin.gating import RelaxedSubset, StraightThroughSubset
+from dsp_plugin.gating import ExactSubset, RelaxedSubset, StraightThroughSubset
 from dsp_plugin.mt.heads.gated_transformer import encode_kept_heads, head_map_of
 from dsp_plugin.mt.heads.methods.dsp import DSPTranslationTask
 
@@ -59,7 +59,12 @@ def test_pipelined_needs_a_trained_model(tiny_data):
 
 @pytest.mark.parametrize(
     "changes, gates",
-    [({"use_ste": True}, StraightThroughSubset), ({"annealing": True}, RelaxedSubset), ({}, RelaxedSubset)],
+    [
+        ({"use_ste": True}, StraightThroughSubset),
+        ({"annealing": True}, RelaxedSubset),
+        ({}, RelaxedSubset),
+        ({"sampler": "simple"}, ExactSubset),
+    ],
 )
 def test_which_gates_the_options_choose(tiny_data, changes, gates):
     _, model = build_dsp(tiny_data, num_of_heads=6, **changes)
@@ -98,6 +103,7 @@ def test_every_option_of_the_stock_model_is_there():
         "--init-scores",
         "--final-noise",
         "--mask-samples",
+        "--sampler",
         "--neurons",
     }
     assert {flag for flag in ours if flag not in stock} == own

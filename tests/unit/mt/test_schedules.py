@@ -64,6 +64,7 @@ PUBLISHED = {
     "joint": ("dsp", f"{K} --joint-pruning", JOINT),
     "straight-through": ("dsp", f"{K} --joint-pruning --use-ste", STE),
     "pipelined": ("dsp", f"{K} {PIPELINED}", FROZEN),
+    "exact samples": (*("dsp", f"{K} --joint-pruning --sampler simple"), {**JOINT, "annealing": False}),
     "one of them changed": (
         *("dsp", f"{K} --joint-pruning --cooldown-steps 300 --min-heads-per-block 0"),
         {**JOINT, "cooldown_steps": 300},
@@ -122,6 +123,9 @@ def test_the_published_schedule(name):
         ("dsp", f"{K} --pruning-schedule auto --final-noise 1", ["--pruning-schedule", "--final-noise"]),
         ("dsp", f"{K} --final-noise 0", ["--final-noise", "--annealing"]),
         ("dsp", f"{K} --final-noise 2", ["--final-noise"]),
+        ("dsp", f"{K} --sampler gumbel", ["--sampler", "relaxed, simple", "gumbel"]),
+        ("dsp", f"{K} --sampler simple --use-ste", ["--sampler", "--use-ste"]),
+        ("dsp", "--sampler simple", ["--sampler", "--num-of-heads"]),
         ("dsp", f"{K} --pruning-schedule soon", ["--pruning-schedule", "auto, published", "soon"]),
         ("dsp", f"{K} --pruning-schedule published --use-ste --annealing", ["--use-ste", "--annealing"]),
         ("dsp", "--pruning-schedule auto", ["--pruning-schedule", "--num-of-heads"]),
@@ -144,7 +148,8 @@ def test_options_that_exclude_each_other_are_named(method, words, named):
 
 
 @pytest.mark.parametrize(
-    "words", [K, f"{K} --min-heads-per-block 1", f"{K} --pruning-schedule auto --use-ste"]
+    "words",
+    [K, f"{K} --min-heads-per-block 1", f"{K} --pruning-schedule auto --use-ste", f"{K} --sampler simple"],
 )
 def test_where_no_option_of_the_schedule_is_given_it_is_worked_out(words):
     assert kind_of(given_and_meant("dsp", f"{words} --joint-pruning")[0]) == "auto"

@@ -18,14 +18,11 @@ from ....gating.importance.start import check_start
 from ....gating.methods.advice import closed_heads
 from ....gating.methods.concrete import OPEN_COST
 from ....gating.methods.schedule_words import is_off, schedule_in_words
-from ....gating.methods.subset_options import check_straight_through
+from ....gating.methods.subset_options import check_sampler, check_straight_through, without_say
 from ....options.errors import OptionError, underscored
 from ...heads.schedules import BY_HAND, constants_of, work_out
 from ..chassis.arguments import option
 from ..chassis.output_folder import WORKED_OUT
-
-# straight-through has none
-_TEMPERATURES = ("initial_temperature", "final_temperature", "cooldown_steps", "final_noise", "mask_samples")
 
 
 @dataclass
@@ -166,7 +163,8 @@ class ScheduledArguments(GateArguments):
         return schedule_of(self.asked)
 
     def constants(self) -> dict[str, Any]:
-        return constants_of(self._of, self.schedule, self.joint_pruning, bool(self.asked.get("use_ste")))
+        ste, sampler = (self.asked.get(name) for name in ("use_ste", "sampler"))
+        return constants_of(self._of, self.schedule, self.joint_pruning, bool(ste), sampler or "relaxed")
 
     def settings(self) -> dict[str, Any]:
         how = self.schedule
@@ -180,8 +178,8 @@ class ScheduledArguments(GateArguments):
             return []
         if how == "published":
             return [schedule_in_words(how, self._shown(), spelling=self._spelled)]
-        names = ("num_of_heads", "heads_per_kind", "use_ste")
-        budget = {name: asked[name] for name in names if name in asked}
+        names = ("num_of_heads", "heads_per_kind", "use_ste", "sampler")
+        budget = {name: asked[name] for name in names if asked.get(name) is not None}
         found = noted or work_out(model, updates, self.joint_pruning, method=self._of, **budget)
         self.worked_out = {name: value for name, value in found.items() if is_off(asked.get(name))}
         how += ", as noted" if noted else ""
@@ -197,9 +195,9 @@ class ScheduledArguments(GateArguments):
     def _shown(self) -> dict[str, Any]:
         """Return the options of the schedule that have a say."""
         options = self.options
-        beside = ("annealing", "use_ste", "min_heads_per_block", "init_scores")
+        beside = ("sampler", "annealing", "use_ste", "min_heads_per_block", "init_scores")
         names = [*(self.worked_out if self.schedule == "auto" else self.constants()), *beside]
-        unused = _TEMPERATURES if options.get("use_ste") else ()
+        unused = without_say(options)
         return {name: options[name] for name in names if name in options and name not in unused}
 
     def _spelled(self, name: str) -> str:
@@ -214,6 +212,11 @@ class DSPArguments(ScheduledArguments):
         "learning rate of the scores, by the model's schedule; default: worked out (auto), else 0.5"
     )
     use_ste: bool = option("straight-through: hard top-K forward, identity backward; no temperature", False)
+    sampler: str | None = option(
+        "how masks are drawn in training: relaxed (DSP's relaxed top-K) or simple (SIMPLE: masks of exactly "
+        "K heads, their gradient that of the marginals; no temperature, or with --annealing one that falls); "
+        "default: relaxed"
+    )
     annealing: bool = option(
         "cool the sampler from --initial_temperature to --final_temperature over --cooldown_steps", False
     )
@@ -234,9 +237,11 @@ class DSPArguments(ScheduledArguments):
     )
 
     _of: ClassVar[str] = "dsp"
-    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste")
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "use_ste", "sampler")
 
     def label(self) -> str:
+        if self.sampler == "simple":
+            return "dsp-simple" if self.joint_pruning else "dsp-simple-pipelined"
         if not self.joint_pruning:
             return "dsp-pipelined"
         return "dsp-ste" if self.use_ste else "dsp-joint"
@@ -245,6 +250,7 @@ class DSPArguments(ScheduledArguments):
         if not self.has_budget:
             raise OptionError("num_of_heads", "K, the number of heads to keep, is missing")
         check_straight_through(self.asked)
+        check_sampler(self.asked)
         self.subset().check()
         super().check()
         self.subset().cooling()

@@ -24,6 +24,14 @@ class DSPTransformerConfig(ScheduledTransformerConfig):
         default=False,
         metadata={"help": "straight-through: hard top-K forward, identity backward; no annealing"},
     )
+    sampler: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "how masks are drawn in training: relaxed (DSP's relaxed top-K) or simple (SIMPLE: masks "
+            "of exactly K heads, their gradient that of the marginals; no temperature, or with --annealing "
+            "one that falls) (default: relaxed)"
+        },
+    )
     annealing: bool = field(
         default=False,
         metadata={
@@ -85,12 +93,14 @@ class DSPTransformerModel(GatedTransformerModel):
     @classmethod
     def published(cls, options) -> Mapping[str, Any]:
         return {
-            "annealing": not options["use_ste"],
+            "annealing": not options["use_ste"] and options["sampler"] != "simple",
             "cooldown_steps": 15000 if options["joint_pruning"] else 250,
         }
 
     @classmethod
     def label(cls, options) -> str:
+        if options["sampler"] == "simple" and cls.wants_gates(options):
+            return "dsp-simple" if options["joint_pruning"] else "dsp-simple-pipelined"
         return "dsp-ste" if options["use_ste"] and options["joint_pruning"] else super().label(options)
 
     @classmethod
@@ -98,7 +108,7 @@ class DSPTransformerModel(GatedTransformerModel):
         super().check_options(options)
         SubsetOptions.of(options).check()
         if not cls.wants_gates(options):
-            for name in ("use_ste", "annealing"):
+            for name in ("use_ste", "sampler", "annealing"):
                 if options[name]:
                     raise cls.needs_gates(name)
 
