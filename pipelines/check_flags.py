@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dsp_plugin.mt.programs.refusals import one_line
+from dsp_plugin.mt.programs.chassis.refusals import one_line
 from dsp_plugin.options.errors import as_typed, dashed
 
 
@@ -21,7 +21,7 @@ def main(words: list[str]) -> None:
     from fairseq import options
 
     from dsp_plugin import register
-    from dsp_plugin.mt.programs.launch import parse_for_fairseq, training_options
+    from dsp_plugin.mt.programs.chassis.launch import parse_for_fairseq, training_options
 
     register()
     middle = words.index("---")

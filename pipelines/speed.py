@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dsp_plugin.mt.programs.refusals import run_program
+from dsp_plugin.mt.programs.chassis.refusals import run_program
 from dsp_plugin.records.record import Metric, load_record, new_record, save_record
 from pipelines.plans.mt import MTPlan
 

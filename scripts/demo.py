@@ -28,7 +28,7 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts")]
 from demo_pipelines import run_one, run_side_by_side
 
 from dsp_plugin.gating.methods.recipe import LEAST_UPDATES
-from dsp_plugin.mt.programs.refusals import run_program
+from dsp_plugin.mt.programs.chassis.refusals import run_program
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.files.whole import check_folder
 

@@ -20,7 +20,7 @@ import time
 import torch
 
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from dsp_plugin.mt.programs.refusals import raise_errors, run_program
+from dsp_plugin.mt.programs.chassis.refusals import raise_errors, run_program
 from dsp_plugin.mt.surgery.pruning import prune_state
 from dsp_plugin.mt.training.data_checks import data_fingerprint
 from dsp_plugin.mt.training.option_checks import check_options

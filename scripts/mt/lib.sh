@@ -197,7 +197,7 @@ tune_model() {
     local schedule
     (
         SAVE_DIR=$SAVE_DIR/tuned TRAIN_PROGRAM=run_dsp.py DOING=tune
-        schedule=$("$PYTHON" -m dsp_plugin.mt.programs.tuning_schedule "$TUNE_UPDATES" "$LR" ${TUNE_LR:+"$TUNE_LR"})
+        schedule=$("$PYTHON" -m dsp_plugin.mt.programs.heads.tuning_schedule "$TUNE_UPDATES" "$LR" ${TUNE_LR:+"$TUNE_LR"})
         # shellcheck disable=SC2086
         train_model --finetune-from-model "$2" --validate-interval 1 $schedule
         score_model "$SAVE_DIR/checkpoint_best.pt" "$1-tuned" -tuned

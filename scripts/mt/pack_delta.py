@@ -17,7 +17,7 @@ import sys
 
 def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs.pack_delta import pack_delta_program
+    from dsp_plugin.mt.programs.delta.pack import pack_delta_program
 
     pack_delta_program(__doc__, sys.argv[1:])
 

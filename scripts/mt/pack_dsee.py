@@ -24,7 +24,7 @@ import sys
 
 def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs.pack_dsee import pack_dsee_program
+    from dsp_plugin.mt.programs.dsee.pack import pack_dsee_program
 
     pack_dsee_program(__doc__, sys.argv[1:])
 

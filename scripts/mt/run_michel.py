@@ -27,9 +27,9 @@ def main() -> None:
             "all options."
         )
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from dsp_plugin.mt.programs.argv import asks_for_help
-    from dsp_plugin.mt.programs.michel import own_options, run
-    from dsp_plugin.mt.programs.refusals import run_program
+    from dsp_plugin.mt.programs.chassis.argv import asks_for_help
+    from dsp_plugin.mt.programs.chassis.refusals import run_program
+    from dsp_plugin.mt.programs.heads.michel import own_options, run
 
     if asks_for_help(sys.argv):
         print(__doc__ + "\n" + own_options().format_help() + "\nfairseq's options:")

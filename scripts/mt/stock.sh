@@ -24,7 +24,7 @@ train_stock() {
         "${TRAINING[@]}" --share-all-embeddings --lr "$LR" --warmup-updates 500 --dropout 0.2 --weight-decay 0.0001 \
         --max-epoch "${EPOCHS:-14}" --seed "$SEED" --save-dir "$SAVE_DIR" $FLAGS $TRAIN_FLAGS
     # written at the end: with it the training is done
-    "$PYTHON" -m dsp_plugin.mt.programs.training_results "$SAVE_DIR" --method unpruned --record-name "${RECORD_NAME:-$DATASET}"
+    "$PYTHON" -m dsp_plugin.mt.programs.chassis.training_results "$SAVE_DIR" --method unpruned --record-name "${RECORD_NAME:-$DATASET}"
 }
 
 [[ $UNPRUNED != "$OWN" ]] || train_stock

@@ -206,7 +206,7 @@ def _fairseq(method: str) -> Callable[[], dict[str, bool]]:
     def options() -> dict[str, bool]:
         from fairseq import options as stock
 
-        from dsp_plugin.mt.programs.dsee import own_options
+        from dsp_plugin.mt.programs.dsee.run import own_options
 
         dsp_plugin.register()
         parser = stock.get_training_parser()

@@ -166,25 +166,25 @@ def _own_of_generation() -> set[str]:
 
 
 def _own_of_diff() -> set[str]:
-    from dsp_plugin.mt.programs import diff
+    from dsp_plugin.mt.programs.diffs import run as diff
 
     return _long(diff.own_options()) | {"dry_run", "traceback"}
 
 
 def _own_of_dsee() -> set[str]:
-    from dsp_plugin.mt.programs import dsee
+    from dsp_plugin.mt.programs.dsee import run as dsee
 
     return _long(dsee.own_options()) | {"traceback"}
 
 
 def _own_of_delta() -> set[str]:
-    from dsp_plugin.mt.programs import delta
+    from dsp_plugin.mt.programs.delta import run as delta
 
     return _long(delta.own_options()) | {"traceback"}
 
 
 def _own_of_michel() -> set[str]:
-    from dsp_plugin.mt.programs import michel
+    from dsp_plugin.mt.programs.heads import michel
 
     return _long(michel.own_options())
 
@@ -222,7 +222,7 @@ def fairseq_options(program: str, chosen: tuple[tuple[str, str], ...]) -> set[st
     from fairseq import options
 
     from dsp_plugin import register
-    from dsp_plugin.mt.programs.launch import method_parser
+    from dsp_plugin.mt.programs.chassis.launch import method_parser
 
     register()
     own, kinds, defaults = FAIRSEQ_PROGRAMS[program]
@@ -246,12 +246,12 @@ def written_options(program: str) -> set[str]:
     text = path.read_text("utf-8")
     if path.suffix == ".py":
         if "pack_dsee_program" in text:
-            from dsp_plugin.mt.programs.pack_dsee import parser
+            from dsp_plugin.mt.programs.dsee.pack import parser
 
             return _long(parser())
         called = {
             "pack_program": "dsp_plugin/mt/programs/common.py",
-            "pack_delta_program": "dsp_plugin/mt/programs/pack_delta.py",
+            "pack_delta_program": "dsp_plugin/mt/programs/delta/pack.py",
         }
         files = [ROOT / file for name, file in called.items() if name in text]
         return set().union(*map(arguments_in, [path, *files]))

@@ -20,7 +20,7 @@ from fairseq_training import assert_same, checkpoint, train
 from dsp_plugin.cli.main import main
 from dsp_plugin.delta.artefact import DeltaFile
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
-from dsp_plugin.mt.programs.refusals import one_line
+from dsp_plugin.mt.programs.chassis.refusals import one_line
 from dsp_plugin.mt.translate.translate import load_model, translation_task
 from dsp_plugin.options.errors import dashed
 
@@ -183,7 +183,7 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(done, base, tiny_data, 
     ],
 )
 def test_run_delta_refuses(done, more, message):
-    from dsp_plugin.mt.programs.delta import run_delta
+    from dsp_plugin.mt.programs.delta.run import run_delta
 
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
         run_delta([str(word) for word in [*done[1], *more]])
@@ -192,7 +192,7 @@ def test_run_delta_refuses(done, more, message):
 
 def test_a_second_stage_knows_its_first(done, tmp_path):
     """The first one removed, and to be trained otherwise."""
-    from dsp_plugin.mt.programs.delta import run_delta
+    from dsp_plugin.mt.programs.delta.run import run_delta
 
     copy = tmp_path / "run"
     shutil.copytree(done[0], copy)

@@ -37,7 +37,7 @@ from dsp_plugin.diffs import DiffPack, count_of
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dsp_plugin.mt.diffs.base import read_base
 from dsp_plugin.mt.diffs.packs import read_trained
-from dsp_plugin.mt.programs.refusals import one_line
+from dsp_plugin.mt.programs.chassis.refusals import one_line
 from dsp_plugin.mt.translate.translate import load_model
 from dsp_plugin.options.errors import dashed
 
@@ -436,7 +436,7 @@ def test_data_of_another_dictionary(base, tiny_data, tmp_path):
     ],
 )
 def test_run_diff_refuses(done, more, message):
-    from dsp_plugin.mt.programs.diff import run_diff
+    from dsp_plugin.mt.programs.diffs.run import run_diff
 
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
         run_diff([str(word) for word in [*done[1], *more]])
@@ -444,7 +444,7 @@ def test_run_diff_refuses(done, more, message):
 
 
 def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypatch, capsys):
-    from dsp_plugin.mt.programs.diff import run_diff
+    from dsp_plugin.mt.programs.diffs.run import run_diff
 
     words = [str(word) for word in done[1]]
     given = {
@@ -474,8 +474,8 @@ def test_the_same_command_however_it_is_written_is_done(done, tmp_path, monkeypa
 
 def test_a_mask_of_another_stage_1_is_not_taken(done, monkeypatch):
     """Stage 1 removed and trained once more with another lambda, the folder of the density left as it was."""
-    from dsp_plugin.mt.programs.diff import run_diff
-    from dsp_plugin.mt.programs.stages import Training
+    from dsp_plugin.mt.programs.chassis.stages import Training
+    from dsp_plugin.mt.programs.diffs.run import run_diff
 
     noted = Training.noted
     monkeypatch.setattr(Training, "noted", lambda self: None if self.folder.endswith("1st") else noted(self))

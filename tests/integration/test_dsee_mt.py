@@ -21,7 +21,7 @@ from dsp_plugin.cli.main import main
 from dsp_plugin.dsee.artefact import DseeFile
 from dsp_plugin.mt.checkpoints.checkpoint import load_checkpoint
 from dsp_plugin.mt.dsee.merging import merge_into
-from dsp_plugin.mt.programs.refusals import one_line
+from dsp_plugin.mt.programs.chassis.refusals import one_line
 from dsp_plugin.mt.translate.translate import load_model, translation_task
 from dsp_plugin.options.errors import dashed
 
@@ -179,7 +179,7 @@ def test_two_processes_train_the_same_update(base, tiny_data, tmp_path):
 
 
 def test_a_pruning_of_another_kind_does_not_find_its_stage_iii_done(done, tmp_path):
-    from dsp_plugin.mt.programs.dsee import run_dsee
+    from dsp_plugin.mt.programs.dsee.run import run_dsee
 
     folder, words, _ = done
     copy = tmp_path / "run"
@@ -211,7 +211,7 @@ def test_a_pruning_of_another_kind_does_not_find_its_stage_iii_done(done, tmp_pa
     ],
 )
 def test_run_dsee_refuses(done, more, message):
-    from dsp_plugin.mt.programs.dsee import run_dsee
+    from dsp_plugin.mt.programs.dsee.run import run_dsee
 
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
         run_dsee([str(word) for word in [*done[1], *more]])

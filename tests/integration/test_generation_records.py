@@ -15,8 +15,8 @@ from fairseq import checkpoint_utils
 from fairseq_commands import PACKAGE, run
 from fairseq_training import K
 
+from dsp_plugin.mt.programs.chassis.refusals import one_line
 from dsp_plugin.mt.programs.generate import generate
-from dsp_plugin.mt.programs.refusals import one_line
 from dsp_plugin.options.errors import dashed
 from dsp_plugin.records.record import load_record
 

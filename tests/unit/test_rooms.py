@@ -78,6 +78,11 @@ FLOORS = {
         "dsee",
         "delta",
         "",
+        "programs/chassis",
+        "programs/heads",
+        "programs/diffs",
+        "programs/dsee",
+        "programs/delta",
         "programs",
     ),
     "hf": (
@@ -114,6 +119,14 @@ STRANGERS = [
         ("gating", "hf/heads", "diffs", "hf/diffs", "dsee", "hf/dsee"),
         "a chassis takes any system",
     ),
+    (
+        "mt/programs/chassis",
+        ("diffs", "mt/diffs", "dsee", "mt/dsee", "delta", "mt/delta"),
+        "a chassis takes any system",
+    ),
+    ("mt/programs/dsee", ("diffs", "mt/diffs"), "an update is no diff"),
+    ("mt/programs/delta", ("diffs", "mt/diffs", "dsee", "mt/dsee"), "methods of Delta-Tuning stand alone"),
+    ("mt/programs/diffs", ("dsee", "mt/dsee", "delta", "mt/delta"), "a diff needs neither"),
     ("hf/programs/dsee", ("gating", "diffs", "hf/diffs", "hf/programs/heads"), "an update is no diff"),
     ("hf/programs/diffs", ("gating", "hf/heads", "hf/programs/heads"), "a diff needs no gates"),
 ]

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .argv import OwnOptions, asks_for_help
-from .refusals import raise_errors, run_program
+from .chassis.argv import OwnOptions, asks_for_help
+from .chassis.refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
@@ -49,10 +49,10 @@ def training_program(doc: str, method: str, argv: Sequence[str]) -> None:
         sys.exit(doc + "\nGive the prepared data folder and fairseq-train's options; --help lists them all.")
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
 
-    from .dry_run import dry_run
-    from .launch import method_options, options_help, train
-    from .stages import say
-    from .tuning import Tuning, schedule_of
+    from .chassis.dry_run import dry_run
+    from .chassis.launch import method_options, options_help, train
+    from .chassis.stages import say
+    from .heads.tuning import Tuning, schedule_of
 
     if asks_for_help(argv):
         print(doc + "\n" + options_help(method) + OWN_HELP + "\n\nfairseq-train's options:")
@@ -98,7 +98,7 @@ def diff_program(doc: str, argv: Sequence[str]) -> None:
         return
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
 
-    from .diff import run_diff
+    from .diffs.run import run_diff
 
     run_program(run_diff, argv)
 
@@ -112,7 +112,7 @@ def dsee_program(doc: str, argv: Sequence[str]) -> None:
         return
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
 
-    from .dsee import run_dsee
+    from .dsee.run import run_dsee
 
     run_program(run_dsee, argv)
 
@@ -126,7 +126,7 @@ def delta_program(doc: str, argv: Sequence[str]) -> None:
         return
     import fairseq_cli.train  # noqa: F401  (first, so that it sets logging up as it wants it)
 
-    from .delta import run_delta
+    from .delta.run import run_delta
 
     run_program(run_delta, argv)
 

@@ -20,9 +20,9 @@ from ..dsee.files import read_file
 from ..heads.checkpoint_heads import heads_of_checkpoint
 from ..patches import collected_hypotheses
 from ..training.option_checks import check_options
-from .argv import OwnOptions, words_of
+from .chassis.argv import OwnOptions, words_of
+from .chassis.launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 from .generation_results import Beside, Generation, keep_results
-from .launch import PLUGIN_DIR, hush_hosts, parse_for_fairseq
 
 # what can be put into the model of --path -> the task that does it
 _TASKS = {

@@ -8,7 +8,7 @@ from typing import Optional
 import torch
 
 from ..checkpoints.checkpoint import load_checkpoint
-from .launch import hush_hosts
+from .chassis.launch import hush_hosts
 
 
 def translation_speed(

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("fairseq")
 
-from dsp_plugin.mt.programs.diff import _stages, _training_options, own_options
-from dsp_plugin.mt.programs.launch import training_options
+from dsp_plugin.mt.programs.chassis.launch import training_options
+from dsp_plugin.mt.programs.diffs.run import _stages, _training_options, own_options
 from dsp_plugin.mt.training.same_command import settings_of
 
 DATA = ["data", "--max-tokens", "9", "--base-checkpoint", "base.pt"]

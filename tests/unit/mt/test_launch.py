@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("fairseq")
 
 from dsp_plugin.mt.checkpoints.checkpoint import save_checkpoint
-from dsp_plugin.mt.programs.launch import method_options
-from dsp_plugin.mt.programs.training_results import _label, result_of, summarise_training
+from dsp_plugin.mt.programs.chassis.launch import method_options
+from dsp_plugin.mt.programs.chassis.training_results import _label, result_of, summarise_training
 from dsp_plugin.records.record import load_record
 
 DATA = ["data", "--arch", "transformer", "--max-tokens", "9"]

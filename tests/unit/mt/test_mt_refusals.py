@@ -23,8 +23,8 @@ import dsp_plugin
 dsp_plugin.register()
 
 from dsp_plugin.gating.handshake.handshake import HandshakeError
-from dsp_plugin.mt.programs import launch
-from dsp_plugin.mt.programs.refusals import one_line, raise_errors, run_program
+from dsp_plugin.mt.programs.chassis import launch
+from dsp_plugin.mt.programs.chassis.refusals import one_line, raise_errors, run_program
 from dsp_plugin.mt.translate.translate import translate
 from dsp_plugin.options.errors import as_typed, dashed
 

@@ -19,7 +19,7 @@ dsp_plugin.register()
 from dsp_plugin.gating import SubsetOptions
 from dsp_plugin.mt.heads.derived_schedule import all_options
 from dsp_plugin.mt.heads.schedule import decode, encode, kind_of
-from dsp_plugin.mt.programs.launch import method_options
+from dsp_plugin.mt.programs.chassis.launch import method_options
 from dsp_plugin.options.errors import OptionError, dashed
 
 # the published command lines on IWSLT14

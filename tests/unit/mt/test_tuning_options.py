@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("fairseq")
 
-from dsp_plugin.mt.programs import tuning, tuning_schedule
+from dsp_plugin.mt.programs.chassis.launch import method_options, method_parser, parse_for_fairseq
 from dsp_plugin.mt.programs.common import own_options
-from dsp_plugin.mt.programs.launch import method_options, method_parser, parse_for_fairseq
-from dsp_plugin.mt.programs.tuning import Tuning, schedule_of, tuning_options
-from dsp_plugin.mt.programs.tuning_schedule import TuningSchedule
+from dsp_plugin.mt.programs.heads import tuning, tuning_schedule
+from dsp_plugin.mt.programs.heads.tuning import Tuning, schedule_of, tuning_options
+from dsp_plugin.mt.programs.heads.tuning_schedule import TuningSchedule
 from dsp_plugin.options.errors import OptionError, dashed
 
 DATA = ["data", "--arch", "transformer_multi30k", "--max-tokens", "9", "--optimizer", "adam"]

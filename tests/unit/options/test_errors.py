@@ -186,7 +186,7 @@ def _on_transformers(error, monkeypatch, capsys):
 
 
 def _on_fairseq(error, monkeypatch, capsys):
-    from dsp_plugin.mt.programs.refusals import run_program
+    from dsp_plugin.mt.programs.chassis.refusals import run_program
 
     def raises(words):
         raise error

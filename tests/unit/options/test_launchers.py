@@ -49,7 +49,7 @@ def test_a_parser_on_transformers_never_sees_it(script, monkeypatch):
 
 def test_no_program_on_fairseq_sees_it():
     pytest.importorskip("fairseq")
-    from dsp_plugin.mt.programs.refusals import run_program
+    from dsp_plugin.mt.programs.chassis.refusals import run_program
 
     seen: list[list[str]] = []
     run_program(seen.append, ["data", "--local-rank=1", "--traceback", "--arch", "x"])

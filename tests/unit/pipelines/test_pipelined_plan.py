@@ -162,7 +162,7 @@ def test_the_stock_model_has_the_sizes_of_the_architecture(tmp_path):
     wanted = {"max-tokens": "4096", "lr": "3e-3", "lr-scheduler": "inverse_sqrt", "warmup-updates": "500"}
     wanted |= {"dropout": "0.2", "weight-decay": "0.0001", "label-smoothing": "0.1", "max-epoch": "3"}
     assert {name: given[f"--{name}"] for name in wanted} == wanted
-    assert summary[1] == "dsp_plugin.mt.programs.training_results"
+    assert summary[1] == "dsp_plugin.mt.programs.chassis.training_results"
 
 
 def test_the_table_has_every_seed_and_the_comparisons(plan, tmp_path):

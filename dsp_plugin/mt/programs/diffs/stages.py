@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ...diffs import DiffPack
-from ...diffs.packs.summary import pack_label, record_figures
-from ...records.settings import other_settings, refusal
-from ..diffs.base import BaseCheckpoint
-from ..diffs.packs import Projection, read_trained, write_pack
-from .stages import Training, validation_of
-from .training_results import result_of
+from ....diffs import DiffPack
+from ....diffs.packs.summary import pack_label, record_figures
+from ....records.settings import other_settings, refusal
+from ...diffs.base import BaseCheckpoint
+from ...diffs.packs import Projection, read_trained, write_pack
+from ..chassis.stages import Training, validation_of
+from ..chassis.training_results import result_of
 
 # of a mask's projection: part -> option
 _PROJECTED_BY = {

@@ -10,10 +10,10 @@ from typing import Optional
 
 from fairseq.models import ARCH_MODEL_REGISTRY
 
-from ...records.record import Metric, kept_heads, new_record, save_record
-from ...reports.pictures.heads import head_map_text
-from ..checkpoints.checkpoint import load_checkpoint, model_options
-from ..heads.checkpoint_heads import (
+from ....records.record import Metric, kept_heads, new_record, save_record
+from ....reports.pictures.heads import head_map_text
+from ...checkpoints.checkpoint import load_checkpoint, model_options
+from ...heads.checkpoint_heads import (
     SCORES,
     gates_of_checkpoint,
     head_map_of_state,
@@ -21,10 +21,10 @@ from ..heads.checkpoint_heads import (
     in_original_numbers,
     model_of_checkpoint,
 )
-from ..heads.gated_model import GatedTransformerModel
-from ..heads.history import read_history
-from ..heads.schedule import recorded
-from ..training.coverage import COVERAGE, Coverage
+from ...heads.gated_model import GatedTransformerModel
+from ...heads.history import read_history
+from ...heads.schedule import recorded
+from ...training.coverage import COVERAGE, Coverage
 from .refusals import raise_errors, run_program
 
 

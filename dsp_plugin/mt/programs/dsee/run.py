@@ -8,20 +8,20 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from ...dsee.artefact import DseeFile
-from ...dsee.labels import label_of
-from ...options.errors import OptionError
-from ..dsee.files import FILE, read_file
-from ..dsee.layer import roles_of
-from ..dsee.pruning import Pruning
-from ..dsee.starting import NewUpdate
-from ..surgery.base_checkpoint import BaseCheckpoint, read_base
-from ..training.same_command import settings_of
-from .argv import OwnOptions, value
-from .dry_run import dry_run
-from .dsee_stages import STAGE1, Prune, Update
-from .launch import arch_of, training_options, training_parser, with_choice
-from .stages import Training, falling_rate, number, say, validation_of
+from ....dsee.artefact import DseeFile
+from ....dsee.labels import label_of
+from ....options.errors import OptionError
+from ...dsee.files import FILE, read_file
+from ...dsee.layer import roles_of
+from ...dsee.pruning import Pruning
+from ...dsee.starting import NewUpdate
+from ...surgery.base_checkpoint import BaseCheckpoint, read_base
+from ...training.same_command import settings_of
+from ..chassis.argv import OwnOptions, value
+from ..chassis.dry_run import dry_run
+from ..chassis.launch import arch_of, training_options, training_parser, with_choice
+from ..chassis.stages import Training, falling_rate, number, say, validation_of
+from .stages import STAGE1, Prune, Update
 
 FIRST, SECOND, THIRD = "1st", "2nd", "3rd"
 

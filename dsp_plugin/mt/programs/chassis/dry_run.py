@@ -10,8 +10,8 @@ from typing import Any, Optional
 import torch
 from torch import nn
 
-from ...records.kept_heads import kept_in_words
-from ...records.plan import TrainingPlan, heads_that_stay
+from ....records.kept_heads import kept_in_words
+from ....records.plan import TrainingPlan, heads_that_stay
 
 _TIMED = 3  # updates after a first one, which is slower
 
@@ -74,7 +74,7 @@ def _seconds_an_update(trainer: Any, batches: Any, accumulated: int) -> float:
 
 def _heads(model: nn.Module) -> str:
     """Say how many of the model's heads its gates would keep."""
-    from ..heads.gated_transformer import head_map_of
+    from ...heads.gated_transformer import head_map_of
 
     head_map = head_map_of(model)
     heads = head_map.num_heads

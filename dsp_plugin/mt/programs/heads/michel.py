@@ -10,24 +10,24 @@ from typing import Any
 
 import torch
 
-from ...gating import Step, Sweep, plan_removal
-from ...options.errors import OptionError
-from ...records.files.whole import check_folder
-from ...records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
-from ...reports.pictures.heads import head_map_text
-from ..checkpoints.checkpoint import check_same_sizes, load_checkpoint
-from ..heads.checkpoint_heads import SCORES, heads_of_checkpoint
-from ..heads.feed_forward import NEURONS
-from ..heads.importance import MAX_TOKENS, SentenceRanking, batches_of
-from ..surgery.fewer_heads import model_without
-from ..surgery.pruning import CheckpointModel, prepare, remove_heads
-from ..training.data_checks import data_fingerprint
-from ..training.dictionaries import check_dictionaries
-from ..training.option_checks import check_options
-from ..translate.scoring import score_model
-from ..translate.translate import translation_task
-from .argv import given
-from .launch import hush_hosts
+from ....gating import Step, Sweep, plan_removal
+from ....options.errors import OptionError
+from ....records.files.whole import check_folder
+from ....records.record import Metric, Record, fingerprint, kept_heads, new_record, save_record
+from ....reports.pictures.heads import head_map_text
+from ...checkpoints.checkpoint import check_same_sizes, load_checkpoint
+from ...heads.checkpoint_heads import SCORES, heads_of_checkpoint
+from ...heads.feed_forward import NEURONS
+from ...heads.importance import MAX_TOKENS, SentenceRanking, batches_of
+from ...surgery.fewer_heads import model_without
+from ...surgery.pruning import CheckpointModel, prepare, remove_heads
+from ...training.data_checks import data_fingerprint
+from ...training.dictionaries import check_dictionaries
+from ...training.option_checks import check_options
+from ...translate.scoring import score_model
+from ...translate.translate import translation_task
+from ..chassis.argv import given
+from ..chassis.launch import hush_hosts
 from .michel_options import fairseq_options, own_options
 
 

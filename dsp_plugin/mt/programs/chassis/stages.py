@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from ...records.files.sealed import read_json, write_json
-from ...records.files.whole import check_folder
-from ...records.record import load_record
-from ...records.settings import refusal
-from ..checkpoints.checkpoint import load_checkpoint
-from ..patches import forget_best_score
-from ..training.option_checks import check_options
-from ..training.same_command import difference, settings_of
+from ....records.files.sealed import read_json, write_json
+from ....records.files.whole import check_folder
+from ....records.record import load_record
+from ....records.settings import refusal
+from ...checkpoints.checkpoint import load_checkpoint
+from ...patches import forget_best_score
+from ...training.option_checks import check_options
+from ...training.same_command import difference, settings_of
 from .argv import value
 from .launch import train, training_options
 from .training_results import summarise_training

@@ -15,20 +15,20 @@ from typing import Any, Optional
 import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-from ...options.errors import OptionError
-from ...options.numbers import number
-from ...records.files.whole import check_output
-from ...records.record import Record, kept_in_words, load_record
-from ..checkpoints.built_in_types import checkpoint_to_start_from, options_by_section
-from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from ..checkpoints.flat_config import FlatTransformerConfig
-from ..heads.checkpoint_heads import SCORES
-from ..surgery.pruning import Pruned, prune_state
-from ..training.same_command import file_hash, settings_of
-from .argv import given
-from .launch import arch_of, renamed, with_choice
-from .stages import Training, say
-from .training_results import result_of
+from ....options.errors import OptionError
+from ....options.numbers import number
+from ....records.files.whole import check_output
+from ....records.record import Record, kept_in_words, load_record
+from ...checkpoints.built_in_types import checkpoint_to_start_from, options_by_section
+from ...checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from ...checkpoints.flat_config import FlatTransformerConfig
+from ...heads.checkpoint_heads import SCORES
+from ...surgery.pruning import Pruned, prune_state
+from ...training.same_command import file_hash, settings_of
+from ..chassis.argv import given
+from ..chassis.launch import arch_of, renamed, with_choice
+from ..chassis.stages import Training, say
+from ..chassis.training_results import result_of
 from .tuning_schedule import TuningSchedule
 
 PRUNED, TUNED = "checkpoint_pruned.pt", "tuned"  # in SAVE_DIR: a file, a folder

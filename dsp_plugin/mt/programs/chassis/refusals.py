@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...options.errors import OptionError, Spelling, as_typed, dashed
-from ...options.launchers import without_local_rank
-from ...options.terminal import printable
+from ....options.errors import OptionError, Spelling, as_typed, dashed
+from ....options.launchers import without_local_rank
+from ....options.terminal import printable
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 

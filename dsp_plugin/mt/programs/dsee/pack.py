@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .argv import asks_for_help
-from .refusals import raise_errors, run_program
+from ..chassis.argv import asks_for_help
+from ..chassis.refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
@@ -25,7 +25,7 @@ def pack_dsee_program(doc: str, argv: Sequence[str]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Make the program's parser."""
-    from .dsee import add_pruning
+    from .run import add_pruning
 
     made = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     made.add_argument("source")
@@ -45,18 +45,18 @@ def pack_dsee(argv: Sequence[str]) -> None:
     """
     options = parser().parse_args(list(argv))
 
-    from ...dsee.artefact import DseeFile
-    from ...options.errors import OptionError
-    from ...options.faults import naming
-    from ...records.files.whole import check_output
-    from ..dsee.account import account_lines, account_of
-    from ..dsee.deployed import check_base
-    from ..dsee.files import FILE, file_of_checkpoint, write_file
-    from ..dsee.layer import roles_in
-    from ..dsee.pruning import prune_file
-    from ..surgery.base_checkpoint import read_base
-    from ..training.option_checks import check_options
-    from .dsee import pruning_of
+    from ....dsee.artefact import DseeFile
+    from ....options.errors import OptionError
+    from ....options.faults import naming
+    from ....records.files.whole import check_output
+    from ...dsee.account import account_lines, account_of
+    from ...dsee.deployed import check_base
+    from ...dsee.files import FILE, file_of_checkpoint, write_file
+    from ...dsee.layer import roles_in
+    from ...dsee.pruning import prune_file
+    from ...surgery.base_checkpoint import read_base
+    from ...training.option_checks import check_options
+    from .run import pruning_of
 
     check_options(options)
     pruning = pruning_of(options, options.seed)

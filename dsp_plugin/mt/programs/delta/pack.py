@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .argv import asks_for_help
-from .refusals import raise_errors, run_program
+from ..chassis.argv import asks_for_help
+from ..chassis.refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a program without arguments answers at once
 
@@ -36,11 +36,11 @@ def pack_delta(argv: Sequence[str]) -> None:
     raise_errors(parser)
     options = parser.parse_args(list(argv))
 
-    from ...options.errors import OptionError
-    from ...records.files.whole import check_output
-    from ..delta.account import account_lines, account_of
-    from ..delta.files import file_of_checkpoint, write_file
-    from ..surgery.base_checkpoint import read_base
+    from ....options.errors import OptionError
+    from ....records.files.whole import check_output
+    from ...delta.account import account_lines, account_of
+    from ...delta.files import file_of_checkpoint, write_file
+    from ...surgery.base_checkpoint import read_base
 
     if not options.out:
         raise OptionError("out", "FILE: name the file to write")

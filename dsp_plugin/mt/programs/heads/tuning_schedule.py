@@ -1,7 +1,7 @@
 """How a model is trained on after heads were removed: the one place of its learning rate and its defaults.
 
 `run_dsp.py --tune-updates` takes it from here, and so do the pipelines of `scripts/mt/lib.sh`, whose steps
-are programs of their own: `python -m dsp_plugin.mt.programs.tuning_schedule 500 3e-3` prints
+are programs of their own: `python -m dsp_plugin.mt.programs.heads.tuning_schedule 500 3e-3` prints
 fairseq-train's options.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...options.numbers import number
-from .argv import words_of
-from .refusals import raise_errors, run_program
+from ....options.numbers import number
+from ..chassis.argv import words_of
+from ..chassis.refusals import raise_errors, run_program
 
 # nothing of fairseq is imported up here: a shell waits for the answer
 

@@ -10,22 +10,23 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
 
-from ...options.errors import OptionError, dashed
-from ...records.files.whole import check_folder
-from ..checkpoints.checkpoint import load_checkpoint, model_options
-from ..heads.checkpoint_heads import SCORES
-from ..patches import give_back_folders
-from ..training.option_checks import check_options
-from ..training.same_command import same_file
+from ....options.errors import OptionError, dashed
+from ....records.files.whole import check_folder
+from ...checkpoints.checkpoint import load_checkpoint, model_options
+from ...heads.checkpoint_heads import SCORES
+from ...patches import give_back_folders
+from ...training.option_checks import check_options
+from ...training.same_command import same_file
 from .argv import asks_for_help, given, value
 from .refusals import raise_errors
 from .training_results import summarise_training
 
-PLUGIN_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLUGIN_DIR = str(Path(os.path.abspath(__file__)).parents[3])
 
 _ASKS_FOR_GATES = ("num_of_heads", "heads_per_kind", "l0_penalty")
 _RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
@@ -92,8 +93,8 @@ def options_help(method: str = "dsp") -> str:
     """List a method's own options with defaults and meaning; fairseq's --help lists no model's."""
     from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-    from ... import register
-    from ..checkpoints.flat_config import FlatTransformerConfig
+    from .... import register
+    from ...checkpoints.flat_config import FlatTransformerConfig
 
     register()
     lines = []
@@ -213,7 +214,7 @@ def parse_for_fairseq(
     """
     from fairseq import options
 
-    from ... import register
+    from .... import register
 
     register()
     folder = value(words, "--user-dir")

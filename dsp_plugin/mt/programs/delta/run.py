@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...delta.artefact import DeltaFile
-from ...delta.labels import label_of
-from ...delta.stages import parse_stages
-from ...options.errors import OptionError, dashed
-from ...options.numbers import check_number
-from ...records.files.whole import check_output
-from ..delta.account import account_lines, account_of
-from ..delta.files import FILE, file_of_checkpoint, read_file, write_file
-from ..delta.layer import METHODS
-from ..delta.starting import OPTIONS_OF, NewDelta, check_methods
-from ..surgery.base_checkpoint import BaseCheckpoint, read_base
-from .argv import OwnOptions, given, value
-from .dry_run import dry_run
-from .launch import arch_of, training_options, training_parser, with_choice
-from .stages import Training, falling_rate, number, say, validation_of
-from .training_results import result_of
+from ....delta.artefact import DeltaFile
+from ....delta.labels import label_of
+from ....delta.stages import parse_stages
+from ....options.errors import OptionError, dashed
+from ....options.numbers import check_number
+from ....records.files.whole import check_output
+from ...delta.account import account_lines, account_of
+from ...delta.files import FILE, file_of_checkpoint, read_file, write_file
+from ...delta.layer import METHODS
+from ...delta.starting import OPTIONS_OF, NewDelta, check_methods
+from ...surgery.base_checkpoint import BaseCheckpoint, read_base
+from ..chassis.argv import OwnOptions, given, value
+from ..chassis.dry_run import dry_run
+from ..chassis.launch import arch_of, training_options, training_parser, with_choice
+from ..chassis.stages import Training, falling_rate, number, say, validation_of
+from ..chassis.training_results import result_of
 
 FOLDERS = ("1st", "2nd", "3rd")
 _BEFORE = "stage_before"  # among the settings of a stage: the fingerprint of the one before it

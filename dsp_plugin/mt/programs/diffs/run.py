@@ -8,17 +8,17 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from ...diffs import DiffPack
-from ...diffs.training.groups import method_name
-from ...options.errors import OptionError, dashed
-from ..diffs.base import read_base, starts_elsewhere
-from ..diffs.optimizers import grouping_of
-from ..diffs.packs import Projection
-from .argv import OwnOptions, value
-from .diff_stages import Share, unprojected_figures
-from .dry_run import dry_run
-from .launch import arch_of, renamed, training_options, training_parser, with_choice
-from .stages import Training, falling_rate, number, say, validation_of
+from ....diffs import DiffPack
+from ....diffs.training.groups import method_name
+from ....options.errors import OptionError, dashed
+from ...diffs.base import read_base, starts_elsewhere
+from ...diffs.optimizers import grouping_of
+from ...diffs.packs import Projection
+from ..chassis.argv import OwnOptions, value
+from ..chassis.dry_run import dry_run
+from ..chassis.launch import arch_of, renamed, training_options, training_parser, with_choice
+from ..chassis.stages import Training, falling_rate, number, say, validation_of
+from .stages import Share, unprojected_figures
 
 MASK, PACK = "mask.diff.safetensors", "task.diff.safetensors"  # of stages 2 and 3, in SAVE_DIR/DENSITY
 _OURS = {

@@ -8,20 +8,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ...dsee.artefact import DseeFile
-from ...dsee.labels import label_of
-from ...options.faults import naming
-from ...records.files.whole import check_folder
-from ...records.record import Metric, kept_heads, new_record, save_record
-from ...records.settings import other_settings, refusal
-from ..dsee.account import account_lines, account_of
-from ..dsee.deployed import check_base, frozen_of
-from ..dsee.files import FILE, file_of_checkpoint, read_file, write_file
-from ..dsee.pruning import Pruning, prune_file
-from ..heads.checkpoint_heads import CheckpointHeads, head_map_of_state, in_original_numbers
-from ..surgery.base_checkpoint import BaseCheckpoint
-from .stages import Training, say
-from .training_results import result_of
+from ....dsee.artefact import DseeFile
+from ....dsee.labels import label_of
+from ....options.faults import naming
+from ....records.files.whole import check_folder
+from ....records.record import Metric, kept_heads, new_record, save_record
+from ....records.settings import other_settings, refusal
+from ...dsee.account import account_lines, account_of
+from ...dsee.deployed import check_base, frozen_of
+from ...dsee.files import FILE, file_of_checkpoint, read_file, write_file
+from ...dsee.pruning import Pruning, prune_file
+from ...heads.checkpoint_heads import CheckpointHeads, head_map_of_state, in_original_numbers
+from ...surgery.base_checkpoint import BaseCheckpoint
+from ..chassis.stages import Training, say
+from ..chassis.training_results import result_of
 
 # in the configuration of stage II's file, the fingerprint of the training it is of
 STAGE1 = "stage1_settings"

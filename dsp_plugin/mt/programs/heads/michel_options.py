@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from ..heads.importance import RANKINGS
-from .argv import OwnOptions, given
-from .launch import PLUGIN_DIR, parse_for_fairseq
+from ...heads.importance import RANKINGS
+from ..chassis.argv import OwnOptions, given
+from ..chassis.launch import PLUGIN_DIR, parse_for_fairseq
 
 # of fairseq's options, those that mean something here; "arch" is compared with the checkpoint's
 _USED = set(

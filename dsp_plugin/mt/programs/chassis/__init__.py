@@ -1,0 +1,1 @@
+"""What every program of scripts/mt stands on: its command line, its refusals, a training as a stage."""
