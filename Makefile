@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs multi30k grid pipelined glue glue-auto diff diff-grid diff-domains dsee doctor clean distclean
+.PHONY: help venv demo test lint docs multi30k grid pipelined glue glue-auto diff diff-grid diff-domains dsee delta doctor clean distclean
 
 # The interpreter that .venv is made from: python3.11, or a python3 that is one.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
@@ -24,10 +24,10 @@ SITE := $(VENV)/.installed-docs
 WANTED := setup.py constraints.txt
 
 # Of the pipelines: runs side by side, more options of Snakemake (-n shows what is left), and a pipeline's settings, each of
-# which may be given on the command line of make. SHOW=1 prints the command lines of glue's, diff's and dsee's runs, done or not.
+# which may be given on the command line of make. SHOW=1 prints the command lines of glue's, diff's, dsee's and delta's runs, done or not.
 JOBS ?= 1
 ARGS ?=
-SETTINGS := SEEDS ONLY TASKS BUDGETS DENSITIES SQUAD_DENSITIES ALL_METHODS QUICK SPEED MODEL DATA SEED FLAGS UNPRUNED TRAINED_EPOCHS BESIDE RUNS RESULTS
+SETTINGS := SEEDS ONLY TASKS BUDGETS DENSITIES SQUAD_DENSITIES ALL_METHODS QUICK SPEED MODEL MASKED PARTS K DATA SEED FLAGS UNPRUNED TRAINED_EPOCHS BESIDE RUNS RESULTS
 given = $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),$(name)="$($(name))"))
 pipeline = $(if $(SHOW),$(BIN)/python pipelines/show.py $(1),$(SNAKEMAKE) -s pipelines/$(1).smk --cores $(JOBS) $(ARGS) \
 	--config) python=$(BIN)/python $(2) $(given)
@@ -47,7 +47,8 @@ help:
 	@echo 'make diff-grid the whole of it: SST-2, too, at 1, 0.5, 0.25 and 0.1 %, three seeds; likewise'
 	@echo 'make diff-domains  a translation model finetuned to another domain by sparse diffs (Multi30k to IWSLT14)'
 	@echo 'make dsee      the same model finetuned by LoRA and DSEE on CoLA and STS-B, then pruned and trained on; likewise'
-	@echo '               of these eight: ARGS=-n shows what is left, JOBS=2 runs two at once (docs/pipelines.md)'
+	@echo 'make delta     prompt, BitFit and adapter in every combination and order, 16 examples a class and all; likewise'
+	@echo '               of these nine: ARGS=-n shows what is left, JOBS=2 runs two at once (docs/pipelines.md)'
 	@echo 'make doctor    what is installed, what is missing, and the command that mends it'
 	@echo 'make venv      only make $(VENV) and install everything in it (the others do so by themselves)'
 	@echo 'make clean     remove caches, build leftovers and the output of the demo (distclean: $(VENV) as well)'
@@ -85,6 +86,9 @@ diff-domains: $(BASE) $(PIPELINES)
 
 dsee: $(ALL) $(PIPELINES)
 	$(call pipeline,dsee)
+
+delta: $(ALL) $(PIPELINES)
+	$(call pipeline,delta)
 
 test: $(ALL)
 	@$(MAKE) --silent --no-print-directory $(PIPELINES) || echo 'No Snakemake: tests that start it are skipped'

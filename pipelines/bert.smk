@@ -6,7 +6,7 @@ wildcard_constraints:
     task="|".join(PLAN.bert.tasks),
     run="[^/]+",
     model_file=r"config\.json|checkpoint-last-info\.pt|task\.dsee\.safetensors",
-    set=r"(K\d+/|tuned/|3rd/)?dev(_matched|_mismatched)?",
+    set=r"(K\d+/|tuned/|3rd/)?(dev|test)(_matched|_mismatched)?",
 
 
 # checkpoints have three times the model's size, and are needed no more after a run

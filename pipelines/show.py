@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Show the command lines of a pipeline's runs, done or not, without running them.
 
-python pipelines/show.py glue|diff|dsee [KEY=VALUE ...]        the pipeline's settings
+python pipelines/show.py glue|diff|dsee|delta [KEY=VALUE ...]        the pipeline's settings
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines.plans.delta import DeltaPlan
 from pipelines.plans.diff import DiffPlan
 from pipelines.plans.dsee import DseePlan
 from pipelines.plans.glue import GluePlan
 
 
 def main(words: list[str]) -> None:
-    plan = {"glue": GluePlan, "diff": DiffPlan, "dsee": DseePlan}[words[0]](
+    plan = {"glue": GluePlan, "diff": DiffPlan, "dsee": DseePlan, "delta": DeltaPlan}[words[0]](
         dict(word.split("=", 1) for word in words[1:])
     )
     for run in plan.runs:

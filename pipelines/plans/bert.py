@@ -49,7 +49,8 @@ class BertPlan(Plan):
         for key in known:
             if known[key].many and not getattr(options, key):  # by default, those of the YAML file
                 setattr(options, key, getattr(self.settings, key))
-        if not any(name.lower() == "seeds" and value for name, value in config.items()):
+        self._given = {name.lower() for name, value in config.items() if value not in (None, "")}
+        if "seeds" not in self._given:
             options.seeds = getattr(self.settings, "seeds", options.seeds)
         trial = "quick" if options.quick else ""
         options.runs = options.runs or Path("runs", self.name, trial)
@@ -63,6 +64,16 @@ class BertPlan(Plan):
     def sets(self, task: str) -> Sequence[str]:
         """Return the scored sets of a task, each a folder of records."""
         return self.bert.tasks[task].get("sets", ["dev"])
+
+    def seeds_of(self, task: str) -> list[int]:
+        """Return a task's seeds: those of the command line, or its own (`seeds_of` of the YAML file)."""
+        if self.given("seeds"):
+            return self.options.seeds
+        return getattr(self.settings, "seeds_of", {}).get(task, self.options.seeds)
+
+    def given(self, name: str) -> bool:
+        """Return whether the command line names a setting."""
+        return name in self._given
 
     def batch(self, task: str) -> int:
         return self.bert.tasks[task].get("batch", self.bert.training["per_device_train_batch_size"])
@@ -236,13 +247,17 @@ class BertPlan(Plan):
             if settings
         }
 
+    def compared_model(self) -> str:
+        """Name the pretrained model of the command lines that records are compared with."""
+        return self.options.model or self.bert.model["folder"]
+
     def differing(self, run: Any) -> list[str]:
         """Name the settings in which a training in the folder of a run's records differs from its command.
 
         Compared are the options `compared` of bert.yaml that both sides name. Records without a command, of
         another program, or of a model that was only scored again are not looked at.
         """
-        here = self.command(run, model=self.options.model or self.bert.model["folder"])
+        here = self.command(run, model=self.compared_model())
         for path in sorted((self.options.results / run.name).rglob("results.json")):
             try:
                 words = shlex.split(load_record(path).command)

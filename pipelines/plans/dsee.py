@@ -50,7 +50,6 @@ class DseePlan(BertPlan):
 
     def __init__(self, config: Mapping[str, Any]):
         self.config = config  # for the program that compares
-        self._seeds_given = any(name.lower() == "seeds" and value for name, value in config.items())
         super().__init__(config)
 
     def runs_of(self, seed: int) -> list[Run]:
@@ -63,12 +62,6 @@ class DseePlan(BertPlan):
                     source = self.settings.methods[method].get("source")
                     runs.append(Run(task, method, seed, source and Run(task, source, seed)))
         return runs
-
-    def seeds_of(self, task: str) -> list[int]:
-        """Return a task's seeds: those of the command line, or its own."""
-        if self._seeds_given:
-            return self.options.seeds
-        return self.settings.seeds_of.get(task, self.options.seeds)
 
     def methods_of(self, task: str) -> list[str]:
         """Return the methods that are run on a task."""

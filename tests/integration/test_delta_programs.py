@@ -18,10 +18,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from dsp_plugin.delta.artefact import DeltaFile
 from dsp_plugin.delta.few_shot import TASKS, OfficialFiles
-from dsp_plugin.delta.gathering import chosen, read_runs
 from dsp_plugin.hf.delta.checkpoints import FILE
 from dsp_plugin.records.answers import load_answers
 from dsp_plugin.records.record import load_record
+from dsp_plugin.reports.tables.delta_runs import chosen, read_runs
 
 # as published, but for model, data and lengths
 PUBLISHED = (

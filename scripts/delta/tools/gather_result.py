@@ -17,8 +17,8 @@ from pathlib import Path
 def program(argv):
     from tabulate import tabulate
 
-    from dsp_plugin.delta.gathering import FIELDS, cells, chosen, read_runs
     from dsp_plugin.options.errors import OptionError
+    from dsp_plugin.reports.tables.delta_runs import FIELDS, cells, chosen, read_runs
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -63,7 +63,7 @@ NOT_RUN = {
     "bash scripts/delta/data/download_dataset.sh": "it fetches: tests/integration/test_download.py",
     "python scripts/delta/run.py": "minutes of training: tests/integration/test_delta_programs.py",
     "bash scripts/delta/run_": "hours of training: tests/integration/test_delta_pipelines.py",
-    "python scripts/delta/tools/gather_result.py": "many runs' records: tests/unit/delta/test_gathering.py",
+    "python scripts/delta/tools/gather_result.py": "many records: tests/unit/reports/test_delta_runs.py",
     "python scripts/delta/tools/generate_k_shot_data.py": "tests/unit/delta/test_few_shot.py",
     "python scripts/delta/pretrain_mlm.py": "minutes of training: tests/integration/test_pretrain_mlm.py",
     "python data-prep/parallel_to_jsonl.py": "real text: tests/unit/data_prep/test_parallel_to_jsonl.py",

@@ -146,7 +146,7 @@ def _pretrain(
     seconds = clock.seconds
     after = accuracy(model, held_out, collate, args)
     trainer.save_model()
-    seal_folder(args.output_dir)
+    sealed = read_json(seal_folder(args.output_dir))["files"]
     record = new_record(
         "mlm-train",
         results.record_name or "masked words",
@@ -169,6 +169,7 @@ def _pretrain(
             "files": sorted(f"{path.parent.name}/{path.name}" for path in sentences.files),
             "minutes": text.max_minutes,
             "clock": text.clock,
+            "weights": {name: one["sha256"] for name, one in sealed.items() if "safetensors" in name},
         },
     )
     save_record(record, results.record_dir or args.output_dir)

@@ -31,6 +31,8 @@ from .labels import label_of
 from .task import DeltaTask
 from .whole_trainer import WholeTrainer
 
+BEGUN_ON = "begun_on"
+
 
 class DeltaStage(System):
     """Trains the methods of one stage; what is scored is the file, read back onto the base.
@@ -207,12 +209,22 @@ class DeltaStage(System):
     def about(self) -> dict[str, Any]:
         """Return what the file says beside the methods."""
         task, config = self.task, {"task": self.task.name, "few_shot_type": self.task.options.few_shot_type}
+        if (begun := self._begun_on()) is not None:
+            config[BEGUN_ON] = begun
         if not task.prompted:
             return {"config": config}
         return {"template": task.used_template.source, "mapping": task.mapping, "config": config}
 
     def method_name(self) -> str:
-        return label_of(self._stages(), self.task.options.few_shot_type)
+        begun = self._begun_on()
+        label = label_of(self._stages(), self.task.options.few_shot_type)
+        return label if begun is None else f"{label}-from-{begun}"
+
+    def _begun_on(self) -> str | None:
+        """Name the other task that the first stage began with the file of; None where there is none."""
+        config = {} if self.start is None else self.start.config
+        theirs = config.get("task", self.task.name)
+        return config.get(BEGUN_ON) if theirs == self.task.name else theirs
 
     def _stages(self) -> list[list[str]]:
         """The methods of each stage up to this one; empty where all weights learn, or nothing has."""
@@ -268,6 +280,7 @@ class DeltaStage(System):
             "num_k": task.options.num_k,
             "learning_rate": args.learning_rate if args.do_train else None,
             "tag": self.options.tag,
+            BEGUN_ON: self._begun_on(),
             **self.account,
         }
         if task.prompted:

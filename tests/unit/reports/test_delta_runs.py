@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dsp_plugin.delta.gathering import FIELDS, Run, best_by_dev, cells, chosen, read_runs
 from dsp_plugin.options.errors import OptionError
 from dsp_plugin.records.record import Metric, new_record, save_record
+from dsp_plugin.reports.tables.delta_runs import FIELDS, Run, best_by_dev, cells, chosen, read_runs
 
 PROGRAM = Path(__file__).resolve().parents[3] / "scripts" / "delta" / "tools" / "gather_result.py"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..options.errors import OptionError
-from ..records.record import Record, find_records
+from dsp_plugin.options.errors import OptionError
+from dsp_plugin.records.record import Record, find_records
 
 FIELDS = ("task", "method", "tag", "few_shot_type", "seed", "num_k", "model", "learning_rate", "template")
 """What a condition can be about."""
@@ -29,7 +29,7 @@ class Run:
         about: FIELDS -> value. folder: of the run.
         dev: the task's main metric on the development set, in percent. dev_metrics, test_metrics: metric ->
             value; MNLI's mismatched sets end in "_mm".
-        figures: of its deltas, as the records have them.
+        figures: of its deltas, as the records have them. parameters: of the model that was scored.
     """
 
     about: dict[str, Any]
@@ -38,6 +38,7 @@ class Run:
     dev_metrics: dict[str, float] = field(default_factory=dict)
     test_metrics: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def read_runs(folder: str | os.PathLike) -> list[Run]:
         run = found.setdefault(
             path.parents[1], Run(_about(record), str(path.parents[1]), figures=record.extra["delta"])
         )
+        run.parameters = (record.parameters or {}).get("after")
         split = path.parent.name
         ending = "_mm" if split.endswith("_mismatched") else ""
         scores = {f"{metric.name}{ending}": metric.value for metric in record.metrics}
