@@ -22,6 +22,7 @@ from transformers import (
 from ....options.errors import OptionError
 from ....options.numbers import Meaning
 from ....records.files.claim import claimed
+from ....records.files.sealed import read_json
 from ....records.files.sealed_folder import seal_folder
 from ....records.record import Metric, check_record_path, fingerprint, new_record, portable_path, save_record
 from ...data.mlm_text import Sentences, read_sentences
