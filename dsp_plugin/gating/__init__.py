@@ -1,6 +1,7 @@
 """Which heads live: relaxed, exact and straight-through top-K, concrete gates, fixed masks. Pure torch."""
 
 from .budget import BudgetOptions, HeadBudget, best_of_blocks, check_budget, parse_heads_per_kind
+from .cost_budget import CostBudget
 from .gates import FixedGates, HeadGates
 from .handshake.handshake import Handshake, HandshakeError
 from .head_map import AttentionBlock, HeadMap
@@ -19,8 +20,10 @@ from .importance.removal_order import (
 )
 from .importance.start import spread, starting_ranking
 from .importance.sweep import Step, Sweep
+from .methods.closing_options import ClosingOptions
 from .methods.concrete import ConcreteGates
 from .methods.exact import ExactSubset
+from .methods.lagrangian import LagrangianGates
 from .methods.recipe import SCHEDULES, STARTS, Setting, derive, schedule_of
 from .methods.subset import RelaxedSubset, StraightThroughSubset
 from .methods.subset_options import SubsetOptions
@@ -33,7 +36,9 @@ __all__ = [
     "RANKINGS",
     "AttentionBlock",
     "BudgetOptions",
+    "ClosingOptions",
     "ConcreteGates",
+    "CostBudget",
     "ExactSubset",
     "ExponentialCooling",
     "FixedGates",
@@ -45,6 +50,7 @@ __all__ = [
     "measure_importance",
     "HeadMap",
     "HeadScores",
+    "LagrangianGates",
     "RankedGates",
     "RankingOptions",
     "RelaxedSubset",

@@ -129,6 +129,10 @@ class HeadBudget:
             keep[index] = hard_topk(ranked[index], group.budget)
         return keep
 
+    def groups(self) -> list[tuple[Tensor, int]]:
+        """Return (indices of the heads, how many of them stay) of every budget."""
+        return [(self._indices(group, torch.device("cpu")), group.budget) for group in self._groups]
+
     def removable(self, keep: Tensor) -> Tensor:
         """Return which heads of `keep`, bool [N], may go so that the budget can still be met: bool [N]."""
         may_go = torch.zeros_like(keep)

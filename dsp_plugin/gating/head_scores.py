@@ -79,16 +79,22 @@ class HeadScores(nn.Module):
 
     def _apply(self, fn, *args, **kwargs):
         # Scores stay float32, to the last bit, when the host halves its model: an annealed gradient (~ 1/T)
-        # overflows half precision, and rounded scores tie, which would deploy other heads.
-        scores = self.scores.detach()
-        grad = None if self.scores.grad is None else self.scores.grad.detach()
+        # overflows half precision, and rounded scores tie, which would deploy other heads. So does whatever
+        # else a method has.
+        grads = {n: None if p.grad is None else p.grad.detach() for n, p in self._parameters.items()}
+        before = {name: value.detach() for name, value in (*self._parameters.items(), *self._buffers.items())}
         super()._apply(fn, *args, **kwargs)
-        if self.scores.dtype in (torch.float16, torch.bfloat16):
-            device = self.scores.device
-            self.scores.grad = None
-            self.scores.data = scores.to(device, torch.float32)
-            if grad is not None:
-                self.scores.grad = grad.to(device, torch.float32)
+        for name, value in before.items():
+            now = getattr(self, name)
+            if now.dtype not in (torch.float16, torch.bfloat16):
+                continue
+            if name in grads:
+                now.grad = None
+                now.data = value.to(now.device, torch.float32)
+                if grads[name] is not None:
+                    now.grad = grads[name].to(now.device, torch.float32)
+            else:
+                self._buffers[name] = value.to(now.device, torch.float32)
         return self
 
 

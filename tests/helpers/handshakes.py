@@ -8,9 +8,11 @@ from gated_tiny import HEADS, N, train
 
 from dsp_plugin.gating import (
     ConcreteGates,
+    ExactSubset,
     ExponentialCooling,
     FixedGates,
     HandshakeError,
+    LagrangianGates,
     RankedGates,
     RelaxedSubset,
     StraightThroughSubset,
@@ -23,6 +25,8 @@ METHODS = {
     "function": lambda: RelaxedSubset(HEADS, 3, lambda updates: 0.5),
     "straight-through": lambda: StraightThroughSubset(HEADS, 3),
     "concrete": lambda: ConcreteGates(HEADS, None, l0_penalty=0.1),
+    "exact": lambda: ExactSubset(HEADS, 3),
+    "lagrangian": lambda: LagrangianGates(HEADS, 3, 100),
     "ranked": lambda: RankedGates(HEADS, 3, torch.randn(N)),
     "fixed": lambda: FixedGates(torch.ones(N)),
 }

@@ -14,6 +14,7 @@ from dsp_plugin.gating import (
     ConcreteGates,
     ExactSubset,
     ExponentialCooling,
+    LagrangianGates,
     RankedGates,
     RelaxedSubset,
     StraightThroughSubset,
@@ -30,6 +31,7 @@ METHODS = {
     "exact": lambda heads: ExactSubset(heads, K, COOLING),
     "straight-through": lambda heads: StraightThroughSubset(heads, K),
     "concrete": lambda heads: ConcreteGates(heads, K, LAMBDA),
+    "lagrangian": lambda heads: LagrangianGates(heads, K, 4),
     "ranked": lambda heads: RankedGates(heads, K, torch.arange(8.0)),
 }
 

@@ -23,7 +23,12 @@ METHODS = {
         "run_dsp.py",
         "--sampler simple --mask-samples 3 --pruning-lr 0.3 --annealing --cooldown-steps 4",
         "dsp-simple",
-    )
+    ),
+    "lagrangian": (
+        "run_voita.py",
+        "--closing lagrangian --pruning-lr 0.3 --closing-updates 4",
+        "voita-lagrangian",
+    ),
 }
 
 

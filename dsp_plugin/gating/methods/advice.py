@@ -6,8 +6,9 @@ Each function gives sentences, none where all is well; `spelling` says how users
 from __future__ import annotations
 
 from ...options.errors import Spelling
+from ..head_scores import HeadScores
 from ..sampling.schedule import ExponentialCooling
-from .concrete import ConcreteGates
+from .lagrangian import LagrangianGates
 
 # Below this temperature the sampler is a hard top-K to float64's precision, and has no gradient.
 FROZEN = 1e-3
@@ -43,8 +44,10 @@ def unfinished_cooldown(cooling: ExponentialCooling, updates: int, spelling: Spe
     ]
 
 
-def closed_heads(gates: ConcreteGates, spelling: Spelling) -> list[str]:
-    """Say how many heads the penalty has left open, and what to change where that is none or all."""
+def closed_heads(gates: HeadScores, spelling: Spelling) -> list[str]:
+    """Say how many heads were closed, and what to change where those are none, all, or too few."""
+    if isinstance(gates, LagrangianGates):
+        return _held_heads(gates, spelling)
     count, option = gates.num_heads, spelling("l0_penalty")
     by_penalty = int((gates.scores > 0).sum())
     said = f"{option} {gates.l0_penalty:g} kept {by_penalty} of {count} heads (log_a above 0)"
@@ -55,3 +58,22 @@ def closed_heads(gates: ConcreteGates, spelling: Spelling) -> list[str]:
         return [said]
     problem = "EVERY HEAD IS CLOSED: lower" if by_penalty == 0 else "NO HEAD IS CLOSED: raise"
     return [said, f"{problem} {option}, or give {spelling('num_of_heads')} K to keep exactly K"]
+
+
+# So far from its target, a share, a Lagrangian has not done its work.
+_NEAR = 0.05
+
+
+def _held_heads(gates: LagrangianGates, spelling: Spelling) -> list[str]:
+    """Say how far the constraint has closed the gates, and what to do where that is not far enough."""
+    if not gates.targets.numel():
+        return []
+    closed, wanted = gates.closed().detach(), gates.progress() * gates.targets
+    shares = ", ".join(f"{float(a):.3f} of {float(b):.3f}" for a, b in zip(closed, gates.targets))
+    said = f"{spelling('closing')} lagrangian has closed {shares} (shares); {int(gates.keep().sum())} of "
+    said += f"{gates.num_heads} heads are deployed"
+    if float((closed - wanted).abs().max()) <= _NEAR and gates.progress() == 1.0:
+        return [said]
+    names = spelling("closing_updates"), spelling("pruning_lr")
+    cure = f"train longer, or give a smaller {names[0]} or a larger {names[1]}"
+    return [said, f"THE GATES HAVE NOT SETTLED: {cure}"]

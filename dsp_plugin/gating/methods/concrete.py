@@ -30,12 +30,12 @@ def stretch(s: Tensor) -> Tensor:
     return (s * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
 
 
-def concrete_gates(log_a: Tensor, u: Tensor) -> Tensor:
-    """Return gates [N] for noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / BETA)).
+def concrete_gates(log_a: Tensor, u: Tensor, beta: float = BETA) -> Tensor:
+    """Return gates [N] for noise u [N] in (0, 1): stretch(sigmoid((logit(u) + log_a) / beta)).
 
     They are differentiable in log_a [N] (Louizos et al., section 2.2).
     """
-    return stretch(torch.sigmoid((u.log() - torch.log1p(-u) + log_a) / BETA))
+    return stretch(torch.sigmoid((u.log() - torch.log1p(-u) + log_a) / beta))
 
 
 def soft_gates(log_a: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ def soft_gates(log_a: Tensor) -> Tensor:
     return stretch(torch.sigmoid(log_a))
 
 
-def open_probability(log_a: Tensor) -> Tensor:
-    """Return P(gate > 0) of every head, [N]: sigmoid(log_a - BETA log(-LOW / HIGH))."""
-    return torch.sigmoid(log_a - BETA * math.log(-LOW / HIGH))
+def open_probability(log_a: Tensor, beta: float = BETA) -> Tensor:
+    """Return P(gate > 0) of every head, [N]: sigmoid(log_a - beta log(-LOW / HIGH))."""
+    return torch.sigmoid(log_a - beta * math.log(-LOW / HIGH))
 
 
 class ConcreteGates(HeadScores):

@@ -28,6 +28,7 @@ BY_HAND = (
     "final_noise",
     "pruning_warmup_updates",
     "l0_penalty",
+    "closing_updates",
 )
 """Options of which each says that the schedule is the user's own."""
 
@@ -81,7 +82,8 @@ class Setting:
     Attributes:
         method: "dsp" or "voita".
         joint: the model is trained, too. use_ste: straight-through gates.
-        sampler: how masks are drawn else, see `SubsetOptions`.
+        sampler: how masks are drawn else, see `SubsetOptions`. closing: what closes concrete gates, see
+            `ClosingOptions`.
         updates: of the whole run.
     """
 
@@ -93,6 +95,7 @@ class Setting:
     per_kind: Mapping[str, int] | None = None
     use_ste: bool = False
     sampler: str = "relaxed"
+    closing: str = "penalty"
 
 
 def derive(setting: Setting) -> dict[str, Any]:
@@ -126,6 +129,9 @@ def derive(setting: Setting) -> dict[str, Any]:
         "min_heads_per_block": _minimum(setting) if setting.joint else 0,
         "pruning_warmup_updates": third if setting.joint else 0,
     }
+    if setting.method == "voita" and setting.closing == "lagrangian":
+        rising = third if setting.joint else setting.updates // 2
+        return {**found, "pruning_lr": SCORE_RATE, "closing_updates": rising}
     if setting.method == "voita":
         return {**found, "pruning_lr": SCORE_RATE, "open_cost": OPEN_COST}
     if setting.use_ste:

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...gating import (
     BudgetOptions,
-    ConcreteGates,
+    ClosingOptions,
     HeadMap,
     HeadScores,
     Setting,
@@ -19,6 +19,7 @@ from ...gating import (
     parse_heads_per_kind,
 )
 from ...gating.importance.start import check_start
+from ...gating.methods.closing_options import CLOSING_UPDATES
 from ...gating.methods.recipe import START_WIDTH
 from .importance import Collate
 from .importance_start import ImportanceStart
@@ -39,7 +40,12 @@ _CONCRETE = {"pruning_lr": 0.1, "l0_penalty": None}
 
 
 def constants_of(
-    method: str, how: str, joint: bool, use_ste: bool = False, sampler: str = "relaxed"
+    method: str,
+    how: str,
+    joint: bool,
+    use_ste: bool = False,
+    sampler: str = "relaxed",
+    closing: str = "penalty",
 ) -> dict[str, Any]:
     """Return what stands for options that were not given, as in the papers' BERT programs.
 
@@ -48,6 +54,8 @@ def constants_of(
         how: "published" completes the recipe of the paper, too; see `schedule_of`.
     """
     found = {**BY_HAND, **(_CONCRETE if method == "voita" else _SUBSET)}
+    if closing == "lagrangian":
+        return {**found, "closing_updates": CLOSING_UPDATES}
     if how != "published":
         return found
     if method == "voita":
@@ -67,10 +75,13 @@ def work_out(
     neurons: int | None = None,
     heads: bool = True,
     sampler: str = "relaxed",
+    closing: str = "penalty",
 ) -> dict[str, Any]:
     """Work out the options of a schedule, name -> value. Arguments and errors as `derive_schedule`."""
     head_map, per_kind = head_map_of(model, neurons, heads), parse_heads_per_kind(heads_per_kind)
-    found = derive(Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste, sampler))
+    found = derive(
+        Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste, sampler, closing)
+    )
     if found.pop("pruning_lr_decay_steps", None):
         found["scores_lr_schedule"] = "linear"  # whatever --lr_scheduler_type is
     if "open_cost" in found:
@@ -118,7 +129,7 @@ class Schedule:
         """Make the gates. Errors as `HeadBudget`."""
         budget = BudgetOptions.of(self.options).budget(head_map)
         if self.method == "voita":
-            return ConcreteGates(head_map, budget, self.options["l0_penalty"])
+            return ClosingOptions.of(self.options).gates(head_map, budget)
         return SubsetOptions.of(self.options).gates(head_map, budget)
 
     def start(
@@ -139,6 +150,7 @@ def derive_schedule(
     neurons: int | None = None,
     heads: bool = True,
     sampler: str = "relaxed",
+    closing: str = "penalty",
     **given: Any,
 ) -> Schedule:
     """Work out the schedule of a training of so many updates, as `--pruning_schedule auto` does.
@@ -153,6 +165,7 @@ def derive_schedule(
         use_ste: straight-through.
         neurons, heads: the units, see `head_map_of`. The numbers were found with heads.
         sampler: "relaxed" or "simple", see `SubsetOptions`.
+        closing: "penalty" or "lagrangian", see `ClosingOptions`.
         given: options that win over what is worked out, such as `min_heads_per_block` and `init_scores`.
 
     Raises:
@@ -160,10 +173,9 @@ def derive_schedule(
     """
     budget = {"num_of_heads": num_of_heads, "heads_per_kind": heads_per_kind}
     units = {"neurons": neurons, "heads": heads}
-    found = work_out(
-        model, updates, joint, **budget, method=method, use_ste=use_ste, sampler=sampler, **units
-    )
-    flags = {"annealing": False, "use_ste": use_ste, "sampler": sampler}
-    options = {**constants_of(method, "auto", joint), **flags, **budget, **found, **given}
+    how = {"use_ste": use_ste, "sampler": sampler, "closing": closing}
+    found = work_out(model, updates, joint, **budget, method=method, **how, **units)
+    constants = constants_of(method, "auto", joint, closing=closing)
+    options = {**constants, "annealing": False, **how, **budget, **found, **given}
     check_start(options["init_scores"], BudgetOptions.of(options).given)
     return Schedule(method, options)

@@ -14,6 +14,7 @@ from fairseq.utils import split_paths
 from omegaconf import OmegaConf, open_dict
 
 from ...gating import BudgetOptions, Setting, derive, parse_heads_per_kind
+from ...gating.methods.closing_options import closing_of
 from ...gating.methods.recipe import BY_HAND
 from ...gating.methods.schedule_words import schedule_in_words
 from ...gating.methods.subset_options import without_say
@@ -64,7 +65,7 @@ def settle_schedule(task: Any, cfg, model_class: Any, start: Start) -> None:
         return
     how, updates = kind_of(options), None
     there = _there(model_class, start, options)
-    found = {**model_class.by_hand, **model_class.published(options)}
+    found = {**model_class.constants(options), **model_class.published(options)}
     if how == "auto":
         if there is not None:
             _check_rest(task, cfg, options, start, there)
@@ -161,6 +162,7 @@ def _work_out(task: Any, cfg, model_class: Any, options: dict[str, Any], start: 
         per_kind=parse_heads_per_kind(options["heads_per_kind"]),
         use_ste=bool(options.get("use_ste")),
         sampler=options.get("sampler") or "relaxed",
+        closing=closing_of(options),
     )
     found = model_class.as_options(derive(setting), head_map, batches)
     return {UPDATES: updates, **found}

@@ -20,20 +20,30 @@ def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
 
 
 # label in the log, decimals
-_SHOWN = {"heads_open": 2, "temperature": 10, "gate_entropy": 4, "expected_open": 2}
+_SHOWN = {
+    "heads_open": 2,
+    "temperature": 10,
+    "gate_entropy": 4,
+    "expected_open": 2,
+    "closed_share": 4,
+    "closed_target": 4,
+    "price": 4,
+}
 
 
 class GatedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     """The stock loss, plus the gates' penalty in training: it is added to the token-summed loss, once a
     micro-batch and process, so that a coefficient of 200 is about 200 / tokens on the mean loss. The logged
-    loss leaves it out.
+    loss leaves it out. A penalty of the mean loss (`of_mean_loss` of the gates) is multiplied by the number
+    of tokens first, so that it means that.
     """
 
     def forward(self, model, sample, reduce=True):
         loss, sample_size, logging_output = super().forward(model, sample, reduce=reduce)
         gating = switchboard_of(model)
         if gating is not None and model.training:
-            loss = loss + gating.penalty()
+            of_mean = getattr(gating.gates, "of_mean_loss", False)
+            loss = loss + gating.penalty() * (sample_size if of_mean else 1)
             for name, value in gating.metrics().items():
                 logging_output[f"gates_{name}"] = value
             logging_output["gates_batches"] = 1

@@ -85,6 +85,11 @@ class GatedTransformerModel(TransformerModelBase):
         return cls.wants_gates(options)
 
     @classmethod
+    def constants(cls, options) -> Mapping[str, Any]:
+        """Return the values in a schedule by hand of options that are not given, for those that are."""
+        return cls.by_hand
+
+    @classmethod
     def published(cls, options) -> Mapping[str, Any]:
         """Return the values of the paper that are not those of `by_hand`, for options as they were given."""
         return {}
@@ -183,6 +188,11 @@ class GatedTransformerModel(TransformerModelBase):
     @classmethod
     def warnings(cls, options) -> list[str]:
         """Return what a user should know before a long training with these options."""
+        return []
+
+    @classmethod
+    def length_warnings(cls, options, updates: Optional[int]) -> list[str]:
+        """Return the same once the length of the training is known; None: it has no end."""
         return []
 
     @classmethod

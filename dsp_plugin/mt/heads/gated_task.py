@@ -18,6 +18,7 @@ from ..training.coverage import COVERAGE, Coverage, coverage_of, is_training_pas
 from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionaries_of
 from ..training.finished import PATIENCE, finished, patience_now, restore_patience
 from ..training.option_checks import spelling_options
+from ..training.run_length import Limits, Stand
 from .derived_schedule import Start, all_options, settle_schedule
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
@@ -50,6 +51,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._is_master = False  # known once a training starts
         self.is_finished = False  # the training, when it is started once more
         self.score_start: Optional[ScoreStart] = None  # None also once the scores have begun
+        self._warned: Optional[tuple[type, dict[str, Any]]] = None  # (model, options), until it is
         self._choice_begins: Optional[int] = None  # the update at which an open phase is over
         self._max_valid_steps: Optional[int] = None
         self._loaded_early: Optional[tuple[str, bool]] = None  # (subset, combined), see `load_dataset`
@@ -128,6 +130,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         self._is_master = is_master(whole.distributed_training)
         self.score_start = ScoreStart.of(options, whole, shown=self._is_master)
         self._choice_begins = options["pruning_warmup_updates"] or None
+        self._warned = (model_class, options) if model_class.wants_gates(options) else None
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """Train on one micro-batch; at the update at which the scores are to begin, begin them before."""
@@ -150,13 +153,16 @@ class GatedTranslationTask(CheckedTranslationTask):
     def get_batch_iterator(self, dataset, *args, **kwargs):
         if is_training_pass(kwargs):
             self._trained.append(dataset)
+            epoch = kwargs.get("epoch", 1)
             if self.can_reuse_epoch_itr(dataset) and not (
                 kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
             ):
                 # fairseq then keeps the batches of the epoch that a process starts with, and draws them by
                 # its number: a run resumed in a later epoch would have others than the uninterrupted one
                 kwargs["epoch"] = 1
-            return super().get_batch_iterator(dataset, *args, **kwargs)
+            iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+            self._warn_of_length(len(iterator), epoch)
+            return iterator
         # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of
         # --required-batch-size-multiple (8): up to a batch of test sentences would go unscored
         kwargs["required_batch_size_multiple"] = 1
@@ -165,6 +171,17 @@ class GatedTranslationTask(CheckedTranslationTask):
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         self._cover(dataset, coverage_of(iterator, self._max_valid_steps))
         return iterator
+
+    def _warn_of_length(self, batches_per_epoch: int, epoch: int) -> None:
+        """Say once a training what does not fit into its length."""
+        if self._warned is None or self.is_finished:
+            return
+        (model_class, options), self._warned = self._warned, None
+        # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61 alone
+        stand = Stand(epoch=epoch if self.cfg.reset_optimizer else 1)
+        last = Limits.of(self.cfg).last_update(batches_per_epoch, stand)
+        for warning in model_class.length_warnings(options, last):
+            logger.warning(warning)
 
     def _cover(self, dataset, coverage: Coverage) -> None:
         """Keep how much of a set is evaluated, for log and checkpoints; say once if it is not the whole."""

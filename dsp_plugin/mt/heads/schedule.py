@@ -79,7 +79,7 @@ def with_schedule(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any
     nothing = without_say(options)  # straight-through gates have no temperature
     found = {name: value for name, value in found.items() if name not in nothing}
     given = {name: value for name, value in options.items() if is_given(value)}
-    return {**options, **model_class.by_hand, **found, **given}
+    return {**options, **model_class.constants(options), **found, **given}
 
 
 def recorded(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def recorded(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     kind = kind_of(given)
     found = decode(given[_OPTION], model_class) if kind == "derived" else {}
     updates = found.pop(UPDATES, None)
-    names = {*model_class.by_hand, *found, *(name for name in BY_HAND if name in values)}
+    names = {*model_class.constants(given), *found, *(name for name in BY_HAND if name in values)}
     return {
         "found": "auto" if updates else "by hand" if kind == "derived" else kind,
         **({"for_updates": updates} if updates else {}),

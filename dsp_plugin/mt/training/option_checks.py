@@ -40,7 +40,7 @@ _TABLE: Mapping[str | Meaning, str] = {
         encoder_layerdrop
         decoder_layerdrop label_smoothing""",
     "probability": "phase_ratio quant_noise_pq quant_noise_scalar fp16_scale_tolerance ema_decay "
-    "slowmo_momentum final_noise",
+    "slowmo_momentum final_noise cost_share",
     "decay": "momentum block_momentum",
     "share": "target_sparsity",
     # sizes
@@ -63,7 +63,8 @@ _TABLE: Mapping[str | Meaning, str] = {
         distributed_rank device_id pipeline_chunks ema_start_update warmup_iterations
         ignore_prefix_size latency_update_after num_batch_buckets budgets pruning_warmup_updates
         pruning_lr_decay_steps cooldown_steps beam_mt max_len_b max_len_b_mt min_len prefix_size
-        no_repeat_ngram_size iter_decode_max_iter buffer_size context_window num_sparse prune_heads_num""",
+        no_repeat_ngram_size iter_decode_max_iter buffer_size context_window num_sparse prune_heads_num
+        closing_updates""",
     "whole": "num_of_heads min_heads_per_block",  # the model, which has the heads, says how many there are
     _ALL: "keep_interval_updates keep_interval_updates_pattern keep_last_epochs keep_best_checkpoints",
     MEANINGS["amount"].or_else(-1, meant="for none"): "patience fix_layer upsample_primary heartbeat_timeout",

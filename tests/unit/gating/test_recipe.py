@@ -115,6 +115,13 @@ def test_a_head_in_every_block_where_the_model_learns_and_heads_suffice(budget, 
     assert found["init_scores"] == ("random" if budget is None and per_kind is None else "importance")
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_constraint_is_at_its_target_before_the_run_ends(joint):
+    found = derive(Setting("voita", joint, 600, HEADS, 6, closing="lagrangian"))
+    assert "open_cost" not in found and found["pruning_lr"] > 0
+    assert found["pruning_warmup_updates"] + found["closing_updates"] <= 400
+
+
 def test_straight_through_has_no_temperature_and_voita_a_price():
     ste, voita = (derive(Setting(m, True, 500, HEADS, 6, use_ste=m == "dsp")) for m in ("dsp", "voita"))
     assert not {"annealing", "initial_temperature", "final_noise", "cooldown_steps"} & set(ste)

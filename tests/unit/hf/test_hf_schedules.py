@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from dsp_plugin.gating import (
     ConcreteGates,
     ExactSubset,
+    LagrangianGates,
     RelaxedSubset,
     StraightThroughSubset,
     constant_temperature,
@@ -46,6 +47,10 @@ PUBLISHED = [
     (dsp(pruning_lr=0.2, cooldown_steps=9), {"pruning_lr": 0.2, "cooldown_steps": 9, "annealing": True}),
     (VoitaArguments(joint_pruning=True), {"pruning_lr": 0.1, "l0_penalty": 0.0015}),
     (VoitaArguments(l0_penalty=0.0), {"pruning_lr": 0.1, "l0_penalty": 0.0}),
+    (
+        VoitaArguments(num_of_heads=K, closing="lagrangian"),
+        {"pruning_lr": 0.1, "l0_penalty": None, "closing_updates": 5000},
+    ),
 ]
 
 
@@ -79,6 +84,8 @@ REFUSED = [
     (dsp(sampler="foo"), "sampler must be one of relaxed, simple, got 'foo'"),
     (dsp(sampler="simple", final_temperature=0.1), "final_temperature has no say with sampler simple"),
     (dsp(init_scores="foo"), "init_scores must be one of importance, random, got 'foo'"),
+    (VoitaArguments(closing="lagrangian"), "closing lagrangian needs a budget"),
+    (VoitaArguments(closing="lagrangian", l0_penalty=1.0, num_of_heads=K), "l0_penalty is found by closing"),
     (VoitaArguments(init_scores="importance"), "init_scores importance needs a number of heads to keep"),
 ]
 
@@ -98,6 +105,8 @@ FOUND = [
     (dsp(use_ste=True, pruning_schedule="auto"), "auto"),
     (dsp(pruning_warmup_updates=0), "by hand"),
     (VoitaArguments(), "auto"),
+    (VoitaArguments(num_of_heads=K, closing="lagrangian"), "auto"),
+    (VoitaArguments(num_of_heads=K, closing="lagrangian", closing_updates=9), "by hand"),
     (VoitaArguments(l0_penalty=0.0), "by hand"),
 ]
 
@@ -213,6 +222,7 @@ def test_the_start_comes_when_the_warm_up_is_over_and_leaves_the_gradients_alone
         ("dsp", {"use_ste": True}, StraightThroughSubset),
         ("dsp", {"sampler": "simple"}, ExactSubset),
         ("voita", {}, ConcreteGates),
+        ("voita", {"closing": "lagrangian"}, LagrangianGates),
     ],
 )
 def test_a_derived_schedule_makes_gates_and_their_start(method, more, kind):

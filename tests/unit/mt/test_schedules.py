@@ -58,6 +58,10 @@ BY_HAND = {
         *("voita", "--l0-penalty 200 --pruning-lr 0.1 --num-of-heads 4"),
         {**VOITA, "pruning_lr": 0.1, "num_of_heads": 4},
     ),
+    "voita, a constraint": (
+        *("voita", f"{K} --closing lagrangian --pruning-lr 0.1 --joint-pruning"),
+        {**VOITA, "pruning_lr": 0.1, "num_of_heads": 4, "l0_penalty": None, "closing_updates": 5000},
+    ),
     "no pruning": ("dsp", "", {**DSP, "annealing": False, "cooldown_steps": 15000, "num_of_heads": None}),
 }
 PUBLISHED = {

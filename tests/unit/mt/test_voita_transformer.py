@@ -40,6 +40,12 @@ def voita(data, **changes):
         ({"l0_penalty": 1.0, "num_of_heads": 25}, r"--num-of-heads.*0\.\.24.*25"),
         ({"l0_penalty": 1.0, "min_heads_per_block": 1}, "--min-heads-per-block needs a budget"),
         ({"l0_penalty": 1.0, "pruning_lr": -0.1}, "--pruning-lr .*above 0"),
+        (
+            {"num_of_heads": 6, "closing": "lagrangian", "l0_penalty": 1.0},
+            "--l0-penalty is found by --closing",
+        ),
+        ({"closing": "lagrangian", "closing_updates": 9}, "--closing lagrangian needs a budget"),
+        ({"closing": "gently"}, "--closing must be one of penalty, lagrangian, got 'gently'"),
         ({"l0_penalty": 1.0, "joint_pruning": False}, "--restore-file.*--finetune-from-model"),
     ],
 )
@@ -50,6 +56,24 @@ def test_options_that_cannot_be(tiny_data, changes, message):
 
 def test_without_a_penalty_there_are_no_gates(tiny_data):
     assert voita(tiny_data)[1].gating is None
+
+
+def test_a_constraint_is_of_the_mean_loss_and_of_parameters_where_it_weighs_them(tiny_data):
+    options = {"closing": "lagrangian", "closing_updates": 0, "pruning_lr": 0.1, "joint_pruning": True}
+    task, model = voita(tiny_data, **options, cost_share=0.4, neurons=4)
+    gates, heads = model.gating.gates, model.gating.head_map
+    # d 16 and ffn 20: a head of 4 has 4 weights [4, 16] and 3 biases; a group of 4 neurons 2 weights and one
+    costs = [4 * (2 * 16 + 1) if block.neurons else 4 * (4 * 16 + 3) for block in heads.blocks]
+    counted = [cost for block, cost in zip(heads.blocks, costs) for _ in range(block.num_heads)]
+    assert gates.budget.costs.tolist() == counted
+    assert sum(cost for cost, kept in zip(counted, gates.keep()) if kept) <= 0.4 * sum(counted)
+    cfg = parse(tiny_data, *TINY, *CRITERION, arch="voita_transformer", task="voita_translation")
+    criterion, sample = criterions.build_criterion(cfg.criterion, task), batch(task)
+    with torch.no_grad():
+        gates.prices.fill_(1.0)
+    loss, sample_size, logged = criterion(model.train(), sample)
+    added = loss.item() - float(logged["loss"])
+    assert added == pytest.approx(gates.penalty().item() * sample_size, rel=1e-3) and sample_size > 1
 
 
 class Wrapped(torch.nn.Module):

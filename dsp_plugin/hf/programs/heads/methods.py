@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from ....gating import BudgetOptions, ConcreteGates, HeadBudget, HeadMap, SubsetOptions, schedule_of
+from ....gating import BudgetOptions, ClosingOptions, HeadBudget, HeadMap, SubsetOptions, schedule_of
 from ....gating.importance.start import check_start
 from ....gating.methods.advice import closed_heads
-from ....gating.methods.concrete import OPEN_COST
+from ....gating.methods.closing_options import check_closing, closing_of
 from ....gating.methods.schedule_words import is_off, schedule_in_words
 from ....gating.methods.subset_options import check_sampler, check_straight_through, without_say
 from ....options.errors import OptionError, underscored
@@ -163,8 +163,9 @@ class ScheduledArguments(GateArguments):
         return schedule_of(self.asked)
 
     def constants(self) -> dict[str, Any]:
-        ste, sampler = (self.asked.get(name) for name in ("use_ste", "sampler"))
-        return constants_of(self._of, self.schedule, self.joint_pruning, bool(ste), sampler or "relaxed")
+        ste, sampler, asked = self.asked.get("use_ste"), self.asked.get("sampler"), self.asked
+        how, joint = self.schedule, self.joint_pruning
+        return constants_of(self._of, how, joint, bool(ste), sampler or "relaxed", closing_of(asked))
 
     def settings(self) -> dict[str, Any]:
         how = self.schedule
@@ -178,7 +179,7 @@ class ScheduledArguments(GateArguments):
             return []
         if how == "published":
             return [schedule_in_words(how, self._shown(), spelling=self._spelled)]
-        names = ("num_of_heads", "heads_per_kind", "use_ste", "sampler")
+        names = ("num_of_heads", "heads_per_kind", "use_ste", "sampler", "closing")
         budget = {name: asked[name] for name in names if asked.get(name) is not None}
         found = noted or work_out(model, updates, self.joint_pruning, method=self._of, **budget)
         self.worked_out = {name: value for name, value in found.items() if is_off(asked.get(name))}
@@ -282,17 +283,33 @@ class VoitaArguments(ScheduledArguments):
         "(published), else 0.02 / N, so that all N heads of the model cost 0.02"
     )
 
+    closing: str | None = option(
+        "what closes gates: penalty (a fixed price, --l0_penalty) or lagrangian (a price that rises until "
+        "the closed share is that of --num_of_heads; CoFi); default: penalty"
+    )
+    closing_updates: Annotated[int | None, "amount"] = option(
+        "with --closing lagrangian: updates of the choice of heads in which the share that is to be closed "
+        "rises from 0 to its end; default: worked out (auto), else 5000"
+    )
+
     _of: ClassVar[str] = "voita"
-    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty")
+    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty", "closing")
 
     def label(self) -> str:
-        return "voita-joint" if self.joint_pruning else "voita-pipelined"
+        closing = closing_of(self.asked)
+        if closing == "penalty":
+            return "voita-joint" if self.joint_pruning else "voita-pipelined"
+        return f"voita-{closing}{'' if self.joint_pruning else '-pipelined'}"
+
+    def check(self) -> None:
+        check_closing(self.asked)
+        super().check()
 
     def build(self, head_map: HeadMap) -> nn.Module:
-        price = self.options["l0_penalty"]
-        if price is None:
-            price = OPEN_COST / max(1, head_map.num_heads)
-        return ConcreteGates(head_map, self.budget(head_map), price)
+        return ClosingOptions.of(self.options).gates(head_map, self.budget(head_map))
+
+    def warnings(self, updates: int) -> list[str]:
+        return ClosingOptions.of(self.options).warnings(updates, underscored)
 
     def remarks(self, gates: nn.Module) -> list[str]:
         return closed_heads(gates, underscored)

@@ -1,6 +1,5 @@
 """Differentiable subset pruning on fairseq (Li, Cotterell and Sachan, 2021): model, options and task."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -10,12 +9,8 @@ from torch import nn
 from ....gating import SubsetOptions
 from ....options.errors import dashed
 from ...checkpoints.flat_config import ScheduledTransformerConfig
-from ...training.coverage import is_training_pass
-from ...training.run_length import Limits, Stand
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -119,6 +114,10 @@ class DSPTransformerModel(GatedTransformerModel):
         return SubsetOptions.of(options).warnings(None, dashed, options["init_scores"])
 
     @classmethod
+    def length_warnings(cls, options, updates) -> list[str]:
+        return SubsetOptions.of(options).warnings(updates, dashed) if options["annealing"] else []
+
+    @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
         return SubsetOptions.of(options).gates(head_map, budget_of(head_map, options))
 
@@ -130,27 +129,3 @@ class DSPTranslationConfig(GatedTranslationConfig):
 
 class DSPTranslationTask(GatedTranslationTask):
     """Translation whose model keeps K attention heads."""
-
-    def __init__(self, cfg: DSPTranslationConfig, src_dict, tgt_dict):
-        super().__init__(cfg, src_dict, tgt_dict)
-        self._annealed: Optional[SubsetOptions] = None
-
-    def prepare(self, cfg, model_class, options) -> None:
-        super().prepare(cfg, model_class, options)
-        if "annealing" in options and options["annealing"]:
-            self._annealed = SubsetOptions.of(options)
-
-    def get_batch_iterator(self, dataset, *args, **kwargs):
-        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if self._annealed is not None and is_training_pass(kwargs) and not self.is_finished:
-            updates = self._last_update(len(iterator), kwargs.get("epoch", 1))
-            for warning in self._annealed.warnings(updates, dashed):
-                logger.warning(warning)
-            self._annealed = None  # once a run is enough
-        return iterator
-
-    def _last_update(self, batches_per_epoch: int, epoch: int) -> Optional[int]:
-        """Work out at which update the run ends, about; None where no option says it."""
-        # a reset counts updates from 0 again, but not epochs: the published pipelined run is epoch 61 alone
-        stand = Stand(epoch=epoch if self.cfg.reset_optimizer else 1)
-        return Limits.of(self.cfg).last_update(batches_per_epoch, stand)

@@ -1,17 +1,20 @@
 """Voita's gates on fairseq (Voita et al., 2019): model, options and task."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from torch import nn
 
-from ....gating import BudgetOptions, ConcreteGates
+from ....gating import BudgetOptions, ClosingOptions, HeadScores
 from ....gating.methods.advice import closed_heads
+from ....gating.methods.closing_options import CLOSING_UPDATES, check_closing, closing_of
 from ....options.errors import OptionError, dashed
 from ...checkpoints.flat_config import ScheduledTransformerConfig
 from ...training.run_length import mean_tokens
 from ..gated_model import GatedTransformerModel, budget_of
 from ..gated_task import GatedTranslationConfig, GatedTranslationTask
+from ..unit_costs import unit_parameters
 
 
 @dataclass
@@ -34,37 +37,84 @@ class VoitaTransformerConfig(ScheduledTransformerConfig):
             "--lr and its schedule, as in the reference program)"
         },
     )
+    closing: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "what closes gates: penalty (a fixed price, --l0-penalty) or lagrangian (a price that "
+            "rises until the closed share is that of the budget; CoFi) (default: penalty)"
+        },
+    )
+    closing_updates: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --closing lagrangian: updates of the choice of heads in which the share that is to "
+            "be closed rises from 0 to its end (default: worked out where the schedule is, else 5000)"
+        },
+    )
+    cost_share: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "with --closing lagrangian, in place of --num-of-heads: the units that stay have so much "
+            "of the parameters of all units, 0..1; heads and --neurons are weighed together (default: a "
+            "number of heads)"
+        },
+    )
 
 
 class VoitaTransformerModel(GatedTransformerModel):
-    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` exactly K stay."""
+    """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` exactly K stay.
+
+    With `closing` lagrangian they are closed by a constraint instead of a price.
+    """
 
     method = "voita"
     gates_options = ("num_of_heads", "heads_per_kind", "l0_penalty")
     by_hand = {**GatedTransformerModel.by_hand, "pruning_lr": None}
 
     @classmethod
+    def constants(cls, options) -> Mapping[str, Any]:
+        if closing_of(options) == "penalty":
+            return cls.by_hand
+        return {**cls.by_hand, "pruning_lr": 0.2, "closing_updates": CLOSING_UPDATES}
+
+    @classmethod
     def asks_for_gates(cls, options) -> bool:
-        return cls.wants_gates(options) or BudgetOptions.of(options).given
+        return cls.wants_gates(options) or has_budget(options)
 
     @classmethod
     def as_options(cls, found, head_map, batches) -> dict[str, Any]:
         """Turn the price of all heads on a token's mean loss into lambda, on a batch's summed loss."""
+        if "open_cost" not in found:
+            return found
         price = found["open_cost"] / max(1, head_map.num_heads) * mean_tokens(batches())
         rest = {name: value for name, value in found.items() if name != "open_cost"}
         return {**rest, "l0_penalty": float(f"{price:.4g}")}
 
     @classmethod
     def wants_gates(cls, options) -> bool:
-        return options["l0_penalty"] is not None
+        if closing_of(options) == "penalty":
+            return options["l0_penalty"] is not None
+        return has_budget(options)
 
     @classmethod
     def has_penalty(cls, options) -> bool:
-        return bool(options["l0_penalty"])
+        return bool(options["l0_penalty"]) or closing_of(options) != "penalty"
+
+    @classmethod
+    def label(cls, options) -> str:
+        closing = closing_of(options)
+        if closing == "penalty" or not cls.wants_gates(options):
+            return super().label(options)
+        return f"voita-{closing}{'-pipelined' if cls.freezes_weights(options) else ''}"
+
+    @classmethod
+    def check_given(cls, given) -> None:
+        super().check_given(given)
+        check_closing(given)
 
     @classmethod
     def check_options(cls, options) -> None:
-        if options.get("pruning_schedule") == "auto" and not BudgetOptions.of(options).given:
+        if options.get("pruning_schedule") == "auto" and not has_budget(options):
             raise OptionError(
                 "pruning_schedule", "auto needs {} K, the number of heads to keep", "num_of_heads"
             )
@@ -74,17 +124,27 @@ class VoitaTransformerModel(GatedTransformerModel):
         super().check_options(options)
 
     @classmethod
+    def length_warnings(cls, options, updates) -> list[str]:
+        return ClosingOptions.of(options).warnings(updates, dashed)
+
+    @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
-        return ConcreteGates(head_map, budget_of(head_map, options), options["l0_penalty"])
+        costs = unit_parameters(head_map, options)
+        return ClosingOptions.of(options).gates(head_map, budget_of(head_map, options), costs)
 
     @classmethod
     def sparsifies(cls, options) -> bool:
         return cls.wants_gates(options) and not BudgetOptions.of(options).given
 
     @classmethod
-    def remarks(cls, options, gates: ConcreteGates) -> list[str]:
-        """Say how many heads lambda has left open, and what to change where that is none or all."""
+    def remarks(cls, options, gates: HeadScores) -> list[str]:
+        """Say how many heads were closed, and what to change where those are none, all, or too few."""
         return closed_heads(gates, dashed)
+
+
+def has_budget(options: Mapping[str, Any]) -> bool:
+    """Return whether the options say how many units are to stay, or what they may cost."""
+    return BudgetOptions.of(options).given or options.get("cost_share") is not None
 
 
 @dataclass

@@ -28,7 +28,7 @@ from .training_results import summarise_training
 
 PLUGIN_DIR = str(Path(os.path.abspath(__file__)).parents[3])
 
-_ASKS_FOR_GATES = ("num_of_heads", "heads_per_kind", "l0_penalty")
+_ASKS_FOR_GATES = ("num_of_heads", "heads_per_kind", "l0_penalty", "cost_share")
 _RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
 
 
