@@ -11,6 +11,7 @@ from pathlib import Path
 from dsp_plugin.options.errors import OptionError
 from dsp_plugin.records.files.whole import check_folder, write_text
 from dsp_plugin.records.record import Record, find_records
+from dsp_plugin.reports.delta_report import DeltaReport
 from dsp_plugin.reports.diff_report import DiffReport
 from dsp_plugin.reports.dsee_report import DseeReport
 from dsp_plugin.reports.findings import CAVEAT, head_findings, sentences
@@ -29,6 +30,7 @@ from dsp_plugin.reports.page import (
 )
 from dsp_plugin.reports.setting_pictures import SettingPictures
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
+from dsp_plugin.reports.tables.delta_runs import delta_figures
 from dsp_plugin.reports.tables.diffs import diff_figures, main_column
 from dsp_plugin.reports.tables.dsee import dsee_figures
 from dsp_plugin.reports.tables.rows import (
@@ -97,7 +99,7 @@ def make_report(
     writer = _Writer(Path(out), found, baseline or BASELINE)
     names = [name for name in names if not only or name in only]
     details = [writer.section(name) for name in names]
-    sections = [writer.opening(names), *details, *writer.diffs.overview()]
+    sections = [writer.opening(names), *details, *writer.diffs.overview(), *writer.delta.overview()]
     made = [code_block(command)] if command else []
     made.append(folded("versions and devices", [notes_html(surroundings_of(record for _, record in found))]))
     sections += [Section("How this report was made", made), _all_records(found, Path(results))]
@@ -119,6 +121,7 @@ class _Writer:
         records = [record for _, record in found]
         self.diffs = DiffReport(out / "pictures", self.tables, records, self.files, self.problems)
         self.dsee = DseeReport(out / "pictures", self.tables, records, self.files, self.problems)
+        self.delta = DeltaReport(out / "pictures", self.tables, self.files, self.problems)
         self._found: dict[str, list[str]] = {}  # setting -> what the page opens with, as HTML
         self._taken: Counter[str] = Counter()
 
@@ -157,7 +160,7 @@ class _Writer:
         return Section("What was found", parts, below)
 
     def section(self, name: str) -> Section:
-        """Show all of a setting: what is about heads and scores, then sparse diffs, then DSEE."""
+        """Show all of a setting: what is about heads and scores, then sparse diffs, DSEE, Delta-Tuning."""
         found = [(path, record) for path, record in self.found if record.name == name]
         records = [record for _, record in found]
         self._taken[file_name(name).lower()] += 1
@@ -173,6 +176,8 @@ class _Writer:
                 self._found.setdefault(name, []).extend(self.diffs.found.get(name, []))
             if any(dsee_figures(record) is not None for record in records):
                 section.below += self.dsee.sections(stem, name, found, main_metric(records))
+            if any(delta_figures(record) is not None for record in records):
+                section.below += self.delta.sections(stem, name, found, main_metric(records))
         except ValueError as error:  # the rest of the report is as good as ever
             self.problems.append(f"{name}: no table and no pictures, because {error}.")
             section.parts.append(paragraph(self.problems[-1], "warning"))
@@ -220,8 +225,8 @@ class _Writer:
 
 
 def _is_of_heads(record: Record) -> bool:
-    """Whether a record stands in the tables of heads and scores: it is of no diff and not of DSEE."""
-    return diff_figures(record) is None and dsee_figures(record) is None
+    """Whether a record stands in the tables of heads and scores: it is of none of the other systems."""
+    return all(figures(record) is None for figures in (diff_figures, dsee_figures, delta_figures))
 
 
 def main_metric(records: Sequence[Record]) -> str | None:

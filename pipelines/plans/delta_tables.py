@@ -67,9 +67,11 @@ class Tables:
             record = load_record(path)
         except RecordError as error:
             return f"The masked language model that all rows begin with: {error}."
+        model, packaged = record.extra["model"], self.plan.bert.model
+        model = packaged["package"] if model == packaged["folder"] else model
         before, after = (metric.value for metric in record.metrics)
         return (
-            f"All rows begin with the same weights: {record.extra['model']} with a masked-LM head that was "
+            f"All rows begin with the same weights: {model} with a masked-LM head that was "
             f"pretrained on {record.extra['sentences']:,} training sentences for "
             f"{record.seconds['train'] / 60:.0f} minutes ({record.extra['clock']}), {record.updates:,} "
             f"updates. Of masked words of held-out training sentences {before:.1f} % were told right before "

@@ -61,15 +61,26 @@ class Row:
     deviations: dict[str, float]
 
 
+def delta_figures(record: Record) -> Mapping[str, Any] | None:
+    """Return what a record says of Delta-Tuning on a GLUE task; None if it is of something else."""
+    figures = record.extra.get("delta")
+    return figures if record.kind.startswith("glue-") and isinstance(figures, dict) else None
+
+
 def read_runs(folder: str | os.PathLike) -> list[Run]:
     """Read the runs of Delta-Tuning's program below a folder.
 
     Raises:
         FileNotFoundError: no such folder.
     """
+    return runs_in(find_records(folder))
+
+
+def runs_in(records: Iterable[tuple[Path, Record]]) -> list[Run]:
+    """Join records, with their paths, to runs; those of other programs are left out."""
     found: dict[Path, Run] = {}
-    for path, record in find_records(folder):
-        if record.kind != "glue-score" or "delta" not in record.extra:
+    for path, record in records:
+        if record.kind != "glue-score" or delta_figures(record) is None:
             continue
         run = found.setdefault(
             path.parents[1], Run(_about(record), str(path.parents[1]), figures=record.extra["delta"])
