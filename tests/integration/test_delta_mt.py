@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,28 @@ def test_a_second_stage_knows_its_first(done, tmp_path):
     words = [*done[1], "--save-dir", copy, "--stage-max-update", 2, 4]
     with pytest.raises(ValueError, match="2nd holds a training with other settings .*stage-before"):
         run_delta([str(word) for word in words])
+
+
+def test_the_shell_pipeline_goes_from_a_base_to_bleu(tiny_data, base, tmp_path):
+    settings = {
+        "DATA_BIN": tiny_data,
+        "UNPRUNED": base,
+        "SAVE_DIR": tmp_path / "run",
+        "PYTHON": sys.executable,
+    }
+    settings |= {
+        "METHODS": "bias,adapter",
+        "UPDATES": 2,
+        "SUBSETS": "test",
+        "REDUCTION": 4,
+        "RECORD_NAME": "tiny",
+    }
+    settings |= {"FLAGS": "--cpu --num-workers 0", "DELTA_FLAGS": "--validate-interval-updates 2"}
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    done = subprocess.run([SCRIPTS / "delta.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    file, merged = tmp_path / "run" / FILE, tmp_path / "run/merged.pt"
+    assert {*DeltaFile.load(file).parts} == {"bias", "adapter"} and merged.is_file()
+    record = json.loads((tmp_path / "run/records/test/results.json").read_text())
+    assert (record["method"], record["name"], record["seed"]) == ("delta-bias+adapter", "tiny", 1)
+    assert {metric["name"] for metric in record["metrics"]} >= {"BLEU"}

@@ -119,3 +119,28 @@ def test_what_cannot_be_is_refused_before_anything_is_started(script, settings, 
     done = start(script, tmp_path, **settings)
     assert done.returncode == 2 and reason in done.stderr
     assert not (tmp_path / "calls").exists()
+
+
+def test_delta_is_one_stage_or_several(tmp_path):
+    def options(**settings: str) -> dict[str, list[str]]:
+        done = start("delta", tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, list[str]] = {}
+        for word in (tmp_path / "calls").read_text().split("\0")[:-1]:
+            if word.startswith("--"):
+                found[word] = values = []
+            elif found:
+                values.append(word)
+        return found
+
+    both = options(REDUCTION="8")
+    assert both["--delta-methods"] == ["bias,adapter"] and both["--adapter-reduction"] == ["8"]
+    assert both["--base-checkpoint"] == ["unpruned.pt"] and both["--lr"] == ["1e-3"]
+    staged = options(METHODS="bias adapter")
+    assert staged["--delta-methods"] == ["bias", "adapter"]
+    bias = options(METHODS="bias")
+    assert bias["--lr"] == ["3e-3"] and "--adapter" not in bias  # whose options go with it alone
+    (tmp_path / "calls").unlink()
+    done = start("delta", tmp_path, METHODS="bias prompt")
+    assert done.returncode == 2 and "METHODS=bias prompt: some of bias, adapter and lora" in done.stderr
+    assert not (tmp_path / "calls").exists()
