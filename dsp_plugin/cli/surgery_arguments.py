@@ -10,8 +10,14 @@ from dsp_plugin.options.numbers import number
 from dsp_plugin.records.files.whole import check_output
 
 
-def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False) -> None:
-    """Add the source, --out, and which heads to keep; with `folders`, for Transformers folders, too."""
+def add_surgery_arguments(
+    parser: argparse.ArgumentParser, folders: bool = False
+) -> argparse._ActionsContainer:
+    """Add the source, --out, and which heads to keep; with `folders`, for Transformers folders, too.
+
+    Returns:
+        the group of options of which one is given.
+    """
     source, out = "a fairseq checkpoint (.pt)", "the checkpoint to write; CHECKPOINT stays as it is"
     if folders:
         source += ", or a Transformers folder"
@@ -35,6 +41,7 @@ def add_surgery_arguments(parser: argparse.ArgumentParser, folders: bool = False
         metavar="FILE.json",
         help="keep these: the mask.json of generate_dsp.py, or a list of true and false",
     )
+    return which
 
 
 def start(args: argparse.Namespace) -> None:
@@ -47,29 +54,12 @@ def start(args: argparse.Namespace) -> None:
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells of what it could not import
     if os.path.isdir(args.checkpoint):
-        raise ValueError(_of_folder(args.checkpoint))
+        raise ValueError(f"{args.checkpoint} is a folder: name a checkpoint (.pt) in it")
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
     if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
         raise ValueError(f"--out {args.out} is the checkpoint itself, which would be lost: name another file")
     check_output("--out", args.out, {"--mask": args.mask})
-
-
-def _of_folder(folder: str) -> str:
-    """Say what to do with a folder where a fairseq checkpoint is asked for."""
-    if not os.path.isfile(os.path.join(folder, "config.json")):
-        return f"{folder} is a folder: name a checkpoint (.pt) in it"
-    smaller = os.path.join(folder, "pruned")
-    there = (
-        f"{smaller} is it without the heads that were not kept"
-        if os.path.isdir(smaller)
-        else "its own programs prune it"
-    )
-    return (
-        f"{folder} is a Transformers model folder, not a fairseq checkpoint: {there}. For another K, the "
-        f"program that trained it: run_dsp.py --model_name_or_path {folder} --num_of_heads K --do_eval "
-        "--output_dir OTHER and the options of the data, without --do_train, writes OTHER/pruned"
-    )
 
 
 def megabytes(path: str) -> str:

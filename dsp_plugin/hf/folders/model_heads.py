@@ -33,7 +33,7 @@ def heads_of(model: PreTrainedModel) -> dict[str, Any] | None:
             raise
         return None
     if gated is not None:
-        record = _with_gates(gated, record)
+        record = _with_gates(gated, original, record)
     if record is None:
         return kept_heads(original.to_dict(), [True] * original.num_heads)
     return kept_heads(original.to_dict(), mask_of_record(record, original).tolist())
@@ -50,11 +50,12 @@ def _original(model: PreTrainedModel, gated: Switchboard | None) -> HeadMap:
     return HeadMap([replace(one.block, num_heads=original_count(one)) for one in units])
 
 
-def _with_gates(board: Switchboard, record: KeptHeads | None) -> KeptHeads:
+def _with_gates(board: Switchboard, original: HeadMap, record: KeptHeads | None) -> KeptHeads:
     """Return the record after removal by the gates; blocks without gates keep what they have."""
-    names = {block.name for block in board.head_map.blocks}
-    earlier = None if record is None else {name: heads for name, heads in record.items() if name in names}
-    return {**(record or {}), **compose(board.head_map, board.gates.keep(), earlier)}
+    all_units = {block.name: list(range(block.num_heads)) for block in original.blocks}
+    before = {**all_units, **(record or {})}
+    earlier = {block.name: before[block.name] for block in board.head_map.blocks}
+    return {**before, **compose(board.head_map, board.gates.keep(), earlier)}
 
 
 def is_pruned(model: PreTrainedModel) -> bool:

@@ -128,9 +128,9 @@ def measured_importance(
     rank, world = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    batches = _batches(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
+    batches = batches_of(dataset, range(len(dataset)) if chosen is None else chosen, batch_size)[rank::world]
     bar = tqdm(batches, desc="importance", disable=not progress or rank > 0, leave=False)
-    inputs = ((_to(collate([dataset[int(n)] for n in batch]), device), len(batch)) for batch in bar)
+    inputs = ((on_device(collate([dataset[int(n)] for n in batch]), device), len(batch)) for batch in bar)
     losses = partial(example_losses, model)
     with evaluating(model), gating_of(model, neurons, heads) as board:
         count = board.head_map.num_heads
@@ -152,8 +152,8 @@ def magnitudes(model: PreTrainedModel, neurons: int | None = None, heads: bool =
     for units in units_with_gates(model, neurons, heads):
         # query, key and value in one matrix [3 * h * d, C] -> three of [h * d, C]
         learnt = [p for p in units.projections if p.out]
-        inputs = [part for p in learnt for part in _matrix(p.module).chunk(p.parts, dim=0)]
-        found.append(weight_magnitude(inputs, _matrix(units.output.module), units.block.num_heads).cpu())
+        inputs = [part for p in learnt for part in matrix_of(p.module).chunk(p.parts, dim=0)]
+        found.append(weight_magnitude(inputs, matrix_of(units.output.module), units.block.num_heads).cpu())
     return torch.cat(found)
 
 
@@ -195,7 +195,7 @@ def gating_of(
         ungate_heads(model)
 
 
-def _batches(dataset: Any, chosen: Sequence[int], batch_size: int) -> list[np.ndarray]:
+def batches_of(dataset: Any, chosen: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Return the numbers of the examples batch by batch, of similar length where they have `input_ids`."""
     numbers = np.asarray(chosen, dtype=np.int64)
     if hasattr(dataset, "lengths"):  # without building every example
@@ -211,10 +211,11 @@ def _length(example: Any) -> int:
     return len(ids) if isinstance(ids, (Sized, Tensor)) else 0
 
 
-def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Return the tensors of a batch on a device; what is no tensor is left out."""
     return {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
 
 
-def _matrix(module: nn.Module) -> Tensor:
+def matrix_of(module: nn.Module) -> Tensor:
     """Return the weight as [out, in], which is how a `Conv1D` does not store it."""
     return module.weight.t() if isinstance(module, Conv1D) else module.weight

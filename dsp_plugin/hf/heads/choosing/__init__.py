@@ -1,0 +1,1 @@
+"""The choice of units by their cost, for a Transformers model: scores, costs, models without some."""
