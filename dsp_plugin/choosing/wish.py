@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from ..options.errors import OptionError
 from ..options.numbers import check_number
 from ..records.fields import Metric, Record
@@ -113,5 +111,5 @@ class Job(Protocol):
     def counts(self, model: Any) -> dict[str, float]:
         """Return the costs of a model that can be counted: macs, parameters, bytes."""
 
-    def write(self, model: Any, out: str, record: Record, keep: Tensor) -> None:
-        """Write a model, its record, the mask [N] and a picture of it, whole or not at all."""
+    def write(self, attempt: Attempt, model: Any, out: str, record: Record) -> None:
+        """Write an attempt's model, its record, its mask and a picture, whole or not at all."""

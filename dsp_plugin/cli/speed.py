@@ -64,7 +64,7 @@ def prune_to_speed(args: argparse.Namespace) -> int:
         scores = {"unpruned": job.score(job.host.whole), "pruned": job.score(model)}
     counts = {"unpruned": job.counts(job.host.whole), "pruned": job.counts(model)}
     record = record_of(job, args, table, attempts, attempt, paired, scores, counts, watch.seconds)
-    job.write(model, args.out, record, attempt.keep)
+    job.write(attempt, model, args.out, record)
     show(job, args, record, attempt)
     return 0
 

@@ -154,7 +154,11 @@ def open_job(args: argparse.Namespace) -> Any:
         raise ValueError("--device cuda: torch sees no GPU here")
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells of what it could not import
     if not os.path.isdir(args.checkpoint):
-        raise ValueError(f"{args.checkpoint} is no folder of a Transformers model")
+        from dsp_plugin.mt.programs.pruning.job import CheckpointJob
+
+        if args.task is not None:
+            raise ValueError("--task names tasks of classifiers, and a checkpoint translates")
+        return CheckpointJob(args.checkpoint, wish, args.calibration, args.score, args.device)
     from dsp_plugin.hf.programs.pruning.job import FolderJob  # isort: skip  (before transformers)
     from transformers.utils.logging import disable_progress_bar
 

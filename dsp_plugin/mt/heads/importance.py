@@ -37,6 +37,7 @@ __all__ = [
     "gating_of",
     "head_importance",
     "magnitudes",
+    "samples_of",
 ]
 
 MAX_TOKENS = 4096
@@ -119,7 +120,7 @@ def head_importance(
         with gating_of(model) as gating:
             found = measure_importance(
                 head_map_of(model).num_heads,
-                _samples(dataset, bar, device),
+                samples_of(dataset, bar, device),
                 lambda sample: (example_losses(model, sample), sample["ntokens"]),
                 gating.override,
                 keep,
@@ -134,7 +135,7 @@ def head_importance(
     return found
 
 
-def _samples(dataset, batches, device: torch.device) -> Iterator[tuple[dict[str, Any], int]]:
+def samples_of(dataset, batches, device: torch.device) -> Iterator[tuple[dict[str, Any], int]]:
     """Collate each batch of sentence numbers; gives (sample, its number of sentences)."""
     for batch in batches:
         sample = dataset.collater([dataset[number] for number in batch])

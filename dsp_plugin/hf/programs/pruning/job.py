@@ -6,7 +6,6 @@ import json
 import random
 import tempfile
 
-import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ....choosing.host import COSTS
@@ -115,10 +114,11 @@ class FolderJob:
         wish = self.wish
         return without_units(self.opened.model, attempt.keep, attempt.factors, wish.neurons, wish.heads)
 
-    def write(self, model: PreTrainedModel, out: str, record: Record, keep: torch.Tensor) -> None:
+    def write(self, attempt: Attempt, model: PreTrainedModel, out: str, record: Record) -> None:
         head_map = self.host.head_map
         before = self.host.counts["parameters"](self.opened.model)
-        mask = {**head_map.to_dict(), "keep": keep.tolist()}
+        keep = attempt.keep.tolist()
+        mask = {**head_map.to_dict(), "keep": keep}
         with new_folder(out, None, lambda name: not holds_model(name)) as folder:
             save_pruned(model.cpu(), folder, before, self.opened.tokenizer)
             write_json(folder / "mask.json", json.dumps(mask) + "\n")

@@ -1,0 +1,1 @@
+"""The choice of units by their cost, for a fairseq checkpoint: scores, costs, checkpoints without some."""
