@@ -186,6 +186,13 @@ def test_what_is_scored_later_is_what_was_trained(folder):
     # trained on: on another task, or by another stage
     train(folder, "CoLA", "moved", *begin, "prompt,adapter")
     assert delta(folder / "moved")["stages"] == [["prompt", "adapter"]]
+    assert delta(folder / "moved")["begun_on"] == "SST-2" and delta(folder / "once")["begun_on"] is None
+    assert load_record(folder / "moved/dev/results.json").method == "prompt+adapter-from-SST-2"
+    # a later stage, on the task it was moved to, still says so
+    moved = ["--delta_checkpoint", folder / "moved", "--training_params", "bias"]
+    train(folder, "CoLA", "moved-on", *moved)
+    record = load_record(folder / "moved-on/dev/results.json")
+    assert record.method == "prompt+adapter-then-bias-from-SST-2"
     train(folder, "SST-2", "more", *begin, "bias")
     assert delta(folder / "more")["stages"] == [["prompt", "adapter"], ["bias"]]
 

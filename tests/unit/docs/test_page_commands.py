@@ -30,6 +30,7 @@ NOT_RUN = {
     "make pipelined": "a day of training, or a day's records: tests/integration/test_pipelines.py",
     "make glue": "hours of training, or hours' records: tests/integration/test_pipelines.py",
     "make dsee": "hours of training, or hours' records: tests/integration/test_pipelines.py",
+    "make delta": "hours of training, or hours' records: tests/integration/test_delta_grid.py",
     "make diff": "days of training, or days' records: tests/integration/test_pipelines.py",
     ".venv/snakemake/bin/snakemake": "what make grid and make glue call: tests/integration/test_pipelines.py",
     ".venv/snakemake/bin/pip": "it fetches a plugin for a cluster",
