@@ -22,7 +22,8 @@ from dsp_plugin.options.terminal import printable
 # The name of the module and the line that `dsp --help` shows for it.
 COMMANDS = {
     "doctor": "say what is installed, what is missing and the command that mends it",
-    "prune": "take the heads that were not kept out of a checkpoint, for good",
+    "prune": "make a model smaller and faster: ask for a speed, or take out the heads that were not kept",
+    "curve": "a model's score against its measured speed, at several bounds",
     "export": "write a checkpoint that loads without this plugin",
     "diff": "look into diff packs, bring them into models and out again",
     "dsee": "look into DSEE files, make models of their own of them",

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from dsp_plugin.choosing.wish import Job
 
 
+# of the comparison that is reported
+CAREFUL = {"pairs": 9, "most": 400, "seconds": 20.0, "precise": 0.005}
+
+
 class Stopwatch:
     """Seconds by phase, as records have them."""
 
@@ -40,7 +44,7 @@ def prune_to_speed(args: argparse.Namespace) -> int:
     from dsp_plugin.choosing.search import check_wish
 
     check_wish(args.target_speedup)
-    check_paths(args)
+    check_paths(args, args.out)
     watch = Stopwatch()
     with watch.phase("load"):
         job = open_job(args)
@@ -54,7 +58,7 @@ def prune_to_speed(args: argparse.Namespace) -> int:
         worth = job.worth()
     say(f"units scored by {args.score_by}")
     search = Search(job.host, table, worth, args.uniform)
-    careful = Effort(pairs=9, most=400, seconds=20.0, precise=0.005)
+    careful = Effort(**CAREFUL)
     with watch.phase("choice"):
         attempt, attempts = search.reach(args.target_speedup, Meter(job.host, args.cost, careful), say)
         model = job.checked(attempt)

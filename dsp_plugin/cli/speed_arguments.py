@@ -98,8 +98,11 @@ def add_speed_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def check_paths(args: argparse.Namespace) -> None:
+def check_paths(args: argparse.Namespace, out: str | None) -> None:
     """Refuse what would lose a file or is not there, before anything slow is imported.
+
+    Args:
+        out: the model that is to be written; None where none is.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: names the option or the file.
@@ -114,12 +117,13 @@ def check_paths(args: argparse.Namespace) -> None:
         path = getattr(args, option)
         if path is not None and not os.path.exists(path):
             raise FileNotFoundError(f"--{option} {path}: there is no such folder or file")
-    if os.path.exists(args.out) and os.path.samefile(args.checkpoint, args.out):
-        raise ValueError(f"--out {args.out} is the model itself, which would be lost: name another place")
-    try:
-        check_new_folder(args.out, None) if os.path.isdir(args.checkpoint) else check_file(args.out)
-    except OSError as error:
-        raise ValueError(f"--out: {error}") from None
+    if out is not None:
+        if os.path.exists(out) and os.path.samefile(args.checkpoint, out):
+            raise ValueError(f"--out {out} is the model itself, which would be lost: name another place")
+        try:
+            check_new_folder(out, None) if os.path.isdir(args.checkpoint) else check_file(out)
+        except OSError as error:
+            raise ValueError(f"--out: {error}") from None
     if args.costs is not None:
         check_folder("--costs", args.costs)
 
