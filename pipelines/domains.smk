@@ -74,8 +74,9 @@ rule base:
         name="base",
         log=f"{RUNS}/logs/base.log",
         command=shlex.join(PLAN.base_training()),
+        note=shlex.join(PLAN.noting()),
     shell:
-        RUN + (" && touch {output}" if PLAN.base_record.name == "done" else "")
+        RUN + " && {params.note}" + (" && touch {output}" if PLAN.base_record.name == "done" else "")
 
 
 # All three stages of a structured diff.

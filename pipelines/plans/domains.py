@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -11,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dsp_plugin.options.numbers import number
-from dsp_plugin.records.files.sealed import read_json, write_json
 from dsp_plugin.records.files.whole import check_folder
 from dsp_plugin.records.record import load_records, method_label
-from dsp_plugin.records.settings import other_settings, refusal
 
 from .base import Plan, needed
 from .domain_rows import DELTA, PACK, UPDATE, Domain, Row, table_text
 from .mt import MTPlan
+from .noted_settings import NotedSettings, content_of
 from .options import COMMON, FOLDER, ROOT, Option, choice, flag, place, read_options, read_settings, words_of
 
 APPLY_AND_REVERT = (
@@ -47,6 +44,7 @@ class DomainsPlan(Plan):
             "flags": Option(),
         }
         home = Option(choice("multi30k", "iwslt14"), "multi30k")
+        self.config = config  # for the program that notes the base
         self.options = options = read_options(config, {**shared, **own, "home": home})
         self.yaml = read_settings("domains.yaml", options.settings)
         self.home = Domain.of(options.home, options.home)
@@ -75,8 +73,10 @@ class DomainsPlan(Plan):
             if not self.base.is_file():
                 raise ValueError(f"base {self.base}: no such file")
             self.settings["base"] = self.base.name
-            with open(self.base, "rb") as file:  # names can be alike
-                self.settings["base_content"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            self.settings["base_content"] = content_of(self.base)  # names can be alike
+        # an earlier version compared a base's name alone, and had no rows of these
+        added = ("base_content", *_DSEE, *_DELTA)
+        self.noted = NotedSettings((self.folder, self.results), self.settings, added)
         self.runs = self._rows()
 
     def _rows(self) -> list[Row]:
@@ -131,13 +131,14 @@ class DomainsPlan(Plan):
             for path in needed(self.record(row, domain))
         ]
 
+    @property
+    def trained_base(self) -> bool:
+        """Whether the base is one that was trained here, and is whole."""
+        return not self.options.base and self.base.is_file() and self.base_record.is_file()
+
     def start_from(self) -> list[str]:
         """Return what every training and every score waits for: both texts, and the base."""
-        base = (
-            []
-            if self.base.is_file() and (self.options.base or self.home.name == "multi30k")
-            else needed(self.base_record)
-        )
+        base = [] if self.options.base else needed(self.base_record)
         return [*needed(self.home.prepared), *needed(self.away.prepared), *base]
 
     def density_before(self, density: str) -> list[str]:
@@ -155,6 +156,11 @@ class DomainsPlan(Plan):
         own = {"max-update": updates, "seed": self.options.seed, "save-dir": self.base.parent}
         words = [str(self.home.data), *shlex.split(self.yaml.base["recipe"]), *words_of(own)]
         return ["scripts/mt/run_dsp.py", *words, *self._recipe(), *self.flags]
+
+    def noting(self) -> list[str]:
+        """Return the command that notes the base once it is trained."""
+        words = [f"{name}={value}" for name, value in self.config.items()]
+        return [self.options.python or "python3", "pipelines/note_base.py", *words]
 
     def _recipe(self) -> list[str]:
         return shlex.split(self.yaml.recipe)
@@ -267,16 +273,9 @@ class DomainsPlan(Plan):
         """
         for name, folder in (("runs", self.folder), ("results", self.results)):
             check_folder(name, folder)
-        for folder in (self.folder, self.results):
-            path = folder / "settings.json"
-            made = read_json(path) if path.is_file() else None
-            if made and "base_content" in self.settings:  # an earlier version compared the name alone
-                made.setdefault("base_content", self.settings["base_content"])
-            for name in (*_DSEE, *_DELTA) if made else ():  # an earlier version had no rows of them
-                made.setdefault(name, self.settings[name])
-            if made != self.settings and (made or any(folder.glob("**/results.json"))):
-                differing = other_settings(made, self.settings) if made else []
-                raise refusal(f"{folder} holds work", differing, "remove it, or name other runs and results")
+        self.noted.check()
+        if self.left() and self.trained_base:
+            self.noted.check_base(self.base)
         if self.left():
             training = [self.away.data, *"--arch dsp_transformer --optimizer adam --seed".split()]
             training += [self.options.seed]
@@ -289,8 +288,15 @@ class DomainsPlan(Plan):
 
     def note_settings(self) -> None:
         """Note in both folders what they are made with."""
-        for folder in (self.folder, self.results):
-            write_json(folder / "settings.json", json.dumps(self.settings, indent=1) + "\n")
+        if self.left() and self.trained_base:
+            self.note_base()
+        else:
+            self.noted.write()
+
+    def note_base(self) -> None:
+        """Note the base that was trained, too; raise a ValueError where there are records of another one."""
+        self.noted.check_base(self.base)
+        self.noted.write(self.base)
 
     # ---- tables
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -75,6 +76,46 @@ def test_a_base_is_what_it_holds_not_its_name(plan, tmp_path):
         same_settings(plan(base=tmp_path / "c/model.pt"))
 
 
+@pytest.mark.parametrize("home", ["iwslt14", "multi30k"])
+def test_a_base_that_was_trained_again_makes_no_row_beside_those_of_the_first(plan, tmp_path, home):
+    def with_base(content):
+        made = plan(home)
+        made.base, made.base_record = tmp_path / "base.pt", tmp_path / "done"
+        made.base.write_bytes(content)
+        made.base_record.touch()
+        return made
+
+    first = with_base(b"one")
+    first.note_settings()
+    row = first.record(first.runs[0], first.home)
+    row.parent.mkdir(parents=True)
+    row.write_text("{}")
+    with_base(b"one").note_base()
+    plan(home).noted.check()  # the base is no setting
+    assert read_json(first.results / "settings.json")["trained_base"].startswith("sha256:")
+    for refuses in (
+        lambda made: made.note_base(),
+        lambda made: made.check(),
+        lambda made: made.note_settings(),
+    ):
+        with pytest.raises(
+            ValueError, match=f"{home}-to-.* holds work of the base sha256:.* and .*base.pt is sha256:"
+        ):
+            refuses(with_base(b"another"))
+    half = with_base(b"another")
+    half.base_record.unlink()  # its training was stopped, and goes on
+    half.note_settings()
+    assert (
+        read_json(first.results / "settings.json")["trained_base"]
+        == f"sha256:{hashlib.sha256(b'one').hexdigest()}"
+    )
+    for folder in (first.folder, first.results):  # of an earlier version, which noted none
+        (folder / "settings.json").unlink(missing_ok=True)
+    first.noted.write()
+    with pytest.raises(ValueError, match="of a base that is not noted"):
+        with_base(b"one").note_base()
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
@@ -101,6 +142,8 @@ def test_every_step_waits_for_the_one_before_it(plan, tmp_path):
     assert str(made.base_record) in made.start_from()
     made.base_record.touch()
     assert str(made.base_record) not in made.start_from()
+    words = made.noting()
+    assert words[:3] == [sys.executable, "pipelines/note_base.py", "home=iwslt14"] and "flags= " in words
     assert made.density_before(first) == [] and made.density_before(second) == [str(made.pack(first))]
     assert len(made.wanted()) == 11 * 2
     record = made.record(made.runs[0], made.home)
