@@ -20,11 +20,13 @@ from .importance.removal_order import (
 )
 from .importance.start import spread, starting_ranking
 from .importance.sweep import Step, Sweep
+from .methods.almost_sure import AlmostSureGates
 from .methods.closing_options import ClosingOptions
 from .methods.concrete import ConcreteGates
 from .methods.exact import ExactSubset
 from .methods.lagrangian import LagrangianGates
 from .methods.recipe import SCHEDULES, STARTS, Setting, derive, schedule_of
+from .methods.rounds import Rounds
 from .methods.subset import RelaxedSubset, StraightThroughSubset
 from .methods.subset_options import SubsetOptions
 from .sampling.exact_subset import exact_subset
@@ -34,6 +36,7 @@ from .switchboard import Switchboard
 
 __all__ = [
     "RANKINGS",
+    "AlmostSureGates",
     "AttentionBlock",
     "BudgetOptions",
     "ClosingOptions",
@@ -54,6 +57,7 @@ __all__ = [
     "RankedGates",
     "RankingOptions",
     "RelaxedSubset",
+    "Rounds",
     "SCHEDULES",
     "STARTS",
     "ScoreRate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ class HeadScores(nn.Module):
         self.num_updates = 0
         self.trained = 0
         self.begun = False
+        self.rounds: Any = None  # `methods.rounds.Rounds`, where a method has them
 
     @property
     def decided(self) -> bool | None:
@@ -68,6 +70,10 @@ class HeadScores(nn.Module):
 
     def set_num_updates(self, num_updates: int) -> None:
         self.num_updates = num_updates
+
+    def begin_update(self, num_updates: int) -> bool:
+        """Do what is due before the update that comes after so many, once; returns whether scores moved."""
+        return self.rounds is not None and self.rounds.begin(num_updates, self.scores)
 
     def metrics(self) -> dict[str, float | Tensor]:
         return {"heads_open": float(self.budget.total)}

@@ -65,6 +65,18 @@ class Switchboard(nn.Module):
         self.num_updates = num_updates
         self.gates.set_num_updates(num_updates)
 
+    def begin_update(self) -> bool:
+        """Let the gates do, once, what is due before an update; returns whether they have moved scores.
+
+        Whoever draws or asks for the penalty in training comes by it. A host that measures something for it,
+        or keeps copies of the scores, calls it first.
+        """
+        begin = getattr(self.gates, "begin_update", None)
+        if begin is None or not self.pruning or not begin(self.num_updates):
+            return False
+        self._mask = self._fixed = None
+        return True
+
     @property
     def pruning(self) -> bool:
         """True where the method is at work: the warm-up is over."""
@@ -72,6 +84,8 @@ class Switchboard(nn.Module):
 
     def penalty(self) -> Tensor:
         """Return what the method adds to the loss, a scalar; 0 during the warm-up."""
+        if self.training:
+            self.begin_update()
         penalty = self.gates.penalty()
         penalty = penalty if self.pruning else 0.0 * penalty
         self.handshake.penalty_given(penalty)
@@ -204,6 +218,7 @@ class Switchboard(nn.Module):
             if me() is not None:
                 me().handshake.gradient_came()
 
+        self.begin_update()
         watched = getattr(self.gates, "decided", None) is False
         self._last = drawn(sample, self.gates, self.head_map.split, gradient_came, watched)
         return self._last

@@ -5,6 +5,9 @@
   pipelined          --num_of_heads K --model_name_or_path output/
                      (a finetuned model: its weights stay, only the gates are learned)
   by LAMBDA alone    --l0_penalty LAMBDA --joint_pruning --pruning_lr 0.1
+  a constraint       --num_of_heads K --joint_pruning --closing lagrangian
+                     (CoFi: the price rises until K heads are open)
+  PASS, PASSCONC     --num_of_heads K --joint_pruning --closing pass [--concentrate]
 
 Exactly K heads stay, those with the largest log_a; without K as many as the penalty leaves. Rate, penalty and
 open phase are worked out from the length of the training, and told when it begins. Any of them given is a

@@ -10,6 +10,8 @@ Takes fairseq-train's options and Voita's own:
                                                              (weights frozen, only the gates are learned)
   from a trained model, weights and gates   the same with --joint-pruning
   both               --num-of-heads K --l0-penalty LAMBDA
+  a constraint       --num-of-heads K --closing lagrangian   (CoFi: the price rises until K heads are open)
+  PASS, PASSCONC     --num-of-heads K --closing pass [--concentrate]
 
 `--arch transformer_iwslt_de_en` and other stock names are taken as the plugin's gated ones. Started
 again, the same command goes on from its own last checkpoint. At the end: how many heads LAMBDA has

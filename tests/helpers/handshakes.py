@@ -7,6 +7,7 @@ import torch
 from gated_tiny import HEADS, N, train
 
 from dsp_plugin.gating import (
+    AlmostSureGates,
     ConcreteGates,
     ExactSubset,
     ExponentialCooling,
@@ -15,9 +16,11 @@ from dsp_plugin.gating import (
     LagrangianGates,
     RankedGates,
     RelaxedSubset,
+    Rounds,
     StraightThroughSubset,
     constant_temperature,
 )
+from dsp_plugin.gating.methods.almost_sure import DOUBLING
 
 METHODS = {
     "annealed": lambda: RelaxedSubset(HEADS, 3, ExponentialCooling(1.0, 0.1, 100)),
@@ -27,6 +30,7 @@ METHODS = {
     "concrete": lambda: ConcreteGates(HEADS, None, l0_penalty=0.1),
     "exact": lambda: ExactSubset(HEADS, 3),
     "lagrangian": lambda: LagrangianGates(HEADS, 3, 100),
+    "almost-sure": lambda: AlmostSureGates(HEADS, 3, DOUBLING, Rounds("clip", 5), concentration=500.0),
     "ranked": lambda: RankedGates(HEADS, 3, torch.randn(N)),
     "fixed": lambda: FixedGates(torch.ones(N)),
 }

@@ -11,14 +11,17 @@ from hf_data import arguments, padded, sentences, trainer
 from transformers import TrainerCallback
 
 from dsp_plugin.gating import (
+    AlmostSureGates,
     ConcreteGates,
     ExactSubset,
     ExponentialCooling,
     LagrangianGates,
     RankedGates,
     RelaxedSubset,
+    Rounds,
     StraightThroughSubset,
 )
+from dsp_plugin.gating.methods.almost_sure import thousandfold
 from dsp_plugin.gating.methods.concrete import concrete_gates
 from dsp_plugin.hf import gate_heads, head_map_of, switchboard_of
 from dsp_plugin.hf.heads.training import HeadGatesCallback, pruning_optimizers, training_steps
@@ -32,6 +35,7 @@ METHODS = {
     "straight-through": lambda heads: StraightThroughSubset(heads, K),
     "concrete": lambda heads: ConcreteGates(heads, K, LAMBDA),
     "lagrangian": lambda heads: LagrangianGates(heads, K, 4),
+    "almost-sure": lambda heads: AlmostSureGates(heads, K, thousandfold(4), Rounds("clip"), 3000.0),
     "ranked": lambda heads: RankedGates(heads, K, torch.arange(8.0)),
 }
 

@@ -29,6 +29,13 @@ METHODS = {
         "--closing lagrangian --pruning-lr 0.3 --closing-updates 4",
         "voita-lagrangian",
     ),
+    # an epoch, and so a round, has 4 updates; gates are at -5 and 5 before
+    "passconc": ("run_voita.py", "--closing pass --concentrate --pruning-lr 3", "voita-passconc"),
+    "reopened": (
+        "run_voita.py",
+        "--l0-penalty 200 --reopening reopen --round-updates 2 --pruning-lr 4",
+        "voita-reopen",
+    ),
 }
 
 

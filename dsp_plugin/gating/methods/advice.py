@@ -8,7 +8,9 @@ from __future__ import annotations
 from ...options.errors import Spelling
 from ..head_scores import HeadScores
 from ..sampling.schedule import ExponentialCooling
+from .almost_sure import AlmostSureGates
 from .lagrangian import LagrangianGates
+from .rounds import CLIP
 
 # Below this temperature the sampler is a hard top-K to float64's precision, and has no gradient.
 FROZEN = 1e-3
@@ -48,6 +50,8 @@ def closed_heads(gates: HeadScores, spelling: Spelling) -> list[str]:
     """Say how many heads were closed, and what to change where those are none, all, or too few."""
     if isinstance(gates, LagrangianGates):
         return _held_heads(gates, spelling)
+    if isinstance(gates, AlmostSureGates):
+        return _sure_heads(gates, spelling)
     count, option = gates.num_heads, spelling("l0_penalty")
     by_penalty = int((gates.scores > 0).sum())
     said = f"{option} {gates.l0_penalty:g} kept {by_penalty} of {count} heads (log_a above 0)"
@@ -77,3 +81,19 @@ def _held_heads(gates: LagrangianGates, spelling: Spelling) -> list[str]:
     names = spelling("closing_updates"), spelling("pruning_lr")
     cure = f"train longer, or give a smaller {names[0]} or a larger {names[1]}"
     return [said, f"THE GATES HAVE NOT SETTLED: {cure}"]
+
+
+def _sure_heads(gates: AlmostSureGates, spelling: Spelling) -> list[str]:
+    """Say how many gates are closed for good, and what to do where those are not the ones to close."""
+    closed, wanted = int((gates.scores <= -CLIP).sum()), gates.num_heads - int(gates.keep().sum())
+    said = (
+        f"{spelling('closing')} pass has closed {closed} gates for good (scores of -5 or less) of {wanted} "
+    )
+    said += f"that are to close; {gates.num_heads - wanted} of {gates.num_heads} heads are deployed"
+    if closed == wanted:
+        return [said]
+    names = spelling("pruning_lr"), spelling("round_updates")
+    return [
+        said,
+        f"THE GATES HAVE NOT SETTLED: train longer, or give a larger {names[0]}, or other {names[1]}",
+    ]

@@ -15,6 +15,7 @@ from ...options.errors import OptionError
 from ..budget import HeadBudget
 from ..head_map import HeadMap
 from ..head_scores import HeadScores
+from .rounds import Rounds
 
 BETA = 0.33
 LOW, HIGH = -0.1, 1.1
@@ -48,6 +49,13 @@ def open_probability(log_a: Tensor, beta: float = BETA) -> Tensor:
     return torch.sigmoid(log_a - beta * math.log(-LOW / HIGH))
 
 
+def drawn_gates(log_a: Tensor, beta: float = BETA) -> Tensor:
+    """Draw gates [N] float32 in [0, 1] with fresh noise, differentiable in log_a [N]."""
+    # in double: next to 1, float32 has only 17 numbers in a millionth
+    noise = torch.empty_like(log_a, dtype=torch.float64).uniform_(EPS, 1.0 - EPS)
+    return concrete_gates(log_a.double(), noise, beta).float()
+
+
 class ConcreteGates(HeadScores):
     """Voita's gates: heads close as far as the penalty outweighs the loss. `scores` is log_a.
 
@@ -55,22 +63,28 @@ class ConcreteGates(HeadScores):
         budget: the K heads with the largest log_a are deployed (not by the clipped gates, which tie at 0 and
             1). None: those with log_a > 0, as many as the penalty has left open.
         l0_penalty: lambda, the loss of one head that is surely open.
+        rounds: clips log_a, and opens closed gates again, from round to round; None: Voita's, who does not.
 
     Raises:
         OptionError: a lambda that is negative or not finite; K outside 0..N.
     """
 
-    def __init__(self, head_map: HeadMap, budget: int | HeadBudget | None, l0_penalty: float):
+    def __init__(
+        self,
+        head_map: HeadMap,
+        budget: int | HeadBudget | None,
+        l0_penalty: float,
+        rounds: Rounds | None = None,
+    ):
         super().__init__(head_map, budget)
+        self.rounds = rounds
         if not 0 <= l0_penalty < math.inf:
             raise OptionError("l0_penalty", f"must be 0 or more and finite, got {l0_penalty}")
         self.l0_penalty = l0_penalty
 
     def sample(self) -> Tensor:
         """Draw gates [N] float32 in [0, 1], with fresh noise at every call; the budget does not hold here."""
-        # in double: next to 1, float32 has only 17 numbers in a millionth
-        noise = torch.empty_like(self.scores, dtype=torch.float64).uniform_(EPS, 1.0 - EPS)
-        return concrete_gates(self.scores.double(), noise).float()
+        return drawn_gates(self.scores)
 
     def keep(self) -> Tensor:
         return self.scores.detach() > 0 if self.budget is None else super().keep()

@@ -20,7 +20,8 @@ from ..budget import HeadBudget
 from ..cost_budget import CostBudget
 from ..head_map import HeadMap
 from ..head_scores import HeadScores
-from .concrete import EPS, concrete_gates, open_probability
+from .concrete import drawn_gates, open_probability, soft_gates
+from .rounds import Rounds
 
 TEMPERATURE = 2 / 3
 """Of the stretched concrete distribution (Louizos et al., 2018; CoFi)."""
@@ -39,6 +40,7 @@ class LagrangianGates(HeadScores):
         budget: K, a `HeadBudget` (whose kinds have a constraint each) or a `CostBudget`.
         closing_updates: updates in which t rises from 0 to its end; 0: at once.
         start: the update that they count from.
+        rounds: clips the scores, and opens closed gates again, from round to round; None: as in the paper.
 
     Raises:
         OptionError: a negative number of updates. ValueError: K outside 0..N, costs of other units.
@@ -47,13 +49,18 @@ class LagrangianGates(HeadScores):
     of_mean_loss = True
 
     def __init__(
-        self, head_map: HeadMap, budget: int | HeadBudget | CostBudget, closing_updates: int, start: int = 0
+        self,
+        head_map: HeadMap,
+        budget: int | HeadBudget | CostBudget,
+        closing_updates: int,
+        start: int = 0,
+        rounds: Rounds | None = None,
     ):
         by_cost = isinstance(budget, CostBudget)
         super().__init__(head_map, None if by_cost else budget)
         if closing_updates < 0:
             raise OptionError("closing_updates", f"must be 0 or more updates, got {closing_updates}")
-        self.closing_updates, self.start = closing_updates, start
+        self.closing_updates, self.start, self.rounds = closing_updates, start, rounds
         rows, targets = [], []
         if by_cost:
             if budget.costs.numel() != self.num_heads:
@@ -86,15 +93,17 @@ class LagrangianGates(HeadScores):
 
     def sample(self) -> Tensor:
         """Draw gates [N] float32 in [0, 1], with fresh noise at every call."""
-        # in double: next to 1, float32 has only 17 numbers in a millionth
-        noise = torch.empty_like(self.scores, dtype=torch.float64).uniform_(EPS, 1.0 - EPS)
-        gates = concrete_gates(self.scores.double(), noise, TEMPERATURE).float()
+        gates = drawn_gates(self.scores, TEMPERATURE)
         # the prices are part of every forward pass: data-parallel training stops at parameters that are not
         return gates + 0.0 * self.prices.sum()
 
     def closed(self) -> Tensor:
         """Return s [G], the expected closed share of each constraint, differentiable in the scores."""
         return 1.0 - self.shares @ open_probability(self.scores, TEMPERATURE)
+
+    def soft_gates(self) -> Tensor:
+        """Return gates [N] without noise."""
+        return soft_gates(self.scores.detach())
 
     def penalty(self) -> Tensor:
         """Return l1 (s - t) + l2 (s - t)^2, a scalar; the prices' gradient has the other sign."""

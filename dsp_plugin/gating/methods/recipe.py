@@ -29,6 +29,7 @@ BY_HAND = (
     "pruning_warmup_updates",
     "l0_penalty",
     "closing_updates",
+    "round_updates",
 )
 """Options of which each says that the schedule is the user's own."""
 
@@ -48,6 +49,12 @@ FROZEN_RATE = 0.05
 
 MASK_SAMPLES = 32
 """Masks a training pass: the mean of their gradients has a sixth of one mask's deviation."""
+
+PASS_RATE = 0.2
+"""Of PASS, whose gates have 5 to go each way."""
+
+ROUNDS = 30
+"""In which PASS clips and reopens, as often as its paper has epochs."""
 
 STRAIGHT_RATE = 0.01
 """The same without noise, where neighbouring scores are one step of 2 / (N - 1) apart."""
@@ -82,8 +89,9 @@ class Setting:
     Attributes:
         method: "dsp" or "voita".
         joint: the model is trained, too. use_ste: straight-through gates.
-        sampler: how masks are drawn else, see `SubsetOptions`. closing: what closes concrete gates, see
-            `ClosingOptions`.
+        sampler: how masks are drawn else, see `SubsetOptions`.
+        closing: what closes concrete gates; reopens: whether they have rounds; concentrate: whether whole
+            blocks are to go; of_mean_loss: what the host adds penalties to; see `ClosingOptions`.
         updates: of the whole run.
     """
 
@@ -96,6 +104,9 @@ class Setting:
     use_ste: bool = False
     sampler: str = "relaxed"
     closing: str = "penalty"
+    reopens: bool = False
+    concentrate: bool = False
+    of_mean_loss: bool = True
 
 
 def derive(setting: Setting) -> dict[str, Any]:
@@ -126,14 +137,11 @@ def derive(setting: Setting) -> dict[str, Any]:
         "init_width": START_WIDTH,
         # Weights that learn make good use of a head in every block; those that stay have theirs where
         # training has put them, and one a block cost 2.0 instead of 1.87 nats after tuning.
-        "min_heads_per_block": _minimum(setting) if setting.joint else 0,
+        "min_heads_per_block": _minimum(setting) if setting.joint and not setting.concentrate else 0,
         "pruning_warmup_updates": third if setting.joint else 0,
     }
-    if setting.method == "voita" and setting.closing == "lagrangian":
-        rising = third if setting.joint else setting.updates // 2
-        return {**found, "pruning_lr": SCORE_RATE, "closing_updates": rising}
     if setting.method == "voita":
-        return {**found, "pruning_lr": SCORE_RATE, "open_cost": OPEN_COST}
+        return {**found, **_closing(setting, setting.updates - found["pruning_warmup_updates"])}
     if setting.use_ste:
         return {**found, "pruning_lr": STRAIGHT_RATE}
     found["mask_samples"] = MASK_SAMPLES
@@ -148,6 +156,21 @@ def derive(setting: Setting) -> dict[str, Any]:
     temperature = _frozen_temperature(setting)
     staying = {"initial_temperature": temperature, "final_temperature": temperature, "final_noise": 1.0}
     return {**found, "annealing": True, **rate, **staying, "cooldown_steps": setting.updates}
+
+
+def _closing(setting: Setting, choice: int) -> dict[str, Any]:
+    """Return what closes concrete gates in a choice of so many updates.
+
+    A Lagrangian's target is reached half-way. PASS has as many rounds as the paper has epochs; on a mean loss
+    its price is that of an open head in Voita's penalty about half-way, too, and at its ceiling at the end.
+    """
+    rounds = {"round_updates": max(1, choice // ROUNDS)} if setting.reopens else {}
+    if setting.closing == "pass":
+        growth = {"closing_updates": choice // 2} if setting.of_mean_loss else {}
+        return {"pruning_lr": PASS_RATE, **growth, **rounds}
+    if setting.closing == "lagrangian":
+        return {"pruning_lr": SCORE_RATE, "closing_updates": choice // 2, **rounds}
+    return {"pruning_lr": SCORE_RATE, "open_cost": OPEN_COST, **rounds}
 
 
 def _frozen_temperature(setting: Setting) -> float:

@@ -12,7 +12,8 @@ Notation: B examples, H query heads, L queries, S keys, d size of a head.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,6 +56,19 @@ def show_open_heads(configs: Iterable[Any]) -> None:
     for config in configs:
         if config._attn_implementation == "eager":
             _set(config, registered("eager"))
+
+
+@contextmanager
+def eager_maps(root: nn.Module) -> Iterator[None]:
+    """Let every part of `root` work out its attention maps for a while, whatever implementation it has."""
+    before = [(part.config, part.config._attn_implementation) for part in model_parts(root)]
+    try:
+        for config, _ in before:
+            _set(config, registered("eager"))
+        yield
+    finally:
+        for config, name in before:
+            _set(config, name)
 
 
 def use_ours(module: nn.Module) -> None:

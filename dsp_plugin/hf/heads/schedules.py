@@ -19,7 +19,7 @@ from ...gating import (
     parse_heads_per_kind,
 )
 from ...gating.importance.start import check_start
-from ...gating.methods.closing_options import CLOSING_UPDATES
+from ...gating.methods.closing_options import CLOSING_UPDATES, reopening_of
 from ...gating.methods.recipe import START_WIDTH
 from .importance import Collate
 from .importance_start import ImportanceStart
@@ -54,8 +54,9 @@ def constants_of(
         how: "published" completes the recipe of the paper, too; see `schedule_of`.
     """
     found = {**BY_HAND, **(_CONCRETE if method == "voita" else _SUBSET)}
-    if closing == "lagrangian":
-        return {**found, "closing_updates": CLOSING_UPDATES}
+    if closing in CLOSING_UPDATES:
+        rate = {"pruning_lr": 0.5} if closing == "pass" else {}
+        return {**found, **rate, "closing_updates": CLOSING_UPDATES[closing]}
     if how != "published":
         return found
     if method == "voita":
@@ -76,11 +77,15 @@ def work_out(
     heads: bool = True,
     sampler: str = "relaxed",
     closing: str = "penalty",
+    reopening: str | None = None,
+    concentrate: bool = False,
 ) -> dict[str, Any]:
     """Work out the options of a schedule, name -> value. Arguments and errors as `derive_schedule`."""
     head_map, per_kind = head_map_of(model, neurons, heads), parse_heads_per_kind(heads_per_kind)
+    again = closing == "pass" or reopening_of({"closing": closing, "reopening": reopening}) != "off"
+    how = {"use_ste": use_ste, "sampler": sampler, "closing": closing, "reopens": again}
     found = derive(
-        Setting(method, joint, updates, head_map, num_of_heads, per_kind, use_ste, sampler, closing)
+        Setting(method, joint, updates, head_map, num_of_heads, per_kind, **how, concentrate=concentrate)
     )
     if found.pop("pruning_lr_decay_steps", None):
         found["scores_lr_schedule"] = "linear"  # whatever --lr_scheduler_type is
@@ -151,6 +156,8 @@ def derive_schedule(
     heads: bool = True,
     sampler: str = "relaxed",
     closing: str = "penalty",
+    reopening: str | None = None,
+    concentrate: bool = False,
     **given: Any,
 ) -> Schedule:
     """Work out the schedule of a training of so many updates, as `--pruning_schedule auto` does.
@@ -165,7 +172,7 @@ def derive_schedule(
         use_ste: straight-through.
         neurons, heads: the units, see `head_map_of`. The numbers were found with heads.
         sampler: "relaxed" or "simple", see `SubsetOptions`.
-        closing: "penalty" or "lagrangian", see `ClosingOptions`.
+        closing: "penalty", "lagrangian" or "pass"; reopening, concentrate: see `ClosingOptions`.
         given: options that win over what is worked out, such as `min_heads_per_block` and `init_scores`.
 
     Raises:
@@ -174,6 +181,7 @@ def derive_schedule(
     budget = {"num_of_heads": num_of_heads, "heads_per_kind": heads_per_kind}
     units = {"neurons": neurons, "heads": heads}
     how = {"use_ste": use_ste, "sampler": sampler, "closing": closing}
+    how |= {"reopening": reopening, "concentrate": concentrate}
     found = work_out(model, updates, joint, **budget, method=method, **how, **units)
     constants = constants_of(method, "auto", joint, closing=closing)
     options = {**constants, "annealing": False, **how, **budget, **found, **given}

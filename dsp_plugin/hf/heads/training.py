@@ -9,7 +9,7 @@ trainer = Trainer(model, args, ..., optimizers=optimizers, callbacks=[HeadGatesC
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class HeadGatesCallback(EpochOrder):
         note_every: note the heads that would be kept every so many updates, too, and not at evaluations only.
         start: () -> scores [N] that the gates begin with, such as an `ImportanceStart`; called before the
             first update of the choice of heads, when the warm-up is over.
+        confidence: () -> mean largest attention weights [N] of the heads, such as a `HeadConfidence`; called
+            where closed gates may open again (see `Rounds`).
 
     Attributes:
         history: (updates, keep as a list of N booleans) at every evaluation, in order. Also in `heads.jsonl`
@@ -63,7 +65,11 @@ class HeadGatesCallback(EpochOrder):
     """
 
     def __init__(
-        self, model: nn.Module, note_every: int | None = None, start: Callable[[], Tensor] | None = None
+        self,
+        model: nn.Module,
+        note_every: int | None = None,
+        start: Callable[[], Tensor] | None = None,
+        confidence: Callable[[], Tensor] | None = None,
     ):
         switchboard = switchboard_of(model)
         if switchboard is None:
@@ -73,7 +79,7 @@ class HeadGatesCallback(EpochOrder):
             raise ValueError(f"the heads can be noted every 1 or more updates, not every {note_every}")
         declare_mean_loss(model)
         self.switchboard: Switchboard = switchboard
-        self.note_every, self.start = note_every, start
+        self.note_every, self.start, self.confidence = note_every, start, confidence
         self.history: list[tuple[int, list[bool]]] = []
         self._training = False
         self._hooks: list[Any] = []
@@ -111,6 +117,7 @@ class HeadGatesCallback(EpochOrder):
         # a function of the updates and of nothing else: a checkpoint from before this one update begins again
         if self.start is not None and state.global_step == self.switchboard.warmup_updates:
             self.switchboard.gates.begin_with(self.start())
+        self._begin_update(args, state, kwargs.get("train_dataloader"))
         scores = self._scores()
         scaler = getattr(kwargs.get("optimizer"), "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -168,6 +175,17 @@ class HeadGatesCallback(EpochOrder):
         logs.update(figures)
         if state.log_history:  # written before the callbacks are asked
             state.log_history[-1].update(figures)
+
+    def _begin_update(self, args: TrainingArguments, state: TrainerState, batches: Any) -> None:
+        """Do what is due before an update of gates that go by rounds, with what they need of the data."""
+        rounds = getattr(self.switchboard.gates, "rounds", None)
+        if rounds is None:
+            return
+        if rounds.length is None and isinstance(batches, Sized):
+            rounds.length = max(1, -(-len(batches) // args.gradient_accumulation_steps))
+        if self.confidence is not None and self.switchboard.pruning and rounds.due(state.global_step):
+            rounds.note(self.confidence())
+        self.switchboard.begin_update()
 
     def _scores(self) -> list[nn.Parameter]:
         """Return the gates' parameters that learn."""

@@ -45,6 +45,8 @@ class GatedMultiheadAttention(MultiheadAttention):
         # a plain callable, not a submodule: the switchboard belongs to the model, not to its blocks
         self.read_gates: Optional[Callable[[], Optional[Tensor]]] = None
         self.weights_asked = False
+        # is shown the weights [B', h, beam * T, S] of every forward pass, while somebody measures them
+        self.show_weights: Optional[Callable[[Tensor], None]] = None
 
     def resize(self, num_heads: int) -> None:
         """Make room for `num_heads` heads of the same size d; a checkpoint is to fill the new weights."""
@@ -115,11 +117,15 @@ class GatedMultiheadAttention(MultiheadAttention):
             mask = self._joined_mask(mask, attn_mask, queries.dtype, beam)
 
         dropout = self.dropout_module.p if self._drops() else 0.0
-        if want_weights:
+        if want_weights or self.show_weights is not None:
             context, weights = self._explicit_attention(queries, keys, values, mask, dropout)
         else:
             context = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
             weights = None
+
+        if self.show_weights is not None:
+            self.show_weights(weights.detach())
+            weights = weights if want_weights else None
 
         # [B', h, beam * T, d] -> [B', h, beam, T, d] -> [T, B', beam, h, d] -> [T, B, h, d]
         context = context.view(kv_bsz, self.num_heads, beam, tgt_len, self.head_dim).permute(3, 0, 2, 1, 4)

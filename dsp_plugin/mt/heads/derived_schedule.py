@@ -14,7 +14,7 @@ from fairseq.utils import split_paths
 from omegaconf import OmegaConf, open_dict
 
 from ...gating import BudgetOptions, Setting, derive, parse_heads_per_kind
-from ...gating.methods.closing_options import closing_of
+from ...gating.methods.closing_options import closing_of, reopening_of
 from ...gating.methods.recipe import BY_HAND
 from ...gating.methods.schedule_words import schedule_in_words
 from ...gating.methods.subset_options import without_say
@@ -163,6 +163,9 @@ def _work_out(task: Any, cfg, model_class: Any, options: dict[str, Any], start: 
         use_ste=bool(options.get("use_ste")),
         sampler=options.get("sampler") or "relaxed",
         closing=closing_of(options),
+        reopens=closing_of(options) == "pass" or reopening_of(options) != "off",
+        concentrate=bool(options.get("concentrate")),
+        of_mean_loss=False,
     )
     found = model_class.as_options(derive(setting), head_map, batches)
     return {UPDATES: updates, **found}

@@ -11,10 +11,14 @@ from ...gating import Switchboard
 
 def switchboard_of(model: nn.Module) -> Optional[Switchboard]:
     """Return a model's switchboard, through all wrappers of data-parallel training; None without gates."""
+    return getattr(unwrapped(model), "gating", None)
+
+
+def unwrapped(model: nn.Module) -> Optional[nn.Module]:
+    """Return the gated model inside all wrappers of data-parallel training; None without gates."""
     while model is not None:
-        found = getattr(model, "gating", None)
-        if isinstance(found, Switchboard):
-            return found
+        if isinstance(getattr(model, "gating", None), Switchboard):
+            return model
         model = getattr(model, "module", None)
     return None
 
@@ -28,6 +32,8 @@ _SHOWN = {
     "closed_share": 4,
     "closed_target": 4,
     "price": 4,
+    "heads_closed": 2,
+    "concentration": 2,
 }
 
 

@@ -19,11 +19,14 @@ from ..training.dictionaries import DICTIONARIES, check_dictionaries, dictionari
 from ..training.finished import PATIENCE, finished, patience_now, restore_patience
 from ..training.option_checks import spelling_options
 from ..training.run_length import Limits, Stand
+from .confidence import confidences
 from .derived_schedule import Start, all_options, settle_schedule
+from .gated_criterion import switchboard_of, unwrapped
 from .gated_model import GatedTransformerModel
 from .history import note_heads, read_history
+from .importance import training_sentences
 from .new_training import starting_checkpoint
-from .score_start import ScoreStart
+from .score_start import ScoreStart, copy_scores
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class GatedTranslationTask(CheckedTranslationTask):
         self.is_finished = False  # the training, when it is started once more
         self.score_start: Optional[ScoreStart] = None  # None also once the scores have begun
         self._warned: Optional[tuple[type, dict[str, Any]]] = None  # (model, options), until it is
+        self._updates_per_epoch: Optional[int] = None  # once it is known
         self._choice_begins: Optional[int] = None  # the update at which an open phase is over
         self._max_valid_steps: Optional[int] = None
         self._loaded_early: Optional[tuple[str, bool]] = None  # (subset, combined), see `load_dataset`
@@ -143,7 +147,24 @@ class GatedTranslationTask(CheckedTranslationTask):
             else:
                 logger.info(f"{update_num} updates are made: the scores have begun, and stay as they are")
             self.score_start = None
+        self._begin_update(model, optimizer, update_num)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def _begin_update(self, model, optimizer, update_num: int) -> None:
+        """Do what is due before an update of gates that go by rounds, with what they need of the data."""
+        board = switchboard_of(model)
+        rounds = None if board is None else getattr(board.gates, "rounds", None)
+        if rounds is None:
+            return
+        if rounds.length is None:
+            rounds.length = self._updates_per_epoch
+        board.set_num_updates(update_num)
+        if board.pruning and rounds.due(update_num):
+            dataset, whole = self.datasets[self.cfg.train_subset], self.cfg._get_root()
+            inner = unwrapped(model)
+            rounds.note(confidences(inner, dataset, self, training_sentences(whole)))
+        if board.begin_update():
+            copy_scores(board.gates.scores, optimizer)
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)
@@ -161,6 +182,8 @@ class GatedTranslationTask(CheckedTranslationTask):
                 # its number: a run resumed in a later epoch would have others than the uninterrupted one
                 kwargs["epoch"] = 1
             iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+            freq = self.cfg.update_freq
+            self._updates_per_epoch = max(1, -(-len(iterator) // freq[min(epoch, len(freq)) - 1]))
             self._warn_of_length(len(iterator), epoch)
             return iterator
         # fairseq 0.12.3 drops the last batch of a set whose size is no multiple of

@@ -25,6 +25,7 @@ from ...gating import (
     weight_magnitude,
 )
 from ...gating.importance.removal_order import ImportanceOf
+from ...gating.importance.start import SAMPLES
 from .feed_forward import GatedLinear
 from .gated_transformer import connect, gated_blocks, head_map_of
 
@@ -38,6 +39,7 @@ __all__ = [
     "head_importance",
     "magnitudes",
     "samples_of",
+    "training_sentences",
 ]
 
 MAX_TOKENS = 4096
@@ -70,6 +72,18 @@ class SentenceRanking(RankingOptions):
             lambda keep: head_importance(model, dataset, batches, keep, self.per_batch, **progress),
             lambda: magnitudes(model),
         )
+
+
+def training_sentences(whole: Any) -> SentenceRanking:
+    """Return what sentences a training measures something on, in what batches, by its configuration."""
+    tokens, sentences = whole.dataset.max_tokens, whole.dataset.batch_size
+    return SentenceRanking(
+        by_block=False,
+        samples=SAMPLES,
+        seed=whole.common.seed,
+        max_tokens=tokens or (None if sentences else MAX_TOKENS),
+        batch_size=sentences,
+    )
 
 
 def batches_of(dataset, task, ranking: SentenceRanking) -> list[np.ndarray]:

@@ -12,13 +12,20 @@ from typing import Any, Optional
 from torch import nn
 
 from ...gating import spread, starting_ranking
-from ...gating.importance.start import SAMPLES, random_numbers_kept
-from .importance import MAX_TOKENS, SentenceRanking
+from ...gating.importance.start import random_numbers_kept
+from .importance import SentenceRanking, training_sentences
 
 logger = logging.getLogger(__name__)
 
 WIDTH = 1.0
 """The scores are spread evenly from -WIDTH to WIDTH, where the schedule says nothing else (`init_width`)."""
+
+
+def copy_scores(scores: nn.Parameter, optimizer: Any) -> None:
+    """Let an optimizer that keeps copies of weights in another precision follow scores that were moved."""
+    for own, copy in zip(getattr(optimizer, "fp16_params", ()), getattr(optimizer, "fp32_params", ())):
+        if own is scores:
+            copy.data.copy_(own.data)
 
 
 def begins_ranked(options: Mapping[str, Any]) -> bool:
@@ -46,15 +53,7 @@ class ScoreStart:
         """Make it of the model's options and the whole configuration; None where scores begin at random."""
         if not begins_ranked(options):
             return None
-        tokens, sentences = whole.dataset.max_tokens, whole.dataset.batch_size
-        ranking = SentenceRanking(
-            by_block=False,
-            samples=SAMPLES,
-            seed=whole.common.seed,
-            max_tokens=tokens or (None if sentences else MAX_TOKENS),
-            batch_size=sentences,
-        )
-        width = options.get("init_width", WIDTH)
+        width, ranking = options.get("init_width", WIDTH), training_sentences(whole)
         return cls(
             options["pruning_warmup_updates"], width, ranking, shown and not whole.common.no_progress_bar
         )
@@ -75,9 +74,7 @@ class ScoreStart:
             importance_of = self.ranking.source(model, dataset, task, log_format=log_format)
             ranking = starting_ranking(importance_of, gates.num_heads, gates.budget)
         gates.begin_with(spread(ranking, self.width))
-        for own, copy in zip(getattr(optimizer, "fp16_params", ()), getattr(optimizer, "fp32_params", ())):
-            if own is gates.scores:
-                copy.data.copy_(own.data)
+        copy_scores(gates.scores, optimizer)
         model.train(model.training)  # the mask in force may have been worked out before
         noun = "units" if model.gating.head_map.mixed else "heads"
         said = f"the scores begin with the importance of {gates.num_heads} {noun}"

@@ -53,7 +53,7 @@ _TABLE: Mapping[str | Meaning, str] = {
         fp16_init_scale fp16_scale_window amp_init_scale amp_scale_window all_gather_list_size
         model_parallel_size distributed_world_size distributed_num_procs bucket_cap_mb
         localsgd_frequency nprocs_per_node global_sync_iter ema_update_freq lr_deacy_period
-        heads_per_step importance_samples finetune_max_update finetune_max_epoch beam nbest
+        heads_per_step round_updates importance_samples finetune_max_update finetune_max_epoch beam nbest
         iter_decode_with_beam softmax_batch jobs limit mask_samples neurons lora_r adapter_reduction
         third_max_update third_max_epoch""",
     "amount": """encoder_layers_to_keep decoder_layers_to_keep min_params_to_wrap base_layers

@@ -68,8 +68,10 @@ RESOLVED = [
 @pytest.mark.parametrize("line, options", list(zip(LINES[1:5], RESOLVED)), ids=str)
 def test_a_published_command_line_means_what_it_meant(line, options):
     group = group_of(shlex.split(line))
-    later = dict.fromkeys(set(group.settings()) - set(BY_HAND) - set(options))  # options of later methods
-    assert group.settings() == {**BY_HAND, **options, **later}
+    settings = group.settings()
+    later = {name: settings.pop(name) for name in set(settings) - set(BY_HAND) - set(options)}
+    assert settings == {**BY_HAND, **options}
+    assert not any(later.values())  # options of later methods, which were not given
     assert {name: value for name, value in group.options.items() if name in options} == options
 
 

@@ -10,6 +10,7 @@ import torch
 from head_maps import head_map
 
 from dsp_plugin.gating import (
+    AlmostSureGates,
     AttentionBlock,
     ConcreteGates,
     ExactSubset,
@@ -21,6 +22,7 @@ from dsp_plugin.gating import (
     LagrangianGates,
     RankedGates,
     RelaxedSubset,
+    Rounds,
     StraightThroughSubset,
     Switchboard,
     constant_temperature,
@@ -28,6 +30,7 @@ from dsp_plugin.gating import (
     hard_topk,
     relaxed_topk,
 )
+from dsp_plugin.gating.methods.almost_sure import DOUBLING, thousandfold
 from dsp_plugin.options.errors import OptionError
 
 HEADS = head_map(("a", 4, "encoder-self"), ("b", 0, "decoder-cross"), ("c", 3, "decoder-self"))
@@ -57,12 +60,17 @@ METHODS = {
     "concrete": lambda budget: ConcreteGates(HEADS, budget, l0_penalty=0.1),
     "concrete-no-budget": lambda budget: ConcreteGates(HEADS, None, l0_penalty=0.1),
     "lagrangian": lambda budget: LagrangianGates(HEADS, budget, 50),
+    "concrete-reopened": lambda budget: ConcreteGates(HEADS, budget, 0.1, Rounds("reopen", 10)),
+    "almost-sure": lambda budget: AlmostSureGates(HEADS, budget, DOUBLING, Rounds("reopen", 10)),
+    "almost-sure-concentrated": lambda budget: AlmostSureGates(
+        HEADS, budget, thousandfold(20), Rounds("clip", 10), concentration=500.0
+    ),
     "fixed": fixed,
 }
 LEARNING = [name for name in METHODS if name not in ("fixed", "ranked")]
 EXACT = [name for name in METHODS if name != "concrete-no-budget"]  # those that keep K heads
 # those whose training sample keeps to the budget too
-SUBSETS = [name for name in EXACT if name not in ("concrete", "lagrangian")]
+SUBSETS = [name for name in EXACT if not name.startswith(("concrete", "lagrangian", "almost-sure"))]
 WITH_BUDGET = [name for name in EXACT if name != "fixed"]  # those that are told K and check it
 
 every_method = pytest.mark.parametrize("build", METHODS.values(), ids=METHODS.keys())

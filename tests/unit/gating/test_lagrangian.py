@@ -165,10 +165,10 @@ def test_what_the_options_make():
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"closing": "soon"}, "closing must be one of penalty, lagrangian, got 'soon'"),
+        ({"closing": "soon"}, "closing must be one of penalty, lagrangian, pass, got 'soon'"),
         ({"closing": "lagrangian", "num_of_heads": 3, "l0_penalty": 1.0}, "l0_penalty is found by closing"),
         ({"closing": "lagrangian"}, "lagrangian needs a budget: give num_of_heads"),
-        ({"closing_updates": 3}, "closing_updates has a say with closing lagrangian alone"),
+        ({"closing_updates": 3}, "closing_updates has a say with closing lagrangian and pass alone"),
         ({"cost_share": 0.5, "num_of_heads": None}, "cost_share has a say with closing lagrangian alone"),
         (
             {"closing": "lagrangian", "cost_share": 0.5, "num_of_heads": 3},

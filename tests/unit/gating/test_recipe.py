@@ -122,6 +122,17 @@ def test_a_constraint_is_at_its_target_before_the_run_ends(joint):
     assert found["pruning_warmup_updates"] + found["closing_updates"] <= 400
 
 
+@pytest.mark.parametrize("of_mean_loss", [True, False])
+def test_pass_has_rounds_and_on_a_mean_loss_a_growth(of_mean_loss):
+    how = {"closing": "pass", "reopens": True, "of_mean_loss": of_mean_loss}
+    found = derive(Setting("voita", True, 600, HEADS, 6, **how))
+    assert found["round_updates"] == 400 // 30 and found["min_heads_per_block"] == 1
+    assert ("closing_updates" in found) == of_mean_loss
+    assert derive(Setting("voita", True, 600, HEADS, 6, **how, concentrate=True))["min_heads_per_block"] == 0
+    voita = derive(Setting("voita", False, 600, HEADS, 6, reopens=True))
+    assert voita["round_updates"] == 20 and "open_cost" in voita
+
+
 def test_straight_through_has_no_temperature_and_voita_a_price():
     ste, voita = (derive(Setting(m, True, 500, HEADS, 6, use_ste=m == "dsp")) for m in ("dsp", "voita"))
     assert not {"annealing", "initial_temperature", "final_noise", "cooldown_steps"} & set(ste)

@@ -12,6 +12,7 @@ from hf_training import DATA, gated, prepared, scores_of
 from transformers import TrainingArguments
 
 from dsp_plugin.gating import (
+    AlmostSureGates,
     ConcreteGates,
     ExactSubset,
     LagrangianGates,
@@ -51,6 +52,10 @@ PUBLISHED = [
         VoitaArguments(num_of_heads=K, closing="lagrangian"),
         {"pruning_lr": 0.1, "l0_penalty": None, "closing_updates": 5000},
     ),
+    (
+        VoitaArguments(num_of_heads=K, closing="pass"),
+        {"pruning_lr": 0.5, "l0_penalty": None, "closing_updates": 1000, "round_updates": None},
+    ),
 ]
 
 
@@ -84,6 +89,8 @@ REFUSED = [
     (dsp(sampler="foo"), "sampler must be one of relaxed, simple, got 'foo'"),
     (dsp(sampler="simple", final_temperature=0.1), "final_temperature has no say with sampler simple"),
     (dsp(init_scores="foo"), "init_scores must be one of importance, random, got 'foo'"),
+    (VoitaArguments(closing="pass"), "closing pass needs a budget"),
+    (VoitaArguments(concentrate=True), "concentrate has a say with closing pass alone"),
     (VoitaArguments(closing="lagrangian"), "closing lagrangian needs a budget"),
     (VoitaArguments(closing="lagrangian", l0_penalty=1.0, num_of_heads=K), "l0_penalty is found by closing"),
     (VoitaArguments(init_scores="importance"), "init_scores importance needs a number of heads to keep"),
@@ -223,6 +230,7 @@ def test_the_start_comes_when_the_warm_up_is_over_and_leaves_the_gradients_alone
         ("dsp", {"sampler": "simple"}, ExactSubset),
         ("voita", {}, ConcreteGates),
         ("voita", {"closing": "lagrangian"}, LagrangianGates),
+        ("voita", {"closing": "pass", "concentrate": True}, AlmostSureGates),
     ],
 )
 def test_a_derived_schedule_makes_gates_and_their_start(method, more, kind):

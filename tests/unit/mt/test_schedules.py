@@ -62,6 +62,10 @@ BY_HAND = {
         *("voita", f"{K} --closing lagrangian --pruning-lr 0.1 --joint-pruning"),
         {**VOITA, "pruning_lr": 0.1, "num_of_heads": 4, "l0_penalty": None, "closing_updates": 5000},
     ),
+    "voita, PASS": (
+        *("voita", f"{K} --closing pass --concentrate --round-updates 9 --joint-pruning"),
+        {**VOITA, "pruning_lr": 0.2, "num_of_heads": 4, "l0_penalty": None, "closing_updates": None},
+    ),
     "no pruning": ("dsp", "", {**DSP, "annealing": False, "cooldown_steps": 15000, "num_of_heads": None}),
 }
 PUBLISHED = {
@@ -139,6 +143,7 @@ def test_the_published_schedule(name):
         ("voita", f"{K} --pruning-lr 0.1", ["--num-of-heads", "--l0-penalty"]),
         ("voita", "--pruning-schedule auto", ["--pruning-schedule", "--num-of-heads"]),
         ("voita", "--l0-penalty 5 --init-scores importance", ["--init-scores", "--num-of-heads"]),
+        ("voita", f"{K} --pruning-schedule auto --closing pass --round-updates 5", ["--round-updates"]),
         ("dsp", f"{K} --init-scores best", ["--init-scores", "importance, random", "best"]),
         ("dsp", "--init-scores importance", ["--init-scores", "--num-of-heads"]),
     ],

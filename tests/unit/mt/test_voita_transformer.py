@@ -45,7 +45,7 @@ def voita(data, **changes):
             "--l0-penalty is found by --closing",
         ),
         ({"closing": "lagrangian", "closing_updates": 9}, "--closing lagrangian needs a budget"),
-        ({"closing": "gently"}, "--closing must be one of penalty, lagrangian, got 'gently'"),
+        ({"closing": "gently"}, "--closing must be one of penalty, lagrangian, pass, got 'gently'"),
         ({"l0_penalty": 1.0, "joint_pruning": False}, "--restore-file.*--finetune-from-model"),
     ],
 )

@@ -42,7 +42,13 @@ _BY_CONTENT = ("model_files", "config_files", "tokenizer_files", "train_data")  
 # What settings.json did not say in earlier versions: only where it does, it is compared.
 _SAID_LATER = {*_OF_TRAINING, *_BY_CONTENT, "num_train_epochs", "examples_per_update", "mask"}
 # What earlier versions, which did not say it, did.
-_DONE_BEFORE = {"pruning_schedule": "by hand", "init_scores": "random", "final_noise": 1.0, "mask_samples": 1}
+_DONE_BEFORE = {
+    "pruning_schedule": "by hand",
+    "init_scores": "random",
+    "final_noise": 1.0,
+    "mask_samples": 1,
+    "concentrate": False,
+}
 # What follows from the other settings and is noted only to be the same when a training goes on.
 WORKED_OUT = "worked_out"
 

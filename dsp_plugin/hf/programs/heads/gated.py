@@ -11,6 +11,7 @@ from ....options.errors import OptionError
 from ....records.history import read_history
 from ....records.plan import heads_that_stay
 from ...folders.model_heads import is_pruned
+from ...heads.confidence import HeadConfidence
 from ...heads.gating import gate_heads, load_gating, switchboard_of
 from ...heads.schedules import start_of
 from ...heads.training import HeadGatesCallback, check_arguments, pruning_optimizers
@@ -120,10 +121,19 @@ class HeadGatesSystem(System):
             if not setup.results.dry_run:
                 data, size = setup.task.train, args.per_device_train_batch_size
                 start = start_of(options, model, data, setup.task.collate, size, args.seed)
-        more["callbacks"] = [HeadGatesCallback(model, every, start)]
+        confidence = None
+        if args.do_train and not setup.results.dry_run and self._reopens(model):
+            size = args.per_device_train_batch_size
+            confidence = HeadConfidence(model, setup.task.train, setup.task.collate, size, args.seed)
+        more["callbacks"] = [HeadGatesCallback(model, every, start, confidence)]
         if self.written.intermediate_masks:
             more["callbacks"].append(IntermediateMasks(model))
         return self.stock_trainer(model, **more)
+
+    @staticmethod
+    def _reopens(model: PreTrainedModel) -> bool:
+        """Return whether closed gates open again by the confidence of their heads."""
+        return getattr(getattr(switchboard_of(model).gates, "rounds", None), "reopening", "") == "reopen"
 
     def units(self, heads: Mapping[str, Any] | None) -> str:
         if self.method.has_budget:

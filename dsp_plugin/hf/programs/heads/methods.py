@@ -16,13 +16,16 @@ from transformers import PreTrainedModel
 from ....gating import BudgetOptions, ClosingOptions, HeadBudget, HeadMap, SubsetOptions, schedule_of
 from ....gating.importance.start import check_start
 from ....gating.methods.advice import closed_heads
-from ....gating.methods.closing_options import check_closing, closing_of
+from ....gating.methods.closing_options import check_closing, closing_of, label_of
 from ....gating.methods.schedule_words import is_off, schedule_in_words
 from ....gating.methods.subset_options import check_sampler, check_straight_through, without_say
 from ....options.errors import OptionError, underscored
 from ...heads.schedules import BY_HAND, constants_of, work_out
 from ..chassis.arguments import option
 from ..chassis.output_folder import WORKED_OUT
+
+# what the schedule that is worked out depends on, beside the budget
+_HOW = ("use_ste", "sampler", "closing", "reopening", "concentrate")
 
 
 @dataclass
@@ -179,7 +182,15 @@ class ScheduledArguments(GateArguments):
             return []
         if how == "published":
             return [schedule_in_words(how, self._shown(), spelling=self._spelled)]
-        names = ("num_of_heads", "heads_per_kind", "use_ste", "sampler", "closing")
+        names = (
+            "num_of_heads",
+            "heads_per_kind",
+            "use_ste",
+            "sampler",
+            "closing",
+            "reopening",
+            "concentrate",
+        )
         budget = {name: asked[name] for name in names if asked.get(name) is not None}
         found = noted or work_out(model, updates, self.joint_pruning, method=self._of, **budget)
         self.worked_out = {name: value for name, value in found.items() if is_off(asked.get(name))}
@@ -284,22 +295,35 @@ class VoitaArguments(ScheduledArguments):
     )
 
     closing: str | None = option(
-        "what closes gates: penalty (a fixed price, --l0_penalty) or lagrangian (a price that rises until "
-        "the closed share is that of --num_of_heads; CoFi); default: penalty"
+        "what closes gates: penalty (a fixed price, --l0_penalty), lagrangian (a price that rises until the "
+        "closed share is that of --num_of_heads; CoFi) or pass (a growing price of gates that are neither "
+        "surely open nor surely closed; PASS); default: penalty"
     )
     closing_updates: Annotated[int | None, "amount"] = option(
         "with --closing lagrangian: updates of the choice of heads in which the share that is to be closed "
-        "rises from 0 to its end; default: worked out (auto), else 5000"
+        "rises from 0 to its end; with pass: updates in which the price grows a thousandfold; default: "
+        "worked out (auto), else 5000 (pass: 1000)"
     )
+    round_updates: Annotated[int | None, "count"] = option(
+        "updates in a round of --closing pass and of --reopening; default: worked out (auto), else an epoch's"
+    )
+    reopening: str | None = option(
+        "what is done to scores at the beginning of a round: off, clip (held to -5..5) or reopen (closed "
+        "gates open again, too, with the confidence of their heads); default: reopen with --closing pass, "
+        "else off"
+    )
+    concentrate: bool = option("with --closing pass: empty whole attention blocks (PASSCONC)", False)
 
     _of: ClassVar[str] = "voita"
-    _of_training: ClassVar[Sequence[str]] = ("joint_pruning", "l0_penalty", "closing")
+    _of_training: ClassVar[Sequence[str]] = (
+        *("joint_pruning", "l0_penalty", "closing", "reopening", "concentrate"),
+    )
 
     def label(self) -> str:
-        closing = closing_of(self.asked)
-        if closing == "penalty":
+        name = label_of(self.asked)
+        if not name:
             return "voita-joint" if self.joint_pruning else "voita-pipelined"
-        return f"voita-{closing}{'' if self.joint_pruning else '-pipelined'}"
+        return name if self.joint_pruning else f"{name}-pipelined"
 
     def check(self) -> None:
         check_closing(self.asked)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ....gating import BudgetOptions, ClosingOptions, HeadScores
 from ....gating.methods.advice import closed_heads
-from ....gating.methods.closing_options import CLOSING_UPDATES, check_closing, closing_of
+from ....gating.methods.closing_options import CLOSING_UPDATES, check_closing, closing_of, label_of
 from ....options.errors import OptionError, dashed
 from ...checkpoints.flat_config import ScheduledTransformerConfig
 from ...training.run_length import mean_tokens
@@ -40,8 +40,10 @@ class VoitaTransformerConfig(ScheduledTransformerConfig):
     closing: Optional[str] = field(
         default=None,
         metadata={
-            "help": "what closes gates: penalty (a fixed price, --l0-penalty) or lagrangian (a price that "
-            "rises until the closed share is that of the budget; CoFi) (default: penalty)"
+            "help": "what closes gates: penalty (a fixed price, --l0-penalty), lagrangian (a price that "
+            "rises until the closed share is that of the budget; CoFi) or pass (a price of gates that are "
+            "neither surely open nor surely closed, which doubles every round until exactly so many are "
+            "closed; PASS) (default: penalty)"
         },
     )
     closing_updates: Optional[int] = field(
@@ -60,11 +62,30 @@ class VoitaTransformerConfig(ScheduledTransformerConfig):
         },
     )
 
+    round_updates: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "updates in a round of --closing pass and of --reopening (default: worked out where the "
+            "schedule is, else those of an epoch)"
+        },
+    )
+    reopening: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "what is done to scores at the beginning of a round: off, clip (held to -5..5) or reopen "
+            "(closed gates open again, too, with the confidence of their heads) (default: reopen with "
+            "--closing pass, else off)"
+        },
+    )
+    concentrate: bool = field(
+        default=False, metadata={"help": "with --closing pass: empty whole attention blocks (PASSCONC)"}
+    )
+
 
 class VoitaTransformerModel(GatedTransformerModel):
     """With `l0_penalty`: stretched concrete gates (Voita et al.); with `num_of_heads` exactly K stay.
 
-    With `closing` lagrangian they are closed by a constraint instead of a price.
+    With another `closing` the budget itself closes them, instead of a price.
     """
 
     method = "voita"
@@ -75,7 +96,8 @@ class VoitaTransformerModel(GatedTransformerModel):
     def constants(cls, options) -> Mapping[str, Any]:
         if closing_of(options) == "penalty":
             return cls.by_hand
-        return {**cls.by_hand, "pruning_lr": 0.2, "closing_updates": CLOSING_UPDATES}
+        updates = {"closing_updates": CLOSING_UPDATES["lagrangian"]}
+        return {**cls.by_hand, "pruning_lr": 0.2, **(updates if closing_of(options) == "lagrangian" else {})}
 
     @classmethod
     def asks_for_gates(cls, options) -> bool:
@@ -102,15 +124,15 @@ class VoitaTransformerModel(GatedTransformerModel):
 
     @classmethod
     def label(cls, options) -> str:
-        closing = closing_of(options)
-        if closing == "penalty" or not cls.wants_gates(options):
+        name = label_of(options)
+        if not name or not cls.wants_gates(options):
             return super().label(options)
-        return f"voita-{closing}{'-pipelined' if cls.freezes_weights(options) else ''}"
+        return f"{name}-pipelined" if cls.freezes_weights(options) else name
 
     @classmethod
     def check_given(cls, given) -> None:
         super().check_given(given)
-        check_closing(given)
+        check_closing(given, of_mean_loss=False)
 
     @classmethod
     def check_options(cls, options) -> None:
@@ -130,7 +152,8 @@ class VoitaTransformerModel(GatedTransformerModel):
     @classmethod
     def build_gates(cls, head_map, options) -> nn.Module:
         costs = unit_parameters(head_map, options)
-        return ClosingOptions.of(options).gates(head_map, budget_of(head_map, options), costs)
+        budget = budget_of(head_map, options)
+        return ClosingOptions.of(options).gates(head_map, budget, costs, of_mean_loss=False)
 
     @classmethod
     def sparsifies(cls, options) -> bool:
