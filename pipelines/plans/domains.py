@@ -157,10 +157,10 @@ class DomainsPlan(Plan):
         words = [str(self.home.data), *shlex.split(self.yaml.base["recipe"]), *words_of(own)]
         return ["scripts/mt/run_dsp.py", *words, *self._recipe(), *self.flags]
 
-    def noting(self) -> list[str]:
-        """Return the command that notes the base once it is trained."""
-        words = [f"{name}={value}" for name, value in self.config.items()]
-        return [self.options.python or "python3", "pipelines/note_base.py", *words]
+    def noting(self, *words: str) -> list[str]:
+        """Return the command that notes the base once it is trained; with --check it only looks."""
+        settings = [f"{name}={value}" for name, value in self.config.items()]
+        return [self.options.python or "python3", "pipelines/note_base.py", *words, *settings]
 
     def _recipe(self) -> list[str]:
         return shlex.split(self.yaml.recipe)
@@ -275,28 +275,26 @@ class DomainsPlan(Plan):
             check_folder(name, folder)
         self.noted.check()
         if self.left() and self.trained_base:
-            self.noted.check_base(self.base)
+            self._run_now(self.noting("--check"))
         if self.left():
             training = [self.away.data, *"--arch dsp_transformer --optimizer adam --seed".split()]
             training += [self.options.seed]
             scoring = [self.away.data, "--path", self.base, *self.flags]
             words = [*training, *self._recipe(), *self.flags, "---", *scoring]
-            command = [self.options.python or "python3", FOLDER / "check_flags.py", *words]
-            done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-            if done.returncode:
-                raise ValueError(done.stderr.strip().splitlines()[-1])
+            self._run_now([self.options.python or "python3", FOLDER / "check_flags.py", *words])
+
+    def _run_now(self, command: list[object]) -> None:
+        """Run a short program where torch is; raise a ValueError with what it says where it fails."""
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(done.stderr.strip().splitlines()[-1])
 
     def note_settings(self) -> None:
         """Note in both folders what they are made with."""
         if self.left() and self.trained_base:
-            self.note_base()
+            self._run_now(self.noting())
         else:
             self.noted.write()
-
-    def note_base(self) -> None:
-        """Note the base that was trained, too; raise a ValueError where there are records of another one."""
-        self.noted.check_base(self.base)
-        self.noted.write(self.base)
 
     # ---- tables
 

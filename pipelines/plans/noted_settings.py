@@ -46,26 +46,28 @@ class NotedSettings:
                 differing = other_settings(made, self.settings) if made else []
                 raise refusal(f"{folder} holds work", differing, _OTHERWISE)
 
-    def check_base(self, base: Path) -> None:
+    def check_base(self, base: Path, content: str) -> None:
         """Compare a base that was trained here with the one that all records are of.
 
         A model that is trained again, with other threads or on another machine, is another model: its rows do
         not stand beside those of the first one.
 
+        Args:
+            content: the hash of its weights.
+
         Raises:
             ValueError: there are records of another base, or of one that nobody has noted.
         """
-        content = content_of(base)
         for folder in self.folders:
             before = _read(folder).get(_BASE)
             if before != content and (before or any(folder.glob("*/*/results.json"))):
                 whose = f"of the base {before}" if before else "of a base that is not noted"
                 raise ValueError(f"{folder} holds work {whose}, and {base} is {content}: {_OTHERWISE}")
 
-    def write(self, base: Path | None = None) -> None:
-        """Note the settings in all folders, and the base that was trained, where there is one."""
+    def write(self, content: str | None = None) -> None:
+        """Note the settings in all folders, and the hash of the base that was trained, where there is one."""
         for folder in self.folders:
-            known = {_BASE: content_of(base)} if base else {}
+            known = {_BASE: content} if content else {}
             kept = {name: value for name, value in _read(folder).items() if name == _BASE}
             write_json(folder / FILE, json.dumps({**self.settings, **kept, **known}, indent=1) + "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -78,42 +77,47 @@ def test_a_base_is_what_it_holds_not_its_name(plan, tmp_path):
 
 @pytest.mark.parametrize("home", ["iwslt14", "multi30k"])
 def test_a_base_that_was_trained_again_makes_no_row_beside_those_of_the_first(plan, tmp_path, home):
-    def with_base(content):
-        made = plan(home)
-        made.base, made.base_record = tmp_path / "base.pt", tmp_path / "done"
-        made.base.write_bytes(content)
-        made.base_record.touch()
-        return made
-
-    first = with_base(b"one")
-    first.note_settings()
+    first = plan(home)
+    first.noted.write("sha256:one")
     row = first.record(first.runs[0], first.home)
     row.parent.mkdir(parents=True)
     row.write_text("{}")
-    with_base(b"one").note_base()
-    plan(home).noted.check()  # the base is no setting
-    assert read_json(first.results / "settings.json")["trained_base"].startswith("sha256:")
-    for refuses in (
-        lambda made: made.note_base(),
-        lambda made: made.check(),
-        lambda made: made.note_settings(),
+    again = plan(home)
+    again.noted.check()  # the base is no setting
+    again.noted.check_base(again.base, "sha256:one")
+    again.noted.write()
+    assert read_json(first.results / "settings.json")["trained_base"] == "sha256:one"
+    with pytest.raises(
+        ValueError, match=f"{home}-to-.* of the base sha256:one, and .* is sha256:two: remove it"
     ):
-        with pytest.raises(
-            ValueError, match=f"{home}-to-.* holds work of the base sha256:.* and .*base.pt is sha256:"
-        ):
-            refuses(with_base(b"another"))
-    half = with_base(b"another")
-    half.base_record.unlink()  # its training was stopped, and goes on
-    half.note_settings()
-    assert (
-        read_json(first.results / "settings.json")["trained_base"]
-        == f"sha256:{hashlib.sha256(b'one').hexdigest()}"
-    )
+        again.noted.check_base(again.base, "sha256:two")
     for folder in (first.folder, first.results):  # of an earlier version, which noted none
-        (folder / "settings.json").unlink(missing_ok=True)
+        (folder / "settings.json").unlink()
     first.noted.write()
     with pytest.raises(ValueError, match="of a base that is not noted"):
-        with_base(b"one").note_base()
+        first.noted.check_base(first.base, "sha256:one")
+
+
+def test_a_trained_base_is_looked_at_before_any_row_and_noted_once_it_is_whole(plan, tmp_path):
+    made, run = plan(), []
+    made._run_now = lambda words: run.append([str(word) for word in words[1:3]])
+    made.base.parent.mkdir(parents=True)
+    made.base.write_text("of a training that was stopped")
+    made.check()
+    made.note_settings()
+    assert [words[0].split("/")[-1] for words in run] == ["check_flags.py"]
+    made.base_record.touch()
+    made.check()
+    made.note_settings()
+    program = "pipelines/note_base.py"
+    assert run[1] == [program, "--check"] and run[3] == [program, "home=iwslt14"]
+    with pytest.raises(ValueError, match="checkpoint_best.pt"):
+        plan().check()  # which reads the file
+    (tmp_path / "model.pt").write_text("a base")
+    own = plan(base=tmp_path / "model.pt", runs=str(tmp_path / "own"), results=str(tmp_path / "own"))
+    own._run_now = lambda words: run.append(words)
+    own.note_settings()
+    assert len(run) == 4
 
 
 @pytest.mark.parametrize(
