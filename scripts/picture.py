@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from dsp_plugin.options.launchers import without_local_rank
 from dsp_plugin.records.files.whole import replacing
 from dsp_plugin.records.kept_heads import mask_of
 from dsp_plugin.records.record import load_record
@@ -65,7 +66,7 @@ def main() -> None:
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "multi30k" / "small")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "picture.png")
-    options = parser.parse_args()
+    options = parser.parse_args(without_local_rank(sys.argv[1:]))
     try:
         draw(options.results, options.out)
     except (OSError, ValueError) as error:

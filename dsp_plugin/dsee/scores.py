@@ -71,6 +71,12 @@ def weight_scores(matrix: Matrix, mode: str, generator: torch.Generator) -> Tens
     return change.abs_().reciprocal_() if mode.startswith("N") else change.abs_()
 
 
+def check_head_mode(mode: str) -> None:
+    """Raise an OptionError for what is no score of heads."""
+    if mode not in HEAD_MODES:
+        raise OptionError("prune_mode", f"must be one of {', '.join(HEAD_MODES)} for heads, got {mode!r}")
+
+
 def head_scores(query: Matrix, value: Matrix, num_heads: int, mode: str = "ABS") -> Tensor:
     """Score the heads of a layer: the sum over a head's rows of |Bq Aq + Sq| + |Bv Av + Sv|.
 
@@ -86,8 +92,7 @@ def head_scores(query: Matrix, value: Matrix, num_heads: int, mode: str = "ABS")
         OptionError: the mode is not one for heads.
         ValueError: the rows are not those of H heads.
     """
-    if mode not in HEAD_MODES:
-        raise OptionError("prune_mode", f"must be one of {', '.join(HEAD_MODES)} for heads, got {mode!r}")
+    check_head_mode(mode)
     if any(len(part.weight) % max(num_heads, 1) for part in (query, value)):
         raise ValueError(f"{len(query.weight)} rows are not those of {num_heads} heads")
     scores = torch.zeros(num_heads, dtype=torch.float64, device=query.weight.device)

@@ -37,6 +37,7 @@ from dsp_plugin.hf.programs.chassis.arguments import GlueArguments, ModelArgumen
 from dsp_plugin.hf.programs.chassis.glue_task import GlueTask
 from dsp_plugin.hf.programs.chassis.models import load
 from dsp_plugin.hf.programs.chassis.parsing import TRACEBACK, run
+from dsp_plugin.options.launchers import without_local_rank
 from dsp_plugin.options.numbers import number
 
 TASKS = ("cola", "mrpc", "sst-2", "sts-b")
@@ -103,7 +104,7 @@ def serve() -> float:
     parser.add_argument("--packs", nargs="+", default=[], metavar="TASK=FILE", help="diff packs of the tasks")
     parser.add_argument("--examples", type=number("count"), default=2, help="examples a task (default 2)")
     parser.add_argument(TRACEBACK, action="store_true", help="show where in the program an error was met")
-    args = parser.parse_args()
+    args = parser.parse_args(without_local_rank(sys.argv[1:]))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     packs = packs_of(args.packs)

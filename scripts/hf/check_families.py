@@ -48,6 +48,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from dsp_plugin.gating import FixedGates, HeadMap
 from dsp_plugin.hf.export.onnx_export import export_onnx
 from dsp_plugin.hf.probes.sample_batches import sample_batches, text_batches
+from dsp_plugin.options.launchers import without_local_rank
 from dsp_plugin.options.numbers import number
 from dsp_plugin.records.record import Metric, check_record_path, new_record, save_record
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="with --all: so many at a time (%(default)s)",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(without_local_rank(sys.argv[1:] if argv is None else argv))
     if args.only and not args.all:
         parser.error("--only is for --all; without it there is --families")
     if args.neurons and not args.all:

@@ -25,7 +25,7 @@ from .layer import ADAPTER, dsee_layers
 from .state import Dsee, detached, dsee_of, has_dsee, set_state, set_trainable
 from .targets import Part, Target, check_matrix, shape_of
 from .units import keep_units
-from .weights import place_masks, set_masks
+from .weights import check_zeros, place_masks, set_masks
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # of a config.json, what a task says of its model; the file takes no more than these
@@ -44,7 +44,8 @@ def save_dsee(
 
     Raises:
         OSError: it cannot be written; what was there before is still there.
-        ValueError: the model has no update, or values that are not finite or that `dtype` cannot hold.
+        ValueError: the model has no update, or values that are not finite or that `dtype` cannot hold; a
+            weight that was pruned is not 0.
     """
     return file_of(model, dtype, config).save(path)
 
@@ -54,6 +55,7 @@ def file_of(model: nn.Module, dtype: str | None = None, config: Mapping[str, Any
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
     state, layers = dsee_of(model), dsee_layers(model)
+    check_zeros(model)
     updates = {target.weight: layers[target.path].update() for target in state.targets}
     if dtype is not None:
         updates = {name: _in_dtype(update, _DTYPES[dtype]) for name, update in updates.items()}
@@ -65,7 +67,7 @@ def file_of(model: nn.Module, dtype: str | None = None, config: Mapping[str, Any
     about = {
         **state.settings,
         **config,
-        "lora": {"r": lora.r, "lora_alpha": lora.lora_alpha, "use_rslora": lora.use_rslora},
+        "lora": {name: getattr(lora, name) for name in ("r", "lora_alpha", "lora_dropout", "use_rslora")},
         "parts": {t.weight: [[part.role, part.start, part.stop] for part in t.parts] for t in state.targets},
         "blocks": {t.weight: t.block for t in state.targets},
         "masked": state.masks_updates,
@@ -233,7 +235,11 @@ def _lora_config(stored: DseeFile) -> LoraConfig:
     alpha = said.get("lora_alpha", next(iter(stored.updates.values())).scale * rank)
     if type(alpha) not in (int, float):
         raise ValueError("the file's alpha is no number")
-    return LoraConfig(r=rank, lora_alpha=alpha, use_rslora=said.get("use_rslora") is True)
+    dropout = said.get("lora_dropout", 0.0)
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise ValueError("the file's dropout is no number from 0 to 1")
+    rslora = said.get("use_rslora") is True
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora)
 
 
 def _task_head_places(stored: DseeFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ...dsee.scores import Matrix, head_scores
+from ...dsee.scores import Matrix, check_head_mode, head_scores
 from ...dsee.weight_masks import check_ratio
 from ...gating import HeadMap
 from ...options.errors import OptionError
@@ -95,6 +95,7 @@ def prune_units(
     if not whole or prune_heads_num < 0:
         raise OptionError("prune_heads_num", f"must be a whole number, 0 or more, got {prune_heads_num!r}")
     check_ratio(neurons, "prune_neurons")
+    check_head_mode(mode)
     scores = score_heads(model, mode) if prune_heads_num else {}
     return _remove(model, scores, prune_heads_num, neurons, group, neuron_scores, check)
 

@@ -109,6 +109,16 @@ def matrix_mask(module: nn.Module, mask: PackedMask) -> PackedMask:
     return mask if turned is flags else PackedMask.of(turned)
 
 
+@torch.no_grad()
+def check_zeros(model: nn.Module) -> None:
+    """Raise a ValueError where a pruned weight is not exactly 0 any more; names its matrix."""
+    modules = dict(model.named_modules())
+    for name, mask in dsee_of(model).masks.items():
+        weight = _plain(modules[name.removesuffix(".weight")]).weight
+        if bool(weight[~mask.mask(weight.device)].any()):
+            raise ValueError(f"{name} has weights that were pruned and are not 0: something has trained them")
+
+
 def pruned_shares(model: nn.Module) -> tuple[float, float]:
     """Return the shares of weights that S1 has taken: of those without an update, and of those with one."""
     state, counts = dsee_of(model), {True: [0, 0], False: [0, 0]}
@@ -122,11 +132,30 @@ def pruned_shares(model: nn.Module) -> tuple[float, float]:
     return outside, within
 
 
-def masks_of_zeros(model: nn.Module) -> None:
-    """Take the zeros of the frozen matrices for S1, where a checkpoint of pruned weights was loaded."""
-    found = {}
+def zeros_of(model: nn.Module) -> dict[str, PackedMask]:
+    """Return what is not 0 of the frozen matrices, or 0 by S1: a base can have zeros of its own."""
+    found, masks = {}, dsee_of(model).masks
     for path, module in prunable(model, dsee_of(model)):
-        found[f"{path}.weight"] = PackedMask.of(_plain(module).weight != 0)
+        weight = _plain(module).weight
+        mask = masks.get(f"{path}.weight")
+        other = weight != 0 if mask is None else (weight != 0) | ~mask.mask(weight.device)
+        found[f"{path}.weight"] = PackedMask.of(other)
+    return found
+
+
+def masks_of_zeros(model: nn.Module, own: Mapping[str, PackedMask]) -> None:
+    """Take zeros of the frozen matrices into S1, where a checkpoint of pruned weights was loaded.
+
+    Args:
+        own: `zeros_of` the model before the checkpoint was loaded: these zeros are no pruned weights.
+    """
+    found, masks = {}, dsee_of(model).masks
+    for path, module in prunable(model, dsee_of(model)):
+        name, weight = f"{path}.weight", _plain(module).weight
+        left = (weight != 0) | ~own[name].mask(weight.device)
+        if name in masks:  # of a file, which says it
+            left &= masks[name].mask(weight.device)
+        found[name] = PackedMask.of(left)
     set_masks(model, found)
 
 
@@ -153,7 +182,7 @@ class GradualPruning(TrainerCallback):
         seed: int = 0,
     ):
         check_mode(mode)
-        self.starts = pruned_shares(model)
+        self.starts, self.own = pruned_shares(model), zeros_of(model)
         names = ("pruning_ratio", "ad_pruning_ratio")
         for name, ratio, start in zip(names, (pruning_ratio, ad_pruning_ratio), self.starts):
             check_ratio(ratio, name)
@@ -170,7 +199,7 @@ class GradualPruning(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:  # resumed: the checkpoint has the zeros
-            masks_of_zeros(self.model)
+            masks_of_zeros(self.model, self.own)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         first, last = self.span

@@ -68,6 +68,7 @@ def save_pruned(
             the state of a user's own module is no tensor.
         OSError: the folder cannot be written.
     """
+    _check_merged(model)
     if record_of(model) is None:
         raise ValueError(
             "the model has not been pruned: prune_heads(model, keep) first, or use model.save_pretrained"
@@ -169,6 +170,7 @@ def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -
         source = find_folder(model, {})
         _check_kind(source.folder, None, None, {})
         model = _load(source, None, {})
+    _check_merged(model)
     if switchboard_of(model) is not None:
         model = copy.deepcopy(model)
         prune_heads(model)
@@ -183,6 +185,16 @@ def export_dense(model: nn.Module | str | os.PathLike, out: str | os.PathLike) -
         else:
             write_state(dense, made)
         write_text(made / "README.md", dense_card(dense, original_head_map(model), record_of(model)))
+
+
+def _check_merged(model: nn.Module) -> None:
+    """Raise a ValueError where a part of the model has an adapter on it, which its folder would not hold."""
+    for path, module in model.named_modules():
+        if isinstance(getattr(module, "base_layer", None), nn.Module):
+            raise ValueError(
+                f"{path} has an update beside it, which such a folder does not hold: merge it first "
+                "(merge_dsee, or PEFT's merge_and_unload)"
+            )
 
 
 def _load(source: Source, model_class: type | None, kwargs: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...choosing.host import Factors, Host
@@ -40,7 +41,7 @@ def host_of(
     run = partial(_translate, task, shape, sample)
 
     def macs(model: nn.Module) -> float:
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             run(model)
         return counter.get_total_flops() / 2
 

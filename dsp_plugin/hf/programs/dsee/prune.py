@@ -13,7 +13,7 @@ from ...dsee import dsee_of, mask_updates, prune_units, prune_weights
 from ...dsee.layer import dsee_layers
 from ..chassis.system import Setup
 from .arguments import PruneArguments, StartArguments, UpdateArguments
-from .stage import DseeStage, check_zeros
+from .stage import DseeStage
 
 
 class PruneStage(DseeStage):
@@ -61,7 +61,6 @@ class PruneStage(DseeStage):
 
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """Write the file now that the data are read, and return a Trainer of what it says."""
-        check_zeros(model)
         self.write(model, self.about(model))
         return self.stock_trainer(self.load_file(self.path, model))
 
