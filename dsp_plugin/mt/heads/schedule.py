@@ -76,7 +76,7 @@ def with_schedule(model_class: Any, options: Mapping[str, Any]) -> dict[str, Any
             found.pop(UPDATES, None)
         elif kind == "published":
             found.update(model_class.published(options))
-    nothing = without_say(options)  # straight-through gates have no temperature
+    nothing = without_say({**options, **found})  # straight-through gates have no temperature
     found = {name: value for name, value in found.items() if name not in nothing}
     given = {name: value for name, value in options.items() if is_given(value)}
     return {**options, **model_class.constants(options), **found, **given}

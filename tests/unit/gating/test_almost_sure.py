@@ -192,6 +192,14 @@ def test_closed_gates_reopen_with_their_confidence_which_falls_from_round_to_rou
     assert bool(opened[3] < times / 2)  # it was not closed, and is where it was or at the upper bound
 
 
+def test_the_last_of_thirty_rounds_open_nothing_and_still_clip():
+    rounds = Rounds("reopen", 10)
+    due = [number for number in range(1, 31) if rounds.due(10 * (number - 1))]
+    assert due == list(range(2, 24))
+    scores = torch.full((3,), -9.0)
+    assert rounds.begin(290, scores) and scores.tolist() == [-5.0] * 3
+
+
 def test_two_processes_and_a_resumed_training_open_the_same_gates():
     states = []
     for _ in range(2):

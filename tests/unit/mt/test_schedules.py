@@ -187,6 +187,8 @@ def test_what_was_given_beside_it_wins():
     assert found["final_noise"] == 0.5 and found["final_temperature"] == 1e-8 and "updates" not in found
     hard = options_with(DERIVED, use_ste=True)
     assert hard["annealing"] is False and hard["final_noise"] == 1.0
+    exact = options_with({**DERIVED, "final_temperature": 0.1}, sampler="simple")
+    assert (exact["cooldown_steps"], exact["final_temperature"], exact["annealing"]) == (200, 0.1, True)
     unpruned = options_with({**DERIVED, "min_heads_per_block": 1}, num_of_heads=None)
     assert unpruned["min_heads_per_block"] == 0 and not unpruned["annealing"]
 
