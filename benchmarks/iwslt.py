@@ -14,6 +14,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from omegaconf import OmegaConf
 
+from dsp_plugin.mt.checkpoints.built_in_types import to_built_in_types
 from dsp_plugin.mt.heads.methods.dsp import DSPTransformerConfig, DSPTransformerModel
 
 SOURCE_ENTRIES, TARGET_ENTRIES = 8848, 6632
@@ -69,16 +71,25 @@ def dsp_model(
         options: options of the model: `num_of_heads=K` and the like for gates, `kept_heads=RECORD` for
             removed heads.
     """
-    namespace = _options(dropout, **options)
-    ARCH_CONFIG_REGISTRY["dsp_transformer_iwslt_de_en"](namespace)
-    model = DSPTransformerModel.build_model(
-        OmegaConf.structured(DSPTransformerConfig.from_namespace(namespace)), task
-    )
+    model = DSPTransformerModel.build_model(_config(dropout, **options), task)
     if like is not None:
         # scores alone may be missing
         absent = model.load_state_dict(like.state_dict(), strict=False)
         assert not absent.unexpected_keys and all(key.startswith("gating.") for key in absent.missing_keys)
     return model
+
+
+def checkpoint(model: nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint holds of a `dsp_model` without options, as far as surgery needs it."""
+    options = OmegaConf.to_container(_config(0.0), resolve=True, enum_to_str=True)
+    cfg = {"model": to_built_in_types({**options, "_name": "dsp_transformer"}), "task": {}}
+    return {"cfg": cfg, "model": model.state_dict(), "task_state": {}}
+
+
+def _config(dropout: float, **options) -> Any:
+    namespace = _options(dropout, **options)
+    ARCH_CONFIG_REGISTRY["dsp_transformer_iwslt_de_en"](namespace)
+    return OmegaConf.structured(DSPTransformerConfig.from_namespace(namespace))
 
 
 def _options(dropout: float, **more) -> argparse.Namespace:

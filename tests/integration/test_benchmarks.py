@@ -74,6 +74,13 @@ def test_the_latency_of_what_dsee_leaves():
     assert 1 < figures["bound_heads25"] < figures["bound_heads25_ffn40"] < 2
 
 
+def test_what_is_reached_where_a_speed_was_asked_for():
+    figures = figures_of("prune_to_speed.py", "--hosts", "bert", "--asked", "1.01")
+    assert {"ceiling_bert_1x32", "prune_seconds_bert_1x32"} <= set(figures)
+    assert set(figures) <= {"ceiling_bert_1x32", "prune_seconds_bert_1x32", "reached_bert_1x32_x1.01"}
+    assert min(figures.values()) > 0
+
+
 def test_the_steps_of_delta_tuning():
     figures = figures_of("delta_step.py", "--repeats", "1", "--shapes", "2x16")
     ratios = {f"{name}_ratio" for name in ("prompt", "bias", "adapter", "all", "lora")}
