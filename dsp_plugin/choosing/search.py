@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gating.head_map import HeadMap
+from ..gating.head_map import AttentionBlock, HeadMap
 from ..options.errors import OptionError
 from ..records.kept_heads import kept_in_words
 from .cost_tables import CostTable
@@ -66,7 +66,7 @@ class Search:
 
     Args:
         host, table, worth: the model, its costs, its units' worth.
-        uniform: one number of units for all blocks of a kind.
+        uniform: one number of units for all blocks of a stack, see `stack_of`.
     """
 
     host: Host
@@ -85,7 +85,7 @@ class Search:
             OptionError: see `choose_units`.
         """
         head_map = self.host.head_map
-        stacks = [block.kind for block in head_map.blocks] if self.uniform else None
+        stacks = [stack_of(block) for block in head_map.blocks] if self.uniform else None
         choice = choose_units(
             head_map.split(self.worth.scores), self._costs, bound - self.table.fixed, stacks
         )
@@ -130,6 +130,16 @@ class Search:
                 break
             bound = next_bound(rounds, wanted, self.table.fixed, self.table.whole)
         return attempts[nearest([Round(one.bound, one.measured) for one in attempts], wanted)], attempts
+
+
+def stack_of(block: AttentionBlock) -> str:
+    """Name the stack of a block: the encoder's or the decoder's attention, or its feed-forward blocks.
+
+    The decoder's self- and cross-attention are one stack: programs with one number of heads a stack
+    (CTranslate2) have one number for both.
+    """
+    side = block.kind.partition("-")[0]
+    return f"{side}'s feed-forward blocks" if block.neurons else f"{side}'s attention"
 
 
 def check_wish(speedup: float) -> None:

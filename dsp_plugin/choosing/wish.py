@@ -24,7 +24,7 @@ class Wish:
     Attributes:
         units: which may go: `heads`, `neurons` or `both`.
         group: neurons in a group, which go together.
-        uniform: one number of units for all blocks of a kind.
+        uniform: one number of units for all blocks of a stack.
         cost: what is bounded, one of `COSTS`.
         shape: of the timed work: examples, length, and where text is written the beam; None: the host's own.
         score_by: what units are worth: `fisher`, `importance` (Michel et al.), `magnitude` or `random`.

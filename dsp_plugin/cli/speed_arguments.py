@@ -48,7 +48,7 @@ def add_speed_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--uniform",
         action="store_true",
-        help="one number of units for all blocks of a kind, which is all that CTranslate2 can use",
+        help="one number of units for all blocks of a stack (encoder, decoder): all that CTranslate2 can use",
     )
     parser.add_argument(
         "--cost",

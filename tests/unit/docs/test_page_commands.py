@@ -54,6 +54,7 @@ NOT_RUN = {
     "fairseq-generate": "it wants a trained model: tests/integration/test_train_mt.py",
     "fairseq-hydra-train": "minutes of training: tests/integration/test_train_mt.py",
     "dsp prune": "it wants a trained model: tests/integration/test_prune_export.py",
+    "dsp curve": "it wants a trained model: tests/unit/cli/test_curve.py",
     "dsp export": "it wants a trained model: tests/integration/test_export_formats.py",
     "dsp report": "half a minute of pictures: tests/unit/cli/test_cli_report.py",
     "dsp diff inspect": "it wants a trained diff: tests/unit/cli/test_cli_diff.py",

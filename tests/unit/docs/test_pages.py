@@ -27,6 +27,7 @@ RUN_ELSEWHERE = {
     ("diff-pruning.md", "from dsp_plugin.diffs import"): "tests/unit/docs/test_diff_docs.py",
     ("dsee.md", "from transformers import"): "tests/unit/docs/test_dsee_docs.py",
     ("delta-methods.md", "from transformers import"): "tests/unit/docs/test_delta_methods_docs.py",
+    ("prune-to-speed.md", "from dsp_plugin.choosing"): "tests/unit/docs/test_speed_docs.py",
     ("hf.md", "import torch"): "below",
     ("hf.md", "from dsp_plugin.hf import gate_heads, head_map_of"): "below",
     ("hf.md", "from dsp_plugin.gating import best_of_blocks"): "below",
