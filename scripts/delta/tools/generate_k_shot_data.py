@@ -130,9 +130,10 @@ def main(argv=None):
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     from dsp_plugin.options.errors import underscored
     from dsp_plugin.options.faults import one_line
+    from dsp_plugin.options.launchers import without_local_rank
 
     try:
-        program(sys.argv[1:] if argv is None else argv)
+        program(without_local_rank(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError) as error:
         sys.exit(f"generate_k_shot_data.py: error: {one_line(error, underscored)}")
 

@@ -12,6 +12,11 @@ from dsp_plugin.options.launchers import without_local_rank
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAINS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("*/run_*.py"))
+PROGRAMS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "scripts").rglob("*.py")
+    if "parse_args(" in path.read_text("utf-8") and "__main__" in path.read_text("utf-8")
+)
 ON_TRANSFORMERS = [script for script in TRAINS if "/mt/" not in script]
 SPELLINGS = (["--local-rank=1"], ["--local_rank=1"], ["--local-rank", "1"], ["--local_rank", "-1"])
 
@@ -32,6 +37,12 @@ def test_all_else_stays():
 def test_a_program_begins_where_it_is_taken_out(script):
     text = (ROOT / script).read_text("utf-8")
     assert re.search(r"\b(start_program|run_program|\w+_program)\(", text)
+
+
+@pytest.mark.parametrize("script", PROGRAMS)
+def test_every_program_takes_it_out(script):
+    text = (ROOT / script).read_text("utf-8")
+    assert re.search(r"\b(start_program|run_program|\w+_program|without_local_rank)\(", text)
 
 
 @pytest.mark.parametrize("script", ON_TRANSFORMERS)
