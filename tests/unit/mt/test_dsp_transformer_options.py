@@ -223,11 +223,20 @@ def test_a_record_of_heads_that_cannot_be(tiny_data, heads):
 def test_epochs_before_a_reset_do_not_count_for_the_cooldown(reset, last):
     """Epoch 61 alone, 200 updates: too short for 250 counted from 0, long enough in a run that goes on."""
     limits = SimpleNamespace(update_freq=[1], max_update=0, max_epoch=61, reset_optimizer=reset)
-    assert DSPTranslationTask._last_update(SimpleNamespace(cfg=limits), 200, epoch=61) == last
+    seen = []
+    model_class = SimpleNamespace(length_warnings=lambda options, last: seen.append(last) or [])
+
+    def look(epoch):
+        task = SimpleNamespace(cfg=limits, _warned=(model_class, {}), is_finished=False)
+        DSPTranslationTask._warn_of_length(task, 200, epoch)
+        DSPTranslationTask._warn_of_length(task, 200, epoch)  # once a training
+
+    look(epoch=61)
     limits.max_update = 50
-    assert DSPTranslationTask._last_update(SimpleNamespace(cfg=limits), 200, epoch=61) == 50
+    look(epoch=61)
     limits.max_update = limits.max_epoch = 0
-    assert DSPTranslationTask._last_update(SimpleNamespace(cfg=limits), 200, epoch=1) is None
+    look(epoch=1)
+    assert seen == [last, 50, None]
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
