@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.diff_report import WriteTable
 from dsp_plugin.reports.page import Section, figure_html
+from dsp_plugin.reports.part import Outputs, ReportPart
 from dsp_plugin.reports.pictures.delta import heat_png
 from dsp_plugin.reports.tables.delta import (
     FROM,
@@ -34,17 +34,11 @@ _NOTE = (
 Kind = "tuple[str, int]"
 
 
-class DeltaReport:
-    """Makes the sections of settings with Delta-Tuning; `overview` puts the tasks side by side.
+class DeltaReport(ReportPart):
+    """Makes the sections of settings with Delta-Tuning; `overview` puts the tasks side by side."""
 
-    Args:
-        folder: for the PNG files.
-        write_table: writes a table to files and returns it as HTML.
-        files, problems: the report's, to which pictures, and what could not be drawn and why, are added.
-    """
-
-    def __init__(self, folder: Path, write_table: WriteTable, files: list[Path], problems: list[str]) -> None:
-        self.folder, self.write_table, self.files, self.problems = folder, write_table, files, problems
+    def __init__(self, outputs: Outputs) -> None:
+        super().__init__(outputs)
         self._runs: dict[str, list[Run]] = {}
         self._metrics: dict[str, str] = {}
         self._records: list[Record] = []

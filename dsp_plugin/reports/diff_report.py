@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from dsp_plugin.records.record import Record
 from dsp_plugin.reports.findings import diff_findings, sentences
 from dsp_plugin.reports.page import Section, figure_html, list_html
+from dsp_plugin.reports.part import Outputs, ReportPart
 from dsp_plugin.reports.pictures.bars import comparison_png
 from dsp_plugin.reports.pictures.diffs import Points, density_png, share_png
 from dsp_plugin.reports.tables.diffs import (
@@ -30,29 +30,16 @@ _NOTE = (
 )
 _UNTOUCHED = "Tensors without a single change (all-zero groups)."
 
-# writes a table of the report in all formats and returns it as HTML, see `report`
-WriteTable = Callable[..., str]
 
-
-class DiffReport:
+class DiffReport(ReportPart):
     """Makes the sections of settings with diffs; `overview` puts those of one base side by side.
 
     Args:
-        folder: for the PNG files.
-        write_table: writes a table to files and returns it as HTML.
         records: all of the report; those of no diff are left out.
-        files, problems: the report's, to which pictures, and what could not be drawn and why, are added.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        write_table: WriteTable,
-        records: Sequence[Record],
-        files: list[Path],
-        problems: list[str],
-    ) -> None:
-        self.folder, self.write_table, self.files, self.problems = folder, write_table, files, problems
+    def __init__(self, outputs: Outputs, records: Sequence[Record]) -> None:
+        super().__init__(outputs)
         self.methods = sorted(
             {read_method(record.method).method for record in records if diff_figures(record) is not None}
         )

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from dsp_plugin.records.record import Record
-from dsp_plugin.reports.diff_report import WriteTable
 from dsp_plugin.reports.intervals import differences
 from dsp_plugin.reports.page import Section, figure_html
+from dsp_plugin.reports.part import Outputs, ReportPart
 from dsp_plugin.reports.pictures.dsee import cost_png
 from dsp_plugin.reports.tables.diffs import main_column, mean_of
 from dsp_plugin.reports.tables.dsee import (
@@ -31,25 +31,15 @@ _NOTE = (
 )
 
 
-class DseeReport:
+class DseeReport(ReportPart):
     """Makes the section of settings with DSEE.
 
     Args:
-        folder: for the PNG files.
-        write_table: writes a table to files and returns it as HTML.
         records: all of the report; those of other methods are left out.
-        files, problems: the report's, to which pictures, and what could not be drawn and why, are added.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        write_table: WriteTable,
-        records: Sequence[Record],
-        files: list[Path],
-        problems: list[str],
-    ) -> None:
-        self.folder, self.write_table, self.files, self.problems = folder, write_table, files, problems
+    def __init__(self, outputs: Outputs, records: Sequence[Record]) -> None:
+        super().__init__(outputs)
         labels = {record.method for record in compared(records)}
         self.methods = sorted(label for label in labels if not label.endswith(UNTUNED))
 

@@ -28,6 +28,7 @@ from dsp_plugin.reports.page import (
     surroundings_of,
     table_html,
 )
+from dsp_plugin.reports.part import Outputs
 from dsp_plugin.reports.setting_pictures import SettingPictures
 from dsp_plugin.reports.significance import SAMPLES, Comparison, compare_with_baseline, largest_p
 from dsp_plugin.reports.tables.delta_runs import delta_figures
@@ -119,9 +120,10 @@ class _Writer:
         # each has one colour in all pictures; what has no heads is in none of them
         self.methods = sorted({r.method for _, r in found if r.heads is not None and _is_of_heads(r)})
         records = [record for _, record in found]
-        self.diffs = DiffReport(out / "pictures", self.tables, records, self.files, self.problems)
-        self.dsee = DseeReport(out / "pictures", self.tables, records, self.files, self.problems)
-        self.delta = DeltaReport(out / "pictures", self.tables, self.files, self.problems)
+        outputs = Outputs(out / "pictures", self.tables, self.files, self.problems)
+        self.diffs = DiffReport(outputs, records)
+        self.dsee = DseeReport(outputs, records)
+        self.delta = DeltaReport(outputs)
         self._found: dict[str, list[str]] = {}  # setting -> what the page opens with, as HTML
         self._taken: Counter[str] = Counter()
 
