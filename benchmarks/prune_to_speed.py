@@ -87,7 +87,8 @@ def reached(name: str, host: Host, worth: torch.Tensor, args: Any) -> list[str]:
         attempt, _ = search.reach(asked, Meter(host, "latency", careful), lambda line: print(f"  {line}"))
         # once more: of several measurements of one round the luckiest was taken
         ratio = host.compared(search.model(attempt), careful).ratio
-        figures.append(f"reached_{name}_x{asked:g} {ratio:.3f} ratio")
+        speed = f"{asked:g}".replace(".", "_")  # names of figures are words
+        figures.append(f"reached_{name}_x{speed} {ratio:.3f} ratio")
         print(f"{name}: asked {asked:g}, reached {ratio:.3f} ({ratio / asked - 1:+.1%})", flush=True)
     return [*figures, f"prune_seconds_{name} {time.perf_counter() - begin:.0f} s"]
 

@@ -19,9 +19,11 @@ from pipelines.plans.glue import GluePlan
 
 
 def main(words: list[str]) -> None:
-    plan = {"glue": GluePlan, "diff": DiffPlan, "dsee": DseePlan, "delta": DeltaPlan}[words[0]](
-        dict(word.split("=", 1) for word in words[1:])
-    )
+    plans = {"glue": GluePlan, "diff": DiffPlan, "dsee": DseePlan, "delta": DeltaPlan}
+    if words[0] not in plans:
+        raise ValueError(f"SHOW is for {', '.join(plans)}; for others ARGS='-n -p' shows what is left")
+    plan = plans[words[0]](dict(word.split("=", 1) for word in words[1:]))
+    plan.check_data(run.task for run in plan.runs)
     for run in plan.runs:
         for command in plan.commands(run):
             print(shlex.join(["python", *command]))

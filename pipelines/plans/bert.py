@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -219,13 +219,21 @@ class BertPlan(Plan):
             )
             raise ValueError("\n".join([*other.values(), advice]))
 
+    def check_data(self, tasks: Iterable[str]) -> None:
+        """Raise a ValueError where the folder of the data that the user has named has no task of these."""
+        own = sorted({*tasks} - {SQUAD})
+        folder = self.options.data
+        if self.given("data") and own and not any((folder / task).is_dir() for task in own):
+            raise ValueError(f"data {folder}: has no folder {' or '.join(own)}; name the one that holds them")
+
     def check_inputs(self) -> None:
-        """Look for SQuAD's files and the model before anything runs.
+        """Look for the data's folder, SQuAD's files and the model before anything runs.
 
         Raises:
             ValueError: saying what is missing and how to get it.
         """
         left = self.left()
+        self.check_data({run.task for run in left})
         if any(run.task == SQUAD for run in left):
             for name in self.data_words(SQUAD)[1:4:2]:
                 if not Path(name).is_file():

@@ -77,7 +77,7 @@ def test_the_latency_of_what_dsee_leaves():
 def test_what_is_reached_where_a_speed_was_asked_for():
     figures = figures_of("prune_to_speed.py", "--hosts", "bert", "--asked", "1.01")
     assert {"ceiling_bert_1x32", "prune_seconds_bert_1x32"} <= set(figures)
-    assert set(figures) <= {"ceiling_bert_1x32", "prune_seconds_bert_1x32", "reached_bert_1x32_x1.01"}
+    assert set(figures) <= {"ceiling_bert_1x32", "prune_seconds_bert_1x32", "reached_bert_1x32_x1_01"}
     assert min(figures.values()) > 0
 
 

@@ -271,13 +271,16 @@ def write(path):
         "scripts/mt/generate_dsp.py": "write(values['--record-dir'] + '/results.json')\n",
         "fairseq_cli/train.py": "write(values['--save-dir'] + '/checkpoint_best.pt')\n",
         "pipelines/check_flags.py": "",
+        "pipelines/note_base.py": "",
         "pipelines/domain_text.py": "name, home = words\n"
         "label = f'{name}_as_{home}' if name != home else f'{name}_short'\n"
         "write(f'data-bin/{label}/prepared.json')\n",
     }
     for path, body in bodies.items():
         (repository / path).parent.mkdir(parents=True, exist_ok=True)
-        (repository / path).write_text(start_of_fakes + (note if "check" not in path else "") + body)
+        (repository / path).write_text(
+            start_of_fakes + (note if "check" not in path and "note_base" not in path else "") + body
+        )
     (repository / "fairseq_cli/__init__.py").write_text("")
     reverted = repository / "runs/diff_domains/iwslt14-to-multi30k/reverted.pt"
     reverted.parent.mkdir(parents=True)

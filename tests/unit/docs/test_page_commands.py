@@ -24,6 +24,7 @@ RUN_HERE = {
 }
 # beginnings of commands -> why they are not run here as they stand
 NOT_RUN = {
+    "make venv": "minutes of installing: `make demo` and `make test` begin with it",
     "make demo": "minutes of training: tests/system/test_embedded_corpus.py trains a smaller one",
     "make test": "it is this",
     "make grid": "days of training, or days' records: tests/integration/test_pipelines.py",

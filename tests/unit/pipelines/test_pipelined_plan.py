@@ -70,7 +70,7 @@ def test_all_choices_of_all_seeds_start_from_one_model(plan, tmp_path):
     tuned = made.known["trained/unpruned_tuned-seed2"]
     assert made.scored(tuned) == ["test-tuned", "test1-tuned"] and made.tunable(tuned) == [base]
     assert made.scored(made.runs[0]) == ["test", "test1"]  # of the base: it is tuned under the other name
-    assert settings_of(made.command(made.runs[0], "train"))["EPOCHS"] == "14"
+    assert settings_of(made.command(made.runs[0], "train"))["EPOCHS"] == "10"
     assert settings_of(plan(trained_epochs=3).command(made.runs[0], "train"))["EPOCHS"] == "3"
 
 
