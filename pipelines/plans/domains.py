@@ -276,6 +276,8 @@ class DomainsPlan(Plan):
         self.noted.check()
         if self.left() and self.trained_base:
             self._run_now(self.noting("--check"))
+        elif self.left() and not self.options.base:
+            self.noted.check_base_noted()
         if self.left():
             training = [self.away.data, *"--arch dsp_transformer --optimizer adam --seed".split()]
             training += [self.options.seed]

@@ -46,6 +46,12 @@ class NotedSettings:
                 differing = other_settings(made, self.settings) if made else []
                 raise refusal(f"{folder} holds work", differing, _OTHERWISE)
 
+    def check_base_noted(self) -> None:
+        """Raise a ValueError where there are records of nobody knows which base, and one is to be trained."""
+        for folder in self.folders:
+            if _BASE not in _read(folder) and any(folder.glob("*/*/results.json")):
+                raise ValueError(f"{folder} holds work of a base that is not noted: {_OTHERWISE}")
+
     def check_base(self, base: Path, content: str) -> None:
         """Compare a base that was trained here with the one that all records are of.
 

@@ -96,6 +96,8 @@ def test_a_base_that_was_trained_again_makes_no_row_beside_those_of_the_first(pl
     first.noted.write()
     with pytest.raises(ValueError, match="of a base that is not noted"):
         first.noted.check_base(first.base, "sha256:one")
+    with pytest.raises(ValueError, match="of a base that is not noted"):  # before one is trained
+        plan(home, runs=str(tmp_path / "other")).check()
 
 
 def test_a_trained_base_is_looked_at_before_any_row_and_noted_once_it_is_whole(plan, tmp_path):
