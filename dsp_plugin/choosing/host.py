@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..gating.head_map import HeadMap
 from ..options.errors import OptionError
@@ -18,6 +20,15 @@ COSTS = ("latency", "macs", "parameters", "bytes")
 
 Factors = Sequence[Tensor | None]
 """For every block a factor for each kept unit [kept], or None: none is scaled."""
+
+
+@torch.no_grad()
+def macs_of(run: Callable[[], Any]) -> float:
+    """Count the multiplications of the matrix products in a run, those of attention among them."""
+    # attention in single products: the counter does not know every fused kernel
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2
 
 
 @dataclass(frozen=True)

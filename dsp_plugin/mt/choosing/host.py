@@ -7,10 +7,8 @@ from typing import Any, Optional
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from ...choosing.host import Factors, Host
+from ...choosing.host import Factors, Host, macs_of
 from ...options.errors import OptionError
 from ...records.environment import device_name, versions
 from ..surgery.fewer_heads import model_without
@@ -41,9 +39,7 @@ def host_of(
     run = partial(_translate, task, shape, sample)
 
     def macs(model: nn.Module) -> float:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            run(model)
-        return counter.get_total_flops() / 2
+        return macs_of(partial(run, model))
 
     counts = {"macs": macs, "parameters": count_parameters, "bytes": count_bytes}
 

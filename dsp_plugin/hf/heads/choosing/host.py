@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from ....choosing.host import Host
+from ....choosing.host import Host, macs_of
 from ....options.errors import OptionError
 from ....records.environment import device_name, versions
 from ...data.input_limits import longest_input
@@ -51,10 +49,7 @@ def host_of(
         one(**inputs)
 
     def macs(one: nn.Module) -> float:
-        # the counter knows matrix products, and not every fused kernel
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            one(**inputs)
-        return counter.get_total_flops() / 2
+        return macs_of(partial(one, **inputs))
 
     without = partial(_without, model, neurons, heads)
     counts = {"macs": macs, "parameters": count_parameters, "bytes": count_bytes}
